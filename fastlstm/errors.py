@@ -1,0 +1,40 @@
+"""The one family of errors that fastlstm raises on purpose.
+
+Every message is a sentence (or a few) that says what was expected, what came, and what to do.
+Anything else that escapes from the package is a bug.
+"""
+
+from __future__ import annotations
+
+__all__ = ["DependencyError", "FastLSTMError", "FileFormatError", "InputError", "UnsupportedError"]
+
+
+class FastLSTMError(Exception):
+    """Base class of every error that fastlstm raises on purpose."""
+
+
+class InputError(FastLSTMError, ValueError):
+    """A caller's array or argument does not fit the model: wrong name, rank, size, dtype or value."""
+
+
+class UnsupportedError(FastLSTMError):
+    """A model holds an operator, attribute, tensor or layer that is not understood.
+
+    The message names it and says what is supported: nothing is ever ignored silently.
+    """
+
+
+class FileFormatError(FastLSTMError):
+    """A model file is damaged, of a newer version, or not what its name says."""
+
+
+class DependencyError(FastLSTMError, ImportError):
+    """An optional package is needed for what was asked; the message holds the command that installs it."""
+
+    @classmethod
+    def missing(cls, package: str, extra: str, purpose: str) -> DependencyError:
+        """Return the error for `package`, which the extra ``fastlstm[extra]`` installs."""
+        return cls(
+            f"{purpose} needs the package '{package}', which is not installed. "
+            f"Install it with: pip install 'fastlstm[{extra}]'"
+        )

@@ -1,0 +1,312 @@
+"""The graph: the one description of a model that every part of fastlstm agrees on.
+
+A `Graph` is plain frozen data. Converters build it, passes rewrite it, the plan reads it, the
+``.fastlstm`` file stores it, and `fastlstm.reference` defines what it means.
+
+Operators
+---------
+Operators carry ONNX names and have the meaning of ONNX opset 21 (axes, shapes, pads and the like that
+newer opsets take as inputs are inputs here too), with these additions in one canonical form:
+
+``LSTM``, ``GRU``, ``RNN``
+    Time-major; gates in the order i, f, g, o (LSTM) or r, z, n (GRU); one bias vector.
+
+    inputs, in this order (``""`` = absent; absent ones at the end may be left out):
+
+    ========  ===========  ==================================================================
+    position  name         shape and meaning
+    ========  ===========  ==================================================================
+    0         x            [T, B, I]
+    1         w_ih         [D, G*H, I]   G = 4, 3, 1
+    2         w_hh         [D, G*H, P]   P = H unless there is a projection
+    3         bias         [D, G*H]; GRU [D, 4*H]: b_r, b_z, b_in, b_hn (the last one is
+                           inside the product with r when reset_after=1, else added to n)
+    4         lengths      [B] integers; absent: every row has length T
+    5         mask         [T, B] bool; a False step keeps the state and repeats the last output
+                           (zero before the first True step, as Keras does)
+    6         h_0          [D, B, P]; absent: zero
+    7         c_0          [D, B, H]; LSTM only; absent: zero
+    8         peephole     [D, 3*H] in the order i, f, o; LSTM only
+    9         w_hr         [D, P, H] projection; LSTM only
+    ========  ===========  ==================================================================
+
+    outputs: y [T, B, D*P] (0 past a row's length), h_n [D, B, P], c_n [D, B, H] (LSTM only), the states
+    after each row's last valid step; a row of length 0 keeps its initial state.
+
+    attributes, all present: ``hidden_size`` int; ``directions`` list of "forward" | "reverse" (a reverse
+    direction starts at each row's own end and its y stands at the time it belongs to);
+    ``activations`` one list a direction of [name, alpha, beta] (None where a parameter does not apply) in
+    the order f, g, h (LSTM: gates, cell input, cell output), f, g (GRU: gates, candidate), f (RNN), names
+    as in `ACTIVATIONS`; ``clip`` float or None; ``input_forget`` 0 | 1 (LSTM); ``reset_after`` 0 | 1 (GRU).
+
+``Dense``
+    x [..., I], weight [I, O], bias [O] or absent -> [..., O].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy.typing as npt
+
+from fastlstm.errors import UnsupportedError
+
+__all__ = ["ACTIVATIONS", "RECURRENT_OPS", "Graph", "Node", "TensorSpec", "default_activations"]
+
+Array = npt.NDArray[Any]
+
+RECURRENT_OPS: Mapping[str, int] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
+"""Recurrent operators and their number of gates."""
+
+ACTIVATIONS: Mapping[str, tuple[float | None, float | None]] = MappingProxyType(
+    {
+        "Sigmoid": (None, None),
+        "Tanh": (None, None),
+        "Relu": (None, None),
+        "Affine": (1.0, 0.0),  # alpha * x + beta
+        "LeakyRelu": (0.01, None),
+        "ThresholdedRelu": (1.0, None),  # x if x > alpha else 0
+        "ScaledTanh": (1.0, 1.0),  # alpha * tanh(beta * x)
+        "HardSigmoid": (0.2, 0.5),  # clip(alpha * x + beta, 0, 1)
+        "Elu": (1.0, None),
+        "Softsign": (None, None),
+        "Softplus": (None, None),
+        "Linear": (None, None),
+        "Selu": (1.6732632423543772, 1.0507009873554805),
+        "Gelu": (None, None),  # exact, with erf
+        "GeluTanh": (None, None),  # the tanh approximation
+        "Silu": (None, None),
+        "Exp": (None, None),
+    }
+)
+"""Activation names a recurrent layer may carry, with the default alpha and beta (None: takes none)."""
+
+
+def default_activations(op: str, directions: int = 1) -> list[list[list[Any]]]:
+    """Return the standard activations of `op` for each direction, in the form of the attribute."""
+    names = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}[op]
+    return [[[name, None, None] for name in names] for _ in range(directions)]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype of a model's input or output.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int or str
+        A dimension that is not known before run time is a str, such as ``"batch"``.
+    dtype : str
+        NumPy's name of the dtype, such as ``"float32"`` or ``"int64"``.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str = "float32"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation: named values in, named values out, attributes as plain data.
+
+    `attrs` holds ints, floats, strings, None, lists of these, and `Graph` (bodies of If, Loop, Scan).
+    An absent optional input or output is ``""``.
+    """
+
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    def input(self, position: int) -> str:
+        """Return the input's value name at `position`, ``""`` if it is absent."""
+        return self.inputs[position] if position < len(self.inputs) else ""
+
+    def output(self, position: int) -> str:
+        """Return the output's value name at `position`, ``""`` if it is absent."""
+        return self.outputs[position] if position < len(self.outputs) else ""
+
+    def __str__(self) -> str:
+        attrs = ", ".join(f"{k}={'<graph>' if isinstance(v, Graph) else v}" for k, v in self.attrs.items())
+        return (
+            f"{', '.join(self.outputs)} = {self.op}({', '.join(self.inputs)}{'; ' + attrs if attrs else ''})"
+        )
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A model as data: inputs, outputs, nodes in the order they run, and constant tensors.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of TensorSpec
+    nodes : tuple of Node
+        In topological order. Every value has one definition: an input, a constant or a node's output.
+    constants : mapping of str to array
+        Weights and other constant tensors.
+    name : str
+    notes : tuple of str
+        What a converter assumed because the source did not say it; shown to the user.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, Array] = field(default_factory=dict)
+    name: str = ""
+    notes: tuple[str, ...] = ()
+
+    def replace(self, **changes: Any) -> Graph:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    def producers(self) -> dict[str, Node]:
+        """Return, for every value that a node makes, that node."""
+        return {output: node for node in self.nodes for output in node.outputs if output}
+
+    def consumers(self) -> dict[str, list[Node]]:
+        """Return, for every value, the nodes that read it (bodies of control flow included)."""
+        readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for value in dict.fromkeys([*node.inputs, *outer_values(node)]):
+                if value:
+                    readers.setdefault(value, []).append(node)
+        return readers
+
+    def subgraphs(self) -> Iterator[Graph]:
+        """Yield the bodies of this graph's control-flow nodes, one level deep."""
+        for node in self.nodes:
+            yield from (value for value in node.attrs.values() if isinstance(value, Graph))
+
+    def __str__(self) -> str:
+        lines = [f"graph {self.name or '(unnamed)'}"]
+        lines += [f"  input  {spec}" for spec in self.inputs]
+        lines += [f"  const  {name}: {a.dtype}{list(a.shape)}" for name, a in self.constants.items()]
+        lines += [f"  {node}" for node in self.nodes]
+        lines += [f"  output {spec}" for spec in self.outputs]
+        lines += [f"  note   {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def validate(self) -> Graph:
+        """Check the structure and every recurrent layer's shapes; return self.
+
+        Raises
+        ------
+        UnsupportedError
+            If a value is defined twice, used before it is defined, or not defined at all, or a recurrent
+            layer's weights do not fit one another. The message names the node and the value.
+        """
+        _check_structure(self, outer=frozenset())
+        return self
+
+
+def outer_values(node: Node) -> list[str]:
+    """Return the values that the bodies of a control-flow node read from the graph around them."""
+    found: list[str] = []
+    for body in (v for v in node.attrs.values() if isinstance(v, Graph)):
+        own = {spec.name for spec in body.inputs} | set(body.constants) | set(body.producers())
+        reads = [v for n in body.nodes for v in [*n.inputs, *outer_values(n)]]
+        reads += [spec.name for spec in body.outputs]
+        found += [v for v in reads if v and v not in own]
+    return list(dict.fromkeys(found))
+
+
+def _check_structure(graph: Graph, outer: frozenset[str]) -> None:
+    defined: set[str] = set()
+
+    def define(value: str, where: str) -> None:
+        if value in defined:
+            raise UnsupportedError(f"The value '{value}' is defined twice (again by {where}).")
+        defined.add(value)
+
+    for spec in graph.inputs:
+        define(spec.name, "an input")
+    for name in graph.constants:
+        define(name, "a constant")
+    for node in graph.nodes:
+        label = f"{node.op} node '{node.name or node.output(0)}'"
+        for value in node.inputs:
+            if value and value not in defined and value not in outer:
+                raise UnsupportedError(
+                    f"{label} reads '{value}', which no input, constant or earlier node defines."
+                )
+        for body in (v for v in node.attrs.values() if isinstance(v, Graph)):
+            _check_structure(body, outer=outer | frozenset(defined))
+        for value in node.outputs:
+            if value:
+                define(value, label)
+        if node.op in RECURRENT_OPS:
+            _check_recurrent(node, graph.constants, label)
+    for spec in graph.outputs:
+        if spec.name not in defined and spec.name not in outer:
+            raise UnsupportedError(f"The output '{spec.name}' is defined by no node, constant or input.")
+
+
+def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> None:
+    G, H = RECURRENT_OPS[node.op], int(node.attrs["hidden_size"])
+    D = len(node.attrs["directions"])
+    w_hr = constants.get(node.input(9))
+    P: int | None = H
+    if node.input(9):
+        P = int(w_hr.shape[1]) if w_hr is not None and w_hr.ndim == 3 else None
+    expected: list[tuple[int, str, tuple[int | None, ...]]] = [
+        (1, "w_ih", (D, G * H, None)),
+        (2, "w_hh", (D, G * H, P)),
+        (3, "bias", (D, 4 * H if node.op == "GRU" else G * H)),
+        (8, "peephole", (D, 3 * H)),
+        (9, "w_hr", (D, P, H)),
+    ]
+    for position, name, shape in expected:
+        array = constants.get(node.input(position))
+        if array is None:
+            continue
+        fits = array.ndim == len(shape) and all(
+            want in (None, got) for got, want in zip(array.shape, shape, strict=True)
+        )
+        if not fits or array.dtype.kind != "f":
+            wanted = ", ".join("any" if w is None else str(w) for w in shape)
+            raise UnsupportedError(
+                f"{label}: {name} should be a float array of shape [{wanted}] "
+                f"(directions {D}, hidden size {H}); got {array.dtype}{list(array.shape)}."
+            )
+    if len(node.attrs["activations"]) != D:
+        raise UnsupportedError(
+            f"{label}: expected activations for {D} direction(s); got {len(node.attrs['activations'])}."
+        )
+    for per_direction in node.attrs["activations"]:
+        for name, *_ in per_direction:
+            if name not in ACTIVATIONS:
+                raise UnsupportedError(
+                    f"{label}: unknown activation '{name}'; supported: {', '.join(ACTIVATIONS)}."
+                )
+
+
+def to_json(graph: Graph) -> str:
+    """Return the graph without its constants' values as JSON (they are named, not stored)."""
+    return json.dumps(_as_data(graph), separators=(",", ":"))
+
+
+def _as_data(graph: Graph) -> dict[str, Any]:
+    def attr(value: Any) -> Any:
+        return {"graph": _as_data(value)} if isinstance(value, Graph) else value
+
+    return {
+        "name": graph.name,
+        "inputs": [[s.name, list(s.shape), s.dtype] for s in graph.inputs],
+        "outputs": [[s.name, list(s.shape), s.dtype] for s in graph.outputs],
+        "constants": list(graph.constants),
+        "notes": list(graph.notes),
+        "nodes": [
+            [n.op, n.name, list(n.inputs), list(n.outputs), {k: attr(v) for k, v in n.attrs.items()}]
+            for n in graph.nodes
+        ],
+    }
