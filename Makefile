@@ -1,0 +1,81 @@
+# On a machine with Python 3.10 or newer and make:
+#   make demo     install, convert two real models, verify, stream, time, draw
+#   make test     install what the tests need and run them      (ARGS="-k stream" picks some)
+#   make check    what CI runs: format, lint, build the wheel, types, tests against the wheel
+#   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
+#   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes)
+#   make warmup   compile every kernel ahead of time
+#   make clean    remove everything that make made
+
+PYTHON        ?= python3
+PYTHON_OLDEST ?= python3.10
+VENV          ?= .venv
+# How fastlstm gets into $(VENV): "editable" follows the checkout, "wheel" is what users will have.
+INSTALL       ?= editable
+ARGS          ?=
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+WHEEL   := dist/fastlstm-$(VERSION)-py3-none-any.whl
+SOURCES := $(shell find fastlstm converters -type f -not -path '*/__pycache__/*')
+BIN      = $(abspath $(VENV))/bin
+
+ifeq ($(INSTALL),wheel)
+  PACKAGE = $(WHEEL)
+else
+  PACKAGE = .
+  FLAGS   = --editable
+endif
+
+# One stamp for each extra installed, so that a second run starts at once.
+STAMP = $(VENV)/.$(INSTALL)-
+
+.PHONY: demo test check lint types bench ulp warmup test-oldest clean
+
+demo: $(STAMP)demo
+	$(BIN)/fastlstm demo $(ARGS)
+
+# Started outside the checkout: only there does Python import what is installed and nothing else.
+test: $(STAMP)test
+	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests $(ARGS)
+
+check:
+	$(MAKE) lint types test VENV=.venv-check INSTALL=wheel
+
+lint: $(STAMP)dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(STAMP)dev
+	cd $(VENV) && bin/python -m mypy --strict --config-file $(CURDIR)/pyproject.toml -p fastlstm
+
+bench: $(STAMP)bench
+	$(BIN)/python -m bench $(ARGS)
+
+ulp: $(STAMP)demo
+	$(BIN)/python -m fastlstm.kernels.ulp $(ARGS)
+
+warmup: $(STAMP)demo
+	$(BIN)/fastlstm warmup $(ARGS)
+
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST)
+
+clean:
+	rm -rf .venv .venv-check .venv-oldest build dist fastlstm.egg-info fastlstm-demo
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find fastlstm converters bench examples tests -name __pycache__ -exec rm -rf {} +
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+# build/ is removed first: setuptools would pack modules that are no longer in the checkout.
+$(WHEEL): pyproject.toml README.md LICENSE $(SOURCES) | $(VENV)/.created
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+# The second call replaces a wheel of the same version, which pip would otherwise keep.
+$(STAMP)%: pyproject.toml $(filter %.whl,$(PACKAGE)) | $(VENV)/.created
+	$(BIN)/python -m pip install --quiet $(FLAGS) "$(PACKAGE)[$*]"
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall $(FLAGS) $(PACKAGE)
+	touch $@
