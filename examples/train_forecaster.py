@@ -108,9 +108,7 @@ def main() -> None:
     series = read_series()
     model = train(series[:TRAINING_MONTHS], options.steps, options.seed)
     ours, persistence = held_out_errors(model, series)
-    print(
-        f"error after 1929: {ours:.1f} sunspots; taking the latest month as the forecast: {persistence:.1f}"
-    )
+    print(f"error after 1929: {ours:.1f} sunspots; with the latest month as the forecast: {persistence:.1f}")
     export(model, options.out)
     print(f"wrote {options.out}/forecaster.onnx and {options.out}/forecaster.safetensors")
 
