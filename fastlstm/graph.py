@@ -45,7 +45,6 @@ newer opsets take as inputs are inputs here too), with these additions in one ca
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -288,25 +287,3 @@ def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> 
                 raise UnsupportedError(
                     f"{label}: unknown activation '{name}'; supported: {', '.join(ACTIVATIONS)}."
                 )
-
-
-def to_json(graph: Graph) -> str:
-    """Return the graph without its constants' values as JSON (they are named, not stored)."""
-    return json.dumps(_as_data(graph), separators=(",", ":"))
-
-
-def _as_data(graph: Graph) -> dict[str, Any]:
-    def attr(value: Any) -> Any:
-        return {"graph": _as_data(value)} if isinstance(value, Graph) else value
-
-    return {
-        "name": graph.name,
-        "inputs": [[s.name, list(s.shape), s.dtype] for s in graph.inputs],
-        "outputs": [[s.name, list(s.shape), s.dtype] for s in graph.outputs],
-        "constants": list(graph.constants),
-        "notes": list(graph.notes),
-        "nodes": [
-            [n.op, n.name, list(n.inputs), list(n.outputs), {k: attr(v) for k, v in n.attrs.items()}]
-            for n in graph.nodes
-        ],
-    }

@@ -1,0 +1,429 @@
+"""The ``.fastlstm`` file: one safetensors file that holds a graph, its weights and golden samples.
+
+Layout (format version 1)
+-------------------------
+Tensors, by name:
+
+``constants/NAME``
+    a constant of the graph, in its own dtype;
+``nodes/I/ATTR/...``
+    the same for the body that node I of the graph carries in its attribute ATTR, to any depth;
+``golden/I/inputs/NAME``, ``golden/I/outputs/NAME``
+    the I-th golden sample: inputs, and what the source's own framework made of them.
+
+Metadata, all strings: ``fastlstm.format`` (the version), ``producer``, ``graph`` (JSON, see
+`fastlstm.graph_json`), ``tensors`` (JSON: name to dtype and shape), ``golden`` (JSON: where each
+sample's outputs come from), ``source`` (JSON: name and SHA-256 of the file it was converted from, or
+null), ``sha256`` (of all other metadata and all tensors).
+
+A file is untrusted input: its header is measured against the real size of the file before anything is
+allocated, nothing in it is executed, and whatever does not fit is a `FileFormatError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import stat
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from fastlstm import __version__
+from fastlstm.errors import FastLSTMError, FileFormatError, InputError
+from fastlstm.graph import Graph, TensorSpec
+from fastlstm.graph_json import from_json, parse_json, to_json
+from fastlstm.graph_json import tensors as graph_tensors
+
+__all__ = ["FORMAT_VERSION", "GoldenSample", "Source", "StoredModel", "read", "write"]
+
+Array = npt.NDArray[Any]
+
+FORMAT_VERSION = 1
+"""The version that this release writes, and the newest that it reads."""
+
+MAX_HEADER_BYTES = 16 << 20
+"""Largest header that is read or written: parsed as Python objects it stays under half a gigabyte."""
+
+MAX_GOLDEN = 64
+"""Most golden samples in one file."""
+
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+_METADATA = ("fastlstm.format", "producer", "graph", "tensors", "golden", "source", "sha256")
+
+
+@dataclass(frozen=True)
+class GoldenSample:
+    """Inputs and the outputs that belong to them.
+
+    Attributes
+    ----------
+    inputs, outputs : mapping of str to array
+        By the names of the graph's inputs and outputs.
+    origin : str
+        What computed the outputs, such as ``"onnxruntime 1.23.0"``.
+    """
+
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    origin: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file a model was converted from: its name without folders, and its SHA-256 in hex."""
+
+    name: str
+    sha256: str
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str]) -> Source:
+        """Return the name and hash of the file at `path`."""
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        return cls(Path(path).name, digest.hexdigest())
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """What a ``.fastlstm`` file holds."""
+
+    graph: Graph
+    golden: tuple[GoldenSample, ...] = ()
+    source: Source | None = None
+    producer: str = ""
+
+
+def write(
+    path: str | os.PathLike[str],
+    graph: Graph,
+    golden: Sequence[GoldenSample] | None = None,
+    source: Source | None = None,
+) -> None:
+    """Write a model to `path`: beside it first, then renamed, so that no half-written file is ever seen.
+
+    Parameters
+    ----------
+    path : path
+        An existing file there is replaced.
+    graph : Graph
+        Stored as it is. Its constants keep their dtypes.
+    golden : sequence of GoldenSample, optional
+    source : Source, optional
+        The file the model was converted from.
+
+    Raises
+    ------
+    InputError
+        If a constant's dtype cannot be stored, or a golden sample does not fit the graph.
+    """
+    samples = tuple(golden or ())
+    if len(samples) > MAX_GOLDEN:
+        raise InputError(f"A .fastlstm file holds at most {MAX_GOLDEN} golden samples; got {len(samples)}.")
+    for position, sample in enumerate(samples):
+        if problem := _misfit(sample, graph):
+            raise InputError(f"Golden sample {position} does not match the model: {problem}.")
+    tensors = {name: _storable(name, array) for name, array in _tensors(graph, samples)}
+    metadata = {
+        "fastlstm.format": str(FORMAT_VERSION),
+        "producer": f"fastlstm {__version__}",
+        "graph": to_json(graph),
+        "tensors": json.dumps({name: [a.dtype.name, list(a.shape)] for name, a in tensors.items()}),
+        "golden": json.dumps([sample.origin for sample in samples]),
+        "source": json.dumps([source.name, source.sha256] if source else None),
+    }
+    metadata["sha256"] = _digest(metadata, tensors)
+    if len(json.dumps(metadata)) + sum(len(name) + 150 for name in tensors) > MAX_HEADER_BYTES:
+        raise InputError(
+            f"The model's graph has {len(graph.nodes)} nodes and {len(tensors)} tensors, more than a "
+            f".fastlstm file's header of {MAX_HEADER_BYTES >> 20} MiB takes. Was a recurrence unrolled "
+            "over time by the exporter? Export it with a loop or a recurrent layer instead."
+        )
+    _replace_file(Path(path), tensors, metadata)
+
+
+def read(path: str | os.PathLike[str]) -> StoredModel:
+    """Read a model from a ``.fastlstm`` file.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged, truncated, of a newer version, or something else altogether; the message
+        says which.
+    OSError
+        If it cannot be opened.
+    """
+    path = Path(path)
+    header = _read_header(path)
+    metadata = _check_metadata(path, header.pop("__metadata__", None))
+    stored = _parse(path, "tensor table", metadata["tensors"])
+    _check_tensors(path, header, stored)
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in stored}
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path}: the tensors cannot be read: {error}.") from error
+    if _digest(metadata, tensors) != metadata["sha256"]:
+        raise FileFormatError(
+            f"{path} is damaged: its content no longer has the SHA-256 it was written with. Convert the "
+            "model again, or fetch the file again."
+        )
+    return _assemble(path, metadata, tensors)
+
+
+# --- writing ---------------------------------------------------------------------------------------------
+
+
+def _tensors(graph: Graph, samples: Sequence[GoldenSample]) -> Iterator[tuple[str, Array]]:
+    yield from graph_tensors(graph)
+    for position, sample in enumerate(samples):
+        for kind, arrays in (("inputs", sample.inputs), ("outputs", sample.outputs)):
+            for name, array in arrays.items():
+                yield f"golden/{position}/{kind}/{name}", array
+
+
+def _storable(name: str, array: Array) -> Array:
+    array = np.asarray(array, order="C")
+    if array.dtype.name not in _DTYPES.values():
+        raise InputError(
+            f"The tensor '{name}' has the dtype {array.dtype}, which a .fastlstm file cannot hold; "
+            f"it holds {', '.join(_DTYPES.values())}."
+        )
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Array]) -> str:
+    digest = hashlib.sha256()
+
+    def add(data: bytes) -> None:
+        digest.update(struct.pack("<Q", len(data)))
+        digest.update(data)
+
+    for key in sorted(set(metadata) - {"sha256"}):
+        add(key.encode())
+        add(metadata[key].encode("utf-8", "surrogatepass"))
+    for name in sorted(tensors):
+        add(name.encode("utf-8", "surrogatepass"))
+        digest.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _replace_file(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        aside.touch(exist_ok=False)
+        mode = aside.stat().st_mode  # as the umask wants it; newer safetensors writers make a private file
+        safetensors.numpy.save_file(dict(tensors), aside, metadata=dict(metadata))
+        aside.chmod(stat.S_IMODE(mode))
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # the new name is on the disk only when its folder is
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """Return the parsed safetensors header, after checking its sizes against the file's."""
+    with open(path, "rb", opener=_open_regular) as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(9)
+        if len(start) < 9:
+            raise FileFormatError(f"{path} is truncated: {size} bytes are too few for a .fastlstm file.")
+        length = int(struct.unpack("<Q", start[:8])[0])
+        if start[8:] != b"{":
+            raise FileFormatError(
+                f"{path} is not a .fastlstm file: it does not begin with a safetensors header. "
+                "To read a model of another format, give the file the suffix of that format."
+            )
+        if length > size - 8:
+            raise FileFormatError(
+                f"{path} is truncated or damaged: its header should take {length} bytes, "
+                f"but only {size - 8} follow."
+            )
+        if length > MAX_HEADER_BYTES:
+            raise FileFormatError(
+                f"{path}: the header is too large: {length} bytes, where at most {MAX_HEADER_BYTES} are read."
+            )
+        text = start[8:] + file.read(length - 1)
+    header = _parse(path, "header", text)
+    if not isinstance(header, dict):
+        raise FileFormatError(f"{path}: the header is damaged: it is not a JSON object.")
+    end = max(
+        (_end(path, name, entry) for name, entry in header.items() if name != "__metadata__"), default=0
+    )
+    if 8 + length + end > size:
+        raise FileFormatError(
+            f"{path} is truncated: its tensors should end at byte {8 + length + end}, "
+            f"but the file ends at byte {size}."
+        )
+    if 8 + length + end < size:
+        raise FileFormatError(
+            f"{path} is damaged: {size - 8 - length - end} bytes follow its last tensor, where none should."
+        )
+    return header
+
+
+def _open_regular(name: str, flags: int) -> int:
+    """Open without blocking on a pipe or a device, and refuse everything but regular files."""
+    descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileFormatError(f"{name} is not a regular file; a .fastlstm file is expected.")
+    return descriptor
+
+
+def _end(path: Path, name: str, entry: Any) -> int:
+    """Return where the tensor of this header entry ends, relative to the end of the header."""
+    fields = {"dtype": str, "shape": list, "data_offsets": list}
+    if not (
+        isinstance(entry, dict)
+        and set(entry) == set(fields)
+        and all(isinstance(entry[key], kind) for key, kind in fields.items())
+        and len(entry["data_offsets"]) == 2
+        and all(type(n) is int and 0 <= n < 1 << 62 for n in [*entry["shape"], *entry["data_offsets"]])
+    ):
+        raise FileFormatError(f"{path}: the header's entry for the tensor '{name}' is damaged.")
+    return int(entry["data_offsets"][1])
+
+
+def _parse(path: Path, what: str, text: str | bytes) -> Any:
+    try:
+        return parse_json(text, what)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+
+
+def _check_metadata(path: Path, metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, dict) or "fastlstm.format" not in metadata:
+        raise FileFormatError(
+            f"{path} is a safetensors file without fastlstm's metadata. If it holds a PyTorch state dict, "
+            "give it the suffix .safetensors and convert it."
+        )
+    version = metadata["fastlstm.format"]
+    if not (isinstance(version, str) and version.isascii() and version.isdigit() and len(version) < 9):
+        raise FileFormatError(f"{path}: the format version is damaged: {version!r} is not a number.")
+    if int(version) > FORMAT_VERSION:
+        raise FileFormatError(
+            f"{path} has the format version {version}; this release of fastlstm ({__version__}) reads up to "
+            f"version {FORMAT_VERSION}. Update it with: pip install --upgrade fastlstm"
+        )
+    if int(version) < 1:
+        raise FileFormatError(f"{path}: the format version is damaged: there is no version {version}.")
+    if missing := [key for key in _METADATA if not isinstance(metadata.get(key), str)]:
+        raise FileFormatError(f"{path}: the metadata is damaged: '{missing[0]}' is missing or not a string.")
+    if unknown := sorted(set(metadata) - set(_METADATA)):
+        raise FileFormatError(f"{path}: the metadata is damaged: '{unknown[0]}' is not known.")
+    return metadata
+
+
+def _check_tensors(path: Path, header: Mapping[str, Any], stored: Any) -> None:
+    """Compare the tensors that are there with those that were written."""
+    if not isinstance(stored, dict):
+        raise FileFormatError(f"{path}: the tensor table is damaged: it is not a JSON object.")
+    if missing := [name for name in stored if name not in header]:
+        raise FileFormatError(f"{path}: the tensor '{missing[0]}' is missing.")
+    if surplus := [name for name in header if name not in stored]:
+        raise FileFormatError(f"{path}: the tensor '{surplus[0]}' does not belong to the model.")
+    for name, entry in header.items():
+        dtype = _DTYPES.get(entry["dtype"])
+        if [dtype, entry["shape"]] != stored[name]:
+            raise FileFormatError(
+                f"{path}: the tensor '{name}' has the dtype and shape "
+                f"{dtype or entry['dtype']}{entry['shape']}; it was written as {_described(stored[name])}."
+            )
+
+
+def _described(entry: Any) -> str:
+    return f"{entry[0]}{entry[1]}" if isinstance(entry, list) and len(entry) == 2 else "something else"
+
+
+def _assemble(path: Path, metadata: Mapping[str, str], tensors: dict[str, Array]) -> StoredModel:
+    rest = dict(tensors)
+    origins = _parse(path, "list of golden samples", metadata["golden"])
+    if not (
+        isinstance(origins, list)
+        and len(origins) <= MAX_GOLDEN
+        and all(isinstance(origin, str) for origin in origins)
+    ):
+        raise FileFormatError(f"{path}: The list of golden samples is damaged.")
+    golden = tuple(
+        GoldenSample(
+            _take(rest, f"golden/{position}/inputs/"), _take(rest, f"golden/{position}/outputs/"), origin
+        )
+        for position, origin in enumerate(origins)
+    )
+    try:
+        graph = from_json(metadata["graph"], rest)
+    except FastLSTMError as error:
+        raise FileFormatError(f"{path}: {error}") from error
+    for position, sample in enumerate(golden):
+        if problem := _misfit(sample, graph):
+            raise FileFormatError(f"{path}: golden sample {position} does not match the model: {problem}.")
+    source = _parse(path, "source", metadata["source"])
+    if source is not None and not (
+        isinstance(source, list) and len(source) == 2 and all(isinstance(part, str) for part in source)
+    ):
+        raise FileFormatError(f"{path}: the source's name and hash are damaged.")
+    return StoredModel(graph, golden, source and Source(*source), metadata["producer"])
+
+
+def _take(tensors: dict[str, Array], prefix: str) -> dict[str, Array]:
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name[len(prefix) :]: tensors.pop(name) for name in names}
+
+
+def _misfit(sample: GoldenSample, graph: Graph) -> str:
+    """Return what keeps a sample from belonging to the graph, or an empty string."""
+    for kind, arrays, specs in (
+        ("inputs", sample.inputs, graph.inputs),
+        ("outputs", sample.outputs, graph.outputs),
+    ):
+        names = {spec.name for spec in specs}
+        if set(arrays) != names:
+            return f"its {kind} are {sorted(arrays)}, the model's {sorted(names)}"
+    for spec in graph.inputs:
+        array = np.asarray(sample.inputs[spec.name])
+        if array.dtype.name != spec.dtype or not _fits(array.shape, spec):
+            return f"its input {spec.name} is {array.dtype}{list(array.shape)}, the model's {spec}"
+    return ""
+
+
+def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
+    return len(shape) == len(spec.shape) and all(
+        isinstance(want, str) or got == want for got, want in zip(shape, spec.shape, strict=True)
+    )
