@@ -399,7 +399,7 @@ def _assemble(path: Path, metadata: Mapping[str, str], tensors: dict[str, Array]
         isinstance(source, list) and len(source) == 2 and all(isinstance(part, str) for part in source)
     ):
         raise FileFormatError(f"{path}: the source's name and hash are damaged.")
-    return StoredModel(graph, golden, source and Source(*source), metadata["producer"])
+    return StoredModel(graph, golden, None if source is None else Source(*source), metadata["producer"])
 
 
 def _take(tensors: dict[str, Array], prefix: str) -> dict[str, Array]:
