@@ -5,6 +5,7 @@ state of the model, an LSTM, lives in the stream, so the blocks join without a s
 one run over the whole file. The real-time factor is the time spent over the time played; it must stay well
 below 1.
 
+    python examples/audio_blocks.py [INPUT.wav [MODEL]]
 
 Without a file, a plucked chord is made. Without a model, a small one is trained for some seconds to imitate a
 soft clipper with a slow bias; any model from one sample to one sample will do, such as a GuitarML, AIDA-X or
