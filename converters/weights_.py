@@ -1,0 +1,144 @@
+"""Files that hold weights and nothing else: ``.pt`` and ``.pth`` state dicts, ``.safetensors``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+
+from fastlstm.errors import FileFormatError, UnsupportedError
+
+from .archive import Archive
+from .pickle_ import StoredTensor, parse, widen_bfloat16
+
+__all__ = ["read_pt", "read_safetensors", "read_tensors"]
+
+Array = npt.NDArray[Any]
+
+_PICKLE_BYTES = 64 << 20
+_SHARING = 16  # tensors may share a storage (tied weights, flattened layers), within reason
+_SAFETENSORS = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+    "I8": "<i1", "U8": "<u1", "BOOL": "|b1",
+}  # fmt: skip
+_deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
+_CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
+
+
+def read_pt(path: Path) -> dict[str, Array]:
+    """Return the tensors of a ``.pt`` or ``.pth`` file that holds a state dict, in their order.
+
+    A checkpoint that keeps the state dict under ``state_dict``, ``model_state_dict``, ``model`` or the like
+    beside an epoch or an optimiser's state is understood; nested dicts get dotted names.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged, truncated, or not a zip archive.
+    UnsupportedError
+        If it holds anything but tensors in dicts: the global that it asks for is named.
+    """
+    archive = Archive(path)
+    member = f"{archive.root}data.pkl"
+    if member not in archive:
+        raise FileFormatError(f"'{path}' is a zip archive without data.pkl, so torch.save did not write it.")
+    if archive.root + "byteorder" in archive and archive.read(archive.root + "byteorder", 16) != b"little":
+        raise UnsupportedError(
+            f"'{path}' was written on a big-endian machine; save it on a little-endian one."
+        )
+    content = _weights_of(parse(archive.read(member, _PICKLE_BYTES), str(path)), path)
+    return read_tensors(archive, content)
+
+
+def read_tensors(archive: Archive, tensors: Mapping[str, StoredTensor]) -> dict[str, Array]:
+    """Return tensors of a torch archive, each storage checked against the archive's directory and read once.
+
+    Raises
+    ------
+    FileFormatError
+        If a storage is missing or of another size, or the tensors together are far larger than the file.
+    """
+    total = sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors.values())
+    allowed = max(_SHARING * archive.path.stat().st_size, 1 << 20)
+    if total > allowed:
+        raise FileFormatError(
+            f"'{archive.path}' describes tensors of {total} bytes, far more than the file holds."
+        )
+    storages: dict[str, bytes] = {}
+    for tensor in tensors.values():
+        member = f"{archive.root}data/{tensor.key}"
+        expected = tensor.numel * tensor.itemsize
+        if member not in archive or archive.size(member) != expected:
+            found = f"{archive.size(member)} bytes" if member in archive else "no such member"
+            raise FileFormatError(
+                f"'{archive.path}': the storage '{tensor.key}' should have {expected} bytes; found {found}."
+            )
+        if tensor.key not in storages:
+            storages[tensor.key] = archive.read(member)
+    return {name: tensor.view(storages[tensor.key]) for name, tensor in tensors.items()}
+
+
+def read_safetensors(path: Path) -> dict[str, Array]:
+    """Return the tensors of a ``.safetensors`` file, in the order of the file (which is not the model's).
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged or truncated.
+    UnsupportedError
+        If a tensor has a dtype that is not read.
+    """
+    try:
+        entries = _deserialize(path.read_bytes())
+    except (safetensors.SafetensorError, OSError) as error:
+        raise FileFormatError(f"'{path}' is not a readable safetensors file: {error}.") from None
+    arrays: dict[str, Array] = {}
+    for name, entry in entries:
+        dtype = _SAFETENSORS.get(entry["dtype"])
+        if dtype is None:
+            raise UnsupportedError(
+                f"'{path}': the tensor '{name}' has the dtype {entry['dtype']}; "
+                f"supported: {', '.join(_SAFETENSORS)}."
+            )
+        data = bytes(entry["data"])
+        flat = widen_bfloat16(data) if dtype == "bfloat16" else np.frombuffer(data, dtype)
+        arrays[name] = flat.reshape(entry["shape"])
+    return arrays
+
+
+def _weights_of(content: Any, path: Path) -> dict[str, StoredTensor]:
+    if isinstance(content, StoredTensor):
+        raise UnsupportedError(f"'{path}' holds a single tensor; save model.state_dict() with torch.save.")
+    if not isinstance(content, Mapping):
+        raise UnsupportedError(
+            f"'{path}' holds a {type(content).__name__}; save model.state_dict() with torch.save."
+        )
+    if not all(isinstance(value, StoredTensor) for value in content.values()):
+        inner = [key for key in _CHECKPOINT_KEYS if isinstance(content.get(key), Mapping)]
+        if len(inner) == 1:
+            content = content[inner[0]]
+    return dict(_flatten(content, path, "", set()))
+
+
+def _flatten(
+    content: Mapping[Any, Any], path: Path, prefix: str, seen: set[int]
+) -> Iterator[tuple[str, StoredTensor]]:
+    if id(content) in seen or len(seen) > 100:
+        raise FileFormatError(f"'{path}' nests its dicts in a way that no state dict does.")
+    seen.add(id(content))
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, StoredTensor):
+            yield name, value
+        elif isinstance(value, Mapping):
+            yield from _flatten(value, path, f"{name}.", seen)
+        else:
+            raise UnsupportedError(
+                f"'{path}': the entry '{name}' is a {type(value).__name__}, not a tensor. Save the weights "
+                "alone: torch.save(model.state_dict(), path)."
+            )
