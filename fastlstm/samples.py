@@ -1,0 +1,138 @@
+"""Inputs made up to try a model with: sizes for the dimensions it leaves open, values that it can take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.errors import InputError
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
+
+__all__ = ["open_dimensions", "sample_inputs"]
+
+Array = npt.NDArray[Any]
+
+_BATCH = re.compile(r"batch|^(n|b|bs)$", re.IGNORECASE)
+_MOVES = frozenset(
+    ["Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Slice", "Tile"]
+)
+_MAX_ELEMENTS = 1 << 26
+
+
+def open_dimensions(graph: Graph) -> tuple[str, ...]:
+    """Return the names of the input dimensions that are not known before run time."""
+    return tuple(dict.fromkeys(d for spec in graph.inputs for d in spec.shape if isinstance(d, str)))
+
+
+def sample_inputs(
+    graph: Graph,
+    sizes: Mapping[str, int] | None = None,
+    *,
+    batch: int = 2,
+    time: int = 12,
+    seed: int = 0,
+) -> dict[str, Array]:
+    """Return random inputs for a graph, the same for the same arguments.
+
+    Parameters
+    ----------
+    graph : Graph
+    sizes : mapping of str to int, optional
+        Sizes of open dimensions, by name.
+    batch, time : int
+        Sizes of the open dimensions that `sizes` leaves out: `batch` for those named like a batch and for
+        the first of a nameless kind, `time` for the others.
+    seed : int
+
+    Returns
+    -------
+    dict of str to array
+        Floats are standard normal. Integers that an embedding is looked up with are within its range,
+        lengths are between 1 and the number of steps, and integers of unknown meaning are 0 or 1.
+
+    Raises
+    ------
+    InputError
+        If `sizes` names a dimension that the graph does not leave open, or an input would be huge.
+    """
+    given = dict(sizes or {})
+    known = open_dimensions(graph)
+    for name in given:
+        if name not in known:
+            raise InputError(
+                f"There is no open dimension '{name}'; the model's are: {', '.join(known) or 'none'}."
+            )
+    has_batch = any(_BATCH.search(name) for name in known)
+    for spec in graph.inputs:
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, str):
+                like_batch = bool(_BATCH.search(size)) if has_batch else axis == 0 and len(spec.shape) > 1
+                given.setdefault(size, batch if like_batch else time)
+    shapes = {
+        spec.name: tuple(d if isinstance(d, int) else given[d] for d in spec.shape) for spec in graph.inputs
+    }
+    for name, shape in shapes.items():
+        if np.prod(shape, dtype=float) > _MAX_ELEMENTS:
+            raise InputError(f"A sample of the input '{name}' would have the shape {list(shape)}: too large.")
+    rng = np.random.default_rng(seed)
+    return {spec.name: _values(graph, spec, shapes, rng) for spec in graph.inputs}
+
+
+def _values(
+    graph: Graph, spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator
+) -> Array:
+    shape, dtype = shapes[spec.name], np.dtype(spec.dtype)
+    bounds = list(_bounds(graph, spec.name))
+    if "lengths" in bounds:
+        return rng.integers(1, _steps(graph, spec, shapes) + 1, shape).astype(dtype)
+    limits = [bound for bound in bounds if isinstance(bound, int)]
+    if limits:
+        return rng.integers(0, max(1, min(limits)), shape).astype(dtype)
+    if dtype.kind in "iub":
+        return rng.integers(0, 2, shape).astype(dtype)
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _bounds(graph: Graph, value: str) -> Iterator[int | str]:
+    """Yield the limits on the integers in `value`: an embedding's rows, or "lengths"."""
+    seen, waiting = set[str](), [value]
+    consumers = graph.consumers()
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        for node in consumers.get(name, []):
+            if node.op in _MOVES and node.input(0) == name:
+                waiting.append(node.output(0))
+            elif (limit := _limit(graph, node, name)) is not None:
+                yield limit
+
+
+def _limit(graph: Graph, node: Node, name: str) -> int | str | None:
+    if node.op == "Gather" and node.input(1) == name:
+        table = graph.constants.get(node.input(0))
+        return None if table is None else int(table.shape[node.attrs.get("axis", 0)])
+    if node.op == "OneHot" and node.input(0) == name:
+        depth = graph.constants.get(node.input(1))
+        return None if depth is None else int(depth.reshape(-1)[0])
+    is_lengths = (node.op in RECURRENT_OPS and node.input(4) == name) or (
+        node.op == "ReverseSequence" and node.input(1) == name
+    )
+    return "lengths" if is_lengths else None
+
+
+def _steps(graph: Graph, lengths: TensorSpec, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return the least number of steps that any other input can have: its first two axes but the batch."""
+    sizes = [
+        size
+        for spec in graph.inputs
+        if len(spec.shape) >= 2
+        for dim, size in zip(spec.shape[:2], shapes[spec.name][:2], strict=True)
+        if dim not in lengths.shape
+    ]
+    return max(1, min(sizes, default=1))

@@ -1,0 +1,355 @@
+"""Is it still the same model? Its outputs against another runner's, and the first layer that differs.
+
+An output holds where ``|got - expected| <= atol + rtol * |expected|`` for every element. NaN equals NaN,
+an infinity equals itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import reference
+from fastlstm.errors import DependencyError, InputError, UnsupportedError
+from fastlstm.fileformat import GoldenSample
+from fastlstm.graph import Graph, Node, TensorSpec
+from fastlstm.runners import Runner, RunnerError, own_framework, reference_runner
+from fastlstm.samples import sample_inputs
+
+__all__ = [
+    "ATOL",
+    "RTOL",
+    "Comparison",
+    "Difference",
+    "LayerDifference",
+    "Verification",
+    "compare",
+    "compare_layers",
+    "expected_runner",
+    "replay",
+    "verify",
+]
+
+Array = npt.NDArray[Any]
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+
+ATOL, RTOL = 1e-5, 1e-4
+"""What float32 engines that sum in different orders stay within, for outputs of order one."""
+
+SIZES = ((2, 12), (1, 7), (3, 20), (1, 1), (1, 64), (2, 400))
+"""Batch and time sizes that `verify` tries in this order; some models take only long inputs, or one row."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one output is from what was expected.
+
+    Attributes
+    ----------
+    name : str
+    problem : str
+        Why the two cannot be compared (absent, or of another shape); empty where they can.
+    max_abs, mean_abs : float
+        Largest and mean absolute difference over the elements where both are finite.
+    where : tuple of int
+        Position of the worst element, measured by the tolerance.
+    expected, got : float
+        The two values there.
+    ratio : float
+        Largest difference as a share of what the tolerance allows there: up to 1 holds.
+    nan_mismatches : int
+        Elements that are NaN on one side only.
+    """
+
+    name: str
+    problem: str = ""
+    max_abs: float = 0.0
+    mean_abs: float = 0.0
+    where: tuple[int, ...] = ()
+    expected: float = 0.0
+    got: float = 0.0
+    ratio: float = 0.0
+    nan_mismatches: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the output is within the tolerance everywhere."""
+        return not self.problem and not self.nan_mismatches and self.ratio <= 1
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.name}: {self.problem}"
+        text = f"{self.name}: largest difference {self.max_abs:.2e}, {self.ratio:.2g} of what is allowed"
+        if not self.holds:
+            text += f"; at {list(self.where)} expected {self.expected:.9g}, got {self.got:.9g}"
+        if self.nan_mismatches:
+            text += f"; {self.nan_mismatches} elements are NaN on one side only"
+        return text
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the figures as plain data; values that JSON has no number for are None."""
+        data = {key: value for key, value in vars(self).items() if key != "problem"}
+        data = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in data.items()}
+        return {**data, "where": list(self.where), "problem": self.problem or None, "holds": self.holds}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All outputs of one run, compared."""
+
+    outputs: tuple[Difference, ...]
+    atol: float
+    rtol: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether every output is within the tolerance."""
+        return all(output.holds for output in self.outputs)
+
+    def __str__(self) -> str:
+        return "\n".join(str(output) for output in self.outputs)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        return {
+            "holds": self.holds,
+            "atol": self.atol,
+            "rtol": self.rtol,
+            "outputs": [output.as_data() for output in self.outputs],
+        }
+
+    @classmethod
+    def worst(cls, comparisons: Sequence[Comparison]) -> Comparison:
+        """Return, output by output, the worst of several comparisons of the same outputs."""
+
+        def badness(difference: Difference) -> tuple[bool, int, float, float]:
+            return (bool(difference.problem), difference.nan_mismatches, difference.ratio, difference.max_abs)
+
+        columns = zip(*(comparison.outputs for comparison in comparisons), strict=True)
+        first = comparisons[0]
+        return cls(tuple(max(column, key=badness) for column in columns), first.atol, first.rtol)
+
+
+def compare(
+    expected: Mapping[str, Array], got: Mapping[str, Array], atol: float = ATOL, rtol: float = RTOL
+) -> Comparison:
+    """Compare outputs by name.
+
+    Parameters
+    ----------
+    expected, got : mapping of str to array
+        Any dtypes; compared as float64. An output that only one side has is a difference.
+    atol, rtol : float
+        Absolute tolerance, and the one in proportion to the expected value.
+    """
+    names = list(dict.fromkeys([*expected, *got]))
+    return Comparison(tuple(_difference(name, expected, got, atol, rtol) for name in names), atol, rtol)
+
+
+def _difference(
+    name: str, expected: Mapping[str, Array], got: Mapping[str, Array], atol: float, rtol: float
+) -> Difference:
+    if name not in got:
+        return Difference(name, "expected, but not among the outputs")
+    if name not in expected:
+        return Difference(name, "not expected among the outputs")
+    a, b = np.asarray(expected[name], np.float64), np.asarray(got[name], np.float64)
+    if a.shape != b.shape:
+        return Difference(name, f"expected the shape {list(a.shape)}, got {list(b.shape)}")
+    if not a.size:
+        return Difference(name)
+    finite = np.isfinite(a) & np.isfinite(b)
+    with np.errstate(invalid="ignore"):
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        gap = np.where(same, 0.0, np.where(finite, np.abs(a - b), np.inf))
+    allowed = atol + rtol * np.abs(np.where(finite, a, 0.0))
+    with np.errstate(divide="ignore"):
+        ratios = np.divide(gap, allowed, out=np.zeros_like(gap), where=gap > 0)
+    where = np.unravel_index(int(np.argmax(ratios)), ratios.shape)
+    between = gap[finite]
+    return Difference(
+        name,
+        max_abs=float(between.max(initial=0.0)),
+        mean_abs=float(between.mean()) if between.size else 0.0,
+        where=tuple(int(i) for i in where),
+        expected=float(a[where]),
+        got=float(b[where]),
+        ratio=float(ratios.max()),
+        nan_mismatches=int(np.count_nonzero(np.isnan(a) != np.isnan(b))),
+    )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    expected_from : str
+        What computed the expected outputs.
+    reason : str
+        Why it was not the source's own framework; empty if it was.
+    comparisons : tuple of Comparison
+        One for each sample.
+    samples : tuple of GoldenSample
+        The inputs that were tried, with the expected outputs.
+    """
+
+    expected_from: str
+    reason: str
+    comparisons: tuple[Comparison, ...]
+    samples: tuple[GoldenSample, ...]
+
+    @property
+    def worst(self) -> Comparison:
+        """For each output the worst of all samples."""
+        return Comparison.worst(self.comparisons)
+
+    @property
+    def holds(self) -> bool:
+        """Whether every output of every sample is within the tolerance."""
+        return all(comparison.holds for comparison in self.comparisons)
+
+
+def expected_runner(path: str | os.PathLike[str], graph: Graph) -> tuple[Runner, str]:
+    """Return the source's own framework, or else the float64 reference and the reason why."""
+    try:
+        return own_framework(path, graph), ""
+    except (DependencyError, UnsupportedError, RunnerError) as error:
+        return reference_runner(graph), str(error)
+
+
+def verify(
+    graph: Graph,
+    expected: Runner,
+    run: Run,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    given: Sequence[Mapping[str, Array]] = (),
+    count: int = 3,
+    seed: int = 0,
+    atol: float = ATOL,
+    rtol: float = RTOL,
+    reason: str = "",
+) -> Verification:
+    """Run the same inputs through `expected` and `run`, and compare.
+
+    Parameters
+    ----------
+    graph : Graph
+        Names, shapes and dtypes of the inputs.
+    expected : Runner
+    run : callable
+        Inputs by name -> outputs by name.
+    sizes : mapping of str to int, optional
+        Sizes of open dimensions; others are varied from sample to sample.
+    given : sequence of mappings, optional
+        Inputs to use instead of made-up ones.
+    count : int
+        Number of made-up samples.
+    seed : int
+    atol, rtol : float
+    reason : str
+        Passed on to the result.
+
+    Raises
+    ------
+    RunnerError
+        If `expected` takes none of the inputs.
+    """
+    refusal: RunnerError | InputError | None = None
+    comparisons: list[Comparison] = []
+    samples: list[GoldenSample] = []
+    for inputs in given or _made_up(graph, sizes, seed):
+        try:
+            wanted = expected.run(inputs)
+        except (RunnerError, InputError) as error:  # this size is not for this model; another may be
+            refusal = refusal or error
+            continue
+        comparisons.append(compare(wanted, run(inputs), atol, rtol))
+        samples.append(GoldenSample(inputs, wanted, expected.name))
+        if not given and len(samples) == count:
+            break
+    if not samples:
+        raise RunnerError(
+            f"No sample inputs of {len(SIZES)} different sizes could be run. {refusal} "
+            "Give sizes for the open dimensions, or inputs of your own."
+        )
+    return Verification(expected.name, reason, tuple(comparisons), tuple(samples))
+
+
+def _made_up(graph: Graph, sizes: Mapping[str, int] | None, seed: int) -> Iterator[dict[str, Array]]:
+    for position, (batch, time) in enumerate(SIZES):
+        yield sample_inputs(graph, sizes, batch=batch, time=time, seed=seed + position)
+
+
+def replay(
+    run: Run, samples: Sequence[GoldenSample], atol: float = ATOL, rtol: float = RTOL
+) -> tuple[Comparison, ...]:
+    """Run the inputs of stored samples again and compare with the outputs stored beside them."""
+    return tuple(compare(sample.outputs, run(sample.inputs), atol, rtol) for sample in samples)
+
+
+@dataclass(frozen=True)
+class LayerDifference:
+    """How far the outputs of one node are from the reference's."""
+
+    node: Node
+    comparison: Comparison
+
+    @property
+    def holds(self) -> bool:
+        """Whether all of the node's outputs are within the tolerance."""
+        return self.comparison.holds
+
+    def __str__(self) -> str:
+        worst = max(self.comparison.outputs, key=lambda output: (not output.holds, output.ratio))
+        return f"{self.node.op} '{self.node.name or self.node.output(0)}' – {worst}"
+
+
+def compare_layers(
+    graph: Graph,
+    run_graph: Callable[[Graph, Mapping[str, Array]], Mapping[str, Array]],
+    inputs: Mapping[str, Array],
+    atol: float = ATOL,
+    rtol: float = RTOL,
+) -> tuple[LayerDifference, ...]:
+    """Compare every node's outputs with the float64 reference's, in the order the nodes run.
+
+    Parameters
+    ----------
+    graph : Graph
+    run_graph : callable
+        Runs the graph it is given, which is `graph` with every inner value among its outputs.
+    inputs : mapping of str to array
+    """
+    exposed = _exposed(graph)
+    wanted, got = reference.run(exposed, inputs), run_graph(exposed, inputs)
+    values = {spec.name for spec in exposed.outputs}
+    found = []
+    for node in graph.nodes:
+        names = [name for name in node.outputs if name in values]
+        if names:
+            pair = ({name: wanted[name] for name in names}, {name: got[name] for name in names})
+            found.append(LayerDifference(node, compare(*pair, atol, rtol)))
+    return tuple(found)
+
+
+def _exposed(graph: Graph) -> Graph:
+    """Return `graph` with all values that are arrays among its outputs (sequences cannot be)."""
+    from fastlstm.passes import shapes
+
+    infos = shapes.infer(graph)
+    names = {spec.name for spec in graph.outputs}
+    extra = [
+        TensorSpec(name, info.shape if info.shape is not None else (), info.dtype)
+        for node in graph.nodes
+        for name in node.outputs
+        if name not in names and (info := infos.get(name)) and info.dtype is not None
+    ]
+    return graph.replace(outputs=(*graph.outputs, *extra))
