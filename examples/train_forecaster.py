@@ -74,13 +74,13 @@ def train(series: torch.Tensor, steps: int, seed: int) -> Forecaster:
 def held_out_errors(model: Forecaster, series: torch.Tensor) -> tuple[float, float]:
     """Return the root mean square error after 1929, in sunspot numbers: the model's and persistence's."""
     with torch.no_grad():
-        forecast = model(series[None])[0, TRAINING_MONTHS:-HORIZON]
-    truth = (10 * series[TRAINING_MONTHS + HORIZON :]) ** 2
+        forecast = model(series[None])[0, TRAINING_MONTHS - HORIZON : -HORIZON]
+    truth = (10 * series[TRAINING_MONTHS:]) ** 2
 
     def error(guess: torch.Tensor) -> float:
         return math.sqrt(float(nn.functional.mse_loss((10 * guess) ** 2, truth)))
 
-    return error(forecast), error(series[TRAINING_MONTHS:-HORIZON])
+    return error(forecast), error(series[TRAINING_MONTHS - HORIZON : -HORIZON])
 
 
 def export(model: Forecaster, folder: Path) -> None:
