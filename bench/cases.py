@@ -163,16 +163,16 @@ def _ragged_lengths(rows: int, shortest: int, longest: int) -> tuple[int, ...]:
 _ONE_STEP = ((1, 20), (32, 64), (40, 128), (64, 256), (512, 512))
 
 GRID: tuple[Case, ...] = (
-    *(Case("step", "LSTM", 1, 1, I, H) for I, H in _ONE_STEP),
-    *(Case("call", "LSTM", 1, 1, I, H) for I, H in _ONE_STEP),
+    *(Case("step", "LSTM", 1, 1, *sizes) for sizes in _ONE_STEP),
+    *(Case("call", "LSTM", 1, 1, *sizes) for sizes in _ONE_STEP),
     *(
-        Case("sequence", "LSTM", 100, 1, I, H)
-        for I, H in ((10, 64), (64, 128), (256, 256), (512, 512), (1024, 1024))
+        Case("sequence", "LSTM", 100, 1, *sizes)
+        for sizes in ((10, 64), (64, 128), (256, 256), (512, 512), (1024, 1024))
     ),
     *(Case("long", "LSTM", 2048, 1, 1, H) for H in (20, 40)),
     *(
-        Case("batch", "LSTM", T, B, I, H)
-        for T, B, I, H in (
+        Case("batch", "LSTM", *shape)
+        for shape in (
             (100, 8, 128, 128),
             (100, 32, 128, 128),
             (100, 32, 256, 256),
@@ -185,8 +185,8 @@ GRID: tuple[Case, ...] = (
     Case("stack", "LSTM", 100, 1, 256, 256, layers=2, directions=2),
     Case("ragged", "LSTM", 100, 32, 256, 256, lengths=_ragged_lengths(32, 10, 100)),
     *(
-        Case("odd", "LSTM", 100, B, I, H)
-        for B, I, H in ((1, 37, 37), (3, 37, 37), (5, 100, 100), (17, 200, 200), (3, 300, 300))
+        Case("odd", "LSTM", 100, *shape)
+        for shape in ((1, 37, 37), (3, 37, 37), (5, 100, 100), (17, 200, 200), (3, 300, 300))
     ),
     *(
         Case(op.lower(), op, T, B, H, H)

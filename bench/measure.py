@@ -85,7 +85,7 @@ def measure(calls: Mapping[str, Call], budget: Budget) -> dict[str, Samples]:
             first = number % len(names)
             for name in names[first:] + names[:first]:
                 rest()
-                _sample(calls[name], batches[name], samples[name])
+                _sample(calls[name], batches[name], budget.sample, samples[name])
     return samples
 
 
@@ -124,8 +124,10 @@ def _batch(call: Call, least: float) -> int:
         calls *= 4
 
 
-def _sample(call: Call, batch: int, samples: Samples) -> None:
-    for _ in repeat(None, max(1, batch // 4)):
+def _sample(call: Call, batch: int, least: float, samples: Samples) -> None:
+    # A call that lasts long warms its caches by itself.
+    long = samples.wall and samples.wall[-1] > 10 * least * 1e9
+    for _ in repeat(None, 0 if long else max(1, batch // 4)):
         call()
     cpu, start = time.process_time_ns(), time.perf_counter_ns()
     for _ in repeat(None, batch):

@@ -36,10 +36,13 @@ def recurrent_model(case: Case) -> onnx.ModelProto:
     return builder.model(case, [case.T, case.B, case.directions * case.H])
 
 
-def recurrent_dense_model(case: Case, dense: Array) -> onnx.ModelProto:
-    """Return the case followed by a dense layer with weight `dense` [H, O] and no bias, ``y`` [T, B, O]."""
+def recurrent_dense_model(case: Case, dense: Array, weights_of: Case | None = None) -> onnx.ModelProto:
+    """Return the case followed by a dense layer with weight `dense` [H, O] and no bias, ``y`` [T, B, O].
+
+    With `weights_of` the weights are those of another case, so that two lengths make one network.
+    """
     builder = _Builder()
-    builder.layer(case, 0, "x", "h", case.weights()[0])
+    builder.layer(case, 0, "x", "h", (weights_of or case).weights()[0])
     builder.nodes.append(helper.make_node("MatMul", ["h", builder.tensor("dense", dense)], ["y"]))
     return builder.model(case, [case.T, case.B, dense.shape[1]])
 

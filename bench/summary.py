@@ -1,0 +1,56 @@
+"""What a result says, for whoever shows it: the table, the page and the README."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from bench.peers import ENGINES, OURS
+
+Cell = dict[str, Any]
+
+ORDER = [engine.name for engine in ENGINES]
+
+
+def engines(run: dict[str, Any]) -> list[str]:
+    """Return the names of the engines that took part, ours first."""
+    return [name for name in ORDER if name in run["versions"]]
+
+
+def median_us(cell: Cell, engine: str) -> float | None:
+    """Return an engine's median microseconds, None where it was not timed."""
+    value = cell["engines"].get(engine, {}).get("median_us")
+    return None if value is None else float(value)
+
+
+def share_of_bound(cell: Cell, engine: str = OURS) -> float | None:
+    """Return the least possible time over the engine's time, None where there is none."""
+    time = median_us(cell, engine)
+    return None if time is None else float(cell["bound_us"]["total"]) / time
+
+
+def best_ratio(cell: Cell) -> float | None:
+    """Return the best peer's time over ours (median of the rounds' ratios), None if either is missing."""
+    value = cell["ratios"].get("best")
+    return None if value is None else float(value)
+
+
+def geometric_mean(values: Iterable[float | None]) -> float | None:
+    """Return the geometric mean of what is not None."""
+    logs = [math.log(v) for v in values if v is not None]
+    return math.exp(sum(logs) / len(logs)) if logs else None
+
+
+def cells_below_goal(run: dict[str, Any]) -> list[Cell]:
+    """Return the cells whose best ratio is less than their goal."""
+    return [c for c in run["cells"] if (r := best_ratio(c)) is not None and r < c["goal"]]
+
+
+def time_text(us: float) -> str:
+    """Return microseconds in three digits with a fitting unit."""
+    for limit, factor, unit in ((1e3, 1.0, "µs"), (1e6, 1e3, "ms"), (math.inf, 1e6, "s")):
+        if us < limit:
+            value = us / factor
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+    raise AssertionError("unreachable: the last limit is infinite")
