@@ -8,6 +8,8 @@ time compared, the forecast drawn.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -107,15 +109,14 @@ def compare_speed(model: fastlstm.Model, x: Array) -> None:
     """Print the time of a step and of the whole record, beside onnxruntime where it is installed."""
     stream, frame, out = model.stream(), x[0, 0].copy(), np.empty(1, np.float32)
     ours = {
-        "one month": (lambda: stream.step(frame, out=out), 1),
-        "the whole record": (lambda: model(x), x.shape[1]),
+        "one month": (partial(stream.step, frame, out=out), 1),
+        "the whole record": (partial(model, x), x.shape[1]),
     }
     session = onnxruntime_session()
     for what, (call, steps) in ours.items():
-        runnables = {"fastlstm": call}
+        runnables: dict[str, Callable[[], object]] = {"fastlstm": call}
         if session is not None:
-            inputs = {"x": x[:, :steps].copy()}
-            runnables["onnxruntime"] = lambda inputs=inputs: session.run(None, inputs)
+            runnables["onnxruntime"] = partial(session.run, None, {"x": x[:, :steps].copy()})
         contest = compare(runnables, steps=steps, rounds=15, round_seconds=0.03)
         print(f"Timed {what}: {describe_contest(contest)}")
     if session is not None:
