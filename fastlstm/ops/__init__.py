@@ -21,8 +21,26 @@ import numpy as np
 
 from fastlstm.errors import FastLSTMError, InputError, UnsupportedError
 from fastlstm.graph import Graph, Node
-from fastlstm.ops import activations
-from fastlstm.ops.dtypes import dtype_of
+from fastlstm.ops import (
+    activations,
+    attention,
+    control,
+    convolution,
+    elementwise,
+    indexing,
+    linear,
+    movement,
+    normalisation,
+    pooling,
+    quantisation,
+    reductions,
+    resize,
+    sequences,
+    shape,
+    signal,
+    softmax,
+)
+from fastlstm.ops.dtypes import ONNX_TYPES, dtype_of
 
 __all__ = ["SUPPORTED", "dtype_of", "evaluate"]
 
@@ -30,10 +48,44 @@ RunGraph = Callable[[Graph, Mapping[str, Any]], Sequence[Any]]
 
 _TABLE: Mapping[str, Callable[..., Any]] = {
     **activations.OPS,
+    **attention.OPS,
+    **control.OPS,
+    **convolution.OPS,
+    **elementwise.OPS,
+    **indexing.OPS,
+    **linear.OPS,
+    **movement.OPS,
+    **normalisation.OPS,
+    **pooling.OPS,
+    **quantisation.OPS,
+    **reductions.OPS,
+    **resize.OPS,
+    **sequences.OPS,
+    **shape.OPS,
+    **signal.OPS,
+    **softmax.OPS,
 }
 
 SUPPORTED: frozenset[str] = frozenset(_TABLE)
 """The operators that `evaluate` knows."""
+
+
+_NO_EFFECT: Mapping[str, frozenset[str]] = {
+    "BatchNormalization": frozenset({"momentum"}),  # speaks of training
+    "Cast": frozenset({"saturate", "round_mode"}),  # speak of 8-bit floats, which are refused
+    "CastLike": frozenset({"saturate", "round_mode"}),
+    "Dropout": frozenset({"seed"}),  # speaks of training
+    "GroupNormalization": frozenset({"stash_type"}),  # the precision of float16's sums
+    "LayerNormalization": frozenset({"stash_type"}),
+    "QuantizeLinear": frozenset({"saturate", "precision"}),  # speak of 8-bit floats and float16
+    "RMSNormalization": frozenset({"stash_type"}),
+    "Range": frozenset({"stash_type"}),
+    "SequenceEmpty": frozenset({"dtype"}),  # a Python list has no element type
+    "TopK": frozenset({"sorted"}),  # 0 allows any order; ours is sorted
+}
+"""Attributes that are understood and change nothing in what the operators here compute."""
+
+_DTYPES = frozenset(map(np.dtype, ONNX_TYPES.values()))
 
 
 def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = None) -> tuple[Any, ...]:
@@ -66,7 +118,8 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
             f"{label}: the operator is not supported; supported: {', '.join(sorted(SUPPORTED))}."
         )
     known = _keywords(function)
-    unknown = sorted(set(node.attrs) - known)
+    attrs = {name: v for name, v in node.attrs.items() if name not in _NO_EFFECT.get(node.op, ())}
+    unknown = sorted(set(attrs) - known)
     if unknown:
         supported = ", ".join(sorted(known - {"run_graph", "count"})) or "none"
         raise UnsupportedError(
@@ -77,9 +130,12 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
         extra["run_graph"] = run_graph
     if "count" in known:
         extra["count"] = len(node.outputs)
+    for value in inputs:
+        if isinstance(value, np.ndarray) and value.dtype not in _DTYPES:
+            raise UnsupportedError(f"{label}: the element type {value.dtype} is not supported.")
     try:
         with np.errstate(all="ignore"):
-            result = function(*inputs, **node.attrs, **extra)
+            result = function(*inputs, **attrs, **extra)
     except FastLSTMError:
         raise
     except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:

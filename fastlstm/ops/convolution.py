@@ -1,0 +1,211 @@
+"""Convolution over any number of spatial axes, as one product of matrices for each tap of the kernel."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.ops.sizes import checked_shape
+from fastlstm.ops.windows import Windows, windows
+
+__all__ = ["OPS"]
+
+Array = npt.NDArray[Any]
+
+
+def conv(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    kernel_shape: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    auto_pad: str = "NOTSET",
+    group: int = 1,
+) -> Array:
+    """Return the convolution of x [N, C, ...] with weight [M, C / group, ...] plus bias [M].
+
+    ::
+
+        y[n, m, o] = bias[m] + sum over c, k of weight[m, c, k] * x[n, c, o * stride + k * dilation - pad]
+    """
+    N, C, *sizes = x.shape
+    M, channels, *kernel = weight.shape
+    _check(x, weight, kernel_shape, C, channels * group, M % group == 0)
+    w = windows(sizes, kernel, strides, dilations, pads, auto_pad)
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(w.before, w.after, strict=True)])
+    padded = padded.reshape(N, group, channels, *padded.shape[2:])
+    taps = weight.reshape(group, M // group, channels, -1)
+    y = np.zeros((N, group, M // group, math.prod(w.outputs)), dtype=x.dtype)
+    for i, offsets in enumerate(itertools.product(*map(range, kernel))):
+        y += taps[..., i] @ padded[w.tap(offsets)].reshape(N, group, channels, y.shape[-1])
+    y = y.reshape(N, M, *w.outputs)
+    return y if bias is None else y + bias.reshape(-1, *([1] * len(sizes)))
+
+
+def conv_transpose(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    kernel_shape: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    auto_pad: str = "NOTSET",
+    group: int = 1,
+    output_padding: Sequence[int] | None = None,
+    output_shape: Sequence[int] | None = None,
+) -> Array:
+    """Return the transposed convolution of x [N, C, ...] with weight [C, M / group, ...] plus bias [M].
+
+    Each element of x adds its multiple of the kernel to the result, at its position times the stride; then
+    `pads` are cut off.
+    """
+    N, C, *sizes = x.shape
+    _, channels, *kernel = weight.shape
+    rank = len(sizes)
+    _check(x, weight, kernel_shape, C, weight.shape[0], C % group == 0)
+    stride, dilation = list(strides or [1] * rank), list(dilations or [1] * rank)
+    extra = list(output_padding or [0] * rank)
+    full = [
+        (size - 1) * s + (k - 1) * d + 1
+        for size, s, k, d in zip(sizes, stride, kernel, dilation, strict=True)
+    ]
+    if output_shape is not None:  # it may ask for more than there is: zeros at the end
+        wanted = list(output_shape)[-rank:]
+        extra = [max(e, n - there) for e, n, there in zip(extra, wanted, full, strict=True)]
+    cut = _transposed_pads(full, sizes, stride, extra, pads, auto_pad, output_shape)
+    rows = x.reshape(N, group, C // group, math.prod(sizes))
+    taps = weight.reshape(group, C // group, channels, -1).swapaxes(1, 2)
+    room = checked_shape([n + e for n, e in zip(full, extra, strict=True)])
+    y = np.zeros((*checked_shape([N, group, channels]), *room), dtype=x.dtype)
+    placed = Windows(tuple(kernel), tuple(stride), tuple(dilation), (), (), tuple(sizes))
+    for i, offsets in enumerate(itertools.product(*map(range, kernel))):
+        y[placed.tap(offsets)] += (taps[..., i] @ rows).reshape(N, group, channels, *sizes)
+    keep = [slice(first, n - last) for n, (first, last) in zip(room, cut, strict=True)]
+    y = y.reshape(N, group * channels, *room)[(slice(None), slice(None), *keep)]
+    return y if bias is None else y + bias.reshape(-1, *([1] * rank))
+
+
+def _transposed_pads(
+    full: Sequence[int],
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    extra: Sequence[int],
+    pads: Sequence[int] | None,
+    auto_pad: str,
+    output_shape: Sequence[int] | None,
+) -> list[tuple[int, int]]:
+    """Return what to cut off the two ends of each axis of the full transposed convolution."""
+    rank = len(sizes)
+    if output_shape is None and auto_pad in ("NOTSET", "VALID"):
+        given = list(pads or [0] * (2 * rank)) if auto_pad == "NOTSET" else [0] * (2 * rank)
+        return list(zip(given[:rank], given[rank:], strict=True))
+    if output_shape is None:
+        output_shape = [size * s for size, s in zip(sizes, strides, strict=True)]
+    cut = []
+    for n, e, wanted in zip(full, extra, output_shape[-rank:], strict=True):
+        total = max(n + e - wanted, 0)
+        first = total - total // 2 if auto_pad == "SAME_LOWER" else total // 2
+        cut.append((first, total - first))
+    return cut
+
+
+def _check(
+    x: Array, weight: Array, kernel_shape: Sequence[int] | None, channels: int, expected: int, divides: bool
+) -> None:
+    if x.ndim < 3 or x.ndim != weight.ndim:
+        raise ValueError("expected x [N, C, ...] and a weight of the same rank, at least 3")
+    if x.dtype != weight.dtype:
+        raise ValueError("x and the weight must have one element type")
+    if kernel_shape is not None and list(kernel_shape) != list(weight.shape[2:]):
+        raise ValueError(f"kernel_shape is {list(kernel_shape)}, but the weight has {list(weight.shape[2:])}")
+    if channels != expected or not divides:
+        raise ValueError(f"x has {channels} channels, the weight and group expect {expected}")
+
+
+def _with_window(function: Callable[..., Array]) -> Callable[..., Array]:
+    """Give a function that passes its ``**window`` on to `conv` a signature that names these attributes."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    window = [p for p in inspect.signature(conv).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    function.__signature__ = inspect.Signature([*own, *window])  # type: ignore[attr-defined]
+    return function
+
+
+@_with_window
+def conv_integer(
+    x: Array,
+    weight: Array,
+    x_zero_point: Array | None = None,
+    weight_zero_point: Array | None = None,
+    **window: Any,
+) -> Array:
+    """Return the int32 convolution of x and weight, each less its zero point."""
+    shifted = x.astype(np.int32) - (0 if x_zero_point is None else x_zero_point.astype(np.int32))
+    zero = np.int32(0) if weight_zero_point is None else weight_zero_point.astype(np.int32)
+    kernel = weight.astype(np.int32) - zero.reshape(-1, *([1] * (weight.ndim - 1)))
+    return conv(shifted, kernel, **window)
+
+
+@_with_window
+def qlinear_conv(
+    x: Array,
+    x_scale: Array,
+    x_zero_point: Array,
+    weight: Array,
+    weight_scale: Array,
+    weight_zero_point: Array,
+    y_scale: Array,
+    y_zero_point: Array,
+    bias: Array | None = None,
+    **window: Any,
+) -> Array:
+    """Return the quantised convolution of quantised x and weight; bias is int32 in units of both scales."""
+    total = conv_integer(x, weight, x_zero_point, weight_zero_point, **window)
+    channels = (-1, *([1] * (x.ndim - 2)))
+    if bias is not None:
+        total = total + bias.reshape(channels)
+    factor = (x_scale * weight_scale / y_scale).reshape(channels)
+    limits = np.iinfo(y_zero_point.dtype)
+    steps = np.rint(total * factor) + y_zero_point.astype(np.int64)
+    return np.asarray(np.clip(steps, limits.min, limits.max).astype(y_zero_point.dtype))
+
+
+def col2im(
+    x: Array,
+    image_shape: Array,
+    block_shape: Array,
+    *,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    strides: Sequence[int] | None = None,
+) -> Array:
+    """Return the image [N, C, ...] whose blocks are the columns of x [N, C * block, positions], added up."""
+    image, block = [int(n) for n in image_shape], [int(n) for n in block_shape]
+    w = windows(image, block, strides, dilations, pads, "NOTSET")
+    N, C = x.shape[0], x.shape[1] // math.prod(block)
+    columns = x.reshape(N, C, -1, *w.outputs)
+    room = checked_shape([n + a + b for n, a, b in zip(image, w.before, w.after, strict=True)])
+    y = np.zeros((*checked_shape([N, C]), *room), dtype=x.dtype)
+    for i, offsets in enumerate(itertools.product(*map(range, block))):
+        y[w.tap(offsets)] += columns[:, :, i]
+    keep = [slice(first, first + n) for first, n in zip(w.before, image, strict=True)]
+    return y[(slice(None), slice(None), *keep)]
+
+
+OPS: Mapping[str, Callable[..., Any]] = {
+    "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "ConvInteger": conv_integer,
+    "QLinearConv": qlinear_conv,
+    "Col2Im": col2im,
+}

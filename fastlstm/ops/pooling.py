@@ -1,0 +1,128 @@
+"""Pooling over windows of the spatial axes, and over all of them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.ops.windows import Windows, windows
+
+__all__ = ["OPS"]
+
+Array = npt.NDArray[Any]
+
+
+def _taps(x: Array, w: Windows, fill: Any) -> Array:
+    """Return the elements of all windows of x [N, C, ...], stacked along a new first axis."""
+    # A window that hangs over the end in ceil_mode needs room beyond the padding.
+    spans = [
+        stride * (count - 1) + (k - 1) * dilation + 1
+        for stride, count, k, dilation in zip(w.strides, w.outputs, w.kernel, w.dilations, strict=True)
+    ]
+    after = [
+        max(span - size - first, 0) for span, size, first in zip(spans, x.shape[2:], w.before, strict=True)
+    ]
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(w.before, after, strict=True)], constant_values=fill)
+    return np.stack([padded[w.tap(at)] for at in itertools.product(*map(range, w.kernel))])
+
+
+def max_pool(
+    x: Array,
+    *,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    storage_order: int = 0,
+    count: int = 1,
+) -> tuple[Array, ...]:
+    """Return the largest element of each window and, if asked for, where it stands in x flattened.
+
+    `storage_order` 1 counts the positions column by column within each channel.
+    """
+    w = windows(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    elements = _taps(x, w, lowest)
+    y = elements.max(axis=0)
+    if count < 2:
+        return (y,)
+    within = np.arange(int(np.prod(x.shape[2:]))).reshape(x.shape[2:], order="F" if storage_order else "C")
+    planes = np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2] + (1,) * len(within.shape))
+    positions = _taps(np.broadcast_to(within, x.shape), w, 0)
+    best = np.take_along_axis(positions, elements.argmax(axis=0)[None], axis=0)[0]
+    return y, best + planes * within.size
+
+
+def average_pool(
+    x: Array,
+    *,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+) -> Array:
+    """Return the mean of each window; padding counts as zeros only with `count_include_pad`."""
+    w = windows(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    counted = np.ones((1, 1, *x.shape[2:]), dtype=x.dtype)
+    if count_include_pad:
+        around = list(zip(w.before, w.after, strict=True))
+        counted = np.pad(counted, [(0, 0), (0, 0), *around], constant_values=1)
+        x = np.pad(x, [(0, 0), (0, 0), *around])
+        nothing = (0,) * len(around)
+        w = Windows(w.kernel, w.strides, w.dilations, nothing, nothing, w.outputs)
+    return np.asarray(_taps(x, w, 0).sum(axis=0) / _taps(counted, w, 0).sum(axis=0), dtype=x.dtype)
+
+
+def lp_pool(
+    x: Array,
+    *,
+    kernel_shape: Sequence[int],
+    p: int = 2,
+    strides: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+) -> Array:
+    """Return the p-norm of each window."""
+    w = windows(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
+    total = (np.abs(_taps(x, w, 0)) ** p).sum(axis=0)
+    return np.asarray(total ** (1 / p), dtype=x.dtype)
+
+
+def _spatial(x: Array) -> tuple[int, ...]:
+    return tuple(range(2, x.ndim))
+
+
+def global_average_pool(x: Array) -> Array:
+    """Return the mean of each channel of x [N, C, ...]."""
+    return np.asarray(np.mean(x, axis=_spatial(x), keepdims=True))
+
+
+def global_max_pool(x: Array) -> Array:
+    """Return the largest element of each channel of x [N, C, ...]."""
+    return np.asarray(np.max(x, axis=_spatial(x), keepdims=True))
+
+
+def global_lp_pool(x: Array, *, p: int = 2) -> Array:
+    """Return the p-norm of each channel of x [N, C, ...]."""
+    return np.asarray((np.abs(x) ** p).sum(axis=_spatial(x), keepdims=True) ** (1 / p), dtype=x.dtype)
+
+
+OPS: Mapping[str, Callable[..., Any]] = {
+    "MaxPool": max_pool,
+    "AveragePool": average_pool,
+    "LpPool": lp_pool,
+    "GlobalAveragePool": global_average_pool,
+    "GlobalMaxPool": global_max_pool,
+    "GlobalLpPool": global_lp_pool,
+}

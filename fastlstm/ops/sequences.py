@@ -1,0 +1,83 @@
+"""Values that are lists of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.ops.sizes import integer
+
+__all__ = ["OPS"]
+
+Array = npt.NDArray[Any]
+
+
+def construct(*items: Array) -> list[Array]:
+    """Return a sequence of the given tensors."""
+    return list(items)
+
+
+def empty() -> list[Array]:
+    """Return an empty sequence."""
+    return []
+
+
+def at(items: list[Array], position: Array) -> Array:
+    """Return the tensor at a position; negative positions count from the end."""
+    return items[integer(position)]
+
+
+def insert(items: list[Array], item: Array, position: Array | None = None) -> list[Array]:
+    """Return the sequence with one tensor more, before `position` or at the end."""
+    where = len(items) if position is None else integer(position)
+    if not -len(items) <= where <= len(items):
+        raise ValueError(f"the position {where} is outside the sequence")
+    where = where + len(items) if where < 0 else where
+    return [*items[:where], item, *items[where:]]
+
+
+def erase(items: list[Array], position: Array | None = None) -> list[Array]:
+    """Return the sequence without the tensor at `position`, by default the last one."""
+    left = list(items)
+    del left[-1 if position is None else integer(position)]
+    return left
+
+
+def length(items: list[Array]) -> Array:
+    """Return the number of tensors as int64."""
+    return np.array(len(items), dtype=np.int64)
+
+
+def concat(items: list[Array], *, axis: int, new_axis: int = 0) -> Array:
+    """Return the tensors joined along `axis`, or stacked along a new one."""
+    return np.stack(items, axis=axis) if new_axis else np.concatenate(items, axis=axis)
+
+
+def split(x: Array, sizes: Array | None = None, *, axis: int = 0, keepdims: int = 1) -> list[Array]:
+    """Return x cut along `axis`: into single slices, or into pieces of the given size or sizes."""
+    total = x.shape[axis]
+    if sizes is None:
+        pieces = np.split(x, range(1, total), axis=axis) if total else []
+        return pieces if keepdims else [np.squeeze(piece, axis=axis) for piece in pieces]
+    if sizes.ndim == 0:
+        if sizes <= 0:
+            raise ValueError(f"the size of the pieces is {sizes}; expected at least 1")
+        return np.split(x, range(int(sizes), total, int(sizes)), axis=axis)
+    if int(sizes.sum()) != total:
+        raise ValueError(f"the pieces {sizes.tolist()} do not add up to the {total} elements of axis {axis}")
+    return np.split(x, [int(end) for end in np.cumsum(sizes)[:-1]], axis=axis)
+
+
+OPS: Mapping[str, Callable[..., Any]] = {
+    "SequenceConstruct": construct,
+    "SequenceEmpty": empty,
+    "SequenceAt": at,
+    "SequenceInsert": insert,
+    "SequenceErase": erase,
+    "SequenceLength": length,
+    "ConcatFromSequence": concat,
+    "SplitToSequence": split,
+}

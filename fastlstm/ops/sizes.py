@@ -1,0 +1,38 @@
+"""A bound on what an operator may allocate: a small model file must not be able to take all memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["MAX_ELEMENTS", "checked_shape", "integer"]
+
+MAX_ELEMENTS = 2**28
+"""The largest tensor that an operator makes out of a shape alone: 1 GiB of float32."""
+
+
+def integer(value: npt.NDArray[Any]) -> int:
+    """Return the only element of an array, of whatever rank, as an int."""
+    return int(np.asarray(value).reshape(()))
+
+
+def checked_shape(shape: Iterable[int]) -> tuple[int, ...]:
+    """Return `shape` as a tuple of ints.
+
+    Raises
+    ------
+    ValueError
+        If a dimension is negative or there are more than `MAX_ELEMENTS` elements.
+    """
+    sizes = tuple(int(size) for size in shape)
+    if any(size < 0 for size in sizes):
+        raise ValueError(f"the result would have the shape {list(sizes)}, which has a negative dimension")
+    if math.prod(sizes) > MAX_ELEMENTS:
+        raise ValueError(
+            f"the result would have the shape {list(sizes)}, more than the {MAX_ELEMENTS} elements allowed"
+        )
+    return sizes
