@@ -1,0 +1,244 @@
+"""Activations on SIMD vectors.
+
+Sigmoid and tanh are within 2 ulp over all float32 inputs (``python -m fastlstm.kernels.ulp`` tries them all),
+tanh is odd and never past 1, small arguments keep their relative accuracy, a NaN stays a NaN.
+
+They rest on one expansion. With y = n * ln 2 + r, n an integer and ``|r| <= ln(2) / 2``,
+
+    exp(y) - 1 = 2**n * (exp(r) - 1) + (2**n - 1),      exp(r) - 1 = r + r**2 * q(r)
+
+where q is a polynomial of degree 4, the minimax fit of (exp(r) - 1 - r) / r**2 with the error of exp(r) - 1
+taken relatively (0.22 units of 2**-24). ln 2 is subtracted in two parts, so that r is exact to its last bit;
+n comes out of the low bits of y / ln 2 + 1.5 * 2**23. Results below the smallest normal number are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numba
+
+from fastlstm.simd import (
+    fma,
+    pow2_low,
+    splat,
+    vabs,
+    vcopysign,
+    vmax,
+    vmin,
+    where_less,
+    where_negative,
+)
+
+__all__ = ["activation", "inlined"]
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a helper that LLVM inlines into the kernels that call it."""
+    return numba.njit(error_model="numpy", boundscheck=False)(function)
+
+
+MAGIC = 12582912.0  # 1.5 * 2**23: adding it leaves the rounded integer in the low bits
+LOG2_E = 1.4426950408889634
+LN2_HIGH = 0.693145751953125  # ln 2 to 16 bits, so that n * LN2_HIGH is exact
+LN2_LOW = 1.4286068203094172e-06
+Q0, Q1, Q2, Q3, Q4 = 0.49999998, 0.16666543, 0.0416672, 0.00836655, 0.00138825
+LARGEST_EXPONENT = 88.0  # exp(-88) is below the smallest normal number
+TANH_IS_ONE = 9.02  # tanh of more rounds to 1
+
+
+@inlined
+def _expm1_reduced(r):  # type: ignore[no-untyped-def]
+    """exp(r) - 1 for |r| <= ln(2) / 2."""
+    q = fma(splat(r, Q4), r, splat(r, Q3))
+    q = fma(q, r, splat(r, Q2))
+    q = fma(q, r, splat(r, Q1))
+    q = fma(q, r, splat(r, Q0))
+    return fma(r * r, q, r)
+
+
+@inlined
+def _reduce(y, shifted):  # type: ignore[no-untyped-def]
+    """y - n * ln 2 with shifted = n + MAGIC."""
+    n = shifted - splat(y, MAGIC)
+    r = fma(n, splat(y, -LN2_HIGH), y)
+    return fma(n, splat(y, -LN2_LOW), r)
+
+
+@inlined
+def _exp_negative(a):  # type: ignore[no-untyped-def]
+    """exp(-a) for 0 <= a <= LARGEST_EXPONENT."""
+    shifted = fma(a, splat(a, -LOG2_E), splat(a, MAGIC))
+    n = shifted - splat(a, MAGIC)
+    r = fma(n, splat(a, -LN2_HIGH), splat(a, 0.0) - a)
+    r = fma(n, splat(a, -LN2_LOW), r)
+    power = pow2_low(shifted)
+    return fma(_expm1_reduced(r), power, power)
+
+
+@inlined
+def sigmoid(x):  # type: ignore[no-untyped-def]
+    """1 / (1 + exp(-x)), as e / (1 + e) with e = exp(x) where x is negative."""
+    e = _exp_negative(vmin(splat(x, LARGEST_EXPONENT), vabs(x)))
+    one = splat(x, 1.0)
+    return where_negative(x, e, one) / (one + e)
+
+
+@inlined
+def tanh(x):  # type: ignore[no-untyped-def]
+    """em1 / (em1 + 2) with em1 = exp(2 |x|) - 1, and the sign of x."""
+    a = vmin(splat(x, TANH_IS_ONE), vabs(x))
+    shifted = fma(a, splat(x, 2.0 * LOG2_E), splat(x, MAGIC))
+    r = _reduce(a + a, shifted)
+    power = pow2_low(shifted)
+    em1 = fma(_expm1_reduced(r), power, power - splat(x, 1.0))
+    return vcopysign(em1 / (em1 + splat(x, 2.0)), x)
+
+
+@inlined
+def exp(x):  # type: ignore[no-untyped-def]
+    """exp(x); infinite above 88.7, zero below -87.3."""
+    y = vmax(splat(x, -104.0), vmin(splat(x, 89.0), x))
+    shifted = fma(y, splat(x, LOG2_E), splat(x, MAGIC))
+    n = shifted - splat(x, MAGIC)
+    # 2**n may lie outside the floats where the result does not: it is applied in two halves.
+    shifted_half = fma(n, splat(x, 0.5), splat(x, MAGIC))
+    rest = n - (shifted_half - splat(x, MAGIC))
+    e = _expm1_reduced(_reduce(y, shifted)) + splat(x, 1.0)
+    return e * pow2_low(shifted_half) * pow2_low(rest + splat(x, MAGIC))
+
+
+@inlined
+def relu(x):  # type: ignore[no-untyped-def]
+    """max(0, x)."""
+    return vmax(splat(x, 0.0), x)
+
+
+@inlined
+def softsign(x):  # type: ignore[no-untyped-def]
+    """x / (1 + |x|)."""
+    return x / (splat(x, 1.0) + vabs(x))
+
+
+@inlined
+def expm1_negative(x):  # type: ignore[no-untyped-def]
+    """exp(x) - 1 for x <= 0, without cancellation."""
+    y = vmax(splat(x, -LARGEST_EXPONENT), x)
+    shifted = fma(y, splat(x, LOG2_E), splat(x, MAGIC))
+    r = _reduce(y, shifted)
+    power = pow2_low(shifted)
+    return fma(_expm1_reduced(r), power, power - splat(x, 1.0))
+
+
+@inlined
+def softplus(x):  # type: ignore[no-untyped-def]
+    """log(1 + exp(x)) = max(x, 0) + log1p(u), u = exp(-|x|), log1p(u) = 2 atanh(u / (2 + u)).
+
+    atanh(s) = s + s**3 * p(s**2), p the minimax fit on [0, 1/3] (0.002 units of 2**-24).
+    """
+    u = _exp_negative(vmin(splat(x, LARGEST_EXPONENT), vabs(x)))
+    s = u / (splat(x, 2.0) + u)
+    v = s * s
+    p = fma(splat(x, 0.12150463548166693), v, splat(x, 0.10713830023633761))
+    p = fma(p, v, splat(x, 0.14308442283362782))
+    p = fma(p, v, splat(x, 0.19999438876482536))
+    p = fma(p, v, splat(x, 0.3333333781092851))
+    atanh = fma(s * v, p, s)
+    return vmax(splat(x, 0.0), x) + (atanh + atanh)
+
+
+@inlined
+def erf(x):  # type: ignore[no-untyped-def]
+    """The error function: odd polynomial below 1, 1 - exp(polynomial) above; both minimax fits."""
+    a = vmin(splat(x, 4.0), vabs(x))
+    v = a * a
+    small = fma(splat(x, 7.853854575869124e-05), v, splat(x, -0.0008010191661700916))
+    small = fma(small, v, splat(x, 0.005188327465949563))
+    small = fma(small, v, splat(x, -0.026853811812705797))
+    small = fma(small, v, splat(x, 0.11283585144993269))
+    small = fma(small, v, splat(x, -0.37612625823732293))
+    small = fma(small, v, splat(x, 1.1283791657266145))
+    t = a - splat(x, 2.0)
+    large = fma(splat(x, 0.00018677421686041917), t, splat(x, -0.0007105599687831088))
+    large = fma(large, t, splat(x, 0.0035441588095666))
+    large = fma(large, t, splat(x, -0.0164882250660372))
+    large = fma(large, t, splat(x, -0.9237535567278281))
+    large = fma(large, t, splat(x, -4.418159369102823))
+    large = fma(large, t, splat(x, -5.364941041024999))
+    large = splat(x, 1.0) - _exp_negative(vmax(splat(x, 0.0), splat(x, 0.0) - large))
+    return vcopysign(where_less(a, splat(x, 1.0), a * small, large), x)
+
+
+@cache
+def activation(name: str, alpha: float | None = None, beta: float | None = None) -> Any:
+    """Return the function Vec -> Vec of an activation; names and parameters as in `graph.ACTIVATIONS`."""
+    plain = {
+        "Sigmoid": sigmoid,
+        "Tanh": tanh,
+        "Relu": relu,
+        "Softsign": softsign,
+        "Softplus": softplus,
+        "Exp": exp,
+        "Erf": erf,
+    }
+    if name in plain:
+        return plain[name]
+    return inlined(_parametrised(name, 0.0 if alpha is None else alpha, 0.0 if beta is None else beta))
+
+
+def _parametrised(name: str, alpha: float, beta: float) -> Callable[[Any], Any]:
+    """Return the Python function of an activation whose constants are compiled in."""
+
+    def linear(x):  # type: ignore[no-untyped-def]
+        return x
+
+    def affine(x):  # type: ignore[no-untyped-def]
+        return fma(x, splat(x, alpha), splat(x, beta))
+
+    def leaky_relu(x):  # type: ignore[no-untyped-def]
+        return where_less(x, splat(x, 0.0), x * splat(x, alpha), x)
+
+    def thresholded_relu(x):  # type: ignore[no-untyped-def]
+        zero_or_nan = vmax(splat(x, 0.0), vmin(splat(x, 0.0), x))
+        return where_less(splat(x, alpha), x, x, zero_or_nan)
+
+    def scaled_tanh(x):  # type: ignore[no-untyped-def]
+        return splat(x, alpha) * tanh(splat(x, beta) * x)
+
+    def hard_sigmoid(x):  # type: ignore[no-untyped-def]
+        return vmax(splat(x, 0.0), vmin(splat(x, 1.0), fma(x, splat(x, alpha), splat(x, beta))))
+
+    def elu(x):  # type: ignore[no-untyped-def]
+        return where_less(x, splat(x, 0.0), splat(x, alpha) * expm1_negative(vmin(splat(x, 0.0), x)), x)
+
+    def selu(x):  # type: ignore[no-untyped-def]
+        low = splat(x, alpha) * expm1_negative(vmin(splat(x, 0.0), x))
+        return splat(x, beta) * where_less(x, splat(x, 0.0), low, x)
+
+    def gelu(x):  # type: ignore[no-untyped-def]
+        half = x * splat(x, 0.5)
+        return fma(half, erf(x * splat(x, 0.7071067811865476)), half)
+
+    def gelu_tanh(x):  # type: ignore[no-untyped-def]
+        inner = fma(x * x * x, splat(x, 0.044715), x) * splat(x, 0.7978845608028654)
+        half = x * splat(x, 0.5)
+        return fma(half, tanh(inner), half)
+
+    def silu(x):  # type: ignore[no-untyped-def]
+        return x * sigmoid(x)
+
+    return {
+        "Linear": linear,
+        "Affine": affine,
+        "LeakyRelu": leaky_relu,
+        "ThresholdedRelu": thresholded_relu,
+        "ScaledTanh": scaled_tanh,
+        "HardSigmoid": hard_sigmoid,
+        "Elu": elu,
+        "Selu": selu,
+        "Gelu": gelu,
+        "GeluTanh": gelu_tanh,
+        "Silu": silu,
+    }[name]

@@ -1,0 +1,49 @@
+"""Linear layers: input projections of recurrent layers, and dense layers.
+
+    out[t, b, :] = bias + x[t, b, :] @ W
+
+for all rows of a block of time steps at once, into a padded buffer whose rows lie one behind the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastlstm.kernels.frame import arg, origin, row_stride, share, time_stride, word
+from fastlstm.kernels.product import product
+from fastlstm.layout import ROWS, SCRATCH, STEPS
+from fastlstm.simd import store_i64
+
+
+def linear(lanes: int, vectors: int, max_sums: int) -> Callable[[int, int, int], int]:
+    """Arguments: slot of x, slot of out, k, weights, bias, panels. Workers split the panels."""
+    group, run = product(lanes, vectors, max_sums)
+    panel_row = vectors * lanes * 4
+
+    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+        x, out = origin(frame, arg(args, 0)), origin(frame, arg(args, 1))
+        x_time, x_row = time_stride(frame, arg(args, 0)), row_stride(frame, arg(args, 0))
+        out_row = row_stride(frame, arg(args, 1))
+        k, weights, bias, panels = arg(args, 2), arg(args, 3), arg(args, 4), arg(args, 5)
+        batch = word(frame, ROWS)
+        rows = word(frame, STEPS) * batch
+        table = word(frame, SCRATCH)
+        at, t_end = table, x + word(frame, STEPS) * x_time
+        while x < t_end or (x_time == 0 and at == table):
+            for b in range(batch):
+                store_i64(at, x + b * x_row)
+                at += 8
+            x += x_time
+        panel = share(frame, panels, 0)
+        last = share(frame, panels, 1)
+        w_stride = k * panel_row
+        while panel < last:
+            n = group(rows, last - panel)
+            run(
+                k, rows, table, n, weights + panel * w_stride, w_stride,
+                bias + panel * panel_row, 0, out + panel * panel_row, out_row,
+            )  # fmt: skip
+            panel += n
+        return 0
+
+    return kernel

@@ -1,0 +1,43 @@
+"""Copies and clears inside kernels, in float32 elements."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from fastlstm.kernels.activations import inlined
+from fastlstm.simd import load_f32, store_f32, vstore
+
+__all__ = ["clear", "copy", "partial_store"]
+
+
+@inlined
+def copy(target, source, count):  # type: ignore[no-untyped-def]
+    """Copy `count` floats between places that do not overlap."""
+    for i in range(count):
+        store_f32(target + 4 * i, load_f32(source + 4 * i))
+
+
+@inlined
+def clear(target, count):  # type: ignore[no-untyped-def]
+    """Write `count` zeros."""
+    for i in range(count):
+        store_f32(target + 4 * i, 0.0)
+
+
+@cache
+def partial_store(lanes: int) -> Any:
+    """Return ``put(address, vec, count, spare)``, which stores the first `count` lanes.
+
+    `spare` is the address of room for one vector.
+    """
+
+    @inlined
+    def put(address, value, count, spare):  # type: ignore[no-untyped-def]
+        if count == lanes:
+            vstore(address, value)
+        else:
+            vstore(spare, value)
+            copy(address, spare, count)
+
+    return put

@@ -1,0 +1,123 @@
+"""Matrix products out of tiles: rows of A times packed panels, added to C.
+
+A panel is ``[k][vector][lane]``. Tiles are chosen so that their sums fill the registers: several rows by one
+panel, or one row by several panels. Long sums are cut into blocks of k whose slice of a panel stays in the L1
+cache while all rows pass over it; the sums wait in C meanwhile, so the chain over k is the same.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from fastlstm.kernels.activations import inlined
+from fastlstm.kernels.tile import tile
+from fastlstm.simd import load_i64, store_i64
+
+__all__ = ["group_size", "product", "rows_per_tile"]
+
+BLOCK_BYTES = 16384  # half of a 32 KiB L1 data cache
+
+
+def rows_per_tile(vectors: int, max_sums: int) -> int:
+    """Rows of the largest tile: what the sums leave room for, at most 6 (more row pointers spill)."""
+    return min(6 if max_sums > 12 else 3, max_sums // 3) if vectors == 1 else min(6, max_sums // vectors)
+
+
+def group_size(vectors: int, rows: int, max_sums: int) -> int:
+    """Panels side by side in a tile of `rows` rows."""
+    return max(1, min(8 if rows == 1 else 4, max_sums // (rows * vectors)))
+
+
+@inlined
+def shift(table, rows, by):  # type: ignore[no-untyped-def]
+    """Move every row address in `table` by so many bytes."""
+    for i in range(rows):
+        store_i64(table + 8 * i, load_i64(table + 8 * i) + by)
+
+
+@cache
+def product(lanes: int, vectors: int, max_sums: int) -> tuple[Any, Any]:
+    """Return two functions: panels in the next group, and the product for one group.
+
+    ``group(rows, panels)`` is how many of the `panels` left go together for `rows` rows.
+
+    ``run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)`` adds to C for all rows,
+    whose addresses stand at `table` (8 bytes each; advanced in place over the blocks of k and put back).
+    """
+    most_rows = rows_per_tile(vectors, max_sums)
+    alone = group_size(vectors, 1, max_sums)
+    together = group_size(vectors, most_rows, max_sums)
+    shapes = [(1, p) for p in range(1, alone + 1)]
+    for r in range(2, most_rows + 1):
+        shapes += [(r, 1), (r, together)] if together > 1 else [(r, 1)]
+    run_tile = _dispatch(tuple(shapes), vectors, lanes)
+    panel_row = vectors * lanes * 4
+
+    @inlined
+    def group(rows, panels):  # type: ignore[no-untyped-def]
+        if rows > 1:
+            return together if panels >= together else 1
+        if panels <= alone:
+            return panels
+        return alone if panels >= 2 * alone else (panels + 1) // 2
+
+    @inlined
+    def all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):  # type: ignore[no-untyped-def]
+        done = 0
+        while done < rows:
+            left = rows - done
+            r = left
+            if left > most_rows:
+                r = most_rows if left >= 2 * most_rows else (left + 1) // 2
+            run_tile(
+                r, panels, k, table + 8 * done, w, w_stride,
+                c_in + done * c_in_stride, c_in_stride, c_out + done * c_out_stride, c_out_stride,
+            )  # fmt: skip
+            done += r
+
+    @inlined
+    def run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):  # type: ignore[no-untyped-def]
+        block = k
+        if rows > most_rows:
+            block = BLOCK_BYTES // (panel_row * panels)
+        if block >= k:
+            all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
+            return
+        start = 0
+        while start < k:
+            size = min(block, k - start)
+            if start == 0:
+                all_rows(size, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
+            else:
+                at = w + start * panel_row
+                all_rows(size, rows, table, panels, at, w_stride, c_out, c_out_stride, c_out, c_out_stride)
+            shift(table, rows, 4 * size)
+            start += size
+        shift(table, rows, -4 * k)
+
+    return group, run
+
+
+@cache
+def _dispatch(shapes: tuple[tuple[int, int], ...], vectors: int, lanes: int) -> Any:
+    """Return a function that runs the tile of the given rows and panels: a chain of comparisons."""
+    (rows, panels), others = shapes[-1], shapes[:-1]
+    this = tile(rows, panels, vectors, lanes)
+    if not others:
+
+        @inlined
+        def only(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):  # type: ignore[no-untyped-def]  # noqa: ARG001
+            this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
+
+        return only
+    rest = _dispatch(others, vectors, lanes)
+
+    @inlined
+    def run(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):  # type: ignore[no-untyped-def]
+        if r == rows and p == panels:
+            this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
+        else:
+            rest(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
+
+    return run

@@ -1,0 +1,129 @@
+"""The micro-kernel: a tile of a matrix product whose sums stay in registers.
+
+    C[r, p, v] += sum over k, ascending, of A[r, k] * W[p, k, v]
+
+for `rows` rows, `panels` weight panels and `vectors` vectors a panel. Every output element is one chain of
+fused multiply-adds in the order of k, whatever the tile: this is what makes results the same bits for every
+batch, chunk and thread count.
+
+Weights are packed as panels ``[k][vector][lane]``, so a tile reads them once, in order. With one row each
+weight feeds a single FMA straight from memory, and several panels side by side give the independent chains
+that hide the FMA's latency; with several rows each weight is used from a register.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from numba.core import types
+from numba.extending import intrinsic
+
+from fastlstm.simd import F32, I64, broadcast, float_vector, load_vector, multiply_add, pointer, store_vector
+
+__all__ = ["tile"]
+
+FLOAT_BYTES = 4
+
+
+@cache
+def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> Any:
+    """Return the intrinsic ``tile(k, a_rows, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)``.
+
+    ``a_rows`` is the address of `rows` row addresses; ``w`` the first panel and ``w_stride`` the bytes from
+    one panel to the next; ``c_in`` and ``c_out`` hold, row by row at their strides, the panels' vectors side
+    by side (a stride of 0 reads one row, such as a bias, for all). All arguments are int64.
+    """
+    wide = vectors * lanes * FLOAT_BYTES
+
+    @intrinsic
+    def run(
+        typingctx: Any,  # noqa: ARG001
+        k: Any,
+        a_rows: Any,
+        w: Any,
+        w_stride: Any,
+        c_in: Any,
+        c_in_stride: Any,
+        c_out: Any,
+        c_out_stride: Any,
+    ) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+            _emit(builder, *args)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 8), codegen
+
+    def _emit(
+        b: Any, k: Any, a_rows: Any, w: Any, w_stride: Any, c_in: Any, c_in_stride: Any, c_out: Any, c_out_stride: Any
+    ) -> None:
+        places = [(r, p, v) for r in range(rows) for p in range(panels) for v in range(vectors)]
+        a = [b.load(pointer(b, b.add(a_rows, I64(8 * r)), I64), align=8) for r in range(rows)]
+        w_panel = [b.add(w, b.mul(w_stride, I64(p))) for p in range(panels)]
+
+        def c_address(base: Any, stride: Any, place: tuple[int, int, int]) -> Any:
+            r, p, v = place
+            return b.add(b.add(base, b.mul(stride, I64(r))), I64(p * wide + v * lanes * FLOAT_BYTES))
+
+        sums = [load_vector(b, c_address(c_in, c_in_stride, place), lanes) for place in places]
+
+        def step(sums: list[Any], index: Any, weight_offset: Any, ahead: int) -> list[Any]:
+            def splat(r: int) -> Any:
+                address = b.add(a[r], b.add(b.mul(index, I64(FLOAT_BYTES)), I64(ahead * FLOAT_BYTES)))
+                return broadcast(b, b.load(pointer(b, address, F32), align=4), lanes)
+
+            def weight(p: int, v: int) -> Any:
+                offset = b.add(weight_offset, I64(ahead * wide + v * lanes * FLOAT_BYTES))
+                return load_vector(b, b.add(w_panel[p], offset), lanes)
+
+            # Alive at any moment: the sums, the whole of the smaller operand and one value of the larger.
+            # That is what 16 registers hold for 3 rows x 4 vectors or 6 rows x 2; any other order spills.
+            new: dict[tuple[int, int, int], Any] = dict(zip(places, sums, strict=True))
+            columns = [(p, v) for p in range(panels) for v in range(vectors)]
+            if rows < len(columns):
+                splats = [splat(r) for r in range(rows)]
+                for p, v in columns:
+                    one = weight(p, v)
+                    for r in range(rows):
+                        new[r, p, v] = multiply_add(b, splats[r], one, new[r, p, v])
+            else:
+                weights = [weight(p, v) for p, v in columns]
+                for r in range(rows):
+                    one = splat(r)
+                    for (p, v), loaded in zip(columns, weights, strict=True):
+                        new[r, p, v] = multiply_add(b, one, loaded, new[r, p, v])
+            return list(new.values())
+
+        def loop(sums: list[Any], start: Any, stop: Any, by: int) -> tuple[list[Any], Any]:
+            """Emit ``for index in range(start, stop, by)`` with the sums as loop-carried values."""
+            before = b.block
+            head = b.append_basic_block("tile.head")
+            body = b.append_basic_block("tile.body")
+            after = b.append_basic_block("tile.after")
+            b.branch(head)
+            b.position_at_end(head)
+            index = b.phi(I64)
+            index.add_incoming(start, before)
+            carried = [b.phi(float_vector(lanes)) for _ in places]
+            for phi, value in zip(carried, sums, strict=True):
+                phi.add_incoming(value, before)
+            b.cbranch(b.icmp_signed("<=", b.add(index, I64(by)), stop), body, after)
+            b.position_at_end(body)
+            new = list(carried)
+            weight_offset = b.mul(index, I64(wide))
+            for ahead in range(by):
+                new = step(new, index, weight_offset, ahead)
+            index.add_incoming(b.add(index, I64(by)), b.block)
+            for phi, value in zip(carried, new, strict=True):
+                phi.add_incoming(value, b.block)
+            b.branch(head)
+            b.position_at_end(after)
+            return carried, index
+
+        sums, reached = loop(sums, I64(0), k, unroll)
+        if unroll > 1:
+            sums, _ = loop(sums, reached, k, 1)
+        for place, total in zip(places, sums, strict=True):
+            store_vector(b, total, c_address(c_out, c_out_stride, place))
+
+    return run

@@ -1,0 +1,372 @@
+"""An explicit SIMD vector type for Numba, and memory access by address.
+
+Kernels are plain Python loops over two kinds of values: 64-bit integers (sizes and addresses) and `Vec`
+values, each an LLVM ``<lanes x float>`` that lives in a register. Nothing here allocates, raises or
+touches a Python object. ``+ - * /`` work on vectors; everything else is a function below.
+
+llvmlite's ``declare_intrinsic`` refuses vector types, so LLVM intrinsics such as ``llvm.fma.v8f32`` are
+declared as ordinary functions of that name.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.core.datamodel import models, register_default
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin
+
+from fastlstm import machine
+
+F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+
+
+class Vec(types.Type):  # type: ignore[misc]
+    """Numba's type of a vector of `lanes` float32 values."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"Vec({lanes})")
+
+
+@register_default(Vec)
+class _VecModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: Vec) -> None:
+        super().__init__(dmm, fe_type, ir.VectorType(F32, fe_type.lanes))
+
+
+def _register_arithmetic(op: Any, emit: str) -> None:
+    class Template(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, args: Any, kws: Any) -> Any:  # noqa: ARG002
+            if len(args) == 2 and isinstance(args[0], Vec) and args[0] == args[1]:
+                return signature(args[0], *args)
+            return None
+
+    infer_global(op)(Template)
+
+    @lower_builtin(op, Vec, Vec)  # type: ignore[untyped-decorator]
+    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        return getattr(builder, emit)(*args)
+
+
+for _op, _emit in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _register_arithmetic(_op, _emit)
+
+
+def int_vector(lanes: int) -> ir.VectorType:
+    """Return LLVM's type of `lanes` 32-bit integers."""
+    return ir.VectorType(I32, lanes)
+
+
+def float_vector(lanes: int) -> ir.VectorType:
+    """Return LLVM's type of `lanes` 32-bit floats."""
+    return ir.VectorType(F32, lanes)
+
+
+def constant(kind: ir.VectorType, value: float) -> ir.Constant:
+    """Return an LLVM vector constant with `value` in every lane; floats rounded to float32."""
+    rounded = float(np.float32(value)) if isinstance(kind.element, ir.FloatType) else int(value)
+    return ir.Constant(kind, [rounded] * kind.count)
+
+
+def call_intrinsic(builder: Any, name: str, *args: Any) -> Any:
+    """Emit a call of the LLVM intrinsic ``llvm.<name>.v<lanes>f32`` on vectors of one type."""
+    kind = args[0].type
+    full = f"llvm.{name}.v{kind.count}f32"
+    module = builder.module
+    function = module.globals.get(full) or ir.Function(
+        module, ir.FunctionType(kind, [kind] * len(args)), full
+    )
+    return builder.call(function, args)
+
+
+def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Emit a * b + c: fused where the processor can, else rounded twice (LLVM would call a slow library)."""
+    if machine.detect().fma:
+        return call_intrinsic(builder, "fma", a, b, c)
+    return builder.fadd(builder.fmul(a, b), c)
+
+
+def pointer(builder: Any, address: Any, kind: Any) -> Any:
+    """Emit the conversion of an integer address to a typed pointer."""
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def load_vector(builder: Any, address: Any, lanes: int) -> Any:
+    """Emit an unaligned vector load (aligned data costs the same, so no other form is needed)."""
+    return builder.load(pointer(builder, address, float_vector(lanes)), align=4)
+
+
+def store_vector(builder: Any, value: Any, address: Any) -> None:
+    """Emit an unaligned vector store."""
+    builder.store(value, pointer(builder, address, value.type), align=4)
+
+
+def broadcast(builder: Any, scalar: Any, lanes: int) -> Any:
+    """Emit a vector with `scalar` in every lane."""
+    kind = float_vector(lanes)
+    one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, I32(0))
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(int_vector(lanes), [0] * lanes))
+
+
+# ---------------------------------------------------------------- memory
+
+
+@intrinsic(prefer_literal=True)
+def vload(typingctx: Any, lanes: Any, address: Any) -> Any:  # noqa: ARG001
+    """vload(LANES, address) -> Vec of LANES floats at `address`; LANES is a compile-time constant."""
+    n = lanes.literal_value
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        return load_vector(builder, args[1], n)
+
+    return Vec(n)(lanes, types.int64), codegen
+
+
+@intrinsic
+def vstore(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+    """vstore(address, vec) writes the vector's lanes at `address`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        store_vector(builder, args[1], args[0])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value), codegen
+
+
+@intrinsic(prefer_literal=True)
+def vsplat_load(typingctx: Any, lanes: Any, address: Any) -> Any:  # noqa: ARG001
+    """vsplat_load(LANES, address) -> Vec with the one float at `address` in every lane."""
+    n = lanes.literal_value
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        return broadcast(builder, builder.load(pointer(builder, args[1], F32), align=4), n)
+
+    return Vec(n)(lanes, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def vsplat(typingctx: Any, lanes: Any, value: Any) -> Any:  # noqa: ARG001
+    """vsplat(LANES, x) -> Vec with x (converted to float32) in every lane."""
+    n = lanes.literal_value
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        scalar = context.cast(builder, args[1], sig.args[1], types.float32)
+        return broadcast(builder, scalar, n)
+
+    return Vec(n)(lanes, types.float64), codegen
+
+
+@intrinsic
+def splat(typingctx: Any, like: Any, value: Any) -> Any:  # noqa: ARG001
+    """splat(vec, x) -> Vec of vec's type with x (converted to float32) in every lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        return broadcast(builder, builder.fptrunc(args[1], F32), like.lanes)
+
+    return like(like, types.float64), codegen
+
+
+def _memory(kind: Any, numba_type: Any) -> tuple[Any, Any]:
+    @intrinsic
+    def load(typingctx: Any, address: Any) -> Any:  # noqa: ARG001
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+            return builder.load(pointer(builder, args[0], kind), align=kind.width // 8 if kind != F32 else 4)
+
+        return numba_type(types.int64), codegen
+
+    @intrinsic
+    def store(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            builder.store(args[1], pointer(builder, args[0], kind), align=kind.width // 8 if kind != F32 else 4)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, numba_type), codegen
+
+    return load, store
+
+
+load_i64, store_i64 = _memory(I64, types.int64)
+load_i32, store_i32 = _memory(I32, types.int32)
+load_f32, store_f32 = _memory(F32, types.float32)
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def _elementwise(name: str, arity: int, emit: Callable[..., Any]) -> Any:
+    """Make an intrinsic that maps `arity` vectors of one type to one vector of that type."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        return emit(builder, *args)
+
+    if arity == 1:
+
+        def typer(typingctx: Any, a: Any) -> Any:  # noqa: ARG001
+            return a(a), codegen
+    elif arity == 2:
+
+        def typer(typingctx: Any, a: Any, b: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
+            return a(a, a), codegen
+    else:
+
+        def typer(typingctx: Any, a: Any, b: Any, c: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
+            return a(a, a, a), codegen
+
+    typer.__name__ = typer.__qualname__ = name
+    return intrinsic(typer)
+
+
+def _as_int(builder: Any, value: Any) -> Any:
+    return builder.bitcast(value, int_vector(value.type.count))
+
+
+def _as_float(builder: Any, value: Any) -> Any:
+    return builder.bitcast(value, float_vector(value.type.count))
+
+
+def _emit_min(builder: Any, bound: Any, x: Any) -> Any:
+    # `bound < x ? bound : x` is one minps instruction and, unlike llvm.minnum, keeps a NaN in x.
+    return builder.select(builder.fcmp_ordered("<", bound, x), bound, x)
+
+
+def _emit_max(builder: Any, bound: Any, x: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", bound, x), bound, x)
+
+
+def _emit_where_negative(builder: Any, x: Any, a: Any, b: Any) -> Any:
+    zero = constant(int_vector(x.type.count), 0)
+    return builder.select(builder.icmp_signed("<", _as_int(builder, x), zero), a, b)
+
+
+def _emit_where_less(builder: Any, x: Any, bound: Any, a: Any, b: Any) -> Any:
+    return builder.select(builder.fcmp_ordered("<", x, bound), a, b)
+
+
+def _emit_abs(builder: Any, x: Any) -> Any:
+    mask = constant(int_vector(x.type.count), 0x7FFFFFFF)
+    return _as_float(builder, builder.and_(_as_int(builder, x), mask))
+
+
+def _emit_copysign(builder: Any, magnitude: Any, sign: Any) -> Any:
+    # `magnitude` is known to be non-negative (or NaN): its sign bit is only or-ed.
+    mask = constant(int_vector(sign.type.count), -0x80000000)
+    bits = builder.or_(_as_int(builder, magnitude), builder.and_(_as_int(builder, sign), mask))
+    return _as_float(builder, bits)
+
+
+def _emit_pow2_low(builder: Any, x: Any) -> Any:
+    kind = int_vector(x.type.count)
+    shifted = builder.shl(_as_int(builder, x), constant(kind, 23))
+    return _as_float(builder, builder.add(shifted, constant(kind, 0x3F800000)))
+
+
+fma = _elementwise("fma", 3, multiply_add)
+"""fma(a, b, c) = a * b + c with one rounding, where the processor has that."""
+vmin = _elementwise("vmin", 2, _emit_min)
+"""vmin(bound, x): the smaller of the two; a NaN in x stays."""
+vmax = _elementwise("vmax", 2, _emit_max)
+"""vmax(bound, x): the larger of the two; a NaN in x stays."""
+vabs = _elementwise("vabs", 1, _emit_abs)
+"""vabs(x): the absolute value."""
+vcopysign = _elementwise("vcopysign", 2, _emit_copysign)
+"""vcopysign(magnitude, x): a non-negative magnitude with the sign of x."""
+where_negative = _elementwise("where_negative", 3, _emit_where_negative)
+"""where_negative(x, a, b): a where the sign bit of x is set, else b."""
+pow2_low = _elementwise("pow2_low", 1, _emit_pow2_low)
+"""pow2_low(n + 1.5 * 2**23) = 2**n: the low mantissa bits of the sum hold the integer n."""
+
+
+@intrinsic
+def where_less(typingctx: Any, x: Any, bound: Any, a: Any, b: Any) -> Any:  # noqa: ARG001
+    """where_less(x, bound, a, b): a where x < bound, else b (b where x is NaN)."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        return _emit_where_less(builder, *args)
+
+    return x(x, x, x, x), codegen
+
+
+# ---------------------------------------------------------------- calls and the floating-point mode
+
+
+@intrinsic
+def call_kernel(typingctx: Any, address: Any, args: Any, frame: Any) -> Any:  # noqa: ARG001
+    """call_kernel(address, args, frame) calls the compiled ``void(int64, int64)`` at `address`."""
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [I64, I64])
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+def _float_mode_intrinsic(emit: Callable[[Any, str, Any], Any], takes_value: bool) -> Any:
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        architecture = builder.module.triple.split("-")[0]
+        return emit(builder, architecture, args[0] if takes_value else None)
+
+    if takes_value:
+
+        def typer(typingctx: Any, value: Any) -> Any:  # noqa: ARG001
+            return types.int64(types.int64), codegen
+    else:
+
+        def typer(typingctx: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
+            return types.int64(), codegen
+
+    return intrinsic(typer)
+
+
+def _function(builder: Any, name: str, returns: Any, takes: list[Any]) -> Any:
+    module = builder.module
+    return module.globals.get(name) or ir.Function(module, ir.FunctionType(returns, takes), name)
+
+
+def _emit_get_mode(builder: Any, architecture: str, _: Any) -> Any:
+    if architecture in ("x86_64", "i386", "i686"):
+        place = builder.alloca(I32)
+        raw = builder.bitcast(place, ir.IntType(8).as_pointer())
+        builder.call(_function(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [raw.type]), [raw])
+        return builder.zext(builder.load(place), I64)
+    if architecture in ("aarch64", "arm64"):
+        return builder.call(_function(builder, "llvm.aarch64.get.fpcr", I64, []), [])
+    return I64(0)
+
+
+def _emit_set_mode(builder: Any, architecture: str, value: Any) -> Any:
+    if architecture in ("x86_64", "i386", "i686"):
+        place = builder.alloca(I32)
+        builder.store(builder.trunc(value, I32), place)
+        raw = builder.bitcast(place, ir.IntType(8).as_pointer())
+        builder.call(_function(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [raw.type]), [raw])
+    elif architecture in ("aarch64", "arm64"):
+        builder.call(_function(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]), [value])
+    return value
+
+
+def _emit_flush_bits(builder: Any, architecture: str, value: Any) -> Any:
+    if architecture in ("x86_64", "i386", "i686"):
+        return builder.or_(value, I64(0x8040))  # MXCSR: FTZ (bit 15) and DAZ (bit 6)
+    if architecture in ("aarch64", "arm64"):
+        return builder.or_(value, I64(1 << 24))  # FPCR: FZ
+    return value
+
+
+get_float_mode = _float_mode_intrinsic(_emit_get_mode, takes_value=False)
+"""get_float_mode() -> the processor's floating-point control word (0 where unknown)."""
+set_float_mode = _float_mode_intrinsic(_emit_set_mode, takes_value=True)
+"""set_float_mode(word) restores what get_float_mode returned."""
+with_flush_to_zero = _float_mode_intrinsic(_emit_flush_bits, takes_value=True)
+"""with_flush_to_zero(word) -> the control word that treats denormals as zero."""
