@@ -302,14 +302,13 @@ def where_less(typingctx: Any, x: Any, bound: Any, a: Any, b: Any) -> Any:  # no
 
 @intrinsic
 def call_kernel(typingctx: Any, address: Any, args: Any, frame: Any) -> Any:  # noqa: ARG001
-    """call_kernel(address, args, frame) calls the compiled ``void(int64, int64)`` at `address`."""
+    """call_kernel(address, args, frame) calls the kernel at `address`; see `fastlstm.kernels.compiler`."""
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [I64, I64])
-        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
-        return context.get_dummy_value()
+        kind = ir.FunctionType(I64, [I64, I64, I64])
+        return builder.call(builder.inttoptr(values[0], kind.as_pointer()), [*values[1:], I64(0)])
 
-    return types.void(types.int64, types.int64, types.int64), codegen
+    return types.int64(types.int64, types.int64, types.int64), codegen
 
 
 def _float_mode_intrinsic(emit: Callable[[Any, str, Any], Any], takes_value: bool) -> Any:

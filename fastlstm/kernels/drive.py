@@ -1,0 +1,52 @@
+"""Running a program: every stage, block by block, every instruction. One call from Python does all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastlstm import layout
+from fastlstm.kernels.frame import word
+from fastlstm.layout import START, STEPS, TOTAL
+from fastlstm.simd import (
+    call_kernel,
+    get_float_mode,
+    load_i64,
+    set_float_mode,
+    store_i64,
+    with_flush_to_zero,
+)
+
+__all__ = ["drive"]
+
+
+def drive() -> Callable[[int, int, int], int]:
+    """Run the program at `program` in `frame`; denormals are zero meanwhile."""
+    REVERSE, ONCE = layout.REVERSE, layout.ONCE
+
+    def kernel(program: int, frame: int, unused: int) -> int:  # noqa: ARG001
+        mode = get_float_mode()
+        set_float_mode(with_flush_to_zero(mode))
+        total = word(frame, TOTAL)
+        at = program + 8
+        for _ in range(load_i64(program)):
+            kind, block, count = load_i64(at), load_i64(at + 8), load_i64(at + 16)
+            first = at + 24
+            done = 0
+            todo = 1 if kind == ONCE else total
+            while done < todo:
+                steps = min(block, todo - done)
+                store_i64(frame + 8 * START, todo - done - steps if kind == REVERSE else done)
+                store_i64(frame + 8 * STEPS, steps)
+                at = first
+                for _i in range(count):
+                    call_kernel(load_i64(at), at + 16, frame)
+                    at += 16 + 8 * load_i64(at + 8)
+                done += steps
+            if todo == 0:
+                at = first
+                for _i in range(count):
+                    at += 16 + 8 * load_i64(at + 8)
+        set_float_mode(mode)
+        return 0
+
+    return kernel

@@ -1,0 +1,155 @@
+"""Operations on the features of one time step, on padded buffers: whole vectors, no tails.
+
+The lanes behind a row's last feature may hold anything; nothing here lets them reach the features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fastlstm.kernels.activations import activation, exp, inlined
+from fastlstm.kernels.frame import arg, meet, origin, row_stride, share, time_stride, word
+from fastlstm.layout import ROWS, STEPS
+from fastlstm.simd import fma, load_f32, splat, store_f32, vload, vmax, vmin, vsplat, vsplat_load, vstore
+
+__all__ = ["binary", "layer_norm", "softmax", "unary"]
+
+Compiled = Callable[[int, int, int], int]
+
+
+@inlined
+def row_address(frame, slot, row):  # type: ignore[no-untyped-def]
+    """Address of row `row` of the block, counted over time steps and batch rows."""
+    batch = word(frame, ROWS)
+    return origin(frame, slot) + (row // batch) * time_stride(frame, slot) + (row % batch) * row_stride(frame, slot)
+
+
+def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Compiled:
+    """out = f(x). Arguments: slots of x and out, vectors in a row."""
+    function = activation(name, alpha, beta)
+    width = 4 * lanes
+
+    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+        rows = word(frame, STEPS) * word(frame, ROWS)
+        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
+            x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
+            for i in range(arg(args, 2)):
+                vstore(out + i * width, function(vload(lanes, x + i * width)))
+        meet(frame)
+        return 0
+
+    return kernel
+
+
+def _operation(name: str) -> Any:
+    """Return the function of two vectors with ONNX's name."""
+
+    def add(a, b):  # type: ignore[no-untyped-def]
+        return a + b
+
+    def sub(a, b):  # type: ignore[no-untyped-def]
+        return a - b
+
+    def mul(a, b):  # type: ignore[no-untyped-def]
+        return a * b
+
+    def div(a, b):  # type: ignore[no-untyped-def]
+        return a / b
+
+    def largest(a, b):  # type: ignore[no-untyped-def]
+        return vmax(a, b) + (a - a) * splat(a, 0.0)
+
+    def smallest(a, b):  # type: ignore[no-untyped-def]
+        return vmin(a, b) + (a - a) * splat(a, 0.0)
+
+    return inlined({"Add": add, "Sub": sub, "Mul": mul, "Div": div, "Max": largest, "Min": smallest}[name])
+
+
+def binary(lanes: int, name: str) -> Compiled:
+    """out = a op b. Arguments: slots of a, b and out, vectors in a row. A constant is a slot without strides."""
+    function = _operation(name)
+    width = 4 * lanes
+
+    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+        rows = word(frame, STEPS) * word(frame, ROWS)
+        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
+            a, b = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
+            out = row_address(frame, arg(args, 2), row)
+            for i in range(arg(args, 3)):
+                at = i * width
+                vstore(out + at, function(vload(lanes, a + at), vload(lanes, b + at)))
+        meet(frame)
+        return 0
+
+    return kernel
+
+
+def softmax(lanes: int, logarithm: bool) -> Compiled:
+    """out = exp(x - max) / sum, or its logarithm. Arguments: slots of x and out, features in a row."""
+    width = 4 * lanes
+
+    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+        rows = word(frame, STEPS) * word(frame, ROWS)
+        features = arg(args, 2)
+        vectors = (features + lanes - 1) // lanes
+        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
+            x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
+            largest = load_f32(x)
+            for i in range(features):
+                value = load_f32(x + 4 * i)
+                # A NaN must win: it is the only number that differs from itself.
+                if value > largest or value != value:  # noqa: PLR0124
+                    largest = value
+            store_f32(out, largest)
+            top = vsplat_load(lanes, out)
+            for i in range(vectors):
+                vstore(out + i * width, exp(vload(lanes, x + i * width) - top))
+            total = 0.0
+            for i in range(features):
+                total += load_f32(out + 4 * i)
+            if logarithm:
+                shift = vsplat(lanes, math.log(total))
+                for i in range(vectors):
+                    vstore(out + i * width, vload(lanes, x + i * width) - top - shift)
+            else:
+                for i in range(vectors):
+                    vstore(out + i * width, vload(lanes, out + i * width) / vsplat(lanes, total))
+        meet(frame)
+        return 0
+
+    return kernel
+
+
+def layer_norm(lanes: int, epsilon: float) -> Compiled:
+    """out = (x - mean) / sqrt(var + epsilon) * scale + bias, sums in double precision.
+
+    Arguments: slots of x and out, features in a row, slots of scale and bias (constants, padded).
+    """
+    width = 4 * lanes
+
+    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+        rows = word(frame, STEPS) * word(frame, ROWS)
+        features = arg(args, 2)
+        scale, bias = origin(frame, arg(args, 3)), origin(frame, arg(args, 4))
+        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
+            x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
+            total = 0.0
+            for i in range(features):
+                total += load_f32(x + 4 * i)
+            mean = total / features
+            square = 0.0
+            for i in range(features):
+                away = load_f32(x + 4 * i) - mean
+                square += away * away
+            factor = vsplat(lanes, 1.0 / math.sqrt(square / features + epsilon))
+            middle = vsplat(lanes, mean)
+            for i in range((features + lanes - 1) // lanes):
+                at = i * width
+                value = (vload(lanes, x + at) - middle) * factor
+                vstore(out + at, fma(value, vload(lanes, scale + at), vload(lanes, bias + at)))
+        meet(frame)
+        return 0
+
+    return kernel

@@ -1,0 +1,69 @@
+"""Moving features: copies between buffers and the caller's arrays, embedding, the last time step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastlstm.kernels.elementwise import row_address
+from fastlstm.kernels.frame import arg, meet, origin, row_stride, share, time_stride, word
+from fastlstm.kernels.memory import copy
+from fastlstm.layout import ROWS, START, STATUS, STEPS, TOTAL
+from fastlstm.simd import load_i64, store_i64
+
+__all__ = ["embed", "last", "move"]
+
+Compiled = Callable[[int, int, int], int]
+
+
+def move() -> Compiled:
+    """out = x. Arguments: slots of x and out, offsets into their rows in bytes, floats to copy."""
+
+    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+        rows = word(frame, STEPS) * word(frame, ROWS)
+        count = arg(args, 4)
+        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
+            x = row_address(frame, arg(args, 0), row) + arg(args, 2)
+            copy(row_address(frame, arg(args, 1), row) + arg(args, 3), x, count)
+        meet(frame)
+        return 0
+
+    return kernel
+
+
+def last() -> Compiled:
+    """out = x at the last time step, when its block comes. Arguments: slots of x and out, floats to copy."""
+
+    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+        steps = word(frame, STEPS)
+        if word(frame, START) + steps == word(frame, TOTAL):
+            x = origin(frame, arg(args, 0)) + (steps - 1) * time_stride(frame, arg(args, 0))
+            out = origin(frame, arg(args, 1))
+            for b in range(share(frame, word(frame, ROWS), 0), share(frame, word(frame, ROWS), 1)):
+                copy(out + b * row_stride(frame, arg(args, 1)), x + b * row_stride(frame, arg(args, 0)), arg(args, 2))
+        meet(frame)
+        return 0
+
+    return kernel
+
+
+def embed() -> Compiled:
+    """out = table[ids]. Arguments: slots of ids (int64) and out, table, its rows, floats in a row.
+
+    An id outside the table leaves a 1 in the frame's status and reads nothing; negative ids count from the end.
+    """
+
+    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+        rows = word(frame, STEPS) * word(frame, ROWS)
+        table, size, count = arg(args, 2), arg(args, 3), arg(args, 4)
+        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
+            index = load_i64(row_address(frame, arg(args, 0), row))
+            if index < 0:
+                index += size
+            if index < 0 or index >= size:
+                store_i64(frame + 8 * STATUS, 1)
+            else:
+                copy(row_address(frame, arg(args, 1), row), table + 4 * count * index, count)
+        meet(frame)
+        return 0
+
+    return kernel
