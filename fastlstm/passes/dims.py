@@ -1,0 +1,197 @@
+"""Symbolic dimensions: an int, or a sum of products of names written in one canonical way.
+
+``"2*batch*time + 4*time - 1"`` is a dimension. Two dimensions are equal for every input exactly when their
+strings are equal, because every function here returns the canonical string: products sorted by degree and
+name, the constant last, nothing that cancels. What cannot be written as a polynomial becomes one opaque
+name, such as ``"floor((time - 1)/2)"``. Names stand for integers that are zero or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+
+__all__ = [
+    "Dim",
+    "Shape",
+    "add",
+    "at_least",
+    "broadcast",
+    "ceil_divide",
+    "divide",
+    "floor_divide",
+    "multiply",
+    "opaque",
+    "product",
+    "subtract",
+]
+
+Dim = int | str
+Shape = tuple[Dim, ...]
+
+_Terms = dict[tuple[str, ...], int]
+"""A polynomial: the names that are multiplied, sorted -> coefficient; ``()`` holds the constant."""
+
+
+def add(a: Dim, b: Dim) -> Dim:
+    """Return a + b."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a + b
+    terms = dict(_parse(a))
+    for names, coefficient in _parse(b):
+        terms[names] = terms.get(names, 0) + coefficient
+    return _format(terms)
+
+
+def subtract(a: Dim, b: Dim) -> Dim:
+    """Return a - b."""
+    return add(a, multiply(-1, b))
+
+
+def multiply(a: Dim, b: Dim) -> Dim:
+    """Return a * b."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    terms: _Terms = {}
+    for left, i in _parse(a):
+        for right, j in _parse(b):
+            names = tuple(sorted(left + right))
+            terms[names] = terms.get(names, 0) + i * j
+    return _format(terms)
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    """Return the product of all `dims`, 1 if there are none."""
+    result: Dim = 1
+    for dim in dims:
+        result = multiply(result, dim)
+    return result
+
+
+def divide(a: Dim, b: Dim) -> Dim | None:
+    """Return a / b if `b` is one product that divides every term of `a`, else None."""
+    divisor = _parse(b)
+    if len(divisor) != 1:
+        return 1 if a == b else None
+    ((names, coefficient),) = divisor
+    if coefficient == 0:
+        return None
+    terms: _Terms = {}
+    for left, i in _parse(a):
+        rest = list(left)
+        for name in names:
+            if name not in rest:
+                return None
+            rest.remove(name)
+        if i % coefficient:
+            return None
+        terms[tuple(rest)] = i // coefficient
+    return _format(terms)
+
+
+def floor_divide(a: Dim, b: Dim) -> Dim:
+    """Return floor(a / b); an opaque name if it is not a polynomial."""
+    if isinstance(a, int) and isinstance(b, int) and b:
+        return a // b
+    exact = divide(a, b)
+    return f"floor({_grouped(a)}/{_grouped(b)})" if exact is None else exact
+
+
+def ceil_divide(a: Dim, b: Dim) -> Dim:
+    """Return ceil(a / b); an opaque name if it is not a polynomial."""
+    if isinstance(a, int) and isinstance(b, int) and b:
+        return -(-a // b)
+    exact = divide(a, b)
+    return f"ceil({_grouped(a)}/{_grouped(b)})" if exact is None else exact
+
+
+def at_least(a: Dim, b: Dim) -> bool:
+    """Tell whether a >= b holds whatever the names stand for."""
+    return all(coefficient >= 0 for _, coefficient in _parse(subtract(a, b)))
+
+
+def broadcast(a: Dim, b: Dim) -> Dim | None:
+    """Return the dimension that `a` and `b` broadcast to, None if they do not fit."""
+    if a == b or b == 1:
+        return a
+    if a == 1:
+        return b
+    if isinstance(a, int) and isinstance(b, int):
+        return None
+    # A number other than 1 decides; two names may each turn out to be 1.
+    if isinstance(a, int):
+        return a
+    if isinstance(b, int):
+        return b
+    return "broadcast({}, {})".format(*sorted((a, b)))
+
+
+def opaque(value: str, axis: int) -> str:
+    """Return the name for the unknown dimension `axis` of `value`; different values, different names."""
+    escaped = "".join(c if c.isalnum() or c == "_" else f".{ord(c):x}." for c in value)
+    return f"{escaped}[{axis}]"
+
+
+@lru_cache(maxsize=8192)
+def _parse(dim: Dim) -> tuple[tuple[tuple[str, ...], int], ...]:
+    """Return the terms of a dimension; a name that is not one of ours is taken as it is."""
+    if isinstance(dim, int):
+        return (((), dim),)
+    terms: _Terms = {}
+    for sign, text in _summands(dim):
+        coefficient, names = sign, []
+        for factor in _split(text, "*"):
+            if factor.lstrip("-").isdigit():
+                coefficient *= int(factor)
+            else:
+                names.append(factor)
+        key = tuple(sorted(names))
+        terms[key] = terms.get(key, 0) + coefficient
+    return tuple(terms.items())
+
+
+def _summands(text: str) -> list[tuple[int, str]]:
+    found = []
+    for part in _split(text, " + "):
+        first, *others = _split(part, " - ")
+        if first.startswith("-") and len(first) > 1 and not first[1:].isdigit():
+            found.append((-1, first[1:]))
+        else:
+            found.append((1, first))
+        found += [(-1, other) for other in others]
+    return found
+
+
+def _split(text: str, separator: str) -> Sequence[str]:
+    """Split at `separator` where it stands outside parentheses."""
+    if separator not in text:
+        return [text]
+    parts, depth, start, i = [], 0, 0, 0
+    while i < len(text):
+        depth += (text[i] == "(") - (text[i] == ")")
+        if depth == 0 and i > start and text.startswith(separator, i):
+            parts.append(text[start:i])
+            i = start = i + len(separator)
+        else:
+            i += 1
+    return [*parts, text[start:]]
+
+
+def _format(terms: _Terms) -> Dim:
+    kept = {names: c for names, c in terms.items() if c}
+    if not kept:
+        return 0
+    if set(kept) == {()}:
+        return kept[()]
+    text = ""
+    for names in sorted(kept, key=lambda names: (-len(names), names)):
+        c = kept[names]
+        factors = ([str(abs(c))] if abs(c) != 1 or not names else []) + list(names)
+        sign = (" - " if c < 0 else " + ") if text else ("-" if c < 0 else "")
+        text += sign + "*".join(factors)
+    return text
+
+
+def _grouped(dim: Dim) -> str:
+    text = str(dim)
+    return f"({text})" if " " in text or "*" in text else text

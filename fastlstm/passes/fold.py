@@ -1,0 +1,107 @@
+"""Constant folding: what does not depend on the inputs is computed once, sizes checked first."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import ops
+from fastlstm.errors import FastLSTMError
+from fastlstm.graph import Graph, Node
+from fastlstm.passes.rewrite import Scope, renamed
+from fastlstm.passes.values import ValueInfo
+
+__all__ = ["fold_constants", "fold_known_content", "inline_if", "inlined"]
+
+Array = npt.NDArray[Any]
+
+MAX_BYTES = 2**30
+"""A folded tensor is never larger than this."""
+
+MAX_GROWN_BYTES = 2**20
+"""Nor larger than this if it is more than four times as large as what it is made from: a small file must not
+become a large model, and nothing gets faster by storing copies."""
+
+_RANDOM = frozenset(
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli".split()
+)
+
+
+def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
+    """``Op(constants)``  →  constants."""
+    if node.op not in ops.SUPPORTED or node.op in _RANDOM or not node.inputs or "" in node.outputs:
+        return None
+    arrays = [scope.const(name) for name in node.inputs]
+    absent = [name == "" for name in node.inputs]
+    if all(absent) or any(a is None and not gone for a, gone in zip(arrays, absent, strict=True)):
+        return None
+    if any(isinstance(value, Graph) for value in node.attrs.values()):
+        return None
+    given = sum(a.nbytes for a in arrays if a is not None)
+    if not all(_affordable(info, given) for info in scope.infer(node)):
+        return None
+    try:
+        results = ops.evaluate(node, arrays)
+    except FastLSTMError:
+        return None  # it fails when it runs, with its own message
+    if not all(isinstance(result, np.ndarray) for result in results):
+        return None
+    for name, result in zip(node.outputs, results, strict=False):
+        _define(scope, name, result)
+    return []
+
+
+def fold_known_content(scope: Scope, node: Node) -> list[Node] | None:
+    """Shape arithmetic whose result is known, such as ``Shape(x)[2]`` with a fixed feature size  →  constant."""
+    if len(node.outputs) != 1 or node.op in ("If", "Loop", "Scan"):
+        return None
+    (info,) = scope.infer(node)
+    numbers = info.numbers
+    if numbers is None or info.shape is None or info.dtype is None or len(info.shape) > 1:
+        return None
+    shape = tuple(d for d in info.shape if isinstance(d, int))
+    if math.prod(shape) != len(numbers):
+        return None
+    _define(scope, node.outputs[0], np.array(numbers, info.dtype).reshape(shape))
+    return []
+
+
+def _define(scope: Scope, name: str, array: Array) -> None:
+    scope.constants[name] = np.ascontiguousarray(array).reshape(array.shape)
+    scope.infos[name] = ValueInfo.of_array(array)
+
+
+def _affordable(info: ValueInfo, given: int) -> bool:
+    """Tell whether a result is known to be small enough to compute."""
+    if info.shape is None or info.dtype is None or not all(isinstance(d, int) for d in info.shape):
+        return False
+    size = math.prod(int(d) for d in info.shape) * np.dtype(info.dtype).itemsize
+    return size <= MAX_BYTES and (size <= MAX_GROWN_BYTES or size <= 4 * given)
+
+
+def inline_if(scope: Scope, node: Node) -> list[Node] | None:
+    """``If(true) {then} {else}``  →  the nodes of ``then``."""
+    condition = scope.numbers(node.input(0))
+    if condition is None or len(condition) != 1:
+        return None
+    body: Graph = node.attrs["then_branch" if condition[0] else "else_branch"]
+    return inlined(scope, body, {}, node.outputs)
+
+
+def inlined(scope: Scope, body: Graph, inputs: dict[str, str], outputs: tuple[str, ...]) -> list[Node]:
+    """Return a body's nodes under new names, its inputs and outputs bound to values of the graph around it."""
+    names = dict(inputs)
+    for name, array in body.constants.items():
+        names[name] = scope.constant(name, array)
+    nodes = []
+    for node in body.nodes:
+        node = renamed(node, names)
+        names.update((v, scope.fresh(v)) for v in node.outputs if v)
+        nodes.append(
+            Node(node.op, node.inputs, tuple(names.get(v, "") for v in node.outputs), node.attrs, node.name)
+        )
+    results = [names.get(spec.name, spec.name) for spec in body.outputs]
+    return nodes + [Node("Identity", (v,), (out,)) for v, out in zip(results, outputs, strict=True) if out]

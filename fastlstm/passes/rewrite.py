@@ -1,0 +1,339 @@
+"""Applying small rewrites to a graph until nothing changes.
+
+A rewrite is a function ``(scope, node) -> nodes or None``: it looks at one node, at the nodes before it and at
+what is known of their values, and returns the nodes to put in its place (the last of them make the same output
+names), or None to leave it. ``Identity(a) -> b`` as a result means that b is a.
+
+`sweep` walks the graph once, in order; every node is rewritten until no rule applies to it, and what is known
+of its outputs is inferred as it is put in place. So one sweep is linear, and a rule always sees the finished
+part of the graph before its node. Correctness never depends on `Scope.sole`, only the amount of work does.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap, Counter, deque
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.graph import Graph, Node, outer_values
+from fastlstm.passes.shapes import body_inputs, infer_node
+from fastlstm.passes.dims import Shape
+from fastlstm.passes.values import UNKNOWN, ValueInfo
+
+__all__ = ["Names", "Rewrite", "Rules", "Scope", "prune", "renamed", "settle", "sweep"]
+
+Array = npt.NDArray[Any]
+
+_STEPS_PER_NODE = 64
+"""So many rewrites in a row at one node mean that two rules undo each other; the node is then kept."""
+
+_NOT_REPEATABLE = frozenset(
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli If Loop Scan".split()
+)
+
+
+class Names:
+    """The names that are taken anywhere in a graph or its bodies; makes new ones."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._taken: set[str] = set()
+        self._collect(graph)
+        self._numbers: Counter[str] = Counter()
+
+    def _collect(self, graph: Graph) -> None:
+        self._taken.update(spec.name for spec in (*graph.inputs, *graph.outputs))
+        self._taken.update(graph.constants)
+        for node in graph.nodes:
+            self._taken.update(node.outputs)
+        for body in graph.subgraphs():
+            self._collect(body)
+
+    def fresh(self, hint: str) -> str:
+        """Return a name like `hint` that nothing else has."""
+        while True:
+            self._numbers[hint] += 1
+            name = f"{hint}~{self._numbers[hint]}"
+            if name not in self._taken:
+                self._taken.add(name)
+                return name
+
+
+@dataclass
+class Scope:
+    """What a rewrite may look at and use.
+
+    Attributes
+    ----------
+    constants : mapping of str to array
+        This graph's constants, then those around it.
+    infos : mapping of str to ValueInfo
+        Of every value that is defined before the node at hand.
+    producers : dict of str to Node
+        The nodes of this graph already in place, by output.
+    transposes : dict of str to list of Node
+        Those of them that transpose a value, by that value.
+    uses : Counter
+        How often each value is read.
+    outputs : frozenset of str
+        The names that this graph must define in the end.
+    """
+
+    constants: MutableMapping[str, Array]
+    infos: MutableMapping[str, ValueInfo]
+    names: Names
+    uses: Counter[str]
+    outputs: frozenset[str]
+    producers: dict[str, Node] = field(default_factory=dict)
+    transposes: dict[str, list[Node]] = field(default_factory=dict)
+
+    def info(self, name: str) -> ValueInfo:
+        """Return what is known of a value; of an absent one, nothing."""
+        return self.infos.get(name, UNKNOWN) if name else UNKNOWN
+
+    def shape(self, name: str) -> Shape | None:
+        """Return a value's symbolic shape."""
+        return self.info(name).shape
+
+    def infer(self, node: Node) -> tuple[ValueInfo, ...]:
+        """Return what is known of the outputs of a node that is not in place yet."""
+        return infer_node(node, self.infos)
+
+    def const(self, name: str) -> Array | None:
+        """Return the constant called `name`, if there is one."""
+        return self.constants.get(name) if name else None
+
+    def numbers(self, name: str) -> list[int] | None:
+        """Return the elements of a small whole-number tensor if they are all known."""
+        return self.info(name).numbers
+
+    def maker(self, name: str, *ops: str) -> Node | None:
+        """Return the node that makes `name` if it is one of `ops` (any, if none are given)."""
+        node = self.producers.get(name)
+        return node if node is not None and (not ops or node.op in ops) else None
+
+    def sole(self, name: str) -> bool:
+        """Tell whether `name` has one reader and is not an output of the graph."""
+        return self.uses[name] <= 1 and name not in self.outputs
+
+    def fresh(self, hint: str) -> str:
+        """Return a new value name."""
+        return self.names.fresh(hint)
+
+    def constant(self, hint: str, value: Any) -> str:
+        """Add a constant and return its name. Python ints become int64."""
+        name, array = self.fresh(hint), np.asarray(value)
+        self.constants[name] = array
+        self.infos[name] = ValueInfo.of_array(array)
+        return name
+
+
+Rewrite = Callable[[Scope, Node], "Sequence[Node] | None"]
+Rules = Mapping[str, Sequence[Rewrite]]
+"""Operator -> the rewrites to try; those under ``"*"`` are tried on every node."""
+
+
+def settle(graph: Graph, rules: Rules, rounds: int = 12) -> Graph:
+    """Sweep and prune until nothing changes, `rounds` times at most."""
+    for _ in range(rounds):
+        names = Names(graph)
+        swept, changed = sweep(graph, rules, names)
+        graph = prune(swept)
+        if not changed:
+            break
+    return graph
+
+
+def sweep(
+    graph: Graph,
+    rules: Rules,
+    names: Names,
+    around: Scope | None = None,
+    inputs: Sequence[ValueInfo] | None = None,
+) -> tuple[Graph, bool]:
+    """Rewrite a graph once; return it and whether anything changed.
+
+    Parameters
+    ----------
+    graph : Graph
+    rules : Rules
+    names : Names
+        Of the whole model.
+    around : Scope, optional
+        For a body: the scope of the control-flow node.
+    inputs : sequence of ValueInfo, optional
+        For a body: what holds of its inputs.
+    """
+    return _Sweep(graph, rules, names, around, inputs).run()
+
+
+class _Sweep:
+    def __init__(
+        self,
+        graph: Graph,
+        rules: Rules,
+        names: Names,
+        around: Scope | None,
+        inputs: Sequence[ValueInfo] | None,
+    ) -> None:
+        self.graph, self.rules, self.names = graph, rules, names
+        self.nodes: list[Node] = []
+        self.aliases: dict[str, str] = {}
+        self.seen: dict[tuple[Any, ...], Node] = {}
+        self.changed = False
+        self.own: dict[str, Array] = dict(graph.constants)
+        infos = {name: ValueInfo.of_array(array) for name, array in self.own.items()}
+        given = [ValueInfo.of_spec(spec) for spec in graph.inputs] if inputs is None else inputs
+        infos.update((spec.name, info) for spec, info in zip(graph.inputs, given, strict=True))
+        outputs = [spec.name for spec in graph.outputs]
+        uses = Counter(v for n in graph.nodes for v in (*n.inputs, *outer_values(n)) if v)
+        uses.update(outputs)
+        self.scope = Scope(
+            self.own if around is None else ChainMap(self.own, around.constants),
+            infos if around is None else ChainMap(infos, around.infos),
+            names,
+            uses,
+            frozenset(outputs),
+        )
+
+    def run(self) -> tuple[Graph, bool]:
+        for node in self.graph.nodes:
+            self.place(node)
+        outputs = tuple(self.graph.outputs)
+        return self.graph.replace(nodes=tuple(self.nodes), constants=self.own, outputs=outputs), self.changed
+
+    def place(self, original: Node) -> None:
+        """Rewrite one node until no rule applies, and put what comes out in place."""
+        waiting, steps = deque([original]), 0
+        while waiting:
+            node = renamed(waiting.popleft(), self.aliases)
+            replacement = self.first(node) if steps < _STEPS_PER_NODE else None
+            if replacement is None:
+                self.put(node)
+            else:
+                steps += 1
+                self.changed = True
+                waiting.extendleft(reversed(replacement))
+
+    def first(self, node: Node) -> Sequence[Node] | None:
+        """Return what the first rule that applies makes of the node."""
+        for rewrite in (*self.rules.get(node.op, ()), *self.rules.get("*", ())):
+            replacement = rewrite(self.scope, node)
+            if replacement is not None:
+                return replacement
+        return None
+
+    def put(self, node: Node) -> None:
+        if node.op == "Identity" and node.outputs[0] not in self.scope.outputs:
+            self.alias(node.outputs[0], node.inputs[0])
+            return
+        if any(isinstance(value, Graph) for value in node.attrs.values()):
+            node = self.with_bodies(node)
+        if self.repeats(node):
+            return
+        for name, info in zip(node.outputs, infer_node(node, self.scope.infos), strict=True):
+            if name:
+                self.scope.infos[name] = info
+                self.scope.producers[name] = node
+        if node.op == "Transpose":
+            self.scope.transposes.setdefault(node.inputs[0], []).append(node)
+        self.nodes.append(node)
+
+    def alias(self, name: str, meaning: str) -> None:
+        self.aliases[name] = meaning
+        self.scope.uses[meaning] += self.scope.uses[name] - 1
+        self.changed = True
+
+    def repeats(self, node: Node) -> bool:
+        """Make the outputs of a node that computes what an earlier one does names for the earlier one's."""
+        if node.op in _NOT_REPEATABLE or node.op.startswith("Sequence") or node.op == "Identity":
+            return False
+        key = (node.op, node.inputs, len(node.outputs), repr(sorted(node.attrs.items())))
+        earlier = self.seen.setdefault(key, node)
+        if earlier is node:
+            return False
+        for name, meaning in zip(node.outputs, earlier.outputs, strict=True):
+            if not name:
+                continue
+            if not meaning or name in self.scope.outputs:
+                return False
+        for name, meaning in zip(node.outputs, earlier.outputs, strict=True):
+            if name:
+                self.alias(name, meaning)
+        return True
+
+    def with_bodies(self, node: Node) -> Node:
+        """Sweep the bodies of a control-flow node with what holds of their inputs."""
+        inputs = None if node.op == "If" else body_inputs(node, self.scope.infos)
+        attrs = dict(node.attrs)
+        for key, value in node.attrs.items():
+            if isinstance(value, Graph):
+                body, changed = sweep(value, self.rules, self.names, self.scope, inputs)
+                attrs[key] = body
+                self.changed |= changed
+        return Node(node.op, node.inputs, node.outputs, attrs, node.name)
+
+
+def renamed(node: Node, names: Mapping[str, str]) -> Node:
+    """Return the node reading other values, inside its bodies too."""
+    if not names:
+        return node
+    inputs = tuple(names.get(v, v) for v in node.inputs)
+    attrs = {k: _renamed_body(v, names) if isinstance(v, Graph) else v for k, v in node.attrs.items()}
+    return Node(node.op, inputs, node.outputs, attrs, node.name)
+
+
+def _renamed_body(body: Graph, names: Mapping[str, str]) -> Graph:
+    own = {spec.name for spec in body.inputs} | set(body.constants) | set(body.producers())
+    visible = {old: new for old, new in names.items() if old not in own}
+    if not visible:
+        return body
+    # A body's output keeps its name: what it passes on from outside goes through an Identity.
+    passed_on = [spec.name for spec in body.outputs if spec.name in visible]
+    forwarded = [Node("Identity", (visible[name],), (name,)) for name in passed_on]
+    return body.replace(nodes=(*forwarded, *(renamed(node, visible) for node in body.nodes)))
+
+
+def prune(graph: Graph) -> Graph:
+    """Drop nodes and constants that nothing reads, and Identity nodes in front of outputs.
+
+    Nodes inside bodies are dropped too; a body keeps its inputs and outputs.
+    """
+    graph = _without_forwarding(graph)
+    needed = {spec.name for spec in graph.outputs}
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if needed.isdisjoint(node.outputs):
+            continue
+        attrs = {k: prune(v) if isinstance(v, Graph) else v for k, v in node.attrs.items()}
+        node = Node(node.op, node.inputs, node.outputs, attrs, node.name)
+        needed.update(node.inputs, outer_values(node))
+        kept.append(node)
+    constants = {name: array for name, array in graph.constants.items() if name in needed}
+    return graph.replace(nodes=tuple(reversed(kept)), constants=constants)
+
+
+def _without_forwarding(graph: Graph) -> Graph:
+    """``v = Op(…); out = Identity(v)``  →  ``out = Op(…)``: the value takes the output's name."""
+    taken = {spec.name for spec in graph.outputs}
+    made = {name for node in graph.nodes for name in node.outputs}
+    names: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op != "Identity" or node.outputs[0] not in taken:
+            continue
+        value = node.inputs[0]
+        if value in made and value not in taken and value not in names:
+            names[value] = node.outputs[0]
+    if not names:
+        return graph
+    nodes = []
+    for node in graph.nodes:
+        if node.op == "Identity" and names.get(node.inputs[0]) == node.outputs[0]:
+            continue
+        node = renamed(node, names)
+        outputs = tuple(names.get(v, v) for v in node.outputs)
+        nodes.append(Node(node.op, node.inputs, outputs, node.attrs, node.name))
+    return graph.replace(nodes=tuple(nodes))

@@ -1,0 +1,166 @@
+"""Symbolic shape and dtype inference over a whole graph, bodies of control flow included.
+
+`infer` runs forward once; each operator's rule stands in `infer_compute` and `infer_movement`, and an operator
+without a rule yields values of which nothing is known. Shape arithmetic (Shape, Gather, Mul, Concat, …) is
+followed element by element, so a Reshape to a computed target has a known shape.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+
+from fastlstm.graph import Graph, Node
+from fastlstm.passes import infer_compute, infer_movement
+from fastlstm.passes.dims import Dim, opaque
+from fastlstm.passes.values import RULES, UNKNOWN, Operands, ValueInfo
+
+__all__ = ["ValueInfo", "body_inputs", "infer", "infer_node"]
+
+_ENROLLED = (infer_compute, infer_movement)  # importing them fills RULES
+
+Infos = Mapping[str, ValueInfo]
+
+
+def infer(
+    graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] | None = None
+) -> dict[str, ValueInfo]:
+    """Return what is known of every value of `graph` (not of the values inside bodies).
+
+    Parameters
+    ----------
+    graph : Graph
+    outer : mapping of str to ValueInfo, optional
+        For a body: what is known of the values around it.
+    inputs : sequence of ValueInfo, optional
+        What is known of the inputs, instead of what their descriptions say.
+    """
+    known: dict[str, ValueInfo] = {name: ValueInfo.of_array(array) for name, array in graph.constants.items()}
+    given = [ValueInfo.of_spec(spec) for spec in graph.inputs] if inputs is None else inputs
+    known.update((spec.name, info) for spec, info in zip(graph.inputs, given, strict=True))
+    scope: Infos = known if outer is None else ChainMap(known, dict(outer))
+    for node in graph.nodes:
+        for name, info in zip(node.outputs, infer_node(node, scope), strict=True):
+            if name:
+                known[name] = info
+    return known
+
+
+def infer_node(node: Node, known: Infos) -> tuple[ValueInfo, ...]:
+    """Return what is known of each output of `node`, given what is known of the values it reads."""
+    count = len(node.outputs)
+    infos: Sequence[ValueInfo] = ()
+    if node.op in _CONTROL:
+        infos = _CONTROL[node.op](node, known)
+    elif node.op in RULES:
+        at = Operands(node, tuple(known.get(name, UNKNOWN) if name else UNKNOWN for name in node.inputs))
+        found = RULES[node.op](at)
+        infos = (found,) if isinstance(found, ValueInfo) else found
+    return (*infos[:count], *[UNKNOWN] * (count - len(infos)))
+
+
+def body_inputs(node: Node, known: Infos) -> list[ValueInfo]:
+    """Return what holds of the inputs of a Loop's or Scan's body in every round.
+
+    A carried state keeps of its initial info what the body's output confirms.
+    """
+    if node.op == "Loop":
+        before = [ValueInfo((), "int64"), ValueInfo((), "bool")]
+        states = [known.get(name, UNKNOWN) for name in node.inputs[2:]]
+        return _settled(node.attrs["body"], before, states, [], 1, known)
+    carried, slices, _ = _scan_inputs(node, known)
+    return _settled(node.attrs["body"], [], carried, slices, 0, known)
+
+
+def _settled(
+    body: Graph,
+    before: list[ValueInfo],
+    states: list[ValueInfo],
+    after: list[ValueInfo],
+    skip: int,
+    known: Infos,
+) -> list[ValueInfo]:
+    """Weaken the infos of the states until one round of the body leaves them as they are."""
+    states = [info.but(const=None, fill=None) for info in states]
+    for _ in range(3):
+        results = _results(body, [*before, *states, *after], known)[skip : skip + len(states)]
+        weaker = [_common(a, b) for a, b in zip(states, results, strict=True)]
+        if weaker == states:
+            return [*before, *states, *after]
+        states = weaker
+    return [*before, *[UNKNOWN] * len(states), *after]
+
+
+def _results(body: Graph, inputs: list[ValueInfo], known: Infos) -> list[ValueInfo]:
+    inside = infer(body, known, inputs)
+    return [inside[s.name] if s.name in inside else known.get(s.name, UNKNOWN) for s in body.outputs]
+
+
+def _common(a: ValueInfo, b: ValueInfo) -> ValueInfo:
+    """Return what two possible values have in common."""
+    same = a.shape == b.shape
+    return ValueInfo(
+        a.shape if same else None,
+        a.dtype if a.dtype == b.dtype else None,
+        a.const if same and a.const == b.const else None,
+        a.fill if a.fill == b.fill else None,
+    )
+
+
+def _infer_if(node: Node, known: Infos) -> list[ValueInfo]:
+    yes, no = (_results(node.attrs[branch], [], known) for branch in ("then_branch", "else_branch"))
+    return [_common(a, b) for a, b in zip(yes, no, strict=False)]
+
+
+def _infer_loop(node: Node, known: Infos) -> list[ValueInfo]:
+    body: Graph = node.attrs["body"]
+    inputs = body_inputs(node, known)
+    condition, *results = _results(body, inputs, known)
+    carried = len(node.inputs) - 2
+    found = [_common(a, b).but(const=None, fill=None) for a, b in zip(inputs[2:], results, strict=False)]
+    trips = known.get(node.input(0), UNKNOWN).const
+    endless = body.outputs[0].name == body.inputs[1].name or condition.const == (1,)
+    for i, info in enumerate(results[carried:], start=carried):
+        count: Dim | None = trips[0] if trips and endless and not node.input(1) else None
+        found.append(_stacked(info, opaque(node.output(i) or node.output(0), 0) if count is None else count))
+    return found
+
+
+def _infer_scan(node: Node, known: Infos) -> list[ValueInfo]:
+    carried, _, count = _scan_inputs(node, known)
+    inputs = body_inputs(node, known)
+    results = _results(node.attrs["body"], inputs, known)
+    n = len(carried)
+    found = [_common(a, b).but(const=None, fill=None) for a, b in zip(inputs[:n], results[:n], strict=True)]
+    axes = node.attrs.get("scan_output_axes") or [0] * (len(results) - n)
+    for i, (info, axis) in enumerate(zip(results[n:], axes, strict=False), start=n):
+        found.append(_stacked(info, opaque(node.output(i), 0) if count is None else count, axis))
+    return found
+
+
+def _scan_inputs(node: Node, known: Infos) -> tuple[list[ValueInfo], list[ValueInfo], Dim | None]:
+    """Return a Scan's states, one slice of each scanned input, and the number of rounds."""
+    scanned = int(node.attrs["num_scan_inputs"])
+    infos = [known.get(name, UNKNOWN) for name in node.inputs]
+    first = len(infos) - scanned
+    slices, count = [], None
+    for info, axis in zip(infos[first:], node.attrs.get("scan_input_axes") or [0] * scanned, strict=True):
+        if info.shape:
+            front = axis % len(info.shape)
+            count = info.shape[front]
+            shape = (*info.shape[:front], *info.shape[front + 1 :])
+            slices.append(ValueInfo(shape, info.dtype))
+        else:
+            slices.append(ValueInfo(None, info.dtype))
+    return infos[:first], slices, count
+
+
+def _stacked(info: ValueInfo, count: Dim, axis: int = 0) -> ValueInfo:
+    """Return the info of `count` values put side by side along a new axis."""
+    if info.shape is None:
+        return ValueInfo(None, info.dtype)
+    axis = axis % (len(info.shape) + 1)
+    return ValueInfo((*info.shape[:axis], count, *info.shape[axis:]), info.dtype)
+
+
+_CONTROL = {"If": _infer_if, "Loop": _infer_loop, "Scan": _infer_scan}
