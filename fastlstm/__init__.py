@@ -1,3 +1,108 @@
-"""fastlstm: LSTM, GRU and RNN inference on CPUs."""
+"""fastlstm: LSTM, GRU and RNN inference on CPUs.
+
+``load`` reads a model file, ``from_onnx``, ``from_torch``, ``from_state_dict`` and ``from_keras`` take objects;
+each gives a `Model`. `LSTM`, `GRU` and `RNN` are layers from plain arrays. Importing this compiles nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError, InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from fastlstm.graph import Graph, Node, TensorSpec
+    from fastlstm.layers import GRU, LSTM, RNN
+    from fastlstm.model import Model
+    from fastlstm.stream import Stream
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
+    "Node", "Stream", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx", "from_state_dict", "from_torch", "load",
+]  # fmt: skip
+
+_LAZY = {
+    "GRU": "layers", "LSTM": "layers", "RNN": "layers", "Model": "model", "Stream": "stream",
+    "Graph": "graph", "Node": "graph", "TensorSpec": "graph",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(f"fastlstm.{_LAZY[name]}"), name)
+    raise AttributeError(f"module 'fastlstm' has no attribute '{name}'")
+
+
+def load(
+    path: str | os.PathLike[str], *, threads: int | None = 1, precision: str = "float32", **options: Any
+) -> Model:
+    """Load a model file.
+
+    Parameters
+    ----------
+    path : str or path
+        ``.onnx .pt .pth .safetensors .keras .h5`` or ``.fastlstm``.
+    threads : int or None
+        Worker threads; None asks for the machine's cores.
+    precision : str
+        "float32".
+    **options
+        What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
+
+    Raises
+    ------
+    FileFormatError, UnsupportedError, DependencyError, InputError
+        One sentence each; OSError if the file cannot be read.
+    """
+    from fastlstm.model import Model
+
+    if os.fspath(path).endswith(".fastlstm"):
+        from fastlstm import fileformat
+
+        if options:
+            raise InputError(f"A .fastlstm file takes no option {', '.join(options)}.")
+        graph = fileformat.read(path).graph
+    else:
+        from fastlstm.converters import load_graph
+
+        graph = load_graph(path, **options)
+    return Model(graph, threads, precision)
+
+
+def from_onnx(proto: Any, *, threads: int | None = 1, precision: str = "float32") -> Model:
+    """Return the model of an ONNX ModelProto."""
+    from fastlstm.converters import onnx_
+    from fastlstm.model import Model
+
+    return Model(onnx_.from_onnx(proto), threads, precision)
+
+
+def from_torch(obj: Any, *, threads: int | None = 1, precision: str = "float32", **options: Any) -> Model:
+    """Return the model of a torch.nn.Module or an exported program."""
+    from fastlstm.converters import torch_
+    from fastlstm.model import Model
+
+    return Model(torch_.from_torch(obj, **options), threads, precision)
+
+
+def from_state_dict(
+    mapping: Any, *, threads: int | None = 1, precision: str = "float32", **options: Any
+) -> Model:
+    """Return the model of a PyTorch state dict; ``layers=`` says what it does not."""
+    from fastlstm.converters import state_dict_
+    from fastlstm.model import Model
+
+    return Model(state_dict_.from_state_dict(mapping, **options), threads, precision)
+
+
+def from_keras(model: Any, *, threads: int | None = 1, precision: str = "float32") -> Model:
+    """Return the model of a Keras model object."""
+    from fastlstm.converters import keras_
+    from fastlstm.model import Model
+
+    return Model(keras_.from_keras(model), threads, precision)

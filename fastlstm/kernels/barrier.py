@@ -62,7 +62,9 @@ def pause(typingctx: Any) -> Any:  # noqa: ARG001
         if builder.module.triple.startswith("x86_64"):
             name = "llvm.x86.sse2.pause"
             module = builder.module
-            function = module.globals.get(name) or ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
+            function = module.globals.get(name) or ir.Function(
+                module, ir.FunctionType(ir.VoidType(), []), name
+            )
             builder.call(function, [])
         return context.get_dummy_value()
 

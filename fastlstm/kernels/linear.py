@@ -28,12 +28,9 @@ def linear(lanes: int, vectors: int, max_sums: int) -> Callable[[int, int, int],
         batch = word(frame, ROWS)
         rows = word(frame, STEPS) * batch
         table = word(frame, SCRATCH)
-        at, t_end = table, x + word(frame, STEPS) * x_time
-        while x < t_end or (x_time == 0 and at == table):
+        for t in range(word(frame, STEPS)):
             for b in range(batch):
-                store_i64(at, x + b * x_row)
-                at += 8
-            x += x_time
+                store_i64(table + 8 * (t * batch + b), x + t * x_time + b * x_row)
         panel = share(frame, panels, 0)
         last = share(frame, panels, 1)
         w_stride = k * panel_row

@@ -39,7 +39,11 @@ def last() -> Compiled:
             x = origin(frame, arg(args, 0)) + (steps - 1) * time_stride(frame, arg(args, 0))
             out = origin(frame, arg(args, 1))
             for b in range(share(frame, word(frame, ROWS), 0), share(frame, word(frame, ROWS), 1)):
-                copy(out + b * row_stride(frame, arg(args, 1)), x + b * row_stride(frame, arg(args, 0)), arg(args, 2))
+                copy(
+                    out + b * row_stride(frame, arg(args, 1)),
+                    x + b * row_stride(frame, arg(args, 0)),
+                    arg(args, 2),
+                )
         meet(frame)
         return 0
 

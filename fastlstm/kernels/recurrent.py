@@ -237,7 +237,9 @@ def gru_reset_before(
                     z_at = z + b * z_row + (panel + p) * 3 * width + 2 * width
                     vstore(sums + (b * n + p) * width, vload(lanes, z_at))
             stride = k * width
-            new_run(k, rows, resets, n, new_weights + panel * stride, stride, sums, n * width, sums, n * width)
+            new_run(
+                k, rows, resets, n, new_weights + panel * stride, stride, sums, n * width, sums, n * width
+            )
             for p in range(n):
                 for b in range(rows):
                     place = (panel + p) * width
@@ -353,7 +355,11 @@ def _over_time(lanes: int, step: Any, masked: bool, projected: bool = False) -> 
                 copy(h + here, y + b * y_row + mine, units)
 
     def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
-        z, z_time, z_row = origin(frame, arg(args, Z)), time_stride(frame, arg(args, Z)), row_stride(frame, arg(args, Z))
+        z, z_time, z_row = (
+            origin(frame, arg(args, Z)),
+            time_stride(frame, arg(args, Z)),
+            row_stride(frame, arg(args, Z)),
+        )
         y_time, y_row = time_stride(frame, arg(args, Y)), row_stride(frame, arg(args, Y))
         y = origin(frame, arg(args, Y)) + arg(args, Y_OFFSET)
         h, h_row = origin(frame, arg(args, H)), row_stride(frame, arg(args, H))
@@ -382,7 +388,19 @@ def _over_time(lanes: int, step: Any, masked: bool, projected: bool = False) -> 
                 copy(saved, c, batch * c_row // 4)
             now = y + t * y_time
             step(
-                args, frame, table, rows, z + t * z_time, z_row, now, y_row, c, c_row, first, last, (start + t) & 1 != 0
+                args,
+                frame,
+                table,
+                rows,
+                z + t * z_time,
+                z_row,
+                now,
+                y_row,
+                c,
+                c_row,
+                first,
+                last,
+                (start + t) & 1 != 0,
             )
             for b in range(rows, batch):
                 clear(now + b * y_row + mine, units)

@@ -55,7 +55,15 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> A
         return types.void(*[types.int64] * 8), codegen
 
     def _emit(
-        b: Any, k: Any, a_rows: Any, w: Any, w_stride: Any, c_in: Any, c_in_stride: Any, c_out: Any, c_out_stride: Any
+        b: Any,
+        k: Any,
+        a_rows: Any,
+        w: Any,
+        w_stride: Any,
+        c_in: Any,
+        c_in_stride: Any,
+        c_out: Any,
+        c_out_stride: Any,
     ) -> None:
         places = [(r, p, v) for r in range(rows) for p in range(panels) for v in range(vectors)]
         a = [b.load(pointer(b, b.add(a_rows, I64(8 * r)), I64), align=8) for r in range(rows)]

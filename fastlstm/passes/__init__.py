@@ -1,7 +1,7 @@
 """Passes: what exporters write becomes plain enough for the planner, with the same meaning.
 
-`optimise` applies the rewrites below to a fixed point; each is one small function whose docstring shows what it
-turns into what. `shapes.infer` tells symbolic shapes, dtypes and known content of every value.
+`optimise` applies the rewrites below to a fixed point; each is one small function whose docstring shows what
+it turns into what. `shapes.infer` tells symbolic shapes, dtypes and known content of every value.
 
 ===============  ======================================================================================
 module           noun
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from fastlstm.graph import RECURRENT_OPS, Graph
 from fastlstm.passes import fold, fuse, reshape, shapes, simplify, sink, states
-from fastlstm.passes.infer_compute import ELEMENTWISE
+from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes.rewrite import Rewrite, settle
 
 __all__ = ["optimise", "shapes"]
@@ -67,11 +67,8 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
     on("GlobalAveragePool", fuse.pooled_mean)
     on(("Div", "Mul", "Add"), fuse.layer_normalization)
     on(sink.BROADCASTING, sink.transpose_after_join)
-    sinking = "Dense LayerNormalization Softmax LogSoftmax Hardmax Gather Slice".split()
-    reductions = [
-        f"Reduce{kind}" for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
-    ]
-    on((*sorted(ELEMENTWISE), *sinking, *reductions), sink.transpose_after)
+    sinking = ["Dense", "LayerNormalization", "Softmax", "LogSoftmax", "Hardmax", "Gather", "Slice"]
+    on((*sorted(ELEMENTWISE), *sinking, *REDUCTIONS), sink.transpose_after)
     on((*sorted(ELEMENTWISE), *sinking[:5], "Add", "Sub", "Mul", "Div"), sink.reshape_after)
     return {op: tuple(rewrites) for op, rewrites in table.items()}
 

@@ -1,0 +1,86 @@
+"""Running a graph by its plan: native segments, everything else node by node through NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import machine, ops
+from fastlstm.errors import InputError
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
+from fastlstm.plan import Plan, make_plan
+from fastlstm.segment import Segment
+
+__all__ = ["Executor"]
+
+Array = npt.NDArray[Any]
+
+
+class Executor:
+    """A planned graph, ready to run; bodies of control flow get executors of their own when first run."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.plan: Plan = make_plan(graph, machine.detect())
+        self._bodies: dict[int, Executor] = {}
+        self._last_use = _last_uses(graph, self.plan)
+
+    def run(self, inputs: Mapping[str, Any], outer: Mapping[str, Any] | None = None) -> list[Any]:
+        """Return the graph's outputs for the given values of its inputs (and of names from around it)."""
+        values: dict[str, Any] = dict(outer or {})
+        values.update(self.graph.constants)
+        values.update(inputs)
+        for number, part in enumerate(self.plan.parts):
+            if isinstance(part, Segment):
+                values.update(part.run(values))
+            elif part.op in RECURRENT_OPS:
+                values.update(self._repacked(part, values))
+            else:
+                given = [values[name] if name else None for name in part.inputs]
+                results = ops.evaluate(part, given, lambda body, bound: self._body(body, bound, values))
+                values.update((name, v) for name, v in zip(part.outputs, results, strict=False) if name)
+            for name in self._last_use.get(number, ()):
+                values.pop(name, None)
+        return [values[spec.name] for spec in self.graph.outputs]
+
+    def _body(self, body: Graph, bound: Mapping[str, Any], values: Mapping[str, Any]) -> list[Any]:
+        executor = self._bodies.get(id(body))
+        if executor is None:
+            executor = self._bodies[id(body)] = Executor(body)
+        return executor.run(bound, outer=values)
+
+    def _repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:
+        """Run a recurrent layer whose weights are computed or given: they are packed for this call."""
+        weights = {name: np.asarray(values[name]) for i in (1, 2, 3, 8, 9) if (name := node.input(i))}
+        outputs = tuple(TensorSpec(name, ()) for name in node.outputs if name)
+        try:
+            part = make_plan(Graph((), outputs, (node,), weights), self.plan.machine).parts[0]
+        except (IndexError, ValueError, KeyError) as error:
+            raise InputError(
+                f"The weights given to the layer '{node.name}' do not fit one another: {error}"
+            ) from error
+        if not isinstance(part, Segment):
+            raise InputError(f"The layer '{node.name}' has a constant as its input; it takes a variable one.")
+        return part.run(values)
+
+
+def _last_uses(graph: Graph, plan: Plan) -> dict[int, list[str]]:
+    """Return, for each part of the plan, the values that nothing reads after it."""
+    last: dict[str, int] = {}
+    for number, part in enumerate(plan.parts):
+        names = (
+            [*part.inputs, *(s.given for s in part.states), part.lengths, *(m[1] for m in part.masks)]
+            if isinstance(part, Segment)
+            else [*part.inputs, *outer_values(part)]
+        )
+        for name in names:
+            last[name] = number
+    keep = {spec.name for spec in graph.outputs} | set(graph.constants) | {""}
+    dead: dict[int, list[str]] = {}
+    for name, number in last.items():
+        if name not in keep:
+            dead.setdefault(number, []).append(name)
+    return dead

@@ -1,0 +1,167 @@
+"""Torch-shaped layers from plain arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.errors import InputError
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, default_activations
+from fastlstm.model import Model
+
+__all__ = ["GRU", "LSTM", "RNN"]
+
+Array = npt.NDArray[Any]
+
+
+class _Layer:
+    op = ""
+    states = 1
+
+    def __init__(
+        self,
+        weight_ih: Any,
+        weight_hh: Any,
+        bias: Any = None,
+        *,
+        weight_hr: Any = None,
+        batch_first: bool = False,
+        activations: list[list[list[Any]]] | None = None,
+        threads: int | None = 1,
+        **options: Any,
+    ) -> None:
+        w_ih, w_hh = _stacked(weight_ih, "weight_ih"), _stacked(weight_hh, "weight_hh")
+        directions, gates = len(w_ih), RECURRENT_OPS[self.op]
+        hidden = w_ih.shape[1] // gates
+        constants: dict[str, Array] = {"weight_ih": w_ih, "weight_hh": w_hh}
+        given = ["x", "weight_ih", "weight_hh", "", "lengths", "", "h_0", "c_0" if self.op == "LSTM" else ""]
+        if bias is not None:
+            constants["bias"] = np.asarray(bias, np.float32).reshape(directions, -1)
+            given[3] = "bias"
+        if weight_hr is not None:
+            constants["weight_hr"] = _stacked(weight_hr, "weight_hr")
+            given += ["", "weight_hr"]
+        attrs = {
+            "hidden_size": hidden,
+            "directions": ["forward", "reverse"][:directions],
+            "activations": activations or default_activations(self.op, directions),
+            "clip": options.pop("clip", None),
+        }
+        if self.op == "LSTM":
+            attrs["input_forget"] = int(options.pop("input_forget", 0))
+        if self.op == "GRU":
+            attrs["reset_after"] = int(options.pop("reset_after", 1))
+        if options:
+            raise InputError(f"{type(self).__name__} has no option {', '.join(options)}.")
+        self.batch_first = batch_first
+        self.hidden_size, self.input_size = hidden, w_ih.shape[2]
+        out = ("output", "h_n", "c_n")[: 1 + self.states]
+        inputs = [TensorSpec("x", ("time", "batch", self.input_size))]
+        size = w_hh.shape[2]
+        widths = {"output": ("time", "batch", directions * size), "h_n": (directions, "batch", size)}
+        widths["c_n"] = (directions, "batch", hidden)
+        node = Node(self.op, tuple(given), out, attrs, self.op.lower())
+        self._graph = Graph(
+            tuple(inputs), tuple(TensorSpec(name, widths[name]) for name in out), (node,), constants, self.op
+        )
+        self._threads = threads
+        self._models: dict[tuple[bool, bool], Model] = {}
+        self._model(False, False)
+
+    def _model(self, with_state: bool, with_lengths: bool) -> Model:
+        """Return the model with or without initial states and lengths among its inputs."""
+        key = (with_state, with_lengths)
+        if key not in self._models:
+            (node,) = self._graph.nodes
+            drop = (set() if with_lengths else {"lengths"}) | (set() if with_state else {"h_0", "c_0"})
+            inputs = list(self._graph.inputs)
+            if with_lengths:
+                inputs.append(TensorSpec("lengths", ("batch",), "int64"))
+            for name, like in (("h_0", "h_n"), ("c_0", "c_n"))[: self.states if with_state else 0]:
+                shape = next(s.shape for s in self._graph.outputs if s.name == like)
+                inputs.append(TensorSpec(name, shape))
+            kept = tuple("" if name in drop else name for name in node.inputs)
+            graph = self._graph.replace(
+                inputs=tuple(inputs), nodes=(Node(node.op, kept, node.outputs, node.attrs, node.name),)
+            )
+            self._models[key] = Model(graph, self._threads)
+        return self._models[key]
+
+    def _run(self, x: Any, states: list[Any], lengths: Any) -> tuple[Array, list[Array]]:
+        array = np.asarray(x)
+        if array.ndim != 3:
+            order = "[batch, time, features]" if self.batch_first else "[time, batch, features]"
+            raise InputError(f"x should have three axes, {order}; got {list(array.shape)}.")
+        if self.batch_first:
+            array = array.transpose(1, 0, 2)
+        feed: dict[str, Any] = {"x": array, **dict(zip(("h_0", "c_0"), states, strict=False))}
+        if lengths is not None:
+            feed["lengths"] = lengths
+        result = self._model(bool(states), lengths is not None).run(feed)
+        output = result["output"]
+        return (output.transpose(1, 0, 2) if self.batch_first else output), list(result.values())[1:]
+
+
+def _stacked(weight: Any, name: str) -> Array:
+    """Return a weight as float32 [directions, rows, columns]."""
+    array = np.asarray(weight, np.float32)
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim != 3 or array.shape[0] not in (1, 2) or 0 in array.shape:
+        raise InputError(
+            f"{name} should be a matrix, or two stacked ones; got the shape {list(np.shape(weight))}."
+        )
+    return np.ascontiguousarray(array)
+
+
+class LSTM(_Layer):
+    """An LSTM layer from plain arrays in PyTorch's layout.
+
+    Parameters
+    ----------
+    weight_ih : array [4H, I], or [2, 4H, I] for both directions
+        Gates in the order i, f, g, o.
+    weight_hh : array [4H, H] (with a projection [4H, P]), or [2, ...]
+    bias : array [4H] or [2, 4H], optional
+        The sum of PyTorch's two biases.
+    weight_hr : array [P, H] or [2, P, H], optional
+        Projection of the output.
+    batch_first : bool
+        Whether x and output are [batch, time, features] instead of [time, batch, features].
+    activations, clip, input_forget
+        As in `fastlstm.graph`.
+    threads : int or None
+    """
+
+    op, states = "LSTM", 2
+
+    def __call__(
+        self, x: Any, state: tuple[Any, Any] | None = None, lengths: Any = None
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Return output and (h_n, c_n), each state [directions, batch, size]; `lengths` [batch] ends rows early."""
+        output, (h, c) = self._run(x, list(state or ()), lengths)
+        return output, (h, c)
+
+
+class GRU(_Layer):
+    """A GRU layer: weights [3H, ...] in the order r, z, n; bias [4H]: b_r, b_z, b_in, b_hn; `reset_after`."""
+
+    op = "GRU"
+
+    def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Array, Array]:
+        """Return output and h_n."""
+        output, (h,) = self._run(x, [] if state is None else [state], lengths)
+        return output, h
+
+
+class RNN(_Layer):
+    """A plain recurrent layer: weights [H, ...]; tanh unless `activations` says otherwise."""
+
+    op = "RNN"
+
+    def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Array, Array]:
+        """Return output and h_n."""
+        output, (h,) = self._run(x, [] if state is None else [state], lengths)
+        return output, h

@@ -1,0 +1,51 @@
+"""Weights laid out the way the kernels read them: panels ``[panel][k][vector][lane]``, padded with zeros.
+
+The planner asks for a layout by the lanes and vectors of the kernel that will read it; nothing else reads it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["gate_panels", "gate_rows", "padded", "panels_of", "plain_panels"]
+
+Array = npt.NDArray[Any]
+
+
+def panels_of(units: int, lanes: int) -> int:
+    """Return the panels that `units` hidden units need."""
+    return -(-units // lanes)
+
+
+def padded(vector: Array, lanes: int) -> Array:
+    """Return a float32 copy of a vector, padded with zeros to whole vectors of `lanes`."""
+    out = np.zeros(panels_of(vector.size, lanes) * lanes, np.float32)
+    out[: vector.size] = vector
+    return out
+
+
+def gate_panels(weight: Array, gates: int, lanes: int) -> Array:
+    """Return ``[panel][k][gate][lane]`` from a torch-shaped weight [gates * H, K]."""
+    units, k = weight.shape[0] // gates, weight.shape[1]
+    panels = panels_of(units, lanes)
+    wide = np.zeros((gates, panels * lanes, k), np.float32)
+    wide[:, :units] = weight.reshape(gates, units, k)
+    return np.ascontiguousarray(wide.reshape(gates, panels, lanes, k).transpose(1, 3, 0, 2))
+
+
+def gate_rows(bias: Array, gates: int, lanes: int) -> Array:
+    """Return ``[panel][gate][lane]`` from a vector of gates * H values."""
+    return gate_panels(bias.reshape(-1, 1), gates, lanes)
+
+
+def plain_panels(weight: Array, vectors: int, lanes: int) -> Array:
+    """Return ``[panel][k][vector][lane]`` from a matrix [K, columns]."""
+    k, columns = weight.shape
+    width = vectors * lanes
+    panels = -(-columns // width)
+    wide = np.zeros((k, panels * width), np.float32)
+    wide[:, :columns] = weight
+    return np.ascontiguousarray(wide.reshape(k, panels, vectors, lanes).transpose(1, 0, 2, 3))

@@ -1,0 +1,290 @@
+"""From a graph to a plan: which nodes run natively, in which order, on which buffers.
+
+Values around recurrent layers are rows of features, one a time step and batch row. The planner labels them
+with their axes (``"TBF"``, ``"BTF"``, ``"BF"``, ids without ``F``), starting at the recurrent layers and going
+through every operator that keeps such rows apart. A connected group of labelled nodes becomes a `Segment`:
+one native call. In it a transpose between time-major and batch-first costs nothing, because buffers are always
+time-major and only the caller's arrays are read and written at their own strides. All other nodes run one by
+one through `fastlstm.ops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
+from fastlstm.machine import Machine
+from fastlstm.passes import shapes
+from fastlstm.segment import Segment, build_segment
+
+__all__ = ["Plan", "make_plan"]
+
+UNARY = {
+    "Sigmoid": (), "Tanh": (), "Relu": (), "Softsign": (), "Softplus": (), "Exp": (), "Erf": (),
+    "LeakyRelu": (("alpha", 0.01),), "Elu": (("alpha", 1.0),), "ThresholdedRelu": (("alpha", 1.0),),
+    "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)), "Selu": (("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875)),
+}  # fmt: skip
+"""Unary operators with a kernel, and their parameters with ONNX's defaults."""
+
+BINARY = ("Add", "Sub", "Mul", "Div")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The parts of a model in the order they run: native segments, and nodes that run through NumPy."""
+
+    graph: Graph
+    machine: Machine
+    parts: tuple[Segment | Node, ...]
+    labels: Mapping[str, str] = field(repr=False)
+
+    def as_data(self) -> list[dict[str, Any]]:
+        """Return the plan as plain data, a dict a step."""
+        rows: list[dict[str, Any]] = []
+        for part in self.parts:
+            if isinstance(part, Segment):
+                rows += part.as_data()
+            else:
+                rows.append({"step": part.op, "kernel": "NumPy", "name": part.name or part.output(0)})
+        total = sum(row.get("macs", 0) for row in rows) or 1
+        for row in rows:
+            row["share"] = round(row.get("macs", 0) / total, 4)
+        return rows
+
+    def __str__(self) -> str:
+        lines = [f"plan for {self.machine.isa}, {self.machine.lanes} lanes"]
+        for row in self.as_data():
+            lines.append(
+                f"  {row['step']:<12} {row['kernel']:<28} {row.get('macs', 0):>12,} multiply-adds "
+                f"{row.get('bytes', 0):>12,} bytes {100 * row['share']:5.1f} %  {row.get('note', '')}"
+            )
+        return "\n".join(lines)
+
+
+def make_plan(graph: Graph, machine: Machine) -> Plan:
+    """Return the plan of an optimised graph."""
+    infos = shapes.infer(graph)
+    labels = _label(graph, infos)
+    native = {id(node) for node in graph.nodes if _is_native(node, graph, labels, infos)}
+    groups = _group(graph, native)
+    parts: list[Segment | Node] = []
+    done: set[int] = set()
+    for node in _ordered(graph, native, groups):
+        if id(node) not in native:
+            parts.append(node)
+        elif groups[id(node)] not in done:
+            done.add(groups[id(node)])
+            members = [n for n in graph.nodes if id(n) in native and groups[id(n)] == groups[id(node)]]
+            parts.append(build_segment(members, graph, labels, infos, machine))
+    return Plan(graph, machine, tuple(parts), labels)
+
+
+def _label(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str, str]:
+    """Return the axes of every value that is made of rows of features around a recurrent layer."""
+    labels: dict[str, str] = {}
+    for node in graph.nodes:
+        if node.op in RECURRENT_OPS:
+            labels[node.input(0)] = "TBF"
+            if node.output(0):
+                labels[node.output(0)] = "TBF"
+    changed = True
+    while changed:
+        before = dict(labels)
+        for node in graph.nodes:
+            _propagate(node, graph, labels, infos)
+        changed = labels != before
+    return labels
+
+
+def _propagate(
+    node: Node, graph: Graph, labels: dict[str, str], infos: Mapping[str, shapes.ValueInfo]
+) -> None:
+    """Carry labels through one node, forward and backward."""
+
+    def same(*names: str) -> None:
+        known = next((labels[n] for n in names if n in labels), None)
+        for name in names:
+            if known and name and name not in graph.constants:
+                labels.setdefault(name, known)
+
+    x, y = node.input(0), node.output(0)
+    if node.op == "Transpose" and list(node.attrs.get("perm", ())) == [1, 0, 2]:
+        flip = {"TBF": "BTF", "BTF": "TBF"}
+        if labels.get(x) in flip:
+            labels.setdefault(y, flip[labels[x]])
+        if labels.get(y) in flip:
+            labels.setdefault(x, flip[labels[y]])
+    elif node.op in UNARY or node.op in ("Dense", "Softmax", "LogSoftmax", "LayerNormalization", "Identity"):
+        same(x, y)
+    elif node.op == "Concat":
+        same(y, *node.inputs)
+    elif node.op in BINARY:
+        rank = {infos[n].rank for n in (x, node.input(1), y) if n in infos and n not in graph.constants}
+        if len(rank) == 1:
+            same(y, x, node.input(1))
+    elif node.op == "Gather" and _is_table(node, graph) and labels.get(y) in ("TBF", "BTF"):
+        labels.setdefault(node.input(1), labels[y][:2])
+    elif _is_last_step(node, graph, labels):
+        labels.setdefault(y, "BF")
+
+
+def _is_table(node: Node, graph: Graph) -> bool:
+    table = graph.constants.get(node.input(0))
+    return (
+        table is not None and table.ndim == 2 and table.dtype.kind == "f" and node.attrs.get("axis", 0) == 0
+    )
+
+
+def _is_last_step(node: Node, graph: Graph, labels: Mapping[str, str]) -> bool:
+    """Whether the node takes the last time step: Gather with the scalar -1 on the time axis."""
+    index = graph.constants.get(node.input(1))
+    label = labels.get(node.input(0), "")
+    if node.op != "Gather" or index is None or index.ndim != 0 or int(index) != -1 or len(label) != 3:
+        return False
+    return int(node.attrs.get("axis", 0)) % 3 == label.index("T")
+
+
+def _is_native(
+    node: Node, graph: Graph, labels: Mapping[str, str], infos: Mapping[str, shapes.ValueInfo]
+) -> bool:
+    """Whether the node has a kernel and its values are labelled rows of float32."""
+    constants = graph.constants
+    x, y = node.input(0), node.output(0)
+    if node.op in RECURRENT_OPS:
+        given = [node.input(i) for i in (1, 2, 3, 8, 9)]
+        return all(not name or name in constants for name in given) and x not in constants
+    if y not in labels or infos[y].dtype not in (None, "float32"):
+        return False
+    if node.op == "Gather" and _is_table(node, graph):
+        return labels.get(node.input(1)) == labels[y][:2]
+    if x not in labels or (x in constants and node.op not in BINARY):
+        return False
+    last = len(labels[y]) - 1
+    if node.op in UNARY or node.op == "Identity":
+        return labels[x] == labels[y] and _width(infos, y) is not None
+    if node.op == "Transpose":
+        return sorted(labels[x]) == sorted(labels[y]) and labels[x] != labels[y]
+    if node.op == "Dense":
+        return all(not n or n in constants for n in node.inputs[1:]) and labels[x] == labels[y]
+    if node.op in ("Softmax", "LogSoftmax"):
+        axis = int(node.attrs.get("axis", -1))
+        return axis in (-1, last) and _width(infos, y) is not None
+    if node.op == "LayerNormalization":
+        fits = int(node.attrs.get("axis", -1)) in (-1, last) and len([o for o in node.outputs if o]) == 1
+        width = _width(infos, y)
+        given = [constants.get(n) for n in node.inputs[1:] if n]
+        return fits and width is not None and all(a is not None and a.shape == (width,) for a in given)
+    if node.op == "Concat":
+        widths = [_width(infos, n) for n in node.inputs]
+        return (
+            int(node.attrs.get("axis", 0)) in (-1, last)
+            and None not in widths
+            and all(labels.get(n) == labels[y] and n not in constants for n in node.inputs)
+        )
+    if node.op in BINARY:
+        return _binary_fits(node, graph, labels, infos)
+    return _is_last_step(node, graph, labels) and labels[y] == "BF" and _width(infos, y) is not None
+
+
+def _binary_fits(
+    node: Node, graph: Graph, labels: Mapping[str, str], infos: Mapping[str, shapes.ValueInfo]
+) -> bool:
+    """Whether both operands have the output's rows, or one is a constant row."""
+    y = node.output(0)
+    width = _width(infos, y)
+    variable = [n for n in node.inputs if n not in graph.constants]
+    if width is None or not variable:
+        return False
+    for name in node.inputs:
+        constant = graph.constants.get(name)
+        if constant is not None:
+            if (
+                constant.dtype.kind != "f"
+                or constant.size not in (1, width)
+                or constant.ndim > len(labels[y])
+            ):
+                return False
+            if constant.size == width and width > 1 and (constant.ndim == 0 or constant.shape[-1] != width):
+                return False
+        elif (
+            labels.get(name) != labels[y] or infos[name].shape != infos[y].shape or infos[name].shape is None
+        ):
+            return False
+    return True
+
+
+def _width(infos: Mapping[str, shapes.ValueInfo], name: str) -> int | None:
+    shape = infos[name].shape if name in infos else None
+    return shape[-1] if shape and isinstance(shape[-1], int) and shape[-1] > 0 else None
+
+
+def _group(graph: Graph, native: set[int]) -> dict[int, int]:
+    """Return a group number for every native node: nodes that share rows and can run in one call."""
+    producer = {value: node for node in graph.nodes for value in node.outputs if value}
+    level: dict[int, int] = {}
+    parent: dict[int, int] = {}
+
+    def root(key: int) -> int:
+        while parent[key] != key:
+            key = parent[key]
+        return key
+
+    for node in graph.nodes:
+        key, at = id(node), 0
+        friends: list[int] = []
+        is_native = key in native
+        for position, value in enumerate([*node.inputs, *outer_values(node)]):
+            source = producer.get(value)
+            if source is None:
+                continue
+            # Rows flow on inside a call; states and lengths must be complete before the call starts.
+            flows = _carries_rows(node, position) and source.output(0) == value
+            together = is_native and id(source) in native and flows
+            at = max(at, level[id(source)] + (0 if together else 1))
+            if together:
+                friends.append(id(source))
+        level[key], parent[key] = at, key
+        for friend in friends:
+            if is_native and level[friend] == at:
+                parent[root(friend)] = root(key)
+    return {key: root(key) for key in native}
+
+
+def _carries_rows(node: Node, position: int) -> bool:
+    return position == 0 if node.op in RECURRENT_OPS else True
+
+
+def _ordered(graph: Graph, native: set[int], groups: Mapping[int, int]) -> list[Node]:
+    """Return the nodes so that a whole group can run where its first node stands."""
+    producer = {value: node for node in graph.nodes for value in node.outputs if value}
+    members: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+        if id(node) in native:
+            members.setdefault(groups[id(node)], []).append(node)
+    order: list[Node] = []
+    placed: set[int] = set()
+
+    def place(node: Node) -> None:
+        stack: list[tuple[Node, bool]] = [(node, False)]
+        while stack:
+            current, ready = stack.pop()
+            together = members[groups[id(current)]] if id(current) in native else [current]
+            if id(together[0]) in placed:
+                continue
+            if ready:
+                placed.update(id(n) for n in together)
+                order.extend(together)
+                continue
+            stack.append((current, True))
+            own = {id(n) for n in together}
+            for member in together:
+                for value in [*member.inputs, *outer_values(member)]:
+                    source = producer.get(value)
+                    if source is not None and id(source) not in own and id(source) not in placed:
+                        stack.append((source, False))
+
+    for node in graph.nodes:
+        place(node)
+    return order

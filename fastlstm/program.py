@@ -1,0 +1,186 @@
+"""A program: what a plan's native part becomes once the batch size is known.
+
+`Program` owns the memory of one run at a time: the slots, the buffers behind them, the instruction table and
+the frame. It is bound to a batch size and grows with the number of time steps. A model keeps programs in a
+pool, one a running call; a stream owns one for its whole life.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import layout
+from fastlstm.kernels import compiler
+
+__all__ = ["Instruction", "Program", "Slot", "Stage", "address_of"]
+
+Array = npt.NDArray[Any]
+SLACK = 64  # floats behind every buffer that a whole-vector load may touch
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a value lies.
+
+    Attributes
+    ----------
+    name : str
+    kind : str
+        "time": one row a time step and batch row; "row": one a batch row; "external": the caller's array;
+        "constant": one row for all.
+    width : int
+        float32 elements of a row, padding included (int64 elements for ids).
+    local : bool
+        For "time": holds one block of time steps only.
+    value : array or None
+        For "constant": the row.
+    """
+
+    name: str
+    kind: str
+    width: int
+    local: bool = False
+    value: Array | None = None
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One call of a kernel. Arguments are integers; an array stands for its address."""
+
+    kernel: str
+    constants: tuple[Any, ...]
+    args: tuple[int | Array, ...]
+    label: str = ""
+    macs: int = 0  # multiply-adds a time step and batch row
+    weight_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Instructions that pass over the time steps together, block by block."""
+
+    kind: int
+    instructions: tuple[Instruction, ...]
+    block: int = 1
+
+
+@dataclass
+class Program:
+    """Slots, buffers and instructions for a fixed number of batch rows."""
+
+    slots: Sequence[Slot]
+    stages: Sequence[Stage]
+    batch: int
+    steps: int = 0
+    frame: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._table = np.zeros((len(self.slots), layout.SLOT_WORDS), np.int64)
+        self._buffers: list[Array | None] = [None] * len(self.slots)
+        self._arrays: list[Array] = []  # what the instruction table points to
+        self.frame = np.zeros(layout.FRAME_WORDS, np.int64)
+        self._code = self._assemble()
+        rows = self.batch * max((stage.block for stage in self.stages), default=1)
+        widest = max((slot.width for slot in self.slots), default=1)
+        # Row addresses, and sums or saved states of one group of panels: see kernels/recurrent.py.
+        self._scratch = np.zeros(2 * rows + self.batch * (6 * widest + 128) + 4096, np.int64)
+        for word, value in (
+            (layout.SLOTS, address_of(self._table)),
+            (layout.ROWS, self.batch),
+            (layout.WORKERS, 1),
+            (layout.SCRATCH, address_of(self._scratch)),
+        ):
+            self.frame[word] = value
+        self._block = max((stage.block for stage in self.stages), default=1)
+        self._place_buffers(max(self.steps, 1))
+        self._drive = _drive()
+        self._call = (address_of(self._code), address_of(self.frame))
+
+    def _assemble(self) -> Array:
+        words: list[int] = [len(self.stages)]
+        for stage in self.stages:
+            words += [stage.kind, stage.block, len(stage.instructions)]
+            for step in stage.instructions:
+                words += [compiler.address(step.kernel, *step.constants), len(step.args)]
+                for value in step.args:
+                    if isinstance(value, int):
+                        words.append(value)
+                    else:
+                        self._arrays.append(value)
+                        words.append(address_of(value))
+        return np.array(words, np.int64)
+
+    def _place_buffers(self, steps: int) -> None:
+        """Give every slot its memory for `steps` time steps; states and other rows keep theirs."""
+        self.steps = steps
+        for index, slot in enumerate(self.slots):
+            if slot.kind == "external":
+                continue
+            if slot.kind == "constant":
+                self._buffers[index] = slot.value
+                self._table[index] = (address_of(slot.value), 0, 0, 1)
+                continue
+            held = 1 if slot.kind == "row" else min(self._block, steps) if slot.local else steps
+            needed = held * self.batch * slot.width + SLACK
+            buffer = self._buffers[index]
+            if buffer is None or buffer.size < needed:
+                buffer = self._buffers[index] = np.zeros(needed, np.float32)
+            row = 4 * slot.width
+            time = 0 if slot.kind == "row" else row * self.batch
+            self._table[index] = (address_of(buffer), time, row, int(slot.local or slot.kind == "row"))
+
+    def rows(self, index: int) -> Array:
+        """Return the buffer of a "row" slot as [batch, width]; writing to it writes the state."""
+        buffer = self._buffers[index]
+        assert buffer is not None
+        width = self.slots[index].width
+        return buffer[: self.batch * width].reshape(self.batch, width)
+
+    def bind(self, index: int, array: Array, time_axis: int | None, row_axis: int | None) -> None:
+        """Point an "external" slot at an array whose last axis is contiguous."""
+        time = 0 if time_axis is None else array.strides[time_axis]
+        row = 0 if row_axis is None else array.strides[row_axis]
+        self._table[index] = (address_of(array), time, row, 0)
+
+    def keep(self, index: int, array: Array) -> None:
+        """Keep the array that an "external" slot points to."""
+        self._buffers[index] = array
+
+    def run(self, steps: int, active: Array | None = None) -> int:
+        """Run all stages over `steps` time steps; return the frame's status.
+
+        `active` holds, for rows sorted by length, the number of rows active at each step.
+        """
+        if steps > self.steps:
+            self._place_buffers(max(steps, min(2 * self.steps, 4096)))
+        frame = self.frame
+        frame[layout.TOTAL] = steps
+        frame[layout.ACTIVE] = 0 if active is None else address_of(active)
+        frame[layout.STATUS] = 0
+        self._drive(*self._call, 0)
+        return int(frame[layout.STATUS])
+
+    def nbytes(self) -> int:
+        """Return the bytes of working memory."""
+        return sum(b.nbytes for b in self._buffers if b is not None) + self._scratch.nbytes
+
+    def buffers(self) -> Mapping[str, Array]:
+        """Return the buffers by slot name, for debugging."""
+        return {s.name: b for s, b in zip(self.slots, self._buffers, strict=True) if b is not None}
+
+
+def address_of(array: Array | None) -> int:
+    """Return the address of an array's first element."""
+    return 0 if array is None else int(array.__array_interface__["data"][0])
+
+
+def _drive() -> Any:
+    """Return the compiled driver as a C function that releases the interpreter lock."""
+    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+    return prototype(compiler.address("drive.drive"))

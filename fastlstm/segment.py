@@ -1,0 +1,575 @@
+"""A segment: recurrent layers and what stands around them, as stages of kernel calls.
+
+A stage passes over the time steps block by block: all its layers for one block, then the next block, so that
+what flows between layers stays in the cache. A reverse direction needs a stage of its own; values that cross
+stages are held for all time steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import layout
+from fastlstm.errors import InputError
+from fastlstm.graph import RECURRENT_OPS, Graph, Node
+from fastlstm.machine import Machine
+from fastlstm.pack import gate_panels, gate_rows, padded, panels_of, plain_panels
+from fastlstm.program import Instruction, Program, Slot, Stage, address_of
+
+__all__ = ["Segment", "State", "build_segment"]
+
+Array = npt.NDArray[Any]
+LAST_STAGE = 1 << 30
+
+
+@dataclass(frozen=True)
+class State:
+    """A state of one direction of a layer: where it lives and which values set and show it."""
+
+    slot: int
+    width: int
+    direction: int
+    given: str  # value name of the initial state, "" for zero
+    shown: str  # value name of the final state, "" if nobody asks
+    name: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Stages, slots, and how the outside connects to them."""
+
+    slots: tuple[Slot, ...]
+    stages: tuple[Stage, ...]
+    inputs: Mapping[str, tuple[int, str, int]]  # value -> slot, axes, features (0: ids)
+    outputs: Mapping[str, tuple[int, str, int]]
+    states: tuple[State, ...]
+    lengths: str
+    masks: tuple[tuple[int, str, bool], ...]  # slot, value, backwards
+    needs_step: str  # name of a layer that needs at least one time step, "" if none
+    names: tuple[str, ...]
+    _idle: dict[int, list[Program]] = field(default_factory=dict, repr=False, compare=False)
+
+    def program(self, batch: int) -> Program:
+        """Return a program of one's own for `batch` rows."""
+        return Program(self.slots, self.stages, batch)
+
+    def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
+        """Run over whole sequences; `values` holds at least the segment's inputs."""
+        arrays = {
+            name: _rows_array(values[name], axes, features, name)
+            for name, (_, axes, features) in self.inputs.items()
+        }
+        steps, batch = self._sizes(arrays)
+        lengths = self._lengths(values, steps, batch)
+        order = None if lengths is None else np.argsort(-lengths, kind="stable")
+        idle = self._idle.setdefault(batch, [])
+        program = idle.pop() if idle else self.program(batch)
+        self._set_states(program, values, batch, order)
+        self._set_masks(program, values, steps, batch, order)
+        active = None
+        if lengths is not None and order is not None:
+            active = np.array([np.count_nonzero(lengths > t) for t in range(steps)] + [0], np.int64)
+        result = self.advance(program, arrays, steps, batch, active, order)
+        for state in self.states:
+            if state.shown:
+                part = program.rows(state.slot)[:, : state.width]
+                whole = result.setdefault(
+                    state.shown, np.empty((self._directions(state.shown), batch, state.width), np.float32)
+                )
+                whole[state.direction] = part if order is None else part[np.argsort(order)]
+        idle.append(program)
+        return result
+
+    def advance(
+        self,
+        program: Program,
+        arrays: Mapping[str, Array],
+        steps: int,
+        batch: int,
+        active: Array | None = None,
+        order: Array | None = None,
+        out: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array]:
+        """Run `program` over `steps` time steps from the states it holds; return the outputs."""
+        result: dict[str, Array] = {}
+        held = []  # the arrays that slots point to while the program runs
+        for name, (slot, axes, _) in self.inputs.items():
+            array = arrays[name]
+            if order is not None:
+                array = np.ascontiguousarray(np.take(array, order, axis=axes.index("B")))
+            held.append(array)
+            program.bind(slot, array, *_axes(axes))
+        for name, (slot, axes, features) in self.outputs.items():
+            shape = tuple({"T": steps, "B": batch, "F": features}[axis] for axis in axes)
+            target = np.empty(shape, np.float32) if out is None else out[name]
+            result[name] = target
+            program.bind(slot, target, *_axes(axes))
+        if batch and (steps or not self.needs_step):
+            status = program.run(steps, active)
+            if status:
+                raise InputError(
+                    "An id lies outside its embedding table. Expected ids from 0 to the number of rows less one "
+                    "(or negative ids counted from the end); check the vocabulary that the ids were made with."
+                )
+        elif batch and self.needs_step:
+            raise InputError(
+                f"The layer '{self.needs_step}' takes the last time step, and the sequence has none. "
+                "Give at least one time step."
+            )
+        if order is not None:
+            back = np.argsort(order)
+            result = {
+                name: np.take(value, back, axis=self.outputs[name][1].index("B"))
+                for name, value in result.items()
+            }
+        return result
+
+    def _directions(self, shown: str) -> int:
+        return 1 + max(s.direction for s in self.states if s.shown == shown)
+
+    def _sizes(self, arrays: Mapping[str, Array]) -> tuple[int, int]:
+        found: dict[str, tuple[int, str]] = {}
+        for name, (_, axes, _features) in self.inputs.items():
+            for axis in ("T", "B"):
+                if axis not in axes:
+                    continue
+                size = arrays[name].shape[axes.index(axis)]
+                known = found.setdefault(axis, (size, name))
+                if known[0] != size:
+                    what = "time steps" if axis == "T" else "batch rows"
+                    raise InputError(
+                        f"'{name}' has {size} {what} where '{known[1]}' has {known[0]}: they have to agree."
+                    )
+        return found.get("T", (1, ""))[0], found["B"][0]
+
+    def _lengths(self, values: Mapping[str, Any], steps: int, batch: int) -> Array | None:
+        if not self.lengths:
+            return None
+        lengths = np.asarray(values[self.lengths])
+        if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
+            raise InputError(
+                f"'{self.lengths}' should hold one whole number a batch row, shape [{batch}]; "
+                f"got {lengths.dtype}{list(lengths.shape)}."
+            )
+        if batch and (int(lengths.min()) < 0 or int(lengths.max()) > steps):
+            raise InputError(
+                f"'{self.lengths}' should lie between 0 and the {steps} time steps given; "
+                f"got {int(lengths.min())} to {int(lengths.max())}."
+            )
+        return lengths.astype(np.int64)
+
+    def _set_states(
+        self, program: Program, values: Mapping[str, Any], batch: int, order: Array | None
+    ) -> None:
+        for state in self.states:
+            rows = program.rows(state.slot)
+            rows[:] = 0
+            if not state.given:
+                continue
+            given = np.asarray(values[state.given], np.float32)
+            directions = 1 + max(s.direction for s in self.states if s.given == state.given)
+            if (
+                given.ndim != 3
+                or given.shape[0] != directions
+                or given.shape[2] != state.width
+                or given.shape[1] not in (1, batch)
+            ):
+                raise InputError(
+                    f"The initial state '{state.given}' should have the shape "
+                    f"[{directions}, {batch}, {state.width}]; got {list(given.shape)}."
+                )
+            part = np.broadcast_to(given[state.direction], (batch, state.width))
+            rows[:, : state.width] = part if order is None else part[order]
+
+    def _set_masks(
+        self, program: Program, values: Mapping[str, Any], steps: int, batch: int, order: Array | None
+    ) -> None:
+        for slot, name, backwards in self.masks:
+            mask = np.asarray(values[name], bool)
+            if mask.shape != (steps, batch):
+                raise InputError(
+                    f"The mask '{name}' should have the shape [{steps}, {batch}]; got {list(mask.shape)}."
+                )
+            if order is not None:
+                mask = mask[:, order]
+            seen = np.logical_or.accumulate(mask[::-1] if backwards else mask, axis=0) if steps else mask
+            codes = np.where(mask, 1, np.where(seen[::-1] if backwards else seen, 2, 0)).astype(np.int64)
+            program.bind(slot, codes, 0, 1)
+            program.keep(slot, codes)
+
+    def as_data(self) -> list[dict[str, Any]]:
+        """Return one dict an instruction that does arithmetic or moves data."""
+        names = {layout.BLOCK: "", layout.REVERSE: "backwards", layout.ONCE: "once"}
+        return [
+            {
+                "step": step.label,
+                "kernel": step.kernel,
+                "macs": step.macs,
+                "bytes": step.weight_bytes,
+                "tile": f"{stage.block} steps a block",
+                "note": names[stage.kind],
+            }
+            for stage in self.stages
+            for step in stage.instructions
+        ]
+
+
+def _axes(axes: str) -> tuple[int | None, int | None]:
+    return (axes.index("T") if "T" in axes else None), (axes.index("B") if "B" in axes else None)
+
+
+def _rows_array(value: Any, axes: str, features: int, name: str) -> Array:
+    """Return the value as a contiguous array of the kernels' dtype, its rank and features checked."""
+    array = np.ascontiguousarray(value, np.float32 if features else np.int64)
+    if array.ndim != len(axes) or (features and array.shape[-1] != features):
+        wanted = ", ".join({"T": "time", "B": "batch", "F": str(features)}[axis] for axis in axes)
+        raise InputError(f"'{name}' should have the shape [{wanted}]; got {list(np.shape(value))}.")
+    return array
+
+
+@dataclass
+class _Builder:
+    """Collects slots and instructions while the nodes of a segment are walked in order."""
+
+    graph: Graph
+    labels: Mapping[str, str]
+    machine: Machine
+    slots: list[Slot] = field(default_factory=list)
+    steps: list[tuple[int, Instruction, tuple[int, ...]]] = field(
+        default_factory=list
+    )  # stage, what, slots used
+    place: dict[str, int] = field(default_factory=dict)  # value -> slot
+    stage: dict[str, int] = field(default_factory=dict)  # value -> stage that makes it
+    features: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    outputs: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    states: list[State] = field(default_factory=list)
+    masks: list[tuple[int, str, bool]] = field(default_factory=list)
+    lengths: str = ""
+    needs_step: str = ""
+
+    def slot(self, slot: Slot) -> int:
+        self.slots.append(slot)
+        return len(self.slots) - 1
+
+    def buffer(self, name: str, width: int) -> int:
+        """Add a slot for a value's rows, padded to whole vectors."""
+        lanes = self.machine.lanes
+        kind = "time" if "T" in self.labels.get(name, "T") else "row"
+        return self.slot(Slot(name, kind, panels_of(width, lanes) * lanes))
+
+    def emit(self, stage: int, instruction: Instruction, *used: int) -> None:
+        self.steps.append((stage, instruction, used))
+
+    def read(self, name: str, features: int) -> int:
+        """Return the slot of a value, made an input of the segment if no node before makes it."""
+        if name not in self.place:
+            self.place[name] = self.slot(Slot(name, "external", features or 1))
+            self.stage[name] = 0 if "T" in self.labels[name] else LAST_STAGE
+            self.features[name] = features
+            self.inputs[name] = (self.place[name], self.labels[name], features)
+        return self.place[name]
+
+    def read_padded(self, name: str, features: int) -> int:
+        """Return a slot whose rows whole vectors may be read from: the caller's arrays are copied."""
+        at = self.read(name, features)
+        if self.slots[at].kind != "external":
+            return at
+        key = f"{name} (copied)"
+        if key not in self.place:
+            kind = "time" if "T" in self.labels[name] else "row"
+            lanes = self.machine.lanes
+            self.place[key] = self.slot(Slot(key, kind, panels_of(features, lanes) * lanes))
+            move = Instruction("movement.move", (), (at, self.place[key], 0, 0, features), "copy")
+            self.emit(self.stage[name], move, at, self.place[key])
+        return self.place[key]
+
+    def constant(self, row: Array) -> int:
+        return self.slot(Slot("constant", "constant", row.size, value=row))
+
+    def made(self, name: str, slot: int, features: int, stage: int) -> None:
+        self.place[name], self.features[name], self.stage[name] = slot, features, stage
+
+
+def build_segment(
+    nodes: list[Node], graph: Graph, labels: Mapping[str, str], infos: Mapping[str, Any], machine: Machine
+) -> Segment:
+    """Return the segment of `nodes`, which are in order and share time steps and batch rows."""
+    build = _Builder(graph, labels, machine)
+    for node in nodes:
+        if node.op in RECURRENT_OPS:
+            _recurrent(build, node)
+        else:
+            _around(build, node, infos)
+    own = {id(n) for n in nodes}
+    wanted = {spec.name for spec in graph.outputs}
+    wanted |= {v for n in graph.nodes if id(n) not in own for v in [*n.inputs, *_outer(n)]}
+    # States and lengths are read before the call: a member's rows that feed them leave the segment too.
+    wanted |= {v for n in nodes if n.op in RECURRENT_OPS for v in n.inputs[4:]}
+    for node in nodes:
+        name = node.output(0)
+        if name in wanted and name in build.place:
+            _show(build, name)
+    return _finish(build, nodes)
+
+
+def _outer(node: Node) -> list[str]:
+    from fastlstm.graph import outer_values
+
+    return outer_values(node)
+
+
+def _show(build: _Builder, name: str) -> None:
+    """Make a value an output of the segment: copied into the caller's array."""
+    at, features = build.place[name], build.features[name]
+    target = build.slot(Slot(f"{name} (out)", "external", features))
+    build.outputs[name] = (target, build.labels[name], features)
+    move = Instruction("movement.move", (), (at, target, 0, 0, features), "output")
+    build.emit(build.stage[name], move, at, target)
+
+
+def _linear(
+    build: _Builder, label: str, weight: Array, bias: Array | None, x: int, out: int, stage: int
+) -> None:
+    """Emit ``out = x @ weight + bias`` for weight [K, columns]; `out` has room for whole panels."""
+    lanes = build.machine.lanes
+    columns = weight.shape[1]
+    vectors = min(4, panels_of(columns, lanes))
+    packed = plain_panels(np.asarray(weight, np.float32), vectors, lanes)
+    offset = plain_panels((np.zeros(columns) if bias is None else bias).reshape(1, columns), vectors, lanes)
+    args = (x, out, weight.shape[0], packed, offset, packed.shape[0])
+    constants = (lanes, vectors, build.machine.max_sums)
+    step = Instruction("linear.linear", constants, args, label, weight.size, packed.nbytes)
+    build.emit(stage, step, x, out)
+
+
+def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
+    """Emit a node that is not a recurrent layer."""
+    from fastlstm.plan import BINARY, UNARY
+
+    constants, lanes = build.graph.constants, build.machine.lanes
+    x, y = node.input(0), node.output(0)
+
+    def width(name: str) -> int:
+        return int(infos[name].shape[-1])
+
+    if node.op in ("Transpose", "Identity"):
+        # The same rows under another order of axes.
+        shape = infos[y].shape
+        at = build.read(
+            x, int(shape[-1]) if shape and isinstance(shape[-1], int) else _consumer_width(build, x)
+        )
+        build.made(y, at, build.features[x], build.stage[x])
+        return
+    if node.op == "Dense":
+        weight = constants[node.input(1)]
+        at, columns = build.read(x, weight.shape[0]), weight.shape[1]
+        vectors = min(4, panels_of(columns, lanes))
+        room = -(-columns // (vectors * lanes)) * vectors * lanes
+        out = build.buffer(y, room)
+        _linear(build, "Dense", weight, constants.get(node.input(2)), at, out, build.stage[x])
+        build.made(y, out, columns, build.stage[x])
+        return
+    if node.op == "Gather" and x in constants:
+        table = np.ascontiguousarray(constants[x], np.float32)
+        at, out = build.read(node.input(1), 0), build.buffer(y, table.shape[1])
+        args = (at, out, table, table.shape[0], table.shape[1])
+        build.emit(0, Instruction("movement.embed", (), args, "Embedding", 0, table.nbytes), at, out)
+        build.made(y, out, table.shape[1], 0)
+        return
+    features = width(y)
+    out = build.buffer(y, features)
+    vectors = panels_of(features, lanes)
+    if node.op in UNARY:
+        at = build.read_padded(x, features)
+        params = [node.attrs.get(name, default) for name, default in UNARY[node.op]]
+        kernel = ("elementwise.unary", (lanes, node.op, *[*params, None, None][:2]))
+        build.emit(build.stage[x], Instruction(*kernel, (at, out, vectors), node.op), at, out)
+        stage = build.stage[x]
+    elif node.op in BINARY:
+        stage = max(build.stage[n] if n in build.stage else 0 for n in node.inputs if n not in constants)
+        places = []
+        for name in node.inputs:
+            if name in constants:
+                row = np.broadcast_to(constants[name].reshape(-1), (features,))
+                places.append(build.constant(padded(np.asarray(row, np.float32), lanes)))
+            else:
+                places.append(build.read_padded(name, features))
+                stage = max(stage, build.stage[name])
+        args = (*places, out, vectors)
+        build.emit(stage, Instruction("elementwise.binary", (lanes, node.op), args, node.op), *places, out)
+    elif node.op in ("Softmax", "LogSoftmax"):
+        at, stage = build.read_padded(x, features), build.stage[x]
+        kernel = ("elementwise.softmax", (lanes, node.op == "LogSoftmax"))
+        build.emit(stage, Instruction(*kernel, (at, out, features), node.op), at, out)
+    elif node.op == "LayerNormalization":
+        at, stage = build.read_padded(x, features), build.stage[x]
+        bias = constants[node.input(2)] if node.input(2) else np.zeros(features)
+        rows = [
+            build.constant(padded(np.asarray(v, np.float32), lanes)) for v in (constants[node.input(1)], bias)
+        ]
+        kernel = ("elementwise.layer_norm", (lanes, float(node.attrs.get("epsilon", 1e-5))))
+        build.emit(stage, Instruction(*kernel, (at, out, features, *rows), "LayerNorm"), at, out)
+    elif node.op == "Concat":
+        places = [build.read(n, width(n)) for n in node.inputs]
+        stage = max(build.stage[n] for n in node.inputs)
+        offset = 0
+        for name, at in zip(node.inputs, places, strict=True):
+            args = (at, out, 0, 4 * offset, width(name))
+            build.emit(stage, Instruction("movement.move", (), args, "Concat"), at, out)
+            offset += width(name)
+    else:  # the last time step
+        at = build.read(x, features)
+        build.emit(
+            build.stage[x], Instruction("movement.last", (), (at, out, features), "Last step"), at, out
+        )
+        stage = LAST_STAGE
+        build.needs_step = build.needs_step or node.name or y
+    build.made(y, out, features, stage)
+
+
+def _consumer_width(build: _Builder, name: str) -> int:
+    """Return the features of a value of unknown shape, from the first layer that reads it."""
+    for node in build.graph.nodes:
+        if name not in node.inputs:
+            continue
+        if node.op in RECURRENT_OPS and node.input(0) == name:
+            return int(build.graph.constants[node.input(1)].shape[2])
+        if node.op == "Dense":
+            return int(build.graph.constants[node.input(1)].shape[0])
+        if node.op in ("Transpose", "Identity"):
+            return _consumer_width(build, node.output(0))
+    raise InputError(f"The number of features of '{name}' cannot be told from the model.")
+
+
+def _recurrent(build: _Builder, node: Node) -> None:
+    """Emit every direction of a recurrent layer: its input projection, then its recurrence."""
+    constants, machine = build.graph.constants, build.machine
+    lanes, attrs = machine.lanes, node.attrs
+    w_ih, w_hh = constants[node.input(1)], constants[node.input(2)]
+    hidden, size = int(attrs["hidden_size"]), int(w_hh.shape[2])
+    gates, directions = RECURRENT_OPS[node.op], attrs["directions"]
+    bias = constants.get(node.input(3))
+    if bias is None:
+        bias = np.zeros((len(directions), (4 if node.op == "GRU" else gates) * hidden))
+    x, y = node.input(0), node.output(0) or f"{node.output(1) or node.output(2)} (y)"
+    x_slot = build.read(x, int(w_ih.shape[2]))
+    y_slot = build.buffer(y, len(directions) * size)
+    if node.input(4):
+        build.lengths = node.input(4)
+    stage = build.stage[x]
+    for d, direction in enumerate(directions):
+        backwards = direction == "reverse"
+        # Even stages run onwards, odd ones backwards.
+        mine = build.stage[x]
+        if mine == LAST_STAGE or (mine % 2 == 1) != backwards:
+            mine += 1
+        panels = panels_of(hidden, lanes)
+        z_slot = build.slot(Slot(f"{y} gates {d}", "time", panels * lanes * gates, local=True))
+        packed = gate_panels(w_ih[d], gates, lanes)
+        offset = gate_rows(np.asarray(bias[d][: gates * hidden]), gates, lanes)
+        args = (x_slot, z_slot, int(w_ih.shape[2]), packed, offset, panels)
+        step = Instruction(
+            "linear.linear",
+            (lanes, gates, machine.max_sums),
+            args,
+            f"{node.op} input",
+            int(w_ih[d].size),
+            packed.nbytes,
+        )
+        build.emit(mine, step, x_slot, z_slot)
+        _direction(build, node, d, backwards, mine, z_slot, y_slot, size)
+        stage = max(stage, mine)
+    build.made(y, y_slot, len(directions) * size, stage)
+
+
+def _direction(
+    build: _Builder, node: Node, d: int, backwards: bool, stage: int, z_slot: int, y_slot: int, size: int
+) -> None:
+    """Emit the recurrence of one direction."""
+    constants, machine, attrs = build.graph.constants, build.machine, node.attrs
+    lanes, hidden, gates = machine.lanes, int(attrs["hidden_size"]), RECURRENT_OPS[node.op]
+    w_hh = constants[node.input(2)][d]
+    label = node.name or node.output(0) or node.op
+    wide = panels_of(hidden, lanes) * lanes
+    h_slot = build.slot(Slot(f"{label} h {d}", "row", panels_of(size, lanes) * lanes))
+    c_slot = build.slot(Slot(f"{label} c {d}", "row", wide))
+    build.states.append(State(h_slot, size, d, node.input(6), node.output(1), f"{label}.h{d or ''}"))
+    if node.op == "LSTM":
+        build.states.append(State(c_slot, hidden, d, node.input(7), node.output(2), f"{label}.c{d or ''}"))
+    masked = bool(node.input(5))
+    mask_slot = -1
+    if masked:
+        mask_slot = build.slot(Slot(f"{label} mask {d}", "external", 1))
+        build.masks.append((mask_slot, node.input(5), backwards))
+    activations = tuple(tuple(a) for a in attrs["activations"][d])
+    clip = attrs.get("clip")
+    clip = None if clip is None else float(clip)
+    columns = panels_of(size, lanes)
+    # One direction's last vector may spill only where no other direction's outputs stand.
+    last_width = size - (columns - 1) * lanes if len(attrs["directions"]) > 1 else lanes
+    options: tuple[Any, ...] = (activations, clip)
+    extra: list[int | Array] = [0, 0, 0]
+    used = [z_slot, y_slot, h_slot, c_slot]
+    packed = gate_panels(w_hh, gates, lanes)
+    if node.op == "LSTM":
+        peephole = constants.get(node.input(8))
+        if peephole is not None:
+            extra[0] = gate_rows(np.asarray(peephole[d]), 3, lanes)
+        options += (bool(attrs.get("input_forget")), peephole is not None)
+        kernel = "recurrent.lstm"
+        if node.input(9):
+            kernel = "recurrent.lstm_projected"
+            projection = plain_panels(np.asarray(constants[node.input(9)][d].T, np.float32), 1, lanes)
+            extra[1] = build.slot(Slot(f"{label} unprojected {d}", "row", wide))
+            extra[2] = np.array([address_of(projection), hidden, panels_of(hidden, lanes)], np.int64)
+            build.constant(projection.reshape(-1))  # keeps the memory that the table points to
+    elif node.op == "GRU":
+        bias = constants.get(node.input(3))
+        b_hn = np.zeros(hidden) if bias is None else np.asarray(bias[d][3 * hidden :])
+        kernel = "recurrent.gru" if attrs["reset_after"] else "recurrent.gru_reset_before"
+        if attrs["reset_after"]:
+            extra[0] = padded(np.asarray(b_hn, np.float32), lanes)
+        else:
+            packed = gate_panels(w_hh[: 2 * hidden], 2, lanes)
+            extra[0] = gate_panels(w_hh[2 * hidden :], 1, lanes)
+            extra[1] = build.slot(Slot(f"{label} reset {d}", "row", wide))
+    else:
+        kernel = "recurrent.rnn"
+    args = (
+        z_slot, y_slot, 4 * d * size, size, packed, columns, last_width, h_slot, c_slot, int(backwards), mask_slot, *extra,
+    )  # fmt: skip
+    macs = int(w_hh.size) + (size * hidden if node.input(9) else 0)
+    step = Instruction(
+        kernel, (lanes, machine.max_sums, *options, masked), args, node.op, macs, packed.nbytes
+    )
+    build.emit(stage, step, *used)
+
+
+def _finish(build: _Builder, nodes: list[Node]) -> Segment:
+    """Sort instructions into stages and decide which buffers hold one block only."""
+    users: dict[int, set[int]] = {}
+    for stage, _, used in build.steps:
+        for slot in used:
+            users.setdefault(slot, set()).add(stage)
+    slots = list(build.slots)
+    for index, slot in enumerate(slots):
+        if slot.kind == "time" and len(users.get(index, ())) <= 1:
+            slots[index] = Slot(slot.name, slot.kind, slot.width, local=True)
+    stages = []
+    for number in sorted({stage for stage, _, _ in build.steps}):
+        steps = [step for stage, step, _ in build.steps if stage == number]
+        local = {s for stage, _, used in build.steps if stage == number for s in used if slots[s].local}
+        row_bytes = 4 * sum(slots[s].width for s in local) or 4
+        kind = layout.ONCE if number >= LAST_STAGE else (layout.BLOCK, layout.REVERSE)[number % 2]
+        block = 1 if kind == layout.ONCE else max(8, min(128, build.machine.l2_bytes // 4 // row_bytes))
+        stages.append(Stage(kind, tuple(steps), block))
+    return Segment(
+        tuple(slots), tuple(stages), build.inputs, build.outputs, tuple(build.states), build.lengths,
+        tuple(build.masks), build.needs_step, tuple(n.name or n.output(0) for n in nodes),
+    )  # fmt: skip
