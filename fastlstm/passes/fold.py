@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fastlstm import ops
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node
-from fastlstm.passes.rewrite import Scope, renamed
+from fastlstm.passes.rewrite import RANDOM, Scope, renamed
 from fastlstm.passes.values import ValueInfo
 
 __all__ = ["fold_constants", "fold_known_content", "inline_if", "inlined"]
@@ -25,14 +25,10 @@ MAX_GROWN_BYTES = 2**20
 """Nor larger than this if it is more than four times as large as what it is made from: a small file must not
 become a large model, and nothing gets faster by storing copies."""
 
-_RANDOM = frozenset(
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli".split()
-)
-
 
 def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
     """``Op(constants)``  →  constants."""
-    if node.op not in ops.SUPPORTED or node.op in _RANDOM or not node.inputs or "" in node.outputs:
+    if node.op not in ops.SUPPORTED or node.op in RANDOM or not node.inputs or "" in node.outputs:
         return None
     arrays = [scope.const(name) for name in node.inputs]
     absent = [name == "" for name in node.inputs]
@@ -55,7 +51,7 @@ def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def fold_known_content(scope: Scope, node: Node) -> list[Node] | None:
-    """Shape arithmetic whose result is known, such as ``Shape(x)[2]`` with a fixed feature size  →  constant."""
+    """Shape arithmetic with a known result, such as ``Shape(x)[2]`` of a fixed feature size  →  constant."""
     if len(node.outputs) != 1 or node.op in ("If", "Loop", "Scan"):
         return None
     (info,) = scope.infer(node)
@@ -92,7 +88,7 @@ def inline_if(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def inlined(scope: Scope, body: Graph, inputs: dict[str, str], outputs: tuple[str, ...]) -> list[Node]:
-    """Return a body's nodes under new names, its inputs and outputs bound to values of the graph around it."""
+    """Return a body's nodes under new names, its inputs and outputs bound to the values around it."""
     names = dict(inputs)
     for name, array in body.constants.items():
         names[name] = scope.constant(name, array)

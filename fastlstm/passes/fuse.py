@@ -25,7 +25,7 @@ def dense_of_matmul(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def dense_of_gemm(scope: Scope, node: Node) -> list[Node] | None:
-    """``Gemm(x, constant, constant row)``  →  ``Dense(x)``; factors other than 1 only where they are exact."""
+    """``Gemm(x, constant, constant row)``  →  ``Dense(x)``; factors other than 1 only where exact."""
     weight, bias = scope.const(node.input(1)), scope.const(node.input(2))
     attrs = node.attrs
     if weight is None or weight.dtype.kind != "f" or attrs.get("transA", 0):
@@ -58,9 +58,8 @@ def _scaled(array: Array, factor: float) -> Array | None:
 
 def _row(array: Array, size: int) -> Array | None:
     """Return a bias of shape [size], [1, …, size] or [1] as [size]."""
-    if array.size == array.shape[-1:] or (array.ndim and array.size == array.shape[-1]) or array.size == 1:
-        if array.size in (1, size):
-            return np.ascontiguousarray(np.broadcast_to(array.reshape(-1), (size,)))
+    if array.size == 1 or (array.size == size and array.shape[-1] == size):
+        return np.ascontiguousarray(np.broadcast_to(array.reshape(-1), (size,)))
     return None
 
 
@@ -195,7 +194,7 @@ def _last(layer: Node) -> bool:
 
 
 def _scaled_difference(scope: Scope, node: Node, scaled: str, shift: str) -> list[Node] | None:
-    """Match ``x * m + (bias - mean * m)`` and ``x * m + (-mean) * m`` with ``m = scale / sqrt(variance + ε)``."""
+    """Match ``x * m + (bias - mean * m)``, ``x * m + (-mean) * m`` ``m = scale / sqrt(variance + ε)``."""
     product = scope.maker(scaled, "Mul")
     if product is None:
         return None

@@ -8,23 +8,29 @@ from fastlstm.passes import dims
 from fastlstm.passes.dims import Dim, Shape
 from fastlstm.passes.values import CONTENT_LIMIT, UNKNOWN, Operands, ValueInfo, normal_axis, rule
 
-__all__ = ["ELEMENTWISE", "broadcast_shapes"]
+__all__ = ["ELEMENTWISE", "REDUCTIONS", "broadcast_shapes"]
 
-_SAME = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization Ceil Celu Clip Cos Cosh CumSum Dropout Elu Erf Exp "
-    "Floor Gelu GeluTanh HardSigmoid HardSwish Hardmax Identity InstanceNormalization LRN LayerNormalization "
-    "LeakyRelu Linear Log LogSoftmax LpNormalization MeanVarianceNormalization Mish Neg Reciprocal Relu "
-    "ReverseSequence Round ScaledTanh ScatterElements ScatterND Selu Affine GroupNormalization RMSNormalization "
-    "Shrink Sigmoid Sign Silu Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trilu"
-).split()
-_BINARY = "Add Sub Mul Div Pow Mod Min Max Sum Mean PRelu And Or Xor BitwiseAnd BitwiseOr BitShift".split()
-_COMPARE = "Equal Greater GreaterOrEqual Less LessOrEqual".split()
+_SAME = """
+    Abs Acos Acosh Affine Asin Asinh Atan Atanh BatchNormalization Ceil Celu Clip Cos Cosh CumSum Dropout Elu
+    Erf Exp Floor Gelu GeluTanh GroupNormalization HardSigmoid HardSwish Hardmax Identity
+    InstanceNormalization LRN LayerNormalization LeakyRelu Linear Log LogSoftmax LpNormalization
+    MeanVarianceNormalization Mish Neg RMSNormalization Reciprocal Relu ReverseSequence Round ScaledTanh
+    ScatterElements ScatterND Selu Shrink Sigmoid Sign Silu Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan
+    Tanh ThresholdedRelu Trilu
+"""
+_BINARY = "Add And BitShift BitwiseAnd BitwiseOr Div Max Mean Min Mod Mul Or PRelu Pow Sub Sum Xor"
+_COMPARE = "Equal Greater GreaterOrEqual Less LessOrEqual"
+_REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
+_ELEMENTWISE = """
+    Abs Acos Acosh Affine Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu GeluTanh
+    HardSigmoid HardSwish IsInf IsNaN LeakyRelu Linear Log Mish Neg Not Reciprocal Relu Round ScaledTanh Selu
+    Shrink Sigmoid Sign Silu Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
+"""
 
-ELEMENTWISE = frozenset(
-    "Abs Acos Acosh Affine Asin Asinh Atan Atanh Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu GeluTanh "
-    "HardSigmoid HardSwish LeakyRelu Log Mish Neg Not Reciprocal Relu Round ScaledTanh Selu Shrink Sigmoid Sign "
-    "Silu Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu IsNaN IsInf".split()
-)
+REDUCTIONS = tuple(f"Reduce{kind}" for kind in _REDUCTIONS.split())
+"""Operators that reduce over the axes in their second input."""
+
+ELEMENTWISE = frozenset(_ELEMENTWISE.split())
 """Operators whose first input is changed element by element, the others being scalars."""
 
 
@@ -44,7 +50,7 @@ def broadcast_shapes(shapes: Sequence[Shape | None]) -> Shape | None:
     return tuple(result)
 
 
-@rule(*_SAME)
+@rule(*_SAME.split())
 def _same(at: Operands) -> tuple[ValueInfo, ...]:
     """Give every output the first input's shape and dtype; Identity also passes on the content."""
     if at.node.op == "Identity":
@@ -81,7 +87,7 @@ def _cast(at: Operands) -> ValueInfo:
     return info
 
 
-@rule(*_BINARY)
+@rule(*_BINARY.split())
 def _binary(at: Operands) -> ValueInfo:
     infos = [info for i, info in enumerate(at.infos) if at.given(i)]
     dtype = next((info.dtype for info in infos if info.dtype), None)
@@ -92,7 +98,7 @@ def _binary(at: Operands) -> ValueInfo:
     return ValueInfo(shape, dtype, None, _filled(at))
 
 
-@rule(*_COMPARE)
+@rule(*_COMPARE.split())
 def _compare(at: Operands) -> ValueInfo:
     shape = broadcast_shapes([at[0].shape, at[1].shape])
     content = _content(at, shape)
@@ -234,7 +240,7 @@ def _recurrent(at: Operands) -> tuple[ValueInfo, ...]:
     )
 
 
-@rule(*(f"Reduce{kind}" for kind in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()))
+@rule(*REDUCTIONS)
 def _reduce(at: Operands) -> ValueInfo:
     shape, dtype = at[0].shape, at[0].dtype
     keep = bool(at.attr("keepdims", 1))

@@ -35,8 +35,8 @@ def moves_ones_only(shape: Shape, perm: Sequence[int]) -> bool:
 def reshaped(scope: Scope, x: str, before: Shape, after: Shape, out: str) -> list[Node] | None:
     """Return the plainest nodes that give `x` of shape `before` the shape `after` as `out`.
 
-    Identity, Squeeze or Unsqueeze with constant axes, Reshape with a constant target of numbers, 0 and at most
-    one -1, or Squeeze and Unsqueeze; None if the target cannot be said without computing it.
+    Identity, Squeeze or Unsqueeze with constant axes, Reshape with a constant target of numbers, 0 and at
+    most one -1, or Squeeze and Unsqueeze; None if the target cannot be said without computing it.
     """
     if before == after:
         return [Node("Identity", (x,), (out,))]
@@ -124,10 +124,12 @@ def _alike(scope: Scope, a: Node, b: Node) -> bool:
     if a.op != b.op or scope.const(a.input(1)) is None:
         return False
     x, y = scope.const(a.input(1)), scope.const(b.input(1))
+    if x is None or y is None:
+        return False
     if a.op == "Reshape":
-        return bool(np.array_equal(x, y)) if x is not None and y is not None else False
+        return bool(np.array_equal(x, y))
     rank = len(scope.shape(a.input(0)) or ()) + (np.size(x) if a.op == "Unsqueeze" else 0)
-    axes = [sorted(normal_axis(int(v), rank) for v in np.ravel(z)) for z in (x, y) if z is not None]
+    axes = [sorted(normal_axis(int(v), rank) for v in np.ravel(z)) for z in (x, y)]
     return axes[0] == axes[1]
 
 
@@ -181,7 +183,7 @@ def _split_groups(scope: Scope, node: Node | None) -> list[tuple[list[int], list
 
 
 def transpose_before_split(scope: Scope, node: Node) -> list[Node] | None:
-    """``Transpose(Reshape(x))`` where x's axes are split and the parts stay together  →  ``Reshape(Transpose(x))``."""
+    """``Transpose(Reshape(x))``, x's axes split and the parts kept together  →  ``Reshape(Transpose(x))``."""
     split = scope.maker(node.input(0), *RESHAPES)
     found = _split_groups(scope, split)
     if split is None or found is None:

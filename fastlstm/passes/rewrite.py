@@ -1,8 +1,8 @@
 """Applying small rewrites to a graph until nothing changes.
 
-A rewrite is a function ``(scope, node) -> nodes or None``: it looks at one node, at the nodes before it and at
-what is known of their values, and returns the nodes to put in its place (the last of them make the same output
-names), or None to leave it. ``Identity(a) -> b`` as a result means that b is a.
+A rewrite is a function ``(scope, node) -> nodes or None``: it looks at one node, at the nodes before it and
+at what is known of their values, and returns the nodes to put in its place (the last of them make the same
+output names), or None to leave it. ``Identity(a) -> b`` as a result means that b is a.
 
 `sweep` walks the graph once, in order; every node is rewritten until no rule applies to it, and what is known
 of its outputs is inferred as it is put in place. So one sweep is linear, and a rule always sees the finished
@@ -20,20 +20,21 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node, outer_values
-from fastlstm.passes.shapes import body_inputs, infer_node
 from fastlstm.passes.dims import Shape
+from fastlstm.passes.shapes import body_inputs, infer_node
 from fastlstm.passes.values import UNKNOWN, ValueInfo
 
-__all__ = ["Names", "Rewrite", "Rules", "Scope", "prune", "renamed", "settle", "sweep"]
+__all__ = ["RANDOM", "Names", "Rewrite", "Rules", "Scope", "prune", "renamed", "settle", "sweep"]
 
 Array = npt.NDArray[Any]
 
 _STEPS_PER_NODE = 64
 """So many rewrites in a row at one node mean that two rules undo each other; the node is then kept."""
 
-_NOT_REPEATABLE = frozenset(
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli If Loop Scan".split()
+RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
+"""Operators whose result is another one every time."""
 
 
 class Names:
@@ -76,6 +77,8 @@ class Scope:
         The nodes of this graph already in place, by output.
     transposes : dict of str to list of Node
         Those of them that transpose a value, by that value.
+    order : dict of str to int
+        The place of the node that makes a value.
     uses : Counter
         How often each value is read.
     outputs : frozenset of str
@@ -89,6 +92,7 @@ class Scope:
     outputs: frozenset[str]
     producers: dict[str, Node] = field(default_factory=dict)
     transposes: dict[str, list[Node]] = field(default_factory=dict)
+    order: dict[str, int] = field(default_factory=dict)
 
     def info(self, name: str) -> ValueInfo:
         """Return what is known of a value; of an absent one, nothing."""
@@ -238,6 +242,7 @@ class _Sweep:
             if name:
                 self.scope.infos[name] = info
                 self.scope.producers[name] = node
+                self.scope.order[name] = len(self.nodes)
         if node.op == "Transpose":
             self.scope.transposes.setdefault(node.inputs[0], []).append(node)
         self.nodes.append(node)
@@ -249,7 +254,11 @@ class _Sweep:
 
     def repeats(self, node: Node) -> bool:
         """Make the outputs of a node that computes what an earlier one does names for the earlier one's."""
-        if node.op in _NOT_REPEATABLE or node.op.startswith("Sequence") or node.op == "Identity":
+        if (
+            node.op in RANDOM
+            or node.op == "Identity"
+            or any(isinstance(v, Graph) for v in node.attrs.values())
+        ):
             return False
         key = (node.op, node.inputs, len(node.outputs), repr(sorted(node.attrs.items())))
         earlier = self.seen.setdefault(key, node)

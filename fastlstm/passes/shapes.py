@@ -1,8 +1,8 @@
 """Symbolic shape and dtype inference over a whole graph, bodies of control flow included.
 
-`infer` runs forward once; each operator's rule stands in `infer_compute` and `infer_movement`, and an operator
-without a rule yields values of which nothing is known. Shape arithmetic (Shape, Gather, Mul, Concat, …) is
-followed element by element, so a Reshape to a computed target has a known shape.
+`infer` runs forward once; each operator's rule stands in `infer_compute` and `infer_movement`, and an
+operator without a rule yields values of which nothing is known. Shape arithmetic (Shape, Gather, Mul, Concat
+and the like) is followed element by element, so a Reshape to a computed target has a known shape.
 """
 
 from __future__ import annotations
@@ -40,9 +40,8 @@ def infer(
     known.update((spec.name, info) for spec, info in zip(graph.inputs, given, strict=True))
     scope: Infos = known if outer is None else ChainMap(known, dict(outer))
     for node in graph.nodes:
-        for name, info in zip(node.outputs, infer_node(node, scope), strict=True):
-            if name:
-                known[name] = info
+        known.update(zip(node.outputs, infer_node(node, scope), strict=True))
+    known.pop("", None)
     return known
 
 

@@ -28,7 +28,7 @@ def _operands(scope: Scope, node: Node) -> Operands:
     return Operands(node, tuple(scope.info(name) for name in node.inputs))
 
 
-def _identity(scope: Scope, node: Node, value: str) -> list[Node]:
+def _identity(node: Node, value: str) -> list[Node]:
     return [Node("Identity", (value,), node.outputs[:1])]
 
 
@@ -37,20 +37,20 @@ def unread_dropout(scope: Scope, node: Node) -> list[Node] | None:
     training = scope.numbers(node.input(2)) if node.input(2) else [0]
     if training != [0] or (node.output(1) and scope.uses[node.output(1)]):
         return None
-    return _identity(scope, node, node.input(0))
+    return _identity(node, node.input(0))
 
 
 def cast_to_same(scope: Scope, node: Node) -> list[Node] | None:
     """``Cast(x)`` to the dtype that x has  →  ``x``."""
     at = _operands(scope, node)
     same = at[0].dtype is not None and at[0].dtype == at.cast_to()
-    return _identity(scope, node, node.input(0)) if same else None
+    return _identity(node, node.input(0)) if same else None
 
 
 def join_of_one(scope: Scope, node: Node) -> list[Node] | None:
     """``Concat(x)``, ``Sum(x)``, ``Max(x)``  →  ``x``; operands of length 0 leave a Concat."""
     if len(node.inputs) == 1:
-        return _identity(scope, node, node.input(0))
+        return _identity(node, node.input(0))
     if node.op != "Concat":
         return None
     shapes = [scope.shape(name) for name in node.inputs]
@@ -62,7 +62,7 @@ def join_of_one(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def same_shape(scope: Scope, node: Node) -> list[Node] | None:
-    """Slice of everything, Expand to the same shape, Tile once, Pad by nothing, Transpose to the same order  →  x."""
+    """Slice of all, Expand to the same shape, Tile once, Pad by nothing, Transpose to the same order → x."""
     at = _operands(scope, node)
     if node.op == "Slice":
         return _whole_slice(scope, node, at)
@@ -73,7 +73,7 @@ def same_shape(scope: Scope, node: Node) -> list[Node] | None:
         same = perm is not None and list(perm) == sorted(perm)
     else:
         same = at[1].fill == (1 if node.op == "Tile" else 0) and at[1].const is not None
-    return _identity(scope, node, node.input(0)) if same else None
+    return _identity(node, node.input(0)) if same else None
 
 
 def _whole_slice(scope: Scope, node: Node, at: Operands) -> list[Node] | None:
@@ -83,7 +83,7 @@ def _whole_slice(scope: Scope, node: Node, at: Operands) -> list[Node] | None:
         return None
     cut = [(a, s, e, step) for a, s, e, step in bounds if not _is_whole(shape[a], s, e, step)]
     if not cut:
-        return _identity(scope, node, node.input(0))
+        return _identity(node, node.input(0))
     if len(cut) == len(bounds) or not all(isinstance(end, int) for _, _, end, _ in cut):
         return None
     lists = zip(("start", "end", "axes", "steps"), (1, 2, 0, 3), strict=True)
@@ -109,7 +109,7 @@ def neutral_operand(scope: Scope, node: Node) -> list[Node] | None:
         if array is None or other.fill != neutral or info.shape is None:
             continue
         if info.shape == result.shape and info.dtype == other.dtype:
-            return _identity(scope, node, node.input(here))
+            return _identity(node, node.input(here))
     return None
 
 
@@ -169,7 +169,7 @@ def squeeze_of_cut(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def cut_of_concat(scope: Scope, node: Node) -> list[Node] | None:
-    """``Gather(Concat(a, b), i)`` or ``Slice(Concat(a, b))`` inside one operand  →  the cut of that operand."""
+    """``Gather(Concat(a, b), i)``, ``Slice(Concat(a, b))`` inside one operand  →  the cut of that operand."""
     join = scope.maker(node.input(0), "Concat")
     shape = scope.shape(node.input(0))
     if join is None or shape is None:
@@ -222,14 +222,11 @@ def concat_of_slices(scope: Scope, node: Node) -> list[Node] | None:
     for piece in pieces:
         bounds = slice_bounds(_operands(scope, piece)) if piece is not None else None
         size = shape[axis]
-        if (
-            bounds is None
-            or len(bounds) != 1
-            or not isinstance(size, int)
-            or not isinstance(bounds[0][2], int)
-        ):
+        if bounds is None or len(bounds) != 1 or not isinstance(size, int):
             return None
         where, start, stop, step = bounds[0]
+        if not isinstance(stop, int):
+            return None
         kept = range(size)[slice(start, stop)]
         if where != axis or step != 1 or (end is not None and kept.start != end):
             return None

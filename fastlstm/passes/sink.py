@@ -39,7 +39,7 @@ def merge_transposes(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def transpose_after(scope: Scope, node: Node) -> list[Node] | None:
-    """``f(Transpose(x))``  →  ``Transpose(f(x))`` for functions of an element, of one axis, cuts and reductions."""
+    """``f(Transpose(x))``  →  ``Transpose(f(x))``: functions of an element or an axis, cuts, reductions."""
     before = scope.maker(node.input(0), "Transpose")
     if before is None or len([v for v in node.outputs if v]) != 1:
         return None
@@ -90,15 +90,16 @@ def transpose_after_join(scope: Scope, node: Node) -> list[Node] | None:
     holds already.
     """
     makers = [scope.maker(v, "Transpose") for v in node.inputs]
-    perm = next((list(m.attrs["perm"]) for m in makers if m is not None), None)
-    if perm is None:
+    first = next((maker for maker in makers if maker is not None), None)
+    if first is None:
         return None
+    perm, place = list(first.attrs["perm"]), scope.order[first.outputs[0]]
     inputs = []
     for value, maker in zip(node.inputs, makers, strict=True):
         if maker is not None and list(maker.attrs["perm"]) == perm:
             inputs.append(maker.input(0))
             continue
-        other = _seen_from_before(scope, node, value, perm)
+        other = _seen_from_before(scope, node, value, perm, place)
         if other is None:
             return None
         inputs.append(other)
@@ -110,7 +111,7 @@ def transpose_after_join(scope: Scope, node: Node) -> list[Node] | None:
     return [moved, Node("Transpose", (inner,), node.outputs, {"perm": perm})]
 
 
-def _seen_from_before(scope: Scope, node: Node, value: str, perm: Sequence[int]) -> str | None:
+def _seen_from_before(scope: Scope, node: Node, value: str, perm: Sequence[int], place: int) -> str | None:
     """Return the value that a Transpose with `perm` would turn into `value`, if it costs nothing to have."""
     shape = scope.shape(value)
     if shape is None:
@@ -124,7 +125,8 @@ def _seen_from_before(scope: Scope, node: Node, value: str, perm: Sequence[int])
         return None
     inverse = [list(perm).index(i) for i in range(len(perm))]
     for reader in scope.transposes.get(value, ()):
-        if list(reader.attrs["perm"]) == inverse:
+        # The earlier transposition stays in any case; taking the later one too would turn back and forth.
+        if list(reader.attrs["perm"]) == inverse and scope.order[reader.outputs[0]] < place:
             return reader.outputs[0]
     return None
 
@@ -134,8 +136,8 @@ def _tail_stays(perm: Sequence[int], lead: int) -> bool:
 
 
 def reshape_after(scope: Scope, node: Node) -> list[Node] | None:
-    """``Dense(Reshape(x: [B, T, I] → [B*T, I]))``  →  ``Reshape(Dense(x))``, and so for functions of an element."""
-    before = scope.maker(node.input(0), *RESHAPES)
+    """``Dense(Reshape(x: [B, T, I] → [B*T, I]))``  →  ``Reshape(Dense(x))``; also functions of an element."""
+    before = scope.maker(node.input(0), "Reshape", "Flatten")
     if before is None or len([v for v in node.outputs if v]) != 1:
         return None
     outer, inner = scope.shape(before.input(0)), scope.shape(node.input(0))

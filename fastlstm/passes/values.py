@@ -65,7 +65,7 @@ class ValueInfo:
 
     @classmethod
     def of_spec(cls, spec: TensorSpec) -> ValueInfo:
-        """Return what an input's description says; ``"..."`` is an unknown rank, ``""`` an unnamed dimension."""
+        """Return what a description says; ``"..."`` is an unknown rank, ``""`` an unnamed dimension."""
         if "..." in spec.shape:
             return cls(None, spec.dtype or None)
         return cls(
@@ -82,9 +82,9 @@ class ValueInfo:
             first = array.flat[0]
             if np.isfinite(first) and (array.size == 1 or bool(np.all(array == first))):
                 fill = float(first) if array.dtype.kind == "f" else int(first)
-            if array.ndim <= 1 and array.size <= CONTENT_LIMIT and bool(np.all(np.isfinite(array))):
-                if bool(np.all(array == np.trunc(array))) and bool(np.all(np.abs(array) < 2**62)):
-                    const = tuple(int(v) for v in array.ravel())
+            small = array.ndim <= 1 and array.size <= CONTENT_LIMIT and bool(np.all(np.isfinite(array)))
+            if small and bool(np.all((array == np.trunc(array)) & (np.abs(array) < 2**62))):
+                const = tuple(int(v) for v in array.ravel())
         elif array.size == 0 and array.ndim == 1:
             const = ()
         return cls(tuple(array.shape), array.dtype.name, const, fill)
