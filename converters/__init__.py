@@ -1,1 +1,68 @@
-"""."""
+"""Model files into graphs: one module a format, imported when a file of that format comes.
+
+Every module exposes ``load(path, **options) -> Graph``. README.md beside this file has what each supports.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.graph import Graph
+
+__all__ = ["FORMATS", "load_graph"]
+
+FORMATS: Mapping[str, str] = MappingProxyType(
+    {
+        ".onnx": "onnx_",
+        ".pt": "state_dict_",
+        ".pth": "state_dict_",
+        ".safetensors": "state_dict_",
+        ".keras": "keras_",
+        ".h5": "keras_",
+        ".hdf5": "keras_",
+    }
+)
+"""File name endings and the modules that read them."""
+
+
+def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : str or path
+        The ending says the format.
+    **options
+        What that format's ``load`` takes, such as ``layers=`` for a state dict.
+
+    Raises
+    ------
+    UnsupportedError
+        If no format has this ending.
+    InputError
+        If the format does not take one of the options.
+    OSError
+        If the file cannot be read.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in FORMATS:
+        raise UnsupportedError(
+            f"'{os.fspath(path)}': files ending in '{suffix}' are not supported; these are: "
+            f"{', '.join([*FORMATS, '.fastlstm'])}."
+        )
+    load = importlib.import_module(f"fastlstm.converters.{FORMATS[suffix]}").load
+    known = [name for name, p in inspect.signature(load).parameters.items() if p.kind == p.KEYWORD_ONLY]
+    known += [name for name in list(inspect.signature(load).parameters)[1:] if name not in known]
+    for name in options:
+        if name not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes none"
+            raise InputError(f"Reading a {suffix} file has no option '{name}'; it {takes}.")
+    graph: Graph = load(path, **options)
+    return graph

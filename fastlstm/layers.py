@@ -82,9 +82,11 @@ class _Layer:
             for name, like in (("h_0", "h_n"), ("c_0", "c_n"))[: self.states if with_state else 0]:
                 shape = next(s.shape for s in self._graph.outputs if s.name == like)
                 inputs.append(TensorSpec(name, shape))
-            kept = tuple("" if name in drop else name for name in node.inputs)
+            kept = ["" if name in drop else name for name in node.inputs]
+            while not kept[-1]:
+                kept.pop()
             graph = self._graph.replace(
-                inputs=tuple(inputs), nodes=(Node(node.op, kept, node.outputs, node.attrs, node.name),)
+                inputs=tuple(inputs), nodes=(Node(node.op, tuple(kept), node.outputs, node.attrs, node.name),)
             )
             self._models[key] = Model(graph, self._threads)
         return self._models[key]
