@@ -57,7 +57,7 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
     on("Gather", simplify.gather_with_plain_index, simplify.gather_of_one)
     on(("Gather", "Slice"), simplify.cut_of_concat, reshape.slice_of_split)
     on("Concat", simplify.concat_of_slices)
-    on("Squeeze", simplify.squeeze_of_cut)
+    on("Squeeze", simplify.squeeze_of_cut, sink.transpose_after)
     on(reshape.RESHAPES, reshape.merge_reshapes)
     on("Transpose", sink.merge_transposes, reshape.transpose_before_split)
     on(RECURRENT_OPS, states.absent_states, states.broadcast_states)

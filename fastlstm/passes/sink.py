@@ -63,13 +63,14 @@ def transpose_after(scope: Scope, node: Node) -> list[Node] | None:
             return None
         axes = scope.constant(f"{node.outputs[0]}.axes", [perm[axis] for axis, *_ in bounds])
         inputs = [node.input(1), node.input(2), axes, *node.inputs[4:5]]
-    elif node.op.startswith("Reduce"):
+    elif node.op == "Squeeze" or node.op.startswith("Reduce"):
         axes_given = scope.numbers(node.input(1)) if node.input(1) else None
         if not axes_given:
             return None
         reduced = [normal_axis(a, len(perm)) for a in axes_given]
         inputs = [scope.constant(f"{node.outputs[0]}.axes", [perm[a] for a in reduced])]
-        after = perm if attrs.get("keepdims", 1) else _without(perm, reduced)
+        keeps = node.op != "Squeeze" and attrs.get("keepdims", 1)
+        after = perm if keeps else _without(perm, reduced)
     elif node.op not in ELEMENTWISE:
         return None
     inner = scope.fresh(node.outputs[0])
