@@ -50,7 +50,7 @@ def _register_arithmetic(op: Any, emit: str) -> None:
     infer_global(op)(Template)
 
     @lower_builtin(op, Vec, Vec)  # type: ignore[untyped-decorator]
-    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return getattr(builder, emit)(*args)
 
 
@@ -125,18 +125,18 @@ def broadcast(builder: Any, scalar: Any, lanes: int) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def vload(typingctx: Any, lanes: Any, address: Any) -> Any:  # noqa: ARG001
+def vload(typingctx: Any, lanes: Any, address: Any) -> Any:
     """vload(LANES, address) -> Vec of LANES floats at `address`; LANES is a compile-time constant."""
     n = lanes.literal_value
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return load_vector(builder, args[1], n)
 
     return Vec(n)(lanes, types.int64), codegen
 
 
 @intrinsic
-def vstore(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+def vstore(typingctx: Any, address: Any, value: Any) -> Any:
     """vstore(address, vec) writes the vector's lanes at `address`."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -147,18 +147,18 @@ def vstore(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic(prefer_literal=True)
-def vsplat_load(typingctx: Any, lanes: Any, address: Any) -> Any:  # noqa: ARG001
+def vsplat_load(typingctx: Any, lanes: Any, address: Any) -> Any:
     """vsplat_load(LANES, address) -> Vec with the one float at `address` in every lane."""
     n = lanes.literal_value
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return broadcast(builder, builder.load(pointer(builder, args[1], F32), align=4), n)
 
     return Vec(n)(lanes, types.int64), codegen
 
 
 @intrinsic(prefer_literal=True)
-def vsplat(typingctx: Any, lanes: Any, value: Any) -> Any:  # noqa: ARG001
+def vsplat(typingctx: Any, lanes: Any, value: Any) -> Any:
     """vsplat(LANES, x) -> Vec with x (converted to float32) in every lane."""
     n = lanes.literal_value
 
@@ -170,10 +170,10 @@ def vsplat(typingctx: Any, lanes: Any, value: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
-def splat(typingctx: Any, like: Any, value: Any) -> Any:  # noqa: ARG001
+def splat(typingctx: Any, like: Any, value: Any) -> Any:
     """splat(vec, x) -> Vec of vec's type with x (converted to float32) in every lane."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return broadcast(builder, builder.fptrunc(args[1], F32), like.lanes)
 
     return like(like, types.float64), codegen
@@ -181,14 +181,14 @@ def splat(typingctx: Any, like: Any, value: Any) -> Any:  # noqa: ARG001
 
 def _memory(kind: Any, numba_type: Any) -> tuple[Any, Any]:
     @intrinsic
-    def load(typingctx: Any, address: Any) -> Any:  # noqa: ARG001
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def load(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             return builder.load(pointer(builder, args[0], kind), align=kind.width // 8 if kind != F32 else 4)
 
         return numba_type(types.int64), codegen
 
     @intrinsic
-    def store(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+    def store(typingctx: Any, address: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             builder.store(
                 args[1], pointer(builder, args[0], kind), align=kind.width // 8 if kind != F32 else 4
@@ -211,20 +211,20 @@ load_f32, store_f32 = _memory(F32, types.float32)
 def _elementwise(name: str, arity: int, emit: Callable[..., Any]) -> Any:
     """Make an intrinsic that maps `arity` vectors of one type to one vector of that type."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return emit(builder, *args)
 
     if arity == 1:
 
-        def typer(typingctx: Any, a: Any) -> Any:  # noqa: ARG001
+        def typer(typingctx: Any, a: Any) -> Any:
             return a(a), codegen
     elif arity == 2:
 
-        def typer(typingctx: Any, a: Any, b: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
+        def typer(typingctx: Any, a: Any, b: Any) -> Any:  # type: ignore[misc]
             return a(a, a), codegen
     else:
 
-        def typer(typingctx: Any, a: Any, b: Any, c: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
+        def typer(typingctx: Any, a: Any, b: Any, c: Any) -> Any:  # type: ignore[misc]
             return a(a, a, a), codegen
 
     typer.__name__ = typer.__qualname__ = name
@@ -292,10 +292,10 @@ pow2_low = _elementwise("pow2_low", 1, _emit_pow2_low)
 
 
 @intrinsic
-def where_less(typingctx: Any, x: Any, bound: Any, a: Any, b: Any) -> Any:  # noqa: ARG001
+def where_less(typingctx: Any, x: Any, bound: Any, a: Any, b: Any) -> Any:
     """where_less(x, bound, a, b): a where x < bound, else b (b where x is NaN)."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return _emit_where_less(builder, *args)
 
     return x(x, x, x, x), codegen
@@ -305,7 +305,7 @@ def where_less(typingctx: Any, x: Any, bound: Any, a: Any, b: Any) -> Any:  # no
 
 
 @intrinsic
-def call_kernel(typingctx: Any, address: Any, args: Any, frame: Any) -> Any:  # noqa: ARG001
+def call_kernel(typingctx: Any, address: Any, args: Any, frame: Any) -> Any:
     """call_kernel(address, args, frame) calls the kernel at `address`; see `fastlstm.kernels.compiler`."""
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -316,17 +316,17 @@ def call_kernel(typingctx: Any, address: Any, args: Any, frame: Any) -> Any:  # 
 
 
 def _float_mode_intrinsic(emit: Callable[[Any, str, Any], Any], takes_value: bool) -> Any:
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         architecture = builder.module.triple.split("-")[0]
         return emit(builder, architecture, args[0] if takes_value else None)
 
     if takes_value:
 
-        def typer(typingctx: Any, value: Any) -> Any:  # noqa: ARG001
+        def typer(typingctx: Any, value: Any) -> Any:
             return types.int64(types.int64), codegen
     else:
 
-        def typer(typingctx: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
+        def typer(typingctx: Any) -> Any:  # type: ignore[misc]
             return types.int64(), codegen
 
     return intrinsic(typer)

@@ -56,7 +56,7 @@ class Stream:
         """
         array = np.asarray(frame)
         single = array.ndim == len(self._frame_shape) - 1
-        if single and self.batch != 1 or array.shape != self._frame_shape[single:]:
+        if (single and self.batch != 1) or array.shape != self._frame_shape[single:]:
             raise InputError(
                 f"A frame should have the shape {list(self._frame_shape)}"
                 + (f" or {list(self._frame_shape[1:])}" if self.batch == 1 else "")
@@ -90,6 +90,10 @@ class Stream:
             )
         y = self._advance(array, array.shape[axes.index("T")])
         return y.reshape(-1, self._width) if single else y
+
+    def blank_frame(self) -> Array:
+        """Return a frame of zeros, of the shape and dtype that `step` takes."""
+        return np.zeros(self._frame_shape, np.float32 if self._features else np.int64)
 
     def reset(self) -> None:
         """Go back to the initial state: zero, or what the model says."""
@@ -137,12 +141,13 @@ def streaming_graph(graph: Graph, pairs: Mapping[str, str] | None) -> Graph:
         if node.op in RECURRENT_OPS:
             if "reverse" in node.attrs["directions"]:
                 raise UnsupportedError(
-                    f"The layer '{node.name or node.output(0)}' runs backwards in time, so this model cannot stream: "
-                    "its first output needs the last frame. Run it on whole sequences."
+                    f"The layer '{node.name or node.output(0)}' runs backwards in time, so this model "
+                    "cannot stream: its first output needs the last frame. Run it on whole sequences."
                 )
             if node.input(4) or node.input(5):
                 raise UnsupportedError(
-                    f"The layer '{node.name or node.output(0)}' takes lengths or a mask, so this model cannot stream."
+                    f"The layer '{node.name or node.output(0)}' takes lengths or a mask, "
+                    "so this model cannot stream."
                 )
     states = _state_inputs(graph, pairs)
     nodes = [_streaming(node, graph) for node in graph.nodes]
@@ -218,8 +223,8 @@ def _one_segment(plan: Plan) -> Segment:
     for part in plan.parts:
         if not isinstance(part, Segment):
             raise UnsupportedError(
-                f"The {part.op} node '{part.name or part.output(0)}' does not work on one time step at a time "
-                "(or has no kernel that does), so this model cannot stream. Run it on whole sequences."
+                f"The {part.op} node '{part.name or part.output(0)}' does not work on one time step "
+                "at a time (or has no kernel that does), so this model cannot stream. Run it on whole sequences."
             )
     if len(plan.parts) != 1:
         raise UnsupportedError(

@@ -50,7 +50,7 @@ TANH_IS_ONE = 9.02  # tanh of more rounds to 1
 
 
 @inlined
-def _expm1_reduced(r):  # type: ignore[no-untyped-def]
+def _expm1_reduced(r):
     """exp(r) - 1 for |r| <= ln(2) / 2."""
     q = fma(splat(r, Q4), r, splat(r, Q3))
     q = fma(q, r, splat(r, Q2))
@@ -60,15 +60,15 @@ def _expm1_reduced(r):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _reduce(y, shifted):  # type: ignore[no-untyped-def]
-    """y - n * ln 2 with shifted = n + MAGIC."""
+def _reduce(y, shifted):
+    """Y - n * ln 2 with shifted = n + MAGIC."""
     n = shifted - splat(y, MAGIC)
     r = fma(n, splat(y, -LN2_HIGH), y)
     return fma(n, splat(y, -LN2_LOW), r)
 
 
 @inlined
-def _exp_negative(a):  # type: ignore[no-untyped-def]
+def _exp_negative(a):
     """exp(-a) for 0 <= a <= LARGEST_EXPONENT."""
     shifted = fma(a, splat(a, -LOG2_E), splat(a, MAGIC))
     n = shifted - splat(a, MAGIC)
@@ -79,7 +79,7 @@ def _exp_negative(a):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x):
     """1 / (1 + exp(-x)), as e / (1 + e) with e = exp(x) where x is negative."""
     e = _exp_negative(vmin(splat(x, LARGEST_EXPONENT), vabs(x)))
     one = splat(x, 1.0)
@@ -87,7 +87,7 @@ def sigmoid(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def tanh(x):  # type: ignore[no-untyped-def]
+def tanh(x):
     """em1 / (em1 + 2) with em1 = exp(2 |x|) - 1, and the sign of x."""
     a = vmin(splat(x, TANH_IS_ONE), vabs(x))
     shifted = fma(a, splat(x, 2.0 * LOG2_E), splat(x, MAGIC))
@@ -98,7 +98,7 @@ def tanh(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def exp(x):  # type: ignore[no-untyped-def]
+def exp(x):
     """exp(x); infinite above 88.7, zero below -87.3."""
     y = vmax(splat(x, -104.0), vmin(splat(x, 89.0), x))
     shifted = fma(y, splat(x, LOG2_E), splat(x, MAGIC))
@@ -111,19 +111,19 @@ def exp(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def relu(x):  # type: ignore[no-untyped-def]
+def relu(x):
     """max(0, x)."""
     return vmax(splat(x, 0.0), x)
 
 
 @inlined
-def softsign(x):  # type: ignore[no-untyped-def]
-    """x / (1 + |x|)."""
+def softsign(x):
+    """X / (1 + |x|)."""
     return x / (splat(x, 1.0) + vabs(x))
 
 
 @inlined
-def expm1_negative(x):  # type: ignore[no-untyped-def]
+def expm1_negative(x):
     """exp(x) - 1 for x <= 0, without cancellation."""
     y = vmax(splat(x, -LARGEST_EXPONENT), x)
     shifted = fma(y, splat(x, LOG2_E), splat(x, MAGIC))
@@ -133,7 +133,7 @@ def expm1_negative(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def softplus(x):  # type: ignore[no-untyped-def]
+def softplus(x):
     """log(1 + exp(x)) = max(x, 0) + log1p(u), u = exp(-|x|), log1p(u) = 2 atanh(u / (2 + u)).
 
     atanh(s) = s + s**3 * p(s**2), p the minimax fit on [0, 1/3] (0.002 units of 2**-24).
@@ -150,7 +150,7 @@ def softplus(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def erf(x):  # type: ignore[no-untyped-def]
+def erf(x):
     """The error function: odd polynomial below 1, 1 - exp(polynomial) above; both minimax fits."""
     a = vmin(splat(x, 4.0), vabs(x))
     v = a * a
@@ -191,42 +191,42 @@ def activation(name: str, alpha: float | None = None, beta: float | None = None)
 def _parametrised(name: str, alpha: float, beta: float) -> Callable[[Any], Any]:
     """Return the Python function of an activation whose constants are compiled in."""
 
-    def linear(x):  # type: ignore[no-untyped-def]
+    def linear(x):
         return x
 
-    def affine(x):  # type: ignore[no-untyped-def]
+    def affine(x):
         return fma(x, splat(x, alpha), splat(x, beta))
 
-    def leaky_relu(x):  # type: ignore[no-untyped-def]
+    def leaky_relu(x):
         return where_less(x, splat(x, 0.0), x * splat(x, alpha), x)
 
-    def thresholded_relu(x):  # type: ignore[no-untyped-def]
+    def thresholded_relu(x):
         zero_or_nan = vmax(splat(x, 0.0), vmin(splat(x, 0.0), x))
         return where_less(splat(x, alpha), x, x, zero_or_nan)
 
-    def scaled_tanh(x):  # type: ignore[no-untyped-def]
+    def scaled_tanh(x):
         return splat(x, alpha) * tanh(splat(x, beta) * x)
 
-    def hard_sigmoid(x):  # type: ignore[no-untyped-def]
+    def hard_sigmoid(x):
         return vmax(splat(x, 0.0), vmin(splat(x, 1.0), fma(x, splat(x, alpha), splat(x, beta))))
 
-    def elu(x):  # type: ignore[no-untyped-def]
+    def elu(x):
         return where_less(x, splat(x, 0.0), splat(x, alpha) * expm1_negative(vmin(splat(x, 0.0), x)), x)
 
-    def selu(x):  # type: ignore[no-untyped-def]
+    def selu(x):
         low = splat(x, alpha) * expm1_negative(vmin(splat(x, 0.0), x))
         return splat(x, beta) * where_less(x, splat(x, 0.0), low, x)
 
-    def gelu(x):  # type: ignore[no-untyped-def]
+    def gelu(x):
         half = x * splat(x, 0.5)
         return fma(half, erf(x * splat(x, 0.7071067811865476)), half)
 
-    def gelu_tanh(x):  # type: ignore[no-untyped-def]
+    def gelu_tanh(x):
         inner = fma(x * x * x, splat(x, 0.044715), x) * splat(x, 0.7978845608028654)
         half = x * splat(x, 0.5)
         return fma(half, tanh(inner), half)
 
-    def silu(x):  # type: ignore[no-untyped-def]
+    def silu(x):
         return x * sigmoid(x)
 
     return {

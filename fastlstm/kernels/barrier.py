@@ -24,27 +24,27 @@ SPINS = 2000  # looks before the processor is given away: some 20 to 50 microsec
 
 
 @intrinsic
-def add_atomic(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+def add_atomic(typingctx: Any, address: Any, value: Any) -> Any:
     """add_atomic(address, n) adds to the word there and returns what it was."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", pointer(builder, args[0], I64), args[1], "acq_rel")
 
     return types.int64(types.int64, types.int64), codegen
 
 
 @intrinsic
-def load_atomic(typingctx: Any, address: Any) -> Any:  # noqa: ARG001
+def load_atomic(typingctx: Any, address: Any) -> Any:
     """load_atomic(address) -> the word there, with everything written before it was."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.load_atomic(pointer(builder, args[0], I64), "acquire", 8)
 
     return types.int64(types.int64), codegen
 
 
 @intrinsic
-def store_atomic(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG001
+def store_atomic(typingctx: Any, address: Any, value: Any) -> Any:
     """store_atomic(address, n) writes the word, after everything written before."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -55,10 +55,10 @@ def store_atomic(typingctx: Any, address: Any, value: Any) -> Any:  # noqa: ARG0
 
 
 @intrinsic
-def pause(typingctx: Any) -> Any:  # noqa: ARG001
+def pause(typingctx: Any) -> Any:
     """pause() tells the processor that this is a waiting loop."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         if builder.module.triple.startswith("x86_64"):
             name = "llvm.x86.sse2.pause"
             module = builder.module
@@ -72,10 +72,10 @@ def pause(typingctx: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic
-def yield_processor(typingctx: Any) -> Any:  # noqa: ARG001
+def yield_processor(typingctx: Any) -> Any:
     """yield_processor() lets another thread run (POSIX; elsewhere it only pauses)."""
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         if "windows" not in builder.module.triple:
             module = builder.module
             function = module.globals.get("sched_yield") or ir.Function(
@@ -88,7 +88,7 @@ def yield_processor(typingctx: Any) -> Any:  # noqa: ARG001
 
 
 @inlined
-def wait(barrier, workers):  # type: ignore[no-untyped-def]
+def wait(barrier, workers):
     """Return when `workers` workers have called this."""
     turn = load_atomic(barrier + 8 * ROUND)
     if add_atomic(barrier, 1) == workers - 1:

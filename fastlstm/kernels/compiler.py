@@ -125,14 +125,14 @@ def _compile(name: str, params: tuple[Hashable, ...], symbol: str) -> bytes:
     library = compiled._library
     text = str(library._final_module).replace(compiled._wrapper_name, symbol)
     code: bytes = library.codegen._tm.emit_object(llvm.parse_assembly(text))
-    global _compiling_seconds  # noqa: PLW0603
+    global _compiling_seconds
     _compiling_seconds += time.monotonic() - started
     return code
 
 
 def _announce() -> None:
     """Say once, on stderr, that compiling is what takes the time."""
-    global _compiling_seconds  # noqa: PLW0603
+    global _compiling_seconds
     if _compiling_seconds >= 1.0 and not os.environ.get("FASTLSTM_QUIET"):
         print(  # noqa: T201
             f"fastlstm: compiling kernels for this machine, once; they are kept in {cache_folder()}",

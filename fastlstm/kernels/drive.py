@@ -23,7 +23,7 @@ def drive() -> Callable[[int, int, int], int]:
     """Run the program at `program` in `frame`; denormals are zero meanwhile."""
     REVERSE, ONCE = layout.REVERSE, layout.ONCE
 
-    def kernel(program: int, frame: int, unused: int) -> int:  # noqa: ARG001
+    def kernel(program: int, frame: int, unused: int) -> int:
         mode = get_float_mode()
         set_float_mode(with_flush_to_zero(mode))
         total = word(frame, TOTAL)

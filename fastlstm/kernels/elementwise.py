@@ -20,7 +20,7 @@ Compiled = Callable[[int, int, int], int]
 
 
 @inlined
-def row_address(frame, slot, row):  # type: ignore[no-untyped-def]
+def row_address(frame, slot, row):
     """Address of row `row` of the block, counted over time steps and batch rows."""
     batch = word(frame, ROWS)
     return (
@@ -31,11 +31,11 @@ def row_address(frame, slot, row):  # type: ignore[no-untyped-def]
 
 
 def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Compiled:
-    """out = f(x). Arguments: slots of x and out, vectors in a row."""
+    """Out = f(x). Arguments: slots of x and out, vectors in a row."""
     function = activation(name, alpha, beta)
     width = 4 * lanes
 
-    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+    def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
         for row in range(share(frame, rows, 0), share(frame, rows, 1)):
             x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
@@ -50,33 +50,33 @@ def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Com
 def _operation(name: str) -> Any:
     """Return the function of two vectors with ONNX's name."""
 
-    def add(a, b):  # type: ignore[no-untyped-def]
+    def add(a, b):
         return a + b
 
-    def sub(a, b):  # type: ignore[no-untyped-def]
+    def sub(a, b):
         return a - b
 
-    def mul(a, b):  # type: ignore[no-untyped-def]
+    def mul(a, b):
         return a * b
 
-    def div(a, b):  # type: ignore[no-untyped-def]
+    def div(a, b):
         return a / b
 
-    def largest(a, b):  # type: ignore[no-untyped-def]
+    def largest(a, b):
         return vmax(a, b) + (a - a) * splat(a, 0.0)
 
-    def smallest(a, b):  # type: ignore[no-untyped-def]
+    def smallest(a, b):
         return vmin(a, b) + (a - a) * splat(a, 0.0)
 
     return inlined({"Add": add, "Sub": sub, "Mul": mul, "Div": div, "Max": largest, "Min": smallest}[name])
 
 
 def binary(lanes: int, name: str) -> Compiled:
-    """out = a op b. Arguments: slots of a, b and out, vectors in a row. A constant is a slot without strides."""
+    """Out = a op b. Arguments: slots of a, b and out, vectors in a row. A constant is a slot without strides."""
     function = _operation(name)
     width = 4 * lanes
 
-    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+    def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
         for row in range(share(frame, rows, 0), share(frame, rows, 1)):
             a, b = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
@@ -91,10 +91,10 @@ def binary(lanes: int, name: str) -> Compiled:
 
 
 def softmax(lanes: int, logarithm: bool) -> Compiled:
-    """out = exp(x - max) / sum, or its logarithm. Arguments: slots of x and out, features in a row."""
+    """Out = exp(x - max) / sum, or its logarithm. Arguments: slots of x and out, features in a row."""
     width = 4 * lanes
 
-    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+    def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
         features = arg(args, 2)
         vectors = (features + lanes - 1) // lanes
@@ -104,7 +104,7 @@ def softmax(lanes: int, logarithm: bool) -> Compiled:
             for i in range(features):
                 value = load_f32(x + 4 * i)
                 # A NaN must win: it is the only number that differs from itself.
-                if value > largest or value != value:  # noqa: PLR0124
+                if value > largest or value != value:
                     largest = value
             store_f32(out, largest)
             top = vsplat_load(lanes, out)
@@ -127,13 +127,13 @@ def softmax(lanes: int, logarithm: bool) -> Compiled:
 
 
 def layer_norm(lanes: int, epsilon: float) -> Compiled:
-    """out = (x - mean) / sqrt(var + epsilon) * scale + bias, sums in double precision.
+    """Out = (x - mean) / sqrt(var + epsilon) * scale + bias, sums in double precision.
 
     Arguments: slots of x and out, features in a row, slots of scale and bias (constants, padded).
     """
     width = 4 * lanes
 
-    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+    def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
         features = arg(args, 2)
         scale, bias = origin(frame, arg(args, 3)), origin(frame, arg(args, 4))

@@ -16,19 +16,19 @@ SLOT_BYTES = 8 * layout.SLOT_WORDS
 
 
 @inlined
-def word(frame, index):  # type: ignore[no-untyped-def]
+def word(frame, index):
     """The frame's word `index`."""
     return load_i64(frame + 8 * index)
 
 
 @inlined
-def arg(args, index):  # type: ignore[no-untyped-def]
+def arg(args, index):
     """The instruction's argument `index`."""
     return load_i64(args + 8 * index)
 
 
 @inlined
-def origin(frame, slot):  # type: ignore[no-untyped-def]
+def origin(frame, slot):
     """Address of batch row 0 at the first time step of the running block."""
     place = load_i64(frame + 8 * SLOTS) + slot * SLOT_BYTES
     base = load_i64(place + 8 * BASE)
@@ -38,19 +38,19 @@ def origin(frame, slot):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def time_stride(frame, slot):  # type: ignore[no-untyped-def]
+def time_stride(frame, slot):
     """Bytes from one time step of `slot` to the next."""
     return load_i64(load_i64(frame + 8 * SLOTS) + slot * SLOT_BYTES + 8 * TIME)
 
 
 @inlined
-def row_stride(frame, slot):  # type: ignore[no-untyped-def]
+def row_stride(frame, slot):
     """Bytes from one batch row of `slot` to the next."""
     return load_i64(load_i64(frame + 8 * SLOTS) + slot * SLOT_BYTES + 8 * ROW)
 
 
 @inlined
-def active_rows(frame, t):  # type: ignore[no-untyped-def]
+def active_rows(frame, t):
     """How many rows (they are sorted by length, longest first) are active at absolute time `t`."""
     table = load_i64(frame + 8 * ACTIVE)
     if table == 0:
@@ -61,13 +61,13 @@ def active_rows(frame, t):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def share(frame, count, end):  # type: ignore[no-untyped-def]
+def share(frame, count, end):
     """The first (end=0) or past-the-last (end=1) of `count` things that this worker does."""
     return count * (load_i64(frame + 8 * WORKER) + end) // load_i64(frame + 8 * WORKERS)
 
 
 @inlined
-def meet(frame):  # type: ignore[no-untyped-def]
+def meet(frame):
     """Wait until all workers on this program's buffers are here."""
     workers = load_i64(frame + 8 * WORKERS)
     if workers > 1:

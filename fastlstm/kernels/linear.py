@@ -20,7 +20,7 @@ def linear(lanes: int, vectors: int, max_sums: int) -> Callable[[int, int, int],
     group, run = product(lanes, vectors, max_sums)
     panel_row = vectors * lanes * 4
 
-    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+    def kernel(args: int, frame: int, unused: int) -> int:
         x, out = origin(frame, arg(args, 0)), origin(frame, arg(args, 1))
         x_time, x_row = time_stride(frame, arg(args, 0)), row_stride(frame, arg(args, 0))
         out_row = row_stride(frame, arg(args, 1))

@@ -12,14 +12,14 @@ __all__ = ["clear", "copy", "partial_store"]
 
 
 @inlined
-def copy(target, source, count):  # type: ignore[no-untyped-def]
+def copy(target, source, count):
     """Copy `count` floats between places that do not overlap."""
     for i in range(count):
         store_f32(target + 4 * i, load_f32(source + 4 * i))
 
 
 @inlined
-def clear(target, count):  # type: ignore[no-untyped-def]
+def clear(target, count):
     """Write `count` zeros."""
     for i in range(count):
         store_f32(target + 4 * i, 0.0)
@@ -33,7 +33,7 @@ def partial_store(lanes: int) -> Any:
     """
 
     @inlined
-    def put(address, value, count, spare):  # type: ignore[no-untyped-def]
+    def put(address, value, count, spare):
         if count == lanes:
             vstore(address, value)
         else:

@@ -16,9 +16,9 @@ Compiled = Callable[[int, int, int], int]
 
 
 def move() -> Compiled:
-    """out = x. Arguments: slots of x and out, offsets into their rows in bytes, floats to copy."""
+    """Out = x. Arguments: slots of x and out, offsets into their rows in bytes, floats to copy."""
 
-    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+    def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
         count = arg(args, 4)
         for row in range(share(frame, rows, 0), share(frame, rows, 1)):
@@ -31,9 +31,9 @@ def move() -> Compiled:
 
 
 def last() -> Compiled:
-    """out = x at the last time step, when its block comes. Arguments: slots of x and out, floats to copy."""
+    """Out = x at the last time step, when its block comes. Arguments: slots of x and out, floats to copy."""
 
-    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+    def kernel(args: int, frame: int, unused: int) -> int:
         steps = word(frame, STEPS)
         if word(frame, START) + steps == word(frame, TOTAL):
             x = origin(frame, arg(args, 0)) + (steps - 1) * time_stride(frame, arg(args, 0))
@@ -51,12 +51,12 @@ def last() -> Compiled:
 
 
 def embed() -> Compiled:
-    """out = table[ids]. Arguments: slots of ids (int64) and out, table, its rows, floats in a row.
+    """Out = table[ids]. Arguments: slots of ids (int64) and out, table, its rows, floats in a row.
 
     An id outside the table leaves a 1 in the frame's status and reads nothing; negative ids count from the end.
     """
 
-    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+    def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
         table, size, count = arg(args, 2), arg(args, 3), arg(args, 4)
         for row in range(share(frame, rows, 0), share(frame, rows, 1)):

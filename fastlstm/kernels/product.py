@@ -30,7 +30,7 @@ def group_size(vectors: int, rows: int, max_sums: int) -> int:
 
 
 @inlined
-def shift(table, rows, by):  # type: ignore[no-untyped-def]
+def shift(table, rows, by):
     """Move every row address in `table` by so many bytes."""
     for i in range(rows):
         store_i64(table + 8 * i, load_i64(table + 8 * i) + by)
@@ -55,7 +55,7 @@ def product(lanes: int, vectors: int, max_sums: int) -> tuple[Any, Any]:
     panel_row = vectors * lanes * 4
 
     @inlined
-    def group(rows, panels):  # type: ignore[no-untyped-def]
+    def group(rows, panels):
         if rows > 1:
             return together if panels >= together else 1
         if panels <= alone:
@@ -63,7 +63,7 @@ def product(lanes: int, vectors: int, max_sums: int) -> tuple[Any, Any]:
         return alone if panels >= 2 * alone else (panels + 1) // 2
 
     @inlined
-    def all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):  # type: ignore[no-untyped-def]
+    def all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
         done = 0
         while done < rows:
             left = rows - done
@@ -77,7 +77,7 @@ def product(lanes: int, vectors: int, max_sums: int) -> tuple[Any, Any]:
             done += r
 
     @inlined
-    def run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):  # type: ignore[no-untyped-def]
+    def run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
         block = k
         if rows > most_rows:
             block = BLOCK_BYTES // (panel_row * panels)
@@ -107,14 +107,14 @@ def _dispatch(shapes: tuple[tuple[int, int], ...], vectors: int, lanes: int) -> 
     if not others:
 
         @inlined
-        def only(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):  # type: ignore[no-untyped-def]  # noqa: ARG001
+        def only(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
             this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
 
         return only
     rest = _dispatch(others, vectors, lanes)
 
     @inlined
-    def run(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):  # type: ignore[no-untyped-def]
+    def run(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
         if r == rows and p == panels:
             this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
         else:

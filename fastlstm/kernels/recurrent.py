@@ -53,7 +53,7 @@ def lstm(
     width = 4 * lanes
 
     @inlined
-    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
         k, weights, extra = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
         stride = k * 4 * width
@@ -93,7 +93,7 @@ def lstm_projected(
     width = 4 * lanes
 
     @inlined
-    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
         k, weights, extra, more = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA), arg(args, EXTRA_3)
         full, full_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
@@ -146,7 +146,7 @@ def gru(
     width = 4 * lanes
 
     @inlined
-    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
         k, weights, bias = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
         stride = k * 3 * width
@@ -200,7 +200,7 @@ def gru_reset_before(
     width = 4 * lanes
 
     @inlined
-    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
         k, weights, new_weights = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
         reset, reset_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
@@ -264,7 +264,7 @@ def rnn(
     width = 4 * lanes
 
     @inlined
-    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):  # type: ignore[no-untyped-def]  # noqa: ARG001
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
         k, weights = arg(args, K), arg(args, WEIGHTS)
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
         stride = k * width
@@ -299,7 +299,7 @@ def _lstm_cell(
     width = 4 * lanes
 
     @inlined
-    def cell(z, c_row, extra, units):  # type: ignore[no-untyped-def]
+    def cell(z, c_row, extra, units):
         c = vload(lanes, c_row + units)
         zi, zf, zo = vload(lanes, z), vload(lanes, z + width), vload(lanes, z + 3 * width)
         if peephole:
@@ -323,13 +323,13 @@ def _clip(bound: float | None) -> Any:
     if bound is None:
 
         @inlined
-        def unbounded(x):  # type: ignore[no-untyped-def]
+        def unbounded(x):
             return x
 
         return unbounded
 
     @inlined
-    def bounded(x):  # type: ignore[no-untyped-def]
+    def bounded(x):
         return vmax(splat(x, -bound), vmin(splat(x, bound), x))
 
     return bounded
@@ -339,7 +339,7 @@ def _over_time(lanes: int, step: Any, masked: bool, projected: bool = False) -> 
     """Return the kernel that runs `step` for each time step of the block."""
 
     @inlined
-    def keep_states(args, frame, t, rows, y, y_row, h, h_row, c, c_row, saved, mine, units, after):  # type: ignore[no-untyped-def]
+    def keep_states(args, frame, t, rows, y, y_row, h, h_row, c, c_row, saved, mine, units, after):
         """Undo the step for the rows that skip it, and write the states of those that do not."""
         codes = origin(frame, arg(args, MASK)) + t * time_stride(frame, arg(args, MASK))
         codes_row = row_stride(frame, arg(args, MASK))
@@ -354,7 +354,7 @@ def _over_time(lanes: int, step: Any, masked: bool, projected: bool = False) -> 
             if after and code == COUNTS:
                 copy(h + here, y + b * y_row + mine, units)
 
-    def kernel(args: int, frame: int, unused: int) -> int:  # noqa: ARG001
+    def kernel(args: int, frame: int, unused: int) -> int:
         z, z_time, z_row = (
             origin(frame, arg(args, Z)),
             time_stride(frame, arg(args, Z)),

@@ -38,7 +38,7 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> A
 
     @intrinsic
     def run(
-        typingctx: Any,  # noqa: ARG001
+        typingctx: Any,
         k: Any,
         a_rows: Any,
         w: Any,
@@ -48,7 +48,7 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> A
         c_out: Any,
         c_out_stride: Any,
     ) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:  # noqa: ARG001
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             _emit(builder, *args)
             return context.get_dummy_value()
 

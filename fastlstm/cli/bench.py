@@ -1,0 +1,100 @@
+"""``fastlstm bench MODEL``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from fastlstm.benchmark import compare, histogram, plot_histogram, settings, time_calls
+from fastlstm.cli.common import add_layers_option, print_json, read_model, table
+from fastlstm.errors import InputError
+from fastlstm.model import Model
+from fastlstm.runners import own_framework
+from fastlstm.samples import sample_inputs
+from fastlstm.verify import compare as compare_outputs
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("model", help="a model file of any supported format")
+    parser.add_argument("--batch", type=int, default=1, help="batch rows (%(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="time steps (%(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every engine (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=9, help="rounds of measuring in turns (%(default)s)")
+    parser.add_argument("--latency", action="store_true", help="the distribution of single steps of a stream")
+    parser.add_argument("--sample-rate", type=float, help="frames a second, for the real-time factor")
+    parser.add_argument("--plot", metavar="FILE", help="with --latency: draw the histogram (.png or .svg)")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+    add_layers_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print."""
+    if min(arguments.batch, arguments.steps, arguments.threads, arguments.rounds) < 1:
+        raise InputError("--batch, --steps, --threads and --rounds take whole numbers from 1 on.")
+    stored = read_model(arguments.model, arguments.layers)
+    model = Model(stored.graph, arguments.threads)
+    if arguments.latency:
+        return _latency(model, arguments)
+    inputs = sample_inputs(stored.graph, batch=arguments.batch, time=arguments.steps)
+    runnables: dict[str, Callable[[], Any]] = {"fastlstm": lambda: model.run(inputs)}
+    if arguments.model.endswith(".onnx"):
+        try:
+            peer = own_framework(arguments.model, stored.graph, arguments.threads)
+        except ImportError as error:
+            print(f"no peer to compare with: {error}", file=sys.stderr)
+        else:
+            agreement = compare_outputs(peer.run(inputs), model.run(inputs))
+            if not agreement.holds:
+                print(f"the outputs do not agree, so times mean nothing:\n{agreement}", file=sys.stderr)
+                return 1
+            runnables[peer.name] = lambda: peer.run(inputs)
+    contest = compare(runnables, steps=arguments.steps, rounds=arguments.rounds)
+    data = contest.as_data("fastlstm")
+    if arguments.json:
+        print_json({"settings": {**settings(), "threads": arguments.threads}, "results": data})
+        return 0
+    rows = [
+        {
+            "engine": name,
+            "median µs": 1e6 * row["median"],
+            "p99 µs": 1e6 * row["p99"],
+            "max µs": 1e6 * row["max"],
+            "µs a step": 1e6 * row["per_step"],
+            "steps/s": round(row["steps_per_second"] * arguments.batch),
+            "× fastlstm": row["ratio"],
+        }
+        for name, row in data.items()
+    ]
+    print(
+        f"batch {arguments.batch}, {arguments.steps} steps, {arguments.threads} thread(s), measured in turns"
+    )
+    print(table(rows, list(rows[0])))
+    return 0
+
+
+def _latency(model: Model, arguments: argparse.Namespace) -> int:
+    """Time single steps of a stream."""
+    stream = model.stream(arguments.batch)
+    frame = stream.blank_frame()
+    timing = time_calls(lambda: stream.step(frame), name="step", seconds=3.0, warmup=1000)
+    data = timing.as_data()
+    if arguments.sample_rate:
+        data["real_time_factor"] = timing.median * arguments.sample_rate
+    if arguments.plot:
+        plot_histogram(timing, arguments.plot, "Time of a step")
+    if arguments.json:
+        print_json(data)
+        return 0
+    print(
+        f"{data['calls']:,} steps: median {1e6 * timing.median:.2f} µs, p99 {1e6 * timing.p99:.2f}, "
+        f"p99.9 {1e6 * timing.p999:.2f}, max {1e6 * timing.max:.2f}"
+    )
+    if arguments.sample_rate:
+        print(
+            f"real-time factor at {arguments.sample_rate:g} frames a second: {data['real_time_factor']:.4f}"
+        )
+    print(histogram(timing))
+    return 0

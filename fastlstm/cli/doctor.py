@@ -1,0 +1,74 @@
+"""``fastlstm doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastlstm import __version__, machine
+from fastlstm.cli.common import print_json
+from fastlstm.kernels import compiler
+
+PACKAGES = (
+    "numba",
+    "llvmlite",
+    "numpy",
+    "safetensors",
+    "onnx",
+    "onnxruntime",
+    "torch",
+    "h5py",
+    "keras",
+    "openvino",
+)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the machine and the installation."""
+    target = machine.detect()
+    folder = compiler.cache_folder()
+    kept = [path.stat().st_size for path in folder.glob("*/*.o")]
+    data: dict[str, Any] = {
+        "fastlstm": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "instruction set": target.isa,
+        **{k: v for k, v in dataclasses.asdict(target).items() if k != "features"},
+        "features": " ".join(sorted(target.features)),
+        "kernel cache": str(folder),
+        "kernels kept": f"{len(kept)} ({sum(kept):,} bytes)",
+        "cache is writable": os.access(folder if folder.exists() else folder.parent, os.W_OK),
+        **{name: _version(name) for name in PACKAGES},
+    }
+    if arguments.json:
+        print_json(data)
+    else:
+        for key, value in data.items():
+            print(f"{key:<18} {value}")
+    return 0
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    """Return the processor's own name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
+    except OSError:
+        return platform.processor()

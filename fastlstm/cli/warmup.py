@@ -1,0 +1,38 @@
+"""``fastlstm warmup [MODEL ...]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+
+import numpy as np
+
+from fastlstm.cli.common import add_layers_option, read_model
+from fastlstm.kernels import compiler
+from fastlstm.layers import GRU, LSTM, RNN
+from fastlstm.model import Model
+from fastlstm.samples import sample_inputs
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("models", nargs="*", help="compile what these need; none: the standard layers")
+    add_layers_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compile, so that no later first call has to."""
+    started = time.monotonic()
+    for path in arguments.models:
+        graph = read_model(path, arguments.layers).graph
+        Model(graph).run(sample_inputs(graph))
+        print(f"{path}: ready", file=sys.stderr)
+    if not arguments.models:
+        for layer, gates in ((LSTM, 4), (GRU, 3), (RNN, 1)):
+            layer(np.zeros((8 * gates, 4)), np.zeros((8 * gates, 8)))(np.zeros((1, 1, 4)))
+            print(f"{layer.__name__}: ready", file=sys.stderr)
+    print(
+        f"{len(compiler.loaded())} kernels ready in {time.monotonic() - started:.1f} s: {compiler.cache_folder()}"
+    )
+    return 0
