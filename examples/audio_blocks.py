@@ -8,8 +8,7 @@ below 1.
     python examples/audio_blocks.py [INPUT.wav [MODEL]]
 
 Without a file, a plucked chord is made. Without a model, a small one is trained for some seconds to imitate a
-soft clipper with a slow bias; any model from one sample to one sample will do, such as a GuitarML, AIDA-X or
-NAM file.
+soft clipper with a slow bias; any model from one sample to one sample will do.
 """
 
 from __future__ import annotations

@@ -55,9 +55,7 @@ def main(folder: Path) -> float:
     models = {
         "ONNX": fastlstm.load(folder / "network.onnx"),
         "state dict (.pt)": fastlstm.load(folder / "network.pt", layers="lstm | last | linear"),
-        "state dict (.safetensors)": fastlstm.load(
-            folder / "network.safetensors", layers="lstm | last | linear"
-        ),
+        "state dict (.safetensors)": fastlstm.load(folder / "network.safetensors", layers="lstm | last | linear"),
     }
     differences = {name: float(np.abs(model(x.numpy()) - expected).max()) for name, model in models.items()}
     for name, difference in differences.items():

@@ -73,9 +73,7 @@ def train(steps: int = 150, hidden_size: int = 32) -> tuple[Encoder, Decoder]:
     for _ in range(steps):
         pairs = [make_pair(*rng.integers((1, 2, 1), 10)) for _ in range(64)]
         source = torch.tensor([[ENGLISH.index(word) for word in english] for english, _ in pairs])
-        target = torch.tensor(
-            [[GERMAN.index(w) for w in ["<start>", *german, "<end>"]] for _, german in pairs]
-        )
+        target = torch.tensor([[GERMAN.index(w) for w in ["<start>", *german, "<end>"]] for _, german in pairs])
         scores, _, _ = decoder(target[:, :-1], *encoder(source))
         loss = nn.functional.cross_entropy(scores.flatten(0, 1), target[:, 1:].flatten())
         optimiser.zero_grad()

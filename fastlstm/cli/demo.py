@@ -1,4 +1,4 @@
-"""``fastlstm demo``: the main job on a real model and real data, without a download.
+"""``fastlstm demo [--out FOLDER]``: the main job on a real model and real data, without a download.
 
 A forecaster trained on three centuries of sunspots (``examples/train_forecaster.py``), as PyTorch exported
 it: an ONNX file and a state dict. Both are converted and verified, the record is streamed month by month, the
@@ -7,6 +7,7 @@ time compared, the forecast drawn.
 
 from __future__ import annotations
 
+import argparse
 import argparse
 import math
 from collections.abc import Callable
@@ -36,14 +37,24 @@ HELD_OUT = 1930  # the first year that it was not trained on
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument(
-        "--out", default="fastlstm-demo", help="folder for what the demo writes (%(default)s)"
-    )
+    parser.add_argument("--out", default="fastlstm-demo", help="folder for what the demo writes (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo; 0 if everything held."""
     return 0 if run_demo(Path(arguments.out)) else 1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "--out", type=Path, default=Path("fastlstm-demo"), metavar="FOLDER", help="where the files go (%(default)s)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo; 0 if everything held."""
+    return 0 if run_demo(arguments.out) else 1
 
 
 def run_demo(folder: Path) -> bool:
@@ -76,9 +87,7 @@ def convert(source: Path, target: Path, x: Array, **options: Any) -> tuple[fastl
     """Load `source`, verify it over the whole record, and write it with what was verified to `target`."""
     model = fastlstm.load(source, **options)
     expected, reason = (
-        weights_runner(source, model.graph)
-        if source.suffix == ".safetensors"
-        else expected_runner(source, model.graph)
+        weights_runner(source, model.graph) if source.suffix == ".safetensors" else expected_runner(source, model.graph)
     )
     verification = verify(model.graph, expected, model.run, given=[{model.inputs[0].name: x}], reason=reason)
     fileformat.write(target, model.graph, verification.samples, fileformat.Source.of(source))
