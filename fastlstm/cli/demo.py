@@ -8,7 +8,6 @@ time compared, the forecast drawn.
 from __future__ import annotations
 
 import argparse
-import argparse
 import math
 from collections.abc import Callable
 from functools import partial
@@ -33,16 +32,6 @@ Series = npt.NDArray[np.float64]
 DATA = Path(__file__).parent / "demo_data"
 HORIZON = 12  # months that the forecaster looks ahead
 HELD_OUT = 1930  # the first year that it was not trained on
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
-    parser.add_argument("--out", default="fastlstm-demo", help="folder for what the demo writes (%(default)s)")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Run the demo; 0 if everything held."""
-    return 0 if run_demo(Path(arguments.out)) else 1
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
