@@ -21,7 +21,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
-    "Node", "Stream", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx", "from_state_dict", "from_torch", "load",
+    "Node", "Stream", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx", "from_state_dict", "from_torch",
+    "load",
 ]  # fmt: skip
 
 _LAZY = {
@@ -38,9 +39,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fastlstm' has no attribute '{name}'")
 
 
-def load(
-    path: str | os.PathLike[str], *, threads: int | None = 1, precision: str = "float32", **options: Any
-) -> Model:
+def load(path: str | os.PathLike[str], *, threads: int | None = 1, precision: str = "float32", **options: Any) -> Model:
     """Load a model file.
 
     Parameters
@@ -90,9 +89,7 @@ def from_torch(obj: Any, *, threads: int | None = 1, precision: str = "float32",
     return Model(torch_.from_torch(obj, **options), threads, precision)
 
 
-def from_state_dict(
-    mapping: Any, *, threads: int | None = 1, precision: str = "float32", **options: Any
-) -> Model:
+def from_state_dict(mapping: Any, *, threads: int | None = 1, precision: str = "float32", **options: Any) -> Model:
     """Return the model of a PyTorch state dict; ``layers=`` says what it does not."""
     from fastlstm.converters import state_dict_
     from fastlstm.model import Model

@@ -272,8 +272,7 @@ def _read_header(path: Path) -> dict[str, Any]:
             )
         if length > size - 8:
             raise FileFormatError(
-                f"{path} is truncated or damaged: its header should take {length} bytes, "
-                f"but only {size - 8} follow."
+                f"{path} is truncated or damaged: its header should take {length} bytes, but only {size - 8} follow."
             )
         if length > MAX_HEADER_BYTES:
             raise FileFormatError(
@@ -283,13 +282,10 @@ def _read_header(path: Path) -> dict[str, Any]:
     header = _parse(path, "header", text)
     if not isinstance(header, dict):
         raise FileFormatError(f"{path}: the header is damaged: it is not a JSON object.")
-    end = max(
-        (_end(path, name, entry) for name, entry in header.items() if name != "__metadata__"), default=0
-    )
+    end = max((_end(path, name, entry) for name, entry in header.items() if name != "__metadata__"), default=0)
     if 8 + length + end > size:
         raise FileFormatError(
-            f"{path} is truncated: its tensors should end at byte {8 + length + end}, "
-            f"but the file ends at byte {size}."
+            f"{path} is truncated: its tensors should end at byte {8 + length + end}, but the file ends at byte {size}."
         )
     if 8 + length + end < size:
         raise FileFormatError(
@@ -376,15 +372,11 @@ def _assemble(path: Path, metadata: Mapping[str, str], tensors: dict[str, Array]
     rest = dict(tensors)
     origins = _parse(path, "list of golden samples", metadata["golden"])
     if not (
-        isinstance(origins, list)
-        and len(origins) <= MAX_GOLDEN
-        and all(isinstance(origin, str) for origin in origins)
+        isinstance(origins, list) and len(origins) <= MAX_GOLDEN and all(isinstance(origin, str) for origin in origins)
     ):
         raise FileFormatError(f"{path}: The list of golden samples is damaged.")
     golden = tuple(
-        GoldenSample(
-            _take(rest, f"golden/{position}/inputs/"), _take(rest, f"golden/{position}/outputs/"), origin
-        )
+        GoldenSample(_take(rest, f"golden/{position}/inputs/"), _take(rest, f"golden/{position}/outputs/"), origin)
         for position, origin in enumerate(origins)
     )
     try:

@@ -136,9 +136,7 @@ class Node:
 
     def __str__(self) -> str:
         attrs = ", ".join(f"{k}={'<graph>' if isinstance(v, Graph) else v}" for k, v in self.attrs.items())
-        return (
-            f"{', '.join(self.outputs)} = {self.op}({', '.join(self.inputs)}{'; ' + attrs if attrs else ''})"
-        )
+        return f"{', '.join(self.outputs)} = {self.op}({', '.join(self.inputs)}{'; ' + attrs if attrs else ''})"
 
 
 @dataclass(frozen=True)
@@ -235,9 +233,7 @@ def _check_structure(graph: Graph, outer: frozenset[str]) -> None:
         label = f"{node.op} node '{node.name or node.output(0)}'"
         for value in node.inputs:
             if value and value not in defined and value not in outer:
-                raise UnsupportedError(
-                    f"{label} reads '{value}', which no input, constant or earlier node defines."
-                )
+                raise UnsupportedError(f"{label} reads '{value}', which no input, constant or earlier node defines.")
         for body in (v for v in node.attrs.values() if isinstance(v, Graph)):
             _check_structure(body, outer=outer | frozenset(defined))
         for value in node.outputs:
@@ -284,6 +280,4 @@ def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> 
     for per_direction in node.attrs["activations"]:
         for name, *_ in per_direction:
             if name not in ACTIVATIONS:
-                raise UnsupportedError(
-                    f"{label}: unknown activation '{name}'; supported: {', '.join(ACTIVATIONS)}."
-                )
+                raise UnsupportedError(f"{label}: unknown activation '{name}'; supported: {', '.join(ACTIVATIONS)}.")

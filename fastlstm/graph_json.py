@@ -217,9 +217,7 @@ def _check_recurrent(op: str, name: str, attrs: Mapping[str, Any]) -> None:
     for flag in {"input_forget", "reset_after"} & set(attrs):
         require(flag, type(attrs[flag]) is int and attrs[flag] in (0, 1))
     per_direction = attrs["activations"]
-    require(
-        "activations", isinstance(per_direction, list) and all(isinstance(a, list) for a in per_direction)
-    )
+    require("activations", isinstance(per_direction, list) and all(isinstance(a, list) for a in per_direction))
     count = {"LSTM": 3, "GRU": 2, "RNN": 1}[op]
     for activations in per_direction:
         require("activations", len(activations) == count)

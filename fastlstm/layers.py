@@ -112,9 +112,7 @@ def _stacked(weight: Any, name: str) -> Array:
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or array.shape[0] not in (1, 2) or 0 in array.shape:
-        raise InputError(
-            f"{name} should be a matrix, or two stacked ones; got the shape {list(np.shape(weight))}."
-        )
+        raise InputError(f"{name} should be a matrix, or two stacked ones; got the shape {list(np.shape(weight))}.")
     return np.ascontiguousarray(array)
 
 

@@ -21,11 +21,20 @@ from fastlstm.segment import Segment, build_segment
 
 __all__ = ["Plan", "make_plan"]
 
-UNARY = {
-    "Sigmoid": (), "Tanh": (), "Relu": (), "Softsign": (), "Softplus": (), "Exp": (), "Erf": (),
-    "LeakyRelu": (("alpha", 0.01),), "Elu": (("alpha", 1.0),), "ThresholdedRelu": (("alpha", 1.0),),
-    "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)), "Selu": (("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875)),
-}  # fmt: skip
+UNARY: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "Sigmoid": (),
+    "Tanh": (),
+    "Relu": (),
+    "Softsign": (),
+    "Softplus": (),
+    "Exp": (),
+    "Erf": (),
+    "LeakyRelu": (("alpha", 0.01),),
+    "Elu": (("alpha", 1.0),),
+    "ThresholdedRelu": (("alpha", 1.0),),
+    "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)),
+    "Selu": (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)),
+}
 """Unary operators with a kernel, and their parameters with ONNX's defaults."""
 
 BINARY = ("Add", "Sub", "Mul", "Div")
@@ -55,11 +64,11 @@ class Plan:
 
     def __str__(self) -> str:
         lines = [f"plan for {self.machine.isa}, {self.machine.lanes} lanes"]
-        for row in self.as_data():
-            lines.append(
-                f"  {row['step']:<12} {row['kernel']:<28} {row.get('macs', 0):>12,} multiply-adds "
-                f"{row.get('bytes', 0):>12,} bytes {100 * row['share']:5.1f} %  {row.get('note', '')}"
-            )
+        lines += [
+            f"  {row['step']:<12} {row['kernel']:<28} {row.get('macs', 0):>12,} multiply-adds "
+            f"{row.get('bytes', 0):>12,} bytes {100 * row['share']:5.1f} %  {row.get('note', '')}"
+            for row in self.as_data()
+        ]
         return "\n".join(lines)
 
 
@@ -98,9 +107,7 @@ def _label(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str, str
     return labels
 
 
-def _propagate(
-    node: Node, graph: Graph, labels: dict[str, str], infos: Mapping[str, shapes.ValueInfo]
-) -> None:
+def _propagate(node: Node, graph: Graph, labels: dict[str, str], infos: Mapping[str, shapes.ValueInfo]) -> None:
     """Carry labels through one node, forward and backward."""
 
     def same(*names: str) -> None:
@@ -132,9 +139,7 @@ def _propagate(
 
 def _is_table(node: Node, graph: Graph) -> bool:
     table = graph.constants.get(node.input(0))
-    return (
-        table is not None and table.ndim == 2 and table.dtype.kind == "f" and node.attrs.get("axis", 0) == 0
-    )
+    return table is not None and table.ndim == 2 and table.dtype.kind == "f" and node.attrs.get("axis", 0) == 0
 
 
 def _is_last_step(node: Node, graph: Graph, labels: Mapping[str, str]) -> bool:
@@ -146,9 +151,7 @@ def _is_last_step(node: Node, graph: Graph, labels: Mapping[str, str]) -> bool:
     return int(node.attrs.get("axis", 0)) % 3 == label.index("T")
 
 
-def _is_native(
-    node: Node, graph: Graph, labels: Mapping[str, str], infos: Mapping[str, shapes.ValueInfo]
-) -> bool:
+def _is_native(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mapping[str, shapes.ValueInfo]) -> bool:
     """Whether the node has a kernel and its values are labelled rows of float32."""
     constants = graph.constants
     x, y = node.input(0), node.output(0)
@@ -188,9 +191,7 @@ def _is_native(
     return _is_last_step(node, graph, labels) and labels[y] == "BF" and _width(infos, y) is not None
 
 
-def _binary_fits(
-    node: Node, graph: Graph, labels: Mapping[str, str], infos: Mapping[str, shapes.ValueInfo]
-) -> bool:
+def _binary_fits(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mapping[str, shapes.ValueInfo]) -> bool:
     """Whether both operands have the output's rows, or one is a constant row."""
     y = node.output(0)
     width = _width(infos, y)
@@ -200,17 +201,11 @@ def _binary_fits(
     for name in node.inputs:
         constant = graph.constants.get(name)
         if constant is not None:
-            if (
-                constant.dtype.kind != "f"
-                or constant.size not in (1, width)
-                or constant.ndim > len(labels[y])
-            ):
+            if constant.dtype.kind != "f" or constant.size not in (1, width) or constant.ndim > len(labels[y]):
                 return False
             if constant.size == width and width > 1 and (constant.ndim == 0 or constant.shape[-1] != width):
                 return False
-        elif (
-            labels.get(name) != labels[y] or infos[name].shape != infos[y].shape or infos[name].shape is None
-        ):
+        elif labels.get(name) != labels[y] or infos[name].shape != infos[y].shape or infos[name].shape is None:
             return False
     return True
 

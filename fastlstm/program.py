@@ -8,6 +8,7 @@ pool, one a running call; a stream owns one for its whole life.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,6 +166,23 @@ class Program:
         frame[layout.STATUS] = 0
         self._drive(*self._call, 0)
         return int(frame[layout.STATUS])
+
+    def prepare(self, steps: int) -> Any:
+        """Set the frame for `steps` time steps and return a function that runs the program as it is bound.
+
+        The function takes no argument and returns nothing; `complained` says whether an id was out of range.
+        """
+        self.run(0)
+        if steps > self.steps:
+            self._place_buffers(steps)
+        self.frame[layout.TOTAL] = steps
+        return functools.partial(self._drive, *self._call, 0)
+
+    def complained(self) -> bool:
+        """Return whether a kernel found something wrong with the data, and forget it."""
+        found = bool(self.frame[layout.STATUS])
+        self.frame[layout.STATUS] = 0
+        return found
 
     def nbytes(self) -> int:
         """Return the bytes of working memory."""

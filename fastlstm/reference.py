@@ -255,9 +255,7 @@ def _run(graph: Graph, inputs: Mapping[str, Any], outer: Mapping[str, Any]) -> l
         if node.op in RECURRENT_OPS:
             results = _recurrent(node, found)
         else:
-            results = ops.evaluate(
-                _in_float64(node), found, run_graph=lambda body, given: _run(body, given, values)
-            )
+            results = ops.evaluate(_in_float64(node), found, run_graph=lambda body, given: _run(body, given, values))
         values.update(_widened({name: r for name, r in zip(node.outputs, results, strict=False) if name}))
     return [values[spec.name] for spec in graph.outputs]
 
@@ -301,9 +299,7 @@ def _layer(
 ) -> tuple[Array, tuple[Array, ...]]:
     """Return y and the final states of a layer from the step of each direction's cell."""
     T, B, _ = x.shape
-    within = (
-        np.ones((T, B), dtype=bool) if lengths is None else np.arange(T)[:, None] < _checked(lengths, T, B)
-    )
+    within = np.ones((T, B), dtype=bool) if lengths is None else np.arange(T)[:, None] < _checked(lengths, T, B)
     live = within if mask is None else within & np.asarray(mask, dtype=bool)
     outputs, finals = [], []
     for d, direction in enumerate(directions):

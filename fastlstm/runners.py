@@ -1,8 +1,9 @@
 """Ways to run a model: this engine, the float64 reference, or the framework that the file comes from.
 
 A `Runner` takes and returns arrays by the names of the graph's inputs and outputs. Frameworks are imported
-only when asked for. They run what a converter has read and accepted before; nothing here opens a file that
-no converter has looked through.
+only when asked for, and are given only files that a converter has read and accepted before. PyTorch's loaders
+of exported programs and TorchScript archives unpickle and evaluate parts of a file that no converter looks at,
+so they are used only for files that the caller trusts.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def reference_runner(graph: Graph) -> Runner:
     return Runner("the float64 reference", lambda inputs: reference.run(graph, inputs))
 
 
-def own_framework(path: str | os.PathLike[str], graph: Graph, threads: int | None = None) -> Runner:
+def own_framework(
+    path: str | os.PathLike[str], graph: Graph, threads: int | None = None, *, trusted: bool = False
+) -> Runner:
     """Return a runner of the source file at `path` in the framework of its format.
 
     Parameters
@@ -66,29 +69,33 @@ def own_framework(path: str | os.PathLike[str], graph: Graph, threads: int | Non
         What the converter made of it: names and order of inputs and outputs.
     threads : int, optional
         For frameworks that take a number of threads per model (onnxruntime); default: their own choice.
+    trusted : bool
+        Let the framework load the file even if its loader can run code out of it (PyTorch's).
 
     Raises
     ------
     DependencyError
         If the framework is not installed; the message says how to install it.
     UnsupportedError
-        If no framework runs files of this kind (weights without a program).
+        If no framework runs files of this kind (weights without a program), or only a trusted one.
     RunnerError
         If the framework does not take the model.
     """
     path = Path(path)
-    makers: dict[str, Callable[[Path, Graph, int | None], Runner]] = {
-        ".onnx": _onnxruntime,
-        ".pt2": _torch_export,
-        ".keras": _keras,
-        ".h5": _keras,
-        ".hdf5": _keras,
-    }
-    if path.suffix.lower() in (".pt", ".pth") and _is_torchscript(path):
-        return _torchscript(path, graph)
-    if path.suffix.lower() not in makers:
-        raise UnsupportedError(f"{path.name} holds no program that another framework could run")
-    return makers[path.suffix.lower()](path, graph, threads)
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return _onnxruntime(path, graph, threads)
+    if suffix in (".keras", ".h5", ".hdf5"):
+        return _keras(path, graph)
+    load = _torch_export if suffix == ".pt2" else _torchscript if _is_torchscript(path) else None
+    if load is None:
+        raise UnsupportedError(f"{path.name} holds no program that another framework could run.")
+    if not trusted:
+        raise UnsupportedError(
+            f"PyTorch can run code out of {path.name} when it loads it, so it only does so for a trusted file "
+            "(--trusted, or trusted=True)."
+        )
+    return load(path, graph)
 
 
 @contextmanager
@@ -163,7 +170,7 @@ def _torchscript(path: Path, graph: Graph) -> Runner:
     return _torch(torch, lambda tensors: module(*tensors), graph)
 
 
-def _torch_export(path: Path, graph: Graph, _: int | None) -> Runner:
+def _torch_export(path: Path, graph: Graph) -> Runner:
     torch = _import("torch", "an exported program")
     pytree = _import("torch.utils._pytree", "an exported program")
     with _words_of(f"torch {torch.__version__}"):
@@ -177,7 +184,7 @@ def _torch_export(path: Path, graph: Graph, _: int | None) -> Runner:
     return _torch(torch, call, graph)
 
 
-def _keras(path: Path, graph: Graph, _: int | None) -> Runner:
+def _keras(path: Path, graph: Graph) -> Runner:
     keras = _import("keras", "a Keras file")
     name = f"keras {keras.__version__}"
     with _words_of(name):
@@ -203,7 +210,7 @@ def _by_name(arrays: Sequence[Array], graph: Graph) -> dict[str, Array]:
 
 def _is_torchscript(path: Path) -> bool:
     """Return whether a .pt file is a TorchScript archive: it holds code beside its data."""
-    if not zipfile.is_zipfile(path):
+    if path.suffix.lower() not in (".pt", ".pth") or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())

@@ -63,18 +63,14 @@ def sample_inputs(
     known = open_dimensions(graph)
     for name in given:
         if name not in known:
-            raise InputError(
-                f"There is no open dimension '{name}'; the model's are: {', '.join(known) or 'none'}."
-            )
+            raise InputError(f"There is no open dimension '{name}'; the model's are: {', '.join(known) or 'none'}.")
     has_batch = any(_BATCH.search(name) for name in known)
     for spec in graph.inputs:
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str):
                 like_batch = bool(_BATCH.search(size)) if has_batch else axis == 0 and len(spec.shape) > 1
                 given.setdefault(size, batch if like_batch else time)
-    shapes = {
-        spec.name: tuple(d if isinstance(d, int) else given[d] for d in spec.shape) for spec in graph.inputs
-    }
+    shapes = {spec.name: tuple(d if isinstance(d, int) else given[d] for d in spec.shape) for spec in graph.inputs}
     for name, shape in shapes.items():
         if np.prod(shape, dtype=float) > _MAX_ELEMENTS:
             raise InputError(f"A sample of the input '{name}' would have the shape {list(shape)}: too large.")
@@ -82,9 +78,7 @@ def sample_inputs(
     return {spec.name: _values(graph, spec, shapes, rng) for spec in graph.inputs}
 
 
-def _values(
-    graph: Graph, spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator
-) -> Array:
+def _values(graph: Graph, spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> Array:
     shape, dtype = shapes[spec.name], np.dtype(spec.dtype)
     bounds = list(_bounds(graph, spec.name))
     if "lengths" in bounds:

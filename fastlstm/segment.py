@@ -61,8 +61,7 @@ class Segment:
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
         """Run over whole sequences; `values` holds at least the segment's inputs."""
         arrays = {
-            name: _rows_array(values[name], axes, features, name)
-            for name, (_, axes, features) in self.inputs.items()
+            name: _rows_array(values[name], axes, features, name) for name, (_, axes, features) in self.inputs.items()
         }
         steps, batch = self._sizes(arrays)
         lengths = self._lengths(values, steps, batch)
@@ -124,10 +123,28 @@ class Segment:
         if order is not None:
             back = np.argsort(order)
             result = {
-                name: np.take(value, back, axis=self.outputs[name][1].index("B"))
-                for name, value in result.items()
+                name: np.take(value, back, axis=self.outputs[name][1].index("B")) for name, value in result.items()
             }
         return result
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether one input goes in and one output comes out, from zero states, for all rows alike."""
+        asked = any(state.given or state.shown for state in self.states)
+        return len(self.inputs) == len(self.outputs) == 1 and not (asked or self.lengths or self.masks)
+
+    def fixed(self, program: Program, steps: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Bind arrays of this segment's own to `program` for `steps` steps; return the inputs and the outputs.
+
+        Filling the inputs, `Program.repeat` and reading the outputs is then all that a step has to do.
+        """
+        sizes = {"T": steps, "B": program.batch}
+        arrays: dict[str, Array] = {}
+        for name, (slot, axes, features) in (*self.inputs.items(), *self.outputs.items()):
+            shape = tuple(features if axis == "F" else sizes[axis] for axis in axes)
+            arrays[name] = np.zeros(shape, np.float32 if features else np.int64)
+            program.bind(slot, arrays[name], *_axes(axes))
+        return {name: arrays[name] for name in self.inputs}, {name: arrays[name] for name in self.outputs}
 
     def _directions(self, shown: str) -> int:
         return 1 + max(s.direction for s in self.states if s.shown == shown)
@@ -163,9 +180,7 @@ class Segment:
             )
         return lengths.astype(np.int64)
 
-    def _set_states(
-        self, program: Program, values: Mapping[str, Any], batch: int, order: Array | None
-    ) -> None:
+    def _set_states(self, program: Program, values: Mapping[str, Any], batch: int, order: Array | None) -> None:
         for state in self.states:
             rows = program.rows(state.slot)
             rows[:] = 0
@@ -192,9 +207,7 @@ class Segment:
         for slot, name, backwards in self.masks:
             mask = np.asarray(values[name], bool)
             if mask.shape != (steps, batch):
-                raise InputError(
-                    f"The mask '{name}' should have the shape [{steps}, {batch}]; got {list(mask.shape)}."
-                )
+                raise InputError(f"The mask '{name}' should have the shape [{steps}, {batch}]; got {list(mask.shape)}.")
             if order is not None:
                 mask = mask[:, order]
             seen = np.logical_or.accumulate(mask[::-1] if backwards else mask, axis=0) if steps else mask
@@ -240,9 +253,7 @@ class _Builder:
     labels: Mapping[str, str]
     machine: Machine
     slots: list[Slot] = field(default_factory=list)
-    steps: list[tuple[int, Instruction, tuple[int, ...]]] = field(
-        default_factory=list
-    )  # stage, what, slots used
+    steps: list[tuple[int, Instruction, tuple[int, ...]]] = field(default_factory=list)  # stage, what, slots used
     place: dict[str, int] = field(default_factory=dict)  # value -> slot
     stage: dict[str, int] = field(default_factory=dict)  # value -> stage that makes it
     features: dict[str, int] = field(default_factory=dict)
@@ -333,9 +344,7 @@ def _show(build: _Builder, name: str) -> None:
     build.emit(build.stage[name], move, at, target)
 
 
-def _linear(
-    build: _Builder, label: str, weight: Array, bias: Array | None, x: int, out: int, stage: int
-) -> None:
+def _linear(build: _Builder, label: str, weight: Array, bias: Array | None, x: int, out: int, stage: int) -> None:
     """Emit ``out = x @ weight + bias`` for weight [K, columns]; `out` has room for whole panels."""
     lanes = build.machine.lanes
     columns = weight.shape[1]
@@ -361,9 +370,7 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
     if node.op in ("Transpose", "Identity"):
         # The same rows under another order of axes.
         shape = infos[y].shape
-        at = build.read(
-            x, int(shape[-1]) if shape and isinstance(shape[-1], int) else _consumer_width(build, x)
-        )
+        at = build.read(x, int(shape[-1]) if shape and isinstance(shape[-1], int) else _consumer_width(build, x))
         build.made(y, at, build.features[x], build.stage[x])
         return
     if node.op == "Dense":
@@ -392,7 +399,7 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
         build.emit(build.stage[x], Instruction(*kernel, (at, out, vectors), node.op), at, out)
         stage = build.stage[x]
     elif node.op in BINARY:
-        stage = max(build.stage[n] if n in build.stage else 0 for n in node.inputs if n not in constants)
+        stage = max(build.stage.get(n, 0) for n in node.inputs if n not in constants)
         places = []
         for name in node.inputs:
             if name in constants:
@@ -410,9 +417,7 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
     elif node.op == "LayerNormalization":
         at, stage = build.read_padded(x, features), build.stage[x]
         bias = constants[node.input(2)] if node.input(2) else np.zeros(features)
-        rows = [
-            build.constant(padded(np.asarray(v, np.float32), lanes)) for v in (constants[node.input(1)], bias)
-        ]
+        rows = [build.constant(padded(np.asarray(v, np.float32), lanes)) for v in (constants[node.input(1)], bias)]
         kernel = ("elementwise.layer_norm", (lanes, float(node.attrs.get("epsilon", 1e-5))))
         build.emit(stage, Instruction(*kernel, (at, out, features, *rows), "LayerNorm"), at, out)
     elif node.op == "Concat":
@@ -425,9 +430,7 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
             offset += width(name)
     else:  # the last time step
         at = build.read(x, features)
-        build.emit(
-            build.stage[x], Instruction("movement.last", (), (at, out, features), "Last step"), at, out
-        )
+        build.emit(build.stage[x], Instruction("movement.last", (), (at, out, features), "Last step"), at, out)
         stage = LAST_STAGE
         build.needs_step = build.needs_step or node.name or y
     build.made(y, out, features, stage)
@@ -542,12 +545,11 @@ def _direction(
     else:
         kernel = "recurrent.rnn"
     args = (
-        z_slot, y_slot, 4 * d * size, size, packed, columns, last_width, h_slot, c_slot, int(backwards), mask_slot, *extra,
+        z_slot, y_slot, 4 * d * size, size, packed, columns, last_width, h_slot, c_slot, int(backwards), mask_slot,
+        *extra,
     )  # fmt: skip
     macs = int(w_hh.size) + (size * hidden if node.input(9) else 0)
-    step = Instruction(
-        kernel, (lanes, machine.max_sums, *options, masked), args, node.op, macs, packed.nbytes
-    )
+    step = Instruction(kernel, (lanes, machine.max_sums, *options, masked), args, node.op, macs, packed.nbytes)
     build.emit(stage, step, *used)
 
 

@@ -84,9 +84,7 @@ def call_intrinsic(builder: Any, name: str, *args: Any) -> Any:
     kind = args[0].type
     full = f"llvm.{name}.v{kind.count}f32"
     module = builder.module
-    function = module.globals.get(full) or ir.Function(
-        module, ir.FunctionType(kind, [kind] * len(args)), full
-    )
+    function = module.globals.get(full) or ir.Function(module, ir.FunctionType(kind, [kind] * len(args)), full)
     return builder.call(function, args)
 
 
@@ -116,9 +114,7 @@ def broadcast(builder: Any, scalar: Any, lanes: int) -> Any:
     """Emit a vector with `scalar` in every lane."""
     kind = float_vector(lanes)
     one = builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, I32(0))
-    return builder.shuffle_vector(
-        one, ir.Constant(kind, ir.Undefined), ir.Constant(int_vector(lanes), [0] * lanes)
-    )
+    return builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(int_vector(lanes), [0] * lanes))
 
 
 # ---------------------------------------------------------------- memory
@@ -190,9 +186,7 @@ def _memory(kind: Any, numba_type: Any) -> tuple[Any, Any]:
     @intrinsic
     def store(typingctx: Any, address: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            builder.store(
-                args[1], pointer(builder, args[0], kind), align=kind.width // 8 if kind != F32 else 4
-            )
+            builder.store(args[1], pointer(builder, args[0], kind), align=kind.width // 8 if kind != F32 else 4)
             return context.get_dummy_value()
 
         return types.void(types.int64, numba_type), codegen

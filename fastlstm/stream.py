@@ -38,7 +38,13 @@ class Stream:
         self._program = self._segment.program(batch)
         (self._input, (_, self._in_axes, self._features)) = next(iter(self._segment.inputs.items()))
         (self._output, (_, self._out_axes, self._width)) = next(iter(self._segment.outputs.items()))
-        self._frame_shape = (batch, self._features) if self._features else (batch,)
+        self._takes_ids = not self._features
+        self._dtype = np.dtype(np.int64 if self._takes_ids else np.float32)
+        self._frame_shape = (batch,) if self._takes_ids else (batch, self._features)
+        self._row_shape = self._frame_shape[1:] if batch == 1 else ()
+        self._usual_shape = self._row_shape if batch == 1 else self._frame_shape
+        self._bound_steps = 0
+        self._bind_one()
 
     def step(self, frame: Any, out: Array | None = None) -> Array:
         """Advance by one time step.
@@ -54,22 +60,43 @@ class Stream:
         -------
         array [width] for a frame without a batch axis, else [batch, width]
         """
-        array = np.asarray(frame)
-        single = array.ndim == len(self._frame_shape) - 1
-        if (single and self.batch != 1) or array.shape != self._frame_shape[single:]:
+        if type(frame) is not np.ndarray or frame.shape != self._usual_shape or frame.dtype != self._dtype:
+            frame = self._checked_frame(frame)
+        if self._bound_steps != 1:
+            self._bind_one()
+        self._x[...] = frame
+        self._go()
+        if self._takes_ids and self._program.complained():
             raise InputError(
-                f"A frame should have the shape {list(self._frame_shape)}"
-                + (f" or {list(self._frame_shape[1:])}" if self.batch == 1 else "")
-                + f"; got {list(array.shape)}."
+                "An id lies outside its embedding table; check the vocabulary that the ids were made with."
             )
-        y = self._advance(array.reshape(self._shape(self._in_axes, 1, self._features)), 1)
-        y = y.reshape((self._width,) if single else (self.batch, self._width))
+        y = self._y_row if frame.shape == self._row_shape else self._y
         if out is None:
-            return y
+            return y.copy()
         if not isinstance(out, np.ndarray) or out.shape != y.shape or out.dtype != np.float32:
             raise InputError(f"out should be a float32 array of shape {list(y.shape)}.")
         out[...] = y
         return out
+
+    def _checked_frame(self, frame: Any) -> Array:
+        """Return a frame that is not of the usual kind as an array that is, or say what does not fit."""
+        array = np.asarray(frame)
+        shapes = [self._frame_shape, *([self._frame_shape[1:]] if self.batch == 1 else [])]
+        if array.shape not in shapes:
+            raise InputError(
+                f"A frame should have the shape {' or '.join(str(list(s)) for s in shapes)}; got {list(array.shape)}."
+            )
+        self._check_kind(array)
+        return array.astype(self._dtype, copy=False)
+
+    def _bind_one(self) -> None:
+        """Point the program at this stream's own arrays of one frame."""
+        inputs, outputs = self._segment.fixed(self._program, 1)
+        self._x = inputs[self._input].reshape(self._frame_shape)
+        self._y = outputs[self._output].reshape(self.batch, self._width)
+        self._y_row = self._y[0]
+        self._go = self._program.prepare(1)
+        self._bound_steps = 1
 
     def push(self, chunk: Any) -> Array:
         """Advance by n time steps: [n, features], or with a batch axis the model's own layout."""
@@ -93,7 +120,7 @@ class Stream:
 
     def blank_frame(self) -> Array:
         """Return a frame of zeros, of the shape and dtype that `step` takes."""
-        return np.zeros(self._frame_shape, np.float32 if self._features else np.int64)
+        return np.zeros(self._usual_shape, self._dtype)
 
     def reset(self) -> None:
         """Go back to the initial state: zero, or what the model says."""
@@ -120,12 +147,15 @@ class Stream:
     def _shape(self, axes: str, steps: Any, features: int) -> tuple[Any, ...]:
         return tuple({"T": steps, "B": self.batch, "F": features}[axis] for axis in axes)
 
+    def _check_kind(self, array: Array) -> None:
+        if array.dtype.kind not in ("iu" if self._takes_ids else "fiu"):
+            wanted = "whole numbers" if self._takes_ids else "numbers"
+            raise InputError(f"Frames should be {wanted}; got {array.dtype}.")
+
     def _advance(self, array: Array, steps: int) -> Array:
-        if array.dtype.kind not in ("fiu" if self._features else "iu"):
-            raise InputError(
-                f"Frames should be {'numbers' if self._features else 'whole numbers'}; got {array.dtype}."
-            )
-        x = np.ascontiguousarray(array, np.float32 if self._features else np.int64)
+        self._check_kind(array)
+        self._bound_steps = 0
+        x = np.ascontiguousarray(array, self._dtype)
         return self._segment.advance(self._program, {self._input: x}, steps, self.batch)[self._output]
 
 
@@ -146,8 +176,7 @@ def streaming_graph(graph: Graph, pairs: Mapping[str, str] | None) -> Graph:
                 )
             if node.input(4) or node.input(5):
                 raise UnsupportedError(
-                    f"The layer '{node.name or node.output(0)}' takes lengths or a mask, "
-                    "so this model cannot stream."
+                    f"The layer '{node.name or node.output(0)}' takes lengths or a mask, so this model cannot stream."
                 )
     states = _state_inputs(graph, pairs)
     nodes = [_streaming(node, graph) for node in graph.nodes]
@@ -179,8 +208,7 @@ def _state_inputs(graph: Graph, pairs: Mapping[str, str] | None) -> set[str]:
         return bool(readers.get(value)) and all(
             (node.op in RECURRENT_OPS and value in (node.input(6), node.input(7)) and value != node.input(0))
             or (
-                node.op
-                in ("Slice", "Gather", "Split", "Squeeze", "Unsqueeze", "Reshape", "Identity", "Transpose")
+                node.op in ("Slice", "Gather", "Split", "Squeeze", "Unsqueeze", "Reshape", "Identity", "Transpose")
                 and value == node.input(0)
                 and all(only_sets_state(o) for o in node.outputs if o)
             )
@@ -227,9 +255,7 @@ def _one_segment(plan: Plan) -> Segment:
                 "at a time (or has no kernel that does), so this model cannot stream. Run it on whole sequences."
             )
     if len(plan.parts) != 1:
-        raise UnsupportedError(
-            "This model has no recurrent layer, or several unconnected ones: it cannot stream."
-        )
+        raise UnsupportedError("This model has no recurrent layer, or several unconnected ones: it cannot stream.")
     segment = plan.parts[0]
     assert isinstance(segment, Segment)
     return segment

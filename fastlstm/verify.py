@@ -216,10 +216,13 @@ class Verification:
         return all(comparison.holds for comparison in self.comparisons)
 
 
-def expected_runner(path: str | os.PathLike[str], graph: Graph) -> tuple[Runner, str]:
-    """Return the source's own framework, or else the float64 reference and the reason why."""
+def expected_runner(path: str | os.PathLike[str], graph: Graph, *, trusted: bool = False) -> tuple[Runner, str]:
+    """Return the source's own framework, or else the float64 reference and the reason why.
+
+    `trusted` as in `fastlstm.runners.own_framework`.
+    """
     try:
-        return own_framework(path, graph), ""
+        return own_framework(path, graph, trusted=trusted), ""
     except (DependencyError, UnsupportedError, RunnerError) as error:
         return reference_runner(graph), str(error)
 
@@ -288,9 +291,7 @@ def _made_up(graph: Graph, sizes: Mapping[str, int] | None, seed: int) -> Iterat
         yield sample_inputs(graph, sizes, batch=batch, time=time, seed=seed + position)
 
 
-def replay(
-    run: Run, samples: Sequence[GoldenSample], atol: float = ATOL, rtol: float = RTOL
-) -> tuple[Comparison, ...]:
+def replay(run: Run, samples: Sequence[GoldenSample], atol: float = ATOL, rtol: float = RTOL) -> tuple[Comparison, ...]:
     """Run the inputs of stored samples again and compare with the outputs stored beside them."""
     return tuple(compare(sample.outputs, run(sample.inputs), atol, rtol) for sample in samples)
 

@@ -68,9 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         for name, row in data.items()
     ]
-    print(
-        f"batch {arguments.batch}, {arguments.steps} steps, {arguments.threads} thread(s), measured in turns"
-    )
+    print(f"batch {arguments.batch}, {arguments.steps} steps, {arguments.threads} thread(s), measured in turns")
     print(table(rows, list(rows[0])))
     return 0
 
@@ -93,8 +91,6 @@ def _latency(model: Model, arguments: argparse.Namespace) -> int:
         f"p99.9 {1e6 * timing.p999:.2f}, max {1e6 * timing.max:.2f}"
     )
     if arguments.sample_rate:
-        print(
-            f"real-time factor at {arguments.sample_rate:g} frames a second: {data['real_time_factor']:.4f}"
-        )
+        print(f"real-time factor at {arguments.sample_rate:g} frames a second: {data['real_time_factor']:.4f}")
     print(histogram(timing))
     return 0

@@ -16,9 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a .onnx, .pt, .pth, .safetensors, .keras, .h5 or .fastlstm file")
     parser.add_argument("-o", "--output", required=True, help="the .fastlstm file to write")
     parser.add_argument("--no-verify", action="store_true", help="write it without comparing outputs")
-    parser.add_argument(
-        "--input", action="append", default=[], metavar="[NAME=]FILE", help="verify on this data"
-    )
+    parser.add_argument("--input", action="append", default=[], metavar="[NAME=]FILE", help="verify on this data")
     parser.add_argument("--atol", type=float, default=ATOL, help="absolute tolerance (%(default)s)")
     parser.add_argument("--rtol", type=float, default=RTOL, help="relative tolerance (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

@@ -11,9 +11,7 @@ from fastlstm.model import Model
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", help="a model file of any supported format")
-    parser.add_argument(
-        "--plan", action="store_true", help="show each step, its kernel and its share of the work"
-    )
+    parser.add_argument("--plan", action="store_true", help="show each step, its kernel and its share of the work")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     add_layers_option(parser)
 

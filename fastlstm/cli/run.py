@@ -17,15 +17,9 @@ CHUNK = 4096
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", help="a model file of any supported format")
-    parser.add_argument(
-        "-i", "--input", action="append", required=True, metavar="[NAME=]FILE", help=".npy .npz .csv"
-    )
-    parser.add_argument(
-        "-o", "--output", help="write outputs here (.npy, .npz, .csv) instead of describing them"
-    )
-    parser.add_argument(
-        "--stream", action="store_true", help="feed the (one) sequence in chunks through a stream"
-    )
+    parser.add_argument("-i", "--input", action="append", required=True, metavar="[NAME=]FILE", help=".npy .npz .csv")
+    parser.add_argument("-o", "--output", help="write outputs here (.npy, .npz, .csv) instead of describing them")
+    parser.add_argument("--stream", action="store_true", help="feed the (one) sequence in chunks through a stream")
     parser.add_argument("--json", action="store_true", help="describe the outputs as JSON")
     add_layers_option(parser)
 
@@ -40,9 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError("--stream takes one input: the sequence.")
         (sequence,) = inputs.values()
         frames = (
-            sequence.reshape(-1, sequence.shape[-1])
-            if sequence.ndim == 3 and 1 in sequence.shape[:2]
-            else sequence
+            sequence.reshape(-1, sequence.shape[-1]) if sequence.ndim == 3 and 1 in sequence.shape[:2] else sequence
         )
         stream, parts = model.stream(), []
         for start in range(0, len(frames), CHUNK):

@@ -15,15 +15,9 @@ from fastlstm.verify import ATOL, RTOL, Comparison, compare_layers, expected_run
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", help="a .fastlstm file, or any model file")
-    parser.add_argument(
-        "other", nargs="?", help="what to compare with; absent: golden samples, or its own framework"
-    )
-    parser.add_argument(
-        "--input", action="append", default=[], metavar="[NAME=]FILE", help="compare on this data"
-    )
-    parser.add_argument(
-        "--by-layer", action="store_true", help="name the first layer that differs from float64"
-    )
+    parser.add_argument("other", nargs="?", help="what to compare with; absent: golden samples, or its own framework")
+    parser.add_argument("--input", action="append", default=[], metavar="[NAME=]FILE", help="compare on this data")
+    parser.add_argument("--by-layer", action="store_true", help="name the first layer that differs from float64")
     parser.add_argument("--atol", type=float, default=ATOL, help="absolute tolerance (%(default)s)")
     parser.add_argument("--rtol", type=float, default=RTOL, help="relative tolerance (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -42,9 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         worst = Comparison.worst(replay(model.run, samples, **tolerance))
     else:
         if arguments.other is None and arguments.model.endswith(".fastlstm"):
-            raise InputError(
-                f"'{arguments.model}' holds no golden samples: name a second model to compare with."
-            )
+            raise InputError(f"'{arguments.model}' holds no golden samples: name a second model to compare with.")
         path = arguments.other or arguments.model
         if path.endswith(".fastlstm"):
             runner, reason = Runner(path, Model(read_model(path).graph).run), ""
@@ -58,9 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.by_layer:
         layers = compare_layers(stored.graph, lambda g, x: Model(g).run(x), samples[0].inputs, **tolerance)
         first = next((str(part) for part in layers if not part.holds), "")
-        layer = (
-            f"first layer that differs: {first}" if first else f"all {len(layers)} layers agree with float64"
-        )
+        layer = f"first layer that differs: {first}" if first else f"all {len(layers)} layers agree with float64"
     if arguments.json:
         print_json({**worst.as_data(), "compared_with": what, "by_layer": layer or None})
     else:

@@ -32,7 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
         for layer, gates in ((LSTM, 4), (GRU, 3), (RNN, 1)):
             layer(np.zeros((8 * gates, 4)), np.zeros((8 * gates, 8)))(np.zeros((1, 1, 4)))
             print(f"{layer.__name__}: ready", file=sys.stderr)
-    print(
-        f"{len(compiler.loaded())} kernels ready in {time.monotonic() - started:.1f} s: {compiler.cache_folder()}"
-    )
+    print(f"{len(compiler.loaded())} kernels ready in {time.monotonic() - started:.1f} s: {compiler.cache_folder()}")
     return 0

@@ -62,9 +62,7 @@ def pause(typingctx: Any) -> Any:
         if builder.module.triple.startswith("x86_64"):
             name = "llvm.x86.sse2.pause"
             module = builder.module
-            function = module.globals.get(name) or ir.Function(
-                module, ir.FunctionType(ir.VoidType(), []), name
-            )
+            function = module.globals.get(name) or ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
             builder.call(function, [])
         return context.get_dummy_value()
 
@@ -78,9 +76,7 @@ def yield_processor(typingctx: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         if "windows" not in builder.module.triple:
             module = builder.module
-            function = module.globals.get("sched_yield") or ir.Function(
-                module, ir.FunctionType(I32, []), "sched_yield"
-            )
+            function = module.globals.get("sched_yield") or ir.Function(module, ir.FunctionType(I32, []), "sched_yield")
             builder.call(function, [])
         return context.get_dummy_value()
 

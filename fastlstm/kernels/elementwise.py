@@ -23,11 +23,7 @@ Compiled = Callable[[int, int, int], int]
 def row_address(frame, slot, row):
     """Address of row `row` of the block, counted over time steps and batch rows."""
     batch = word(frame, ROWS)
-    return (
-        origin(frame, slot)
-        + (row // batch) * time_stride(frame, slot)
-        + (row % batch) * row_stride(frame, slot)
-    )
+    return origin(frame, slot) + (row // batch) * time_stride(frame, slot) + (row % batch) * row_stride(frame, slot)
 
 
 def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Compiled:

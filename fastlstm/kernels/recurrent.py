@@ -237,9 +237,7 @@ def gru_reset_before(
                     z_at = z + b * z_row + (panel + p) * 3 * width + 2 * width
                     vstore(sums + (b * n + p) * width, vload(lanes, z_at))
             stride = k * width
-            new_run(
-                k, rows, resets, n, new_weights + panel * stride, stride, sums, n * width, sums, n * width
-            )
+            new_run(k, rows, resets, n, new_weights + panel * stride, stride, sums, n * width, sums, n * width)
             for p in range(n):
                 for b in range(rows):
                     place = (panel + p) * width

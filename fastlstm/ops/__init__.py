@@ -114,17 +114,13 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
     function = _TABLE.get(node.op)
     label = f"{node.op} node '{node.name or node.output(0)}'"
     if function is None:
-        raise UnsupportedError(
-            f"{label}: the operator is not supported; supported: {', '.join(sorted(SUPPORTED))}."
-        )
+        raise UnsupportedError(f"{label}: the operator is not supported; supported: {', '.join(sorted(SUPPORTED))}.")
     known = _keywords(function)
     attrs = {name: v for name, v in node.attrs.items() if name not in _NO_EFFECT.get(node.op, ())}
     unknown = sorted(set(attrs) - known)
     if unknown:
         supported = ", ".join(sorted(known - {"run_graph", "count"})) or "none"
-        raise UnsupportedError(
-            f"{label}: the attribute '{unknown[0]}' is not supported; supported: {supported}."
-        )
+        raise UnsupportedError(f"{label}: the attribute '{unknown[0]}' is not supported; supported: {supported}.")
     extra: dict[str, Any] = {}
     if "run_graph" in known:
         extra["run_graph"] = run_graph
@@ -142,9 +138,7 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
         given = ", ".join(_described(value) for value in inputs)
         raise InputError(f"{label} does not fit its inputs ({given}): {error}") from error
     results = result if isinstance(result, tuple) else (result,)
-    return tuple(
-        value if isinstance(value, list) or value is None else np.asarray(value) for value in results
-    )
+    return tuple(value if isinstance(value, list) or value is None else np.asarray(value) for value in results)
 
 
 @functools.cache

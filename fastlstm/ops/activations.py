@@ -165,9 +165,7 @@ def activation(name: str, alpha: float | None = None, beta: float | None = None)
     A parameter that is None takes the default of `fastlstm.graph.ACTIVATIONS`.
     """
     given = zip(("alpha", "beta"), (alpha, beta), ACTIVATIONS[name], strict=True)
-    parameters = {
-        key: default if value is None else value for key, value, default in given if default is not None
-    }
+    parameters = {key: default if value is None else value for key, value, default in given if default is not None}
     function = FUNCTIONS[name]
     return lambda x: function(x, **parameters)
 

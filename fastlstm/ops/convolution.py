@@ -76,10 +76,7 @@ def conv_transpose(
     _check(x, weight, kernel_shape, C, weight.shape[0], C % group == 0)
     stride, dilation = list(strides or [1] * rank), list(dilations or [1] * rank)
     extra = list(output_padding or [0] * rank)
-    full = [
-        (size - 1) * s + (k - 1) * d + 1
-        for size, s, k, d in zip(sizes, stride, kernel, dilation, strict=True)
-    ]
+    full = [(size - 1) * s + (k - 1) * d + 1 for size, s, k, d in zip(sizes, stride, kernel, dilation, strict=True)]
     if output_shape is not None:  # it may ask for more than there is: zeros at the end
         wanted = list(output_shape)[-rank:]
         extra = [max(e, n - there) for e, n, there in zip(extra, wanted, full, strict=True)]

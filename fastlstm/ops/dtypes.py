@@ -36,7 +36,5 @@ def dtype_of(value: int | str) -> np.dtype[Any]:
     """
     name = ONNX_TYPES.get(value) if isinstance(value, int) else value
     if name not in ONNX_TYPES.values():
-        raise ValueError(
-            f"The element type {value} is not supported; supported: {', '.join(ONNX_TYPES.values())}."
-        )
+        raise ValueError(f"The element type {value} is not supported; supported: {', '.join(ONNX_TYPES.values())}.")
     return np.dtype(name)

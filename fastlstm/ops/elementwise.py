@@ -107,9 +107,7 @@ def mean(*arrays: Array) -> Array:
 def dropout(x: Array, _ratio: Array | None = None, training: Array | None = None) -> tuple[Array, Array]:
     """Return x and a mask that keeps everything: inference drops nothing."""
     if training is not None and bool(training):
-        raise ValueError(
-            "training_mode is true, but dropout at random is not supported; export for inference"
-        )
+        raise ValueError("training_mode is true, but dropout at random is not supported; export for inference")
     return x, np.ones(x.shape, dtype=bool)
 
 

@@ -44,14 +44,10 @@ def gather_nd(x: Array, indices: Array, *, batch_dims: int = 0) -> Array:
     return np.stack(rows).reshape(*batch, *rows[0].shape)
 
 
-def scatter_elements(
-    x: Array, indices: Array, updates: Array, *, axis: int = 0, reduction: str = "none"
-) -> Array:
+def scatter_elements(x: Array, indices: Array, updates: Array, *, axis: int = 0, reduction: str = "none") -> Array:
     """Return a copy of x with `updates` written (or combined) at `indices` along `axis`."""
     if indices.shape != updates.shape:
-        raise ValueError(
-            f"indices {list(indices.shape)} and updates {list(updates.shape)} must have one shape"
-        )
+        raise ValueError(f"indices {list(indices.shape)} and updates {list(updates.shape)} must have one shape")
     return _write(x, _along(indices, x.ndim, axis), updates, reduction)
 
 
@@ -136,9 +132,7 @@ def compress(x: Array, condition: Array, *, axis: int | None = None) -> Array:
 
 def unique(x: Array, *, axis: int | None = None, sorted: int = 1) -> tuple[Array, Array, Array, Array]:
     """Return the distinct slices along `axis`, where each is first, which each slice is, and their counts."""
-    values, first, inverse, counts = np.unique(
-        x, axis=axis, return_index=True, return_inverse=True, return_counts=True
-    )
+    values, first, inverse, counts = np.unique(x, axis=axis, return_index=True, return_inverse=True, return_counts=True)
     inverse = inverse.reshape(-1)
     if not sorted:
         order = np.argsort(first)

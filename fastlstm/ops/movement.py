@@ -34,15 +34,11 @@ def split(
     else:
         ends = [int(end) for end in np.cumsum(sizes)]
         if ends and ends[-1] != total:
-            raise ValueError(
-                f"the pieces {sizes.tolist()} do not add up to the {total} elements of axis {axis}"
-            )
+            raise ValueError(f"the pieces {sizes.tolist()} do not add up to the {total} elements of axis {axis}")
     return tuple(np.split(x, ends[:-1], axis=axis))
 
 
-def slice_(
-    x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None
-) -> Array:
+def slice_(x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None) -> Array:
     """Return x[start:end:step] on each of the axes, with the meaning of Python's slices."""
     cuts = [slice(None)] * x.ndim
     along = range(len(starts)) if axes is None else [int(axis) for axis in axes]
@@ -80,10 +76,7 @@ def pad(
     widths[chosen] = np.reshape(pads, (2, -1)).T
     checked_shape(np.asarray(x.shape) + widths.sum(axis=1))
     cropped = x[
-        tuple(
-            slice(max(-before, 0), n - max(-after, 0))
-            for n, (before, after) in zip(x.shape, widths, strict=True)
-        )
+        tuple(slice(max(-before, 0), n - max(-after, 0)) for n, (before, after) in zip(x.shape, widths, strict=True))
     ]
     added = np.maximum(widths, 0)
     if mode == "constant":

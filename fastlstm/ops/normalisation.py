@@ -72,9 +72,7 @@ def instance_normalization(x: Array, scale: Array, bias: Array, *, epsilon: floa
     return np.asarray(y * _per_channel(scale, x.ndim) + _per_channel(bias, x.ndim), dtype=x.dtype)
 
 
-def group_normalization(
-    x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = 1e-5
-) -> Array:
+def group_normalization(x: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = 1e-5) -> Array:
     """Return x [N, C, ...] with each of `num_groups` groups of channels of each row normalised."""
     grouped = x.reshape(x.shape[0], num_groups, math.prod(x.shape[1:]) // num_groups)
     y = _standardised(grouped, (2,), epsilon)[0].reshape(x.shape)

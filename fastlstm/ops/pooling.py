@@ -23,9 +23,7 @@ def _taps(x: Array, w: Windows, fill: Any) -> Array:
         stride * (count - 1) + (k - 1) * dilation + 1
         for stride, count, k, dilation in zip(w.strides, w.outputs, w.kernel, w.dilations, strict=True)
     ]
-    after = [
-        max(span - size - first, 0) for span, size, first in zip(spans, x.shape[2:], w.before, strict=True)
-    ]
+    after = [max(span - size - first, 0) for span, size, first in zip(spans, x.shape[2:], w.before, strict=True)]
     padded = np.pad(x, [(0, 0), (0, 0), *zip(w.before, after, strict=True)], constant_values=fill)
     return np.stack([padded[w.tap(at)] for at in itertools.product(*map(range, w.kernel))])
 

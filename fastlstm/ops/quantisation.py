@@ -61,9 +61,7 @@ def dynamic_quantize_linear(x: Array) -> tuple[Array, Array, Array]:
     return quantize_linear(x, scale, zero_point), scale, zero_point
 
 
-def matmul_integer(
-    a: Array, b: Array, a_zero_point: Array | None = None, b_zero_point: Array | None = None
-) -> Array:
+def matmul_integer(a: Array, b: Array, a_zero_point: Array | None = None, b_zero_point: Array | None = None) -> Array:
     """Return the int32 product of (a - a_zero_point) and (b - b_zero_point)."""
     left, right = a.astype(np.int32), b.astype(np.int32)
     if a_zero_point is not None:  # one for all, or one a row

@@ -19,9 +19,7 @@ Reduction = Callable[[Array, tuple[int, ...], bool], Array]
 def _reduce(function: Reduction) -> Callable[..., Array]:
     """Return the operator that applies function(x, axes, keepdims); no axes means all of them."""
 
-    def operator(
-        x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-    ) -> Array:
+    def operator(x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Array:
         chosen = () if axes is None else tuple(int(axis) for axis in np.atleast_1d(axes))
         if not chosen and not noop_with_empty_axes:
             chosen = tuple(range(x.ndim))

@@ -33,9 +33,7 @@ def dft(
     checked_shape([count])
     if inverse and onesided:
         return np.fft.irfft(signal, n=count, axis=along)[..., None].astype(x.dtype)
-    spectrum = (
-        np.fft.ifft(signal, n=count, axis=along) if inverse else np.fft.fft(signal, n=count, axis=along)
-    )
+    spectrum = np.fft.ifft(signal, n=count, axis=along) if inverse else np.fft.fft(signal, n=count, axis=along)
     if onesided:
         spectrum = np.take(spectrum, np.arange(count // 2 + 1), axis=along)
     return np.stack([spectrum.real, spectrum.imag], axis=-1).astype(x.dtype)

@@ -96,8 +96,6 @@ def inlined(scope: Scope, body: Graph, inputs: dict[str, str], outputs: tuple[st
     for node in body.nodes:
         node = renamed(node, names)
         names.update((v, scope.fresh(v)) for v in node.outputs if v)
-        nodes.append(
-            Node(node.op, node.inputs, tuple(names.get(v, "") for v in node.outputs), node.attrs, node.name)
-        )
+        nodes.append(Node(node.op, node.inputs, tuple(names.get(v, "") for v in node.outputs), node.attrs, node.name))
     results = [names.get(spec.name, spec.name) for spec in body.outputs]
     return nodes + [Node("Identity", (v,), (out,)) for v, out in zip(results, outputs, strict=True) if out]

@@ -215,9 +215,7 @@ def _inverse_deviation(scope: Scope, name: str) -> tuple[tuple[str, str, float],
     choices = [(name, "")] if times is None else [times.inputs, times.inputs[::-1]]
     for inverse, scale in choices:
         reciprocal = scope.maker(inverse, "Reciprocal")
-        found = (
-            _statistics(scope, scope.maker(reciprocal.input(0), "Sqrt")) if reciprocal is not None else None
-        )
+        found = _statistics(scope, scope.maker(reciprocal.input(0), "Sqrt")) if reciprocal is not None else None
         factor = scope.const(scale)
         if found is not None and (not scale or factor is not None):
             return found, factor

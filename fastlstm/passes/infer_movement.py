@@ -28,9 +28,7 @@ def _shape(at: Operands) -> ValueInfo:
 @rule("Size")
 def _size(at: Operands) -> ValueInfo:
     shape = at[0].shape
-    return (
-        ValueInfo((), "int64") if shape is None else ValueInfo.of_content((dims.product(shape),), (), "int64")
-    )
+    return ValueInfo((), "int64") if shape is None else ValueInfo.of_content((dims.product(shape),), (), "int64")
 
 
 @rule("Gather")
@@ -165,9 +163,7 @@ def _split(at: Operands) -> tuple[ValueInfo, ...]:
     infos = []
     for i, size in enumerate(sizes):
         dim = at.fresh(axis, i) if size is None else size
-        infos.append(
-            ValueInfo((*data.shape[:axis], dim, *data.shape[axis + 1 :]), data.dtype, None, data.fill)
-        )
+        infos.append(ValueInfo((*data.shape[:axis], dim, *data.shape[axis + 1 :]), data.dtype, None, data.fill))
     if data.const is not None and data.rank == 1 and all(isinstance(size, int) for size in sizes):
         start = 0
         for i, size in enumerate(int(size or 0) for size in sizes):
@@ -346,9 +342,7 @@ def _one_hot(at: Operands) -> ValueInfo:
         return ValueInfo(None, at[2].dtype)
     axis = normal_axis(int(at.attr("axis", -1)), len(indices) + 1)
     size = depth[0] if depth else None
-    return ValueInfo(
-        (*indices[:axis], at.fresh(axis) if size is None else size, *indices[axis:]), at[2].dtype
-    )
+    return ValueInfo((*indices[:axis], at.fresh(axis) if size is None else size, *indices[axis:]), at[2].dtype)
 
 
 @rule("TopK")

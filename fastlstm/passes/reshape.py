@@ -231,14 +231,10 @@ def slice_of_split(scope: Scope, node: Node) -> list[Node] | None:
         return None
     piece = scope.fresh(node.outputs[0])
     bounds = [[start * width], [(start + length) * width], [left[0]]]
-    names = [
-        scope.constant(f"{piece}.{what}", b) for what, b in zip(("start", "end", "axis"), bounds, strict=True)
-    ]
+    names = [scope.constant(f"{piece}.{what}", b) for what, b in zip(("start", "end", "axis"), bounds, strict=True)]
     sliced = tuple(length * width if i == left[0] else d for i, d in enumerate(whole))
     nodes = reshaped(scope, piece, sliced, after, node.outputs[0])
-    return (
-        None if nodes is None else [Node("Slice", (split.input(0), *names), (piece,), {}, node.name), *nodes]
-    )
+    return None if nodes is None else [Node("Slice", (split.input(0), *names), (piece,), {}, node.name), *nodes]
 
 
 def _one_cut(scope: Scope, node: Node) -> tuple[int, int, int] | None:

@@ -254,11 +254,7 @@ class _Sweep:
 
     def repeats(self, node: Node) -> bool:
         """Make the outputs of a node that computes what an earlier one does names for the earlier one's."""
-        if (
-            node.op in RANDOM
-            or node.op == "Identity"
-            or any(isinstance(v, Graph) for v in node.attrs.values())
-        ):
+        if node.op in RANDOM or node.op == "Identity" or any(isinstance(v, Graph) for v in node.attrs.values()):
             return False
         key = (node.op, node.inputs, len(node.outputs), repr(sorted(node.attrs.items())))
         earlier = self.seen.setdefault(key, node)

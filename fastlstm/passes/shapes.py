@@ -22,9 +22,7 @@ _ENROLLED = (infer_compute, infer_movement)  # importing them fills RULES
 Infos = Mapping[str, ValueInfo]
 
 
-def infer(
-    graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] | None = None
-) -> dict[str, ValueInfo]:
+def infer(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] | None = None) -> dict[str, ValueInfo]:
     """Return what is known of every value of `graph` (not of the values inside bodies).
 
     Parameters

@@ -43,11 +43,7 @@ def broadcast_states(scope: Scope, node: Node) -> list[Node] | None:
         if expand is None or learned is None or learned.ndim != 3 or learned.shape[1] != 1:
             continue
         shape = scope.shape(node.input(position))
-        if (
-            shape is not None
-            and len(shape) == 3
-            and (shape[0], shape[2]) == (learned.shape[0], learned.shape[2])
-        ):
+        if shape is not None and len(shape) == 3 and (shape[0], shape[2]) == (learned.shape[0], learned.shape[2]):
             inputs[position] = expand.input(0)
     if tuple(inputs) == node.inputs:
         return None

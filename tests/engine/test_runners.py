@@ -59,10 +59,17 @@ def test_onnx_runs_in_onnxruntime(onnx_file):
 def test_torch_runs_exported_programs_archives_and_modules(tmp_path):
     program = torch.export.export(Two(), (torch.ones(2, 2),))
     torch.export.save(program, tmp_path / "m.pt2")
-    check(own_framework(tmp_path / "m.pt2", GRAPH))
+    check(own_framework(tmp_path / "m.pt2", GRAPH, trusted=True))
     torch.jit.save(torch.jit.trace(Two(), torch.ones(2, 2)), tmp_path / "m.pt")
-    check(own_framework(tmp_path / "m.pt", GRAPH))
+    check(own_framework(tmp_path / "m.pt", GRAPH, trusted=True))
     check(torch_runner(Two(), GRAPH))
+
+
+def test_torch_loads_only_what_is_trusted(tmp_path):
+    torch.jit.save(torch.jit.trace(Two(), torch.ones(2, 2)), tmp_path / "m.pt")
+    for name in ("m.pt", "m.pt2"):
+        with pytest.raises(UnsupportedError, match="can run code out of"):
+            own_framework(tmp_path / name, GRAPH)
 
 
 def test_a_module_is_run_as_for_evaluation():
@@ -88,10 +95,8 @@ def test_weights_alone_are_no_program(tmp_path):
             own_framework(tmp_path / name, GRAPH)
 
 
-@pytest.mark.parametrize(
-    ("suffix", "package"), [("onnx", "onnxruntime"), ("pt2", "torch"), ("keras", "keras")]
-)
+@pytest.mark.parametrize(("suffix", "package"), [("onnx", "onnxruntime"), ("pt2", "torch"), ("keras", "keras")])
 def test_an_absent_framework_is_told_with_the_command(tmp_path, monkeypatch, suffix, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DependencyError, match=f"pip install {package}"):
-        own_framework(tmp_path / f"m.{suffix}", GRAPH)
+        own_framework(tmp_path / f"m.{suffix}", GRAPH, trusted=True)
