@@ -34,7 +34,7 @@ def load(path: str | Path) -> Graph:
 
     Raises
     ------
-    InputError
+    OSError
         If the file cannot be opened.
     FileFormatError
         If it is damaged or no ONNX model.
@@ -47,10 +47,7 @@ def load(path: str | Path) -> Graph:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"The model '{path}' cannot be opened: {error}.") from None
+    data = path.read_bytes()
     try:
         model = onnx.ModelProto.FromString(data)
     except (DecodeError, UnicodeDecodeError):
@@ -89,9 +86,7 @@ def supported() -> list[tuple[str, str, str]]:
         rows.append((op, f"{', '.join(attributes)}; every input and output", "supported"))
     rows.append(("LSTM, GRU, RNN", f"activations {', '.join(ACTIVATION_NAMES.values())}", "supported"))
     for op, known in OPERATORS.items():
-        options = [
-            f"{n}={'|'.join(a.choices)}" if a.choices else n for n, a in known.items() if not a.dropped
-        ]
+        options = [f"{n}={'|'.join(a.choices)}" if a.choices else n for n, a in known.items() if not a.dropped]
         rows.append((op, ", ".join(options), "supported"))
     rows += [
         ("Constant", "value, value_float(s), value_int(s)", "supported"),
@@ -109,6 +104,7 @@ def supported() -> list[tuple[str, str, str]]:
         ("Scan", "opset 8", "refused: batched form, replaced in opset 9"),
         ("RandomNormal, RandomUniform, Bernoulli, Multinomial", "", "refused: results would not repeat"),
         ("Optional, SequenceMap, strings, images, losses", "", "refused: not found in recurrent models"),
+        ("GridSample, MaxUnpool, DeformConv, RoiAlign", "", "refused: not found in recurrent models"),
         ("element types", "float8, float4, int4, complex, string", "refused: NumPy has no such numbers"),
         ("sparse tensors", "", "refused: not found in recurrent models"),
     ]
@@ -127,6 +123,6 @@ def _read(onnx: Any, model: Any, tensors: TensorReader) -> Graph:
     if not model.HasField("graph") or not model.graph.output:
         raise FileFormatError("The ONNX model holds no graph with outputs: it is damaged or cut short.")
     try:
-        return Importer(model, tensors, onnx.defs.get_schema).run()
+        return Importer(model, tensors, onnx.defs).run()
     except UnicodeDecodeError:
         raise FileFormatError("The ONNX model holds a name that is not UTF-8: it is damaged.") from None

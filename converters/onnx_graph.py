@@ -8,7 +8,7 @@ are those of its schema, older forms become the opset-21 form, and what remains 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -31,14 +31,12 @@ NEWEST_OPSET = 28
 """The newest ai.onnx opset whose operators were compared with this converter's reading of them."""
 
 # Functions that call functions can multiply a small file without end.
-_MOST_NODES = 500_000
+_MOST_NODES = 50_000
 _DEEPEST = 64
 
 # AttributeProto.type: where the value is and what it is called in messages.
 _FIELDS = {1: "f", 2: "i", 3: "s", 4: "t", 5: "g", 6: "floats", 7: "ints", 8: "strings"}
-_KINDS = dict(
-    zip(_FIELDS, ("float", "int", "string", "tensor", "graph", "floats", "ints", "strings"), strict=True)
-)
+_KINDS = dict(zip(_FIELDS, ("float", "int", "string", "tensor", "graph", "floats", "ints", "strings"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -72,14 +70,14 @@ class Importer:
     ----------
     model : onnx.ModelProto
     tensors : TensorReader
-    schema : callable
-        ``onnx.defs.get_schema``.
+    schemas : module
+        ``onnx.defs``.
     """
 
-    def __init__(self, model: Any, tensors: TensorReader, schema: Callable[..., Any]) -> None:
+    def __init__(self, model: Any, tensors: TensorReader, schemas: Any) -> None:
         self.model = model
         self.tensors = tensors
-        self.schema = schema
+        self.schemas = schemas
         self.functions = {(_domain(f), f.name, getattr(f, "overload", "")): f for f in model.functions}
         self.dims = _invented_dims(model.graph)
         self.count = self.depth = 0
@@ -96,9 +94,7 @@ class Importer:
         body = scope.outer is not None
         if proto.sparse_initializer:
             name = proto.sparse_initializer[0].values.name
-            raise UnsupportedError(
-                f"The sparse initializer '{name}' is not supported; supported: dense ones."
-            )
+            raise UnsupportedError(f"The sparse initializer '{name}' is not supported; supported: dense ones.")
         initial = [tensor.name for tensor in proto.initializer]
         for value in proto.input:
             if value.name not in initial:
@@ -125,9 +121,7 @@ class Importer:
     def _input(self, value: Any, frame: Frame, scope: Scope, body: bool) -> None:
         spec = tensor_spec(value, "The input")
         if not body and (spec.shape == UNKNOWN_RANK or not spec.dtype):
-            raise UnsupportedError(
-                f"The input '{spec.name}' has no shape; supported are tensors of known rank."
-            )
+            raise UnsupportedError(f"The input '{spec.name}' has no shape; supported are tensors of known rank.")
         if value.type.tensor_type.elem_type == BFLOAT16:
             _note_bfloat16(scope)
         name = _write(frame, scope, spec.name, "an input")
@@ -142,10 +136,10 @@ class Importer:
 
     def _node(self, proto: Any, frame: Frame, scope: Scope) -> None:
         """Read one node: check it, bring it to its current form, and add it to `scope`."""
-        self.count += 1
+        self.count += bool(frame.prefix)
         if self.count > _MOST_NODES:
             raise UnsupportedError(
-                f"The model has more than {_MOST_NODES} nodes once its functions are written out."
+                f"The model's functions write out to more than {_MOST_NODES} nodes, the most that are read."
             )
         domain = _domain(proto)
         label = f"{proto.op_type} node '{_title(proto)}'"
@@ -164,9 +158,7 @@ class Importer:
             )
         if not domain:
             self._check_schema(proto, frame.opsets[""], attrs, label)
-        outputs = tuple(
-            _write(frame, scope, name, label) if name in frame.used else "" for name in proto.output
-        )
+        outputs = tuple(_write(frame, scope, name, label) if name in frame.used else "" for name in proto.output)
         values = {name: value for name, (_, value) in attrs.items()}
         name = frame.prefix + _title(proto)
         node = OnnxNode(proto.op_type, frame.opsets[domain], inputs, outputs, values, name)
@@ -220,8 +212,8 @@ class Importer:
         schema = None
         if known:
             try:
-                schema = self.schema(proto.op_type, opset, "")
-            except RuntimeError:  # onnx.defs.SchemaError is one: there is no such operator at this opset
+                schema = self.schemas.get_schema(proto.op_type, opset, "")
+            except self.schemas.SchemaError:  # there is no such operator at this opset
                 schema = None
         if schema is None:
             supported = ", ".join(sorted({*OPERATORS, *FORMS, *RECURRENT}))
@@ -263,9 +255,7 @@ class Importer:
         unknown = sorted(set(attrs) - set(defaults) - set(function.attribute))
         if unknown:
             supported = ", ".join([*function.attribute, *defaults]) or "none"
-            raise UnsupportedError(
-                f"{label}: the function has no attribute '{unknown[0]}'; supported: {supported}."
-            )
+            raise UnsupportedError(f"{label}: the function has no attribute '{unknown[0]}'; supported: {supported}.")
         if len(inputs) > len(function.input) or len(proto.output) > len(function.output):
             raise FileFormatError(
                 f"{label} has {len(inputs)} inputs and {len(proto.output)} outputs; the function has "
@@ -275,9 +265,7 @@ class Importer:
             opsets=_opsets(function),
             names=ChainMap({"": ""}),
             used=frozenset(_reads(function)),
-            attrs={
-                n: (a.type, self._attribute(a, frame, scope, f"{label}: '{n}'")) for n, a in defaults.items()
-            }
+            attrs={n: (a.type, self._attribute(a, frame, scope, f"{label}: '{n}'")) for n, a in defaults.items()}
             | dict(attrs),
             prefix=f"{frame.prefix}{_title(proto)}/",
         )

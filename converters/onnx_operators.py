@@ -102,7 +102,6 @@ GlobalLpPool p
 GlobalMaxPool
 Greater
 GreaterOrEqual
-GridSample align_corners mode=linear|nearest|cubic padding_mode=zeros|border|reflection
 GroupNormalization epsilon num_groups stash_type=1
 HammingWindow output_datatype periodic
 HannWindow output_datatype periodic
@@ -128,7 +127,6 @@ MatMul
 MatMulInteger
 Max
 MaxPool {_WINDOW} ceil_mode storage_order
-MaxUnpool kernel_shape pads strides
 Mean
 MeanVarianceNormalization axes
 MelWeightMatrix output_datatype

@@ -38,9 +38,7 @@ def _as_inputs(*names: str, dtype: Any = np.int64, first: int = 1) -> Form:
         inputs = [*node.inputs, *[""] * first][:first]
         for name in names:
             given = node.attrs.get(name)
-            inputs.append(
-                "" if given is None else scope.constant(f"{node.name}.{name}", np.array(given, dtype))
-            )
+            inputs.append("" if given is None else scope.constant(f"{node.name}.{name}", np.array(given, dtype)))
         return node.without(*names).replace(inputs=tuple(inputs))
 
     return form
@@ -153,12 +151,6 @@ def _resize(node: OnnxNode, scope: Scope) -> OnnxNode:
     return node.replace(inputs=tuple(inputs))
 
 
-def _grid_sample(node: OnnxNode, _scope: Scope) -> OnnxNode:
-    names = {"bilinear": "linear", "bicubic": "cubic"}
-    mode = node.attrs.get("mode", "bilinear")
-    return node.replace(attrs={**node.attrs, "mode": names.get(mode, mode)})
-
-
 def _dft(node: OnnxNode, scope: Scope) -> OnnxNode:
     axis = scope.constant(f"{node.name}.axis", np.array(node.attrs.get("axis", 1), np.int64))
     return node.without("axis").replace(inputs=(node.input(0), node.input(1), axis))
@@ -172,9 +164,7 @@ def _constant(node: OnnxNode, scope: Scope) -> None:
         value = np.array(node.attrs.get("value_float", node.attrs.get("value_floats")), np.float32)
     if value is None or len(node.attrs) != 1:
         given = ", ".join(node.attrs) or "none"
-        raise node.unsupported(
-            f"got the attributes {given}; supported is one of value, value_float(s), value_int(s)."
-        )
+        raise node.unsupported(f"got the attributes {given}; supported is one of value, value_float(s), value_int(s).")
     if node.output(0):
         scope.constants[node.output(0)] = value
 
@@ -220,7 +210,6 @@ FORMS: Mapping[str, tuple[tuple[int, Form], ...]] = {
     "Upsample": ((9, _upsample_scales), (_ANY, _upsample)),
     "Resize": ((11, _resize_10), (_ANY, _resize)),
     "Scatter": ((_ANY, _renamed("ScatterElements")),),
-    "GridSample": ((20, _grid_sample),),
     "DFT": ((20, _dft),),
     "Constant": ((_ANY, _constant),),
     "ConstantOfShape": ((_ANY, _constant_of_shape),),

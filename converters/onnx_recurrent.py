@@ -85,9 +85,7 @@ def recurrent(node: OnnxNode, scope: Scope) -> None:
     _outputs(node, scope, inputs, attrs, dtype, layout)
 
 
-def _outputs(
-    node: OnnxNode, scope: Scope, inputs: list[str], attrs: dict[str, Any], dtype: str, layout: int
-) -> None:
+def _outputs(node: OnnxNode, scope: Scope, inputs: list[str], attrs: dict[str, Any], dtype: str, layout: int) -> None:
     """Add the canonical node and give its results ONNX's shapes, element type and names."""
     directions, hidden = len(attrs["directions"]), attrs["hidden_size"]
     names = ["y", "h_n", "c_n"][: 3 if node.op == "LSTM" else 2]
@@ -205,9 +203,7 @@ def _element_type(node: OnnxNode, scope: Scope) -> str:
     else:
         dtype = "float32"
     if dtype not in _NUMBERS:
-        raise node.unsupported(
-            f"the element type {dtype} is not supported; supported: {', '.join(_NUMBERS)}."
-        )
+        raise node.unsupported(f"the element type {dtype} is not supported; supported: {', '.join(_NUMBERS)}.")
     if dtype != "float32":
         scope.note(f"{node.op} '{node.name}' is stored in {dtype}; its weights and sums are float32 here.")
     return dtype
@@ -216,7 +212,7 @@ def _element_type(node: OnnxNode, scope: Scope) -> str:
 def _cast(scope: Scope, value: str, source: str, target: str, hint: str) -> str:
     if not value or source == target:
         return value
-    return scope.node("Cast", value, name=hint, to=_NUMBERS[target])
+    return scope.node("Cast", value, name=f"{hint}.cast", to=_NUMBERS[target])
 
 
 def _parts(scope: Scope, value: str, count: int, hint: str) -> list[str]:
@@ -226,7 +222,7 @@ def _parts(scope: Scope, value: str, count: int, hint: str) -> list[str]:
 
 
 def _joined(scope: Scope, parts: Sequence[str], hint: str) -> str:
-    return scope.node("Concat", *parts, name=hint, axis=1)
+    return scope.node("Concat", *parts, name=f"{hint}.joined", axis=1)
 
 
 def _weight(node: OnnxNode, scope: Scope, position: int, name: str, dtype: str) -> str:
@@ -266,7 +262,7 @@ def _state(node: OnnxNode, scope: Scope, value: str, dtype: str, layout: int) ->
         return ""
     value = _cast(scope, value, dtype, "float32", f"{node.name}.state")
     if layout:
-        value = scope.node("Transpose", value, name=f"{node.name}.state", perm=[1, 0, 2])
+        value = scope.node("Transpose", value, name=f"{node.name}.state.transposed", perm=[1, 0, 2])
     return scope.settled(value, f"{node.name}.state")
 
 
