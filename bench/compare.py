@@ -40,9 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _cells(data: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
-        f"{run['threads']} thr  {cell['name']}": cell
-        for run in data["runs"]
-        for cell in run["cells"] + run["sweeps"]
+        f"{run['threads']} thr  {cell['name']}": cell for run in data["runs"] for cell in run["cells"] + run["sweeps"]
     }
 
 

@@ -76,12 +76,8 @@ def _run_parts(run: Run) -> list[str]:
         svg.ranges([(c["name"], _spread(c)) for c in run["cells"]], "×"),
     ]
     if run["sweeps"]:
-        parts += [
-            f"<h2>How time grows, {count}</h2><p>Microseconds per call, H = 128 where it is not varied.</p>"
-        ]
-        parts += [
-            _growth(run, group, field) for group, field in (("time", "T"), ("width", "B"), ("size", "H"))
-        ]
+        parts += [f"<h2>How time grows, {count}</h2><p>Microseconds per call, H = 128 where it is not varied.</p>"]
+        parts += [_growth(run, group, field) for group, field in (("time", "T"), ("width", "B"), ("size", "H"))]
     return parts
 
 
@@ -92,12 +88,8 @@ def _thread_parts(runs: list[Run]) -> list[str]:
     last = {cell["name"]: cell for cell in runs[-1]["cells"]}
     rows = []
     for cell in runs[0]["cells"]:
-        pairs = {
-            i: (median_us(cell, e), median_us(last.get(cell["name"], cell), e)) for i, e in enumerate(ORDER)
-        }
-        rows.append(
-            (cell["name"], {i: a / b for i, (a, b) in pairs.items() if a is not None and b is not None})
-        )
+        pairs = {i: (median_us(cell, e), median_us(last.get(cell["name"], cell), e)) for i, e in enumerate(ORDER)}
+        rows.append((cell["name"], {i: a / b for i, (a, b) in pairs.items() if a is not None and b is not None}))
     title = f"Time with {runs[0]['threads']} over time with {runs[-1]['threads']} threads"
     return [f"<h2>{title}</h2><p>How much each engine gains from threads.</p>", svg.dots(rows, "×")]
 

@@ -28,9 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
-    options.readme.write_text(
-        f"{before}{BEGIN}\n{render(json.loads(options.result.read_text()))}\n{END}{after}"
-    )
+    options.readme.write_text(f"{before}{BEGIN}\n{render(json.loads(options.result.read_text()))}\n{END}{after}")
     return 0
 
 
@@ -46,11 +44,12 @@ def render(data: dict[str, Any]) -> str:
         if cell["case"]["group"] in GROUPS:
             rows.append([name, *(t for cells in by_name for t in _columns(cells.get(name)))])
     means = [geometric_mean(map(best_ratio, run["cells"])) for run in runs]
+    where = f"{machine['processor']} ({machine['isa']}, {machine['cores']} cores), {data['date'][:10]}"
     total = f"geometric mean of all {len(by_name[0])} cells"
     rows.append([total, *(t for mean in means for t in ("", "", f"**{mean:.2f}**" if mean else "–"))])
     return "\n".join(
         [
-            f"{machine['processor']} ({machine['isa']}, {machine['cores']} cores), {data['date'][:10]}: {versions}.",
+            f"{where}: {versions}.",
             "Median time of a call; all engines in one process, in turns.",
             "",
             *(f"| {' | '.join(row)} |" for row in rows),

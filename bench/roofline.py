@@ -97,9 +97,7 @@ def bound(case: Case, threads: int, roofline: dict[str, Any]) -> dict[str, float
     return {"projection": projection, "recurrence": recurrence, "total": projection + recurrence}
 
 
-def _phase(
-    multiply_adds: int, weights: int, reads: int, held: int, threads: int, roofline: dict[str, Any]
-) -> float:
+def _phase(multiply_adds: int, weights: int, reads: int, held: int, threads: int, roofline: dict[str, Any]) -> float:
     """Return the seconds of a product: `weights` numbers read `reads` times while `held` stay in a cache."""
     share = 4 * held / threads
     level = next(v for v in roofline["levels"] if v["bytes"] is None or share <= v["bytes"])

@@ -27,9 +27,7 @@ def dots(rows: Sequence[Row], unit: str, reference: float = 1.0) -> str:
     x, ticks = _log_axis([*values, reference / 1.2, reference * 1.2], LABELS, WIDTH - RIGHT)
     marks = [_line(x(reference), TOP, x(reference), _height(rows) - BOTTOM, "reference")]
     for y, (_, series) in _at(rows):
-        marks += [
-            _dot(x(value), y, 4, f"{value:.2f}{unit}", f"s{number}") for number, value in series.items()
-        ]
+        marks += [_dot(x(value), y, 4, f"{value:.2f}{unit}", f"s{number}") for number, value in series.items()]
     return _by_row(rows, x, ticks, unit, marks)
 
 
@@ -82,12 +80,8 @@ def lines(series: Mapping[int, Sequence[tuple[float, float]]], x_title: str, y_t
     left, right, top, bottom = 62, 420, 12, 210
     x, x_ticks = _log_axis([p[0] for p in points], left, right, base=2)
     y, y_ticks = _log_axis([p[1] for p in points], bottom, top)
-    parts = [
-        _line(x(t), top, x(t), bottom, "grid") + _text(x(t), bottom + 16, f"{t:g}", "tick") for t in x_ticks
-    ]
-    parts += [
-        _line(left, y(t), right, y(t), "grid") + _text(left - 6, y(t) + 4, f"{t:g}", "end") for t in y_ticks
-    ]
+    parts = [_line(x(t), top, x(t), bottom, "grid") + _text(x(t), bottom + 16, f"{t:g}", "tick") for t in x_ticks]
+    parts += [_line(left, y(t), right, y(t), "grid") + _text(left - 6, y(t) + 4, f"{t:g}", "end") for t in y_ticks]
     parts += [_text((left + right) / 2, bottom + 34, x_title, "tick"), _text(left, 8, y_title, "start")]
     for number, line in series.items():
         path = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in line)

@@ -45,17 +45,13 @@ def main(options: Result, path: Path) -> None:
     path.write_text(json.dumps(result))
 
 
-def _cells(
-    options: Result, engines: list[Engine], threads: int, section: str, cases: Iterable[Case]
-) -> list[Result]:
+def _cells(options: Result, engines: list[Engine], threads: int, section: str, cases: Iterable[Case]) -> list[Result]:
     budget = Budget(seconds=options["seconds"])
     rows = [(c.name, lambda c=c: measure_cell(c, threads, engines, budget)) for c in cases]
     return _section(options, threads, section, rows)
 
 
-def _section(
-    options: Result, threads: int, section: str, rows: list[tuple[str, Callable[[], Result]]]
-) -> list[Result]:
+def _section(options: Result, threads: int, section: str, rows: list[tuple[str, Callable[[], Result]]]) -> list[Result]:
     """Measure the rows of a section whose names match, telling stderr where we are."""
     if section not in options["sections"]:
         return []
@@ -77,9 +73,7 @@ def _case(cell: Result) -> Case:
 
 def _upper(first: Result, second: Result) -> Result:
     """Return the better of two measurements: the limit is what the machine can do, not what it did once."""
-    levels = [
-        max(pair, key=lambda v: v["gbps"]) for pair in zip(first["levels"], second["levels"], strict=True)
-    ]
+    levels = [max(pair, key=lambda v: v["gbps"]) for pair in zip(first["levels"], second["levels"], strict=True)]
     return {"gflops": max(first["gflops"], second["gflops"]), "levels": levels}
 
 

@@ -87,9 +87,7 @@ class Chain:
             return
         scalar = step.word == "prelu" and module.input_size == 1
         if module.input_size != self.features and not scalar:
-            raise UnsupportedError(
-                f"'{step}' is {module}, but what comes before it gives {self.features} features."
-            )
+            raise UnsupportedError(f"'{step}' is {module}, but what comes before it gives {self.features} features.")
         if module.layers:
             self._recurrent(step, module, name)
         else:
@@ -101,9 +99,7 @@ class Chain:
             raise UnsupportedError(f"'{step}' needs a sequence, but only one step a row is left before it.")
         op, activation = RECURRENT_WORDS[step.word]
         if module.cell:
-            self.builder.note(
-                f"'{name}' is a cell; it was assumed to run over the time axis from a zero state."
-            )
+            self.builder.note(f"'{name}' is a cell; it was assumed to run over the time axis from a zero state.")
         value = self.builder.swap_time_and_batch(self.value) if self.batch_first else self.value
         self.recurrent, self.states = module, []
         for number, directions in enumerate(module.layers):
@@ -149,20 +145,14 @@ class Chain:
 
     def _over_time(self, step: Step) -> None:
         if "time" not in self.leading:
-            raise UnsupportedError(
-                f"'{step.word}' needs a sequence, but only one step a row is left before it."
-            )
+            raise UnsupportedError(f"'{step.word}' needs a sequence, but only one step a row is left before it.")
         axis = self.leading.index("time")
         if step.word == "hidden":
             self.value = self._hidden()
         elif step.word == "last":
-            self.value = (
-                self._last_of_each_row() if self.lengths else self._take(self.value, -1, axis, "last")
-            )
+            self.value = self._last_of_each_row() if self.lengths else self._take(self.value, -1, axis, "last")
         elif self.lengths:
-            raise UnsupportedError(
-                f"'{step.word}' over rows of different lengths is not supported; use 'last'."
-            )
+            raise UnsupportedError(f"'{step.word}' over rows of different lengths is not supported; use 'last'.")
         else:
             axes = self.builder.constant(f"{step.word}.axes", np.array([axis], np.int64))
             op = {"mean": "ReduceMean", "max": "ReduceMax"}[step.word]
@@ -198,9 +188,7 @@ def _layernorm(chain: Chain, step: Step, module: Module, name: str) -> str:
     operands = [chain.builder.constant(f"{name}.{key}", array) for key, array in module.tensors.items()]
     operands.sort(key=lambda operand: operand.endswith("bias"))
     epsilon = _epsilon(chain, step, name)
-    return chain.builder.node(
-        "LayerNormalization", chain.value, *operands, name=name, axis=-1, epsilon=epsilon
-    )
+    return chain.builder.node("LayerNormalization", chain.value, *operands, name=name, axis=-1, epsilon=epsilon)
 
 
 def _batchnorm(chain: Chain, step: Step, module: Module, name: str) -> str:
@@ -220,9 +208,7 @@ def _prelu(chain: Chain, _: Step, module: Module, name: str) -> str:
 def _epsilon(chain: Chain, step: Step, name: str) -> float:
     if step.numbers:
         return step.numbers[0]
-    chain.builder.note(
-        f"The epsilon of '{name}' was assumed to be {_EPSILON}; '{step.word}(1e-6)' says another."
-    )
+    chain.builder.note(f"The epsilon of '{name}' was assumed to be {_EPSILON}; '{step.word}(1e-6)' says another.")
     return _EPSILON
 
 

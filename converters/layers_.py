@@ -112,9 +112,7 @@ def parse_layers(text: str) -> list[Step]:
     """
     steps = [_parse_step(part.strip()) for part in text.split("|")]
     if any(step.word == "embedding" for step in steps[1:]):
-        raise InputError(
-            "layers: 'embedding' turns integers into features, so it can only stand at the start."
-        )
+        raise InputError("layers: 'embedding' turns integers into features, so it can only stand at the start.")
     return steps
 
 

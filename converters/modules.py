@@ -105,9 +105,7 @@ def _module(name: str, parts: Mapping[str, Array]) -> Module:
         return _recurrent_module(name, parts)
     weight, keys = parts.get("weight"), set(parts)
     if weight is not None and weight.dtype.kind == "f":
-        vectors = all(
-            parts[key].shape == weight.shape[:1] for key in keys - {"weight", "num_batches_tracked"}
-        )
+        vectors = all(parts[key].shape == weight.shape[:1] for key in keys - {"weight", "num_batches_tracked"})
         statistics = {"weight", "bias", "running_mean", "running_var"}
         if weight.ndim == 2 and keys <= {"weight", "bias"} and vectors:
             words = ("linear",) if "bias" in keys else ("linear", "embedding")
@@ -135,19 +133,14 @@ def _recurrent_module(name: str, parts: Mapping[str, Array]) -> Module:
         if match is None or (match[2] is None) != cell:
             raise UnsupportedError(f"The tensor '{name}.{key}' is not known in a recurrent layer.")
         if array.dtype.kind != "f":
-            raise UnsupportedError(
-                f"The tensor '{name}.{key}' should hold floats; its dtype is {array.dtype}."
-            )
+            raise UnsupportedError(f"The tensor '{name}.{key}' should hold floats; its dtype is {array.dtype}.")
         found.setdefault((int(match[2] or 0), match[3] is not None), {})[match[1]] = array
     reverse = any(is_reverse for _, is_reverse in found)
     depth = 1 + max(layer for layer, _ in found)
     if depth != len({layer for layer, _ in found}) or len(found) != depth * (1 + reverse):
         raise UnsupportedError(f"{label}: layers or directions are missing among {', '.join(parts)}.")
     layers = [
-        tuple(
-            _direction(found[layer, r], f"{label}, layer {layer}")
-            for r in ([False, True] if reverse else [False])
-        )
+        tuple(_direction(found[layer, r], f"{label}, layer {layer}") for r in ([False, True] if reverse else [False]))
         for layer in range(depth)
     ]
     word, sizes = _check_layers(layers, label)

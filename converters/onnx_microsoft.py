@@ -38,9 +38,7 @@ def convert(node: OnnxNode, scope: Scope) -> None:
         If the operator or an attribute is not in `OPERATORS`, or quantised weights are not constant.
     """
     if node.op not in OPERATORS:
-        raise node.unsupported(
-            f"the operator of {DOMAIN} is not supported; supported: {', '.join(OPERATORS)}."
-        )
+        raise node.unsupported(f"the operator of {DOMAIN} is not supported; supported: {', '.join(OPERATORS)}.")
     for name in node.attrs:
         if name not in OPERATORS[node.op]:
             supported = ", ".join(OPERATORS[node.op]) or "none"

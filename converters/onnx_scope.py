@@ -92,9 +92,7 @@ class Scope(GraphBuilder):
         """Keep the file's own names from being given to values made here."""
         self._taken.update(names)
 
-    def define(
-        self, op: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attrs: Any
-    ) -> None:
+    def define(self, op: str, inputs: Sequence[str], outputs: Sequence[str], name: str = "", **attrs: Any) -> None:
         """Add a node whose outputs have names already."""
         while inputs and not inputs[-1]:
             inputs = inputs[:-1]

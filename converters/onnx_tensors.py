@@ -90,9 +90,7 @@ def tensor_spec(proto: Any, where: str) -> TensorSpec:
     if not tensor.HasField("shape"):
         return TensorSpec(proto.name, UNKNOWN_RANK, dtype)
     # A negative size is how some exporters write an unknown one.
-    shape = [
-        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param for d in tensor.shape.dim
-    ]
+    shape = [d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else d.dim_param for d in tensor.shape.dim]
     return TensorSpec(proto.name, tuple(shape), dtype)
 
 
@@ -222,9 +220,7 @@ class TensorReader:
             path = (folder / relative).resolve()
             outside = relative.is_absolute() or ".." in relative.parts or not path.is_relative_to(folder)
             if outside or "\\" in location or not location:
-                raise FileFormatError(
-                    f"{where}: external data should lie in the model's own folder; got '{location}'."
-                )
+                raise FileFormatError(f"{where}: external data should lie in the model's own folder; got '{location}'.")
             if not path.is_file():
                 raise FileFormatError(f"{where}: the external data file '{location}' is missing.")
             if path not in self._files:

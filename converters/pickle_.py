@@ -203,9 +203,7 @@ class _Machine:
         state, target = self.stack.pop(), self.stack[-1]
         if isinstance(target, Foreign) and isinstance(state, dict):
             target.attributes.update(state)
-        elif not (
-            isinstance(target, OrderedDict) and isinstance(state, dict) and set(state) <= {"_metadata"}
-        ):
+        elif not (isinstance(target, OrderedDict) and isinstance(state, dict) and set(state) <= {"_metadata"}):
             raise UnsupportedError(
                 f"'{self.where}' sets the state of a {type(target).__name__}, which a state dict does not do."
             )
@@ -216,9 +214,7 @@ class _Machine:
             raise ValueError("an unknown kind of stored object")
         dtype = _DTYPES.get(cls.name.removeprefix("torch."))
         if dtype is None:
-            raise UnsupportedError(
-                f"'{self.where}' stores a {cls.name}; supported: {', '.join(_DTYPES)} of torch."
-            )
+            raise UnsupportedError(f"'{self.where}' stores a {cls.name}; supported: {', '.join(_DTYPES)} of torch.")
         self.stack.append(_Storage(key, dtype, _count(numel)))
 
     def put(self, index: int) -> None:

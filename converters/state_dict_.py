@@ -119,9 +119,7 @@ def _build(
 ) -> Graph:
     chosen = {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)}
     if not chosen:
-        raise InputError(
-            f"No tensor's name begins with '{prefix}'; the names are {', '.join(arrays) or 'none'}."
-        )
+        raise InputError(f"No tensor's name begins with '{prefix}'; the names are {', '.join(arrays) or 'none'}.")
     modules = group({key: _float32(a) for key, a in chosen.items()})
     steps = None if layers is None else parse_layers(layers)
     pairs = _assumed(modules, ordered) if steps is None else _assigned(steps, modules)
@@ -155,8 +153,7 @@ def _notes(
         yield "tanh was assumed for the RNN layers; say 'rnn_relu' in layers=... if they were made with relu."
     if batch_first is None:
         yield (
-            "The batch was assumed to come first: inputs are [batch, time, features]; "
-            "batch_first=False says otherwise."
+            "The batch was assumed to come first: inputs are [batch, time, features]; batch_first=False says otherwise."
         )
     if any(a.dtype == np.float64 for a in arrays.values()):
         yield "Weights stored in float64 were rounded to float32."
@@ -198,8 +195,7 @@ def _find(name: str, modules: Sequence[Module]) -> Module:
     found = exact or ending
     if len(found) != 1:
         raise InputError(
-            f"layers: the name '{name}' fits {len(found)} modules; they are "
-            f"{', '.join(repr(m.name) for m in modules)}."
+            f"layers: the name '{name}' fits {len(found)} modules; they are {', '.join(repr(m.name) for m in modules)}."
         )
     return found[0]
 

@@ -48,9 +48,7 @@ def read_pt(path: Path) -> dict[str, Array]:
     if member not in archive:
         raise FileFormatError(f"'{path}' is a zip archive without data.pkl, so torch.save did not write it.")
     if archive.root + "byteorder" in archive and archive.read(archive.root + "byteorder", 16) != b"little":
-        raise UnsupportedError(
-            f"'{path}' was written on a big-endian machine; save it on a little-endian one."
-        )
+        raise UnsupportedError(f"'{path}' was written on a big-endian machine; save it on a little-endian one.")
     content = _weights_of(parse(archive.read(member, _PICKLE_BYTES), str(path)), path)
     return read_tensors(archive, content)
 
@@ -66,9 +64,7 @@ def read_tensors(archive: Archive, tensors: Mapping[str, StoredTensor]) -> dict[
     total = sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors.values())
     allowed = max(_SHARING * archive.path.stat().st_size, 1 << 20)
     if total > allowed:
-        raise FileFormatError(
-            f"'{archive.path}' describes tensors of {total} bytes, far more than the file holds."
-        )
+        raise FileFormatError(f"'{archive.path}' describes tensors of {total} bytes, far more than the file holds.")
     storages: dict[str, bytes] = {}
     for tensor in tensors.values():
         member = f"{archive.root}data/{tensor.key}"
@@ -102,8 +98,7 @@ def read_safetensors(path: Path) -> dict[str, Array]:
         dtype = _SAFETENSORS.get(entry["dtype"])
         if dtype is None:
             raise UnsupportedError(
-                f"'{path}': the tensor '{name}' has the dtype {entry['dtype']}; "
-                f"supported: {', '.join(_SAFETENSORS)}."
+                f"'{path}': the tensor '{name}' has the dtype {entry['dtype']}; supported: {', '.join(_SAFETENSORS)}."
             )
         data = bytes(entry["data"])
         flat = widen_bfloat16(data) if dtype == "bfloat16" else np.frombuffer(data, dtype)
@@ -115,9 +110,7 @@ def _weights_of(content: Any, path: Path) -> dict[str, StoredTensor]:
     if isinstance(content, StoredTensor):
         raise UnsupportedError(f"'{path}' holds a single tensor; save model.state_dict() with torch.save.")
     if not isinstance(content, Mapping):
-        raise UnsupportedError(
-            f"'{path}' holds a {type(content).__name__}; save model.state_dict() with torch.save."
-        )
+        raise UnsupportedError(f"'{path}' holds a {type(content).__name__}; save model.state_dict() with torch.save.")
     if not all(isinstance(value, StoredTensor) for value in content.values()):
         inner = [key for key in _CHECKPOINT_KEYS if isinstance(content.get(key), Mapping)]
         if len(inner) == 1:
@@ -125,9 +118,7 @@ def _weights_of(content: Any, path: Path) -> dict[str, StoredTensor]:
     return dict(_flatten(content, path, "", set()))
 
 
-def _flatten(
-    content: Mapping[Any, Any], path: Path, prefix: str, seen: set[int]
-) -> Iterator[tuple[str, StoredTensor]]:
+def _flatten(content: Mapping[Any, Any], path: Path, prefix: str, seen: set[int]) -> Iterator[tuple[str, StoredTensor]]:
     if id(content) in seen or len(seen) > 100:
         raise FileFormatError(f"'{path}' nests its dicts in a way that no state dict does.")
     seen.add(id(content))

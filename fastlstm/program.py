@@ -8,7 +8,6 @@ pool, one a running call; a stream owns one for its whole life.
 from __future__ import annotations
 
 import ctypes
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,15 +167,16 @@ class Program:
         return int(frame[layout.STATUS])
 
     def prepare(self, steps: int) -> Any:
-        """Set the frame for `steps` time steps and return a function that runs the program as it is bound.
-
-        The function takes no argument and returns nothing; `complained` says whether an id was out of range.
-        """
+        """Set the frame for `steps` time steps and return `repeat`, which then runs the program as it is bound."""
         self.run(0)
         if steps > self.steps:
             self._place_buffers(steps)
         self.frame[layout.TOTAL] = steps
-        return functools.partial(self._drive, *self._call, 0)
+        return self.repeat
+
+    def repeat(self) -> None:
+        """Run again what `prepare` set up; `complained` says whether an id was out of range."""
+        self._drive(*self._call, 0)
 
     def complained(self) -> bool:
         """Return whether a kernel found something wrong with the data, and forget it."""

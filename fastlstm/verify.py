@@ -33,6 +33,7 @@ __all__ = [
     "expected_runner",
     "replay",
     "verify",
+    "verify_source",
 ]
 
 Array = npt.NDArray[Any]
@@ -284,6 +285,32 @@ def verify(
             "Give sizes for the open dimensions, or inputs of your own."
         )
     return Verification(expected.name, reason, tuple(comparisons), tuple(samples))
+
+
+def verify_source(
+    path: str | os.PathLike[str],
+    graph: Graph,
+    run: Run,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    given: Sequence[Mapping[str, Array]] = (),
+    atol: float = ATOL,
+    rtol: float = RTOL,
+    trusted: bool = False,
+) -> Verification:
+    """Compare `run` with the source file's own framework, or with the float64 reference if that does not run it.
+
+    Parameters are those of `verify` and `expected_runner`. A framework may take a file and refuse it only when
+    it runs; then, too, the reference takes its place, and the result has the framework's words as the reason.
+    """
+    expected, reason = expected_runner(path, graph, trusted=trusted)
+    try:
+        return verify(graph, expected, run, sizes=sizes, given=given, atol=atol, rtol=rtol, reason=reason)
+    except RunnerError as error:
+        if reason:
+            raise
+        expected = reference_runner(graph)
+        return verify(graph, expected, run, sizes=sizes, given=given, atol=atol, rtol=rtol, reason=str(error))
 
 
 def _made_up(graph: Graph, sizes: Mapping[str, int] | None, seed: int) -> Iterator[dict[str, Array]]:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import threading
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +18,13 @@ import numpy.typing as npt
 from fastlstm.errors import FileFormatError, InputError
 from fastlstm.fileformat import StoredModel, read
 from fastlstm.graph import Graph, TensorSpec
+from fastlstm.verify import ATOL, RTOL
 
 __all__ = [
+    "Progress",
+    "add_comparing_options",
     "add_layers_option",
+    "parse_sizes",
     "print_json",
     "read_arrays",
     "read_inputs",
@@ -33,6 +41,31 @@ def add_layers_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", help='the layers of a PyTorch state dict, such as "lstm | last | linear"')
 
 
+def add_comparing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every verb that compares outputs."""
+    parser.add_argument("--input", action="append", default=[], metavar="[NAME=]FILE", help="compare on this data")
+    parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
+    parser.add_argument("--atol", type=float, default=ATOL, help="absolute tolerance (%(default)s)")
+    parser.add_argument("--rtol", type=float, default=RTOL, help="relative tolerance (%(default)s)")
+    parser.add_argument(
+        "--trusted",
+        action="store_true",
+        help="let PyTorch itself load the source, which can run code out of it",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
+    """Return the sizes of open dimensions from ``DIM=N`` arguments."""
+    sizes = {}
+    for argument in arguments:
+        name, _, size = argument.rpartition("=")
+        if not (name and size.isascii() and size.isdigit() and int(size) > 0):
+            raise InputError(f"--size takes a dimension and a whole number from 1 on, as in batch=4; got '{argument}'.")
+        sizes[name] = int(size)
+    return sizes
+
+
 def read_model(path: str, layers: str | None = None) -> StoredModel:
     """Read a model file of any supported format."""
     if path.endswith(".fastlstm"):
@@ -45,41 +78,68 @@ def read_model(path: str, layers: str | None = None) -> StoredModel:
 
 
 def read_arrays(path: str) -> dict[str, Array]:
-    """Read a .npy, .npz or .csv file; an array without a name is called ``""``."""
+    """Read a .npy, .npz or .csv file; an array without a name is called ``""``.
+
+    Nothing is unpickled. A CSV file holds numbers, one row a line, under a line of names or not.
+    """
     suffix = Path(path).suffix.lower()
     try:
-        if suffix == ".npy":
-            return {"": np.load(path, allow_pickle=False)}
+        if suffix == ".npy":  # mapped, which checks the header's size against the file's
+            return {"": np.load(path, allow_pickle=False, mmap_mode="r")}
         if suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         if suffix == ".csv":
-            return {"": np.loadtxt(path, delimiter=",", ndmin=2, dtype=np.float32)}
-    except (ValueError, EOFError) as error:
+            with open(path, encoding="utf-8") as file:
+                named = not _is_numbers(file.readline())
+            return {"": np.loadtxt(path, delimiter=",", ndmin=2, skiprows=int(named), encoding="utf-8")}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise FileFormatError(f"'{path}' cannot be read as {suffix}: {error}.") from error
     raise FileFormatError(f"'{path}': expected a file ending in .npy, .npz or .csv.")
 
 
+def _is_numbers(line: str) -> bool:
+    try:
+        [float(cell) for cell in line.split(",")]
+    except ValueError:
+        return False
+    return True
+
+
 def read_inputs(paths: Sequence[str], graph: Graph) -> dict[str, Array]:
-    """Return the graph's inputs from ``name=file`` or plain file arguments."""
+    """Return the graph's inputs, in its dtypes, from ``name=file`` or plain file arguments.
+
+    An array without a name belongs to the first input that has none yet.
+    """
+    specs = {spec.name: spec for spec in graph.inputs}
     found: dict[str, Array] = {}
-    names = [spec.name for spec in graph.inputs]
     for argument in paths:
         name, _, path = argument.rpartition("=")
         for own, array in read_arrays(path).items():
-            free = [n for n in names if n not in found]
-            key = name or own or (free[0] if free else "")
-            spec = next((s for s in graph.inputs if s.name == key), None)
-            found[key] = array if spec is None else _with_batch(array, spec)
+            key = name or own or next((n for n in specs if n not in found), "")
+            if key not in specs:
+                raise InputError(f"'{argument}': there is no input '{key}'; the model's are {', '.join(specs)}.")
+            found[key] = _fitted(array, specs[key])
+    if missing := [str(spec) for spec in graph.inputs if spec.name not in found]:
+        raise InputError(f"The input {missing[0]} is missing: give it with --input NAME=FILE.")
     return found
 
 
-def _with_batch(array: Array, spec: TensorSpec) -> Array:
-    """Return a table from a file as one sequence where the model wants a batch of them."""
-    if array.ndim == 2 and len(spec.shape) == 3 and array.shape[1] == spec.shape[2]:
-        time_first = isinstance(spec.shape[0], str) and "time" in spec.shape[0]
-        return array[:, None] if time_first else array[None]
-    return array
+def _fitted(array: Array, spec: TensorSpec) -> Array:
+    """Return the array in the input's dtype, and with a batch axis if that is all it lacks."""
+    if array.ndim == len(spec.shape) - 1:
+        named = [axis for axis, size in enumerate(spec.shape) if isinstance(size, str) and "batch" in size]
+        ones = [axis for axis, size in enumerate(spec.shape[:-1]) if size == 1]
+        axis = (named or ones or [0])[0]
+        array = np.expand_dims(array, axis)
+    dtype = np.dtype(spec.dtype)
+    if array.dtype.kind == "f" and dtype.kind in "iu":
+        if not np.array_equal(array, np.rint(array)):
+            raise InputError(f"The input {spec} takes whole numbers; the file holds others.")
+        array = np.rint(array)
+    elif array.dtype.kind not in "fiub":
+        raise InputError(f"The input {spec} takes numbers; the file holds {array.dtype}.")
+    return array.astype(dtype, copy=False)
 
 
 def write_arrays(path: str, arrays: Mapping[str, Array]) -> None:
@@ -93,16 +153,63 @@ def write_arrays(path: str, arrays: Mapping[str, Array]) -> None:
         raise InputError(f"The model has the outputs {', '.join(arrays)}; only a .npz file holds several.")
     try:
         if suffix == ".npz":
-            np.savez(aside, **dict(arrays))
+            with zipfile.ZipFile(aside, "w") as archive:  # np.savez cannot store an output called "file"
+                for name, array in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
         else:
             (array,) = arrays.values()
             if suffix == ".npy":
                 np.save(aside, array)
             else:
-                np.savetxt(aside, array.reshape(-1, array.shape[-1] if array.ndim else 1), delimiter=",")
+                np.savetxt(aside, _rows(array), delimiter=",", fmt="%.9g")
         aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _rows(array: Array) -> Array:
+    """Return the array as the table that a CSV file can hold: axes of size one fall away."""
+    flat = array.squeeze()
+    if flat.ndim > 2:
+        raise InputError(f"An output of the shape {list(array.shape)} is no table; write it to .npy or .npz.")
+    return array.reshape(-1, array.shape[-1] if array.ndim else 1)
+
+
+class Progress:
+    """A line on stderr, only where a person looks at it and only when the work takes more than a second.
+
+    A long call into compiled code shows as time that passes; work in parts shows how far it is.
+    """
+
+    def __init__(self, what: str, total: int) -> None:
+        self._what, self._total, self._done = what, total, 0
+        self._finished = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def at(self, done: int) -> None:
+        """Say how much is done."""
+        self._done = min(done, self._total)
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            self._thread = threading.Thread(target=self._show, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finished.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _show(self) -> None:
+        seconds = 0
+        while not self._finished.wait(1.0):
+            seconds += 1
+            text = f"\r{self._done:,} of {self._total:,} {self._what}, {seconds} s"
+            print(text, end="", file=sys.stderr, flush=True)
+        if seconds:
+            print(file=sys.stderr)
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 
 from fastlstm.cli.common import add_layers_option, print_json, read_model, table
+from fastlstm.fileformat import StoredModel
 from fastlstm.model import Model
+from fastlstm.summary import summarise
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,33 +19,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print inputs, outputs and layers."""
+    """Print inputs, outputs and layers, or the plan."""
     stored = read_model(arguments.model, arguments.layers)
-    model = Model(stored.graph)
-    rows = [row for row in model.plan.as_data() if row["kernel"] != "movement.move" or arguments.plan]
-    graph = stored.graph
-    parameters = sum(a.size for a in graph.constants.values() if a.dtype.kind == "f")
+    plan = Model(stored.graph).plan
+    layers = [layer.as_data() for layer in summarise(plan)]
     if arguments.json:
-        print_json(
-            {
-                "inputs": [str(spec) for spec in graph.inputs],
-                "outputs": [str(spec) for spec in graph.outputs],
-                "parameters": parameters,
-                "notes": list(graph.notes),
-                "plan": rows,
-            }
-        )
+        print_json({**_overview(stored), "layers": layers, **({"plan": plan.as_data()} if arguments.plan else {})})
         return 0
-    for spec in graph.inputs:
-        print(f"input   {spec}")
-    for spec in graph.outputs:
-        print(f"output  {spec}")
-    print(f"{parameters:,} parameters, {sum(a.nbytes for a in graph.constants.values()):,} bytes")
-    for note in graph.notes:
-        print(f"assumed: {note}")
-    columns = ["step", "kernel", "macs", "bytes", "share"]
-    print(table(rows, [*columns, "tile", "note"] if arguments.plan else columns))
-    slow = sum(row["kernel"] == "NumPy" for row in rows)
-    if slow:
-        print(f"{slow} step(s) run through NumPy: correct, but not at a kernel's speed")
+    for key, value in _overview(stored).items():
+        for line in value if isinstance(value, list) else [value]:
+            print(f"{key:<10}  {line:,}" if isinstance(line, int) else f"{key:<10}  {line}")
+    print()
+    if arguments.plan:
+        rows = plan.as_data()
+        print(table(rows, ["step", "kernel", "macs", "bytes", "share", "tile", "note"]))
+    else:
+        rows = layers
+        print(table(rows, ["layer", "op", "shape", "parameters", "bytes", "macs", "kernel"]))
+    if slow := sum(row["kernel"] == "NumPy" for row in rows):
+        print(f"\n{slow} of {len(rows)} run through NumPy: correct, but not at a kernel's speed.")
     return 0
+
+
+def _overview(stored: StoredModel) -> dict[str, str | int | list[str]]:
+    constants = stored.graph.constants.values()
+    overview: dict[str, str | int | list[str]] = {
+        "input": [str(spec) for spec in stored.graph.inputs],
+        "output": [str(spec) for spec in stored.graph.outputs],
+        "parameters": sum(array.size for array in constants if array.dtype.kind == "f"),
+        "bytes": sum(array.nbytes for array in constants),
+        "assumed": list(stored.graph.notes),
+    }
+    if stored.source is not None:
+        overview["source"] = f"{stored.source.name}, SHA-256 {stored.source.sha256}"
+    if stored.golden:
+        overview["golden"] = [f"{list(s.outputs)} of {s.origin or 'unknown origin'}" for s in stored.golden]
+    return overview

@@ -1,58 +1,86 @@
-"""``fastlstm run MODEL -i INPUT -o OUTPUT``."""
+"""``fastlstm run MODEL INPUT -o OUTPUT``."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 
 import numpy as np
 
-from fastlstm.cli.common import add_layers_option, print_json, read_inputs, read_model, write_arrays
+from fastlstm.cli.common import Array, Progress, add_layers_option, print_json, read_inputs, read_model, write_arrays
 from fastlstm.errors import InputError
+from fastlstm.graph import Graph
 from fastlstm.model import Model
 
-CHUNK = 4096
+ROWS = 256  # batch rows run at once: the bits are the same in any batch, and progress shows
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", help="a model file of any supported format")
-    parser.add_argument("-i", "--input", action="append", required=True, metavar="[NAME=]FILE", help=".npy .npz .csv")
-    parser.add_argument("-o", "--output", help="write outputs here (.npy, .npz, .csv) instead of describing them")
-    parser.add_argument("--stream", action="store_true", help="feed the (one) sequence in chunks through a stream")
-    parser.add_argument("--json", action="store_true", help="describe the outputs as JSON")
+    parser.add_argument("inputs", nargs="*", metavar="[NAME=]FILE", help="a .npy, .npz or .csv file an input")
+    parser.add_argument("-i", "--input", action="append", default=[], metavar="[NAME=]FILE", help="another input")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the outputs to .npy, .npz or .csv")
+    parser.add_argument("--stream", action="store_true", help="feed the sequence through a stream, frame by frame")
+    parser.add_argument("--json", action="store_true", help="print what was computed as JSON")
     add_layers_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run and write."""
+    """Run, and write or print the outputs."""
+    if not arguments.inputs + arguments.input:
+        raise InputError("A model needs inputs: name a .npy, .npz or .csv file for each.")
     graph = read_model(arguments.model, arguments.layers).graph
     model = Model(graph)
-    inputs = read_inputs(arguments.input, graph)
-    if arguments.stream:
-        if len(inputs) != 1:
-            raise InputError("--stream takes one input: the sequence.")
-        (sequence,) = inputs.values()
-        frames = (
-            sequence.reshape(-1, sequence.shape[-1]) if sequence.ndim == 3 and 1 in sequence.shape[:2] else sequence
-        )
-        stream, parts = model.stream(), []
-        for start in range(0, len(frames), CHUNK):
-            parts.append(stream.push(frames[start : start + CHUNK]))
-            if sys.stderr.isatty():
-                done = min(start + CHUNK, len(frames))
-                print(f"\r{done:,} of {len(frames):,} frames", end="", file=sys.stderr)
-        if sys.stderr.isatty():
-            print(file=sys.stderr)
-        outputs = {graph.outputs[0].name: np.concatenate(parts) if parts else stream.push(frames)}
-    else:
-        outputs = model.run(inputs)
+    inputs = read_inputs(arguments.inputs + arguments.input, graph)
+    outputs = _stream(model, inputs) if arguments.stream else _whole(model, inputs)
     if arguments.output:
         write_arrays(arguments.output, outputs)
         print(f"{arguments.output}: written", file=sys.stderr)
     if arguments.json:
-        print_json({name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in outputs.items()})
+        described = {n: {"shape": list(a.shape), "dtype": str(a.dtype)} for n, a in outputs.items()}
+        if not arguments.output:
+            described = {n: {**d, "values": outputs[n].tolist()} for n, d in described.items()}
+        print_json(described)
     elif not arguments.output:
         for name, array in outputs.items():
             print(f"{name}: {array.dtype}{list(array.shape)}\n{array}")
     return 0
+
+
+def _stream(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the output of every frame, [frames, features]."""
+    if len(inputs) != 1:
+        raise InputError(f"--stream takes one input, the sequence; the model has {', '.join(inputs)}.")
+    ((spec, sequence),) = zip(model.inputs, inputs.values(), strict=True)
+    frames = sequence.reshape(-1, *sequence.shape[2:])
+    if 1 not in sequence.shape[:2] or sequence.ndim < 2:
+        raise InputError(f"--stream takes one sequence; {spec} was given as {list(sequence.shape)}.")
+    stream = model.stream()
+    with Progress("frames", len(frames)) as progress:
+        parts = []
+        for done, frame in enumerate(frames, start=1):
+            parts.append(stream.step(frame))
+            progress.at(done)
+    found = np.stack(parts) if parts else stream.push(frames)
+    return {model.outputs[0].name: found}
+
+
+def _whole(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the outputs, computed some batch rows at a time where all arrays have the batch first."""
+    rows = len(next(iter(inputs.values()), ()))
+    step = ROWS if _batch_first(model.graph) else max(rows, 1)
+    with Progress("rows", rows) as progress:
+        parts = []
+        for start in range(0, max(rows, 1), step):
+            parts.append(model.run({name: array[start : start + step] for name, array in inputs.items()}))
+            progress.at(start + step)
+    return parts[0] if len(parts) == 1 else {n: np.concatenate([p[n] for p in parts]) for n in parts[0]}
+
+
+def _batch_first(graph: Graph) -> bool:
+    """Whether every input and output has the same open dimension, a batch, as its first."""
+    first = {spec.shape[0] if spec.shape else 0 for spec in (*graph.inputs, *graph.outputs)}
+    name = first.pop()
+    return not first and isinstance(name, str) and "batch" in name

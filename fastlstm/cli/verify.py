@@ -4,55 +4,104 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 
-from fastlstm.cli.common import add_layers_option, print_json, read_inputs, read_model
+import numpy as np
+
+from fastlstm.cli.common import (
+    add_comparing_options,
+    add_layers_option,
+    parse_sizes,
+    print_json,
+    read_inputs,
+    read_model,
+)
 from fastlstm.errors import InputError
+from fastlstm.fileformat import StoredModel
+from fastlstm.graph import Graph
 from fastlstm.model import Model
 from fastlstm.runners import Runner
-from fastlstm.verify import ATOL, RTOL, Comparison, compare_layers, expected_runner, replay, verify
+from fastlstm.verify import Array, Run, Verification, compare_layers, replay, verify, verify_source
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("model", help="a .fastlstm file, or any model file")
-    parser.add_argument("other", nargs="?", help="what to compare with; absent: golden samples, or its own framework")
-    parser.add_argument("--input", action="append", default=[], metavar="[NAME=]FILE", help="compare on this data")
+    parser.add_argument("model", help="a model file; alone: against its golden samples, or its own framework")
+    parser.add_argument("other", nargs="?", help="a second model file, run by fastlstm and compared with the first")
     parser.add_argument("--by-layer", action="store_true", help="name the first layer that differs from float64")
-    parser.add_argument("--atol", type=float, default=ATOL, help="absolute tolerance (%(default)s)")
-    parser.add_argument("--rtol", type=float, default=RTOL, help="relative tolerance (%(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add_comparing_options(parser)
     add_layers_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and report."""
-    stored = read_model(arguments.model, arguments.layers)
-    model = Model(stored.graph)
-    tolerance = {"atol": arguments.atol, "rtol": arguments.rtol}
-    given = [read_inputs(arguments.input, stored.graph)] if arguments.input else []
-    if arguments.other is None and stored.golden and not given:
-        what = f"{len(stored.golden)} golden samples of {stored.golden[0].origin}"
-        samples = stored.golden
-        worst = Comparison.worst(replay(model.run, samples, **tolerance))
-    else:
-        if arguments.other is None and arguments.model.endswith(".fastlstm"):
-            raise InputError(f"'{arguments.model}' holds no golden samples: name a second model to compare with.")
-        path = arguments.other or arguments.model
-        if path.endswith(".fastlstm"):
-            runner, reason = Runner(path, Model(read_model(path).graph).run), ""
-        else:
-            runner, reason = expected_runner(path, read_model(path, arguments.layers).graph)
-        found = verify(stored.graph, runner, model.run, given=given, reason=reason, **tolerance)
-        what, worst, samples = found.expected_from, found.worst, found.samples
-        if reason:
-            print(f"not compared with the file's own framework: {reason}", file=sys.stderr)
-    layer = ""
+    first = read_model(arguments.model, arguments.layers)
+    second = read_model(arguments.other) if arguments.other else first
+    found = _compare(arguments, first, second)
+    if found.reason:
+        print(f"not compared with the file's own framework: {found.reason}", file=sys.stderr)
+    worst, layer, layers_hold = found.worst, None, True
     if arguments.by_layer:
-        layers = compare_layers(stored.graph, lambda g, x: Model(g).run(x), samples[0].inputs, **tolerance)
-        first = next((str(part) for part in layers if not part.holds), "")
-        layer = f"first layer that differs: {first}" if first else f"all {len(layers)} layers agree with float64"
+        inputs = _renamed(found.samples[0].inputs, second.graph)
+        layers = compare_layers(
+            second.graph, lambda g, x: Model(g).run(x), inputs, atol=arguments.atol, rtol=arguments.rtol
+        )
+        differs = next((str(part) for part in layers if not part.holds), None)
+        layers_hold = differs is None
+        layer = f"first layer that differs: {differs}" if differs else f"all {len(layers)} layers agree with float64"
+    what = f"{found.expected_from} on {len(found.samples)} inputs"
     if arguments.json:
-        print_json({**worst.as_data(), "compared_with": what, "by_layer": layer or None})
+        print_json({**worst.as_data(), "compared_with": what, "reason": found.reason or None, "by_layer": layer})
     else:
         print(f"compared with {what}\n{worst}" + (f"\n{layer}" if layer else ""))
-    return 0 if worst.holds else 1
+    return 0 if found.holds and layers_hold else 1
+
+
+def _compare(arguments: argparse.Namespace, first: StoredModel, second: StoredModel) -> Verification:
+    """Compare the first model, as its own framework or its golden samples have it, with the second."""
+    tolerance = {"atol": arguments.atol, "rtol": arguments.rtol}
+    given = [read_inputs(arguments.input, first.graph)] if arguments.input else []
+    sizes = parse_sizes(arguments.size)
+    run = _as_named(first.graph, second.graph)
+    if not arguments.model.endswith(".fastlstm"):
+        return verify_source(
+            arguments.model, first.graph, run, sizes=sizes, given=given, trusted=arguments.trusted, **tolerance
+        )
+    if arguments.other:
+        runner = Runner(f"{arguments.model} in fastlstm", Model(first.graph).run)
+        return verify(first.graph, runner, run, sizes=sizes, given=given, **tolerance)
+    if given or sizes:
+        raise InputError("To compare on other inputs than the golden samples, name a second model.")
+    if not first.golden:
+        raise InputError(f"'{arguments.model}' holds no golden samples: name a second model to compare with.")
+    origin = f"the golden samples of {first.golden[0].origin}"
+    return Verification(origin, "", replay(run, first.golden, **tolerance), first.golden)
+
+
+def _as_named(names: Graph, graph: Graph) -> Run:
+    """Return a function that runs `graph` under the names of inputs and outputs that `names` has.
+
+    Formats name inputs and outputs differently; where the names differ, the order counts.
+    """
+    if (len(names.inputs), len(names.outputs)) != (len(graph.inputs), len(graph.outputs)):
+        raise InputError(
+            f"The models cannot be compared: {len(names.inputs)} inputs and {len(names.outputs)} outputs here, "
+            f"{len(graph.inputs)} and {len(graph.outputs)} there."
+        )
+    model = Model(graph)
+    same = {s.name for s in names.outputs} == {s.name for s in graph.outputs}
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = model.run(_renamed(inputs, graph))
+        if same:
+            return outputs
+        return {spec.name: array for spec, array in zip(names.outputs, outputs.values(), strict=True)}
+
+    return run
+
+
+def _renamed(inputs: Mapping[str, Array], graph: Graph) -> dict[str, Array]:
+    wanted = [spec.name for spec in graph.inputs]
+    if set(wanted) == set(inputs):
+        return dict(inputs)
+    return dict(zip(wanted, map(np.asarray, inputs.values()), strict=True))

@@ -78,9 +78,7 @@ class Tagger(nn.Module):
 
     def forward(self, ids: torch.Tensor, how: str = "every") -> torch.Tensor:
         y, (h, _) = self.lstm(self.embedding(ids))
-        picked = {"every": y, "last": y[:, -1], "hidden": torch.cat([h[-2], h[-1]], 1), "mean": y.mean(1)}[
-            how
-        ]
+        picked = {"every": y, "last": y[:, -1], "hidden": torch.cat([h[-2], h[-1]], 1), "mean": y.mean(1)}[how]
         return torch.sigmoid(self.fc(torch.relu(self.hidden(self.norm(picked)))))
 
 
@@ -117,9 +115,7 @@ def test_lengths_stand_for_packed_sequences() -> None:
     weights = model.state_dict()
     got = run(from_state_dict(weights, layers="gru | linear", lengths=True), input=x, lengths=lengths)
     close(got["output"], model.fc(y))
-    got = run(
-        from_state_dict(weights, layers="gru | hidden | linear", lengths=True), input=x, lengths=lengths
-    )
+    got = run(from_state_dict(weights, layers="gru | hidden | linear", lengths=True), input=x, lengths=lengths)
     close(got["output"], model.fc(torch.cat([h[0], h[1]], 1)))
     got = run(from_state_dict(weights, layers="gru | last | linear", lengths=True), input=x, lengths=lengths)
     close(got["output"], model.fc(y[torch.arange(B), lengths - 1]))

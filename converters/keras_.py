@@ -1,0 +1,81 @@
+"""Keras models, from files or alive, as graphs: neither TensorFlow nor Keras is needed to read a file.
+
+How a model is read: `keras_file` gives configuration and arrays, `keras_weights` says which array is which
+variable, `keras_model` walks through the layers in order, and a table of kinds (`keras_layers`,
+`keras_recurrent` and their like) says what every layer adds to the graph.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fastlstm.converters import keras_layers, keras_recurrent
+from fastlstm.converters.keras_file import read_keras_file
+from fastlstm.converters.keras_layer import Kind
+from fastlstm.converters.keras_model import ModelReader
+from fastlstm.errors import FileFormatError, InputError
+from fastlstm.graph import Graph
+
+__all__ = ["KINDS", "OPERATIONS", "from_keras", "load", "supported"]
+
+KINDS: Mapping[str, Kind] = {**keras_layers.KINDS, **keras_recurrent.KINDS}
+"""Every supported class of layer."""
+
+OPERATIONS: Mapping[str, Kind] = {}
+"""The bare operations of Keras 3 that functional models hold."""
+
+
+def load(path: str | Path) -> Graph:
+    """Read a ``.keras``, ``.h5`` or ``.hdf5`` file of Keras 2 or 3.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Graph
+        Inputs and outputs have the names and the layout that they have in Keras, batch first.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged, or its weights do not fit its model.
+    UnsupportedError
+        If a layer or an option is not supported; the message names it.
+    DependencyError
+        If h5py is not installed.
+    """
+    try:
+        return ModelReader(read_keras_file(Path(path)), KINDS, OPERATIONS).graph()
+    except RecursionError:
+        raise FileFormatError(f"'{path}' nests its layers too deeply to be read.") from None
+
+
+def from_keras(model: Any) -> Graph:
+    """Return the graph of a live Keras model (Keras 3, or Keras 2 in TensorFlow).
+
+    The model is saved to a temporary ``.keras`` file and read back.
+
+    Raises
+    ------
+    InputError
+        If `model` is no Keras model.
+    UnsupportedError
+        If a layer or an option is not supported.
+    """
+    save = getattr(model, "save", None)
+    if save is None or not hasattr(model, "get_config"):
+        raise InputError(f"from_keras expects a Keras model; got {type(model).__name__}.")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        save(path)
+        return load(path)
+
+
+def supported() -> list[tuple[str, str, str]]:
+    """Return a row for every supported layer: its class, what is supported of it, and what is refused."""
+    return [(name, kind.options, kind.refused) for name, kind in sorted({**KINDS, **OPERATIONS}.items())]

@@ -1,0 +1,172 @@
+"""Keras's activations by name, as nodes of their own and inside recurrent layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from fastlstm.converters.keras_config import class_and_config, is_custom
+from fastlstm.converters.keras_tensor import Emitter, Tensor
+from fastlstm.errors import UnsupportedError
+
+__all__ = ["ACTIVATION_NAMES", "activation", "activation_name", "recurrent_activation"]
+
+_RECURRENT: Mapping[str, tuple[str, float | None, float | None]] = MappingProxyType(
+    {
+        "linear": ("Linear", None, None),
+        "tanh": ("Tanh", None, None),
+        "sigmoid": ("Sigmoid", None, None),
+        "relu": ("Relu", None, None),
+        "leaky_relu": ("LeakyRelu", 0.2, None),
+        "elu": ("Elu", 1.0, None),
+        "selu": ("Selu", 1.6732632423543772, 1.0507009873554805),
+        "softplus": ("Softplus", None, None),
+        "softsign": ("Softsign", None, None),
+        "gelu": ("Gelu", None, None),
+        "silu": ("Silu", None, None),
+        "swish": ("Silu", None, None),
+        "exponential": ("Exp", None, None),
+    }
+)
+
+_SINGLE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "tanh": ("Tanh", {}),
+        "sigmoid": ("Sigmoid", {}),
+        "relu": ("Relu", {}),
+        "leaky_relu": ("LeakyRelu", {"alpha": 0.2}),
+        "elu": ("Elu", {"alpha": 1.0}),
+        "selu": ("Selu", {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805}),
+        "softplus": ("Softplus", {}),
+        "softsign": ("Softsign", {}),
+        "gelu": ("Gelu", {"approximate": "none"}),
+        "exponential": ("Exp", {}),
+        "softmax": ("Softmax", {"axis": -1}),
+        "log_softmax": ("LogSoftmax", {"axis": -1}),
+        "mish": ("Mish", {}),
+    }
+)
+
+
+def _silu(emit: Emitter, x: Tensor) -> Tensor:
+    return emit.like("Mul", x, emit.like("Sigmoid", x))
+
+
+def _relu6(emit: Emitter, x: Tensor) -> Tensor:
+    return emit.like("Clip", x, emit.number(0.0), emit.number(6.0))
+
+
+def _hard_silu(emit: Emitter, x: Tensor) -> Tensor:
+    return emit.like("Mul", x, emit.like("HardSigmoid", x, alpha=1 / 6, beta=0.5))
+
+
+def _hard_tanh(emit: Emitter, x: Tensor) -> Tensor:
+    return emit.like("Clip", x, emit.number(-1.0), emit.number(1.0))
+
+
+def _log_sigmoid(emit: Emitter, x: Tensor) -> Tensor:
+    return emit.like("Neg", emit.like("Softplus", emit.like("Neg", x)))
+
+
+def _tanh_shrink(emit: Emitter, x: Tensor) -> Tensor:
+    return emit.like("Sub", x, emit.like("Tanh", x))
+
+
+_COMPOSED: Mapping[str, Callable[[Emitter, Tensor], Tensor]] = MappingProxyType(
+    {
+        "silu": _silu,
+        "swish": _silu,
+        "relu6": _relu6,
+        "hard_silu": _hard_silu,
+        "hard_swish": _hard_silu,
+        "hard_tanh": _hard_tanh,
+        "log_sigmoid": _log_sigmoid,
+        "tanh_shrink": _tanh_shrink,
+    }
+)
+
+ACTIVATION_NAMES: tuple[str, ...] = tuple(sorted({"linear", "hard_sigmoid", *_SINGLE, *_COMPOSED}))
+"""The names that `activation` knows."""
+
+
+def activation_name(spec: Any, label: str) -> str:
+    """Return the name of a serialised activation function.
+
+    Raises
+    ------
+    UnsupportedError
+        If it is a function of the user's own.
+    """
+    if spec is None:
+        return "linear"
+    if isinstance(spec, dict):
+        name = spec.get("config")
+        if not isinstance(name, str) or is_custom(spec) or spec.get("module") == "builtins":
+            what = name if isinstance(name, str) else spec.get("class_name")
+            raise UnsupportedError(
+                f"{label}: the activation '{what}' is not one of Keras's own functions and is not supported."
+            )
+        return name
+    return str(spec)
+
+
+def activation(emit: Emitter, x: Tensor, spec: Any, label: str, major: int) -> Tensor:
+    """Apply a serialised activation function to `x`.
+
+    Parameters
+    ----------
+    major : int
+        Keras's major version: it decides about hard_sigmoid.
+
+    Raises
+    ------
+    UnsupportedError
+        If the activation is not known.
+    """
+    name = activation_name(spec, label)
+    if name == "linear":
+        return x
+    x = emit.floats(x)
+    if name == "hard_sigmoid":
+        alpha, beta = hard_sigmoid(major)
+        return emit.like("HardSigmoid", x, alpha=alpha, beta=beta)
+    if name in _SINGLE:
+        op, attrs = _SINGLE[name]
+        return emit.like(op, x, **attrs)
+    if name in _COMPOSED:
+        return _COMPOSED[name](emit, x).with_mask(x.mask)
+    raise UnsupportedError(
+        f"{label}: the activation '{name}' is not supported; supported: {', '.join(ACTIVATION_NAMES)}."
+    )
+
+
+def recurrent_activation(spec: Any, label: str, major: int) -> list[Any]:
+    """Return a serialised activation function as an entry of a recurrent node's ``activations``.
+
+    Raises
+    ------
+    UnsupportedError
+        If it cannot stand inside a recurrent layer.
+    """
+    name = activation_name(spec, label)
+    if name == "hard_sigmoid":
+        return ["HardSigmoid", *hard_sigmoid(major)]
+    if name not in _RECURRENT:
+        raise UnsupportedError(
+            f"{label}: the activation '{name}' is not supported inside a recurrent layer; "
+            f"supported: {', '.join(sorted([*_RECURRENT, 'hard_sigmoid']))}."
+        )
+    return list(_RECURRENT[name])
+
+
+def hard_sigmoid(major: int) -> tuple[float, float]:
+    """Return slope and offset of hard_sigmoid: Keras 2 has 0.2x + 0.5, Keras 3 has x/6 + 0.5."""
+    return (0.2, 0.5) if major == 2 else (1 / 6, 0.5)
+
+
+def wrapped_layer(spec: Any) -> tuple[str, dict[str, Any]] | None:
+    """Return class and configuration if an activation is given as a whole layer, such as ``LeakyReLU()``."""
+    if isinstance(spec, dict) and isinstance(spec.get("config"), dict):
+        return class_and_config(spec, "activation")
+    return None

@@ -1,0 +1,89 @@
+"""A model's layers as a table: what each is, what it holds, what it costs, and which kernel runs it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fastlstm.graph import RECURRENT_OPS, Graph, Node
+from fastlstm.passes import shapes
+from fastlstm.plan import Plan
+
+__all__ = ["Layer", "summarise"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node of the optimised graph.
+
+    Attributes
+    ----------
+    layer, op : str
+        The node's name (its first output's where it has none) and operator.
+    shape : str
+        Of the first output.
+    parameters, bytes : int
+        Elements and size of the floating-point constants that it reads.
+    macs : int
+        Multiply-adds for one time step of one batch row.
+    kernel : str
+        What runs it; "layout" for nodes that only say how values lie in memory, "NumPy" for those without a
+        kernel.
+    """
+
+    layer: str
+    op: str
+    shape: str
+    parameters: int
+    bytes: int
+    macs: int
+    kernel: str
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+
+def summarise(plan: Plan) -> tuple[Layer, ...]:
+    """Return the layers of a planned model, in the order they run."""
+    infos = shapes.infer(plan.graph)
+    in_numpy = {id(part) for part in plan.parts if isinstance(part, Node)}
+    kernels = {row["step"]: row["kernel"] for row in plan.as_data()}
+    layers = []
+    for node in plan.graph.nodes:
+        weights = [
+            a for name in node.inputs if (a := plan.graph.constants.get(name)) is not None and a.dtype.kind == "f"
+        ]
+        info = infos.get(next(filter(None, node.outputs), ""))
+        layers.append(
+            Layer(
+                node.name or next(filter(None, node.outputs), ""),
+                node.op,
+                "?" if info is None or info.shape is None else f"[{', '.join(map(str, info.shape))}]",
+                sum(a.size for a in weights),
+                sum(a.nbytes for a in weights),
+                _macs(node, plan.graph, infos),
+                "NumPy" if id(node) in in_numpy else kernels.get(node.op, "layout"),
+            )
+        )
+    return tuple(layers)
+
+
+def _macs(node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> int:
+    def size(position: int) -> int:
+        array = graph.constants.get(node.input(position))
+        return 0 if array is None else int(array.size)
+
+    if node.op in RECURRENT_OPS:  # input, recurrent, projection and peephole weights: each used once a step
+        return size(1) + size(2) + size(8) + size(9)
+    if node.op == "Dense":
+        return size(1)
+    if node.op in ("MatMul", "Gemm"):
+        return max(size(0), size(1))
+    if node.op in ("Conv", "ConvTranspose"):
+        info = infos.get(node.output(0))
+        known = [d for d in (info.shape or ())[2:] if isinstance(d, int)] if info is not None else []
+        return size(1) * math.prod(known)
+    return 0
