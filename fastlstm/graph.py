@@ -99,9 +99,11 @@ class TensorSpec:
     ----------
     name : str
     shape : tuple of int or str
-        A dimension that is not known before run time is a str, such as ``"batch"``.
+        A dimension that is not known before run time is a str, such as ``"batch"``; ``("...",)`` is an
+        unknown rank (of outputs, and inside the bodies of control flow).
     dtype : str
-        NumPy's name of the dtype, such as ``"float32"`` or ``"int64"``.
+        NumPy's name of the dtype, such as ``"float32"`` or ``"int64"``; ``""`` where the source does not say
+        it, ``"sequence"`` for a sequence.
     """
 
     name: str
