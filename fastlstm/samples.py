@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
 
-__all__ = ["open_dimensions", "sample_inputs"]
+__all__ = ["open_dimensions", "sample_inputs", "time_steps"]
 
 Array = npt.NDArray[Any]
 
@@ -130,3 +130,16 @@ def _steps(graph: Graph, lengths: TensorSpec, shapes: Mapping[str, tuple[int, ..
         if dim not in lengths.shape
     ]
     return max(1, min(sizes, default=1))
+
+
+def time_steps(graph: Graph, inputs: Mapping[str, Array]) -> int:
+    """Return how many time steps the first recurrent layer runs for these inputs; 1 if it cannot be told."""
+    from fastlstm.passes import shapes
+
+    specs = tuple(TensorSpec(spec.name, inputs[spec.name].shape, spec.dtype) for spec in graph.inputs)
+    infos = shapes.infer(graph.replace(inputs=specs))
+    for node in graph.nodes:
+        shape = infos[node.input(0)].shape if node.op in RECURRENT_OPS else None
+        if shape and isinstance(shape[0], int):
+            return shape[0]
+    return 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -30,42 +31,56 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
+    """Run the command line; return the exit status. Every error becomes a sentence on stderr."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    verb = next((word for word in words if word in VERBS), "")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without "µ" gets "?" and not an error
+    try:
+        arguments = _parser(verb).parse_args(words)
+        status = int(importlib.import_module(f"fastlstm.cli.{verb}").run(arguments))
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still in the buffer
+        return 1
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 (whatever it is, it is told in a sentence)
+        if os.environ.get("FASTLSTM_TRACEBACK"):
+            traceback.print_exc()
+        print(f"fastlstm {verb}: {_sentence(error)}", file=sys.stderr)
+        return 2
+
+
+def _sentence(error: BaseException) -> str:
+    """Return what to tell the user about an error."""
+    if isinstance(error, FastLSTMError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror}: '{error.filename}'" if error.filename else str(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for this"
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped"
+    return (
+        f"an error that should not happen: {type(error).__name__}: {error}. Please report it with the output of "
+        "'fastlstm doctor' and of this command run with FASTLSTM_TRACEBACK=1."
+    )
+
+
+def _parser(chosen: str) -> argparse.ArgumentParser:
+    """Return the parser of all verbs, with the arguments of the chosen one: only its module is imported."""
     from fastlstm import __version__
 
-    parser = argparse.ArgumentParser("fastlstm", description="LSTM, GRU and RNN inference on CPUs.")
+    parser = argparse.ArgumentParser(
+        "fastlstm",
+        description="LSTM, GRU and RNN inference on CPUs.",
+        epilog="Exit status: 0 if what was asked holds, 1 if it does not, 2 if the command or its input is wrong.",
+    )
     parser.add_argument("--version", action="version", version=f"fastlstm {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    chosen = next((word for word in (sys.argv[1:] if argv is None else argv) if word in VERBS), None)
     for verb, purpose in VERBS.items():
         own = verbs.add_parser(verb, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
-        if verb == chosen:  # only that one's module is imported
+        if verb == chosen:
             importlib.import_module(f"fastlstm.cli.{verb}").configure(own)
-    arguments = parser.parse_args(argv)
-    return _guarded(arguments)
-
-
-def _guarded(arguments: argparse.Namespace) -> int:
-    """Run the verb; every error becomes a sentence on stderr."""
-    try:
-        status = importlib.import_module(f"fastlstm.cli.{arguments.verb}").run(arguments)
-        sys.stdout.flush()
-        return int(status)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        message = "stopped"
-    except MemoryError:
-        message = "there is not enough memory for this"
-    except (FastLSTMError, OSError) as error:
-        message = str(error)
-    except Exception as error:  # noqa: BLE001 (a bug: told as one, without a traceback unless asked for)
-        message = (
-            f"an error that should not happen: {type(error).__name__}: {error}. "
-            "Please report it with the output of 'fastlstm doctor' and of this command run with FASTLSTM_TRACEBACK=1."
-        )
-    if os.environ.get("FASTLSTM_TRACEBACK"):
-        traceback.print_exc()
-    print(f"fastlstm {arguments.verb}: {message}", file=sys.stderr)
-    return 2
+    return parser

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from fastlstm.benchmark import compare, histogram, plot_histogram, settings, time_calls
-from fastlstm.cli.common import add_layers_option, print_json, read_model, table
-from fastlstm.errors import InputError
+from fastlstm.cli.common import add_layers_option, parse_sizes, print_json, read_model, table
+from fastlstm.errors import DependencyError, InputError, UnsupportedError
+from fastlstm.graph import Graph
 from fastlstm.model import Model
-from fastlstm.runners import own_framework
-from fastlstm.samples import sample_inputs
+from fastlstm.runners import Runner, RunnerError, own_framework
+from fastlstm.samples import sample_inputs, time_steps
 from fastlstm.verify import compare as compare_outputs
 
 
@@ -21,9 +22,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model file of any supported format")
     parser.add_argument("--batch", type=int, default=1, help="batch rows (%(default)s)")
     parser.add_argument("--steps", type=int, default=100, help="time steps (%(default)s)")
+    parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
+    parser.add_argument("--against", metavar="FILE", help="the file that this model was converted from, as a peer")
     parser.add_argument("--threads", type=int, default=1, help="threads of every engine (%(default)s)")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of measuring in turns (%(default)s)")
     parser.add_argument("--latency", action="store_true", help="the distribution of single steps of a stream")
+    parser.add_argument("--seconds", type=float, default=3.0, help="with --latency: how long to measure (%(default)s)")
     parser.add_argument("--sample-rate", type=float, help="frames a second, for the real-time factor")
     parser.add_argument("--plot", metavar="FILE", help="with --latency: draw the histogram (.png or .svg)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
@@ -34,28 +38,47 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
     if min(arguments.batch, arguments.steps, arguments.threads, arguments.rounds) < 1:
         raise InputError("--batch, --steps, --threads and --rounds take whole numbers from 1 on.")
-    stored = read_model(arguments.model, arguments.layers)
-    model = Model(stored.graph, arguments.threads)
+    if arguments.plot and not arguments.latency:
+        raise InputError("--plot draws the histogram of --latency.")
+    graph = read_model(arguments.model, arguments.layers).graph
+    model = Model(graph, arguments.threads)
     if arguments.latency:
         return _latency(model, arguments)
-    inputs = sample_inputs(stored.graph, batch=arguments.batch, time=arguments.steps)
+    sizes = parse_sizes(arguments.size)
+    inputs = sample_inputs(graph, sizes, batch=arguments.batch, time=arguments.steps)
     runnables: dict[str, Callable[[], Any]] = {"fastlstm": lambda: model.run(inputs)}
-    if arguments.model.endswith(".onnx"):
-        try:
-            peer = own_framework(arguments.model, stored.graph, arguments.threads)
-        except ImportError as error:
-            print(f"no peer to compare with: {error}", file=sys.stderr)
-        else:
-            agreement = compare_outputs(peer.run(inputs), model.run(inputs))
-            if not agreement.holds:
-                print(f"the outputs do not agree, so times mean nothing:\n{agreement}", file=sys.stderr)
-                return 1
-            runnables[peer.name] = lambda: peer.run(inputs)
-    contest = compare(runnables, steps=arguments.steps, rounds=arguments.rounds)
-    data = contest.as_data("fastlstm")
+    peer = _peer(arguments, graph)
+    if peer is not None:
+        agreement = compare_outputs(peer.run(inputs), model.run(inputs))
+        if not agreement.holds:
+            print(f"the outputs do not agree, so times mean nothing:\n{agreement}", file=sys.stderr)
+            return 1
+        runnables[peer.name] = lambda: peer.run(inputs)
+    steps = time_steps(graph, inputs)
+    contest = compare(runnables, steps=steps, rounds=arguments.rounds)
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+    _print(contest.as_data("fastlstm"), shapes, steps, arguments)
+    return 0
+
+
+def _peer(arguments: argparse.Namespace, graph: Graph) -> Runner | None:
+    """Return the framework that the times are compared with, None if there is none."""
+    path = arguments.against or arguments.model
+    if path.endswith(".fastlstm"):
+        return None
+    try:
+        own = read_model(path).graph if arguments.against else graph
+        return own_framework(path, own, arguments.threads)
+    except (DependencyError, UnsupportedError, RunnerError) as error:
+        print(f"no peer to compare with: {error}", file=sys.stderr)
+        return None
+
+
+def _print(results: dict[str, Any], shapes: str, steps: int, arguments: argparse.Namespace) -> None:
     if arguments.json:
-        print_json({"settings": {**settings(), "threads": arguments.threads}, "results": data})
-        return 0
+        conditions = {**settings(), "threads": arguments.threads, "inputs": shapes}
+        print_json({"settings": conditions, "results": results})
+        return
     rows = [
         {
             "engine": name,
@@ -63,21 +86,20 @@ def run(arguments: argparse.Namespace) -> int:
             "p99 µs": 1e6 * row["p99"],
             "max µs": 1e6 * row["max"],
             "µs a step": 1e6 * row["per_step"],
-            "steps/s": round(row["steps_per_second"] * arguments.batch),
+            "steps/s": round(row["steps_per_second"]),
             "× fastlstm": row["ratio"],
         }
-        for name, row in data.items()
+        for name, row in results.items()
     ]
-    print(f"batch {arguments.batch}, {arguments.steps} steps, {arguments.threads} thread(s), measured in turns")
+    print(f"{shapes}: {steps} step(s) a call, {arguments.threads} thread(s), measured in turns")
     print(table(rows, list(rows[0])))
-    return 0
 
 
 def _latency(model: Model, arguments: argparse.Namespace) -> int:
     """Time single steps of a stream."""
     stream = model.stream(arguments.batch)
     frame = stream.blank_frame()
-    timing = time_calls(lambda: stream.step(frame), name="step", seconds=3.0, warmup=1000)
+    timing = time_calls(lambda: stream.step(frame), name="step", seconds=arguments.seconds, warmup=1000)
     data = timing.as_data()
     if arguments.sample_rate:
         data["real_time_factor"] = timing.median * arguments.sample_rate

@@ -53,5 +53,5 @@ def _overview(stored: StoredModel) -> dict[str, str | int | list[str]]:
     if stored.source is not None:
         overview["source"] = f"{stored.source.name}, SHA-256 {stored.source.sha256}"
     if stored.golden:
-        overview["golden"] = [f"{list(s.outputs)} of {s.origin or 'unknown origin'}" for s in stored.golden]
+        overview["golden"] = f"{len(stored.golden)} samples, outputs of {stored.golden[0].origin or 'unknown origin'}"
     return overview

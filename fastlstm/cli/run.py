@@ -54,9 +54,9 @@ def _stream(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
     if len(inputs) != 1:
         raise InputError(f"--stream takes one input, the sequence; the model has {', '.join(inputs)}.")
     ((spec, sequence),) = zip(model.inputs, inputs.values(), strict=True)
-    frames = sequence.reshape(-1, *sequence.shape[2:])
-    if 1 not in sequence.shape[:2] or sequence.ndim < 2:
+    if sequence.ndim < 2 or 1 not in sequence.shape[:2]:
         raise InputError(f"--stream takes one sequence; {spec} was given as {list(sequence.shape)}.")
+    frames = sequence.reshape(-1, *sequence.shape[2:])
     stream = model.stream()
     with Progress("frames", len(frames)) as progress:
         parts = []

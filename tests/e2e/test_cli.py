@@ -1,90 +1,349 @@
-"""The command line as it is used: status, stdout, stderr, and never a traceback."""
+"""The command line: what was asked holds and the status says so, or one sentence on stderr and the status says so."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import fastlstm
-from fastlstm.cli import demo, main
+from fastlstm import fileformat
+from fastlstm.cli import main
+from fastlstm.cli.demo import DATA
 
-MODEL = str(demo.DATA / "forecaster.onnx")
+ONNX, WEIGHTS = str(DATA / "forecaster.onnx"), str(DATA / "forecaster.safetensors")
 
 
-def test_convert_verifies_and_embeds_samples_that_verify_replays(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    target = str(tmp_path / "m.fastlstm")
-    assert main(["convert", MODEL, "-o", target, "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory) -> str:
+    path = str(tmp_path_factory.mktemp("model") / "m.fastlstm")
+    assert main(["convert", ONNX, "-o", path]) == 0
+    return path
+
+
+@pytest.fixture
+def series(tmp_path) -> Path:
+    path = tmp_path / "x.npy"
+    np.save(path, np.random.default_rng(0).standard_normal((1, 40, 1)).astype(np.float32))
+    return path
+
+
+def told(capsys, *words, status=2) -> str:
+    """Run a command that should not succeed and return its one sentence."""
+    assert main([str(word) for word in words]) == status
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.err.strip()
+    return captured.err
+
+
+def data(capsys, *words, status=0):
+    """Run a command with --json and return what it printed: stdout holds nothing else."""
+    assert main([str(word) for word in [*words, "--json"]]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+# --- convert ---------------------------------------------------------------------------------------------
+
+
+def test_convert_verifies_against_onnxruntime_and_embeds_samples(tmp_path, capsys):
+    report = data(capsys, "convert", ONNX, "-o", tmp_path / "m.fastlstm")
     assert report["holds"]
     assert report["expected_from"].startswith("onnxruntime")
-    assert main(["verify", target]) == 0
-    assert "golden samples of onnxruntime" in capsys.readouterr().out
-    assert main(["verify", target, MODEL, "--by-layer"]) == 0
-    assert "layers agree with float64" in capsys.readouterr().out
+    assert 0 < report["outputs"][0]["max_abs"] < 1e-5
+    stored = fileformat.read(tmp_path / "m.fastlstm")
+    assert len(stored.golden) == report["golden_samples"] == 3
+    assert stored.source == fileformat.Source.of(ONNX)
 
 
-def test_convert_past_the_tolerance_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    target = tmp_path / "m.fastlstm"
-    assert main(["convert", MODEL, "-o", str(target), "--atol", "0", "--rtol", "0"]) == 1
-    assert "was not written" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+def test_convert_past_the_tolerance_fails_and_leaves_nothing(tmp_path, capsys):
+    # 1e-12 is far below the rounding of float32
+    said = told(capsys, "convert", ONNX, "-o", tmp_path / "m.fastlstm", "--atol", "1e-12", "--rtol", "0", status=1)
+    assert "was not written" in said
+    assert not os.listdir(tmp_path)
 
 
-def test_inspect_lists_layers_and_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["inspect", MODEL]) == 0
-    assert "recurrent.lstm" in capsys.readouterr().out
-    assert main(["inspect", MODEL, "--plan", "--json"]) == 0
-    shares = [row["share"] for row in json.loads(capsys.readouterr().out)["plan"]]
-    assert sum(shares) == pytest.approx(1, abs=1e-3)
+def test_convert_says_what_it_assumed_and_why_it_compared_with_the_reference(tmp_path, capsys):
+    assert main(["convert", WEIGHTS, "-o", str(tmp_path / "m.fastlstm"), "--layers", "lstm | linear"]) == 0
+    captured = capsys.readouterr()
+    assert "compared with the float64 reference" in captured.out
+    assert "assumed: " in captured.err
+    assert "holds no program" in captured.err
 
 
-def test_run_writes_what_the_model_says_whole_and_streamed(tmp_path: Path) -> None:
-    x = np.random.default_rng(0).standard_normal((50, 1)).astype(np.float32)
+def test_convert_without_verifying_says_so(tmp_path, capsys):
+    assert main(["convert", ONNX, "-o", str(tmp_path / "m.fastlstm"), "--no-verify"]) == 0
+    assert "not verified" in capsys.readouterr().err
+    assert fileformat.read(tmp_path / "m.fastlstm").golden == ()
+
+
+def test_converting_again_keeps_source_and_samples(converted, tmp_path):
+    assert main(["convert", converted, "-o", str(tmp_path / "again.fastlstm")]) == 0
+    before, after = fileformat.read(converted), fileformat.read(tmp_path / "again.fastlstm")
+    assert after.source == before.source
+    assert [s.origin for s in after.golden] == [s.origin for s in before.golden]
+
+
+def test_convert_takes_sizes_and_inputs(tmp_path, series):
+    path = tmp_path / "m.fastlstm"
+    assert main(["convert", ONNX, "-o", str(path), "--size", "batch=2", "--size", "time=5"]) == 0
+    assert {s.inputs["x"].shape for s in fileformat.read(path).golden} == {(2, 5, 1)}
+    assert main(["convert", ONNX, "-o", str(path), "--input", f"x={series}"]) == 0
+    np.testing.assert_array_equal(fileformat.read(path).golden[0].inputs["x"], np.load(series))
+
+
+# --- verify ----------------------------------------------------------------------------------------------
+
+
+def test_verify_replays_golden_samples(converted, capsys):
+    report = data(capsys, "verify", converted)
+    assert report["holds"]
+    assert report["compared_with"].startswith("the golden samples of onnxruntime")
+
+
+def test_verify_compares_two_files_by_position_of_their_outputs(tmp_path, capsys):
+    assert main(["convert", WEIGHTS, "-o", str(tmp_path / "w.fastlstm"), "--layers", "lstm | linear"]) == 0
+    capsys.readouterr()
+    report = data(capsys, "verify", ONNX, tmp_path / "w.fastlstm")
+    assert report["compared_with"].startswith("onnxruntime")
+
+
+def test_verify_finds_a_changed_weight(converted, tmp_path, capsys):
+    stored = fileformat.read(converted)
+    constants = dict(stored.graph.constants)
+    name = next(name for name, array in constants.items() if array.ndim >= 2 and array.dtype == np.float32)
+    constants[name] = constants[name] * np.float32(1.01)
+    other = tmp_path / "other.fastlstm"
+    fileformat.write(other, stored.graph.replace(constants=constants), stored.golden)
+    report = data(capsys, "verify", other, status=1)
+    assert report["outputs"][0]["ratio"] > 1
+    assert data(capsys, "verify", ONNX, other, status=1)["holds"] is False
+    assert data(capsys, "verify", converted, other, status=1)["holds"] is False
+
+
+def test_verify_by_layer(converted, capsys):
+    assert "agree with float64" in data(capsys, "verify", converted, "--by-layer")["by_layer"]
+    report = data(capsys, "verify", converted, "--by-layer", "--atol", "1e-12", "--rtol", "0", status=1)
+    assert report["by_layer"].startswith("first layer that differs: LSTM")
+
+
+def test_verify_needs_something_to_compare_with(tmp_path, capsys):
+    main(["convert", ONNX, "-o", str(tmp_path / "m.fastlstm"), "--no-verify"])
+    assert "holds no golden samples" in told(capsys, "verify", tmp_path / "m.fastlstm")
+
+
+# --- run -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "csv"])
+def test_run_writes_what_the_model_gives(converted, series, tmp_path, suffix):
+    target = tmp_path / f"y.{suffix}"
+    assert main(["run", converted, str(series), "-o", str(target)]) == 0
+    expected = fastlstm.load(converted)(np.load(series))
+    if suffix == "csv":  # nine digits are enough to give every float32 back
+        np.testing.assert_array_equal(np.loadtxt(target, delimiter=",", dtype=np.float32), expected[0, :, 0])
+    else:
+        found = np.load(target) if suffix == "npy" else np.load(target)["forecast"]
+        np.testing.assert_array_equal(found, expected)
+    assert sorted(os.listdir(tmp_path)) == ["x.npy", target.name]
+
+
+def test_run_streams_to_the_same_bits(converted, series, tmp_path):
+    assert main(["run", converted, str(series), "--stream", "-o", str(tmp_path / "y.npy")]) == 0
+    whole = fastlstm.load(converted)(np.load(series))
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), whole[0])
+
+
+def test_run_takes_tables_with_and_without_names(converted, series, tmp_path, capsys):
+    x = np.load(series)
+    np.savetxt(tmp_path / "plain.csv", x[0], delimiter=",")
+    np.savetxt(tmp_path / "named.csv", x[0], delimiter=",", header="value", comments="")
+    np.savez(tmp_path / "x.npz", x=x)
+    expected = fastlstm.load(converted)(x)
+    for name in ("plain.csv", "named.csv", "x.npz"):
+        found = data(capsys, "run", converted, tmp_path / name)["forecast"]
+        np.testing.assert_array_equal(np.array(found["values"], np.float32), expected)
+
+
+def test_run_in_parts_of_the_batch_gives_the_same_bits(converted, tmp_path):
+    x = np.random.default_rng(1).standard_normal((600, 3, 1)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
-    for name, more in (("whole.npy", []), ("stream.npy", ["--stream"])):
-        assert main(["run", MODEL, "-i", str(tmp_path / "x.npy"), "-o", str(tmp_path / name), *more]) == 0
-    expected = fastlstm.load(MODEL)(x[None])
-    np.testing.assert_array_equal(np.load(tmp_path / "whole.npy"), expected)
-    np.testing.assert_array_equal(np.load(tmp_path / "stream.npy").reshape(expected.shape), expected)
+    assert main(["run", converted, str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), fastlstm.load(converted)(x))
 
 
-def test_bench_doctor_and_warmup_report(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", MODEL, "--steps", "5", "--rounds", "2", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["results"]["fastlstm"]["median"] > 0
-    assert main(["doctor", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["lanes"] in (4, 8, 16)
-    assert main(["warmup", MODEL]) == 0
+def test_run_unpickles_nothing(converted, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert "cannot be read as .npy" in told(capsys, "run", converted, tmp_path / "x.npy")
+
+
+# --- the other verbs -------------------------------------------------------------------------------------
+
+
+def test_inspect_shows_layers_with_what_they_cost(converted, capsys):
+    report = data(capsys, "inspect", converted, "--plan")
+    lstm = [layer for layer in report["layers"] if layer["op"] == "LSTM"]
+    assert [layer["macs"] for layer in lstm] == [4 * 32 * (1 + 32), 4 * 32 * (32 + 32)]
+    assert [layer["kernel"] for layer in lstm] == ["recurrent.lstm", "recurrent.lstm"]
+    assert report["parameters"] == sum(layer["parameters"] for layer in report["layers"])
+    assert sum(step["share"] for step in report["plan"]) == pytest.approx(1, abs=0.01)
+    for words in (["inspect", converted], ["inspect", ONNX, "--plan"]):
+        assert main(words) == 0
+        assert "recurrent.lstm" in capsys.readouterr().out
+
+
+def test_bench_times_a_model_beside_its_own_framework(converted, capsys):
+    report = data(capsys, "bench", converted, "--against", ONNX, "--steps", "7", "--rounds", "2")
+    ours, theirs = report["results"].values()
+    assert theirs["name"].startswith("onnxruntime")
+    assert ours["steps_per_call"] == 7
+    assert ours["ratio"] == 1
+    assert report["settings"]["threads"] == 1
+
+
+def test_bench_latency_draws_its_distribution(converted, tmp_path, capsys):
+    words = ["bench", converted, "--latency", "--seconds", "0.1", "--sample-rate", "100"]
+    report = data(capsys, *words, "--plot", tmp_path / "a.svg")
+    assert report["median"] <= report["p99"] <= report["p99.9"] <= report["max"]
+    assert report["real_time_factor"] == pytest.approx(report["median"] * 100)
+    assert (tmp_path / "a.svg").exists()
+    assert main(words) == 0
+    assert "█" in capsys.readouterr().out
+
+
+def test_doctor_describes_the_machine(capsys):
+    report = data(capsys, "doctor")
+    assert report["fastlstm"] == fastlstm.__version__
+    assert report["numba"] != "not installed"
+    assert report["lanes"] in (4, 8, 16)
+    assert main(["doctor"]) == 0
+    assert "instruction set" in capsys.readouterr().out
+
+
+def test_warmup_leaves_nothing_to_compile(converted, capsys):
+    assert main(["warmup", converted]) == 0
     assert "kernels ready" in capsys.readouterr().out
 
 
+# --- manners ---------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "sentence"),
     [
-        (["inspect", "no-such.onnx"], "no-such.onnx"),
-        (["inspect", "model.docx"], "not supported"),
-        (["run", MODEL, "-i", "x.txt"], ".npy, .npz or .csv"),
-        (["bench", MODEL, "--steps", "0"], "from 1 on"),
-        (["convert", MODEL, "-o", "no/such/folder/m.fastlstm"], "no/such/folder"),
+        (["inspect", "absent.onnx"], "No such file or directory: 'absent.onnx'"),
+        (["inspect", "model.xyz"], "files ending in '.xyz' are not supported"),
+        (["convert", ONNX, "-o", "m.onnx"], "expected an output file ending in .fastlstm"),
+        (["convert", ONNX, "-o", "absent/m.fastlstm"], "absent"),
+        (["convert", ONNX, "-o", "m.fastlstm", "--size", "time"], "--size takes a dimension and a whole number"),
+        (["convert", ONNX, "-o", "m.fastlstm", "--size", "width=3"], "no open dimension 'width'"),
+        (["convert", ONNX, "-o", "m.fastlstm", "--layers", "lstm"], "no option 'layers'"),
+        (["convert", WEIGHTS, "-o", "m.fastlstm", "--layers", "lstm | nonsense"], "nonsense"),
+        (["run", ONNX], "needs inputs"),
+        (["run", ONNX, "x.txt"], "expected a file ending in .npy, .npz or .csv"),
+        (["run", ONNX, "y=x.npy"], "there is no input 'y'; the model's are x"),
+        (["run", ONNX, "wide.npy"], "expected 1 where"),
+        (["run", ONNX, "x.npy", "-o", "y.txt"], "expected an output file ending in"),
+        (["run", ONNX, "short.npy"], "cannot be read as .npy"),
+        (["run", ONNX, "words.csv"], "cannot be read as .csv"),
+        (["bench", ONNX, "--threads", "0"], "whole numbers from 1 on"),
+        (["bench", ONNX, "--plot", "a.png"], "draws the histogram of --latency"),
+        (["verify", WEIGHTS, "--layers", "lstm | linear", "--input", "x=words.csv"], "words.csv"),
     ],
 )
-def test_bad_use_is_one_sentence_and_status_2(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(words) == 2
-    message = capsys.readouterr().err
-    assert said in message
-    assert "Traceback" not in message
+def test_bad_use_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.ones((1, 3, 1), np.float32))
+    np.save("wide.npy", np.ones((1, 3, 2), np.float32))
+    Path("short.npy").write_bytes(Path("x.npy").read_bytes()[:-4])
+    Path("words.csv").write_text("a,b\nc,d\n")
+    Path("model.xyz").write_bytes(b"")
+    before = sorted(os.listdir())
+    assert sentence in told(capsys, *words)
+    assert sorted(os.listdir()) == before
 
 
-@pytest.mark.parametrize("share", [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
-@pytest.mark.parametrize("name", ["forecaster.onnx", "forecaster.safetensors"])
-def test_a_truncated_model_is_told(name: str, share: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    whole = (demo.DATA / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
-    assert main(["inspect", str(tmp_path / name)]) == 2
-    message = capsys.readouterr().err
-    assert message.strip()
-    assert "should not happen" not in message
+@pytest.mark.parametrize("words", [[], ["bake"], ["convert"], ["inspect", "--nonsense", "x"]])
+def test_bad_words_are_argparse_errors(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert "usage: fastlstm" in capsys.readouterr().err
+
+
+def test_damaged_models_are_told_by_every_verb(converted, tmp_path, monkeypatch, capsys, series):
+    broken = tmp_path / "m.fastlstm"
+    content = bytearray(Path(converted).read_bytes())
+    content[-5] ^= 1
+    broken.write_bytes(content)
+    for words in (["inspect"], ["verify"], ["bench"], ["warmup"], ["convert", "-o", "n.fastlstm"]):
+        assert "is damaged" in told(capsys, words[0], broken, *words[1:])
+    assert "is damaged" in told(capsys, "run", broken, series)
+
+
+def test_weights_of_the_wrong_shape_are_told(tmp_path, capsys):
+    tensors = safetensors.numpy.load_file(WEIGHTS)
+    tensors["lstm.weight_hh_l0"] = tensors["lstm.weight_hh_l0"][:, :-1].copy()
+    safetensors.numpy.save_file(tensors, tmp_path / "w.safetensors")
+    said = told(capsys, "inspect", tmp_path / "w.safetensors", "--layers", "lstm | linear")
+    assert "weight_hh [128, 31]" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (KeyboardInterrupt(), "stopped"),
+        (MemoryError(), "not enough memory"),
+        (PermissionError(13, "Permission denied", "m.onnx"), "Permission denied: 'm.onnx'"),
+        (RuntimeError("wheels fell off"), "should not happen: RuntimeError: wheels fell off"),
+        (RecursionError("deep"), "should not happen: RecursionError"),
+    ],
+)
+def test_whatever_happens_is_one_sentence(monkeypatch, capsys, error, sentence):
+    def fail(_):
+        raise error
+
+    monkeypatch.delenv("FASTLSTM_TRACEBACK", raising=False)
+    monkeypatch.setattr("fastlstm.cli.doctor.run", fail)
+    assert sentence in told(capsys, "doctor")
+    monkeypatch.setenv("FASTLSTM_TRACEBACK", "1")
+    assert main(["doctor"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def start(*words, **options):
+    return subprocess.Popen(
+        [sys.executable, "-c", "import sys; from fastlstm.cli import main; sys.exit(main())", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def test_a_reader_that_leaves_early_is_no_accident():
+    process = start("doctor")
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert process.wait() != 0
+    assert b"Traceback" not in said
+    assert b"Exception ignored" not in said
+
+
+def test_a_terminal_without_unicode_is_no_accident():
+    process = start("bench", ONNX, "--rounds", "1", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    out, said = process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert b"median ?s" in out
+
+
+def test_help_imports_no_engine():
+    code = "import sys; from fastlstm.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'numba', 'numpy', 'onnx', 'torch'} & set(sys.modules), sorted(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -7,7 +7,7 @@ import pytest
 
 from fastlstm.errors import InputError
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
-from fastlstm.samples import open_dimensions, sample_inputs
+from fastlstm.samples import open_dimensions, sample_inputs, time_steps
 
 
 def graph_of(inputs, nodes=(), constants=None) -> Graph:
@@ -72,3 +72,15 @@ def test_what_cannot_be_made_is_told():
         sample_inputs(graph, {"steps": 3})
     with pytest.raises(InputError, match="too large"):
         sample_inputs(graph, {"time": 1 << 20})
+
+
+def test_steps_are_those_of_the_recurrent_layer():
+    attrs = {"hidden_size": 2, "directions": ["forward"], "activations": default_activations("LSTM")}
+    nodes = [
+        Node("Transpose", ("x",), ("turned",), {"perm": [1, 0, 2]}),
+        Node("LSTM", ("turned", "w", "r"), ("y",), attrs),
+    ]
+    constants = {"w": np.ones((1, 8, 3), np.float32), "r": np.ones((1, 8, 2), np.float32)}
+    graph = graph_of([TensorSpec("x", ("batch", "time", 3))], nodes, constants)
+    assert time_steps(graph, sample_inputs(graph, batch=4, time=9)) == 9
+    assert time_steps(graph_of([]), {}) == 1
