@@ -28,6 +28,8 @@ class Archive:
 
     Raises
     ------
+    OSError
+        If there is no such file.
     FileFormatError
         If the file is no zip archive, is damaged, or holds members that would unpack to more than 16 times
         the file's size (64 MiB are always allowed): models store their weights as they are.
@@ -35,6 +37,7 @@ class Archive:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        size = path.stat().st_size
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
@@ -45,7 +48,7 @@ class Archive:
         self._members = {info.filename: info for info in infos}
         if len(self._members) != len(infos):
             raise FileFormatError(f"'{path}' names a member twice, so it is not clear which one is meant.")
-        total, allowed = sum(info.file_size for info in infos), path.stat().st_size * _RATIO
+        total, allowed = sum(info.file_size for info in infos), size * _RATIO
         if total > max(allowed, _SMALL):
             raise FileFormatError(
                 f"'{path}' would unpack to {total} bytes, more than {_RATIO} times its size: "

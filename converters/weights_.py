@@ -89,9 +89,10 @@ def read_safetensors(path: Path) -> dict[str, Array]:
     UnsupportedError
         If a tensor has a dtype that is not read.
     """
+    data = path.read_bytes()
     try:
-        entries = _deserialize(path.read_bytes())
-    except (safetensors.SafetensorError, OSError) as error:
+        entries = _deserialize(data)
+    except safetensors.SafetensorError as error:
         raise FileFormatError(f"'{path}' is not a readable safetensors file: {error}.") from None
     arrays: dict[str, Array] = {}
     for name, entry in entries:
@@ -100,8 +101,8 @@ def read_safetensors(path: Path) -> dict[str, Array]:
             raise UnsupportedError(
                 f"'{path}': the tensor '{name}' has the dtype {entry['dtype']}; supported: {', '.join(_SAFETENSORS)}."
             )
-        data = bytes(entry["data"])
-        flat = widen_bfloat16(data) if dtype == "bfloat16" else np.frombuffer(data, dtype)
+        raw = bytes(entry["data"])
+        flat = widen_bfloat16(raw) if dtype == "bfloat16" else np.frombuffer(raw, dtype)
         arrays[name] = flat.reshape(entry["shape"])
     return arrays
 

@@ -1,6 +1,6 @@
 """fastlstm: LSTM, GRU and RNN inference on CPUs.
 
-``load`` reads a model file, ``from_onnx``, ``from_torch``, ``from_state_dict`` and ``from_keras`` take objects;
+``load`` reads a model file, ``from_onnx``, ``from_state_dict`` and ``from_keras`` take objects;
 each gives a `Model`. `LSTM`, `GRU` and `RNN` are layers from plain arrays. Importing this compiles nothing.
 """
 
@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
-    "Node", "Stream", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx", "from_state_dict", "from_torch",
+    "Node", "Stream", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx", "from_state_dict",
     "load",
 ]  # fmt: skip
 
@@ -79,14 +79,6 @@ def from_onnx(proto: Any, *, threads: int | None = 1, precision: str = "float32"
     from fastlstm.model import Model
 
     return Model(onnx_.from_onnx(proto), threads, precision)
-
-
-def from_torch(obj: Any, *, threads: int | None = 1, precision: str = "float32", **options: Any) -> Model:
-    """Return the model of a torch.nn.Module or an exported program."""
-    from fastlstm.converters import torch_
-    from fastlstm.model import Model
-
-    return Model(torch_.from_torch(obj, **options), threads, precision)
 
 
 def from_state_dict(mapping: Any, *, threads: int | None = 1, precision: str = "float32", **options: Any) -> Model:

@@ -47,7 +47,7 @@ class Executor:
             state.fill(0)
         x[...] = array
         go()
-        result = y.copy()
+        result: Array = y.copy()
         self._bound[array.shape] = bound
         return result
 

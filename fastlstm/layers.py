@@ -60,7 +60,10 @@ class _Layer:
         out = ("output", "h_n", "c_n")[: 1 + self.states]
         inputs = [TensorSpec("x", ("time", "batch", self.input_size))]
         size = w_hh.shape[2]
-        widths = {"output": ("time", "batch", directions * size), "h_n": (directions, "batch", size)}
+        widths: dict[str, tuple[int | str, ...]] = {
+            "output": ("time", "batch", directions * size),
+            "h_n": (directions, "batch", size),
+        }
         widths["c_n"] = (directions, "batch", hidden)
         node = Node(self.op, tuple(given), out, attrs, self.op.lower())
         self._graph = Graph(

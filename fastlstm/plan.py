@@ -177,8 +177,8 @@ def _is_native(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mappi
     if node.op == "LayerNormalization":
         fits = int(node.attrs.get("axis", -1)) in (-1, last) and len([o for o in node.outputs if o]) == 1
         width = _width(infos, y)
-        given = [constants.get(n) for n in node.inputs[1:] if n]
-        return fits and width is not None and all(a is not None and a.shape == (width,) for a in given)
+        scales = [constants.get(n) for n in node.inputs[1:] if n]
+        return fits and width is not None and all(a is not None and a.shape == (width,) for a in scales)
     if node.op == "Concat":
         widths = [_width(infos, n) for n in node.inputs]
         return (

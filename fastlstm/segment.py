@@ -385,8 +385,8 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
     if node.op == "Gather" and x in constants:
         table = np.ascontiguousarray(constants[x], np.float32)
         at, out = build.read(node.input(1), 0), build.buffer(y, table.shape[1])
-        args = (at, out, table, table.shape[0], table.shape[1])
-        build.emit(0, Instruction("movement.embed", (), args, "Embedding", 0, table.nbytes), at, out)
+        table_args = (at, out, table, table.shape[0], table.shape[1])
+        build.emit(0, Instruction("movement.embed", (), table_args, "Embedding", 0, table.nbytes), at, out)
         build.made(y, out, table.shape[1], 0)
         return
     features = width(y)
@@ -408,8 +408,8 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
             else:
                 places.append(build.read_padded(name, features))
                 stage = max(stage, build.stage[name])
-        args = (*places, out, vectors)
-        build.emit(stage, Instruction("elementwise.binary", (lanes, node.op), args, node.op), *places, out)
+        operands = (*places, out, vectors)
+        build.emit(stage, Instruction("elementwise.binary", (lanes, node.op), operands, node.op), *places, out)
     elif node.op in ("Softmax", "LogSoftmax"):
         at, stage = build.read_padded(x, features), build.stage[x]
         kernel = ("elementwise.softmax", (lanes, node.op == "LogSoftmax"))
@@ -425,8 +425,8 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
         stage = max(build.stage[n] for n in node.inputs)
         offset = 0
         for name, at in zip(node.inputs, places, strict=True):
-            args = (at, out, 0, 4 * offset, width(name))
-            build.emit(stage, Instruction("movement.move", (), args, "Concat"), at, out)
+            move = (at, out, 0, 4 * offset, width(name))
+            build.emit(stage, Instruction("movement.move", (), move, "Concat"), at, out)
             offset += width(name)
     else:  # the last time step
         at = build.read(x, features)
@@ -559,15 +559,15 @@ def _finish(build: _Builder, nodes: list[Node]) -> Segment:
     for stage, _, used in build.steps:
         for slot in used:
             users.setdefault(slot, set()).add(stage)
-    slots = list(build.slots)
-    for index, slot in enumerate(slots):
-        if slot.kind == "time" and len(users.get(index, ())) <= 1:
-            slots[index] = Slot(slot.name, slot.kind, slot.width, local=True)
+    slots = [
+        Slot(s.name, s.kind, s.width, True) if s.kind == "time" and len(users.get(i, ())) <= 1 else s
+        for i, s in enumerate(build.slots)
+    ]
     stages = []
     for number in sorted({stage for stage, _, _ in build.steps}):
         steps = [step for stage, step, _ in build.steps if stage == number]
-        local = {s for stage, _, used in build.steps if stage == number for s in used if slots[s].local}
-        row_bytes = 4 * sum(slots[s].width for s in local) or 4
+        local = {i for stage, _, used in build.steps if stage == number for i in used if slots[i].local}
+        row_bytes = 4 * sum(slots[i].width for i in local) or 4
         kind = layout.ONCE if number >= LAST_STAGE else (layout.BLOCK, layout.REVERSE)[number % 2]
         block = 1 if kind == layout.ONCE else max(8, min(128, build.machine.l2_bytes // 4 // row_bytes))
         stages.append(Stage(kind, tuple(steps), block))

@@ -26,7 +26,7 @@ from fastlstm import machine
 F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
 
-class Vec(types.Type):  # type: ignore[misc]
+class Vec(types.Type):
     """Numba's type of a vector of `lanes` float32 values."""
 
     def __init__(self, lanes: int) -> None:
@@ -49,7 +49,7 @@ def _register_arithmetic(op: Any, emit: str) -> None:
 
     infer_global(op)(Template)
 
-    @lower_builtin(op, Vec, Vec)  # type: ignore[untyped-decorator]
+    @lower_builtin(op, Vec, Vec)
     def _lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return getattr(builder, emit)(*args)
 

@@ -168,7 +168,7 @@ def test_safetensors_lose_the_order_so_the_only_fitting_one_is_taken_or_asked_fo
     square = {"a." + k: v for k, v in nn.Linear(4, 4).state_dict().items()}
     square |= {"lstm." + k: v for k, v in nn.LSTM(4, 4).state_dict().items()}
     save_file(square, tmp_path / "b.safetensors")
-    with pytest.raises(UnsupportedError, match=r"several orders.*layers=\"linear=a \| lstm=lstm\""):
+    with pytest.raises(UnsupportedError, match=r"several orders.*layers=\"lstm=lstm \| linear=a\""):
         load(tmp_path / "b.safetensors")
 
 
@@ -188,7 +188,7 @@ def test_checkpoints_prefixes_and_views_are_read(tmp_path: Path) -> None:
     optimiser = torch.optim.Adam(model.parameters())
     checkpoint = {"epoch": 3, "state_dict": model.state_dict(), "optimizer": optimiser.state_dict()}
     torch.save(checkpoint, tmp_path / "checkpoint.ckpt.pt")
-    assert len(load(tmp_path / "checkpoint.ckpt.pt").constants) == 12
+    assert len(load(tmp_path / "checkpoint.ckpt.pt").constants) == 13
     wide = torch.randn(40, 24)
     views = {"weight_ih_l0": wide.T[:, 3:7], "weight_hh_l0": wide[4:28, ::4]}
     torch.save(views, tmp_path / "views.pt")

@@ -175,5 +175,6 @@ def test_files_of_other_kinds_say_what_they_are_not(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(3), "lr": 0.1}, tmp_path / "mixed.pt")
     with pytest.raises(UnsupportedError, match="'lr' is a float"):
         load(tmp_path / "mixed.pt")
-    with pytest.raises(FileFormatError):
-        load(tmp_path / "missing.pt")
+    for missing in ("missing.pt", "missing.safetensors"):
+        with pytest.raises(FileNotFoundError):
+            load(tmp_path / missing)
