@@ -52,7 +52,20 @@ def load(path: str | Path) -> Graph:
         model = onnx.ModelProto.FromString(data)
     except (DecodeError, UnicodeDecodeError):
         raise FileFormatError(f"'{path}' is no ONNX model, or it is damaged or cut short.") from None
+    if not _is_text(model):
+        raise FileFormatError(f"'{path}' is damaged: a name in it is not UTF-8.")
     return _read(onnx, model, TensorReader(len(data), path.parent))
+
+
+def _is_text(message: Any) -> bool:
+    """Whether every string in a protobuf message is one: those that are not UTF-8 come as bytes."""
+    for field, value in message.ListFields():
+        if field.type not in (field.TYPE_STRING, field.TYPE_MESSAGE):
+            continue
+        for item in [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value:
+            if isinstance(item, bytes) or (field.type == field.TYPE_MESSAGE and not _is_text(item)):
+                return False
+    return True
 
 
 def from_onnx(model: Any) -> Graph:

@@ -67,7 +67,10 @@ class Segment:
         lengths = self._lengths(values, steps, batch)
         order = None if lengths is None else np.argsort(-lengths, kind="stable")
         idle = self._idle.setdefault(batch, [])
-        program = idle.pop() if idle else self.program(batch)
+        try:
+            program = idle.pop()  # another thread may have taken the last one since we looked
+        except IndexError:
+            program = self.program(batch)
         self._set_states(program, values, batch, order)
         self._set_masks(program, values, steps, batch, order)
         active = None

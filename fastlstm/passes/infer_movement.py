@@ -202,6 +202,8 @@ def _unsqueeze(at: Operands) -> ValueInfo:
         return ValueInfo(None, data.dtype, None, data.fill)
     rank = len(data.shape) + len(axes)
     new = {normal_axis(a, rank) for a in axes}
+    if len(new) != len(axes):  # an axis given twice: running it says so
+        return ValueInfo(None, data.dtype)
     rest = iter(data.shape)
     shape = tuple(1 if i in new else next(rest) for i in range(rank))
     return data.but(shape=shape, const=data.const if rank <= 1 else None)
