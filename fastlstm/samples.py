@@ -57,13 +57,16 @@ def sample_inputs(
     Raises
     ------
     InputError
-        If `sizes` names a dimension that the graph does not leave open, or an input would be huge.
+        If `sizes` names a dimension that the graph does not leave open, an input would be huge, or its rank is
+        not known.
     """
     given = dict(sizes or {})
     known = open_dimensions(graph)
     for name in given:
         if name not in known:
             raise InputError(f"There is no open dimension '{name}'; the model's are: {', '.join(known) or 'none'}.")
+    if nameless := [spec.name for spec in graph.inputs if "..." in spec.shape]:
+        raise InputError(f"The model does not say the rank of its input '{nameless[0]}': give inputs of your own.")
     has_batch = any(_BATCH.search(name) for name in known)
     for spec in graph.inputs:
         for axis, size in enumerate(spec.shape):

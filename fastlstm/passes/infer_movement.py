@@ -202,7 +202,7 @@ def _unsqueeze(at: Operands) -> ValueInfo:
         return ValueInfo(None, data.dtype, None, data.fill)
     rank = len(data.shape) + len(axes)
     new = {normal_axis(a, rank) for a in axes}
-    if len(new) != len(axes):  # an axis given twice: running it says so
+    if len(new) != len(axes) or not new <= set(range(rank)):  # axes that do not fit: running it says so
         return ValueInfo(None, data.dtype)
     rest = iter(data.shape)
     shape = tuple(1 if i in new else next(rest) for i in range(rank))

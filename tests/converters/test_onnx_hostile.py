@@ -56,6 +56,13 @@ def test_a_file_cut_at_any_place_is_damaged(tmp_path: Path) -> None:
             load(path)
 
 
+def test_a_name_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "name.onnx"
+    path.write_bytes(lstm().SerializeToString().replace(b"time", b"t\xcbme"))
+    with pytest.raises(FileFormatError, match="not UTF-8"):
+        load(path)
+
+
 def test_random_bytes_are_an_error_of_ours_or_still_a_model(tmp_path: Path) -> None:
     data, path = lstm().SerializeToString(), tmp_path / "changed.onnx"
     choose, refused = random.Random(0), 0

@@ -109,6 +109,13 @@ def test_attributes_keep_infinities_and_every_digit(tmp_path):
     assert fileformat.read(tmp_path / "m.fastlstm").graph.nodes[0].attrs == attrs
 
 
+def test_an_input_of_unknown_rank_takes_any_golden_sample(tmp_path):
+    graph = Graph((TensorSpec("x", ("...",)),), (TensorSpec("y", ("...",)),), (Node("Neg", ("x",), ("y",)),))
+    one = GoldenSample({"x": np.ones((2, 3), np.float32)}, {"y": -np.ones((2, 3), np.float32)})
+    fileformat.write(tmp_path / "m.fastlstm", graph, [one])
+    assert fileformat.read(tmp_path / "m.fastlstm").golden[0].inputs["x"].shape == (2, 3)
+
+
 def test_writing_replaces_the_old_file_and_leaves_nothing_beside_it(path):
     fileformat.write(path, lstm_graph())
     assert fileformat.read(path).golden == ()

@@ -563,3 +563,10 @@ def test_thousands_of_nodes_take_seconds_at_most():
     # Measured at about 0.3 s; the bound leaves room for a busy machine and catches quadratic work.
     assert time.perf_counter() - start < 5
     assert set(ops_of(plain)) == {"Relu"}
+
+
+@pytest.mark.parametrize("axes", [[0, 0], [5], [-9]])
+def test_axes_that_do_not_fit_leave_the_shape_unknown(axes):
+    nodes = (Node("Unsqueeze", ("x", "axes"), ("y",)),)
+    graph = Graph((TensorSpec("x", ("batch", 3)),), (TensorSpec("y", ()),), nodes, {"axes": np.array(axes)})
+    assert shapes.infer(graph)["y"].shape is None

@@ -72,6 +72,8 @@ def test_what_cannot_be_made_is_told():
         sample_inputs(graph, {"steps": 3})
     with pytest.raises(InputError, match="too large"):
         sample_inputs(graph, {"time": 1 << 20})
+    with pytest.raises(InputError, match="does not say the rank of its input 'x'"):
+        sample_inputs(graph_of([TensorSpec("x", ("...",))]))
 
 
 def test_steps_are_those_of_the_recurrent_layer():
