@@ -416,8 +416,7 @@ def _misfit(sample: GoldenSample, graph: Graph) -> str:
 
 
 def _fits(shape: tuple[int, ...], spec: TensorSpec) -> bool:
-    return (
-        spec.shape == ("...",)
-        or len(shape) == len(spec.shape)
+    return spec.shape == ("...",) or (
+        len(shape) == len(spec.shape)
         and all(isinstance(want, str) or got == want for got, want in zip(shape, spec.shape, strict=True))
     )

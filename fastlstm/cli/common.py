@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import threading
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -93,7 +94,7 @@ def read_arrays(path: str) -> dict[str, Array]:
             with open(path, encoding="utf-8") as file:
                 named = not _is_numbers(file.readline())
             return {"": np.loadtxt(path, delimiter=",", ndmin=2, skiprows=int(named), encoding="utf-8")}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:
         raise FileFormatError(f"'{path}' cannot be read as {suffix}: {error}.") from error
     raise FileFormatError(f"'{path}': expected a file ending in .npy, .npz or .csv.")
 

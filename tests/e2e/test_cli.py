@@ -251,6 +251,7 @@ def test_warmup_leaves_nothing_to_compile(converted, capsys):
         (["run", ONNX, "wide.npy"], "expected 1 where"),
         (["run", ONNX, "x.npy", "-o", "y.txt"], "expected an output file ending in"),
         (["run", ONNX, "short.npy"], "cannot be read as .npy"),
+        (["run", ONNX, "header.npy"], "cannot be read as .npy"),
         (["run", ONNX, "words.csv"], "cannot be read as .csv"),
         (["bench", ONNX, "--threads", "0"], "whole numbers from 1 on"),
         (["bench", ONNX, "--plot", "a.png"], "draws the histogram of --latency"),
@@ -262,6 +263,7 @@ def test_bad_use_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch, capsy
     np.save("x.npy", np.ones((1, 3, 1), np.float32))
     np.save("wide.npy", np.ones((1, 3, 2), np.float32))
     Path("short.npy").write_bytes(Path("x.npy").read_bytes()[:-4])
+    Path("header.npy").write_bytes(Path("x.npy").read_bytes().replace(b"}", b"("))
     Path("words.csv").write_text("a,b\nc,d\n")
     Path("model.xyz").write_bytes(b"")
     before = sorted(os.listdir())
