@@ -75,10 +75,17 @@ def main(folder: Path) -> float:
     """Train, export, tag, and return the largest difference from PyTorch."""
     tagger = train()
     path = folder / "tagger.onnx"
-    batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     example, _ = make_batch(np.random.default_rng(1), 2)
-    program = torch.onnx.export(tagger, (example,), dynamic_shapes=({0: batch, 1: time},), verbose=False)
-    program.save(str(path))
+    # The newer exporter (dynamo=True) may fix the length of the example in the file; this one leaves it open.
+    torch.onnx.export(
+        tagger,
+        (example,),
+        str(path),
+        dynamo=False,
+        input_names=["words"],
+        output_names=["tags"],
+        dynamic_axes={"words": {0: "batch", 1: "time"}},
+    )
 
     model = fastlstm.load(path)
     differences = []

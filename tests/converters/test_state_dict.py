@@ -157,7 +157,8 @@ def test_files_give_the_same_graph_as_memory(tmp_path: Path, suffix: str) -> Non
     else:
         torch.save(model.state_dict(), path)
     graph, want = load(path, layers=spec), from_state_dict(model.state_dict(), layers=spec, name="tagger")
-    assert str(graph) == str(want)
+    # A .safetensors header keeps no order, so neither do the constants read from one.
+    assert sorted(str(graph).splitlines()) == sorted(str(want).splitlines())
     for name, array in want.constants.items():
         np.testing.assert_array_equal(graph.constants[name], array)
 
