@@ -27,6 +27,9 @@ FORMATS: Mapping[str, str] = MappingProxyType(
         ".keras": "keras_",
         ".h5": "keras_",
         ".hdf5": "keras_",
+        ".json": "audio_",
+        ".aidax": "audio_",
+        ".nam": "audio_",
     }
 )
 """File name endings and the modules that read them."""

@@ -1,0 +1,156 @@
+"""JSON model files read without trust: bounded size, no NaN, arrays of the shape that is asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.errors import FileFormatError, UnsupportedError
+
+__all__ = ["Fields", "read_json"]
+
+Array = npt.NDArray[Any]
+
+_BYTES = 32 << 20  # as Python objects a JSON text takes up to twenty times its size
+
+
+def read_json(path: Path) -> Fields:
+    """Return the object that a JSON file holds.
+
+    Raises
+    ------
+    OSError
+        If there is no such file.
+    FileFormatError
+        If it is larger than 32 MiB, no JSON, nested too deeply, or no object at its top.
+    """
+    if path.stat().st_size > _BYTES:
+        raise FileFormatError(f"'{path}' is larger than {_BYTES >> 20} MiB, too large for a model in JSON.")
+    try:
+        content = json.loads(path.read_bytes(), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"'{path}' is not a readable JSON file: {error}.") from None
+    if not isinstance(content, dict):
+        raise FileFormatError(f"'{path}' holds a {type(content).__name__} at its top; expected an object.")
+    return Fields(content, f"'{path}'")
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+class Fields:
+    """The fields of one JSON object; `where` names it in errors."""
+
+    def __init__(self, fields: Mapping[str, Any], where: str) -> None:
+        self._fields = fields
+        self.where = where
+
+    def __contains__(self, key: str) -> bool:
+        return self._fields.get(key) is not None
+
+    @property
+    def keys(self) -> list[str]:
+        """The names of the fields."""
+        return list(self._fields)
+
+    def _get(self, key: str) -> Any:
+        if key not in self:
+            raise FileFormatError(f"{self.where} lacks '{key}'.")
+        return self._fields[key]
+
+    def text(self, key: str, default: str = "") -> str:
+        """Return a string; `default` if it is absent or null."""
+        value = self._fields.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise FileFormatError(f"{self.where}: '{key}' should be a string; got {_brief(value)}.")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """Return a finite number; `default` if it is absent or null."""
+        value = self._fields.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e30:
+            raise FileFormatError(f"{self.where}: '{key}' should be a number; got {_brief(value)}.")
+        return float(value)
+
+    def size(self, key: str, default: int | None = None, least: int = 1) -> int:
+        """Return a size: a whole number of at least `least`, or the last one of a list of them."""
+        value = self._get(key) if default is None else self._fields.get(key, default)
+        while isinstance(value, list) and value:
+            value = value[-1]
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 31:
+            raise FileFormatError(
+                f"{self.where}: '{key}' should be a whole number of at least {least}; got {_brief(value)}."
+            )
+        return value
+
+    def object(self, key: str) -> Fields:
+        """Return an object's fields."""
+        value = self._get(key)
+        if not isinstance(value, dict):
+            raise FileFormatError(f"{self.where}: '{key}' should be an object; got {_brief(value)}.")
+        return Fields(value, f"{self.where}, {key}")
+
+    def list(self, key: str) -> list[Any]:
+        """Return a list."""
+        value = self._get(key)
+        if not isinstance(value, list):
+            raise FileFormatError(f"{self.where}: '{key}' should be a list; got {_brief(value)}.")
+        return value
+
+    def array(self, key: str, shape: Sequence[int | None] | None = None) -> Array:
+        """Return nested lists of numbers as float32; None in `shape` leaves a dimension open."""
+        return numbers(self._get(key), f"{self.where}: '{key}'", shape)
+
+    def only(self, *known: str) -> None:
+        """Refuse any field that is not among the `known` ones.
+
+        Raises
+        ------
+        UnsupportedError
+            Naming the first unknown field.
+        """
+        for key in self._fields:
+            if key not in known:
+                raise UnsupportedError(
+                    f"{self.where}: the field '{key}' is not understood; supported: {', '.join(known)}."
+                )
+
+
+def numbers(value: Any, where: str, shape: Sequence[int | None] | None = None) -> Array:
+    """Return nested lists of numbers as a float32 array of the given shape.
+
+    Raises
+    ------
+    FileFormatError
+        If it is ragged, of another shape, or holds anything but finite numbers.
+    """
+    try:
+        array = np.array(value)
+    except (ValueError, OverflowError):
+        raise FileFormatError(f"{where} should be nested lists of numbers, all of one length a level.") from None
+    if array.dtype.kind not in "if" or array.ndim == 0:
+        raise FileFormatError(f"{where} should hold numbers in lists; got {_brief(value)}.")
+    if shape is not None and (
+        array.ndim != len(shape) or any(w not in (None, g) for g, w in zip(array.shape, shape, strict=True))
+    ):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise FileFormatError(f"{where} should have the shape [{wanted}]; got {list(array.shape)}.")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise FileFormatError(f"{where} holds a number too large for float32.")
+    return array
+
+
+def _brief(value: Any) -> str:
+    return f"a list of {len(value)}" if isinstance(value, list) else f"{str(value)[:40]!r}"
