@@ -127,6 +127,9 @@ def _propagate(node: Node, graph: Graph, labels: dict[str, str], infos: Mapping[
         same(x, y)
     elif node.op == "Concat":
         same(y, *node.inputs)
+    elif node.op == "Unsqueeze" and _new_axis(node, graph, labels) is not None:
+        at = _new_axis(node, graph, labels) or 0
+        labels.setdefault(y, labels[x][:at] + "1" + labels[x][at:])
     elif node.op in BINARY:
         rank = {infos[n].rank for n in (x, node.input(1), y) if n in infos and n not in graph.constants}
         if len(rank) == 1:
@@ -135,6 +138,15 @@ def _propagate(node: Node, graph: Graph, labels: dict[str, str], infos: Mapping[
         labels.setdefault(node.input(1), labels[y][:2])
     elif _is_last_step(node, graph, labels):
         labels.setdefault(y, "BF")
+
+
+def _new_axis(node: Node, graph: Graph, labels: Mapping[str, str]) -> int | None:
+    """Return where an Unsqueeze puts one axis of size 1 between labelled ones, None if it does something else."""
+    axes, label = graph.constants.get(node.input(1)), labels.get(node.input(0))
+    if node.op != "Unsqueeze" or axes is None or axes.size != 1 or label not in ("TBF", "BTF", "BF"):
+        return None
+    at = int(axes.reshape(-1)[0]) % (len(label) + 1)
+    return at if at < len(label) else None
 
 
 def _is_table(node: Node, graph: Graph) -> bool:
@@ -167,6 +179,8 @@ def _is_native(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mappi
     last = len(labels[y]) - 1
     if node.op in UNARY or node.op == "Identity":
         return labels[x] == labels[y] and _width(infos, y) is not None
+    if node.op == "Unsqueeze":
+        return _new_axis(node, graph, labels) is not None and "1" in labels[y]
     if node.op == "Transpose":
         return sorted(labels[x]) == sorted(labels[y]) and labels[x] != labels[y]
     if node.op == "Dense":

@@ -107,7 +107,7 @@ class Segment:
             held.append(array)
             program.bind(slot, array, *_axes(axes))
         for name, (slot, axes, features) in self.outputs.items():
-            shape = tuple({"T": steps, "B": batch, "F": features}[axis] for axis in axes)
+            shape = tuple({"T": steps, "B": batch, "F": features, "1": 1}[axis] for axis in axes)
             target = np.empty(shape, np.float32) if out is None else out[name]
             result[name] = target
             program.bind(slot, target, *_axes(axes))
@@ -141,7 +141,7 @@ class Segment:
 
         Filling the inputs, `Program.repeat` and reading the outputs is then all that a step has to do.
         """
-        sizes = {"T": steps, "B": program.batch}
+        sizes = {"T": steps, "B": program.batch, "1": 1}
         arrays: dict[str, Array] = {}
         for name, (slot, axes, features) in (*self.inputs.items(), *self.outputs.items()):
             shape = tuple(features if axis == "F" else sizes[axis] for axis in axes)
@@ -370,7 +370,7 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
     def width(name: str) -> int:
         return int(infos[name].shape[-1])
 
-    if node.op in ("Transpose", "Identity"):
+    if node.op in ("Transpose", "Identity", "Unsqueeze"):
         # The same rows under another order of axes.
         shape = infos[y].shape
         at = build.read(x, int(shape[-1]) if shape and isinstance(shape[-1], int) else _consumer_width(build, x))
@@ -448,7 +448,7 @@ def _consumer_width(build: _Builder, name: str) -> int:
             return int(build.graph.constants[node.input(1)].shape[2])
         if node.op == "Dense":
             return int(build.graph.constants[node.input(1)].shape[0])
-        if node.op in ("Transpose", "Identity"):
+        if node.op in ("Transpose", "Identity", "Unsqueeze"):
             return _consumer_width(build, node.output(0))
     raise InputError(f"The number of features of '{name}' cannot be told from the model.")
 

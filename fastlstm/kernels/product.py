@@ -78,23 +78,19 @@ def product(lanes: int, vectors: int, max_sums: int) -> tuple[Any, Any]:
 
     @inlined
     def run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
-        block = k
-        if rows > most_rows:
-            block = BLOCK_BYTES // (panel_row * panels)
-        if block >= k:
-            all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
-            return
-        start = 0
+        block = max(1, BLOCK_BYTES // (panel_row * panels)) if rows > most_rows else k
+        # One place that runs tiles: every further one would compile all of them again.
+        start, source, source_stride = 0, c_in, c_in_stride
         while start < k:
             size = min(block, k - start)
-            if start == 0:
-                all_rows(size, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
-            else:
-                at = w + start * panel_row
-                all_rows(size, rows, table, panels, at, w_stride, c_out, c_out_stride, c_out, c_out_stride)
-            shift(table, rows, 4 * size)
+            at = w + start * panel_row
+            all_rows(size, rows, table, panels, at, w_stride, source, source_stride, c_out, c_out_stride)
+            source, source_stride = c_out, c_out_stride
             start += size
-        shift(table, rows, -4 * k)
+            if block < k:
+                shift(table, rows, 4 * size)
+        if block < k:
+            shift(table, rows, -4 * k)
 
     return group, run
 
