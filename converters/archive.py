@@ -6,6 +6,7 @@ the archive's directory gives, into memory only, so a name such as ``../../etc/p
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from pathlib import Path
@@ -24,7 +25,7 @@ class Archive:
 
     Parameters
     ----------
-    path : Path
+    source : Path or BytesIO
 
     Raises
     ------
@@ -35,11 +36,12 @@ class Archive:
         the file's size (64 MiB are always allowed): models store their weights as they are.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, source: Path | io.BytesIO) -> None:
+        path = source if isinstance(source, Path) else Path("program")
         self.path = path
-        size = path.stat().st_size
+        self.bytes = source.stat().st_size if isinstance(source, Path) else source.getbuffer().nbytes
         try:
-            self._zip = zipfile.ZipFile(path)
+            self._zip = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise FileFormatError(f"'{path}' is not a readable zip archive: {error}.") from None
         infos = self._zip.infolist()
@@ -48,7 +50,7 @@ class Archive:
         self._members = {info.filename: info for info in infos}
         if len(self._members) != len(infos):
             raise FileFormatError(f"'{path}' names a member twice, so it is not clear which one is meant.")
-        total, allowed = sum(info.file_size for info in infos), size * _RATIO
+        total, allowed = sum(info.file_size for info in infos), self.bytes * _RATIO
         if total > max(allowed, _SMALL):
             raise FileFormatError(
                 f"'{path}' would unpack to {total} bytes, more than {_RATIO} times its size: "

@@ -233,3 +233,15 @@ class GraphBuilder:
             name=self.name,
             notes=tuple(self.notes),
         ).validate()
+
+    def graph_of_needed(self) -> Graph:
+        """Return the graph with only those nodes and constants that an output depends on."""
+        needed = {spec.name for spec in self.outputs}
+        kept: list[Node] = []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.outputs):
+                kept.append(node)
+                needed.update(node.inputs)
+        self.nodes = kept[::-1]
+        self.constants = {name: array for name, array in self.constants.items() if name in needed}
+        return self.graph()

@@ -10,6 +10,7 @@ Format: ``torch/serialization.py`` (zip archive: ``NAME/data.pkl``, one member `
 
 from __future__ import annotations
 
+import math
 import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -53,9 +54,27 @@ class StoredTensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @classmethod
+    def checked(cls, key: str, dtype: str, numel: int, offset: Any, shape: Any, strides: Any) -> StoredTensor:
+        """Return the tensor if it lies within its storage of `numel` numbers, else raise ValueError."""
+        sizes, steps = tuple(map(_count, shape)), tuple(map(_count, strides))
+        if len(sizes) != len(steps) or len(sizes) > 32:
+            raise ValueError("a tensor's shape and strides do not fit each other")
+        last = _count(offset) + sum((n - 1) * step for n, step in zip(sizes, steps, strict=True))
+        elements = math.prod(sizes)
+        if elements > numel or (elements and last >= numel):
+            raise ValueError(f"a tensor of shape {list(sizes)} does not fit into {numel} stored numbers")
+        return cls(key, dtype, numel, int(offset), sizes, steps)
+
     @property
     def itemsize(self) -> int:
+        """Bytes of one stored number."""
         return 2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensor takes by itself."""
+        return math.prod(self.shape) * self.itemsize
 
     def view(self, data: bytes) -> Array:
         """Return the tensor as an array (row-major) cut out of its storage's bytes."""
@@ -287,14 +306,7 @@ def _rebuild_tensor(
 ) -> StoredTensor:
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor without a storage")
-    sizes, steps = tuple(map(_count, shape)), tuple(map(_count, strides))
-    if len(sizes) != len(steps) or len(sizes) > 32:
-        raise ValueError("a tensor's shape and strides do not fit each other")
-    elements = int(np.prod(sizes, dtype=object)) if sizes else 1
-    last = _count(offset) + sum((n - 1) * step for n, step in zip(sizes, steps, strict=True))
-    if elements > storage.numel or (elements and last >= storage.numel):
-        raise ValueError(f"a tensor of shape {list(sizes)} does not fit into {storage.numel} stored numbers")
-    return StoredTensor(storage.key, storage.dtype, storage.numel, int(offset), sizes, steps)
+    return StoredTensor.checked(storage.key, storage.dtype, storage.numel, offset, shape, strides)
 
 
 def _rebuild_parameter(data: Any, *_gradient_and_hooks: Any) -> StoredTensor:

@@ -211,6 +211,8 @@ def _assumed(modules: Sequence[Module], ordered: bool) -> list[tuple[Step, Modul
         pairs = _chained(modules)
         if pairs is not None:
             return pairs
+    else:
+        modules = sorted(modules, key=lambda module: module.name)  # the reader's order differs from run to run
     orders = [pairs for order in _orders(modules) if (pairs := _chained(order)) is not None]
     if len(orders) != 1:
         how = "fit one another in several orders" if orders else "fit one another in no order"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,8 @@ def read_tensors(archive: Archive, tensors: Mapping[str, StoredTensor]) -> dict[
     FileFormatError
         If a storage is missing or of another size, or the tensors together are far larger than the file.
     """
-    total = sum(math.prod(tensor.shape) * tensor.itemsize for tensor in tensors.values())
-    allowed = max(_SHARING * archive.path.stat().st_size, 1 << 20)
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    allowed = max(_SHARING * archive.bytes, 1 << 20)
     if total > allowed:
         raise FileFormatError(f"'{archive.path}' describes tensors of {total} bytes, far more than the file holds.")
     storages: dict[str, bytes] = {}
