@@ -1,1 +1,2 @@
-def with_free_axes(p): return p
+def with_free_axes(p):
+    return p
