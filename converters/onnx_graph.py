@@ -120,7 +120,7 @@ class Importer:
 
     def _input(self, value: Any, frame: Frame, scope: Scope, body: bool) -> None:
         spec = tensor_spec(value, "The input")
-        if not body and (spec.shape == UNKNOWN_RANK or not spec.dtype):
+        if not body and spec.dtype != "sequence" and (spec.shape == UNKNOWN_RANK or not spec.dtype):
             raise UnsupportedError(f"The input '{spec.name}' has no shape; supported are tensors of known rank.")
         if value.type.tensor_type.elem_type == BFLOAT16:
             _note_bfloat16(scope)

@@ -31,6 +31,7 @@ class Attribute:
 
 _WINDOW = "auto_pad=NOTSET|SAME_UPPER|SAME_LOWER|VALID dilations kernel_shape pads strides"
 _REDUCE = "keepdims noop_with_empty_axes"
+_HEADS = "is_causal kv_num_heads q_num_heads left_window_size right_window_size"
 _RESIZE = (
     "mode=nearest|linear|cubic nearest_mode=round_prefer_floor|round_prefer_ceil|floor|ceil "
     "coordinate_transformation_mode="
@@ -51,7 +52,7 @@ Asin
 Asinh
 Atan
 Atanh
-Attention is_causal kv_num_heads q_num_heads qk_matmul_output_mode scale softcap softmax_precision
+Attention {_HEADS} qk_matmul_output_mode scale softcap softmax_precision
 AveragePool {_WINDOW} ceil_mode count_include_pad
 BatchNormalization epsilon (momentum)
 BitShift direction=LEFT|RIGHT

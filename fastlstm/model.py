@@ -139,7 +139,19 @@ def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Any]) -> di
             + "."
         )
     sizes: dict[str, tuple[int, str]] = {}
-    return {spec.name: _checked(spec, inputs[spec.name], sizes) for spec in specs}
+    return {
+        spec.name: _sequence(spec, inputs[spec.name])
+        if spec.dtype == "sequence"
+        else _checked(spec, inputs[spec.name], sizes)
+        for spec in specs
+    }
+
+
+def _sequence(spec: TensorSpec, value: Any) -> Any:
+    """Return a sequence of tensors as a list of arrays."""
+    if not isinstance(value, list | tuple):
+        raise InputError(f"Input {spec}: expected a list of arrays; got {type(value).__name__}.")
+    return [np.asarray(item) for item in value]
 
 
 def _checked(spec: TensorSpec, value: Any, sizes: dict[str, tuple[int, str]]) -> Array:

@@ -243,7 +243,8 @@ def run(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
     if set(expected) != set(inputs):
         raise InputError(f"The model's inputs are {expected}; got {list(inputs)}. Give each of them once.")
     with np.errstate(all="ignore"):
-        values = _run(graph, {name: np.asarray(array) for name, array in inputs.items()}, {})
+        given = {name: list(map(np.asarray, v)) if isinstance(v, list) else np.asarray(v) for name, v in inputs.items()}
+        values = _run(graph, given, {})
     return {spec.name: value for spec, value in zip(graph.outputs, values, strict=True)}
 
 

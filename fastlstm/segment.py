@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.errors import InputError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node
+from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Graph, Node
 from fastlstm.machine import Machine
 from fastlstm.pack import gate_panels, gate_rows, padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage, address_of
@@ -460,9 +460,7 @@ def _recurrent(build: _Builder, node: Node) -> None:
     w_ih, w_hh = constants[node.input(1)], constants[node.input(2)]
     hidden, size = int(attrs["hidden_size"]), int(w_hh.shape[2])
     gates, directions = RECURRENT_OPS[node.op], attrs["directions"]
-    bias = constants.get(node.input(3))
-    if bias is None:
-        bias = np.zeros((len(directions), (4 if node.op == "GRU" else gates) * hidden))
+    bias = _input_bias(node, constants, gates)
     x, y = node.input(0), node.output(0) or f"{node.output(1) or node.output(2)} (y)"
     x_slot = build.read(x, int(w_ih.shape[2]))
     y_slot = build.buffer(y, len(directions) * size)
@@ -478,7 +476,7 @@ def _recurrent(build: _Builder, node: Node) -> None:
         panels = panels_of(hidden, lanes)
         z_slot = build.slot(Slot(f"{y} gates {d}", "time", panels * lanes * gates, local=True))
         packed = gate_panels(w_ih[d], gates, lanes)
-        offset = gate_rows(np.asarray(bias[d][: gates * hidden]), gates, lanes)
+        offset = gate_rows(bias[d], gates, lanes)
         args = (x_slot, z_slot, int(w_ih.shape[2]), packed, offset, panels)
         step = Instruction(
             "linear.linear",
@@ -492,6 +490,34 @@ def _recurrent(build: _Builder, node: Node) -> None:
         _direction(build, node, d, backwards, mine, z_slot, y_slot, size)
         stage = max(stage, mine)
     build.made(y, y_slot, len(directions) * size, stage)
+
+
+def _input_bias(node: Node, constants: Mapping[str, Array], gates: int) -> Array:
+    """Return what a recurrent layer adds to its input projection, [directions, gates * H].
+
+    A GRU's b_hn is not part of it where the reset gate multiplies it; where the reset comes before the product,
+    b_in and b_hn are added alike.
+    """
+    directions, hidden = len(node.attrs["directions"]), int(node.attrs["hidden_size"])
+    bias = constants.get(node.input(3))
+    if bias is None:
+        return np.zeros((directions, gates * hidden), np.float32)
+    inside = np.array(bias[:, : gates * hidden], np.float32)
+    if node.op == "GRU" and not node.attrs["reset_after"]:
+        inside[:, 2 * hidden :] += bias[:, 3 * hidden :]
+    return inside
+
+
+def _activations(node: Node, d: int) -> tuple[tuple[str, float | None, float | None], ...]:
+    """Return the activations of direction `d` with every parameter they take: one kernel for one meaning."""
+    found = []
+    for name, *given in node.attrs["activations"][d]:
+        parameters = [
+            None if default is None else float(default if value is None else value)
+            for value, default in zip([*given, None, None][:2], ACTIVATIONS[name], strict=True)
+        ]
+        found.append((name, *parameters))
+    return tuple(found)
 
 
 def _direction(
@@ -513,7 +539,7 @@ def _direction(
     if masked:
         mask_slot = build.slot(Slot(f"{label} mask {d}", "external", 1))
         build.masks.append((mask_slot, node.input(5), backwards))
-    activations = tuple(tuple(a) for a in attrs["activations"][d])
+    activations = _activations(node, d)
     clip = attrs.get("clip")
     clip = None if clip is None else float(clip)
     columns = panels_of(size, lanes)

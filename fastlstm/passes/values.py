@@ -83,7 +83,8 @@ class ValueInfo:
             if np.isfinite(first) and (array.size == 1 or bool(np.all(array == first))):
                 fill = float(first) if array.dtype.kind == "f" else int(first)
             small = array.ndim <= 1 and array.size <= CONTENT_LIMIT and bool(np.all(np.isfinite(array)))
-            whole = array.dtype.kind != "f" or bool(np.all((array == np.trunc(array)) & (abs(array) < 2**53)))
+            # Compared in float64: float16 has no 2**53.
+    whole = array.dtype.kind != "f" or bool(np.all((array == np.trunc(array)) & (abs(array.astype(float)) < 2**53)))
             if small and whole:
                 const = tuple(int(v) for v in array.ravel())
         elif array.size == 0 and array.ndim == 1:
