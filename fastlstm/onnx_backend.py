@@ -122,7 +122,7 @@ class FastLSTMBackend(Backend):  # type: ignore[misc]  # onnx has no types here
         node: Any,
         inputs: Any,
         device: str = "CPU",
-        outputs_info: Sequence[tuple[Any, tuple[int, ...]]] | None = None,
+        outputs_info: Sequence[tuple[Any, tuple[int, ...]]] | None = None,  # noqa: ARG003 - onnx's signature
         **kwargs: Any,
     ) -> tuple[Any, ...]:
         """Run one operator.

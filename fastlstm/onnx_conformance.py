@@ -118,16 +118,23 @@ def outcome(chosen: Sequence[Case]) -> dict[str, str]:
     """Run cases; return for each that fails its name and the first line of what went wrong."""
     wanted = {f"{case.name}_cpu": case.name for case in chosen}
     runner = BackendTest(FastLSTMBackend)
-    failed: dict[str, str] = {}
-    for tests in runner.test_cases.values():
-        for name in sorted(wanted.keys() & set(vars(tests))):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    getattr(tests(name), name)()
-            except Exception as error:  # noqa: BLE001 - a case may fail in any way
-                failed[wanted[name]] = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return failed
+    found = {
+        wanted[name]: _complaint(tests(name), name)
+        for tests in runner.test_cases.values()
+        for name in sorted(wanted.keys() & set(vars(tests)))
+    }
+    return {name: complaint for name, complaint in found.items() if complaint}
+
+
+def _complaint(test: Any, name: str) -> str:
+    """Run one test; return the first line of what went wrong, empty if nothing did."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            getattr(test, name)()
+    except Exception as error:  # noqa: BLE001 - a case may fail in any way
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ""
 
 
 def table(all_cases: Sequence[Case], failed: Mapping[str, str]) -> str:

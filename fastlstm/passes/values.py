@@ -84,7 +84,8 @@ class ValueInfo:
                 fill = float(first) if array.dtype.kind == "f" else int(first)
             small = array.ndim <= 1 and array.size <= CONTENT_LIMIT and bool(np.all(np.isfinite(array)))
             # Compared in float64: float16 has no 2**53.
-    whole = array.dtype.kind != "f" or bool(np.all((array == np.trunc(array)) & (abs(array.astype(float)) < 2**53)))
+            wide = array.astype(np.float64)
+            whole = array.dtype.kind != "f" or bool(np.all((wide == np.trunc(wide)) & (abs(wide) < 2**53)))
             if small and whole:
                 const = tuple(int(v) for v in array.ravel())
         elif array.size == 0 and array.ndim == 1:
