@@ -23,6 +23,7 @@ FORMATS: Mapping[str, str] = MappingProxyType(
         ".onnx": "onnx_",
         ".pt": "state_dict_",
         ".pth": "state_dict_",
+        ".pt2": "torch_",
         ".safetensors": "state_dict_",
         ".keras": "keras_",
         ".h5": "keras_",

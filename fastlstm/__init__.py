@@ -1,6 +1,6 @@
 """fastlstm: LSTM, GRU and RNN inference on CPUs.
 
-``load`` reads a model file, ``from_onnx``, ``from_state_dict`` and ``from_keras`` take objects;
+``load`` reads a model file, ``from_onnx``, ``from_torch``, ``from_state_dict`` and ``from_keras`` take objects;
 each gives a `Model`. `LSTM`, `GRU` and `RNN` are layers from plain arrays. Importing this compiles nothing.
 """
 
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 __all__ = [
     "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
     "Node", "Stream", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx", "from_state_dict",
-    "load",
+    "from_torch", "load",
 ]  # fmt: skip
 
 _LAZY = {
@@ -45,7 +45,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = 1, precision: st
     Parameters
     ----------
     path : str or path
-        ``.onnx .pt .pth .safetensors .keras .h5`` or ``.fastlstm``.
+        ``.onnx .pt .pth .pt2 .safetensors .keras .h5 .json .nam`` or ``.fastlstm``.
     threads : int or None
         Worker threads; None asks for the machine's cores.
     precision : str
@@ -79,6 +79,26 @@ def from_onnx(proto: Any, *, threads: int | None = 1, precision: str = "float32"
     from fastlstm.model import Model
 
     return Model(onnx_.from_onnx(proto), threads, precision)
+
+
+def from_torch(
+    module: Any, example_inputs: Any = None, *, threads: int | None = 1, precision: str = "float32"
+) -> Model:
+    """Return the model of a ``torch.nn.Module`` or ``torch.export.ExportedProgram``.
+
+    Parameters
+    ----------
+    module : torch.nn.Module or torch.export.ExportedProgram
+        A module is read as it is in evaluation mode.
+    example_inputs : sequence of tensors, optional
+        What the module is called with; needed unless its first layer says what it takes.
+    threads, precision
+        As in `load`.
+    """
+    from fastlstm.converters import torch_
+    from fastlstm.model import Model
+
+    return Model(torch_.from_torch(module, example_inputs), threads, precision)
 
 
 def from_state_dict(mapping: Any, *, threads: int | None = 1, precision: str = "float32", **options: Any) -> Model:

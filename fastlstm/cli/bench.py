@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastlstm.benchmark import compare, histogram, plot_histogram, settings, time_calls
-from fastlstm.cli.common import add_layers_option, parse_sizes, print_json, read_model, table
+from fastlstm.cli.common import add_state_dict_options, parse_sizes, print_json, read_model, state_dict_options, table
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
 from fastlstm.graph import Graph
 from fastlstm.model import Model
@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample-rate", type=float, help="frames a second, for the real-time factor")
     parser.add_argument("--plot", metavar="FILE", help="with --latency: draw the histogram (.png or .svg)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
-    add_layers_option(parser)
+    add_state_dict_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--batch, --steps, --threads and --rounds take whole numbers from 1 on.")
     if arguments.plot and not arguments.latency:
         raise InputError("--plot draws the histogram of --latency.")
-    graph = read_model(arguments.model, arguments.layers).graph
+    graph = read_model(arguments.model, state_dict_options(arguments)).graph
     model = Model(graph, arguments.threads)
     if arguments.latency:
         return _latency(model, arguments)

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,13 @@ from fastlstm.verify import ATOL, RTOL
 __all__ = [
     "Progress",
     "add_comparing_options",
-    "add_layers_option",
+    "add_state_dict_options",
     "parse_sizes",
     "print_json",
     "read_arrays",
     "read_inputs",
     "read_model",
+    "state_dict_options",
     "table",
     "write_arrays",
 ]
@@ -37,9 +39,23 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 
-def add_layers_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says what a state dict does not."""
-    parser.add_argument("--layers", help='the layers of a PyTorch state dict, such as "lstm | last | linear"')
+def add_state_dict_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what a state dict does not."""
+    group = parser.add_argument_group("of PyTorch state dicts")
+    group.add_argument("--layers", help='what runs in which order, such as "lstm | last | relu | linear"')
+    group.add_argument(
+        "--batch-first",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether inputs are [batch, time, features] or [time, batch, features]",
+    )
+    group.add_argument("--prefix", help='use only the tensors whose names begin with it, such as "model."')
+
+
+def state_dict_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_state_dict_options` that were given."""
+    names = ("layers", "batch_first", "prefix")
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
 def add_comparing_options(parser: argparse.ArgumentParser) -> None:
@@ -67,15 +83,16 @@ def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def read_model(path: str, layers: str | None = None) -> StoredModel:
-    """Read a model file of any supported format."""
+def read_model(path: str, options: Mapping[str, Any] = MappingProxyType({})) -> StoredModel:
+    """Read a model file of any supported format; `options` are those of a state dict."""
     if path.endswith(".fastlstm"):
-        if layers:
-            raise InputError("--layers is for PyTorch state dicts; a .fastlstm file says its layers itself.")
+        for name in options:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} is for PyTorch state dicts; a .fastlstm file says its layers itself.")
         return read(path)
     from fastlstm.converters import load_graph
 
-    return StoredModel(load_graph(path, **({"layers": layers} if layers else {})))
+    return StoredModel(load_graph(path, **options))
 
 
 def read_arrays(path: str) -> dict[str, Array]:

@@ -10,11 +10,12 @@ from typing import Any
 from fastlstm import fileformat
 from fastlstm.cli.common import (
     add_comparing_options,
-    add_layers_option,
+    add_state_dict_options,
     parse_sizes,
     print_json,
     read_inputs,
     read_model,
+    state_dict_options,
 )
 from fastlstm.errors import InputError
 from fastlstm.fileformat import GoldenSample
@@ -30,14 +31,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, help="the .fastlstm file to write")
     parser.add_argument("--no-verify", action="store_true", help="write it without comparing outputs")
     add_comparing_options(parser)
-    add_layers_option(parser)
+    add_state_dict_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, verify, write."""
     if Path(arguments.output).suffix != ".fastlstm":
         raise InputError(f"'{arguments.output}': expected an output file ending in .fastlstm.")
-    stored = read_model(arguments.source, arguments.layers)
+    stored = read_model(arguments.source, state_dict_options(arguments))
     for note in stored.graph.notes:
         print(f"assumed: {note}", file=sys.stderr)
     model = Model(stored.graph)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fastlstm.cli.common import add_layers_option, print_json, read_model, table
+from fastlstm.cli.common import add_state_dict_options, print_json, read_model, state_dict_options, table
 from fastlstm.fileformat import StoredModel
 from fastlstm.model import Model
 from fastlstm.summary import summarise
@@ -15,12 +15,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model file of any supported format")
     parser.add_argument("--plan", action="store_true", help="show each step, its kernel and its share of the work")
     parser.add_argument("--json", action="store_true", help="print as JSON")
-    add_layers_option(parser)
+    add_state_dict_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print inputs, outputs and layers, or the plan."""
-    stored = read_model(arguments.model, arguments.layers)
+    stored = read_model(arguments.model, state_dict_options(arguments))
     plan = Model(stored.graph).plan
     layers = [layer.as_data() for layer in summarise(plan)]
     if arguments.json:

@@ -8,7 +8,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastlstm.cli.common import Array, Progress, add_layers_option, print_json, read_inputs, read_model, write_arrays
+from fastlstm.cli.common import (
+    Array,
+    Progress,
+    add_state_dict_options,
+    print_json,
+    read_inputs,
+    read_model,
+    state_dict_options,
+    write_arrays,
+)
 from fastlstm.errors import InputError
 from fastlstm.graph import Graph
 from fastlstm.model import Model
@@ -24,14 +33,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="write the outputs to .npy, .npz or .csv")
     parser.add_argument("--stream", action="store_true", help="feed the sequence through a stream, frame by frame")
     parser.add_argument("--json", action="store_true", help="print what was computed as JSON")
-    add_layers_option(parser)
+    add_state_dict_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run, and write or print the outputs."""
     if not arguments.inputs + arguments.input:
         raise InputError("A model needs inputs: name a .npy, .npz or .csv file for each.")
-    graph = read_model(arguments.model, arguments.layers).graph
+    graph = read_model(arguments.model, state_dict_options(arguments)).graph
     model = Model(graph)
     inputs = read_inputs(arguments.inputs + arguments.input, graph)
     outputs = _stream(model, inputs) if arguments.stream else _whole(model, inputs)

@@ -10,11 +10,12 @@ import numpy as np
 
 from fastlstm.cli.common import (
     add_comparing_options,
-    add_layers_option,
+    add_state_dict_options,
     parse_sizes,
     print_json,
     read_inputs,
     read_model,
+    state_dict_options,
 )
 from fastlstm.errors import InputError
 from fastlstm.fileformat import StoredModel
@@ -30,12 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("other", nargs="?", help="a second model file, run by fastlstm and compared with the first")
     parser.add_argument("--by-layer", action="store_true", help="name the first layer that differs from float64")
     add_comparing_options(parser)
-    add_layers_option(parser)
+    add_state_dict_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and report."""
-    first = read_model(arguments.model, arguments.layers)
+    first = read_model(arguments.model, state_dict_options(arguments))
     second = read_model(arguments.other) if arguments.other else first
     found = _compare(arguments, first, second)
     if found.reason:

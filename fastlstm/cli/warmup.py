@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from fastlstm.cli.common import add_layers_option, read_model
+from fastlstm.cli.common import add_state_dict_options, read_model, state_dict_options
 from fastlstm.kernels import compiler
 from fastlstm.layers import GRU, LSTM, RNN
 from fastlstm.model import Model
@@ -18,14 +18,14 @@ from fastlstm.samples import sample_inputs
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("models", nargs="*", help="compile what these need; none: the standard layers")
-    add_layers_option(parser)
+    add_state_dict_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compile, so that no later first call has to."""
     started = time.monotonic()
     for path in arguments.models:
-        graph = read_model(path, arguments.layers).graph
+        graph = read_model(path, state_dict_options(arguments)).graph
         Model(graph).run(sample_inputs(graph))
         print(f"{path}: ready", file=sys.stderr)
     if not arguments.models:
