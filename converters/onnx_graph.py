@@ -158,7 +158,9 @@ class Importer:
             )
         if not domain:
             self._check_schema(proto, frame.opsets[""], attrs, label)
-        outputs = tuple(_write(frame, scope, name, label) if name in frame.used else "" for name in proto.output)
+        outputs = tuple(
+            _write(frame, scope, name, label) if name and name in frame.used else "" for name in proto.output
+        )
         values = {name: value for name, (_, value) in attrs.items()}
         name = frame.prefix + _title(proto)
         node = OnnxNode(proto.op_type, frame.opsets[domain], inputs, outputs, values, name)

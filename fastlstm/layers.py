@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,26 +28,37 @@ class _Layer:
         bias: Any = None,
         *,
         weight_hr: Any = None,
+        peephole: Any = None,
+        directions: Sequence[str] | None = None,
         batch_first: bool = False,
         activations: list[list[list[Any]]] | None = None,
         threads: int | None = 1,
         **options: Any,
     ) -> None:
         w_ih, w_hh = _stacked(weight_ih, "weight_ih"), _stacked(weight_hh, "weight_hh")
-        directions, gates = len(w_ih), RECURRENT_OPS[self.op]
+        gates, count = RECURRENT_OPS[self.op], len(w_ih)
+        names = ["forward", "reverse"][:count] if directions is None else list(directions)
+        if len(names) != count or not set(names) <= {"forward", "reverse"}:
+            raise InputError(
+                f"directions should name 'forward' or 'reverse' for each of {count} weight(s); got {names}."
+            )
         hidden = w_ih.shape[1] // gates
         constants: dict[str, Array] = {"weight_ih": w_ih, "weight_hh": w_hh}
         given = ["x", "weight_ih", "weight_hh", "", "lengths", "", "h_0", "c_0" if self.op == "LSTM" else ""]
         if bias is not None:
-            constants["bias"] = np.asarray(bias, np.float32).reshape(directions, -1)
+            constants["bias"] = np.asarray(bias, np.float32).reshape(count, -1)
             given[3] = "bias"
+        if (peephole is not None or weight_hr is not None) and self.op != "LSTM":
+            raise InputError(f"{self.op} has neither peepholes nor a projection.")
+        if peephole is not None:
+            constants["peephole"] = np.asarray(peephole, np.float32).reshape(count, -1)
         if weight_hr is not None:
             constants["weight_hr"] = _stacked(weight_hr, "weight_hr")
-            given += ["", "weight_hr"]
+        given += [name if name in constants else "" for name in ("peephole", "weight_hr")]
         attrs = {
             "hidden_size": hidden,
-            "directions": ["forward", "reverse"][:directions],
-            "activations": activations or default_activations(self.op, directions),
+            "directions": names,
+            "activations": activations or default_activations(self.op, count),
             "clip": options.pop("clip", None),
         }
         if self.op == "LSTM":
@@ -61,10 +73,10 @@ class _Layer:
         inputs = [TensorSpec("x", ("time", "batch", self.input_size))]
         size = w_hh.shape[2]
         widths: dict[str, tuple[int | str, ...]] = {
-            "output": ("time", "batch", directions * size),
-            "h_n": (directions, "batch", size),
+            "output": ("time", "batch", count * size),
+            "h_n": (count, "batch", size),
         }
-        widths["c_n"] = (directions, "batch", hidden)
+        widths["c_n"] = (count, "batch", hidden)
         node = Node(self.op, tuple(given), out, attrs, self.op.lower())
         self._graph = Graph(
             tuple(inputs), tuple(TensorSpec(name, widths[name]) for name in out), (node,), constants, self.op
@@ -131,6 +143,10 @@ class LSTM(_Layer):
         The sum of PyTorch's two biases.
     weight_hr : array [P, H] or [2, P, H], optional
         Projection of the output.
+    peephole : array [3H] or [2, 3H], optional
+        In the order i, f, o.
+    directions : sequence of str, optional
+        "forward" or "reverse" for each of the stacked weights; forward, then reverse, if it is not given.
     batch_first : bool
         Whether x and output are [batch, time, features] instead of [time, batch, features].
     activations, clip, input_forget

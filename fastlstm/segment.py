@@ -72,7 +72,7 @@ class Segment:
         except IndexError:
             program = self.program(batch)
         self._set_states(program, values, batch, order)
-        self._set_masks(program, values, steps, batch, order)
+        self._set_masks(program, values, steps, batch, lengths, order)
         active = None
         if lengths is not None and order is not None:
             active = np.array([np.count_nonzero(lengths > t) for t in range(steps)] + [0], np.int64)
@@ -205,14 +205,21 @@ class Segment:
             rows[:, : state.width] = part if order is None else part[order]
 
     def _set_masks(
-        self, program: Program, values: Mapping[str, Any], steps: int, batch: int, order: Array | None
+        self,
+        program: Program,
+        values: Mapping[str, Any],
+        steps: int,
+        batch: int,
+        lengths: Array | None,
+        order: Array | None,
     ) -> None:
         for slot, name, backwards in self.masks:
             mask = np.asarray(values[name], bool)
             if mask.shape != (steps, batch):
                 raise InputError(f"The mask '{name}' should have the shape [{steps}, {batch}]; got {list(mask.shape)}.")
-            if order is not None:
-                mask = mask[:, order]
+            if lengths is not None and order is not None:
+                # No step past a row's end counts: a backward direction would have seen it first.
+                mask = (mask & (np.arange(steps)[:, None] < lengths))[:, order]
             seen = np.logical_or.accumulate(mask[::-1] if backwards else mask, axis=0) if steps else mask
             codes = np.where(mask, 1, np.where(seen[::-1] if backwards else seen, 2, 0)).astype(np.int64)
             program.bind(slot, codes, 0, 1)

@@ -46,6 +46,8 @@ LN2_HIGH = 0.693145751953125  # ln 2 to 16 bits, so that n * LN2_HIGH is exact
 LN2_LOW = 1.4286068203094172e-06
 Q0, Q1, Q2, Q3, Q4 = 0.49999998, 0.16666543, 0.0416672, 0.00836655, 0.00138825
 LARGEST_EXPONENT = 88.0  # exp(-88) is below the smallest normal number
+LARGEST = 3.4028234663852886e38
+NOTHING_BELOW = -104.0  # gelu and silu of less are zero, of -infinity too
 TANH_SMALL = 0.28
 TANH_SMALL_0, TANH_SMALL_1, TANH_SMALL_2 = -0.33333152795775906, 0.13319230137904703, -0.05081582289190017
 TANH_IS_ONE = 9.02  # tanh of more rounds to 1
@@ -127,8 +129,9 @@ def relu(x):
 
 @inlined
 def softsign(x):
-    """X / (1 + |x|)."""
-    return x / (splat(x, 1.0) + vabs(x))
+    """X / (1 + |x|); infinities, held at the largest number, give 1 and -1."""
+    y = vmax(splat(x, -LARGEST), vmin(splat(x, LARGEST), x))
+    return y / (splat(x, 1.0) + vabs(y))
 
 
 @inlined
@@ -227,16 +230,18 @@ def _parametrised(name: str, alpha: float, beta: float) -> Callable[[Any], Any]:
         return splat(x, beta) * where_less(x, splat(x, 0.0), low, x)
 
     def gelu(x):
-        half = x * splat(x, 0.5)
-        return fma(half, erf(x * splat(x, 0.7071067811865476)), half)
+        y = vmax(splat(x, NOTHING_BELOW), x)
+        half = y * splat(x, 0.5)
+        return fma(half, erf(y * splat(x, 0.7071067811865476)), half)
 
     def gelu_tanh(x):
+        x = vmax(splat(x, NOTHING_BELOW), x)
         inner = fma(x * x * x, splat(x, 0.044715), x) * splat(x, 0.7978845608028654)
         half = x * splat(x, 0.5)
         return fma(half, tanh(inner), half)
 
     def silu(x):
-        return x * sigmoid(x)
+        return vmax(splat(x, NOTHING_BELOW), x) * sigmoid(x)
 
     return {
         "Linear": linear,

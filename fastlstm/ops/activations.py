@@ -73,8 +73,8 @@ def selu(x: Array, *, alpha: float = 1.6732632423543772, gamma: float = 1.050700
 
 
 def softsign(x: Array) -> Array:
-    """Return x / (1 + abs(x))."""
-    return np.asarray(x / (1 + np.abs(x)), dtype=x.dtype)
+    """Return x / (1 + abs(x)); 1 and -1 at the infinities."""
+    return np.asarray(np.where(np.isinf(x), np.sign(x), x / (1 + np.abs(x))), dtype=x.dtype)
 
 
 def softplus(x: Array) -> Array:
@@ -99,18 +99,19 @@ def erf(x: Array) -> Array:
 
 def gelu(x: Array) -> Array:
     """Return x * Phi(x), Phi the normal distribution's cumulative function."""
-    return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))), dtype=x.dtype)
+    return np.asarray(np.where(np.isneginf(x), 0, 0.5 * x * (1 + erf(x / math.sqrt(2)))), dtype=x.dtype)
 
 
 def gelu_tanh(x: Array) -> Array:
     """Return gelu with tanh in place of erf (Hendrycks and Gimpel, 2016)."""
     inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
-    return np.asarray(0.5 * x * (1 + np.tanh(inner)), dtype=x.dtype)
+    return np.asarray(np.where(np.isneginf(x), 0, 0.5 * x * (1 + np.tanh(inner))), dtype=x.dtype)
 
 
 def silu(x: Array, *, alpha: float = 1.0) -> Array:
-    """Return x * sigmoid(alpha * x)."""
-    return (x * sigmoid(alpha * x)).astype(x.dtype)
+    """Return x * sigmoid(alpha * x); 0 where the sigmoid of an infinity is."""
+    gate = sigmoid(alpha * x)
+    return np.where(np.isinf(x) & (gate == 0), 0, x * gate).astype(x.dtype)
 
 
 def hard_swish(x: Array) -> Array:
