@@ -3,7 +3,7 @@
 #   make test     install what the tests need and run them      (ARGS="-k stream" picks some)
 #   make check    what CI runs: format, lint, build the wheel, types, tests against the wheel
 #   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
-#   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes)
+#   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
 #   make clean    remove everything that make made
 

@@ -82,6 +82,8 @@ def recurrent(node: OnnxNode, scope: Scope) -> None:
         h_0,
         *([c_0, _peepholes(node, scope, dtype)] if node.op == "LSTM" else []),
     ]
+    if any(value and scope.known(value) is None for value in [*inputs[1:4], *inputs[8:9]]):
+        scope.note(f"The weights of {node.op} '{node.name}' come at run time: they are packed anew for each call.")
     _outputs(node, scope, inputs, attrs, dtype, layout)
 
 

@@ -56,7 +56,9 @@ class Plan:
             if isinstance(part, Segment):
                 rows += part.as_data()
             else:
-                rows.append({"step": part.op, "kernel": "NumPy", "name": part.name or part.output(0)})
+                # A recurrent layer with computed weights: see Executor._repacked.
+                kernel, note = ("NumPy", "") if part.op not in RECURRENT_OPS else ("recurrent", "packed at each call")
+                rows.append({"step": part.op, "kernel": kernel, "name": part.name or part.output(0), "note": note})
         total = sum(row.get("macs", 0) for row in rows) or 1
         for row in rows:
             row["share"] = round(row.get("macs", 0) / total, 4)

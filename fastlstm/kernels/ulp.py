@@ -7,7 +7,9 @@ smallest normal number the kernels return zero, and the error is counted in unit
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ __all__ = ["largest_error", "main"]
 
 Array = npt.NDArray[Any]
 BLOCK = 1 << 16
+PART = 256  # blocks that a process takes at a time: about a second
 
 
 class Mapped:
@@ -73,6 +76,16 @@ def largest_error(name: str, run: Mapped, x: Array) -> tuple[float, float]:
     return float(error[at]), float(x[at])
 
 
+def sweep(task: tuple[str, range]) -> tuple[float, float]:
+    """Return the largest error of a function over blocks of neighbouring floats, and where it is."""
+    name, blocks = task
+    run, worst = Mapped(name), (0.0, 0.0)
+    for block in blocks:
+        bits = np.arange(BLOCK, dtype=np.uint32) + np.uint32(block * BLOCK)
+        worst = max(worst, largest_error(name, run, bits.view(np.float32)))
+    return worst
+
+
 def main(argv: list[str] | None = None) -> int:
     """Try all floats (or every STRIDE-th block of them) and print the largest errors."""
     parser = argparse.ArgumentParser("python -m fastlstm.kernels.ulp", description=__doc__)
@@ -80,18 +93,20 @@ def main(argv: list[str] | None = None) -> int:
         "--stride", type=int, default=1, help="try every STRIDE-th block of 65,536 floats (%(default)s)"
     )
     parser.add_argument("--bound", type=float, default=2.0, help="largest error allowed, in ulp (%(default)s)")
+    parser.add_argument("--processes", type=int, default=machine.detect().cores, help="default: one a core")
     arguments = parser.parse_args(argv)
-    holds = True
-    blocks = range(0, 1 << 16, arguments.stride)
-    for name in ("Sigmoid", "Tanh"):
-        run, worst = Mapped(name), (0.0, 0.0)
-        for count, block in enumerate(blocks):
-            bits = np.arange(BLOCK, dtype=np.uint32) + np.uint32(block * BLOCK)
-            worst = max(worst, largest_error(name, run, bits.view(np.float32)))
-            if count % 1024 == 0:
-                print(f"\r{name}: {100 * count // len(blocks)} %", end="", file=sys.stderr, flush=True)
-        print(f"\r{name}: largest error {worst[0]:.3f} ulp, at {worst[1]!r}, of {len(blocks) * BLOCK:,} floats")
-        holds &= worst[0] <= arguments.bound
+    holds, blocks = True, range(0, 1 << 16, arguments.stride)
+    parts = [blocks[start : start + PART] for start in range(0, len(blocks), PART)]
+    # Started anew, not forked: compiled code and its memory are each process's own.
+    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
+        for name in ("Sigmoid", "Tanh"):
+            Mapped(name)  # compiled once, here, and found in the cache by the others
+            worst = (0.0, 0.0)
+            for done, found in enumerate(pool.map(sweep, ((name, part) for part in parts)), start=1):
+                worst = max(worst, found)
+                print(f"\r{name}: {100 * done // len(parts)} %", end="", file=sys.stderr, flush=True)
+            print(f"\r{name}: largest error {worst[0]:.3f} ulp, at {worst[1]!r}, of {len(blocks) * BLOCK:,} floats")
+            holds &= worst[0] <= arguments.bound
     return 0 if holds else 1
 
 

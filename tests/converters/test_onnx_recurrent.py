@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import fastlstm
 from fastlstm import reference
 from fastlstm.converters.onnx_ import from_onnx
 from fastlstm.errors import FileFormatError, UnsupportedError
@@ -135,6 +136,8 @@ def test_weights_and_states_may_be_inputs_of_the_model(op: str) -> None:
     proto = model(op, names, {})
     agree(proto, feeds)
     assert [spec.name for spec in from_onnx(proto).inputs] == [n for n in names if n]
+    assert "packed anew for each call" in from_onnx(proto).notes[0]
+    assert "packed at each call" in str(fastlstm.from_onnx(proto).plan)
 
 
 @pytest.mark.parametrize(

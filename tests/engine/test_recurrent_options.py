@@ -6,6 +6,7 @@ of each option; shapes, directions, layouts, lengths, states, bias and outputs a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,18 @@ def test_layers_that_only_frameworks_have_agree_with_the_oracle(
     found, exact = fastlstm.Model(graph).run(feeds), reference.run(graph, feeds)
     for name, value in exact.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("op", "options"), [(op, o) for op, o in LAYER_OPTIONS if not o.get("mask")])
+def test_streams_give_the_bits_of_the_whole(op: str, options: dict[str, Any]) -> None:
+    graph = stack(op, options, ["forward"], 2, (3, 12), 0)
+    # Neither lengths nor states: a stream keeps the states itself.
+    nodes = tuple(replace(n, inputs=(*n.inputs[:4], *[""] * 4, *n.inputs[8:])) for n in graph.nodes)
+    last = TensorSpec(nodes[-1].outputs[0], ("time", "batch", options["P"]))
+    model = fastlstm.Model(graph.replace(inputs=graph.inputs[:1], nodes=nodes, outputs=(last,)))
+    x = np.random.default_rng(1).standard_normal((30, 2, 3)).astype(np.float32)
+    stream = model.stream(batch=2)
+    np.testing.assert_array_equal(np.stack([stream.step(frame) for frame in x]), model(x))
 
 
 def test_the_layer_classes_take_peepholes_and_a_direction_of_their_own() -> None:
