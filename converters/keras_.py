@@ -12,7 +12,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastlstm.converters import keras_layers, keras_recurrent
+from fastlstm.converters import (
+    keras_activation_layers,
+    keras_attention,
+    keras_convolution,
+    keras_layers,
+    keras_merging,
+    keras_normalisation,
+    keras_operations,
+    keras_recurrent,
+    keras_shapes,
+)
 from fastlstm.converters.keras_file import read_keras_file
 from fastlstm.converters.keras_layer import Kind
 from fastlstm.converters.keras_model import ModelReader
@@ -21,10 +31,23 @@ from fastlstm.graph import Graph
 
 __all__ = ["KINDS", "OPERATIONS", "from_keras", "load", "supported"]
 
-KINDS: Mapping[str, Kind] = {**keras_layers.KINDS, **keras_recurrent.KINDS}
+KINDS: Mapping[str, Kind] = {
+    name: kind
+    for module in (
+        keras_layers,
+        keras_recurrent,
+        keras_activation_layers,
+        keras_attention,
+        keras_convolution,
+        keras_merging,
+        keras_normalisation,
+        keras_shapes,
+    )
+    for name, kind in module.KINDS.items()
+}
 """Every supported class of layer."""
 
-OPERATIONS: Mapping[str, Kind] = {}
+OPERATIONS: Mapping[str, Kind] = keras_operations.OPERATIONS
 """The bare operations of Keras 3 that functional models hold."""
 
 

@@ -10,6 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fastlstm.converters.keras_weights import layer_data, layer_name
 from fastlstm.errors import FileFormatError, UnsupportedError
 
@@ -145,6 +148,10 @@ class _Parser:
             return slice(config.get("start"), config.get("stop"), config.get("step"))
         if kind == "__tuple__" and isinstance(config, dict):
             return self._plain(config.get("value"))
+        if kind == "__ellipsis__":
+            return Ellipsis
+        if kind == "__tensor__" and isinstance(config, dict):
+            return _array(config)
         raise UnsupportedError(f"A layer is called with a value of class '{kind}', which is not supported.")
 
     def _legacy(self, value: Any) -> Any:
@@ -161,6 +168,18 @@ class _Parser:
                 return slice(value["start"], value["stop"], value["step"])
             return {key: self._legacy(item) for key, item in value.items()}
         return value
+
+
+def _array(config: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """Return a tensor that is written out as lists of numbers."""
+    dtype = str(config.get("dtype"))
+    try:
+        array = np.asarray(config.get("value"))
+    except ValueError:
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf" or dtype not in ("bool", "int32", "int64", "float32"):
+        raise UnsupportedError(f"A layer is called with a tensor of dtype '{dtype}' that cannot be read.")
+    return array.astype(dtype)
 
 
 def _is_triple(value: Any) -> bool:

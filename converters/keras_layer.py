@@ -44,6 +44,16 @@ class Arguments:
             return value
         raise UnsupportedError(f"{self.label}: the argument '{key}' should be a tensor; got {value!r:.80}.")
 
+    def masks(self, key: str, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return the masks of `inputs`: those under the argument `key`, or those that travel with them."""
+        given = self.take(key)
+        if given is None:
+            return [x.mask for x in inputs]
+        listed = given if isinstance(given, list) else [given]
+        if len(listed) > len(inputs) or any(mask is not None and not isinstance(mask, Tensor) for mask in listed):
+            raise UnsupportedError(f"{self.label}: the argument '{key}' should hold a mask for each input.")
+        return [*listed, *(x.mask for x in inputs[len(listed) :])]
+
     def tensors(self, key: str) -> list[Tensor]:
         """Return the argument `key`, a tensor or a nest of lists of tensors, as a flat list."""
         return flatten(self.take(key), f"{self.label}: the argument '{key}'")
@@ -142,6 +152,10 @@ class Layer:
         if len(inputs) != 1:
             raise UnsupportedError(f"{self.label}: one input was expected; got {len(inputs)}.")
         return inputs[0]
+
+    def channels_first(self) -> bool:
+        """Return whether the option data_format puts the channels before the axes of space."""
+        return self.config.choice("data_format", ["channels_last", "channels_first", None]) == "channels_first"
 
     def rank(self, x: Tensor, *ranks: int) -> Tensor:
         """Return `x` if its rank is one of `ranks`.

@@ -51,9 +51,7 @@ def _embedding(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     mask = None
     if config.flag("mask_zero"):
         zero = Tensor(emit.constant(np.asarray(0, ids.dtype), "number"), (), ids.dtype)
-        mask = emit.node(
-            "Not", emit.node("Equal", ids, zero, shape=ids.shape, dtype="bool"), shape=ids.shape, dtype="bool"
-        )
+        mask = emit.negated(emit.logic("Equal", ids, zero, layer.label))
     table = layer.constant("embeddings", layer.weight("embeddings", (rows, columns)))
     if ids.dtype not in ("int32", "int64"):
         ids = emit.cast(ids, "int32")
@@ -68,11 +66,7 @@ def _embeddings(_config: Mapping[str, Any], _major: int) -> list[Slot]:
 def _masking(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     x, emit = layer.one(inputs), layer.emit
     value = emit.number(layer.config.number("mask_value", 0.0), x.dtype)
-    equal = emit.node("Equal", x, value, shape=x.shape, dtype="bool")
-    differs = emit.cast(emit.node("Not", equal, shape=x.shape, dtype="bool"), "int32")
-    shape = (*x.shape[:-1], 1)
-    any_differs = emit.node("ReduceMax", differs, emit.ints([-1]), shape=shape, dtype="int32", keepdims=1)
-    keep = emit.cast(any_differs, "bool")
+    keep = emit.any(emit.negated(emit.logic("Equal", x, value, layer.label)), -1, keepdims=True)
     return [emit.where(keep, x, 0.0, layer.label).with_mask(emit.squeeze(keep, -1))]
 
 
@@ -84,14 +78,6 @@ def _unchanged(*training_only: str) -> Any:
     def convert(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
         layer.config.ignore(*training_only)
         return [layer.one(inputs)]
-
-    return convert
-
-
-def _unchanged_without_mask(*training_only: str) -> Any:
-    def convert(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
-        layer.config.ignore(*training_only)
-        return [layer.one(inputs).with_mask(None)]
 
     return convert
 

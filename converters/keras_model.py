@@ -94,12 +94,13 @@ class ModelReader:
         kind, config = class_and_config(data, owner)
         name = layer_name(data) or owner
         if kind in MODELS and not is_operation(data):
-            arguments.take("mask")  # the tensors carry their masks into the model
             self._config(kind, name, config, _MODEL_KEYS).finish()
+            masks = arguments.masks("mask", inputs)
             arguments.finish()
-            return self._run(data, owner, inputs)
+            return self._run(data, owner, [x.with_mask(mask) for x, mask in zip(inputs, masks, strict=True)])
+        read = Config(f"operation '{name}'", config) if is_operation(data) else self._config(kind, name, config)
         layer = Layer(
-            kind, name, owner, self._config(kind, name, config), self._emit, self._weights, self._major, self,
+            kind, name, owner, read, self._emit, self._weights, self._major, self,
             arguments,
         )  # fmt: skip
         outputs = self._kind(data).convert(layer, inputs)
@@ -136,7 +137,7 @@ class ModelReader:
     def _run_call(self, call: Call, owner: str, values: Values) -> list[Tensor]:
         args, kwargs = _filled(call.args, values), _filled(call.kwargs, values)
         label = f"The layer '{call.name}'"
-        if is_operation(call.layer) or call.layer.get("class_name") in _FUNCTION_LAYERS:
+        if is_operation(call.layer):
             return self.call(call.layer, owner, [], Arguments(label, {**kwargs, "args": args}))
         return self.call(call.layer, owner, flatten(args, label), Arguments(label, kwargs))
 
@@ -154,6 +155,11 @@ class ModelReader:
             raise UnsupportedError(
                 f"The {what} '{layer_name(data)}' of class '{kind}' ({data.get('registered_name') or data['module']}) "
                 "is not one of Keras's own, so what it computes is not known."
+            )
+        if kind in _CODE_LAYERS:
+            raise UnsupportedError(
+                f"The layer '{layer_name(data)}' of class '{kind}' stands for code that a file cannot show; "
+                "write it with Keras's own layers or keras.ops, or export the model to ONNX."
             )
         if kind not in table:
             raise UnsupportedError(
@@ -238,8 +244,8 @@ class ModelReader:
         return Tensor(made, tuple(dims), _INPUT_DTYPES[dtype])
 
 
-_FUNCTION_LAYERS = frozenset({"TFOpLambda", "SlicingOpLambda"})
-"""Layers by which Keras 2 keeps bare operations: they take what they are called with as it stands."""
+_CODE_LAYERS = frozenset({"Lambda", "TFOpLambda", "SlicingOpLambda"})
+"""Layers that hold code, or the name of some function of TensorFlow."""
 
 
 def _is_chain(kind: str, config: Mapping[str, Any]) -> bool:

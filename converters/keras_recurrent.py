@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fastlstm.converters.keras_activations import recurrent_activation
 from fastlstm.converters.keras_layer import Kind, Layer
-from fastlstm.converters.keras_tensor import Dim, Emitter, Tensor
+from fastlstm.converters.keras_tensor import Dim, Emitter, Tensor, product
 from fastlstm.converters.keras_weights import Slot, inner_layers
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS
@@ -27,7 +27,6 @@ __all__ = ["KINDS"]
 Array = npt.NDArray[Any]
 
 _OPS = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
-_LEAST_INT64 = int(np.iinfo(np.int64).min)
 
 
 @dataclass(frozen=True)
@@ -421,18 +420,14 @@ def _time_distributed(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
         results = layer.translator.call(data, f"{layer.owner}/layer", [x.with_mask(None)], layer.arguments)
         return [result.with_mask(mask) for result in results]
     batch, time, *rest = x.shape
-    shape = emit.node("Shape", x, shape=(x.rank,), dtype="int64")
-    head = emit.node("Slice", shape, emit.ints([0]), emit.ints([2]), shape=(2,), dtype="int64")
-    tail = emit.node("Slice", shape, emit.ints([2]), emit.ints([x.rank]), shape=(x.rank - 2,), dtype="int64")
-    merged = emit.node("Concat", emit.ints([-1]), tail, shape=(x.rank - 1,), dtype="int64", axis=0)
-    steps: tuple[Dim, ...] = (f"{batch}*{time}", *rest)
+    head = emit.sizes(x, 0, 2)
+    merged = emit.node("Concat", emit.ints([-1]), emit.sizes(x, 2, x.rank), shape=(x.rank - 1,), dtype="int64", axis=0)
+    steps: tuple[Dim, ...] = (product([batch, time]), *rest)
     flat = emit.node("Reshape", x, merged, shape=steps, dtype=x.dtype)
     results = layer.translator.call(data, f"{layer.owner}/layer", [flat], layer.arguments)
     outputs = []
     for y in results:
-        sizes = emit.node("Shape", y, shape=(y.rank,), dtype="int64")
-        end = emit.node("Slice", sizes, emit.ints([1]), emit.ints([y.rank]), shape=(y.rank - 1,), dtype="int64")
-        parted = emit.node("Concat", head, end, shape=(y.rank + 1,), dtype="int64", axis=0)
+        parted = emit.node("Concat", head, emit.sizes(y, 1, y.rank), shape=(y.rank + 1,), dtype="int64", axis=0)
         whole = emit.node("Reshape", y, parted, shape=(batch, time, *y.shape[1:]), dtype=y.dtype)
         outputs.append(whole.with_mask(mask))
     return outputs

@@ -7,6 +7,7 @@ made once, so that the masks which Keras 3 writes out as operations meet those t
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from fastlstm.converters.builder import GraphBuilder
 from fastlstm.errors import FileFormatError, UnsupportedError
 
-__all__ = ["Dim", "Emitter", "Tensor"]
+__all__ = ["Dim", "Emitter", "Tensor", "broadcast", "product", "shifted"]
 
 Array = npt.NDArray[Any]
 Dim = int | str
@@ -173,6 +174,35 @@ class Emitter:
         parts = [self.ints([-1]), self.ints([ends]), self.ints([axis]), self.ints([-1])]
         return self.node("Slice", x, *parts, shape=x.shape, dtype=x.dtype)
 
+    def reshape(self, x: Tensor, target: Sequence[int], shape: Sequence[Dim]) -> Tensor:
+        """Return `x` in another shape; in `target` 0 keeps an axis and -1 takes what is left."""
+        return self.node("Reshape", x, self.ints(target), shape=shape, dtype=x.dtype)
+
+    def sizes(self, x: Tensor, begin: int, end: int) -> Tensor:
+        """Return the sizes of the axes from `begin` to `end` as a vector made at run time."""
+        whole = self.node("Shape", x, shape=(x.rank,), dtype="int64")
+        parts = [self.ints([begin]), self.ints([end])]
+        return self.node("Slice", whole, *parts, shape=(end - begin,), dtype="int64")
+
+    def reduce(self, op: str, x: Tensor, axes: Sequence[int], keepdims: bool = False) -> Tensor:
+        """Return ReduceSum, ReduceMean and the like of `x` over `axes`."""
+        over = sorted({axis % x.rank for axis in axes})
+        shape = [1 if axis in over else size for axis, size in enumerate(x.shape) if keepdims or axis not in over]
+        return self.node(op, x, self.ints(over), shape=shape, dtype=x.dtype, keepdims=int(keepdims))
+
+    def any(self, x: Tensor, axis: int, keepdims: bool = False) -> Tensor:
+        """Return whether any element of the boolean `x` along `axis` holds."""
+        kept = self.cast(self.reduce("ReduceMax", self.cast(x, "int32"), [axis], keepdims=True), "bool")
+        return kept if keepdims else self.squeeze(kept, axis)
+
+    def logic(self, op: str, a: Tensor, b: Tensor, label: str) -> Tensor:
+        """Return And, Or, Equal, Greater and the like of two values."""
+        return self.binary(op, a, b, label, dtype="bool")
+
+    def negated(self, x: Tensor) -> Tensor:
+        """Return the opposite of the boolean `x`."""
+        return self.node("Not", x, shape=x.shape, dtype="bool")
+
     def concat(self, values: Sequence[Tensor], axis: int, label: str) -> Tensor:
         """Return the values joined along `axis`."""
         if len(values) == 1:
@@ -203,6 +233,21 @@ class Emitter:
     def array(self, value: Array, name: str) -> Tensor:
         """Return a constant tensor."""
         return Tensor(self.constant(value, name), value.shape, value.dtype.name)
+
+
+def product(dims: Sequence[Dim]) -> Dim:
+    """Return the product of sizes, a number if all are known."""
+    known = [size for size in dims if isinstance(size, int)]
+    if len(known) == len(dims):
+        return math.prod(known)
+    return "*".join(str(size) for size in dims if size != 1)
+
+
+def shifted(size: Dim, by: int) -> Dim:
+    """Return a size that grew by `by`."""
+    if isinstance(size, int):
+        return size + by
+    return f"{size}{by:+d}" if by else size
 
 
 def broadcast(a: Sequence[Dim], b: Sequence[Dim], label: str) -> tuple[Dim, ...]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from fastlstm.converters.keras_config import class_and_config
@@ -168,7 +167,8 @@ def is_operation(data: Mapping[str, Any]) -> bool:
     module, config = data.get("module"), data.get("config")
     if isinstance(module, str):
         return module.startswith(("keras.src.ops", "keras.ops"))
-    return isinstance(config, dict) and "dtype" not in config and "trainable" not in config and "layers" not in config
+    layer_keys = ("trainable", "layers", "batch_shape", "batch_input_shape")
+    return isinstance(config, dict) and not any(key in config for key in layer_keys)
 
 
 def layer_name(data: Mapping[str, Any]) -> str:
@@ -220,11 +220,6 @@ def inner_layers(kind: str, config: Mapping[str, Any], where: str) -> list[tuple
             found.append((f"cells/{name}" + (f"_{used[name]}" if used[name] else ""), data))
         return found
     return []
-
-
-def as_float(array: Array) -> Array:
-    """Return the array as float32."""
-    return np.ascontiguousarray(array, dtype=np.float32)
 
 
 def _snake(name: str) -> str:

@@ -1,0 +1,150 @@
+"""Keras's layers that shift and scale: BatchNormalization, LayerNormalization, Normalization, Rescaling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.converters.keras_layer import Kind, Layer
+from fastlstm.converters.keras_tensor import Tensor
+from fastlstm.converters.keras_weights import Slot
+from fastlstm.errors import FileFormatError, UnsupportedError
+
+__all__ = ["KINDS"]
+
+Array = npt.NDArray[Any]
+
+_KERAS_EPSILON = 1e-7
+
+
+def _axes(layer: Layer, x: Tensor, default: int) -> list[int]:
+    """Return the option axis as a sorted list of axes counted from 0."""
+    given = layer.config.get("axis", default)
+    given = given if isinstance(given, list) else [given]
+    if any(type(axis) is not int or not -x.rank <= axis < x.rank for axis in given):
+        raise FileFormatError(f"{layer.label}: axis should be within its input's {x.rank} axes; got {given!r:.80}.")
+    return sorted({axis % x.rank for axis in given})
+
+
+def _scaled(layer: Layer, x: Tensor, scale: Array, offset: Array) -> Tensor:
+    """Return x * scale + offset."""
+    emit = layer.emit
+    y = emit.binary("Mul", x, layer.constant("scale", scale), layer.label)
+    y = emit.binary("Add", y, layer.constant("offset", offset), layer.label)
+    if y.shape != x.shape:
+        raise FileFormatError(f"{layer.label}: its numbers do not fit the input's shape {list(x.shape)}.")
+    return y.with_mask(x.mask)
+
+
+def _batch_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
+    config = layer.config
+    x = layer.emit.floats(layer.one(inputs))
+    x = x.with_mask(layer.arguments.masks("mask", [x])[0])
+    axes = _axes(layer, x, -1)
+    config.choice("renorm", [False, None], False)
+    config.choice("virtual_batch_size", [None])
+    config.choice("adjustment", [None])
+    config.ignore("momentum", "synchronized", "fused", "renorm_clipping", "renorm_momentum")
+    if len(axes) != 1:
+        raise UnsupportedError(f"{layer.label}: axis should be a single one; got {axes}.")
+    size = x.size(axes[0], layer.label)
+    gamma, beta = np.ones(size), np.zeros(size)
+    if config.flag("scale", True):
+        gamma = layer.weight("gamma", (size,)).astype(np.float64)
+    if config.flag("center", True):
+        beta = layer.weight("beta", (size,)).astype(np.float64)
+    mean = layer.weight("moving_mean", (size,)).astype(np.float64)
+    variance = layer.weight("moving_variance", (size,)).astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # a damaged file may hold anything
+        scale = gamma / np.sqrt(variance + config.number("epsilon", 1e-3))
+        offset = beta - mean * scale
+    shape = [size] + [1] * (x.rank - 1 - axes[0])
+    return [_scaled(layer, x, scale.reshape(shape), offset.reshape(shape))]
+
+
+def _batch_slots(config: Mapping[str, Any], _major: int) -> list[Slot]:
+    return [
+        *_scale_slots(config, _major),
+        Slot("moving_mean", trainable=False),
+        Slot("moving_variance", trainable=False),
+    ]
+
+
+def _scale_slots(config: Mapping[str, Any], _major: int) -> list[Slot]:
+    return [Slot(name) for name, key in (("gamma", "scale"), ("beta", "center")) if config.get(key, True)]
+
+
+def _layer_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
+    config = layer.config
+    x = layer.emit.floats(layer.one(inputs))
+    axes = _axes(layer, x, -1)
+    config.choice("rms_scaling", [False], False)
+    if axes != list(range(axes[0], x.rank)):
+        raise UnsupportedError(f"{layer.label}: axis should be the last axes of the input; got {axes}.")
+    shape = [x.size(axis, layer.label) for axis in axes]
+    gamma = layer.weight("gamma", shape) if config.flag("scale", True) else np.ones(shape)
+    operands = [x, layer.constant("gamma", gamma)]
+    if config.flag("center", True):
+        operands.append(layer.constant("beta", layer.weight("beta", shape)))
+    epsilon = config.number("epsilon", 1e-3)
+    y = layer.emit.node("LayerNormalization", *operands, shape=x.shape, axis=axes[0] - x.rank, epsilon=epsilon)
+    return [y.with_mask(x.mask)]
+
+
+def _numbers(layer: Layer, key: str, default: float) -> Array:
+    """Return an option that is a number or a nest of lists of numbers."""
+    value = layer.config.get(key, default)
+    if isinstance(value, dict) and isinstance(value.get("config"), dict):  # {"class_name": "__numpy__", ...}
+        value = value["config"].get("value")
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        array = np.full(1, np.nan)
+    if array.ndim > 8 or not np.isfinite(array).all():
+        raise FileFormatError(f"{layer.label}: {key} should be numbers; got {value!r:.80}.")
+    return array
+
+
+def _rescaling(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
+    x = layer.emit.floats(layer.one(inputs))
+    return [_scaled(layer, x, _numbers(layer, "scale", 1.0), _numbers(layer, "offset", 0.0))]
+
+
+def _normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
+    config = layer.config
+    x = layer.emit.floats(layer.one(inputs))
+    axes = [] if config.get("axis", -1) is None else _axes(layer, x, -1)
+    shape = [x.size(axis, layer.label) for axis in axes]
+    if config.get("mean") is None and config.get("variance") is None:
+        mean, variance = (layer.weight(name, shape).astype(np.float64) for name in ("mean", "variance"))
+        layer.weight("count", ())
+    else:
+        mean, variance = (np.broadcast_to(_numbers(layer, key, 0.0), shape) for key in ("mean", "variance"))
+    wide = [x.shape[axis] if axis in axes else 1 for axis in range(x.rank)]
+    mean, variance = (array.reshape([int(size) for size in wide]) for array in (mean, variance))
+    with np.errstate(invalid="ignore"):
+        deviation = np.maximum(np.sqrt(variance), _KERAS_EPSILON)
+    if config.flag("invert"):
+        return [_scaled(layer, x, deviation, mean)]
+    return [_scaled(layer, x, 1 / deviation, -mean / deviation)]
+
+
+def _normalization_slots(config: Mapping[str, Any], _major: int) -> list[Slot]:
+    names = ["mean", "variance", "count"] if config.get("mean") is None else []
+    return [Slot(name, trainable=False) for name in names]
+
+
+KINDS: Mapping[str, Kind] = {
+    "BatchNormalization": Kind(
+        _batch_normalization, _batch_slots, "axis, epsilon, center, scale, by the moving averages", "renorm"
+    ),
+    "LayerNormalization": Kind(
+        _layer_normalization, _scale_slots, "the last axes, epsilon, center, scale", "other axes, rms_scaling"
+    ),
+    "Normalization": Kind(_normalization, _normalization_slots, "axis, mean and variance, adapted or given, invert"),
+    "Rescaling": Kind(_rescaling, options="scale, offset"),
+}
+"""Layers that normalise; all of them hand on their input's mask."""
