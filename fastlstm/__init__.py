@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError, InputError, UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fastlstm.graph import Graph, Node, TensorSpec
     from fastlstm.layers import GRU, LSTM, RNN
     from fastlstm.model import Model
     from fastlstm.stream import Stream
+
+    Precision = str | Mapping[str, str]
 
 __version__ = "0.1.0"
 
@@ -39,7 +43,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fastlstm' has no attribute '{name}'")
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = 1, precision: str = "float32", **options: Any) -> Model:
+def load(
+    path: str | os.PathLike[str], *, threads: int | None = 1, precision: Precision = "float32", **options: Any
+) -> Model:
     """Load a model file.
 
     Parameters
@@ -48,8 +54,8 @@ def load(path: str | os.PathLike[str], *, threads: int | None = 1, precision: st
         ``.onnx .pt .pth .pt2 .safetensors .keras .h5 .json .nam`` or ``.fastlstm``.
     threads : int or None
         Worker threads; None asks for the machine's cores.
-    precision : str
-        "float32".
+    precision : str or mapping of str to str
+        "float32", "int16" or "int8", for all layers or by layer name.
     **options
         What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
 
@@ -73,7 +79,7 @@ def load(path: str | os.PathLike[str], *, threads: int | None = 1, precision: st
     return Model(graph, threads, precision)
 
 
-def from_onnx(proto: Any, *, threads: int | None = 1, precision: str = "float32") -> Model:
+def from_onnx(proto: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of an ONNX ModelProto."""
     from fastlstm.converters import onnx_
     from fastlstm.model import Model
@@ -82,7 +88,7 @@ def from_onnx(proto: Any, *, threads: int | None = 1, precision: str = "float32"
 
 
 def from_torch(
-    module: Any, example_inputs: Any = None, *, threads: int | None = 1, precision: str = "float32"
+    module: Any, example_inputs: Any = None, *, threads: int | None = 1, precision: Precision = "float32"
 ) -> Model:
     """Return the model of a ``torch.nn.Module`` or ``torch.export.ExportedProgram``.
 
@@ -101,7 +107,9 @@ def from_torch(
     return Model(torch_.from_torch(module, example_inputs), threads, precision)
 
 
-def from_state_dict(mapping: Any, *, threads: int | None = 1, precision: str = "float32", **options: Any) -> Model:
+def from_state_dict(
+    mapping: Any, *, threads: int | None = 1, precision: Precision = "float32", **options: Any
+) -> Model:
     """Return the model of a PyTorch state dict; ``layers=`` says what it does not."""
     from fastlstm.converters import state_dict_
     from fastlstm.model import Model
@@ -109,7 +117,7 @@ def from_state_dict(mapping: Any, *, threads: int | None = 1, precision: str = "
     return Model(state_dict_.from_state_dict(mapping, **options), threads, precision)
 
 
-def from_keras(model: Any, *, threads: int | None = 1, precision: str = "float32") -> Model:
+def from_keras(model: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of a Keras model object."""
     from fastlstm.converters import keras_
     from fastlstm.model import Model

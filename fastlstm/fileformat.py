@@ -1,7 +1,7 @@
 """The ``.fastlstm`` file: one safetensors file that holds a graph, its weights and golden samples.
 
-Layout (format version 1)
--------------------------
+Layout (format versions 1 and 2)
+--------------------------------
 Tensors, by name:
 
 ``constants/NAME``
@@ -40,7 +40,7 @@ import safetensors.numpy
 
 from fastlstm import __version__
 from fastlstm.errors import FastLSTMError, FileFormatError, InputError
-from fastlstm.graph import Graph, TensorSpec
+from fastlstm.graph import Graph, TensorSpec, is_narrow
 from fastlstm.graph_json import from_json, parse_json, to_json
 from fastlstm.graph_json import tensors as graph_tensors
 
@@ -48,8 +48,9 @@ __all__ = ["FORMAT_VERSION", "GoldenSample", "Source", "StoredModel", "read", "w
 
 Array = npt.NDArray[Any]
 
-FORMAT_VERSION = 1
-"""The version that this release writes, and the newest that it reads."""
+FORMAT_VERSION = 2
+"""The newest version that this release reads. Version 2 added layers with integer weights (`fastlstm.quantise`);
+a model without them is written as version 1, which older releases read too."""
 
 MAX_HEADER_BYTES = 16 << 20
 """Largest header that is read or written: parsed as Python objects it stays under half a gigabyte."""
@@ -149,7 +150,7 @@ def write(
             raise InputError(f"Golden sample {position} does not match the model: {problem}.")
     tensors = {name: _storable(name, array) for name, array in _tensors(graph, samples)}
     metadata = {
-        "fastlstm.format": str(FORMAT_VERSION),
+        "fastlstm.format": str(FORMAT_VERSION if is_narrow(graph) else 1),
         "producer": f"fastlstm {__version__}",
         "graph": to_json(graph),
         "tensors": json.dumps({name: [a.dtype.name, list(a.shape)] for name, a in tensors.items()}),

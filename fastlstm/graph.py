@@ -28,6 +28,9 @@ newer opsets take as inputs are inputs here too), with these additions in one ca
     7         c_0          [D, B, H]; LSTM only; absent: zero
     8         peephole     [D, 3*H] in the order i, f, o; LSTM only
     9         w_hr         [D, P, H] projection; LSTM only
+    10        w_ih_scale   [D, G*H]; present if w_ih is int16 or int8: the weights are w * scale
+    11        w_hh_scale   the same for w_hh
+    12        w_hr_scale   [D, P]; the same for w_hr
     ========  ===========  ==================================================================
 
     outputs: y [T, B, D*P] (0 past a row's length), h_n [D, B, P], c_n [D, B, H] (LSTM only), the states
@@ -40,7 +43,10 @@ newer opsets take as inputs are inputs here too), with these additions in one ca
     as in `ACTIVATIONS`; ``clip`` float or None; ``input_forget`` 0 | 1 (LSTM); ``reset_after`` 0 | 1 (GRU).
 
 ``Dense``
-    x [..., I], weight [I, O], bias [O] or absent -> [..., O].
+    x [..., I], weight [I, O], bias [O] or absent, scale [O] if the weight is int16 or int8 -> [..., O].
+
+Layers with integer weights are made by `fastlstm.quantise`; they are computed with rows quantised to 16 bits,
+and `fastlstm.reference` defines what they approximate.
 """
 
 from __future__ import annotations
@@ -54,12 +60,31 @@ import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 
-__all__ = ["ACTIVATIONS", "RECURRENT_OPS", "Graph", "Node", "TensorSpec", "default_activations"]
+__all__ = [
+    "ACTIVATIONS",
+    "QUANTISED_INPUTS",
+    "RECURRENT_OPS",
+    "Graph",
+    "Node",
+    "TensorSpec",
+    "default_activations",
+    "is_narrow",
+]
 
 Array = npt.NDArray[Any]
 
 RECURRENT_OPS: Mapping[str, int] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
 """Recurrent operators and their number of gates."""
+
+QUANTISED_INPUTS: Mapping[str, tuple[tuple[int, int], ...]] = MappingProxyType(
+    {
+        "LSTM": ((1, 10), (2, 11), (9, 12)),
+        "GRU": ((1, 10), (2, 11)),
+        "RNN": ((1, 10), (2, 11)),
+        "Dense": ((1, 3),),
+    }
+)
+"""Operators whose weights may be integers: the positions of each weight and of its scale."""
 
 ACTIVATIONS: Mapping[str, tuple[float | None, float | None]] = MappingProxyType(
     {
@@ -208,6 +233,13 @@ class Graph:
         return self
 
 
+def is_narrow(graph: Graph) -> bool:
+    """Return whether any layer of the graph has integer weights."""
+    return any(
+        bool(node.input(scale)) for node in graph.nodes for _, scale in QUANTISED_INPUTS.get(node.op, ())
+    ) or any(is_narrow(body) for body in graph.subgraphs())
+
+
 def outer_values(node: Node) -> list[str]:
     """Return the values that the bodies of a control-flow node read from the graph around them."""
     found: list[str] = []
@@ -243,9 +275,31 @@ def _check_structure(graph: Graph, outer: frozenset[str]) -> None:
                 define(value, label)
         if node.op in RECURRENT_OPS:
             _check_recurrent(node, graph.constants, label)
+        if node.op in QUANTISED_INPUTS:
+            _check_scales(node, graph.constants, label)
     for spec in graph.outputs:
         if spec.name not in defined and spec.name not in outer:
             raise UnsupportedError(f"The output '{spec.name}' is defined by no node, constant or input.")
+
+
+def _check_scales(node: Node, constants: Mapping[str, Array], label: str) -> None:
+    """Check that integer weights, and only they, have a scale for each row that fits."""
+    for position, scale_position in QUANTISED_INPUTS[node.op]:
+        weight, scale = constants.get(node.input(position)), constants.get(node.input(scale_position))
+        if bool(node.input(scale_position)) != (weight is not None and weight.dtype.kind == "i"):
+            raise UnsupportedError(
+                f"{label}: integer weights, and only they, take a scale; '{node.input(position)}' "
+                f"{'has' if node.input(scale_position) else 'has no'} scale."
+            )
+        if weight is None or not node.input(scale_position):
+            continue
+        wanted = weight.shape[1:] if node.op == "Dense" else weight.shape[:-1]
+        if weight.dtype.itemsize > 2 or scale is None or scale.dtype.name != "float32" or scale.shape != wanted:
+            got = "none" if scale is None else f"{scale.dtype}{list(scale.shape)}"
+            raise UnsupportedError(
+                f"{label}: '{node.input(position)}' should be int16 or int8 with a float32 scale of the shape "
+                f"{list(wanted)}; got {weight.dtype}{list(weight.shape)} with {got}."
+            )
 
 
 def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> None:
@@ -269,7 +323,8 @@ def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> 
         fits = array.ndim == len(shape) and all(
             want in (None, got) for got, want in zip(array.shape, shape, strict=True)
         )
-        if not fits or array.dtype.kind != "f":
+        narrow = array.dtype.name in ("int16", "int8") and position in (1, 2, 9)
+        if not fits or not (array.dtype.kind == "f" or narrow):
             wanted = ", ".join("any" if w is None else str(w) for w in shape)
             raise UnsupportedError(
                 f"{label}: {name} should be a float array of shape [{wanted}] "

@@ -33,6 +33,7 @@ class _Layer:
         batch_first: bool = False,
         activations: list[list[list[Any]]] | None = None,
         threads: int | None = 1,
+        precision: str = "float32",
         **options: Any,
     ) -> None:
         w_ih, w_hh = _stacked(weight_ih, "weight_ih"), _stacked(weight_hh, "weight_hh")
@@ -81,7 +82,7 @@ class _Layer:
         self._graph = Graph(
             tuple(inputs), tuple(TensorSpec(name, widths[name]) for name in out), (node,), constants, self.op
         )
-        self._threads = threads
+        self._threads, self._precision = threads, precision
         self._models: dict[tuple[bool, bool], Model] = {}
         self._model(False, False)
 
@@ -103,7 +104,7 @@ class _Layer:
             graph = self._graph.replace(
                 inputs=tuple(inputs), nodes=(Node(node.op, tuple(kept), node.outputs, node.attrs, node.name),)
             )
-            self._models[key] = Model(graph, self._threads)
+            self._models[key] = Model(graph, self._threads, self._precision)
         return self._models[key]
 
     def _run(self, x: Any, states: list[Any], lengths: Any) -> tuple[Array, list[Array]]:
@@ -152,6 +153,8 @@ class LSTM(_Layer):
     activations, clip, input_forget
         As in `fastlstm.graph`.
     threads : int or None
+    precision : str
+        "float32", "int16" or "int8": see `fastlstm.quantise`.
     """
 
     op, states = "LSTM", 2

@@ -10,8 +10,9 @@ worker needs to run a program once. `fastlstm.program` writes them, `fastlstm.ke
 from __future__ import annotations
 
 __all__ = [
-    "ACTIVE", "BARRIER", "BLOCK", "FRAME_WORDS", "ONCE", "REVERSE", "ROWS", "SCRATCH", "SLOTS", "SLOT_BASE",
-    "SLOT_BLOCK", "SLOT_ROW", "SLOT_TIME", "SLOT_WORDS", "START", "STATUS", "STEPS", "TOTAL", "WORKER", "WORKERS",
+    "ACTIVE", "BARRIER", "BLOCK", "FRAME_WORDS", "ONCE", "QUANTISED", "REVERSE", "ROWS", "SCRATCH", "SLOTS",
+    "SLOT_BASE", "SLOT_BLOCK", "SLOT_ROW", "SLOT_TIME", "SLOT_WORDS", "START", "STATUS", "STEPS", "TOTAL", "WORKER",
+    "WORKERS",
 ]  # fmt: skip
 
 # kinds of stage
@@ -36,4 +37,5 @@ SCRATCH = 7  # address of this worker's scratch memory
 ACTIVE = 8  # 0, or address of the number of rows that are active at each time step, and a 0 after the last
 TOTAL = 9  # time steps altogether
 STATUS = 10  # written by kernels: 0 or the first complaint about the data
+QUANTISED = 11  # address of this worker's memory for quantised rows
 FRAME_WORDS = 16

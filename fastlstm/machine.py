@@ -53,13 +53,25 @@ class Machine:
         return 24 if self.registers >= 32 else 12
 
     @property
+    def pairwise(self) -> bool:
+        """Whether an instruction multiplies pairs of 16 bits and adds each pair, in vectors of `lanes` sums."""
+        if self.arm:
+            return False
+        return self.lanes == 4 or ("avx512bw" if self.lanes == 16 else "avx2") in self.features
+
+    @property
+    def arm(self) -> bool:
+        """Whether this is a 64-bit ARM processor."""
+        return platform.machine().lower() in ("arm64", "aarch64")
+
+    @property
     def isa(self) -> str:
         """A short name of the vector instruction set."""
         if self.lanes == 16:
             return "AVX-512"
         if self.lanes == 8:
             return "AVX2" if self.fma else "AVX"
-        return "NEON" if platform.machine().lower() in ("arm64", "aarch64") else "SSE"
+        return "NEON" if self.arm else "SSE"
 
 
 def cores() -> int:

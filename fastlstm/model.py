@@ -14,6 +14,7 @@ from fastlstm.errors import InputError
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, TensorSpec
 from fastlstm.plan import Plan
+from fastlstm.quantise import quantise
 
 if TYPE_CHECKING:
     from fastlstm.stream import Stream
@@ -32,8 +33,9 @@ class Model:
         As a converter made it; it is optimised and planned here.
     threads : int or None
         Worker threads; None asks for the machine's cores. At present every model runs on the calling thread.
-    precision : str
-        "float32".
+    precision : str or mapping of str to str
+        "float32", "int16" or "int8" (see `fastlstm.quantise`), for all layers or by layer name. Layers that are
+        narrow already, out of a file or a quantised model, stay so.
 
     Notes
     -----
@@ -41,14 +43,14 @@ class Model:
     compiled code is found or made again where it lands.
     """
 
-    def __init__(self, graph: Graph, threads: int | None = 1, precision: str = "float32") -> None:
+    def __init__(self, graph: Graph, threads: int | None = 1, precision: str | Mapping[str, str] = "float32") -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads should be a whole number from 1 on, or None for all cores; got {threads!r}.")
-        if precision != "float32":
-            raise InputError(f"precision should be 'float32', the only one there is so far; got {precision!r}.")
-        self.graph = graph
+        optimised = passes.optimise(graph.validate())
+        narrow = optimised if precision == "float32" else quantise(optimised, precision)
+        self.graph = graph if narrow is optimised else narrow
         self.threads = threads
-        self._executor = Executor(passes.optimise(graph.validate()))
+        self._executor = Executor(narrow)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

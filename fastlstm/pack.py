@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["gate_panels", "gate_rows", "padded", "panels_of", "plain_panels"]
+__all__ = ["gate_panels", "gate_rows", "integer_panels", "padded", "panels_of", "plain_panels"]
 
 Array = npt.NDArray[Any]
 
@@ -39,6 +39,21 @@ def gate_panels(weight: Array, gates: int, lanes: int) -> Array:
 def gate_rows(bias: Array, gates: int, lanes: int) -> Array:
     """Return ``[panel][gate][lane]`` from a vector of gates * H values."""
     return gate_panels(bias.reshape(-1, 1), gates, lanes)
+
+
+def integer_panels(panels: Array, scales: Array, bits: int, together: int) -> Array:
+    """Return panels of integers, each behind its scales, as bytes ``[panel][byte]``.
+
+    `panels` are whole numbers ``[panel][k][vector][lane]``, `scales` ``[panel][vector][lane]``; `together` values
+    of k lie side by side in the result.
+    """
+    count, k, vectors, lanes = panels.shape
+    groups = -(-k // together)
+    whole = np.zeros((count, groups * together, vectors, lanes), np.int16 if bits == 16 else np.int8)
+    whole[:, :k] = panels
+    whole = whole.reshape(count, groups, together, vectors, lanes).transpose(0, 1, 3, 4, 2)
+    parts = (scales.astype(np.float32), np.ascontiguousarray(whole))
+    return np.concatenate([part.reshape(count, -1).view(np.uint8) for part in parts], axis=1)
 
 
 def plain_panels(weight: Array, vectors: int, lanes: int) -> Array:

@@ -59,6 +59,8 @@ class Instruction:
     label: str = ""
     macs: int = 0  # multiply-adds a time step and batch row
     weight_bytes: int = 0
+    quantised: int = 0  # values of a row that it turns into integers
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,16 @@ class Program:
         rows = self.batch * max((stage.block for stage in self.stages), default=1)
         widest = max((slot.width for slot in self.slots), default=1)
         # Row addresses, and sums or saved states of one group of panels: see kernels/recurrent.py.
-        self._scratch = np.zeros(2 * rows + self.batch * (6 * widest + 128) + 4096, np.int64)
+        words = 2 * rows + self.batch * (6 * widest + 128) + 4096
+        # Behind it quantised rows: see kernels/operand.py. A row of k values takes less than 2 k + 256 bytes.
+        longest = max((i.quantised for stage in self.stages for i in stage.instructions), default=0)
+        self._scratch = np.zeros(words + (rows * (longest // 4 + 40) + 64 if longest else 0), np.int64)
         for word, value in (
             (layout.SLOTS, address_of(self._table)),
             (layout.ROWS, self.batch),
             (layout.WORKERS, 1),
             (layout.SCRATCH, address_of(self._scratch)),
+            (layout.QUANTISED, address_of(self._scratch) + 8 * words),
         ):
             self.frame[word] = value
         self._block = max((stage.block for stage in self.stages), default=1)

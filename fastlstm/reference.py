@@ -41,7 +41,7 @@ import numpy.typing as npt
 
 from fastlstm import ops
 from fastlstm.errors import InputError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, default_activations
+from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, default_activations
 from fastlstm.ops.activations import activation
 
 __all__ = ["dense", "gru", "lstm", "rnn", "run"]
@@ -254,11 +254,21 @@ def _run(graph: Graph, inputs: Mapping[str, Any], outer: Mapping[str, Any]) -> l
     for node in graph.nodes:
         found = [values[name] if name else None for name in node.inputs]
         if node.op in RECURRENT_OPS:
-            results = _recurrent(node, found)
+            results = _recurrent(node, _scaled(node, found))
         else:
             results = ops.evaluate(_in_float64(node), found, run_graph=lambda body, given: _run(body, given, values))
         values.update(_widened({name: r for name, r in zip(node.outputs, results, strict=False) if name}))
     return [values[spec.name] for spec in graph.outputs]
+
+
+def _scaled(node: Node, inputs: list[Any]) -> list[Any]:
+    """Return a recurrent node's inputs with integer weights as the values that they stand for."""
+    scales = [at for _, at in QUANTISED_INPUTS[node.op]]
+    scaled = inputs[: min(scales)]
+    for weight, at in QUANTISED_INPUTS[node.op]:
+        if at < len(inputs) and inputs[at] is not None:
+            scaled[weight] = inputs[weight] * inputs[at][..., None]
+    return scaled
 
 
 def _recurrent(node: Node, inputs: list[Array | None]) -> tuple[Array, ...]:

@@ -18,7 +18,7 @@ from fastlstm import layout
 from fastlstm.errors import InputError
 from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Graph, Node
 from fastlstm.machine import Machine
-from fastlstm.pack import gate_panels, gate_rows, padded, panels_of, plain_panels
+from fastlstm.pack import gate_panels, gate_rows, integer_panels, padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage, address_of
 
 __all__ = ["Segment", "State", "build_segment"]
@@ -235,7 +235,7 @@ class Segment:
                 "macs": step.macs,
                 "bytes": step.weight_bytes,
                 "tile": f"{stage.block} steps a block",
-                "note": names[stage.kind],
+                "note": " ".join(filter(None, (names[stage.kind], step.note))),
             }
             for stage in self.stages
             for step in stage.instructions
@@ -354,16 +354,29 @@ def _show(build: _Builder, name: str) -> None:
     build.emit(build.stage[name], move, at, target)
 
 
-def _linear(build: _Builder, label: str, weight: Array, bias: Array | None, x: int, out: int, stage: int) -> None:
+def _packed(machine: Machine, weight: Array, panels: Array, scales: Array | None) -> tuple[Array, int]:
+    """Return a weight's panels as the kernels read them, and the bits of each value."""
+    if scales is None:
+        return panels, 32
+    bits = 8 * weight.dtype.itemsize
+    return integer_panels(panels, scales, bits, 2 if machine.pairwise else 1), bits
+
+
+def _linear(
+    build: _Builder, label: str, weight: Array, scale: Array | None, bias: Array | None, x: int, out: int, stage: int
+) -> None:
     """Emit ``out = x @ weight + bias`` for weight [K, columns]; `out` has room for whole panels."""
     lanes = build.machine.lanes
     columns = weight.shape[1]
     vectors = min(4, panels_of(columns, lanes))
-    packed = plain_panels(np.asarray(weight, np.float32), vectors, lanes)
+    scales = None if scale is None else plain_panels(scale.reshape(1, columns), vectors, lanes)
+    packed, bits = _packed(build.machine, weight, plain_panels(np.asarray(weight, np.float32), vectors, lanes), scales)
     offset = plain_panels((np.zeros(columns) if bias is None else bias).reshape(1, columns), vectors, lanes)
     args = (x, out, weight.shape[0], packed, offset, packed.shape[0])
-    constants = (lanes, vectors, build.machine.max_sums)
-    step = Instruction("linear.linear", constants, args, label, weight.size, packed.nbytes)
+    constants = (lanes, vectors, build.machine.max_sums, bits)
+    step = Instruction(
+        "linear.linear", constants, args, label, weight.size, packed.nbytes, *_quantised(bits, len(weight))
+    )
     build.emit(stage, step, x, out)
 
 
@@ -389,7 +402,8 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
         vectors = min(4, panels_of(columns, lanes))
         room = -(-columns // (vectors * lanes)) * vectors * lanes
         out = build.buffer(y, room)
-        _linear(build, "Dense", weight, constants.get(node.input(2)), at, out, build.stage[x])
+        scale, bias = constants.get(node.input(3)), constants.get(node.input(2))
+        _linear(build, "Dense", weight, scale, bias, at, out, build.stage[x])
         build.made(y, out, columns, build.stage[x])
         return
     if node.op == "Gather" and x in constants:
@@ -482,16 +496,19 @@ def _recurrent(build: _Builder, node: Node) -> None:
             mine += 1
         panels = panels_of(hidden, lanes)
         z_slot = build.slot(Slot(f"{y} gates {d}", "time", panels * lanes * gates, local=True))
-        packed = gate_panels(w_ih[d], gates, lanes)
+        scale = constants.get(node.input(10))
+        scales = None if scale is None else gate_rows(scale[d], gates, lanes)
+        packed, bits = _packed(machine, w_ih, gate_panels(w_ih[d], gates, lanes), scales)
         offset = gate_rows(bias[d], gates, lanes)
         args = (x_slot, z_slot, int(w_ih.shape[2]), packed, offset, panels)
         step = Instruction(
             "linear.linear",
-            (lanes, gates, machine.max_sums),
+            (lanes, gates, machine.max_sums, bits),
             args,
             f"{node.op} input",
             int(w_ih[d].size),
             packed.nbytes,
+            *_quantised(bits, int(w_ih.shape[2])),
         )
         build.emit(mine, step, x_slot, z_slot)
         _direction(build, node, d, backwards, mine, z_slot, y_slot, size)
@@ -534,6 +551,7 @@ def _direction(
     constants, machine, attrs = build.graph.constants, build.machine, node.attrs
     lanes, hidden, gates = machine.lanes, int(attrs["hidden_size"]), RECURRENT_OPS[node.op]
     w_hh = constants[node.input(2)][d]
+    scale = constants.get(node.input(11))
     label = node.name or node.output(0) or node.op
     wide = panels_of(hidden, lanes) * lanes
     h_slot = build.slot(Slot(f"{label} h {d}", "row", panels_of(size, lanes) * lanes))
@@ -555,7 +573,14 @@ def _direction(
     options: tuple[Any, ...] = (activations, clip)
     extra: list[int | Array] = [0, 0, 0]
     used = [z_slot, y_slot, h_slot, c_slot]
-    packed = gate_panels(w_hh, gates, lanes)
+    longest = [size] if scale is not None else []
+
+    def gate_weights(weight: Array, rows: slice, count: int) -> tuple[Array, int]:
+        scales = None if scale is None else gate_rows(scale[d][rows], count, lanes)
+        return _packed(machine, weight, gate_panels(weight[rows], count, lanes), scales)
+
+    packed, bits = gate_weights(w_hh, slice(None), gates)
+    more: tuple[int, ...] = ()
     if node.op == "LSTM":
         peephole = constants.get(node.input(8))
         if peephole is not None:
@@ -564,7 +589,13 @@ def _direction(
         kernel = "recurrent.lstm"
         if node.input(9):
             kernel = "recurrent.lstm_projected"
-            projection = plain_panels(np.asarray(constants[node.input(9)][d].T, np.float32), 1, lanes)
+            narrow = constants.get(node.input(12))
+            scales = None if narrow is None else plain_panels(narrow[d].reshape(1, size), 1, lanes)
+            columns_first = np.asarray(constants[node.input(9)][d].T, np.float32)
+            projected = plain_panels(columns_first, 1, lanes)
+            projection, projection_bits = _packed(machine, constants[node.input(9)], projected, scales)
+            more = (projection_bits,)
+            longest += [hidden] if narrow is not None else []
             extra[1] = build.slot(Slot(f"{label} unprojected {d}", "row", wide))
             extra[2] = np.array([address_of(projection), hidden, panels_of(hidden, lanes)], np.int64)
             build.constant(projection.reshape(-1))  # keeps the memory that the table points to
@@ -575,8 +606,8 @@ def _direction(
         if attrs["reset_after"]:
             extra[0] = padded(np.asarray(b_hn, np.float32), lanes)
         else:
-            packed = gate_panels(w_hh[: 2 * hidden], 2, lanes)
-            extra[0] = gate_panels(w_hh[2 * hidden :], 1, lanes)
+            packed, bits = gate_weights(w_hh, slice(2 * hidden), 2)
+            extra[0], _ = gate_weights(w_hh, slice(2 * hidden, None), 1)
             extra[1] = build.slot(Slot(f"{label} reset {d}", "row", wide))
     else:
         kernel = "recurrent.rnn"
@@ -585,8 +616,15 @@ def _direction(
         *extra,
     )  # fmt: skip
     macs = int(w_hh.size) + (size * hidden if node.input(9) else 0)
-    step = Instruction(kernel, (lanes, machine.max_sums, *options, masked), args, node.op, macs, packed.nbytes)
+    kernel_constants = (lanes, machine.max_sums, *options, masked, bits, *more)
+    quantised = _quantised(min(bits, *more, 32), max(longest, default=0))
+    step = Instruction(kernel, kernel_constants, args, node.op, macs, packed.nbytes, *quantised)
     build.emit(stage, step, *used)
+
+
+def _quantised(bits: int, k: int) -> tuple[int, str]:
+    """Return what an instruction says of its weights: the values of a row that it quantises, and a note."""
+    return (0, "") if bits == 32 else (k, f"int{bits}")
 
 
 def _finish(build: _Builder, nodes: list[Node]) -> Segment:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastlstm.kernels.frame import arg, origin, row_stride, share, time_stride, word
-from fastlstm.kernels.product import product
+from fastlstm.kernels.operand import operand
 from fastlstm.layout import ROWS, SCRATCH, STEPS
 from fastlstm.simd import store_i64
 
 
-def linear(lanes: int, vectors: int, max_sums: int) -> Callable[[int, int, int], int]:
+def linear(lanes: int, vectors: int, max_sums: int, bits: int = 32) -> Callable[[int, int, int], int]:
     """Arguments: slot of x, slot of out, k, weights, bias, panels. Workers split the panels."""
-    group, run = product(lanes, vectors, max_sums)
+    group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, bits)
     panel_row = vectors * lanes * 4
 
     def kernel(args: int, frame: int, unused: int) -> int:
@@ -33,11 +33,12 @@ def linear(lanes: int, vectors: int, max_sums: int) -> Callable[[int, int, int],
                 store_i64(table + 8 * (t * batch + b), x + t * x_time + b * x_row)
         panel = share(frame, panels, 0)
         last = share(frame, panels, 1)
-        w_stride = k * panel_row
+        w_stride = panel_bytes(k)
+        x_rows = prepared(frame, rows, table, k)
         while panel < last:
             n = group(rows, last - panel)
             run(
-                k, rows, table, n, weights + panel * w_stride, w_stride,
+                k, rows, x_rows, n, weights + panel * w_stride, w_stride,
                 bias + panel * panel_row, 0, out + panel * panel_row, out_row,
             )  # fmt: skip
             panel += n

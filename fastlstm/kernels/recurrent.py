@@ -20,7 +20,7 @@ from typing import Any
 from fastlstm.kernels.activations import activation, inlined
 from fastlstm.kernels.frame import active_rows, arg, meet, origin, row_stride, share, time_stride, word
 from fastlstm.kernels.memory import clear, copy, partial_store
-from fastlstm.kernels.product import product
+from fastlstm.kernels.operand import operand
 from fastlstm.layout import ROWS, SCRATCH, START, STEPS
 from fastlstm.simd import fma, load_i64, splat, store_i64, vload, vmax, vmin, vstore
 
@@ -45,10 +45,11 @@ def lstm(
     coupled: bool = False,
     peephole: bool = False,
     masked: bool = False,
+    bits: int = 32,
 ) -> Compiled:
     """LSTM. EXTRA is the address of the peepholes, packed ``[panel][i, f, o][lane]``."""
     cell = _lstm_cell(lanes, activations, clip, coupled, peephole)
-    group, run = product(lanes, 4, max_sums)
+    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -56,13 +57,14 @@ def lstm(
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
         k, weights, extra = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
-        stride = k * 4 * width
+        stride = panel_bytes(k)
+        h_rows = prepared(frame, rows, table, k)
         left = last - first
         while left > 0:
             n = group(rows, left)
             panel = first + left - n if backwards else last - left
             sums = z + panel * 4 * width
-            run(k, rows, table, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
             for p in range(panel, panel + n):
                 for b in range(rows):
                     h = cell(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
@@ -80,6 +82,8 @@ def lstm_projected(
     coupled: bool = False,
     peephole: bool = False,
     masked: bool = False,
+    bits: int = 32,
+    projection_bits: int = 32,
 ) -> Compiled:
     """LSTM whose output is projected. EXTRA: peepholes; EXTRA_2: slot of the unprojected output, one step;
     EXTRA_3: address of a table: packed projection ``[panel][k][lane]``, its k, and the hidden units' panels.
@@ -87,8 +91,8 @@ def lstm_projected(
     PANELS and LAST_WIDTH are those of the output.
     """
     cell = _lstm_cell(lanes, activations, clip, coupled, peephole)
-    group, run = product(lanes, 4, max_sums)
-    project_group, project = product(lanes, 1, max_sums)
+    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
+    project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_bits)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -98,12 +102,13 @@ def lstm_projected(
         full, full_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
         hidden_k, hidden_panels = load_i64(more + 8), load_i64(more + 16)
-        stride = k * 4 * width
+        stride = panel_bytes(k)
+        h_rows = prepared(frame, rows, table, k)
         panel, stop = share(frame, hidden_panels, 0), share(frame, hidden_panels, 1)
         while panel < stop:
             n = group(rows, stop - panel)
             sums = z + panel * 4 * width
-            run(k, rows, table, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
             for p in range(panel, panel + n):
                 for b in range(rows):
                     h = cell(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
@@ -114,13 +119,14 @@ def lstm_projected(
             store_i64(table + 8 * b, full + b * full_row)
         # The sums of one group of panels, row by row, behind the table of rows.
         sums = table + 8 * rows + width
+        full_rows = projected(frame, rows, table, hidden_k)
+        stride = projection_bytes(hidden_k)
         panel = first
         while panel < last:
             n = project_group(rows, last - panel)
             clear(sums, rows * n * lanes)
-            stride = hidden_k * width
             run_at = load_i64(more) + panel * stride
-            project(hidden_k, rows, table, n, run_at, stride, sums, n * width, sums, n * width)
+            project(hidden_k, rows, full_rows, n, run_at, stride, sums, n * width, sums, n * width)
             for p in range(n):
                 for b in range(rows):
                     value = vload(lanes, sums + (b * n + p) * width)
@@ -137,11 +143,12 @@ def gru(
     activations: tuple[Activation, Activation],
     clip: float | None = None,
     masked: bool = False,
+    bits: int = 32,
 ) -> Compiled:
     """GRU with the reset gate applied after the product. EXTRA: address of b_hn, padded to whole panels."""
     gate, candidate = (activation(*a) for a in activations)
     clipped = _clip(clip)
-    group, run = product(lanes, 3, max_sums)
+    group, run, panel_bytes, prepared = operand(lanes, 3, max_sums, bits)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -149,7 +156,8 @@ def gru(
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
         k, weights, bias = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
-        stride = k * 3 * width
+        stride = panel_bytes(k)
+        h_rows = prepared(frame, rows, table, k)
         spare = table + 8 * rows
         sums = spare + width
         left = last - first
@@ -163,7 +171,7 @@ def gru(
                     vstore(at, vload(lanes, z_at))
                     vstore(at + width, vload(lanes, z_at + width))
                     vstore(at + 2 * width, vload(lanes, bias + (panel + p) * width))
-            run(k, rows, table, n, weights + panel * stride, stride, sums, 3 * n * width, sums, 3 * n * width)
+            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, 3 * n * width, sums, 3 * n * width)
             for p in range(n):
                 for b in range(rows):
                     at = sums + (b * n + p) * 3 * width
@@ -186,6 +194,7 @@ def gru_reset_before(
     activations: tuple[Activation, Activation],
     clip: float | None = None,
     masked: bool = False,
+    bits: int = 32,
 ) -> Compiled:
     """GRU with the reset gate applied to h before the product.
 
@@ -194,8 +203,8 @@ def gru_reset_before(
     """
     gate, candidate = (activation(*a) for a in activations)
     clipped = _clip(clip)
-    group, run = product(lanes, 2, max_sums)
-    new_group, new_run = product(lanes, 1, max_sums)
+    group, run, panel_bytes, prepared = operand(lanes, 2, max_sums, bits)
+    new_group, new_run, new_bytes, _ = operand(lanes, 1, max_sums, bits)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -206,6 +215,8 @@ def gru_reset_before(
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
         spare = table + 16 * rows
         sums = spare + width
+        stride = panel_bytes(k)
+        h_rows = prepared(frame, rows, table, k)
         panel = first
         while panel < last:
             n = group(rows, last - panel)
@@ -215,8 +226,7 @@ def gru_reset_before(
                     z_at = z + b * z_row + (panel + p) * 3 * width
                     vstore(at, vload(lanes, z_at))
                     vstore(at + width, vload(lanes, z_at + width))
-            stride = k * 2 * width
-            run(k, rows, table, n, weights + panel * stride, stride, sums, 2 * n * width, sums, 2 * n * width)
+            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, 2 * n * width, sums, 2 * n * width)
             for p in range(n):
                 for b in range(rows):
                     at = sums + (b * n + p) * 2 * width
@@ -229,6 +239,8 @@ def gru_reset_before(
         resets = table + 8 * rows
         for b in range(rows):
             store_i64(resets + 8 * b, reset + b * reset_row)
+        reset_rows = prepared(frame, rows, resets, k)
+        stride = new_bytes(k)
         panel = first
         while panel < last:
             n = new_group(rows, last - panel)
@@ -236,8 +248,7 @@ def gru_reset_before(
                 for p in range(n):
                     z_at = z + b * z_row + (panel + p) * 3 * width + 2 * width
                     vstore(sums + (b * n + p) * width, vload(lanes, z_at))
-            stride = k * width
-            new_run(k, rows, resets, n, new_weights + panel * stride, stride, sums, n * width, sums, n * width)
+            new_run(k, rows, reset_rows, n, new_weights + panel * stride, stride, sums, n * width, sums, n * width)
             for p in range(n):
                 for b in range(rows):
                     place = (panel + p) * width
@@ -252,12 +263,17 @@ def gru_reset_before(
 
 
 def rnn(
-    lanes: int, max_sums: int, activations: tuple[Activation], clip: float | None = None, masked: bool = False
+    lanes: int,
+    max_sums: int,
+    activations: tuple[Activation],
+    clip: float | None = None,
+    masked: bool = False,
+    bits: int = 32,
 ) -> Compiled:
     """Plain RNN: h = f(z + h W)."""
     function = activation(*activations[0])
     clipped = _clip(clip)
-    group, run = product(lanes, 1, max_sums)
+    group, run, panel_bytes, prepared = operand(lanes, 1, max_sums, bits)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -265,13 +281,14 @@ def rnn(
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
         k, weights = arg(args, K), arg(args, WEIGHTS)
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
-        stride = k * width
+        stride = panel_bytes(k)
+        h_rows = prepared(frame, rows, table, k)
         left = last - first
         while left > 0:
             n = group(rows, left)
             panel = first + left - n if backwards else last - left
             sums = z + panel * width
-            run(k, rows, table, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
             for p in range(panel, panel + n):
                 for b in range(rows):
                     h = function(clipped(vload(lanes, z + b * z_row + p * width)))

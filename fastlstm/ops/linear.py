@@ -20,9 +20,9 @@ def matmul(a: Array, b: Array) -> Array:
     return np.asarray(a @ b)
 
 
-def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
-    """Return x @ weight + bias for x [..., I], weight [I, O], bias [O]."""
-    y = matmul(x, weight)
+def dense(x: Array, weight: Array, bias: Array | None = None, scale: Array | None = None) -> Array:
+    """Return x @ weight + bias for x [..., I], weight [I, O] (integers with a scale [O]), bias [O]."""
+    y = matmul(x, weight if scale is None else weight.astype(x.dtype) * scale.astype(x.dtype))
     return y if bias is None else np.asarray(y + bias, dtype=x.dtype)
 
 

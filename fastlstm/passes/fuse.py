@@ -67,7 +67,7 @@ def dense_bias(scope: Scope, node: Node) -> list[Node] | None:
     """``Add(Dense(x), constant row)``, either way round  →  ``Dense(x)`` with the bias."""
     for here, there in ((0, 1), (1, 0)):
         dense, bias = scope.maker(node.input(here), "Dense"), scope.const(node.input(there))
-        if dense is None or bias is None or dense.input(2) or not scope.sole(node.input(here)):
+        if dense is None or bias is None or dense.input(2) or dense.input(3) or not scope.sole(node.input(here)):
             continue
         shape = scope.shape(node.input(here))
         row = _row(bias, int(shape[-1])) if shape and isinstance(shape[-1], int) else None

@@ -1,0 +1,243 @@
+"""int16 and int8 weights: no sum overflows, the same bits however computed, errors within their bounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastlstm
+from fastlstm import fileformat, reference
+from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.graph import Graph, Node, TensorSpec
+from fastlstm.kernels.limits import BLOCK, VALUE_LIMIT
+from fastlstm.model import Model
+from fastlstm.quantise import SMALL, quantise, quantised_rows
+
+Array = npt.NDArray[Any]
+
+
+def dense(weight: Array, bias: Array | None = None) -> Graph:
+    """Return a graph with a dense layer beside a small LSTM: without one it would run through NumPy."""
+    k, columns = weight.shape
+    rng = np.random.default_rng(5)
+    constants = {
+        "w_ih": rng.uniform(-0.2, 0.2, (1, 4 * 4, k)).astype(np.float32),
+        "w_hh": rng.uniform(-0.2, 0.2, (1, 4 * 4, 4)).astype(np.float32),
+        "weight": weight.astype(np.float32),
+    }
+    attrs = {
+        "hidden_size": 4,
+        "directions": ["forward"],
+        "activations": [[["Sigmoid", None, None], ["Tanh", None, None], ["Tanh", None, None]]],
+        "clip": None,
+        "input_forget": 0,
+    }
+    inputs: tuple[str, ...] = ("x", "weight")
+    if bias is not None:
+        constants["bias"] = bias.astype(np.float32)
+        inputs += ("bias",)
+    nodes = (Node("LSTM", ("x", "w_ih", "w_hh"), ("y",), attrs, "lstm"), Node("Dense", inputs, ("out",), {}, "dense"))
+    outputs = (TensorSpec("y", ("t", "b", 4)), TensorSpec("out", ("t", "b", columns)))
+    return Graph((TensorSpec("x", ("t", "b", k)),), outputs, nodes, constants)
+
+
+def exact_rows(x: Array) -> tuple[Array, Array]:
+    """The kernel's quantisation of rows, in NumPy: integers and float32 scales."""
+    top = np.maximum(np.abs(x).max(-1, keepdims=True), np.float32(1e-30)).astype(np.float64)
+    by = (VALUE_LIMIT / top).astype(np.float32)
+    return np.rint(x * by).astype(np.int64), (top / VALUE_LIMIT).astype(np.float32)
+
+
+def exact_dense(x: Array, integers: Array, scale: Array) -> Array:
+    """The product as it is defined: exact sums in blocks of k, then one fused multiply-add each."""
+    values, own = exact_rows(x)
+    total = np.zeros((*x.shape[:-1], integers.shape[1]), np.float32)
+    for k in range(0, integers.shape[0], BLOCK):
+        sums = values[..., k : k + BLOCK] @ integers[k : k + BLOCK].astype(np.int64)
+        assert np.abs(sums).max(initial=0) < 1 << 31
+        wide = sums.astype(np.float32).astype(np.float64) * (own * scale).astype(np.float64)
+        total = (total + wide).astype(np.float32)
+    return total
+
+
+def make(op: str, size: int, width: int, precision: str, **options: Any) -> Any:
+    rng = np.random.default_rng(size)
+    gates, bound = {"LSTM": 4, "GRU": 3, "RNN": 1}[op], size**-0.5
+    out = options.pop("projected", 0)
+    if out:
+        options["weight_hr"] = rng.uniform(-bound, bound, (out, size))
+    weights = [rng.uniform(-bound, bound, (gates * size, k)) for k in (width, out or size)]
+    bias = rng.uniform(-bound, bound, (4 if op == "GRU" else gates) * size)
+    return getattr(fastlstm, op)(*weights, bias, precision=precision, **options)
+
+
+LAYERS = [
+    ("LSTM", {}),
+    ("LSTM", {"projected": 43}),
+    ("GRU", {}),
+    ("GRU", {"reset_after": 0}),
+    ("RNN", {}),
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(41, 300), st.integers(41, 70), st.sampled_from([8, 16]), st.integers(0, 2**32 - 1))
+def test_a_blocks_sum_never_passes_32_bits(k: int, rows: int, bits: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((rows, k)) * 10.0 ** rng.uniform(-30, 30, (rows, 1))
+    weight[0], weight[1, rng.integers(k)], weight[2] = 0, 1e35, 0.7
+    weight = weight.astype(np.float32)
+    integers, scale = quantised_rows(weight, bits)
+    worst = max(np.abs(integers[:, i : i + BLOCK].astype(np.int64)).sum(1).max() for i in range(0, k, BLOCK))
+    assert worst * VALUE_LIMIT < 1 << 31
+    assert np.abs(integers.astype(np.int64)).max() <= 2 ** (bits - 1) - 1
+    off = np.abs(integers * scale[:, None].astype(np.float64) - weight)
+    assert (off <= 0.5001 * scale[:, None]).all()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("k", [41, BLOCK, 2 * BLOCK + 3])
+def test_the_largest_sum_there_can_be_does_not_wrap_round(k: int, sign: int) -> None:
+    # Weights all equal: the bound on a block's sum is reached; inputs all at their row's largest magnitude.
+    graph = quantise(dense(np.full((k, 64), sign, np.float32)), "int16")
+    block = graph.constants[graph.nodes[1].input(1)][:BLOCK].astype(np.int64)
+    assert k < BLOCK or abs(block.sum(0)[0]) * VALUE_LIMIT > 0.99 * (1 << 31)
+    x = np.full((2, 3, k), 3.0, np.float32)
+    np.testing.assert_allclose(Model(graph).run({"x": x})["out"], 3.0 * sign * k, rtol=1e-3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from([41, 64, 128, 129, 200, 300]), st.integers(1, 3), st.integers(1, 7), st.integers(0, 2**32 - 1)
+)  # fmt: skip
+def test_a_product_is_the_exact_integer_sum(k: int, steps: int, batch: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graph = quantise(dense(rng.standard_normal((k, 41))), "int16")
+    x = (rng.standard_normal((steps, batch, k)) * 10.0 ** rng.integers(-20, 20)).astype(np.float32)
+    node = graph.nodes[1]
+    expected = exact_dense(x, graph.constants[node.input(1)], graph.constants[node.input(3)])
+    # A sum is rounded once a block, either way: a few units in the last place of the largest part.
+    found = Model(graph).run({"x": x})["out"]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([41, 128, 300]), st.sampled_from(["int16", "int8"]), st.integers(0, 2**32 - 1))
+def test_a_product_is_as_near_to_the_float64_one_as_its_scales_say(k: int, precision: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((k, 41)).astype(np.float32)
+    graph = quantise(dense(weight), precision)
+    x = rng.standard_normal((2, 3, k)).astype(np.float32)
+    scale = graph.constants[graph.nodes[1].input(3)].astype(np.float64)
+    # Half a unit of each factor times the other, and float32's rounding of the sums.
+    value = np.abs(x).max(-1, keepdims=True) / VALUE_LIMIT
+    bound = 0.51 * (np.abs(x).sum(-1, keepdims=True) * scale + value * np.abs(weight).sum(0) + k * value * scale) + 1e-4
+    error = np.abs(Model(graph).run({"x": x})["out"] - x.astype(np.float64) @ weight)
+    assert (error <= bound).all()
+
+
+@pytest.mark.parametrize(("op", "options"), LAYERS)
+@pytest.mark.parametrize("precision", ["int16", "int8"])
+def test_the_bits_are_the_same_whole_in_chunks_and_alone(op: str, options: dict[str, Any], precision: str) -> None:
+    layer = make(op, 67, 45, precision, **options)
+    x = np.random.default_rng(0).standard_normal((12, 5, 45)).astype(np.float32)
+    whole, state = layer(x)
+    for b in range(5):
+        np.testing.assert_array_equal(layer(x[:, b : b + 1])[0], whole[:, b : b + 1])
+    for size in (1, 5):
+        state, parts = None, []
+        for t in range(0, 12, size):
+            y, state = layer(x[t : t + size], state)
+            parts.append(y)
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@pytest.mark.parametrize(("op", "options"), LAYERS)
+def test_errors_stay_small_against_float64(op: str, options: dict[str, Any]) -> None:
+    x = np.random.default_rng(0).standard_normal((40, 3, 64)).astype(np.float32)
+    exact = make(op, 96, 64, "float32", **options)
+    expected = reference.run(exact._model(False, False).graph, {"x": x})["output"]
+    # Measured 2e-4 and 4e-3 at most (RNN); a digit lost would be ten times that.
+    for precision, most in (("int16", 5e-4), ("int8", 8e-3)):
+        assert np.abs(make(op, 96, 64, precision, **options)(x)[0] - expected).max() < most
+
+
+@pytest.mark.parametrize("precision", ["int16", "int8"])
+def test_a_nan_stays_in_its_row_and_an_infinity_saturates(precision: str) -> None:
+    layer, exact = make("LSTM", 64, 50, precision), make("LSTM", 64, 50, "float32")
+    x = np.random.default_rng(1).standard_normal((6, 5, 50)).astype(np.float32)
+    clean = layer(x)[0]
+    x[2, 1, 7], x[3, 2, 9], x[1, 3] = np.nan, np.inf, 1e30
+    y = layer(x)[0]
+    assert np.isnan(y[2:, 1]).all()
+    assert not np.isnan(y[:2, 1]).any()
+    np.testing.assert_array_equal(y[:, [0, 4]], clean[:, [0, 4]])
+    for row in (2, 3):  # the gates are fully open or shut, as in float32
+        np.testing.assert_allclose(y[:, row], exact(x)[0][:, row], atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["int16", "int8"])
+def test_a_huge_weight_and_an_empty_row_do_no_harm(precision: str) -> None:
+    rng = np.random.default_rng(3)
+    w_ih, w_hh = (rng.uniform(-0.1, 0.1, (4 * 64, k)).astype(np.float32) for k in (50, 64))
+    w_hh[5, 6], w_ih[9, 3] = 1e6, -1e30
+    w_hh[11], w_ih[12] = 0, 0
+    x = rng.standard_normal((10, 4, 50)).astype(np.float32)
+    y, expected = (fastlstm.LSTM(w_ih, w_hh, precision=p)(x)[0] for p in (precision, "float32"))
+    assert np.isfinite(y).all()
+    touched = np.isin(np.arange(64), (5, 9))
+    assert np.abs(y - expected)[0, :, ~touched].max() < 5e-3
+
+
+def test_small_layers_stay_float32_and_the_model_says_so() -> None:
+    layer = make("LSTM", SMALL, 64, "int16")
+    model = layer._model(False, False)
+    assert any("float32 is as fast" in note for note in model.graph.notes)
+    x = np.ones((3, 2, 64), np.float32)
+    np.testing.assert_array_equal(layer(x)[0], make("LSTM", SMALL, 64, "float32")(x)[0])
+
+
+def test_layers_can_differ_and_unknown_ones_are_named() -> None:
+    graph = dense(np.ones((64, 64)))
+    narrow = Model(graph, precision={"dense": "int16"})
+    assert [row["note"] for row in narrow.plan.as_data() if row["step"] == "Dense"] == ["int16"]
+    with pytest.raises(InputError, match="no layer 'head'"):
+        Model(graph, precision={"head": "int16"})
+    with pytest.raises(InputError, match="one of float32, int16, int8"):
+        Model(graph, precision="int4")
+
+
+@pytest.mark.parametrize(("precision", "share"), [("int16", 0.52), ("int8", 0.4)])
+def test_a_file_holds_the_narrow_weights_and_gives_the_same_bits(tmp_path: Path, precision: str, share: float) -> None:
+    model = make("LSTM", 96, 96, precision)._model(False, False)
+    plain = make("LSTM", 96, 96, "float32")._model(False, False)
+    model.save(tmp_path / "narrow.fastlstm")
+    plain.save(tmp_path / "plain.fastlstm")
+    sizes = [(tmp_path / name).stat().st_size for name in ("narrow.fastlstm", "plain.fastlstm")]
+    assert sizes[0] < share * sizes[1]
+    x = np.random.default_rng(0).standard_normal((7, 2, 96)).astype(np.float32)
+    again = fastlstm.load(tmp_path / "narrow.fastlstm")
+    np.testing.assert_array_equal(again.run({"x": x})["output"], model.run({"x": x})["output"])
+    stream = again.stream()
+    steps = np.stack([stream.step(row) for row in x[:, 0]])
+    np.testing.assert_array_equal(steps, model.run({"x": x[:, :1]})["output"][:, 0])
+    headers = [fileformat._read_header(tmp_path / f"{name}.fastlstm")["__metadata__"] for name in ("narrow", "plain")]
+    versions = [header["fastlstm.format"] for header in headers]
+    assert versions == ["2", "1"]
+
+
+def test_integer_weights_without_a_fitting_scale_are_refused() -> None:
+    graph = quantise(dense(np.ones((64, 64))), "int16")
+    node = graph.nodes[1]
+    bare = graph.replace(nodes=(graph.nodes[0], Node("Dense", node.inputs[:2], node.outputs, {}, "dense")))
+    with pytest.raises(UnsupportedError, match="take a scale"):
+        bare.validate()
+    short = {**graph.constants, node.input(3): graph.constants[node.input(3)][:-1]}
+    with pytest.raises(UnsupportedError, match="float32 scale of the shape"):
+        graph.replace(constants=short).validate()
