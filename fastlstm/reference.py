@@ -218,14 +218,14 @@ def dense(x: Array, weight: Array, bias: Array | None = None) -> Array:
     return y if bias is None else y + _float64(bias)
 
 
-def run(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, Array]:
+def run(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Array]:
     """Run a whole graph, node by node.
 
     Parameters
     ----------
     graph : Graph
     inputs : mapping of str to array
-        One array for each of the graph's inputs. Floats become float64, all else keeps its dtype.
+        One array (or list of arrays, for a sequence) for each of the graph's inputs. Floats become float64, all else keeps its dtype.
 
     Returns
     -------

@@ -38,10 +38,9 @@ def conv(
         y[n, m, o] = bias[m] + sum over c, k of weight[m, c, k] * x[n, c, o * stride + k * dilation - pad]
     """
     if x.dtype == np.float16:  # sums in float32, as other engines have them
-        wide = (None if a is None else a.astype(np.float32) for a in (x, weight, bias))
         y = conv(
-            *wide, kernel_shape=kernel_shape, strides=strides, dilations=dilations, pads=pads, auto_pad=auto_pad,
-            group=group,
+            x.astype(np.float32), weight.astype(np.float32), None if bias is None else bias.astype(np.float32),
+            kernel_shape=kernel_shape, strides=strides, dilations=dilations, pads=pads, auto_pad=auto_pad, group=group,
         )  # fmt: skip
         return y.astype(x.dtype)
     N, C, *sizes = x.shape
