@@ -1,4 +1,4 @@
-"""ONNX models, opset 7 and newer, as a `Graph`.
+"""ONNX models, opset 6 and newer, as a `Graph`.
 
 The reading is in `onnx_graph`; see there for the way a node takes. Nothing is executed, external data is
 read from the model's own folder only, and what is not understood is an error that names it.

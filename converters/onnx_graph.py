@@ -26,7 +26,7 @@ from fastlstm.graph import Graph, TensorSpec
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Importer"]
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 6
 NEWEST_OPSET = 28
 """The newest ai.onnx opset whose operators were compared with this converter's reading of them."""
 

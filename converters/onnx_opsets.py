@@ -115,6 +115,50 @@ def _dropout(node: OnnxNode, scope: Scope) -> None:
         scope.define("ConstantOfShape", [shape], node.outputs[1:2], node.name, value=1, dtype="bool")
 
 
+def _broadcast_6(node: OnnxNode, scope: Scope) -> OnnxNode:
+    """Up to opset 6 the second operand's axes stand under those of the first from `axis` on."""
+    axis = node.attrs.get("axis")
+    plain = node.without("axis", "broadcast")
+    if axis is None or not node.attrs.get("broadcast", 0):
+        return plain
+    first, second = _rank(node.input(0), scope), _rank(node.input(1), scope)
+    if first is None or second is None:
+        raise node.unsupported("axis is supported only where the ranks of both operands are known.")
+    return _padded_to(plain, scope, first - axis % first - second)
+
+
+def _slope_6(node: OnnxNode, scope: Scope) -> OnnxNode:
+    """Up to opset 6 a PRelu's slopes are one a channel, which is axis 1."""
+    first, second = _rank(node.input(0), scope), _rank(node.input(1), scope)
+    if first is None or second is None:
+        raise node.unsupported("it is supported at opset 6 only where the ranks of both operands are known.")
+    return _padded_to(node, scope, first - 2 if second == 1 else 0)
+
+
+def _padded_to(node: OnnxNode, scope: Scope, missing: int) -> OnnxNode:
+    """Return the node with so many axes of size 1 behind those of its second operand."""
+    if missing <= 0:
+        return node
+    rank = _rank(node.input(1), scope) or 0
+    axes = scope.constant(f"{node.name}.axes", np.arange(rank, rank + missing))
+    wide = scope.node("Unsqueeze", node.input(1), axes, name=f"{node.name}.wide")
+    return node.replace(inputs=(node.input(0), wide))
+
+
+def _rank(value: str, scope: Scope) -> int | None:
+    array, spec = scope.known(value), scope.spec(value)
+    if array is not None:
+        return int(array.ndim)
+    return None if spec is None or spec.shape == UNKNOWN_RANK else len(spec.shape)
+
+
+def _tested_6(node: OnnxNode, _scope: Scope) -> OnnxNode:
+    """Up to opset 6 a flag says whether the node is for inference."""
+    if not node.attrs.get("is_test", 0):
+        raise node.unsupported("is_test=0 is not supported; only inference (is_test=1) is.")
+    return node.without("is_test")
+
+
 def _batch_normalization(node: OnnxNode, _scope: Scope) -> OnnxNode:
     if node.attrs.get("training_mode", 0) or any(node.outputs[1:]):
         raise node.unsupported(
@@ -129,6 +173,12 @@ def _batch_normalization(node: OnnxNode, _scope: Scope) -> OnnxNode:
 def _upsample(node: OnnxNode, scope: Scope) -> OnnxNode:
     """Upsample is the Resize that floors positions measured from the left edge."""
     return _resize_10(node.replace(op="Resize"), scope)
+
+
+def _upsample_6(node: OnnxNode, _scope: Scope) -> OnnxNode:
+    """Up to opset 6 an image has one scale for its height and one for its width."""
+    scales = [1.0, 1.0, node.attrs["height_scale"], node.attrs["width_scale"]]
+    return node.without("height_scale", "width_scale").replace(attrs={"mode": node.attrs["mode"], "scales": scales})
 
 
 def _upsample_scales(node: OnnxNode, scope: Scope) -> OnnxNode:
@@ -190,9 +240,13 @@ def _quantize(node: OnnxNode, _scope: Scope) -> OnnxNode:
     return node.without("precision")
 
 
+_BROADCAST = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow", "Sub", "Xor")
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 
 FORMS: Mapping[str, tuple[tuple[int, Form], ...]] = {
+    **{op: ((7, _broadcast_6),) for op in _BROADCAST},
+    "Gemm": ((7, lambda node, _scope: node.without("broadcast")),),
+    "PRelu": ((7, _slope_6),),
     **{f"Reduce{name}": ((18, _as_inputs("axes")),) for name in _REDUCTIONS},
     "ReduceSum": ((13, _as_inputs("axes")),),
     "Squeeze": ((13, _as_inputs("axes")),),
@@ -205,9 +259,13 @@ FORMS: Mapping[str, tuple[tuple[int, Form], ...]] = {
     "Softmax": ((13, _softmax),),
     "LogSoftmax": ((13, _softmax),),
     "Hardmax": ((13, _softmax),),
-    "Dropout": ((_ANY, _dropout),),
-    "BatchNormalization": ((_ANY, _batch_normalization),),
-    "Upsample": ((9, _upsample_scales), (_ANY, _upsample)),
+    "Dropout": ((7, _tested_6), (_ANY, _dropout)),
+    "BatchNormalization": ((7, _tested_6), (_ANY, _batch_normalization)),
+    "Upsample": ((7, _upsample_6), (9, _upsample_scales), (_ANY, _upsample)),
+        (7, _refused("its form of opset 6 is not supported; supported: opset 7 and newer.")),
+        (9, _upsample_scales),
+        (_ANY, _upsample),
+    ),  # fmt: skip
     "Resize": ((11, _resize_10), (_ANY, _resize)),
     "Scatter": ((_ANY, _renamed("ScatterElements")),),
     "DFT": ((20, _dft),),

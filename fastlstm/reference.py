@@ -225,7 +225,8 @@ def run(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, Array]:
     ----------
     graph : Graph
     inputs : mapping of str to array
-        One array (or list of arrays, for a sequence) for each of the graph's inputs. Floats become float64, all else keeps its dtype.
+        One array (a list of arrays for a sequence) for each of the graph's inputs. Floats become float64, all
+        else keeps its dtype.
 
     Returns
     -------
