@@ -178,7 +178,9 @@ def _upsample(node: OnnxNode, scope: Scope) -> OnnxNode:
 def _upsample_6(node: OnnxNode, _scope: Scope) -> OnnxNode:
     """Up to opset 6 an image has one scale for its height and one for its width."""
     scales = [1.0, 1.0, node.attrs["height_scale"], node.attrs["width_scale"]]
-    return node.without("height_scale", "width_scale").replace(attrs={"mode": node.attrs["mode"], "scales": scales})
+    return node.without("height_scale", "width_scale").replace(
+        attrs={"mode": node.attrs.get("mode", "nearest"), "scales": scales}
+    )
 
 
 def _upsample_scales(node: OnnxNode, scope: Scope) -> OnnxNode:
@@ -244,7 +246,7 @@ _BROADCAST = ("Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Pow
 _REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
 
 FORMS: Mapping[str, tuple[tuple[int, Form], ...]] = {
-    **{op: ((7, _broadcast_6),) for op in _BROADCAST},
+    **dict.fromkeys(_BROADCAST, ((7, _broadcast_6),)),
     "Gemm": ((7, lambda node, _scope: node.without("broadcast")),),
     "PRelu": ((7, _slope_6),),
     **{f"Reduce{name}": ((18, _as_inputs("axes")),) for name in _REDUCTIONS},
@@ -262,10 +264,6 @@ FORMS: Mapping[str, tuple[tuple[int, Form], ...]] = {
     "Dropout": ((7, _tested_6), (_ANY, _dropout)),
     "BatchNormalization": ((7, _tested_6), (_ANY, _batch_normalization)),
     "Upsample": ((7, _upsample_6), (9, _upsample_scales), (_ANY, _upsample)),
-        (7, _refused("its form of opset 6 is not supported; supported: opset 7 and newer.")),
-        (9, _upsample_scales),
-        (_ANY, _upsample),
-    ),  # fmt: skip
     "Resize": ((11, _resize_10), (_ANY, _resize)),
     "Scatter": ((_ANY, _renamed("ScatterElements")),),
     "DFT": ((20, _dft),),

@@ -203,9 +203,18 @@ def test_what_is_not_understood_is_named(proto: Any, opset: int, named: str) -> 
         from_onnx(written)
 
 
-@pytest.mark.parametrize("opset", [6, 1000])
+def test_the_axis_of_an_operand_at_opset_6_becomes_axes_of_size_one() -> None:
+    constants = {"bias": np.zeros(3, np.float32)}
+    proto = model([node("Add", "x", "bias", broadcast=1, axis=1)], 6, constants=constants)
+    assert tree(proto) == ["Add.wide = Unsqueeze(bias, Add.axes)", "y = Add(x, Add.wide)"]
+    assert from_onnx(proto).constants["Add.axes"].tolist() == [1]
+    with pytest.raises(UnsupportedError, match="is_test=0"):
+        from_onnx(model([node("Dropout")], 6))
+
+
+@pytest.mark.parametrize("opset", [5, 1000])
 def test_opsets_outside_the_range_are_refused(opset: int) -> None:
-    with pytest.raises(UnsupportedError, match="supported: 7 to"):
+    with pytest.raises(UnsupportedError, match="supported: 6 to"):
         from_onnx(model([node("Relu")], opset))
 
 
