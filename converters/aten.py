@@ -144,6 +144,8 @@ class AtenGraph:
             self.builder.output(self.value(Tensor(name)), label, _named(meta.shape, sizes), meta.dtype)
         if any(meta.dtype in _NARROW for meta in self.program.metas.values()):
             self.builder.note("Numbers that are not float32 in the program are computed in float32.")
+        for note in self.program.notes:
+            self.builder.note(note)
         return self.builder.graph_of_needed()
 
     def _add(self, position: int, call: Call) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from .aten import Arguments, AtenGraph, Handler
 from .exported import Tensor
 
-__all__ = ["HANDLERS"]
+__all__ = ["ELEMENTWISE", "HANDLERS"]
 
 _UNARY: Mapping[str, tuple[str, dict[str, Any]]] = {
     "abs": ("Abs", {}),
@@ -43,6 +43,9 @@ _BINARY = {
 _COMPARE = {"eq": "Equal", "ne": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}
 _LOGIC = {"logical_and": "And", "logical_or": "Or", "logical_xor": "Xor", "bitwise_and": "And", "bitwise_or": "Or",
           "__and__": "And", "__or__": "Or"}  # fmt: skip
+ELEMENTWISE = (*_UNARY, *_BINARY, *_COMPARE, *_LOGIC)
+"""Operations whose result has the shape of their operands."""
+
 _REDUCE = {"mean": "ReduceMean", "sum": "ReduceSum", "amax": "ReduceMax", "amin": "ReduceMin", "prod": "ReduceProd"}
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,9 @@ class Program:
     calls: tuple[Call, ...]
     constants: Mapping[str, Array]
     metas: Mapping[str, TensorMeta]
+    hints: Mapping[str, int] = field(default_factory=dict)
+    """What the expressions among the sizes were in the example."""
+    notes: tuple[str, ...] = ()
 
 
 def read_program(archive: Archive) -> Program:
@@ -130,6 +133,7 @@ class _Reader:
             calls=tuple(self._call(node) for node in graph["nodes"]),
             constants=constants,
             metas={key: _meta(value) for key, value in graph["tensor_values"].items()},
+            hints=dict(_hints(graph["tensor_values"].values())),
         )
 
     def _json(self, member: str) -> Any:
@@ -234,6 +238,13 @@ def _dimension(size: Any) -> int | str:
     if "as_int" in size:
         return int(size["as_int"])
     return _SYMBOL.sub(r"\1", size["as_expr"]["expr_str"])
+
+
+def _hints(tensors: Iterable[Any]) -> Iterator[tuple[str, int]]:
+    for size in (size for tensor in tensors for size in tensor["sizes"]):
+        hint = (size["as_expr"].get("hint") or {}) if "as_expr" in size else {}
+        if "as_int" in hint:
+            yield str(_dimension(size)), int(hint["as_int"])
 
 
 def _stored(content: Any, meta: TensorMeta, data: bytes) -> StoredTensor:
