@@ -19,12 +19,12 @@ from fastlstm.graph import Graph
 from .builder import GraphBuilder
 from .exported import Call, Program, SymInt, Tensor, TensorMeta
 
-__all__ = ["Arguments", "AtenGraph", "Handler"]
+__all__ = ["CHECKS", "Arguments", "AtenGraph", "Handler"]
 
 Array = npt.NDArray[Any]
 
 _NARROW = {"float64": "float32", "float16": "float32", "bfloat16": "float32"}
-_CHECKS = frozenset(
+CHECKS = frozenset(
     {
         "aten._assert_scalar.default",
         "aten._assert_tensor_metadata.default",
@@ -135,7 +135,7 @@ class AtenGraph:
             meta = self.meta(name)
             self._values[name] = self.builder.input(name, _named(meta.shape, sizes), meta.dtype)
         for position, call in enumerate(self.program.calls):
-            if call.target not in _CHECKS:
+            if call.target not in CHECKS:
                 self._add(position, call)
         outputs = self.program.outputs
         for position, name in enumerate(outputs):
@@ -162,8 +162,9 @@ class AtenGraph:
             )
         try:
             made = handler(self, arguments)
-        except KeyError as error:
-            raise FileFormatError(f"{arguments.label} lacks the argument {error}.") from None
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__} {error}"
+            raise FileFormatError(f"The arguments of {arguments.label} do not fit it: {reason}.") from None
         values = [made] if isinstance(made, str) else list(made)
         names = [n for output in call.outputs for n in (output if isinstance(output, tuple) else (output,))]
         for name, value in zip(names, values, strict=False):

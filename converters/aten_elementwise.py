@@ -255,6 +255,13 @@ def _log_sum_exp(graph: AtenGraph, c: Arguments) -> str:
     return graph.builder.node("ReduceLogSumExp", c.value("self"), graph.ints(_axes(c)), keepdims=keep)
 
 
+def _vector_norm(graph: AtenGraph, c: Arguments) -> str:
+    if c.static("ord", 2) not in (1, 2):
+        raise c.unsupported(f"the norm {c.static('ord')} is not supported; supported: 1 and 2")
+    axes, keep = _axes(c) or list(range(c.rank("self"))), int(c.static("keepdim", False))
+    return graph.builder.node(f"ReduceL{int(c.static('ord', 2))}", c.value("self"), graph.ints(axes), keepdims=keep)
+
+
 def _variance(root: bool) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
         builder, value = graph.builder, c.value("self")
@@ -307,7 +314,7 @@ HANDLERS: dict[str, Handler] = {
             "_to_copy": _cast, "argmax": _arg_extreme("ArgMax"),
             "argmin": _arg_extreme("ArgMin"), "clamp": _clamp(), "clamp_max": _clamp(), "clamp_min": _clamp(),
             "cumsum": _cumulative_sum, "elu": _scaled("Elu", alpha=1.0, scale=1.0, input_scale=1.0), "gelu": _gelu,
-            "glu": _glu, "hardtanh": _clamp(-1.0, 1.0, ("min_val", "max_val")),
+            "glu": _glu, "linalg_vector_norm": _vector_norm, "hardtanh": _clamp(-1.0, 1.0, ("min_val", "max_val")),
             "leaky_relu": _scaled("LeakyRelu", negative_slope=0.01), "log_sigmoid": _log_sigmoid,
             "logsumexp": _log_sum_exp, "prelu": _prelu, "_prelu_kernel": _prelu, "relu6": _clamp(0.0, 6.0),
             "rsqrt": _rsqrt, "silu": _silu, "softplus": _softplus, "type_as": _cast,

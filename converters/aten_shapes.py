@@ -298,7 +298,7 @@ def _view(name: str) -> Rule:
         known = math.prod(size.value for size in want if size is not None)
         missing = z.literal(total // max(known, 1))
         wanted = [missing if size is None else size for size in want]
-        _regroup(z, list(have), wanted)
+        _regroup(z, list(have), list(wanted))
         return [wanted]
 
     return rule
@@ -317,8 +317,17 @@ def _regroup(z: Sizes, have: Shape, want: Shape) -> None:
             a, b = (math.prod(size.value for size in side) for side in (left, right))
         if len(left) == 1 or len(right) == 1:
             _join(z, left, right)
-        else:
+        elif not _shared(z, left, right):
             z.fix(*left, *right)
+
+
+def _shared(z: Sizes, left: Shape, right: Shape) -> bool:
+    """Heads joined with the batch: [B, F] as [B * n, F / n]; say whether it is that."""
+    if len(left) != 2 or len(right) != 2 or right[0].value % left[0].value or left[1].is_open:
+        return False
+    z.same(right[0], z.product([left[0], z.fixed(right[0].value // left[0].value)]))
+    z.fix(left[1], right[1])
+    return True
 
 
 def _join(z: Sizes, left: Shape, right: Shape) -> None:
@@ -334,6 +343,14 @@ def _join(z: Sizes, left: Shape, right: Shape) -> None:
         z.fix(*left, *right)
     else:
         z.same(whole, z.product(parts))
+
+
+def _unflatten(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape, sizes = c.shape("self"), c.get("sizes")
+    axis = c.axis(len(shape))
+    missing = shape[axis].value // max(1, -math.prod(sizes)) if -1 in sizes else 0
+    z.fix(shape[axis])
+    return [[*shape[:axis], *(z.fixed(missing if n == -1 else n) for n in sizes), *shape[axis + 1 :]]]
 
 
 def _flatten(z: Sizes, c: CallShapes) -> list[Shape]:
@@ -506,11 +523,14 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_SAME, _first("self")),
     **dict.fromkeys(["dropout", "alpha_dropout", "feature_dropout"], _first("input")),
     **dict.fromkeys(["mean", "sum", "amax", "amin", "prod", "argmax", "argmin", "logsumexp"], _reduce(1)),
+    "linalg_vector_norm": _reduce(1),
     **dict.fromkeys(["max", "min"], _reduce(2)),
     **dict.fromkeys(["var", "std"], _variance),
     **dict.fromkeys(["batch_norm", "group_norm"], _first("input", 1)),
     **dict.fromkeys(["matmul", "mm", "bmm", "mv"], _matmul),
-    **dict.fromkeys(["view", "reshape", "_unsafe_view"], _view("size")),
+    **dict.fromkeys(["view", "_unsafe_view"], _view("size")),
+    "reshape": _view("shape"),
+    "unflatten": _unflatten,
     **dict.fromkeys(["zeros", "ones", "full", "new_zeros", "new_ones", "new_full"], _filled),
     **dict.fromkeys(["conv1d", "conv2d", "convolution"], _convolution),
     **dict.fromkeys(["gru", "rnn_tanh", "rnn_relu"], _stack_of_layers(1)),

@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from .aten import CHECKS
 from .aten_shapes import RULES, CallShapes, UnknownShapeError
 from .exported import Call, Program, SymInt, Tensor, TensorMeta
 from .sizes import Size, Sizes
 
 __all__ = ["with_free_axes"]
+
+_CALCULATED = {"product": "mul", "sum": "add", "shift": "add", "ratio": "floordiv"}
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def with_free_axes(program: Program) -> Program:
@@ -27,8 +31,8 @@ def with_free_axes(program: Program) -> Program:
     """
     try:
         return _Opening(program).run()
-    except UnknownShapeError:
-        return program
+    except (UnknownShapeError, *_MALFORMED):
+        return program  # where it is damaged, the reader of its calls says so
 
 
 class _Opening:
@@ -81,6 +85,8 @@ class _Opening:
 
     def _follow(self, position: int, call: Call) -> None:
         """Work out the shapes that a call gives; an operation that is not known fixes what it is given."""
+        if call.target in CHECKS:
+            return
         parts = call.target.split(".")
         c = CallShapes(self.z, call, self.shapes, self.numbers)
         if call.target == "aten.sym_size.int":
@@ -98,7 +104,7 @@ class _Opening:
             if any(w is not None and [s.value for s in m] != w for m, w in zip(made, want, strict=True)):
                 raise UnknownShapeError
             self.literals[position] = c.literals
-        except (KeyError, UnknownShapeError, ValueError, IndexError):
+        except (UnknownShapeError, *_MALFORMED):
             if any(isinstance(d, str) for name in names if name for d in self._meta(name).shape):
                 raise UnknownShapeError from None
             self.z.fix(*(size for shape in c.tensors() for size in shape), *c.sizes())
@@ -155,18 +161,40 @@ class _Opening:
             for (name, place), literal in self.literals.get(position, {}).items():
                 if not literal.is_open:
                     continue
-                root = id(literal.root)
-                if root not in holders:
+                number = self._number(literal.root, holders, asked, calls)
+                if number is None:
                     self.z.fix(literal)
                     return None
-                if root not in asked:
-                    asked[root] = f"{holders[root][0]}_size_{holders[root][1]}"
-                    calls.append(_size_of(*holders[root], asked[root]))
-                arguments[name] = _put(arguments[name], place, SymInt(asked[root]))
+                arguments[name] = _put(arguments[name], place, number)
             calls.append(replace(call, arguments=arguments))
             for output in _names(call):
                 self._hold(output, holders)
         return calls
+
+    def _number(
+        self, size: Size, holders: dict[int, tuple[str, int]], asked: dict[int, str], calls: list[Call]
+    ) -> SymInt | int | None:
+        """Return the size as a number of the program, and add the calls that read or calculate it."""
+        size = size.root
+        if not size.is_open:
+            return size.value
+        if id(size) in asked:
+            return SymInt(asked[id(size)])
+        name = f"free_size_{len(asked)}"
+        if id(size) in holders:
+            holder, axis = holders[id(size)]
+            calls.append(Call("aten.sym_size.int", {"self": Tensor(holder), "dim": axis}, (name,)))
+        elif size.kind in _CALCULATED:
+            operands = [self._number(part, holders, asked, calls) for part in size.parts]
+            operands += [size.number] if len(operands) == 1 else []
+            if len(operands) != 2 or None in operands:
+                return None
+            name = f"free_size_{len(asked)}"
+            calls.append(Call(f"_operator.{_CALCULATED[size.kind]}", {"a": operands[0], "b": operands[1]}, (name,)))
+        else:
+            return None
+        asked[id(size)] = name
+        return SymInt(name)
 
     def _hold(self, name: str, holders: dict[int, tuple[str, int]]) -> None:
         for axis, size in enumerate(self.shapes.get(name, [])):
@@ -189,10 +217,6 @@ def _names(call: Call) -> Iterator[str]:
 
 def _dimension(size: Size) -> int | str:
     return str(size) if size.is_open else size.value
-
-
-def _size_of(name: str, axis: int, output: str) -> Call:
-    return Call("aten.sym_size.int", {"self": Tensor(name), "dim": axis}, (output,))
 
 
 def _put(argument: Any, place: int, number: SymInt) -> Any:

@@ -49,7 +49,9 @@ def load(
     path = Path(path)
     if path.suffix == ".safetensors":
         return _build(read_safetensors(path), layers, batch_first, prefix, lengths, path.stem, ordered=False)
-    return _build(read_pt(path), layers, batch_first, prefix, lengths, path.stem, ordered=True)
+    return _build(
+        read_pt(path, order_known=layers is not None), layers, batch_first, prefix, lengths, path.stem, ordered=True
+    )
 
 
 def from_state_dict(

@@ -13,7 +13,7 @@ import safetensors
 from fastlstm.errors import FileFormatError, UnsupportedError
 
 from .archive import Archive
-from .pickle_ import StoredTensor, parse, widen_bfloat16
+from .pickle_ import Foreign, StoredTensor, parse, widen_bfloat16
 
 __all__ = ["read_pt", "read_safetensors", "read_tensors"]
 
@@ -29,11 +29,13 @@ _deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.
 _CHECKPOINT_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 
 
-def read_pt(path: Path) -> dict[str, Array]:
+def read_pt(path: Path, order_known: bool = False) -> dict[str, Array]:
     """Return the tensors of a ``.pt`` or ``.pth`` file that holds a state dict, in their order.
 
     A checkpoint that keeps the state dict under ``state_dict``, ``model_state_dict``, ``model`` or the like
-    beside an epoch or an optimiser's state is understood; nested dicts get dotted names.
+    beside an epoch or an optimiser's state is understood; nested dicts get dotted names. The weights of a
+    TorchScript archive are read if `order_known` says that the caller knows what runs in which order: the
+    archive's code says it, and is not read.
 
     Raises
     ------
@@ -48,7 +50,14 @@ def read_pt(path: Path) -> dict[str, Array]:
         raise FileFormatError(f"'{path}' is a zip archive without data.pkl, so torch.save did not write it.")
     if archive.root + "byteorder" in archive and archive.read(archive.root + "byteorder", 16) != b"little":
         raise UnsupportedError(f"'{path}' was written on a big-endian machine; save it on a little-endian one.")
-    content = _weights_of(parse(archive.read(member, _PICKLE_BYTES), str(path)), path)
+    pickled, scripted = archive.read(member, _PICKLE_BYTES), f"{archive.root}constants.pkl" in archive
+    if scripted and not order_known:
+        raise UnsupportedError(
+            f"'{path}' is a TorchScript archive, whose code is not read. Save the model with torch.export.save as "
+            '.pt2 or export it to ONNX; or say what runs in which order, as in layers="lstm | last | linear".'
+        )
+    found = parse(pickled, str(path), allow=_is_scripted if scripted else None)
+    content = _weights_of(_attributes(found, path, 0) if isinstance(found, Foreign) else found, path)
     return read_tensors(archive, content)
 
 
@@ -104,6 +113,25 @@ def read_safetensors(path: Path) -> dict[str, Array]:
         flat = widen_bfloat16(raw) if dtype == "bfloat16" else np.frombuffer(raw, dtype)
         arrays[name] = flat.reshape(entry["shape"])
     return arrays
+
+
+def _is_scripted(name: str) -> bool:
+    return name.startswith("__torch__.")
+
+
+def _attributes(module: Foreign, path: Path, depth: int) -> dict[str, Any]:
+    """Return the tensors and submodules of a scripted module; flags and sizes are settings of its code."""
+    if depth > 100:
+        raise FileFormatError(f"'{path}' nests its modules in a way that no model does.")
+    kept: dict[str, Any] = {}
+    for name, value in module.attributes.items():
+        if isinstance(value, Foreign):
+            kept[name] = _attributes(value, path, depth + 1)
+        elif isinstance(value, StoredTensor):
+            kept[name] = value
+        elif name != "_flat_weights" and isinstance(value, list) and any(isinstance(v, StoredTensor) for v in value):
+            raise UnsupportedError(f"'{path}': the list of tensors '{name}' of a scripted module is not supported.")
+    return kept
 
 
 def _weights_of(content: Any, path: Path) -> dict[str, StoredTensor]:

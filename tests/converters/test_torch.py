@@ -162,6 +162,31 @@ def test_a_saved_program_is_read_without_torch(
     graph = load(tmp_path / "model.pt2")
     check(graph, module, *example)
     assert str(from_torch(torch.export.load(tmp_path / "model.pt2"))).count("\n") == str(graph).count("\n")
+    for batch, time in [(2, 11), (1, 4)]:  # the export fixed both axes, the operations do not ask for it
+        check(graph, module, *inputs(batch, time))
+
+
+def test_an_axis_whose_size_is_calculated_with_stays_as_it_was_exported(tmp_path: Path) -> None:
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.fc = nn.GRU(3, 4, batch_first=True), nn.Linear(7 * 4, 2)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            y, _ = self.gru(x)
+            return y.sum(1) / x.size(1), y[:, x.size(1) // 2]
+
+    torch.export.save(torch.export.export(Mean().eval(), (torch.randn(2, 7, 3),)), tmp_path / "mean.pt2")
+    graph = load(tmp_path / "mean.pt2")
+    assert [str(spec) for spec in graph.inputs] == ["x: float32[batch, 7, 3]"]
+
+
+def test_a_matrix_that_asks_for_the_time_fixes_it(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(7 * 4, 2)).eval()
+    torch.export.save(torch.export.export(module, (torch.randn(2, 7, 4),)), tmp_path / "flat.pt2")
+    graph = load(tmp_path / "flat.pt2")
+    assert [str(spec) for spec in graph.inputs] == ["input: float32[batch, 7, 4]"]
+    check(graph, module, torch.randn(5, 7, 4))
 
 
 @pytest.mark.parametrize(
