@@ -9,12 +9,6 @@ worker needs to run a program once. `fastlstm.program` writes them, `fastlstm.ke
 
 from __future__ import annotations
 
-__all__ = [
-    "ACTIVE", "BARRIER", "BLOCK", "FRAME_WORDS", "ONCE", "QUANTISED", "REVERSE", "ROWS", "SCRATCH", "SLOTS",
-    "SLOT_BASE", "SLOT_BLOCK", "SLOT_ROW", "SLOT_TIME", "SLOT_WORDS", "START", "STATUS", "STEPS", "TOTAL", "WORKER",
-    "WORKERS",
-]  # fmt: skip
-
 # kinds of stage
 BLOCK, REVERSE, ONCE = 0, 1, 2  # blocks of time steps onwards, backwards; a single step without time
 
@@ -39,3 +33,30 @@ TOTAL = 9  # time steps altogether
 STATUS = 10  # written by kernels: 0 or the first complaint about the data
 QUANTISED = 11  # address of this worker's memory for quantised rows
 FRAME_WORDS = 16
+
+# words that the entry from Python reads (`fastlstm.native` writes them)
+ENTRY_NDARRAY = 0  # the type object numpy.ndarray
+ENTRY_DTYPE = 1  # the dtype object float32
+ENTRY_NONE = 2  # the object None
+ENTRY_INCREF = 3  # addresses of Py_IncRef and PyArray_NewLikeArray
+ENTRY_NEW_LIKE = 4
+ENTRY_PROTOTYPE = 5  # the array object that a new output is like
+ENTRY_SAVE = 6  # addresses of PyEval_SaveThread and PyEval_RestoreThread, 0 to keep the lock
+ENTRY_RESTORE = 7
+ENTRY_DRIVE = 8  # address of the driver, and its arguments
+ENTRY_PROGRAM = 9
+ENTRY_FRAME = 10
+ENTRY_STEPS = 11
+ENTRY_BUSY = 12  # address of the program's word that is 1 while it runs
+ENTRY_X = 13  # address of the slot, bytes between time steps and between rows, rank, up to 4 sizes
+ENTRY_Y = 21
+ENTRY_CLEARS = 29  # states to clear, then address and floats of each
+ENTRY_CLEAR = 30
+
+# bytes from the start of a Python object, and of an array object, to its fields (64-bit CPython)
+OBJECT_TYPE = 8
+ARRAY_DATA = 16
+ARRAY_RANK = 24
+ARRAY_DIMS = 32
+ARRAY_DTYPE = 56
+ARRAY_FLAGS = 64

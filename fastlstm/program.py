@@ -86,7 +86,7 @@ class Program:
         self._table = np.zeros((len(self.slots), layout.SLOT_WORDS), np.int64)
         self._buffers: list[Array | None] = [None] * len(self.slots)
         self._arrays: list[Array] = []  # what the instruction table points to
-        self.frame = np.zeros(layout.FRAME_WORDS, np.int64)
+        self.frame = np.zeros(layout.FRAME_WORDS + 1, np.int64)  # one more: see `busy_address`
         self._code = self._assemble()
         rows = self.batch * max((stage.block for stage in self.stages), default=1)
         widest = max((slot.width for slot in self.slots), default=1)
@@ -106,7 +106,7 @@ class Program:
         self._block = max((stage.block for stage in self.stages), default=1)
         self._place_buffers(max(self.steps, 1))
         self._drive = _drive()
-        self._call = (address_of(self._code), address_of(self.frame))
+        self.call = (address_of(self._code), address_of(self.frame))
 
     def _assemble(self) -> Array:
         words: list[int] = [len(self.stages)]
@@ -169,26 +169,22 @@ class Program:
         frame[layout.TOTAL] = steps
         frame[layout.ACTIVE] = 0 if active is None else address_of(active)
         frame[layout.STATUS] = 0
-        self._drive(*self._call, 0)
+        self._drive(*self.call, 0)
         return int(frame[layout.STATUS])
 
-    def prepare(self, steps: int) -> Any:
-        """Set the frame for `steps` time steps and return `repeat`, which then runs the program as it is bound."""
-        self.run(0)
+    def reserve(self, steps: int) -> None:
+        """Make room for `steps` time steps, so that a run over so many allocates nothing."""
         if steps > self.steps:
             self._place_buffers(steps)
-        self.frame[layout.TOTAL] = steps
-        return self.repeat
 
-    def repeat(self) -> None:
-        """Run again what `prepare` set up; `complained` says whether an id was out of range."""
-        self._drive(*self._call, 0)
+    def slot_address(self, index: int) -> int:
+        """Return the address of a slot's words."""
+        return address_of(self._table) + 8 * layout.SLOT_WORDS * index
 
-    def complained(self) -> bool:
-        """Return whether a kernel found something wrong with the data, and forget it."""
-        found = bool(self.frame[layout.STATUS])
-        self.frame[layout.STATUS] = 0
-        return found
+    @property
+    def busy_address(self) -> int:
+        """Address of the word that is 1 while an entry runs the program."""
+        return address_of(self.frame) + 8 * layout.FRAME_WORDS
 
     def nbytes(self) -> int:
         """Return the bytes of working memory."""

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout
+from fastlstm import layout, native
 from fastlstm.errors import InputError
 from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Graph, Node
 from fastlstm.machine import Machine
@@ -136,18 +136,25 @@ class Segment:
         asked = any(state.given or state.shown for state in self.states)
         return len(self.inputs) == len(self.outputs) == 1 and not (asked or self.lengths or self.masks)
 
-    def fixed(self, program: Program, steps: int) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Bind arrays of this segment's own to `program` for `steps` steps; return the inputs and the outputs.
+    def entry(
+        self, program: Program, steps: int, keep: bool = False, time_axis: bool = True, batch_axis: bool = True
+    ) -> native.Call:
+        """Return a built-in that runs `program` over arrays of one shape; see `fastlstm.native.entry`.
 
-        Filling the inputs, `Program.repeat` and reading the outputs is then all that a step has to do.
+        Only for one float input and one output (`is_plain`, or a stream's segment). With `keep` the states go on
+        from call to call; a time or batch axis of size 1 may be left out of the arrays.
         """
         sizes = {"T": steps, "B": program.batch, "1": 1}
-        arrays: dict[str, Array] = {}
-        for name, (slot, axes, features) in (*self.inputs.items(), *self.outputs.items()):
-            shape = tuple(features if axis == "F" else sizes[axis] for axis in axes)
-            arrays[name] = np.zeros(shape, np.float32 if features else np.int64)
-            program.bind(slot, arrays[name], *_axes(axes))
-        return {name: arrays[name] for name in self.inputs}, {name: arrays[name] for name in self.outputs}
+        (x,), (y,) = self.inputs.values(), self.outputs.values()
+        dropped = ("" if time_axis else "T1") + ("" if batch_axis else "B1")
+
+        def place(value: tuple[int, str, int]) -> tuple[int, str, list[int]]:
+            slot, axes, features = value
+            return slot, axes, [features if axis == "F" else sizes[axis] for axis in axes if axis not in dropped]
+
+        clear = [] if keep else [program.rows(state.slot) for state in self.states]
+        macs = sum(step.macs for stage in self.stages for step in stage.instructions)
+        return native.entry(program, steps, place(x), place(y), macs * steps * program.batch, clear)
 
     def _directions(self, shown: str) -> int:
         return 1 + max(s.direction for s in self.states if s.shown == shown)

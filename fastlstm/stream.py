@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fastlstm import machine, passes
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node
+from fastlstm.native import Call, never
 from fastlstm.plan import Plan, make_plan
 from fastlstm.segment import Segment
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 Array = npt.NDArray[Any]
+LONGEST_ENTRY = 4096  # time steps of a chunk for whose length memory is kept
 
 
 class Stream:
@@ -43,8 +45,11 @@ class Stream:
         self._frame_shape = (batch,) if self._takes_ids else (batch, self._features)
         self._row_shape = self._frame_shape[1:] if batch == 1 else ()
         self._usual_shape = self._row_shape if batch == 1 else self._frame_shape
-        self._bound_steps = 0
-        self._bind_one()
+        # Entries for the frame and for the chunk met last.
+        self._one: Call = never
+        self._chunk: Call = never
+        if self._features:
+            self._one = self._segment.entry(self._program, 1, keep=True, time_axis=False, batch_axis=batch > 1)
 
     def step(self, frame: Any, out: Array | None = None) -> Array:
         """Advance by one time step.
@@ -60,22 +65,17 @@ class Stream:
         -------
         array [width] for a frame without a batch axis, else [batch, width]
         """
-        if type(frame) is not np.ndarray or frame.shape != self._usual_shape or frame.dtype != self._dtype:
-            frame = self._checked_frame(frame)
-        if self._bound_steps != 1:
-            self._bind_one()
-        self._x[...] = frame
-        self._go()
-        if self._takes_ids and self._program.complained():
-            raise InputError(
-                "An id lies outside its embedding table; check the vocabulary that the ids were made with."
-            )
-        y = self._y_row if frame.shape == self._row_shape else self._y
+        y = self._one(frame) if out is None else self._one(frame, out)
+        if y is not None:
+            return cast(Array, y)
+        array = self._checked_frame(frame)
+        shape = (self._width,) if array.shape == self._row_shape else (self.batch, self._width)
+        if out is not None and (not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.float32):
+            raise InputError(f"out should be a float32 array of shape {list(shape)}.")
+        result = self._advance(array.reshape(self._shape(self._in_axes, 1, self._features)), 1).reshape(shape)
         if out is None:
-            return y.copy()
-        if not isinstance(out, np.ndarray) or out.shape != y.shape or out.dtype != np.float32:
-            raise InputError(f"out should be a float32 array of shape {list(y.shape)}.")
-        out[...] = y
+            return result
+        out[...] = result
         return out
 
     def _checked_frame(self, frame: Any) -> Array:
@@ -89,17 +89,11 @@ class Stream:
         self._check_kind(array)
         return array.astype(self._dtype, copy=False)
 
-    def _bind_one(self) -> None:
-        """Point the program at this stream's own arrays of one frame."""
-        inputs, outputs = self._segment.fixed(self._program, 1)
-        self._x = inputs[self._input].reshape(self._frame_shape)
-        self._y = outputs[self._output].reshape(self.batch, self._width)
-        self._y_row = self._y[0]
-        self._go = self._program.prepare(1)
-        self._bound_steps = 1
-
     def push(self, chunk: Any) -> Array:
         """Advance by n time steps: [n, features], or with a batch axis the model's own layout."""
+        known = self._chunk(chunk)
+        if known is not None:
+            return cast(Array, known)
         array = np.asarray(chunk)
         axes = self._in_axes
         single = array.ndim == len(axes) - 1 and self.batch == 1
@@ -115,7 +109,10 @@ class Stream:
                 + (f" or [n, {self._features}]" if self.batch == 1 and self._features else "")
                 + f"; got {list(np.shape(chunk))}."
             )
-        y = self._advance(array, array.shape[axes.index("T")])
+        steps = array.shape[axes.index("T")]
+        y = self._advance(array, steps)
+        if self._features and 0 < steps <= LONGEST_ENTRY and (single or self.batch > 1):
+            self._chunk = self._segment.entry(self._program, steps, keep=True, batch_axis=not single)
         return y.reshape(-1, self._width) if single else y
 
     def blank_frame(self) -> Array:
@@ -154,7 +151,6 @@ class Stream:
 
     def _advance(self, array: Array, steps: int) -> Array:
         self._check_kind(array)
-        self._bound_steps = 0
         x = np.ascontiguousarray(array, self._dtype)
         return self._segment.advance(self._program, {self._input: x}, steps, self.batch)[self._output]
 

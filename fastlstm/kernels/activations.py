@@ -18,8 +18,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numba
-
+from fastlstm.kernels.pipeline import inlined
 from fastlstm.simd import (
     fma,
     pow2_low,
@@ -32,12 +31,7 @@ from fastlstm.simd import (
     where_negative,
 )
 
-__all__ = ["activation", "inlined"]
-
-
-def inlined(function: Callable[..., Any]) -> Any:
-    """Compile a helper that LLVM inlines into the kernels that call it."""
-    return numba.njit(error_model="numpy", boundscheck=False)(function)
+__all__ = ["activation"]
 
 
 MAGIC = 12582912.0  # 1.5 * 2**23: adding it leaves the rounded integer in the low bits

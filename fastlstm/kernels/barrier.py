@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.kernels.activations import inlined
+from fastlstm.kernels.pipeline import inlined
 from fastlstm.simd import I32, I64, pointer
 
 __all__ = ["BARRIER_WORDS", "pause", "wait", "yield_processor"]

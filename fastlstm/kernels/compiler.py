@@ -111,20 +111,18 @@ def _compile(name: str, params: tuple[Hashable, ...], symbol: str) -> bytes:
     """Return the object code of one variant, exported as `symbol`."""
     import llvmlite.binding as llvm
     import numba
-    from numba.core import types
+
+    from fastlstm.kernels.pipeline import kernel_module
 
     _announce()
     started = time.monotonic()
     module, factory = name.split(".")
     function = getattr(importlib.import_module(f"fastlstm.kernels.{module}"), factory)(*params)
-    convention = types.int64(types.int64, types.int64, types.int64)
     try:
-        compiled = numba.cfunc(convention, error_model="numpy", boundscheck=False)(function)
+        text, target = kernel_module(function, symbol)
     except numba.core.errors.NumbaError as error:
         raise FastLSTMError(f"Numba could not compile the kernel {name}{params}: {error}") from error
-    library = compiled._library
-    text = str(library._final_module).replace(compiled._wrapper_name, symbol)
-    code: bytes = library.codegen._tm.emit_object(llvm.parse_assembly(text))
+    code: bytes = target.emit_object(llvm.parse_assembly(text))
     global _compiling_seconds
     _compiling_seconds += time.monotonic() - started
     return code

@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm.kernels.activations import activation, exp, inlined
+from fastlstm.kernels.activations import activation, exp
 from fastlstm.kernels.frame import arg, meet, origin, row_stride, share, time_stride, word
+from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import ROWS, STEPS
 from fastlstm.simd import fma, load_f32, splat, store_f32, vload, vmax, vmin, vsplat, vsplat_load, vstore
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from fastlstm import layout
-from fastlstm.kernels.activations import inlined
 from fastlstm.kernels.barrier import wait
+from fastlstm.kernels.pipeline import inlined
 from fastlstm.simd import load_i64
 
 __all__ = ["active_rows", "arg", "meet", "origin", "row_stride", "share", "time_stride", "word"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fastlstm.kernels.activations import inlined
+from fastlstm.kernels.pipeline import inlined
 from fastlstm.simd import load_f32, store_f32, vstore
 
 __all__ = ["clear", "copy", "partial_store"]

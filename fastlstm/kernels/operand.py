@@ -19,10 +19,10 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastlstm import machine
-from fastlstm.kernels.activations import inlined
 from fastlstm.kernels.integer_tile import integer_tile
 from fastlstm.kernels.limits import BLOCK, VALUE_LIMIT
 from fastlstm.kernels.memory import clear, copy
+from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import group_size, product
 from fastlstm.layout import QUANTISED
 from fastlstm.simd import I32, constant, float_vector, int_vector, load_i64, pointer, store_f32, vload, vsplat

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fastlstm.kernels.activations import inlined
+from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.tile import tile
 from fastlstm.simd import load_i64, store_i64
 

@@ -17,10 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm.kernels.activations import activation, inlined
+from fastlstm.kernels.activations import activation
 from fastlstm.kernels.frame import active_rows, arg, meet, origin, row_stride, share, time_stride, word
 from fastlstm.kernels.memory import clear, copy, partial_store
 from fastlstm.kernels.operand import operand
+from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import ROWS, SCRATCH, START, STEPS
 from fastlstm.simd import fma, load_i64, splat, store_i64, vload, vmax, vmin, vstore
 

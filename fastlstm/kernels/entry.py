@@ -1,0 +1,112 @@
+"""The entry from Python: a C function of the kind ``PyObject *(PyObject *self, PyObject *const *args, n)``.
+
+`fastlstm.native` makes it a built-in whose `self` is an array of words that say what to expect and what to run.
+It holds the interpreter lock but while a long program runs, and it raises nothing: whatever is not as expected
+is answered with None, before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from fastlstm import layout
+from fastlstm.kernels.frame import word
+from fastlstm.kernels.memory import clear
+from fastlstm.kernels.pipeline import inlined
+from fastlstm.simd import I64, load_i32, load_i64, store_i64
+
+__all__ = ["call"]
+
+CONTIGUOUS_ALIGNED, WRITEABLE = 0x101, 0x400  # NumPy's flags
+
+
+@intrinsic
+def call_c(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """call_c(address, a, b, c, d) calls a C function of up to four words that returns one."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(I64, [I64] * 4)
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+
+    return types.int64(*[types.int64] * 5), codegen
+
+
+@inlined
+def fits(context, array, expected, flags):
+    """Whether the object is a plain float32 array of the expected shape with these flags."""
+    if load_i64(array + layout.OBJECT_TYPE) != word(context, layout.ENTRY_NDARRAY):
+        return False
+    if load_i64(array + layout.ARRAY_DTYPE) != word(context, layout.ENTRY_DTYPE):
+        return False
+    if load_i32(array + layout.ARRAY_FLAGS) & flags != flags:
+        return False
+    rank = word(context, expected + 3)
+    if load_i32(array + layout.ARRAY_RANK) != rank:
+        return False
+    dims = load_i64(array + layout.ARRAY_DIMS)
+    for i in range(rank):  # noqa: SIM110
+        if load_i64(dims + 8 * i) != word(context, expected + 4 + i):
+            return False
+    return True
+
+
+@inlined
+def bind(context, expected, array):
+    """Point the slot at the array's memory."""
+    slot = word(context, expected)
+    store_i64(slot + 8 * layout.SLOT_BASE, load_i64(array + layout.ARRAY_DATA))
+    store_i64(slot + 8 * layout.SLOT_TIME, word(context, expected + 1))
+    store_i64(slot + 8 * layout.SLOT_ROW, word(context, expected + 2))
+    store_i64(slot + 8 * layout.SLOT_BLOCK, 0)
+
+
+@inlined
+def new_reference(context, what):
+    """Return the object, counted once more."""
+    call_c(word(context, layout.ENTRY_INCREF), what, 0, 0, 0)
+    return what
+
+
+def call() -> Callable[[int, int, int], int]:
+    """Run the program on the array in args[0]; write to args[1] if it is given, else to a new array."""
+
+    def kernel(self: int, args: int, count: int) -> int:
+        context = load_i64(self + layout.ARRAY_DATA)
+        none, busy = word(context, layout.ENTRY_NONE), word(context, layout.ENTRY_BUSY)
+        if count < 1 or count > 2 or load_i64(busy) != 0:
+            return new_reference(context, none)
+        x = load_i64(args)
+        if not fits(context, x, layout.ENTRY_X, CONTIGUOUS_ALIGNED):
+            return new_reference(context, none)
+        if count == 2:
+            y = load_i64(args + 8)
+            if not fits(context, y, layout.ENTRY_Y, CONTIGUOUS_ALIGNED | WRITEABLE):
+                return new_reference(context, none)
+            new_reference(context, y)
+        else:
+            y = call_c(word(context, layout.ENTRY_NEW_LIKE), word(context, layout.ENTRY_PROTOTYPE), 0, 0, 0)
+            if y == 0:
+                return 0
+        store_i64(busy, 1)
+        bind(context, layout.ENTRY_X, x)
+        bind(context, layout.ENTRY_Y, y)
+        frame = word(context, layout.ENTRY_FRAME)
+        store_i64(frame + 8 * layout.TOTAL, word(context, layout.ENTRY_STEPS))
+        store_i64(frame + 8 * layout.ACTIVE, 0)
+        store_i64(frame + 8 * layout.STATUS, 0)
+        for i in range(word(context, layout.ENTRY_CLEARS)):
+            clear(word(context, layout.ENTRY_CLEAR + 2 * i), word(context, layout.ENTRY_CLEAR + 2 * i + 1))
+        save = word(context, layout.ENTRY_SAVE)
+        thread = call_c(save, 0, 0, 0, 0) if save != 0 else 0
+        call_c(word(context, layout.ENTRY_DRIVE), word(context, layout.ENTRY_PROGRAM), frame, 0, 0)
+        if save != 0:
+            call_c(word(context, layout.ENTRY_RESTORE), thread, 0, 0, 0)
+        store_i64(busy, 0)
+        return y
+
+    return kernel
