@@ -75,7 +75,7 @@ def new_reference(context, what):
 def call() -> Callable[[int, int, int], int]:
     """Run the program on the array in args[0]; write to args[1] if it is given, else to a new array."""
 
-    def kernel(self: int, args: int, count: int) -> int:
+    def kernel(self: int, args: int, count: int) -> Any:
         context = load_i64(self + layout.ARRAY_DATA)
         none, busy = word(context, layout.ENTRY_NONE), word(context, layout.ENTRY_BUSY)
         if count < 1 or count > 2 or load_i64(busy) != 0:
