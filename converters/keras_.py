@@ -101,4 +101,4 @@ def from_keras(model: Any) -> Graph:
 
 def supported() -> list[tuple[str, str, str]]:
     """Return a row for every supported layer: its class, what is supported of it, and what is refused."""
-    return [(name, kind.options, kind.refused) for name, kind in sorted({**KINDS, **OPERATIONS}.items())]
+    return [(name, kind.options, kind.refused) for name, kind in sorted(KINDS.items())]

@@ -261,7 +261,8 @@ def _opened(source: Path | io.BytesIO, where: str, size: int) -> Iterator[_H5]:
             yield _H5(root, where, size, h5py)
     except FastLSTMError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, MemoryError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, SystemError) as error:
+        # SystemError: h5py's own lock trips over an exception on its way out of a damaged link.
         raise FileFormatError(f"{where} is not a readable HDF5 file: {error}.") from None
 
 

@@ -10,7 +10,7 @@ one through `fastlstm.ops`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,13 +133,19 @@ def _propagate(node: Node, graph: Graph, labels: dict[str, str], infos: Mapping[
         at = _new_axis(node, graph, labels) or 0
         labels.setdefault(y, labels[x][:at] + "1" + labels[x][at:])
     elif node.op in BINARY:
-        rank = {infos[n].rank for n in (x, node.input(1), y) if n in infos and n not in graph.constants}
-        if len(rank) == 1:
+        shown = [infos[n] for n in (x, node.input(1), y) if n in infos and n not in graph.constants]
+        if len({info.rank for info in shown}) == 1 and not _broadcasts(shown):
             same(y, x, node.input(1))
     elif node.op == "Gather" and _is_table(node, graph) and labels.get(y) in ("TBF", "BTF"):
         labels.setdefault(node.input(1), labels[y][:2])
     elif _is_last_step(node, graph, labels):
         labels.setdefault(y, "BF")
+
+
+def _broadcasts(infos: Sequence[shapes.ValueInfo]) -> bool:
+    """Whether one of the values has a single element along an axis where another has more, or may have."""
+    sizes = [info.shape for info in infos if info.shape is not None]
+    return any(1 in axis and set(axis) != {1} for axis in zip(*sizes, strict=True))
 
 
 def _new_axis(node: Node, graph: Graph, labels: Mapping[str, str]) -> int | None:

@@ -1,0 +1,53 @@
+"""The feature table of README.md, made from what the converters themselves say they support.
+
+    python -m fastlstm.converters.table [README.md]
+
+prints the table, or writes it into the file between its two markers.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from fastlstm.converters import keras_, onnx_, torch_
+
+__all__ = ["BEGIN", "END", "main", "render", "updated"]
+
+BEGIN = "<!-- table: begin -->"
+END = "<!-- table: end -->"
+
+
+def render() -> str:
+    """Return the table as Markdown: format, layer, supported options, refused ones."""
+    rows = [("Keras", f"`{layer}`", options, refused) for layer, options, refused in keras_.supported()]
+    operations = ", ".join(f"`{name}`" for name in sorted(keras_.OPERATIONS))
+    rows.append(("Keras 3", "bare operations", operations, "all others"))
+    for operator, options, state in onnx_.supported():
+        taken = state == "supported"
+        rows.append(("ONNX", operator, options if taken else "", "" if taken else f"{options} {state}".strip()))
+    aten = ", ".join(f"`{name}`" for name in torch_.supported())
+    rows.append(("PyTorch programs", "aten operations", aten, "all others"))
+    lines = ["| format | layer | supported | refused |", "|---|---|---|---|"]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def updated(text: str) -> str:
+    """Return `text` with the table between its markers made anew."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{render()}\n{END}{after}"
+
+
+def main(arguments: list[str]) -> None:
+    """Write the table into the file named, or to standard output."""
+    if not arguments:
+        sys.stdout.write(render() + "\n")
+        return
+    path = Path(arguments[0])
+    path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

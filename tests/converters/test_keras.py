@@ -1,0 +1,175 @@
+"""Keras files mean here what Keras's own equations say; no Keras is needed to read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from keras_files import layer, sequential, write_h5, write_keras
+
+from fastlstm import UnsupportedError, reference
+from fastlstm.converters import load_graph
+from fastlstm.errors import FileFormatError
+
+F, H, T, B = 3, 4, 5, 2
+RNG = np.random.default_rng(7)
+
+
+def arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    return [RNG.normal(scale=0.5, size=shape).astype("f4") for shape in shapes]
+
+
+def run(path: Path, x: np.ndarray) -> np.ndarray:
+    (y,) = reference.run(load_graph(path), {"x": x}).values()
+    return y
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def keras_lstm(x, kernel, recurrent, bias, gate=sigmoid, mask=None):
+    """Keras's LSTM step by step, gates i, f, c, o; [B, T, H]."""
+    h, c = np.zeros((len(x), len(recurrent))), np.zeros((len(x), len(recurrent)))
+    outputs, last = [], np.zeros_like(h)
+    for t in range(x.shape[1]):
+        i, f, g, o = np.split(x[:, t] @ kernel + h @ recurrent + bias, 4, axis=-1)
+        new_c = gate(f) * c + gate(i) * np.tanh(g)
+        new_h = gate(o) * np.tanh(new_c)
+        keep = np.ones((len(x), 1), bool) if mask is None else mask[:, t, None]
+        h, c, last = np.where(keep, new_h, h), np.where(keep, new_c, c), np.where(keep, new_h, last)
+        outputs.append(last)
+    return np.stack(outputs, axis=1)
+
+
+def keras_gru(x, kernel, recurrent, bias, reset_after):
+    """Keras's GRU step by step, gates z, r, h; [B, T, H]."""
+    h, outputs = np.zeros((len(x), len(recurrent))), []
+    inner, outer = bias if reset_after else (bias, np.zeros_like(bias))
+    W, R, b, d = (np.split(a, 3, axis=-1) for a in (kernel, recurrent, inner, outer))
+    for t in range(x.shape[1]):
+        z, r = (sigmoid(x[:, t] @ W[k] + h @ R[k] + b[k] + d[k]) for k in (0, 1))
+        past = r * (h @ R[2] + d[2]) if reset_after else (r * h) @ R[2]
+        h = z * h + (1 - z) * np.tanh(x[:, t] @ W[2] + b[2] + past)
+        outputs.append(h)
+    return np.stack(outputs, axis=1)
+
+
+X = RNG.normal(size=(B, T, F)).astype("f4")
+
+
+def test_lstm_from_keras_3(tmp_path: Path) -> None:
+    weights = arrays((F, 4 * H), (H, 4 * H), (4 * H,))
+    model = sequential((None, F), layer("LSTM", "lstm", units=H, return_sequences=True, unit_forget_bias=True))
+    path = write_keras(tmp_path / "m.keras", model, {"layers/lstm/cell": weights})
+    np.testing.assert_allclose(run(path, X), keras_lstm(X, *weights), atol=1e-6)
+
+
+@pytest.mark.parametrize("version", ["2.15.0", "3.15.1"])
+def test_hard_sigmoid_is_that_of_the_version_that_wrote_the_file(tmp_path: Path, version: str) -> None:
+    weights = arrays((F, 4 * H), (H, 4 * H), (4 * H,))
+    lstm = layer("LSTM", "lstm", units=H, return_sequences=True, recurrent_activation="hard_sigmoid")
+    lstm["config"].update(implementation=2, time_major=False, unit_forget_bias=True, stateful=False, unroll=False)
+    names = dict(zip(["lstm/kernel:0", "lstm/recurrent_kernel:0", "lstm/bias:0"], weights, strict=True))
+    path = write_h5(tmp_path / "m.h5", sequential((None, F), lstm), {"x": {}, "lstm": names}, version)
+    slope = 0.2 if version[0] == "2" else 1 / 6
+    expected = keras_lstm(X, *weights, gate=lambda a: np.clip(slope * a + 0.5, 0, 1))
+    np.testing.assert_allclose(run(path, X), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_gru_with_the_reset_before_and_after_the_product(tmp_path: Path, reset_after: bool) -> None:
+    weights = arrays((F, 3 * H), (H, 3 * H), (2, 3 * H) if reset_after else (3 * H,))
+    model = sequential((None, F), layer("GRU", "gru", units=H, return_sequences=True, reset_after=reset_after))
+    path = write_keras(tmp_path / "m.keras", model, {"layers/gru/cell": weights})
+    np.testing.assert_allclose(run(path, X), keras_gru(X, *weights, reset_after), atol=1e-6)
+
+
+def test_go_backwards_gives_its_outputs_in_the_order_it_makes_them(tmp_path: Path) -> None:
+    weights = arrays((F, 4 * H), (H, 4 * H), (4 * H,))
+    model = sequential((None, F), layer("LSTM", "lstm", units=H, return_sequences=True, go_backwards=True))
+    path = write_keras(tmp_path / "m.keras", model, {"layers/lstm/cell": weights})
+    np.testing.assert_allclose(run(path, X), keras_lstm(X[:, ::-1], *weights), atol=1e-6)
+
+
+@pytest.mark.parametrize("padding", ["front", "middle", "end", "all"])
+def test_padding_anywhere_keeps_the_state(tmp_path: Path, padding: str) -> None:
+    ids = np.array([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]], np.int32)
+    where = {"front": slice(0, 2), "middle": slice(2, 4), "end": slice(3, 5), "all": slice(None)}[padding]
+    ids[1, where] = 0
+    (table,) = arrays((6, F))
+    weights = arrays((F, 4 * H), (H, 4 * H), (4 * H,))
+    model = sequential(
+        (None,),
+        layer("Embedding", "embedding", input_dim=6, output_dim=F, mask_zero=True),
+        layer("LSTM", "lstm", units=H, return_sequences=True),
+        dtype="int32",
+    )
+    path = write_keras(tmp_path / "m.keras", model, {"layers/embedding": [table], "layers/lstm/cell": weights})
+    np.testing.assert_allclose(run(path, ids), keras_lstm(table[ids], *weights, mask=ids != 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum", "mul", "ave"])
+def test_bidirectional_merges(tmp_path: Path, merge: str) -> None:
+    forward, backward = (arrays((F, 4 * H), (H, 4 * H), (4 * H,)) for _ in range(2))
+    inner = layer("LSTM", "lstm", units=H, return_sequences=True)
+    model = sequential((None, F), layer("Bidirectional", "both", layer=inner, merge_mode=merge))
+    owners = {"forward_layer/cell": forward, "backward_layer/cell": backward}
+    path = write_keras(tmp_path / "m.keras", model, {f"layers/bidirectional/{owner}": w for owner, w in owners.items()})
+    a, b = keras_lstm(X, *forward), keras_lstm(X[:, ::-1], *backward)[:, ::-1]
+    expected = {"concat": np.concatenate([a, b], -1), "sum": a + b, "mul": a * b, "ave": (a + b) / 2}[merge]
+    np.testing.assert_allclose(run(path, X), expected, atol=1e-6)
+
+
+def test_cudnn_lstm_has_its_own_layout(tmp_path: Path) -> None:
+    kernel, recurrent, bias = arrays((F, 4 * H), (H, 4 * H), (8 * H,))
+    # As Keras turns them into its own layout: each gate is a transposed matrix of the same shape.
+    plain = np.hstack([k.reshape(F, H, order="F") for k in (g.T.reshape(H, F).T for g in np.hsplit(kernel, 4))])
+    stored = np.hstack([k.T.reshape(F, H) for k in np.hsplit(plain, 4)])
+    stored_recurrent = np.hstack([r.T for r in np.hsplit(recurrent, 4)])
+    names = {"cu/kernel:0": stored, "cu/recurrent_kernel:0": stored_recurrent, "cu/bias:0": bias}
+    model = sequential((None, F), layer("CuDNNLSTM", "cu", units=H, return_sequences=True))
+    path = write_h5(tmp_path / "m.h5", model, {"x": {}, "cu": names})
+    np.testing.assert_allclose(run(path, X), keras_lstm(X, plain, recurrent, bias.reshape(2, -1).sum(0)), atol=1e-6)
+
+
+def test_batch_normalization_uses_the_moving_averages(tmp_path: Path) -> None:
+    gamma, beta, mean = arrays((F,), (F,), (F,))
+    variance = RNG.uniform(0.5, 2, F).astype("f4")
+    model = sequential((T, F), layer("BatchNormalization", "bn", axis=[2], epsilon=0.01, momentum=0.9))
+    path = write_keras(tmp_path / "m.keras", model, {"layers/batch_normalization": [gamma, beta, mean, variance]})
+    np.testing.assert_allclose(run(path, X), (X - mean) / np.sqrt(variance + 0.01) * gamma + beta, atol=1e-6)
+
+
+def test_causal_convolution_looks_at_the_past_only(tmp_path: Path) -> None:
+    kernel, bias = arrays((2, F, H), (H,))
+    conv = layer("Conv1D", "conv", filters=H, kernel_size=[2], dilation_rate=[2], padding="causal", strides=[1])
+    path = write_keras(tmp_path / "m.keras", sequential((None, F), conv), {"layers/conv1d": [kernel, bias]})
+    past = np.concatenate([np.zeros((B, 2, F)), X[:, :-2]], axis=1)
+    np.testing.assert_allclose(run(path, X), past @ kernel[0] + X @ kernel[1] + bias, atol=1e-6)
+
+
+def test_what_is_not_known_is_refused_by_name(tmp_path: Path) -> None:
+    weights = {"layers/dense": arrays((F, H), (H,))}
+    dense = layer("Dense", "dense", units=H)
+    cases = {
+        "Lambda": layer("Lambda", "magic", function=["4wAAAA=="]),
+        "mine": {**dense, "class_name": "Mine", "registered_name": "mine>Mine"},
+        "secret_option": layer("Dense", "dense", units=H, secret_option=3),
+        "swirl": layer("Dense", "dense", units=H, activation="swirl"),
+    }
+    for name, one in cases.items():
+        path = write_keras(tmp_path / f"{name}.keras", sequential((None, F), one), weights)
+        with pytest.raises(UnsupportedError, match=name):
+            load_graph(path)
+
+
+def test_weights_too_many_or_too_few_are_told(tmp_path: Path) -> None:
+    model = sequential((None, F), layer("Dense", "dense", units=H))
+    kernel, bias = arrays((F, H), (H,))
+    cases = [{}, {"layers/dense": [kernel]}, {"layers/dense": [kernel, bias, bias]}, {"layers/dense": [kernel.T, bias]}]
+    cases.append({"layers/dense": [kernel, bias], "layers/ghost": [bias]})
+    for number, weights in enumerate(cases):
+        with pytest.raises(FileFormatError, match=r"dense|ghost"):
+            load_graph(write_keras(tmp_path / f"{number}.keras", model, weights))
