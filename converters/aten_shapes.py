@@ -270,7 +270,7 @@ def _expand(z: Sizes, c: CallShapes) -> list[Shape]:
     shape, wanted = c.shape("self"), c.size_list("size")
     extra = len(wanted) - len(shape)
     result: Shape = []
-    for have, want in zip([None] * extra + shape, wanted, strict=True):
+    for have, want in zip([*[None] * extra, *shape], wanted, strict=True):
         size = want if want is not None else have
         if size is None:
             raise UnknownShapeError
@@ -331,10 +331,14 @@ def _shared(z: Sizes, left: Shape, right: Shape) -> bool:
 
 
 def _join(z: Sizes, left: Shape, right: Shape) -> None:
-    """Say that the axes on the left are those on the right, made one or fallen apart."""
+    """Say that the axes on the left are those on the right, made one or fallen apart.
+
+    Factors find each other by their values in the example: a product does not say in which order it was taken.
+    """
     whole, parts = (left[0], right) if len(left) == 1 else (right[0], left)
     factors = [size for size in whole.root.parts if size.value != 1] if whole.root.kind == "product" else [whole.root]
     matching = [size for size in parts if size.value != 1]
+    factors, matching = (sorted(side, key=lambda size: size.value) for side in (factors, matching))
     if [f.value for f in factors] == [p.value for p in matching]:
         for factor, part in zip(factors, matching, strict=True):
             z.same(factor, part)

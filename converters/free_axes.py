@@ -56,7 +56,9 @@ class _Opening:
         calls = self._rewritten()
         while calls is None:  # a size is asked for before it is there, and was fixed
             calls = self._rewritten()
-        if any(not size.is_open for size in self.named.values()) or not any(leaf.is_open for leaf in self.leaves):
+        followed = any(size.is_open for found in self.literals.values() for size in found.values())
+        closed = any(not size.is_open for size in self.named.values())
+        if not followed and (closed or not any(leaf.is_open for leaf in self.leaves)):
             return self.program
         metas = {
             name: TensorMeta(meta.dtype, tuple(_dimension(size) for size in self.shapes[name]))
@@ -95,7 +97,7 @@ class _Opening:
             return
         names = [n for output in call.outputs for n in (output if isinstance(output, tuple) else (output,))]
         if parts[0] == "_operator" or any(name and name not in self.program.metas for name in names):
-            self._follow_number(call, names)
+            self._follow_number(position, call, names)
             return
         want = [[self._value(d) for d in self._meta(name).shape] if name else None for name in names]
         try:
@@ -111,12 +113,13 @@ class _Opening:
             made = [[self.z.fixed(size) for size in w or []] for w in want]
         self.shapes.update({name: shape for name, shape in zip(names, made, strict=True) if name})
 
-    def _follow_number(self, call: Call, names: list[str]) -> None:
+    def _follow_number(self, position: int, call: Call, names: list[str]) -> None:
         operands = [self.numbers[a.name] if isinstance(a, SymInt) else a for a in call.arguments.values()]
         name = call.target.rpartition(".")[2]
-        sizes = [self.z.fixed(o) if isinstance(o, int) else o for o in operands]
+        sizes = [self.z.literal(o) if isinstance(o, int) else o for o in operands]
         if call.target.startswith("_operator.") and name in ("mul", "add", "sub", "floordiv") and len(names) == 1:
             if name == "mul":
+                self.literals[position] = {(key, -1): size for key, size in zip(call.arguments, sizes, strict=True)}
                 self.numbers[names[0]] = self.z.product(sizes)
                 return
             if name == "add" and not isinstance(operands[1], int):
@@ -219,7 +222,7 @@ def _dimension(size: Size) -> int | str:
     return str(size) if size.is_open else size.value
 
 
-def _put(argument: Any, place: int, number: SymInt) -> Any:
+def _put(argument: Any, place: int, number: SymInt | int) -> Any:
     if place < 0:
         return number
     return [*argument[:place], number, *argument[place + 1 :]]

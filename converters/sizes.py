@@ -127,7 +127,14 @@ class Sizes:
 
     def ratio(self, size: Size, number: int) -> Size:
         """Return the size divided by a number, rounded down."""
-        return size if number == 1 else Size(size.value // number, "ratio", (size,), number)
+        root = size.root
+        if number == 1:
+            return root
+        if root.kind == "shift" and root.number % number == 0:
+            return self.shift(self.ratio(root.parts[0], number), root.number // number)
+        if root.kind == "ratio":
+            root, number = root.parts[0].root, root.number * number
+        return Size(root.value // number, "ratio", (root,), number)
 
 
 def _alike(a: Size, b: Size) -> bool:

@@ -129,6 +129,19 @@ class LastValid(nn.Module):
         return y[torch.arange(x.size(0)), lengths - 1]
 
 
+class SelfAttention(nn.Module):
+    """Multi-head attention joins the batch with the heads and takes them apart again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.norm = nn.LSTM(4, 8, batch_first=True), nn.LayerNorm(8)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, _ = self.lstm(x)
+        return self.norm(y + self.attention(y, y, y, need_weights=False)[0])
+
+
 def ints(high: int, *shape: int) -> torch.Tensor:
     return torch.randint(1, high, shape)
 
@@ -140,6 +153,7 @@ MODELS: list[tuple[Callable[[], nn.Module], Callable[[int, int], tuple[torch.Ten
     (Attention, lambda b, t: (torch.randn(b, t, 4), ints(2, b, t))),
     (Stateful, lambda b, t: (torch.randn(b, t, 4), torch.randn(2, b, 3), torch.randn(2, b, 6))),
     (Cells, lambda b, t: (torch.randn(b, 4), torch.randn(b, 5), torch.randn(b, 5))),
+    (SelfAttention, lambda b, t: (torch.randn(b, t, 4),)),
     (LastValid, lambda b, t: (torch.randn(b, t, 4), ints(t, b))),
 ]
 
@@ -163,6 +177,18 @@ def test_a_saved_program_is_read_without_torch(
     check(graph, module, *example)
     assert str(from_torch(torch.export.load(tmp_path / "model.pt2"))).count("\n") == str(graph).count("\n")
     for batch, time in [(2, 11), (1, 4)]:  # the export fixed both axes, the operations do not ask for it
+        check(graph, module, *inputs(batch, time))
+
+
+@pytest.mark.parametrize(("make", "inputs"), MODELS, ids=lambda f: getattr(f, "__name__", ""))
+def test_a_program_with_a_dynamic_batch_has_its_time_open_too(
+    tmp_path: Path, make: Callable[[], nn.Module], inputs: Callable[..., tuple]
+) -> None:
+    module, example = make().eval(), inputs(3, 5)
+    axes = tuple(dict.fromkeys(range(e.dim()), torch.export.Dim.AUTO) for e in example)
+    torch.export.save(torch.export.export(module, example, dynamic_shapes=axes), tmp_path / "model.pt2")
+    graph = load(tmp_path / "model.pt2")
+    for batch, time in [(3, 5), (2, 11), (1, 4)]:
         check(graph, module, *inputs(batch, time))
 
 
