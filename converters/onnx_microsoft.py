@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from fastlstm.converters.onnx_recurrent import ATTRIBUTES, recurrent
 from fastlstm.converters.onnx_scope import OnnxNode, Scope
+from fastlstm.graph import Node
+from fastlstm.quantise import SMALL
 
 __all__ = ["DOMAIN", "OPERATORS", "convert"]
 
@@ -59,8 +61,8 @@ def convert(node: OnnxNode, scope: Scope) -> None:
 
 
 def _quantized_lstm(node: OnnxNode, scope: Scope) -> None:
-    """Take the scales off the 8-bit weights, which lie [D, I, 4H], and go on as with an LSTM."""
-    inputs = [node.input(i) for i in range(8)]
+    """Read it as an LSTM with its 8-bit weights, which lie [D, I, 4H], multiplied out; then take them as integers."""
+    inputs, scales = [node.input(i) for i in range(8)], dict[int, Array]()
     for position, name in ((1, "W"), (2, "R")):
         weight, scale, zero = (_constant(node, scope, i) for i in (position, *_SCALES[position]))
         if weight.ndim != 3 or not {scale.ndim, zero.ndim} <= {1, 2}:
@@ -76,9 +78,39 @@ def _quantized_lstm(node: OnnxNode, scope: Scope) -> None:
             raise node.unsupported(
                 f"the scales {list(scale.shape)} of {name} do not fit its shape {list(weight.shape)}."
             ) from None
-        inputs[position] = scope.constant(f"{node.name}.{name}", plain.transpose(0, 2, 1))
-    scope.note(f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights were turned into float32.")
+        inputs[position], scales[position] = scope.constant(f"{node.name}.{name}", plain.transpose(0, 2, 1)), scale
     recurrent(node.replace(op="LSTM", inputs=tuple(inputs)), scope)
+    at = next(i for i, made in enumerate(scope.nodes) if made.op == "LSTM" and made.name == node.name)
+    scope.nodes[at] = _narrow(scope.nodes[at], scales, scope)
+    if scope.nodes[at].input(10):
+        scope.note(f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights meet 16-bit activations, not 8-bit ones.")
+    else:
+        scope.note(f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights were turned into float32.")
+
+
+def _narrow(lstm: Node, scales: Mapping[int, Array], scope: Scope) -> Node:
+    """Return an LSTM with its weights as 8-bit integers again, where they fit and the layer is not a small one."""
+    hidden = int(lstm.attrs["hidden_size"])
+    narrow = dict[int, Array]()
+    rows = dict[int, Array]()
+    for position, scale in scales.items():
+        plain = scope.known(lstm.input(position))
+        if plain is None or hidden <= SMALL:
+            return lstm
+        # A scale a gate row, and the gates as `recurrent` has put them: i, o, f, c became i, f, c, o.
+        each = np.broadcast_to(scale[:, 0, :], (len(scale), 4 * hidden)).reshape(-1, 4, hidden)[:, [0, 2, 3, 1]]
+        rows[position] = np.ascontiguousarray(each.reshape(len(scale), 4 * hidden), np.float32)
+        if not (np.isfinite(rows[position]).all() and (rows[position] > 0).all()):
+            return lstm
+        whole = np.rint(plain.astype(np.float64) / rows[position][..., None])
+        if np.abs(whole).max(initial=0) > 128 or whole.max(initial=0) > 127:
+            return lstm
+        narrow[position] = whole.astype(np.int8)
+    inputs = [*lstm.inputs, *[""] * (12 - len(lstm.inputs))]
+    for position in narrow:
+        inputs[position] = scope.constant(f"{lstm.name}.int8", narrow[position])
+        inputs[position + 9] = scope.constant(f"{lstm.name}.scale", rows[position])
+    return Node(lstm.op, tuple(inputs), lstm.outputs, lstm.attrs, lstm.name)
 
 
 def _constant(node: OnnxNode, scope: Scope, position: int) -> Array:

@@ -25,7 +25,7 @@ from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, outer_values
 from fastlstm.kernels.limits import BLOCK, VALUE_LIMIT
 
-__all__ = ["PRECISIONS", "WEIGHT_LIMIT", "layer_name", "quantise", "quantised_rows"]
+__all__ = ["PRECISIONS", "WEIGHT_LIMIT", "layer_name", "layer_names", "quantise", "quantised_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -107,6 +107,15 @@ def quantise(graph: Graph, precision: str | Mapping[str, str]) -> Graph:
 def layer_name(node: Node) -> str:
     """Return the name that a layer goes by: its own, or its first output's."""
     return node.name or next(filter(None, node.outputs), "")
+
+
+def layer_names(graph: Graph) -> list[str]:
+    """Return the names of the layers that have narrow weights."""
+    return [
+        layer_name(node)
+        for node in graph.nodes
+        if any(node.input(scale) for _, scale in QUANTISED_INPUTS.get(node.op, ()))
+    ]
 
 
 def _objection(node: Node, constants: Mapping[str, Array]) -> str:

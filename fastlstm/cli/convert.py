@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastlstm import fileformat
+from fastlstm import __version__, fileformat
 from fastlstm.cli.common import (
     add_comparing_options,
     add_state_dict_options,
@@ -19,7 +20,11 @@ from fastlstm.cli.common import (
 )
 from fastlstm.errors import InputError
 from fastlstm.fileformat import GoldenSample
+from fastlstm.graph import Graph
 from fastlstm.model import Model
+from fastlstm.precision import cost, fastest_within
+from fastlstm.quantise import PRECISIONS, layer_names
+from fastlstm.samples import sample_inputs
 from fastlstm.verify import Verification, verify_source
 
 GOLDEN_BYTES = 4 << 20  # larger samples are compared, but not stored
@@ -30,6 +35,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a model file of any supported format")
     parser.add_argument("-o", "--output", required=True, help="the .fastlstm file to write")
     parser.add_argument("--no-verify", action="store_true", help="write it without comparing outputs")
+    group = parser.add_argument_group("of narrow weights")
+    group.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the weights (%(default)s)")
+    group.add_argument(
+        "--max-error", type=float, metavar="E", help="pick each layer's precision so that no output is further off"
+    )
+    group.add_argument("--data", action="append", default=[], metavar="[NAME=]FILE", help="measure errors on this data")
     add_comparing_options(parser)
     add_state_dict_options(parser)
 
@@ -60,12 +71,17 @@ def run(arguments: argparse.Namespace) -> int:
         golden = golden or [sample for sample in found.samples if _bytes(sample) <= GOLDEN_BYTES]
         report |= {**found.worst.as_data(), "expected_from": found.expected_from, "reason": found.reason or None}
         _tell(found, arguments.json)
+    graph = stored.graph
+    if holds and (arguments.precision != "float32" or arguments.max_error is not None):
+        graph, narrow_report = _narrow(arguments, stored.graph, golden)
+        report |= narrow_report
+        golden = [_replayed(sample, graph) for sample in golden]
     if arguments.json:
         print_json({**report, "golden_samples": len(golden) if holds else 0, "notes": list(stored.graph.notes)})
     if not holds:
         print(f"the outputs differ by more than allowed; {arguments.output} was not written", file=sys.stderr)
         return 1
-    fileformat.write(arguments.output, stored.graph, golden, source)
+    fileformat.write(arguments.output, graph, golden, source)
     how = "not verified" if arguments.no_verify else "verified"
     print(f"{arguments.output}: written, {how}, with {len(golden)} golden samples", file=sys.stderr)
     return 0
@@ -77,6 +93,42 @@ def _tell(found: Verification, as_json: bool) -> None:
         print(found.worst)
     if found.reason:
         print(f"not compared with the source's own framework: {found.reason}", file=sys.stderr)
+
+
+def _narrow(
+    arguments: argparse.Namespace, graph: Graph, golden: Sequence[GoldenSample]
+) -> tuple[Graph, dict[str, Any]]:
+    """Return the graph with narrow weights, and what they cost and gain."""
+    samples = [sample.inputs for sample in golden]
+    if arguments.data:
+        samples.append(read_inputs(arguments.data, graph))
+    samples = samples or [sample_inputs(graph, parse_sizes(arguments.size))]
+    precision: str | dict[str, str] = arguments.precision
+    if arguments.max_error is not None:
+        precision = fastest_within(graph, samples, arguments.max_error)
+    model = Model(graph, precision=precision)
+    found = cost(Model(graph), model, samples)
+    picked = precision if isinstance(precision, dict) else dict.fromkeys(layer_names(model.graph), precision)
+    sizes = {"bytes": _weight_bytes(model.graph), "float32_bytes": _weight_bytes(graph)}
+    notes = [note for note in model.graph.notes if note not in graph.notes]
+    if not arguments.json:
+        for layer, chosen in picked.items():
+            print(f"{layer}: {chosen}")
+        print(found)
+        print(f"weights: {sizes['bytes']:,} bytes, {sizes['float32_bytes']:,} in float32")
+        for note in notes:
+            print(note)
+    return model.graph, {"precision": {"layers": picked, **found.as_data(), **sizes, "notes": notes}}
+
+
+def _weight_bytes(graph: Graph) -> int:
+    """Return the bytes of a graph's constants."""
+    return sum(array.nbytes for array in graph.constants.values())
+
+
+def _replayed(sample: GoldenSample, graph: Graph) -> GoldenSample:
+    """Return the sample with the narrow model's own outputs: float32's are further off than a replay may be."""
+    return GoldenSample(sample.inputs, Model(graph).run(sample.inputs), f"fastlstm {__version__}, narrow weights")
 
 
 def _bytes(sample: GoldenSample) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 __all__ = ["BLOCK", "VALUE_LIMIT"]
 
-BLOCK = 128
-"""Values of k whose products are summed in 32 bits. Longer blocks leave the weights fewer bits."""
+BLOCK = 256
+"""Values of k whose products are summed in 32 bits. Longer blocks leave the weights fewer bits, shorter
+ones cost time: 128 halves the error of int16 and is up to a tenth slower."""
 
 VALUE_LIMIT = 1 << 13
-"""Largest magnitude of a quantised value. With 128 in a block, 14 bits for it and what is left for the weights
+"""Largest magnitude of a quantised value. With 256 in a block, 14 bits for it and what is left for the weights
 gave the smallest errors of all splits tried (random LSTMs of 128 to 1024 units)."""

@@ -242,6 +242,41 @@ def test_quantised_weights_of_onnxruntime_get_their_scales_back() -> None:
     assert graph.notes
 
 
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_quantised_weights_stay_8_bits_wide_and_exact(per_channel: bool) -> None:
+    random, hidden = np.random.default_rng(3), 48
+    scale_shape = (1, 4 * hidden) if per_channel else (1,)
+    constants = {
+        "W": random.integers(-127, 128, (1, F, 4 * hidden)).astype(np.int8),
+        "R": random.integers(-127, 128, (1, hidden, 4 * hidden)).astype(np.int8),
+        "W_scale": random.uniform(0.001, 0.003, scale_shape).astype(np.float32),
+        "W_zero": np.zeros(scale_shape, np.int8),
+        "R_scale": random.uniform(0.001, 0.003, scale_shape).astype(np.float32),
+        "R_zero": np.zeros(scale_shape, np.int8),
+    }
+    names = ["X", "W", "R", "", "", "", "", "", "W_scale", "W_zero", "R_scale", "R_zero"]
+    node = helper.make_node("DynamicQuantizeLSTM", names, ["Y"], name="q", domain="com.microsoft", hidden_size=hidden)
+    graph_proto = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [T, B, F])],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for n, a in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 14), helper.make_opsetid("com.microsoft", 1)]
+    graph = from_onnx(helper.make_model(graph_proto, opset_imports=opsets)).validate()
+    (lstm,) = (n for n in graph.nodes if n.op == "LSTM")
+    for position, name in ((1, "W"), (2, "R")):
+        i, o, f, c = np.split(constants[name].transpose(0, 2, 1), 4, axis=1)
+        found = graph.constants[lstm.input(position)]
+        assert found.dtype == np.int8
+        np.testing.assert_array_equal(found, np.concatenate([i, f, c, o], axis=1))
+        wide = constants[name].astype(np.float64) * constants[f"{name}_scale"].reshape(1, 1, -1)
+        i, o, f, c = np.split(wide.transpose(0, 2, 1), 4, axis=1)
+        scaled = found * graph.constants[lstm.input(position + 9)][..., None].astype(np.float64)
+        np.testing.assert_allclose(scaled, np.concatenate([i, f, c, o], axis=1), rtol=1e-6)
+
+
 def test_weights_out_of_small_constant_graphs_are_folded() -> None:
     given = weights("LSTM")
     proto = model("LSTM", ["X", "W", "R", "B"], given)

@@ -52,6 +52,39 @@ def data(capsys, *words, status=0):
 # --- convert ---------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory) -> str:
+    """A model with a layer large enough to be worth narrowing."""
+    rng = np.random.default_rng(0)
+    weights = [rng.uniform(-0.1, 0.1, (4 * 64, k)).astype(np.float32) for k in (3, 64)]
+    layer = fastlstm.LSTM(*weights)
+    path = str(tmp_path_factory.mktemp("wide") / "wide.fastlstm")
+    layer._model(False, False).save(path)
+    return path
+
+
+def test_convert_reports_what_narrow_weights_cost_and_the_file_replays(wide, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).standard_normal((30, 2, 3)).astype(np.float32))
+    target = tmp_path / "narrow.fastlstm"
+    report = data(capsys, "convert", wide, "-o", target, "--precision", "int16", "--data", tmp_path / "x.npy")
+    found = report["precision"]
+    assert found["layers"] == {"lstm": "int16"}
+    assert 0 < found["outputs"]["output"]["max_abs"] < 1e-3
+    assert found["outputs"]["output"]["snr_db"] > 40
+    assert found["speed"] > 0
+    assert found["bytes"] < 0.6 * found["float32_bytes"]
+    assert main(["verify", str(target)]) == 0
+
+
+def test_the_largest_error_allowed_picks_the_precision(wide, tmp_path, capsys):
+    picked = [
+        data(capsys, "convert", wide, "-o", tmp_path / "m.fastlstm", "--max-error", most)["precision"]
+        for most in ("1e-2", "2e-4", "1e-9")
+    ]
+    assert [report["layers"] for report in picked] == [{"lstm": "int8"}, {"lstm": "int16"}, {}]
+    assert all(r["outputs"]["output"]["max_abs"] <= m for r, m in zip(picked, (1e-2, 2e-4, 1e-9), strict=True))
+
+
 def test_convert_verifies_against_onnxruntime_and_embeds_samples(tmp_path, capsys):
     report = data(capsys, "convert", ONNX, "-o", tmp_path / "m.fastlstm")
     assert report["holds"]

@@ -1,0 +1,114 @@
+"""What narrow weights cost and gain: errors against float32, speed on this machine, and the choice by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import benchmark, passes
+from fastlstm.errors import InputError
+from fastlstm.graph import QUANTISED_INPUTS, Graph
+from fastlstm.model import Model
+from fastlstm.quantise import layer_name
+
+__all__ = ["Cost", "cost", "fastest_within"]
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A narrow model beside its float32 one.
+
+    Attributes
+    ----------
+    outputs : mapping of str to mapping of str to float
+        By output: `max_abs` and `mean_abs`, the errors against float32, and `snr_db`, the ratio of the signal's
+        power to the error's in decibels (infinite where there is no error).
+    speed : float
+        How many times as fast it is on this machine.
+    """
+
+    outputs: Mapping[str, Mapping[str, float]]
+    speed: float
+
+    @property
+    def max_abs(self) -> float:
+        """The largest error of any output."""
+        return max((output["max_abs"] for output in self.outputs.values()), default=0.0)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the figures as plain data; an infinite ratio is None."""
+        outputs = {
+            name: {key: value if np.isfinite(value) else None for key, value in figures.items()}
+            for name, figures in self.outputs.items()
+        }
+        return {"outputs": outputs, "speed": self.speed}
+
+    def __str__(self) -> str:
+        lines = [
+            f"{name}: largest error against float32 {f['max_abs']:.2e}, mean {f['mean_abs']:.2e}, "
+            f"signal to noise {f['snr_db']:.1f} dB"
+            for name, f in self.outputs.items()
+        ]
+        return "\n".join([*lines, f"{self.speed:.2f} times as fast as float32 on this machine"])
+
+
+def cost(wide: Model, narrow: Model, samples: Sequence[Mapping[str, Array]]) -> Cost:
+    """Return the errors of `narrow` on all samples, and its speed on the largest one."""
+    if not samples:
+        raise InputError("Errors are measured on data, and there is none; give some with --data.")
+    outputs = _errors(wide, narrow, samples)
+    largest = max(samples, key=lambda sample: sum(array.size for array in sample.values()))
+    contest = benchmark.compare({"wide": lambda: wide.run(largest), "narrow": lambda: narrow.run(largest)})
+    return Cost(outputs, contest.ratio("wide", "narrow"))
+
+
+def fastest_within(graph: Graph, samples: Sequence[Mapping[str, Array]], most: float) -> dict[str, str]:
+    """Return the precision of each layer so that no output is off by more than `most` on the samples.
+
+    Layers are tried from the largest to the smallest; each takes the narrowest weights with which the whole model
+    still holds, so that what the error allows is spent where the most time is.
+    """
+    if not samples:
+        raise InputError("Errors are measured on data, and there is none; give some with --data.")
+    optimised = passes.optimise(graph)
+    wide = Model(graph)
+    sizes = {
+        layer_name(node): sum(optimised.constants[node.input(w)].size for w, _ in weights if node.input(w))
+        for node in optimised.nodes
+        if (weights := QUANTISED_INPUTS.get(node.op))
+        and all(node.input(w) in optimised.constants for w, _ in weights if node.input(w))
+    }
+    chosen: dict[str, str] = {}
+    for layer in sorted(sizes, key=lambda name: -sizes[name]):
+        for precision in ("int8", "int16"):
+            errors = _errors(wide, Model(graph, precision={**chosen, layer: precision}), samples)
+            if all(figures["max_abs"] <= most for figures in errors.values()):
+                chosen[layer] = precision
+                break
+    return chosen
+
+
+def _errors(wide: Model, narrow: Model, samples: Sequence[Mapping[str, Array]]) -> dict[str, dict[str, float]]:
+    pairs: dict[str, list[tuple[Array, Array]]] = {}
+    for sample in samples:
+        expected, got = wide.run(sample), narrow.run(sample)
+        for name, array in expected.items():
+            pairs.setdefault(name, []).append((array.astype(np.float64).reshape(-1), got[name].reshape(-1)))
+    found = {}
+    for name, parts in pairs.items():
+        expected, got = (np.concatenate(side) for side in zip(*parts, strict=True))
+        finite = np.isfinite(expected)
+        error, signal = (got - expected)[finite], expected[finite]
+        noise = float(np.square(error).sum())
+        found[name] = {
+            "max_abs": float(np.abs(error).max(initial=0.0)),
+            "mean_abs": float(np.abs(error).mean()) if error.size else 0.0,
+            "snr_db": float(10 * np.log10(np.square(signal).sum() / noise)) if noise else float("inf"),
+        }
+    return found
