@@ -77,12 +77,17 @@ def test_convert_reports_what_narrow_weights_cost_and_the_file_replays(wide, tmp
 
 
 def test_the_largest_error_allowed_picks_the_precision(wide, tmp_path, capsys):
-    picked = [
-        data(capsys, "convert", wide, "-o", tmp_path / "m.fastlstm", "--max-error", most)["precision"]
-        for most in ("1e-2", "2e-4", "1e-9")
-    ]
-    assert [report["layers"] for report in picked] == [{"lstm": "int8"}, {"lstm": "int16"}, {}]
-    assert all(r["outputs"]["output"]["max_abs"] <= m for r, m in zip(picked, (1e-2, 2e-4, 1e-9), strict=True))
+    def picked(most: float) -> dict:
+        return data(capsys, "convert", wide, "-o", tmp_path / "m.fastlstm", "--max-error", most)["precision"]
+
+    loose = picked(1e-2)
+    error = loose["outputs"]["output"]["max_abs"]
+    assert loose["layers"] == {"lstm": "int8"}
+    assert 0 < error <= 1e-2
+    tight = picked(0.9 * error)
+    assert tight["layers"] == {"lstm": "int16"}
+    assert tight["outputs"]["output"]["max_abs"] <= 0.9 * error
+    assert picked(1e-9)["layers"] == {}
 
 
 def test_convert_verifies_against_onnxruntime_and_embeds_samples(tmp_path, capsys):
