@@ -187,6 +187,11 @@ class _Machine:
     def push_global(self, module: str, name: str) -> None:
         full = f"{module}.{name}"
         known = full in _BUILDERS or full in _INERT or (module == "torch" and name in _DTYPES)
+        if full in _PACKED:
+            raise UnsupportedError(
+                f"'{self.where}' holds weights that PyTorch's quantisation packed ('{full}'), which only PyTorch can "
+                "unpack. Save the state dict of the model as it was before quantize_dynamic."
+            )
         if not known and not (self.allow and self.allow(full)):
             raise UnsupportedError(
                 f"'{self.where}' holds a pickle that asks for '{full}'. Only plain state dicts are read, and "
@@ -332,6 +337,9 @@ _BUILDERS: Mapping[str, Callable[..., Any]] = {
     "torch.jit._pickle.restore_type_tag": lambda value, _tag: value,
 }
 """The only functions whose calls a pickle may describe; each returns plain data."""
+
+_PACKED = frozenset({"torch.ScriptObject", "torch._utils._rebuild_qtensor"})
+"""What a quantised model's state dict asks for."""
 
 _INERT = frozenset(
     f"torch.{name}"

@@ -178,3 +178,10 @@ def test_files_of_other_kinds_say_what_they_are_not(tmp_path: Path) -> None:
     for missing in ("missing.pt", "missing.safetensors"):
         with pytest.raises(FileNotFoundError):
             load(tmp_path / missing)
+
+
+def test_weights_packed_by_quantisation_are_refused_by_what_they_are(tmp_path: Path) -> None:
+    layer = torch.quantize_per_tensor(torch.ones(3, 4), 0.1, 0, torch.qint8)
+    torch.save({"fc.weight": layer}, tmp_path / "quantised.pt")
+    with pytest.raises(UnsupportedError, match="before quantize_dynamic"):
+        load(tmp_path / "quantised.pt")

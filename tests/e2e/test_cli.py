@@ -387,3 +387,16 @@ def test_help_imports_no_engine():
     code = "import sys; from fastlstm.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
     code += "assert not {'numba', 'numpy', 'onnx', 'torch'} & set(sys.modules), sorted(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_a_checkpoint_is_read_with_what_it_does_not_say(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    shapes = {"lstm.weight_ih_l0": (16, 3), "lstm.weight_hh_l0": (16, 4), "fc.weight": (2, 4), "fc.bias": (2,)}
+    tensors = {f"model.{k}": rng.standard_normal(shape).astype(np.float32) for k, shape in shapes.items()}
+    safetensors.numpy.save_file({**tensors, "other.x": np.zeros(3, np.float32)}, tmp_path / "m.safetensors")
+    words = ["--layers", "lstm | last | relu | linear", "--no-batch-first", "--prefix", "model."]
+    seen = data(capsys, "inspect", tmp_path / "m.safetensors", *words)
+    assert (seen["input"], seen["output"]) == (["input: float32[time, batch, 3]"], ["output: float32[batch, 2]"])
+    assert seen["assumed"] == []
+    assert main(["convert", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "m.fastlstm"), *words]) == 0
+    assert "--prefix is for PyTorch state dicts" in told(capsys, "inspect", tmp_path / "m.fastlstm", *words[3:])
