@@ -102,9 +102,9 @@ def _errors(wide: Model, narrow: Model, samples: Sequence[Mapping[str, Array]]) 
             pairs.setdefault(name, []).append((array.astype(np.float64).reshape(-1), got[name].reshape(-1)))
     found = {}
     for name, parts in pairs.items():
-        expected, got = (np.concatenate(side) for side in zip(*parts, strict=True))
-        finite = np.isfinite(expected)
-        error, signal = (got - expected)[finite], expected[finite]
+        wanted, given = (np.concatenate(side) for side in zip(*parts, strict=True))
+        finite = np.isfinite(wanted)
+        error, signal = (given - wanted)[finite], wanted[finite]
         noise = float(np.square(error).sum())
         found[name] = {
             "max_abs": float(np.abs(error).max(initial=0.0)),
