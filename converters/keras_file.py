@@ -110,10 +110,10 @@ def _read_h5(path: Path) -> KerasFile:
                 f"'{path}' holds weights without a model (no model_config); "
                 "write the whole model with model.save(...) instead of save_weights(...)."
             )
-        config = _json(file.root.attrs["model_config"], f"model_config in '{path}'")
+        config = _json(file.attribute(file.root, "model_config"), f"model_config in '{path}'")
         weights = file.group(file.root, "model_weights")
-        version = file.root.attrs.get("keras_version", weights.attrs.get("keras_version"))
-        if _text(file.root.attrs.get("backend", "tensorflow")) == "theano":
+        version = file.attribute(file.root if "keras_version" in file.root.attrs else weights, "keras_version")
+        if _text(file.attribute(file.root, "backend")) == "theano":
             raise UnsupportedError(
                 f"'{path}' was written by Keras on Theano, which turns convolutions round; "
                 "load it in Keras on TensorFlow and save it again."
@@ -131,6 +131,15 @@ class _H5:
         self._where = where
         self._h5py = h5py
         self._budget = max(_SMALL, _RATIO * size)
+
+    def attribute(self, holder: Any, key: str) -> Any:
+        """Return an attribute's value, None if there is none, after a look at how much it would read."""
+        if key not in holder.attrs:
+            return None
+        stated = holder.attrs.get_id(key)
+        if math.prod(stated.shape or (1,)) * stated.dtype.itemsize > _CONFIG_BYTES:
+            raise FileFormatError(f"{self._where}: the attribute '{key}' is too large to be what Keras writes.")
+        return holder.attrs[key]
 
     def group(self, parent: Any, name: str) -> Any:
         """Return the group `name`, a path relative to `parent`."""
