@@ -25,9 +25,10 @@ MOST_ENTRIES = 32  # shapes for which it is kept
 class Executor:
     """A planned graph, ready to run; bodies of control flow get executors of their own when first run."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, threads: int = 1) -> None:
         self.graph = graph
-        self.plan: Plan = make_plan(graph, machine.detect())
+        self.threads = threads
+        self.plan: Plan = make_plan(graph, machine.detect(), threads)
         self.quick: native.Call = native.never
         """Runs one array of the shape met last; None says that it did not, and `run` has to."""
         self._entries: dict[tuple[int, ...], native.Call] = {}
@@ -81,7 +82,7 @@ class Executor:
     def _body(self, body: Graph, bound: Mapping[str, Any], values: Mapping[str, Any]) -> list[Any]:
         executor = self._bodies.get(id(body))
         if executor is None:
-            executor = self._bodies[id(body)] = Executor(body)
+            executor = self._bodies[id(body)] = Executor(body, self.threads)
         return executor.run(bound, outer=values)
 
     def _repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:
@@ -89,7 +90,7 @@ class Executor:
         weights = {name: np.asarray(values[name]) for i in (1, 2, 3, 8, 9) if (name := node.input(i))}
         outputs = tuple(TensorSpec(name, ()) for name in node.outputs if name)
         try:
-            part = make_plan(Graph((), outputs, (node,), weights), self.plan.machine).parts[0]
+            part = make_plan(Graph((), outputs, (node,), weights), self.plan.machine, self.threads).parts[0]
         except (IndexError, ValueError, KeyError) as error:
             raise InputError(f"The weights given to the layer '{node.name}' do not fit one another: {error}") from error
         if not isinstance(part, Segment):

@@ -43,15 +43,14 @@ ENTRY_NEW_LIKE = 4
 ENTRY_PROTOTYPE = 5  # the array object that a new output is like
 ENTRY_SAVE = 6  # addresses of PyEval_SaveThread and PyEval_RestoreThread, 0 to keep the lock
 ENTRY_RESTORE = 7
-ENTRY_DRIVE = 8  # address of the driver, and its arguments
-ENTRY_PROGRAM = 9
-ENTRY_FRAME = 10
+ENTRY_RUN = 8  # address of the function to call (the driver, or a team's), and its two arguments
+ENTRY_FRAME = 31
 ENTRY_STEPS = 11
 ENTRY_BUSY = 12  # address of the program's word that is 1 while it runs
 ENTRY_X = 13  # address of the slot, bytes between time steps and between rows, rank, up to 4 sizes
 ENTRY_Y = 21
-ENTRY_CLEARS = 29  # states to clear, then address and floats of each
-ENTRY_CLEAR = 30
+ENTRY_CLEARS = 29  # states to clear; address and floats of each from ENTRY_CLEAR on
+ENTRY_CLEAR = 32
 
 # bytes from the start of a Python object, and of an array object, to its fields (64-bit CPython)
 OBJECT_TYPE = 8
@@ -60,3 +59,25 @@ ARRAY_RANK = 24
 ARRAY_DIMS = 32
 ARRAY_DTYPE = 56
 ARRAY_FLAGS = 64
+
+# words of a team's job; those that different threads wait for lie on cache lines of their own
+JOB_NUMBER = 0  # goes up with every job
+JOB_ALIVE = 8  # 1 while there are workers
+JOB_BUSY = 9  # 1 while a job runs
+JOB_PROGRAM = 10
+JOB_DRIVE = 11
+JOB_FRAMES = 12  # address of the workers' frames' addresses
+JOB_DONE = 16  # workers that have done their part
+JOB_SLEEPERS = 24
+JOB_BARRIER = 32  # see kernels/barrier.py
+JOB_MUTEX = 48  # the system's: 64 bytes at most, and so the condition variable
+JOB_CONDITION = 64
+JOB_WORDS = 80
+
+# words of a crew: a program and the frames with which a team runs it
+CREW_JOB = 0
+CREW_PROGRAM = 1
+CREW_DRIVE = 2
+CREW_ALONE = 3  # the frame with which one thread runs it alone
+CREW_WORKERS = 4
+CREW_FRAMES = 5

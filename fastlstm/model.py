@@ -13,6 +13,7 @@ from fastlstm import passes
 from fastlstm.errors import InputError
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, TensorSpec
+from fastlstm.machine import cores
 from fastlstm.plan import Plan
 from fastlstm.quantise import quantise
 
@@ -32,7 +33,8 @@ class Model:
     graph : Graph
         As a converter made it; it is optimised and planned here.
     threads : int or None
-        Worker threads; None asks for the machine's cores. At present every model runs on the calling thread.
+        Threads to use at most, the calling one counted; None asks for the machine's cores. A call uses more than
+        one where that pays off; the bits are the same. Without POSIX threads every call runs on its own thread.
     precision : str or mapping of str to str
         "float32", "int16" or "int8" (see `fastlstm.quantise`), for all layers or by layer name. Layers that are
         narrow already, out of a file or a quantised model, stay so.
@@ -50,7 +52,7 @@ class Model:
         narrow = optimised if precision == "float32" else quantise(optimised, precision)
         self.graph = graph if narrow is optimised else narrow
         self.threads = threads
-        self._executor = Executor(narrow)
+        self._executor = Executor(narrow, cores() if threads is None else threads)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

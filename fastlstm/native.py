@@ -60,7 +60,6 @@ def entry(
     steps: int,
     x: tuple[int, str, Sequence[int]],
     y: tuple[int, str, Sequence[int]],
-    macs: int,
     clear: Sequence[Array] = (),
 ) -> Call:
     """Return a built-in ``call(array, out=None)`` that runs `program` over `steps` time steps.
@@ -71,8 +70,6 @@ def entry(
         Used from one thread at a time: a call that finds it busy returns None.
     x, y : slot, axes, shape
         The input and the output: float32, contiguous. The shape may leave out axes of size 1.
-    macs : int
-        Multiply-adds of a call; large ones release the interpreter lock.
     clear : sequence of arrays
         States that start every call at zero (contiguous float32).
 
@@ -93,11 +90,11 @@ def entry(
     words[layout.ENTRY_INCREF] = python["Py_IncRef"]
     words[layout.ENTRY_NEW_LIKE] = new_like
     words[layout.ENTRY_PROTOTYPE] = id(prototype)
-    if macs > HOLD:
+    if steps * program.macs > HOLD:
         words[layout.ENTRY_SAVE] = python["PyEval_SaveThread"]
         words[layout.ENTRY_RESTORE] = python["PyEval_RestoreThread"]
-    words[layout.ENTRY_PROGRAM], words[layout.ENTRY_FRAME] = program.call
-    words[layout.ENTRY_DRIVE] = compiler.address("drive.drive")
+    words[layout.ENTRY_RUN : layout.ENTRY_RUN + 3] = program.call(steps)
+    words[layout.ENTRY_FRAME] = address_of(program.frame)
     words[layout.ENTRY_STEPS] = steps
     words[layout.ENTRY_BUSY] = program.busy_address
     for at, (slot, axes, shape) in ((layout.ENTRY_X, x), (layout.ENTRY_Y, y)):

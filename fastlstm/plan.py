@@ -74,8 +74,8 @@ class Plan:
         return "\n".join(lines)
 
 
-def make_plan(graph: Graph, machine: Machine) -> Plan:
-    """Return the plan of an optimised graph."""
+def make_plan(graph: Graph, machine: Machine, threads: int = 1) -> Plan:
+    """Return the plan of an optimised graph; its segments use up to `threads` threads."""
     infos = shapes.infer(graph)
     labels = _label(graph, infos)
     native = {id(node) for node in graph.nodes if _is_native(node, graph, labels, infos)}
@@ -88,7 +88,7 @@ def make_plan(graph: Graph, machine: Machine) -> Plan:
         elif groups[id(node)] not in done:
             done.add(groups[id(node)])
             members = [n for n in graph.nodes if id(n) in native and groups[id(n)] == groups[id(node)]]
-            parts.append(build_segment(members, graph, labels, infos, machine))
+            parts.append(build_segment(members, graph, labels, infos, machine, threads))
     return Plan(graph, machine, tuple(parts), labels)
 
 

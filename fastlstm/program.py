@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.kernels import compiler
+from fastlstm.team import team_of
 
 __all__ = ["Instruction", "Program", "Slot", "Stage", "address_of"]
 
 Array = npt.NDArray[Any]
+WORTH_A_TEAM = 1_000_000  # multiply-adds of a call, some 20 microseconds: waking workers costs about as much
 SLACK = 64  # floats behind every buffer that a whole-vector load may touch
 
 
@@ -74,11 +77,15 @@ class Stage:
 
 @dataclass
 class Program:
-    """Slots, buffers and instructions for a fixed number of batch rows."""
+    """Slots, buffers and instructions for a fixed number of batch rows.
+
+    With `workers` over 1 a team runs what is long enough for that to pay.
+    """
 
     slots: Sequence[Slot]
     stages: Sequence[Stage]
     batch: int
+    workers: int = 1
     steps: int = 0
     frame: Array = field(init=False)
 
@@ -94,19 +101,45 @@ class Program:
         words = 2 * rows + self.batch * (6 * widest + 128) + 4096
         # Behind it quantised rows: see kernels/operand.py. A row of k values takes less than 2 k + 256 bytes.
         longest = max((i.quantised for stage in self.stages for i in stage.instructions), default=0)
-        self._scratch = np.zeros(words + (rows * (longest // 4 + 40) + 64 if longest else 0), np.int64)
+        room = words + (rows * (longest // 4 + 40) + 64 if longest else 0)
+        self._scratch = [np.zeros(room, np.int64) for _ in range(self.workers)]
+        self.macs = self.batch * sum(step.macs for stage in self.stages for step in stage.instructions)
+        self._frames = [self.frame]
+        self._set_frame(self.frame, self._scratch[0], words)
+        self._block = max((stage.block for stage in self.stages), default=1)
+        self._place_buffers(max(self.steps, 1))
+        self._alone = (compiler.address("drive.drive"), address_of(self._code), address_of(self.frame))
+        if self.workers > 1:
+            self._hire(words)
+
+    def _set_frame(self, frame: Array, scratch: Array, words: int) -> None:
         for word, value in (
             (layout.SLOTS, address_of(self._table)),
             (layout.ROWS, self.batch),
             (layout.WORKERS, 1),
-            (layout.SCRATCH, address_of(self._scratch)),
-            (layout.QUANTISED, address_of(self._scratch) + 8 * words),
+            (layout.SCRATCH, address_of(scratch)),
+            (layout.QUANTISED, address_of(scratch) + 8 * words),
         ):
-            self.frame[word] = value
-        self._block = max((stage.block for stage in self.stages), default=1)
-        self._place_buffers(max(self.steps, 1))
-        self._drive = _drive()
-        self.call = (address_of(self._code), address_of(self.frame))
+            frame[word] = value
+
+    def _hire(self, words: int) -> None:
+        """Make a frame for each worker, and the crew's words."""
+        self._team = team_of(self.workers)
+        for worker, scratch in enumerate(self._scratch):
+            frame = np.zeros(layout.FRAME_WORDS, np.int64)
+            self._set_frame(frame, scratch, words)
+            frame[layout.WORKER], frame[layout.WORKERS] = worker, self.workers
+            frame[layout.BARRIER] = self._team.job + 8 * layout.JOB_BARRIER
+            self._frames.append(frame)
+        crew = [self._team.job, self._alone[1], self._alone[0], self._alone[2], self.workers]
+        self._crew = np.array([*crew, *(address_of(frame) for frame in self._frames[1:])], np.int64)
+
+    def call(self, steps: int) -> tuple[int, int, int]:
+        """Return the C function that runs the program over `steps` time steps, and its two arguments."""
+        if self.workers == 1 or steps * self.macs < WORTH_A_TEAM:
+            return self._alone
+        self._team.start()
+        return compiler.address("team.lead"), address_of(self._crew), 0
 
     def _assemble(self) -> Array:
         words: list[int] = [len(self.stages)]
@@ -169,7 +202,8 @@ class Program:
         frame[layout.TOTAL] = steps
         frame[layout.ACTIVE] = 0 if active is None else address_of(active)
         frame[layout.STATUS] = 0
-        self._drive(*self.call, 0)
+        function, *arguments = self.call(steps)
+        _function(function)(*arguments, 0)
         return int(frame[layout.STATUS])
 
     def reserve(self, steps: int) -> None:
@@ -188,7 +222,7 @@ class Program:
 
     def nbytes(self) -> int:
         """Return the bytes of working memory."""
-        return sum(b.nbytes for b in self._buffers if b is not None) + self._scratch.nbytes
+        return sum(b.nbytes for b in self._buffers if b is not None) + sum(s.nbytes for s in self._scratch)
 
     def buffers(self) -> Mapping[str, Array]:
         """Return the buffers by slot name, for debugging."""
@@ -200,7 +234,7 @@ def address_of(array: Array | None) -> int:
     return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
-def _drive() -> Any:
-    """Return the compiled driver as a C function that releases the interpreter lock."""
-    prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-    return prototype(compiler.address("drive.drive"))
+@cache
+def _function(address: int) -> Any:
+    """Return a kernel as a C function that releases the interpreter lock."""
+    return ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(address)

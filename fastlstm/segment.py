@@ -8,13 +8,13 @@ stages are held for all time steps.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout, native
+from fastlstm import layout, native, team
 from fastlstm.errors import InputError
 from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Graph, Node
 from fastlstm.machine import Machine
@@ -25,6 +25,7 @@ __all__ = ["Segment", "State", "build_segment"]
 
 Array = npt.NDArray[Any]
 LAST_STAGE = 1 << 30
+WORTH_A_WORKER = 25_000  # multiply-adds of a time step, about a microsecond: a barrier costs a third of that
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,19 @@ class Segment:
     masks: tuple[tuple[int, str, bool], ...]  # slot, value, backwards
     needs_step: str  # name of a layer that needs at least one time step, "" if none
     names: tuple[str, ...]
+    threads: int = 1  # as many as the caller allows
     _idle: dict[int, list[Program]] = field(default_factory=dict, repr=False, compare=False)
 
     def program(self, batch: int) -> Program:
         """Return a program of one's own for `batch` rows."""
-        return Program(self.slots, self.stages, batch)
+        return Program(self.slots, self.stages, batch, self.workers(batch))
+
+    def workers(self, batch: int) -> int:
+        """Return how many threads pay off: every worker has a barrier to wait at in every time step."""
+        if self.masks or not team.available():  # a mask's saved states belong to one worker
+            return 1
+        recurrent = [i.macs for s in self.stages for i in s.instructions if i.kernel.startswith("recurrent.")]
+        return max(1, min(self.threads, batch * min(recurrent, default=0) // WORTH_A_WORKER))
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
         """Run over whole sequences; `values` holds at least the segment's inputs."""
@@ -153,8 +162,7 @@ class Segment:
             return slot, axes, [features if axis == "F" else sizes[axis] for axis in axes if axis not in dropped]
 
         clear = [] if keep else [program.rows(state.slot) for state in self.states]
-        macs = sum(step.macs for stage in self.stages for step in stage.instructions)
-        return native.entry(program, steps, place(x), place(y), macs * steps * program.batch, clear)
+        return native.entry(program, steps, place(x), place(y), clear)
 
     def _directions(self, shown: str) -> int:
         return 1 + max(s.direction for s in self.states if s.shown == shown)
@@ -325,7 +333,12 @@ class _Builder:
 
 
 def build_segment(
-    nodes: list[Node], graph: Graph, labels: Mapping[str, str], infos: Mapping[str, Any], machine: Machine
+    nodes: list[Node],
+    graph: Graph,
+    labels: Mapping[str, str],
+    infos: Mapping[str, Any],
+    machine: Machine,
+    threads: int = 1,
 ) -> Segment:
     """Return the segment of `nodes`, which are in order and share time steps and batch rows."""
     build = _Builder(graph, labels, machine)
@@ -343,7 +356,7 @@ def build_segment(
         name = node.output(0)
         if name in wanted and name in build.place:
             _show(build, name)
-    return _finish(build, nodes)
+    return replace(_finish(build, nodes), threads=threads)
 
 
 def _outer(node: Node) -> list[str]:

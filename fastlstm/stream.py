@@ -35,7 +35,9 @@ class Stream:
         if not isinstance(batch, int) or batch < 1:
             raise InputError(f"batch should be a whole number from 1 on; got {batch!r}.")
         graph = streaming_graph(passes.optimise(model.graph), state)
-        self._segment = _one_segment(make_plan(graph, machine.detect()))
+        self._segment = _one_segment(
+            make_plan(graph, machine.detect(), machine.cores() if model.threads is None else model.threads)
+        )
         self.batch = batch
         self._program = self._segment.program(batch)
         (self._input, (_, self._in_axes, self._features)) = next(iter(self._segment.inputs.items()))

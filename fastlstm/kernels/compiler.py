@@ -11,6 +11,7 @@ Numba; loading one that is there takes about a millisecond.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib
 import os
@@ -28,6 +29,15 @@ from fastlstm import machine
 from fastlstm.errors import FastLSTMError
 
 __all__ = ["address", "cache_folder", "loaded"]
+
+MEMORY_FUNCTIONS = ("memcpy", "memmove", "memset")  # LLVM makes calls of these out of loops
+SYSTEM_FUNCTIONS = (
+    "sched_yield",
+    "pthread_mutex_lock",
+    "pthread_mutex_unlock",
+    "pthread_cond_broadcast",
+    "pthread_cond_wait",
+)
 
 _lock = threading.RLock()
 _addresses: dict[tuple[str, tuple[Hashable, ...]], int] = {}
@@ -78,7 +88,7 @@ def _fingerprint() -> str:
     target = machine.detect()
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for source in [*sorted(here.glob("*.py")), here.parent / "simd.py"]:
+    for source in [*sorted(here.glob("*.py")), here.parent / "simd.py", here.parent / "layout.py"]:
         digest.update(source.read_bytes())
     versions = (version("numba"), version("llvmlite"), sys.version_info[:2], sys.platform)
     digest.update(repr((target.cpu, sorted(target.features), versions)).encode())
@@ -148,6 +158,7 @@ def _link(code: bytes, symbol: str) -> int:
         return 0
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    _name_system_functions()
     empty = llvm.parse_assembly("")
     target = llvm.Target.from_default_triple().create_target_machine()
     engine = llvm.create_mcjit_compiler(empty, target)
@@ -160,6 +171,16 @@ def _link(code: bytes, symbol: str) -> int:
     if found:
         _engines.append(engine)
     return found
+
+
+@cache
+def _name_system_functions() -> None:
+    """Tell LLVM where the functions are that kernels call: it does not look through the process by itself."""
+    import llvmlite.binding as llvm
+
+    system = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
+    for name in MEMORY_FUNCTIONS + (SYSTEM_FUNCTIONS if os.name == "posix" else ()):
+        llvm.add_symbol(name, ctypes.cast(getattr(system, name), ctypes.c_void_p).value)
 
 
 def _keep(path: Path, code: bytes) -> None:

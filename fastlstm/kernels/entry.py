@@ -103,7 +103,8 @@ def call() -> Callable[[int, int, int], int]:
             clear(word(context, layout.ENTRY_CLEAR + 2 * i), word(context, layout.ENTRY_CLEAR + 2 * i + 1))
         save = word(context, layout.ENTRY_SAVE)
         thread = call_c(save, 0, 0, 0, 0) if save != 0 else 0
-        call_c(word(context, layout.ENTRY_DRIVE), word(context, layout.ENTRY_PROGRAM), frame, 0, 0)
+        run = layout.ENTRY_RUN
+        call_c(word(context, run), word(context, run + 1), word(context, run + 2), 0, 0)
         if save != 0:
             call_c(word(context, layout.ENTRY_RESTORE), thread, 0, 0, 0)
         store_i64(busy, 0)

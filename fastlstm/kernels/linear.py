@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.kernels.frame import arg, origin, row_stride, share, time_stride, word
+from fastlstm.kernels.frame import arg, meet, origin, row_stride, share, time_stride, word
 from fastlstm.kernels.operand import operand
 from fastlstm.layout import ROWS, SCRATCH, STEPS
 from fastlstm.simd import store_i64
@@ -42,6 +42,7 @@ def linear(lanes: int, vectors: int, max_sums: int, bits: int = 32) -> Callable[
                 bias + panel * panel_row, 0, out + panel * panel_row, out_row,
             )  # fmt: skip
             panel += n
+        meet(frame)
         return 0
 
     return kernel

@@ -16,7 +16,11 @@ from numba.core import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
+from fastlstm.errors import FastLSTMError
+from fastlstm.kernels.compiler import SYSTEM_FUNCTIONS
+
 __all__ = ["inlined", "kernel_module"]
+
 
 _OPTIONS = {"error_model": "numpy", "boundscheck": False}
 
@@ -86,6 +90,11 @@ def kernel_module(function: Callable[[int, int, int], int], symbol: str) -> tupl
         That which Numba generates code with.
     """
     convention = types.int64(types.int64, types.int64, types.int64)
-    compiled = numba.cfunc(convention, pipeline_class=_pipeline(_Kernel), **_OPTIONS)(function)
+    # Inlined into its C wrapper, so that the wrapper's branch for exceptions, which needs Numba at run time, goes.
+    compiled = numba.cfunc(convention, pipeline_class=_pipeline(_Kernel), forceinline=True, **_OPTIONS)(function)
     library = compiled._library
+    needed = {f.name for f in library._final_module.functions if f.is_declaration and not f.name.startswith("llvm.")}
+    unknown = needed - set(SYSTEM_FUNCTIONS)
+    if unknown:
+        raise FastLSTMError(f"The kernel {symbol} calls {', '.join(sorted(unknown))}, which it cannot.")
     return str(library._final_module).replace(compiled._wrapper_name, symbol), library._codegen._tm

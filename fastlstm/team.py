@@ -1,0 +1,104 @@
+"""Teams of worker threads: started when first needed, shared by all models of one thread count.
+
+The threads run compiled code for their whole life and hold no interpreter lock. A forked child starts its own;
+at exit they are sent home before compiled code is unloaded.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import threading
+
+import numpy as np
+
+from fastlstm import layout
+from fastlstm.kernels import compiler
+
+__all__ = ["Team", "available", "team_of"]
+
+FAREWELL_SECONDS = 2.0
+
+_teams: dict[int, Team] = {}
+_starting = threading.Lock()
+
+
+def available() -> bool:
+    """Whether there are teams on this system: they need POSIX threads."""
+    return os.name == "posix"
+
+
+class Team:
+    """Workers beside the calling thread.
+
+    Parameters
+    ----------
+    workers : int
+        With the caller.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        # Room to start at a cache line.
+        self._memory = np.zeros(layout.JOB_WORDS + 8, np.int64)
+        address = int(self._memory.ctypes.data)
+        self.job = address + -address % 64
+        self._words = self._memory[(self.job - address) // 8 :]
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start the threads if they do not run."""
+        if self._words[layout.JOB_ALIVE]:
+            return
+        with _starting:
+            if self._words[layout.JOB_ALIVE]:
+                return
+            self._words[:] = 0
+            system = ctypes.CDLL(None)
+            system.pthread_mutex_init(ctypes.c_void_p(self.job + 8 * layout.JOB_MUTEX), None)
+            system.pthread_cond_init(ctypes.c_void_p(self.job + 8 * layout.JOB_CONDITION), None)
+            prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+            follow = prototype(compiler.address("team.follow"))
+            self._dismiss = prototype(compiler.address("team.dismiss"))
+            self._words[layout.JOB_ALIVE] = 1
+            self._threads = [
+                threading.Thread(target=follow, args=(self.job, worker, 0), name=f"fastlstm-{worker}", daemon=True)
+                for worker in range(1, self.workers)
+            ]
+            for thread in self._threads:
+                thread.start()
+
+    def dismiss(self) -> None:
+        """Send the threads home and wait for them."""
+        if self._words[layout.JOB_ALIVE]:
+            self._dismiss(self.job, 0, 0)
+            for thread in self._threads:
+                thread.join(FAREWELL_SECONDS)
+
+    def forget(self) -> None:
+        """Take note, in a forked child, that there are no threads."""
+        self._words[:] = 0
+        self._threads = []
+
+
+def team_of(workers: int) -> Team:
+    """Return the team of so many workers, the caller counted."""
+    return _teams.setdefault(workers, Team(workers)) if workers not in _teams else _teams[workers]
+
+
+def _dismiss_all() -> None:
+    for team in _teams.values():
+        team.dismiss()
+
+
+def _forget_all() -> None:
+    global _starting
+    _starting = threading.Lock()
+    for team in _teams.values():
+        team.forget()
+
+
+atexit.register(_dismiss_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

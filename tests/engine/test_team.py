@@ -1,0 +1,117 @@
+"""Threads change the time, never the bits; and they keep out of the way."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import fastlstm
+from fastlstm import team
+
+pytestmark = pytest.mark.skipif(not team.available(), reason="teams need POSIX threads")
+
+STEPS, BATCH, FEATURES, HIDDEN = 40, 2, 16, 160
+
+
+def layer(kind: str, threads: int, directions: int = 1) -> object:
+    rng = np.random.default_rng(5)
+
+    def weight(*shape: int) -> np.ndarray:
+        return rng.uniform(-0.1, 0.1, (directions, *shape)).astype(np.float32)
+
+    if kind == "projected":
+        w = weight(4 * HIDDEN, FEATURES), weight(4 * HIDDEN, 96), weight(4 * HIDDEN)
+        return fastlstm.LSTM(*w, weight_hr=weight(96, HIDDEN), threads=threads)
+    if kind == "lstm":
+        w = weight(4 * HIDDEN, FEATURES), weight(4 * HIDDEN, HIDDEN), weight(4 * HIDDEN)
+        return fastlstm.LSTM(*w, threads=threads)
+    if kind == "rnn":
+        w = weight(2 * HIDDEN, FEATURES), weight(2 * HIDDEN, 2 * HIDDEN), weight(2 * HIDDEN)
+        return fastlstm.RNN(*w, threads=threads)
+    w = weight(3 * HIDDEN, FEATURES), weight(3 * HIDDEN, HIDDEN), weight(4 * HIDDEN)
+    return fastlstm.GRU(*w, reset_after=int(kind == "gru"), threads=threads)
+
+
+def parts(result: object) -> list[np.ndarray]:
+    if isinstance(result, np.ndarray):
+        return [result]
+    return [array for part in result for array in parts(part)]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("kind", ["lstm", "projected", "gru", "gru before", "rnn"])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_every_thread_count_gives_the_same_bits(kind: str, directions: int, threads: int) -> None:
+    x = np.random.default_rng(6).normal(size=(STEPS, BATCH, FEATURES)).astype(np.float32)
+    lengths = np.array([STEPS - 13, STEPS])
+    alone, shared = layer(kind, 1, directions), layer(kind, threads, directions)
+    segment = shared._model(False, False).plan.parts[0]
+    assert segment.workers(BATCH) == threads
+    for given in (None, lengths):
+        for a, b in zip(parts(alone(x, lengths=given)), parts(shared(x, lengths=given)), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_small_layer_is_left_to_one_thread() -> None:
+    small = fastlstm.LSTM(np.zeros((80, 1)), np.zeros((80, 20)), threads=4)
+    assert small._model(False, False).plan.parts[0].workers(1) == 1
+
+
+def test_callers_from_several_threads_share_a_team_or_run_alone() -> None:
+    shared, x = layer("lstm", 2), np.random.default_rng(7).normal(size=(4, STEPS, BATCH, FEATURES)).astype(np.float32)
+    want = [parts(shared(one)) for one in x]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(10):
+            got = parts(shared(x[number]))
+            wrong.extend(number for a, b in zip(got, want[number], strict=True) if not np.array_equal(a, b))
+
+    callers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_idle_workers_sleep() -> None:
+    shared, x = layer("lstm", 2), np.zeros((STEPS, BATCH, FEATURES), np.float32)
+    shared(x)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.05
+
+
+SCRIPT = """
+    import os, sys
+    import numpy as np
+    import fastlstm
+    rng = np.random.default_rng(0)
+    model = fastlstm.LSTM(rng.normal(size=(640, 8)), rng.normal(size=(640, 160)), threads=2)
+    x = rng.normal(size=(30, 1, 8)).astype(np.float32)
+    want = model(x)[0]
+    if sys.argv[1] == "fork":
+        child = os.fork()
+        same = np.array_equal(model(x)[0], want)
+        if child == 0:
+            os._exit(0 if same else 3)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        sys.exit(code if same else 4)
+"""
+
+
+@pytest.mark.parametrize("what", ["exit", "fork"])
+def test_a_process_with_workers_ends_and_forks_in_peace(what: str) -> None:
+    code = textwrap.dedent(SCRIPT)
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code, what], timeout=120, env=os.environ, check=False)
+        assert done.returncode == 0
