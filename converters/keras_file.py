@@ -35,6 +35,7 @@ Array = npt.NDArray[Any]
 _CONFIG_BYTES = 64 << 20
 _SMALL = 64 << 20
 _RATIO = 16
+_HEAP = b"GCOL\x01\0\0\0"
 _BUILT_IN_FILTERS = frozenset({1, 2, 3})  # deflate, shuffle and fletcher32 are part of HDF5 itself
 
 
@@ -265,6 +266,7 @@ def _opened(source: Path | io.BytesIO, where: str, size: int) -> Iterator[_H5]:
         import h5py
     except ImportError:
         raise DependencyError.missing("h5py", "keras", "Reading a Keras model") from None
+    _check_heaps(source, where)
     try:
         with h5py.File(source, "r") as root:
             yield _H5(root, where, size, h5py)
@@ -273,6 +275,28 @@ def _opened(source: Path | io.BytesIO, where: str, size: int) -> Iterator[_H5]:
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, SystemError) as error:
         # SystemError: h5py's own lock trips over an exception on its way out of a damaged link.
         raise FileFormatError(f"{where} is not a readable HDF5 file: {error}.") from None
+
+
+def _check_heaps(source: Path | io.BytesIO, where: str) -> None:
+    """Refuse a file whose heaps of text (``GCOL``, section III.E of the HDF5 format) are damaged.
+
+    HDF5 itself walks them without an end if an object in them has an impossible size.
+    """
+    raw = source.read_bytes() if isinstance(source, Path) else source.getvalue()
+    at = raw.find(_HEAP)
+    while at >= 0:
+        size = int.from_bytes(raw[at + 8 : at + 16], "little")
+        position, end = at + 16, min(at + size, len(raw))
+        while position + 16 <= end:
+            index = int.from_bytes(raw[position : position + 2], "little")
+            length = int.from_bytes(raw[position + 8 : position + 16], "little")
+            room = end - position
+            if not (16 <= length <= room if index == 0 else length <= room - 16):  # index 0: what is left, head and all
+                raise FileFormatError(f"{where} is damaged: a heap of text holds an object of {length} bytes.")
+            if index == 0:
+                break
+            position += 16 + -(-length // 8) * 8
+        at = raw.find(_HEAP, at + 8)
 
 
 def _json(data: Any, where: str) -> dict[str, Any]:

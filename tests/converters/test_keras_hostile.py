@@ -108,3 +108,13 @@ def test_configurations_that_are_not_ones(tmp_path: Path) -> None:
         path = write_keras(tmp_path / f"{number}.keras", model, {"layers/dense": [KERNEL, BIAS]})
         with pytest.raises(FastLSTMError):
             load_graph(path)
+
+
+def test_a_damaged_heap_of_text_is_told_before_hdf5_walks_it(tmp_path: Path) -> None:
+    path = good(tmp_path / "heap.h5")
+    data = bytearray(path.read_bytes())
+    first = data.index(b"GCOL") + 16
+    data[first + 8 : first + 16] = (1 << 40).to_bytes(8, "little")
+    path.write_bytes(data)
+    with pytest.raises(FileFormatError, match="heap"):
+        load_graph(path)
