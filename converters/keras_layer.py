@@ -155,7 +155,7 @@ class Layer:
 
     def channels_first(self) -> bool:
         """Return whether the option data_format puts the channels before the axes of space."""
-        return self.config.choice("data_format", ["channels_last", "channels_first", None]) == "channels_first"
+        return bool(self.config.choice("data_format", ["channels_last", "channels_first", None]) == "channels_first")
 
     def rank(self, x: Tensor, *ranks: int) -> Tensor:
         """Return `x` if its rank is one of `ranks`.

@@ -271,7 +271,7 @@ def _flip(layer: Layer, _inputs: Sequence[Tensor]) -> list[Tensor]:
 def _reshape(layer: Layer, _inputs: Sequence[Tensor]) -> list[Tensor]:
     given, target = _arguments(layer, "x", "newshape")
     x = _tensor(layer, given)
-    sizes = [-1 if size is None else size for size in target] if isinstance(target, list) else [None]
+    sizes: list[Any] = [-1 if size is None else size for size in target] if isinstance(target, list) else [None]
     if any(type(size) is not int or size < -1 or size == 0 for size in sizes) or sizes[0] != -1:
         raise UnsupportedError(
             f"{layer.label}: a shape [-1, ...] that leaves the batch open was expected; got {target!r:.80}."

@@ -96,7 +96,7 @@ def lead() -> Compiled:
     active rows, and gets the status.
     """
 
-    def kernel(crew: int, unused: int, unused_2: int) -> int:
+    def kernel(crew: int, unused: int, unused_2: int) -> Any:
         job, program, drive = (
             word(crew, layout.CREW_JOB),
             word(crew, layout.CREW_PROGRAM),
