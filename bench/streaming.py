@@ -1,7 +1,10 @@
 """Streams as an audio plug-in uses them: LSTM(1 -> H) and a dense layer, in blocks and sample by sample.
 
 The peers have no streams. Beside ours stand onnxruntime running 2048 samples at once, which no real-time
-use could wait for, and onnxruntime running blocks of 64 with the state fed in and out, which is the same job.
+use could wait for, and onnxruntime running blocks of 64 with the state fed in and out, which is the same job;
+and, where there is a C++ compiler, a real-time implementation with its sizes compiled in.
+
+``python -m bench.streaming`` prints this section alone.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from bench.cases import Case
 from bench.grid import ABSOLUTE, RELATIVE
 from bench.measure import Budget, measure
 from bench.onnx_models import recurrent_dense_model
-from bench.peers import Call
+from bench.peers import Call, realtime
 from bench.peers.onnxruntime_ import OnnxRuntime
 from fastlstm import reference
 
@@ -70,9 +73,28 @@ def _runs(case: Case, dense: Array, threads: int) -> dict[str, tuple[int, Callab
         y, state["h_0"], state["c_0"] = by_block.run(None, {"x": x, **state})
         return y
 
-    return {
+    found: dict[str, tuple[int, Callable[[Array], Any]]] = {
         f"fastlstm push {BLOCK}": (BLOCK, lambda x: pushed.push(x[:, 0])),
         "fastlstm step": (1, lambda x: stepped.step(x[0, 0])),
         f"onnxruntime T={WHOLE}": (WHOLE, lambda x: at_once.run(None, {"x": x})),
         f"onnxruntime T={BLOCK} with state": (BLOCK, onnxruntime_block),
     }
+    native = realtime.runner(case, dense)
+    if native is not None:
+        found[f"{realtime.NAME} n={WHOLE}"] = (WHOLE, native)
+    return found
+
+
+def main() -> None:
+    """Print microseconds a sample for every size and engine, and how often ours fits into each peer's time."""
+    for name, measure_row in rows(1):
+        engines = measure_row()["engines"]
+        ours = engines[f"fastlstm push {BLOCK}"]["sample_us"]
+        print(name)
+        for engine, found in engines.items():
+            note = f"{found['sample_us']:8.4f} us  {found['sample_us'] / ours:6.2f}" if "sample_us" in found else ""
+            print(f"  {engine:32} {note or found['missing']}")
+
+
+if __name__ == "__main__":
+    main()
