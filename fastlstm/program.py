@@ -24,6 +24,7 @@ __all__ = ["Instruction", "Program", "Slot", "Stage", "address_of"]
 
 Array = npt.NDArray[Any]
 WORTH_A_TEAM = 1_000_000  # multiply-adds of a call, some 20 microseconds: waking workers costs about as much
+FEWEST_ROWS = 24
 SLACK = 64  # floats behind every buffer that a whole-vector load may touch
 
 
@@ -68,11 +69,18 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Stage:
-    """Instructions that pass over the time steps together, block by block."""
+    """Instructions that pass over the time steps together, block by block.
+
+    `rows` is how many rows (time steps times batch rows) of a block stay in the cache.
+    """
 
     kind: int
     instructions: tuple[Instruction, ...]
-    block: int = 1
+    rows: int = 1
+
+    def block(self, batch: int) -> int:
+        """Return the time steps of a block: enough rows to use each weight of a projection often."""
+        return 1 if self.kind == layout.ONCE else max(1, -(-FEWEST_ROWS // batch), self.rows // batch)
 
 
 @dataclass
@@ -95,7 +103,8 @@ class Program:
         self._arrays: list[Array] = []  # what the instruction table points to
         self.frame = np.zeros(layout.FRAME_WORDS + 1, np.int64)  # one more: see `busy_address`
         self._code = self._assemble()
-        rows = self.batch * max((stage.block for stage in self.stages), default=1)
+        self._block = max((stage.block(self.batch) for stage in self.stages), default=1)
+        rows = self.batch * self._block
         widest = max((slot.width for slot in self.slots), default=1)
         # Row addresses, and sums or saved states of one group of panels: see kernels/recurrent.py.
         words = 2 * rows + self.batch * (6 * widest + 128) + 4096
@@ -106,7 +115,6 @@ class Program:
         self.macs = self.batch * sum(step.macs for stage in self.stages for step in stage.instructions)
         self._frames = [self.frame]
         self._set_frame(self.frame, self._scratch[0], words)
-        self._block = max((stage.block for stage in self.stages), default=1)
         self._place_buffers(max(self.steps, 1))
         self._alone = (compiler.address("drive.drive"), address_of(self._code), address_of(self.frame))
         if self.workers > 1:
@@ -144,7 +152,7 @@ class Program:
     def _assemble(self) -> Array:
         words: list[int] = [len(self.stages)]
         for stage in self.stages:
-            words += [stage.kind, stage.block, len(stage.instructions)]
+            words += [stage.kind, stage.block(self.batch), len(stage.instructions)]
             for step in stage.instructions:
                 words += [compiler.address(step.kernel, *step.constants), len(step.args)]
                 for value in step.args:

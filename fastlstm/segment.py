@@ -249,7 +249,7 @@ class Segment:
                 "kernel": step.kernel,
                 "macs": step.macs,
                 "bytes": step.weight_bytes,
-                "tile": f"{stage.block} steps a block",
+                "tile": f"{stage.rows} rows a block",
                 "note": " ".join(filter(None, (names[stage.kind], step.note))),
             }
             for stage in self.stages
