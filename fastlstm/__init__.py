@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastlstm.graph import Graph, Node, TensorSpec
     from fastlstm.layers import GRU, LSTM, RNN
     from fastlstm.model import Model
+    from fastlstm.pool import StreamPool
     from fastlstm.stream import Stream
 
     Precision = str | Mapping[str, str]
@@ -25,12 +26,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
-    "Node", "Stream", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx", "from_state_dict",
+    "Node", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx", "from_state_dict",
     "from_torch", "load",
 ]  # fmt: skip
 
 _LAZY = {
-    "GRU": "layers", "LSTM": "layers", "RNN": "layers", "Model": "model", "Stream": "stream",
+    "GRU": "layers", "LSTM": "layers", "RNN": "layers", "Model": "model", "Stream": "stream", "StreamPool": "pool",
     "Graph": "graph", "Node": "graph", "TensorSpec": "graph",
 }  # fmt: skip
 

@@ -18,6 +18,8 @@ from fastlstm.plan import Plan
 from fastlstm.quantise import quantise
 
 if TYPE_CHECKING:
+    from fastlstm.pool import StreamPool
+    from fastlstm.segment import Segment
     from fastlstm.stream import Stream
 
 __all__ = ["Model"]
@@ -52,6 +54,7 @@ class Model:
         narrow = optimised if precision == "float32" else quantise(optimised, precision)
         self.graph = graph if narrow is optimised else narrow
         self.threads = threads
+        self._streaming: dict[tuple[tuple[str, str], ...], Segment] = {}
         self._executor = Executor(narrow, cores() if threads is None else threads)
 
     @property
@@ -109,6 +112,21 @@ class Model:
         from fastlstm.stream import Stream
 
         return Stream(self, batch, state)
+
+    def streams(self, capacity: int, state: Mapping[str, str] | None = None) -> StreamPool:
+        """Return a `StreamPool`: up to `capacity` streams that advance together, any of them at a time."""
+        from fastlstm.pool import StreamPool
+
+        return StreamPool(self, capacity, state)
+
+    def streaming_segment(self, state: Mapping[str, str] | None = None) -> Segment:
+        """Return what a stream runs; made once, so that streams share their weights."""
+        from fastlstm.stream import streaming_segment
+
+        key = tuple(sorted((state or {}).items()))
+        if key not in self._streaming:
+            self._streaming[key] = streaming_segment(self, state)
+        return self._streaming[key]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as a ``.fastlstm`` file, aside first and then renamed."""

@@ -34,10 +34,7 @@ class Stream:
     def __init__(self, model: Model, batch: int = 1, state: Mapping[str, str] | None = None) -> None:
         if not isinstance(batch, int) or batch < 1:
             raise InputError(f"batch should be a whole number from 1 on; got {batch!r}.")
-        graph = streaming_graph(passes.optimise(model.graph), state)
-        self._segment = _one_segment(
-            make_plan(graph, machine.detect(), machine.cores() if model.threads is None else model.threads)
-        )
+        self._segment = model.streaming_segment(state)
         self.batch = batch
         self._program = self._segment.program(batch)
         (self._input, (_, self._in_axes, self._features)) = next(iter(self._segment.inputs.items()))
@@ -155,6 +152,12 @@ class Stream:
         self._check_kind(array)
         x = np.ascontiguousarray(array, self._dtype)
         return self._segment.advance(self._program, {self._input: x}, steps, self.batch)[self._output]
+
+
+def streaming_segment(model: Model, state: Mapping[str, str] | None) -> Segment:
+    """Return the segment that a stream of the model runs; UnsupportedError if it cannot stream."""
+    graph = streaming_graph(passes.optimise(model.graph), state)
+    return _one_segment(make_plan(graph, machine.detect(), machine.cores() if model.threads is None else model.threads))
 
 
 def streaming_graph(graph: Graph, pairs: Mapping[str, str] | None) -> Graph:
