@@ -80,6 +80,7 @@ class Stage:
 
     def block(self, batch: int) -> int:
         """Return the time steps of a block: enough rows to use each weight of a projection often."""
+        batch = max(batch, 1)
         return 1 if self.kind == layout.ONCE else max(1, -(-FEWEST_ROWS // batch), self.rows // batch)
 
 
