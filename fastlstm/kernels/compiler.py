@@ -30,7 +30,7 @@ from fastlstm.errors import FastLSTMError
 
 __all__ = ["address", "cache_folder", "loaded"]
 
-MEMORY_FUNCTIONS = ("memcpy", "memmove", "memset")  # LLVM makes calls of these out of loops
+C_FUNCTIONS = ("memcpy", "memmove", "memset", "sqrt")  # LLVM makes calls of the first three out of loops
 SYSTEM_FUNCTIONS = (
     "sched_yield",
     "pthread_mutex_lock",
@@ -179,7 +179,7 @@ def _name_system_functions() -> None:
     import llvmlite.binding as llvm
 
     system = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
-    for name in MEMORY_FUNCTIONS + (SYSTEM_FUNCTIONS if os.name == "posix" else ()):
+    for name in C_FUNCTIONS + (SYSTEM_FUNCTIONS if os.name == "posix" else ()):
         llvm.add_symbol(name, ctypes.cast(getattr(system, name), ctypes.c_void_p).value)
 
 
