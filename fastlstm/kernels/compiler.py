@@ -30,7 +30,7 @@ from fastlstm.errors import FastLSTMError
 
 __all__ = ["address", "cache_folder", "loaded"]
 
-C_FUNCTIONS = ("memcpy", "memmove", "memset", "sqrt")  # LLVM makes calls of the first three out of loops
+C_FUNCTIONS = ("memcpy", "memmove", "memset", "sqrt", "log")  # LLVM makes calls of the first three out of loops
 SYSTEM_FUNCTIONS = (
     "sched_yield",
     "pthread_mutex_lock",
