@@ -49,7 +49,7 @@ def lstm(
     bits: int = 32,
 ) -> Compiled:
     """LSTM. EXTRA is the address of the peepholes, packed ``[panel][i, f, o][lane]``."""
-    cell = _lstm_cell(lanes, activations, clip, coupled, peephole)
+    update, output = _lstm_cell(lanes, activations, clip, coupled, peephole)
     group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
     put = partial_store(lanes)
     width = 4 * lanes
@@ -66,9 +66,12 @@ def lstm(
             panel = first + left - n if backwards else last - left
             sums = z + panel * 4 * width
             run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
-            for p in range(panel, panel + n):
-                for b in range(rows):
-                    h = cell(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
+            for b in range(rows):
+                for p in range(panel, panel + n):
+                    update(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
+            for b in range(rows):
+                for p in range(panel, panel + n):
+                    h = output(z + b * z_row + p * 4 * width, c + b * c_row + p * width)
                     put(y + b * y_row + p * width, h, last_width if p == end else lanes, table + 8 * rows)
             left -= n
 
@@ -91,7 +94,7 @@ def lstm_projected(
 
     PANELS and LAST_WIDTH are those of the output.
     """
-    cell = _lstm_cell(lanes, activations, clip, coupled, peephole)
+    update, output = _lstm_cell(lanes, activations, clip, coupled, peephole)
     group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
     project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_bits)
     put = partial_store(lanes)
@@ -110,9 +113,12 @@ def lstm_projected(
             n = group(rows, stop - panel)
             sums = z + panel * 4 * width
             run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
-            for p in range(panel, panel + n):
-                for b in range(rows):
-                    h = cell(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
+            for b in range(rows):
+                for p in range(panel, panel + n):
+                    update(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
+            for b in range(rows):
+                for p in range(panel, panel + n):
+                    h = output(z + b * z_row + p * 4 * width, c + b * c_row + p * width)
                     vstore(full + b * full_row + p * width, h)
             panel += n
         meet(frame)
@@ -306,16 +312,19 @@ def _lstm_cell(
     coupled: bool,
     peephole: bool,
 ) -> Any:
-    """Return ``cell(z, c, peepholes, units)``: one panel of one row; it updates c and returns h.
+    """Return the two halves of a cell, for one panel of one row.
 
-    `z` is the panel's sums, `c` the row's cell state, `units` the panel's offset in bytes within a state.
+    ``update(z, c, peepholes, units)`` turns the panel's sums at `z` into the new cell state, and leaves the output
+    gate where its sum was; `units` is the panel's offset in bytes within the row's state at `c`.
+    ``output(z, c)`` returns h from these. The halves are passes of their own over the rows because each is one
+    long chain of dependent operations: a processor overlaps those of several rows if they are short enough.
     """
-    gate, candidate, output = (activation(*a) for a in activations)
+    gate, candidate, squash = (activation(*a) for a in activations)
     clipped = _clip(clip)
     width = 4 * lanes
 
     @inlined
-    def cell(z, c_row, extra, units):
+    def update(z, c_row, extra, units):
         c = vload(lanes, c_row + units)
         zi, zf, zo = vload(lanes, z), vload(lanes, z + width), vload(lanes, z + 3 * width)
         if peephole:
@@ -329,9 +338,13 @@ def _lstm_cell(
         if peephole:
             zo = fma(vload(lanes, extra + 3 * units + 2 * width), new, zo)
         vstore(c_row + units, new)
-        return gate(clipped(zo)) * output(new)
+        vstore(z + 3 * width, gate(clipped(zo)))
 
-    return cell
+    @inlined
+    def output(z, c):
+        return vload(lanes, z + 3 * width) * squash(vload(lanes, c))
+
+    return update, output
 
 
 def _clip(bound: float | None) -> Any:
