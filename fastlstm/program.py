@@ -25,6 +25,7 @@ __all__ = ["Instruction", "Program", "Slot", "Stage", "address_of"]
 Array = npt.NDArray[Any]
 WORTH_A_TEAM = 1_000_000  # multiply-adds of a call, some 20 microseconds: waking workers costs about as much
 FEWEST_ROWS = 24
+LINE = 16  # floats of a cache line
 SLACK = 64  # floats behind every buffer that a whole-vector load may touch
 
 
@@ -51,6 +52,14 @@ class Slot:
     width: int
     local: bool = False
     value: Array | None = None
+
+    @property
+    def stride(self) -> int:
+        """Elements from one row of a buffer to the next.
+
+        Long rows take an odd number of cache lines: rows a power of two apart would share a few sets of the cache.
+        """
+        return self.width if self.width < 8 * LINE else -(-self.width // LINE) // 2 * 2 * LINE + LINE
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ class Program:
         self._code = self._assemble()
         self._block = max((stage.block(self.batch) for stage in self.stages), default=1)
         rows = self.batch * self._block
-        widest = max((slot.width for slot in self.slots), default=1)
+        widest = max((slot.stride for slot in self.slots), default=1)
         # Row addresses, and sums or saved states of one group of panels: see kernels/recurrent.py.
         words = 2 * rows + self.batch * (6 * widest + 128) + 4096
         # Behind it quantised rows: see kernels/operand.py. A row of k values takes less than 2 k + 256 bytes.
@@ -175,20 +184,20 @@ class Program:
                 self._table[index] = (address_of(slot.value), 0, 0, 1)
                 continue
             held = 1 if slot.kind == "row" else min(self._block, steps) if slot.local else steps
-            needed = held * self.batch * slot.width + SLACK
+            needed = held * self.batch * slot.stride + SLACK
             buffer = self._buffers[index]
             if buffer is None or buffer.size < needed:
                 buffer = self._buffers[index] = np.zeros(needed, np.float32)
-            row = 4 * slot.width
+            row = 4 * slot.stride
             time = 0 if slot.kind == "row" else row * self.batch
             self._table[index] = (address_of(buffer), time, row, int(slot.local or slot.kind == "row"))
 
     def rows(self, index: int) -> Array:
-        """Return the buffer of a "row" slot as [batch, width]; writing to it writes the state."""
+        """Return the buffer of a "row" slot, at least its width wide; writing to it writes the state."""
         buffer = self._buffers[index]
         assert buffer is not None
-        width = self.slots[index].width
-        return buffer[: self.batch * width].reshape(self.batch, width)
+        stride = self.slots[index].stride
+        return buffer[: self.batch * stride].reshape(self.batch, stride)
 
     def bind(self, index: int, array: Array, time_axis: int | None, row_axis: int | None) -> None:
         """Point an "external" slot at an array whose last axis is contiguous."""
