@@ -49,7 +49,7 @@ def lstm(
     bits: int = 32,
 ) -> Compiled:
     """LSTM. EXTRA is the address of the peepholes, packed ``[panel][i, f, o][lane]``."""
-    update, output = _lstm_cell(lanes, activations, clip, coupled, peephole)
+    gates, update, output = _lstm_cell(lanes, activations, clip, coupled, peephole)
     group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
     put = partial_store(lanes)
     width = 4 * lanes
@@ -66,6 +66,9 @@ def lstm(
             panel = first + left - n if backwards else last - left
             sums = z + panel * 4 * width
             run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            for b in range(rows):
+                for p in range(panel, panel + n):
+                    gates(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
             for b in range(rows):
                 for p in range(panel, panel + n):
                     update(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
@@ -94,7 +97,7 @@ def lstm_projected(
 
     PANELS and LAST_WIDTH are those of the output.
     """
-    update, output = _lstm_cell(lanes, activations, clip, coupled, peephole)
+    gates, update, output = _lstm_cell(lanes, activations, clip, coupled, peephole)
     group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
     project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_bits)
     put = partial_store(lanes)
@@ -113,6 +116,9 @@ def lstm_projected(
             n = group(rows, stop - panel)
             sums = z + panel * 4 * width
             run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            for b in range(rows):
+                for p in range(panel, panel + n):
+                    gates(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
             for b in range(rows):
                 for p in range(panel, panel + n):
                     update(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
@@ -312,39 +318,48 @@ def _lstm_cell(
     coupled: bool,
     peephole: bool,
 ) -> Any:
-    """Return the two halves of a cell, for one panel of one row.
+    """Return the three parts of a cell, for one panel of one row.
 
-    ``update(z, c, peepholes, units)`` turns the panel's sums at `z` into the new cell state, and leaves the output
-    gate where its sum was; `units` is the panel's offset in bytes within the row's state at `c`.
-    ``output(z, c)`` returns h from these. The halves are passes of their own over the rows because each is one
-    long chain of dependent operations: a processor overlaps those of several rows if they are short enough.
+    ``gates(z, c, peepholes, units)`` turns the gates' sums at `z` into gates, in place; `units` is the panel's
+    offset in bytes within the row's state at `c`. ``update(z, c, peepholes, units)`` writes the new cell state,
+    ``output(z, c)`` returns h. Each is a pass of its own over rows and panels: the operations of one cell depend
+    on each other, and a processor overlaps those of several only if they are short; and one activation's
+    constants fit the registers, where those of all do not.
     """
     gate, candidate, squash = (activation(*a) for a in activations)
     clipped = _clip(clip)
     width = 4 * lanes
 
     @inlined
-    def update(z, c_row, extra, units):
-        c = vload(lanes, c_row + units)
-        zi, zf, zo = vload(lanes, z), vload(lanes, z + width), vload(lanes, z + 3 * width)
+    def gates(z, c_row, extra, units):
+        zi, zf = vload(lanes, z), vload(lanes, z + width)
         if peephole:
+            c = vload(lanes, c_row + units)
             zi = fma(vload(lanes, extra + 3 * units), c, zi)
             zf = fma(vload(lanes, extra + 3 * units + width), c, zf)
-        i = gate(clipped(zi))
+        vstore(z, gate(clipped(zi)))
+        if not coupled:
+            vstore(z + width, gate(clipped(zf)))
+        if not peephole:
+            vstore(z + 3 * width, gate(clipped(vload(lanes, z + 3 * width))))
+
+    @inlined
+    def update(z, c_row, extra, units):
+        i = vload(lanes, z)
         # Coupled gates have one weight set: ONNX's input_forget takes f = 1 - i.
-        f = splat(i, 1.0) - i if coupled else gate(clipped(zf))
+        f = splat(i, 1.0) - i if coupled else vload(lanes, z + width)
         g = candidate(clipped(vload(lanes, z + 2 * width)))
-        new = fma(f, c, i * g)
+        c = fma(f, vload(lanes, c_row + units), i * g)
+        vstore(c_row + units, c)
         if peephole:
-            zo = fma(vload(lanes, extra + 3 * units + 2 * width), new, zo)
-        vstore(c_row + units, new)
-        vstore(z + 3 * width, gate(clipped(zo)))
+            zo = fma(vload(lanes, extra + 3 * units + 2 * width), c, vload(lanes, z + 3 * width))
+            vstore(z + 3 * width, gate(clipped(zo)))
 
     @inlined
     def output(z, c):
         return vload(lanes, z + 3 * width) * squash(vload(lanes, c))
 
-    return update, output
+    return gates, update, output
 
 
 def _clip(bound: float | None) -> Any:
