@@ -74,6 +74,7 @@ class Instruction:
     weight_bytes: int = 0
     quantised: int = 0  # values of a row that it turns into integers
     note: str = ""
+    alone: tuple[Instruction, ...] | None = None  # what runs instead where there is one batch row, if anything does
 
 
 @dataclass(frozen=True)
@@ -162,8 +163,11 @@ class Program:
     def _assemble(self) -> Array:
         words: list[int] = [len(self.stages)]
         for stage in self.stages:
-            words += [stage.kind, stage.block(self.batch), len(stage.instructions)]
-            for step in stage.instructions:
+            steps = stage.instructions
+            if self.batch == 1:
+                steps = tuple(s for step in steps for s in ((step,) if step.alone is None else step.alone))
+            words += [stage.kind, stage.block(self.batch), len(steps)]
+            for step in steps:
                 words += [compiler.address(step.kernel, *step.constants), len(step.args)]
                 for value in step.args:
                     if isinstance(value, int):

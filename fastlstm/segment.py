@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout, native, team
+from fastlstm import layout, native, small, team
 from fastlstm.errors import InputError
 from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Graph, Node
 from fastlstm.machine import Machine
@@ -532,8 +532,26 @@ def _recurrent(build: _Builder, node: Node) -> None:
         )
         build.emit(mine, step, x_slot, z_slot)
         _direction(build, node, d, backwards, mine, z_slot, y_slot, size)
+        if small.fits(node, hidden, bits):
+            _one_row(build, node, d, bias[d], (x_slot, z_slot, y_slot))
         stage = max(stage, mine)
     build.made(y, y_slot, len(directions) * size, stage)
+
+
+def _one_row(build: _Builder, node: Node, d: int, bias: Array, slots: tuple[int, int, int]) -> None:
+    """Let other kernels run a direction of a small LSTM, which was emitted last, where there is one batch row."""
+    constants, machine, (x, z, y) = build.graph.constants, build.machine, slots
+    w_ih, w_hh = constants[node.input(1)][d], constants[node.input(2)][d]
+    passes = small.passes_of(w_hh.shape[1], machine)
+    (stage, product, used), (_, recurrence, also) = build.steps[-2:]
+    place = (recurrence.args[2], recurrence.args[6], node.attrs["directions"][d] == "reverse")
+    h, c = (state.slot for state in build.states[-2:])
+    alone = small.recurrence_for((w_ih, bias, w_hh), _activations(node, d), passes, (x, z, y, h, c), place)
+    product = replace(product, alone=small.linear_for(w_ih, bias, passes, x, z, machine))
+    build.steps[-2:] = [
+        (stage, product, used),
+        (stage, replace(recurrence, alone=(alone,), note=passes.note), also),
+    ]
 
 
 def _input_bias(node: Node, constants: Mapping[str, Array], gates: int) -> Array:

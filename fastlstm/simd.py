@@ -295,6 +295,35 @@ def where_less(typingctx: Any, x: Any, bound: Any, a: Any, b: Any) -> Any:
     return x(x, x, x, x), codegen
 
 
+def emit_join(builder: Any, a: Any, b: Any) -> Any:
+    """Emit the vector of a's lanes and then b's."""
+    places = ir.Constant(int_vector(2 * a.type.count), list(range(2 * a.type.count)))
+    return builder.shuffle_vector(a, b, places)
+
+
+@intrinsic(prefer_literal=True)
+def part(typingctx: Any, lanes: Any, start: Any, value: Any) -> Any:
+    """part(LANES, START, vec) -> Vec of LANES lanes of vec from START on; those past its end hold anything."""
+    n, first = lanes.literal_value, start.literal_value
+    places = [min(i, value.lanes) for i in range(first, first + n)]
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        vec = args[2]
+        return builder.shuffle_vector(vec, ir.Constant(vec.type, ir.Undefined), ir.Constant(int_vector(n), places))
+
+    return Vec(n)(lanes, start, value), codegen
+
+
+@intrinsic
+def join(typingctx: Any, a: Any, b: Any) -> Any:
+    """join(a, b) -> Vec of a's lanes and then b's."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return emit_join(builder, *args)
+
+    return Vec(2 * a.lanes)(a, b), codegen
+
+
 # ---------------------------------------------------------------- calls and the floating-point mode
 
 

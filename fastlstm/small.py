@@ -1,0 +1,139 @@
+"""LSTMs of few hidden units, one batch row: how `fastlstm.kernels.small` divides them, and their weights.
+
+With one row there is no other row to reuse a weight for, and in a layer this small most of a step is latency. The
+kernel is used for programs of one batch row; with more, the general kernels use each weight for several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.graph import Node
+from fastlstm.machine import Machine
+from fastlstm.pack import gate_panels, plain_panels
+from fastlstm.program import Instruction
+
+__all__ = ["Passes", "fits", "linear_for", "packed", "passes_of", "recurrence_for"]
+
+Array = npt.NDArray[Any]
+MOST_UNITS = 64  # above, a step is bound by the cache that the weights lie in
+MOST_INPUTS = 4  # features of x that are cheaper to multiply here than to store and load their products
+CHAINS = 8  # two units with a latency of four cycles: a pass of fewer sums takes as long
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How hidden units are divided: `full` passes of `panels` panels, then one of `last` panels and a tail.
+
+    Attributes
+    ----------
+    lanes, full, panels, last : int
+    tail : int
+        Vectors of the last units, whose gates share them: 2 where half a vector holds the units, 1 where a quarter
+        does, 0 where the units fill whole panels.
+    """
+
+    lanes: int
+    full: int
+    panels: int
+    last: int
+    tail: int
+
+    @property
+    def vectors(self) -> int:
+        """All vectors of sums."""
+        return 4 * (self.full * self.panels + self.last) + self.tail
+
+    @property
+    def note(self) -> str:
+        """What the plan says."""
+        return f"one row: {self.vectors} vectors of sums in {self.full + 1} pass{'es' * (self.full > 0)}"
+
+
+def fits(node: Node, units: int, bits: int) -> bool:
+    """Whether a layer is an LSTM that the kernel knows."""
+    plain = not any(node.input(i) for i in (5, 8, 9)) and not node.attrs.get("input_forget")
+    return node.op == "LSTM" and units <= MOST_UNITS and bits == 32 and plain and node.attrs.get("clip") is None
+
+
+def passes_of(units: int, machine: Machine) -> Passes:
+    """Return the division that needs the least time: long passes, and few."""
+    lanes = machine.lanes
+    panels, rest = divmod(units, lanes)
+    tail = -(-rest * 4 // lanes)
+    if tail > 2:
+        panels, tail = panels + 1, 0
+    most = machine.max_sums
+    if 4 * panels + tail <= most:
+        return Passes(lanes, 0, 0, panels, tail)
+    found = []
+    for each in range(1, most // 4 + 1):
+        full = -(-(4 * panels + tail - most) // (4 * each))
+        last = panels - full * each
+        if last > 0:
+            time = full * max(4 * each, CHAINS) + max(4 * last + tail, CHAINS)
+            found.append((time, full, Passes(lanes, full, each, last, tail)))
+    return min(found, key=lambda choice: choice[:2])[2]
+
+
+def packed(weight: Array, passes: Passes) -> Array:
+    """Return ``[pass][k][vector][lane]``, flat, from a torch-shaped weight [4 * H, K]."""
+    return np.concatenate([part.reshape(-1) for part in _parts(weight, passes)])
+
+
+def _parts(weight: Array, passes: Passes) -> list[Array]:
+    """Return one array [k, vectors * lanes] a pass."""
+    units, k = weight.shape[0] // 4, weight.shape[1]
+    gates = np.asarray(weight, np.float32).reshape(4, units, k)
+    starts = [i * passes.panels * passes.lanes for i in range(passes.full + 1)]
+    found = []
+    for i, start in enumerate(starts):
+        panels = passes.last if i == passes.full else passes.panels
+        stop = min(units, start + panels * passes.lanes)
+        whole = gate_panels(gates[:, start:stop].reshape(-1, k), 4, passes.lanes)
+        part = whole.transpose(1, 0, 2, 3).reshape(k, -1)
+        if i == passes.full and passes.tail:
+            tail = gate_panels(gates[:, stop:].reshape(-1, k), 4, passes.lanes * passes.tail // 4)
+            part = np.concatenate([part, tail.reshape(k, -1)], axis=1)
+        found.append(part)
+    return found
+
+
+def linear_for(weight: Array, bias: Array, passes: Passes, x: int, z: int, machine: Machine) -> tuple[Instruction, ...]:
+    """Return the input projection for one row: none where the recurrence does it."""
+    if weight.shape[1] <= MOST_INPUTS:
+        return ()
+    lanes = passes.lanes
+    columns, offset = (np.concatenate(_parts(w, passes), axis=1) for w in (weight, bias.reshape(-1, 1)))
+    panels = plain_panels(columns, 4, lanes)
+    args = (x, z, weight.shape[1], panels, plain_panels(offset, 4, lanes), panels.shape[0])
+    return (Instruction("linear.linear", (lanes, 4, machine.max_sums, 32), args),)
+
+
+def recurrence_for(
+    weights: tuple[Array, Array, Array], activations: Sequence[Any], passes: Passes, slots: Sequence[int], place: Any
+) -> Instruction:
+    """Return the recurrence for one row.
+
+    Parameters
+    ----------
+    weights : w_ih, bias, w_hh
+    activations : sequence
+    passes : Passes
+    slots : x, z, y, h, c
+    place : offset of y in bytes, width of y's last vector, whether time runs backwards
+    """
+    w_ih, bias, w_hh = weights
+    (x, z, y, h, c), (offset, last_width, backwards) = slots, place
+    inputs = w_ih.shape[1] if w_ih.shape[1] <= MOST_INPUTS else 0
+    args = (
+        x, inputs, packed(w_ih, passes), packed(bias.reshape(-1, 1), passes), z, y, offset, w_hh.shape[1],
+        packed(w_hh, passes), passes.full, last_width, h, c, int(backwards),
+    )  # fmt: skip
+    constants = (passes.lanes, passes.panels, passes.last, passes.tail, tuple(activations))
+    return Instruction("small.lstm", constants, args)
