@@ -190,7 +190,8 @@ class _Machine:
         if full in _PACKED:
             raise UnsupportedError(
                 f"'{self.where}' holds weights that PyTorch's quantisation packed ('{full}'), which only PyTorch can "
-                "unpack. Save the state dict of the model as it was before quantize_dynamic."
+                "unpack. Save the state dict of the model as it was before quantize_dynamic, or give the quantised "
+                "model itself to fastlstm.from_torch and save that."
             )
         if not known and not (self.allow and self.allow(full)):
             raise UnsupportedError(

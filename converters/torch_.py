@@ -23,6 +23,7 @@ from .aten import AtenGraph
 from .exported import Program, read_program
 from .free_axes import with_free_axes
 from .state_dict_ import from_state_dict
+from .torch_quantised import Unpacked
 
 __all__ = ["from_torch", "load", "supported"]
 
@@ -59,7 +60,8 @@ def from_torch(obj: Any, example_inputs: Sequence[Any] | None = None) -> Graph:
     Parameters
     ----------
     obj : torch.nn.Module or torch.export.ExportedProgram
-        A module is read in evaluation mode; its own mode is left as it is.
+        A module is read in evaluation mode; its own mode is left as it is. Dynamically quantised LSTM and GRU
+        layers keep their 8-bit weights.
     example_inputs : sequence of tensors, optional
         What the module is called with, to follow it through. Sizes of 2 and more are left open where the module
         allows it; a size of 1 is taken for fixed. Not needed for an LSTM, GRU or RNN alone, and for a module that
@@ -80,6 +82,14 @@ def from_torch(obj: Any, example_inputs: Sequence[Any] | None = None) -> Graph:
         return _graph(_read(torch, obj), "")
     if not isinstance(obj, torch.nn.Module):
         raise InputError(f"Expected a torch.nn.Module or ExportedProgram; got a {type(obj).__name__}.")
+    unpacked = Unpacked(torch)
+    with unpacked.inside(obj) as module:
+        graph = _from_module(torch, module, example_inputs)
+    return unpacked.narrowed(graph) if unpacked.count else graph
+
+
+def _from_module(torch: Any, obj: Any, example_inputs: Sequence[Any] | None) -> Graph:
+    """Build the graph of a module without quantised layers."""
     if example_inputs is None and isinstance(obj, (torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN)):
         word = obj.mode.lower().removesuffix("_tanh")
         return from_state_dict(obj.state_dict(), layers=word, batch_first=obj.batch_first, name=type(obj).__name__)
