@@ -53,10 +53,10 @@ class Unpacked:
         if isinstance(packed, dynamic.Linear):
             return self._linear(packed)
         if isinstance(packed, (dynamic.LSTM, dynamic.GRU)):
-            settings = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
+            settings = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
         elif isinstance(packed, (dynamic.LSTMCell, dynamic.GRUCell, dynamic.RNNCell)):
-            settings = ("input_size", "hidden_size", "bias")
-            settings += ("nonlinearity",) if isinstance(packed, dynamic.RNNCell) else ()
+            settings = ["input_size", "hidden_size", "bias"]
+            settings += ["nonlinearity"] if isinstance(packed, dynamic.RNNCell) else []
         elif type(packed).__module__.startswith("torch.ao.nn."):
             raise UnsupportedError(
                 f"The module holds a quantised {type(packed).__name__}; supported are dynamically quantised LSTM, GRU, "

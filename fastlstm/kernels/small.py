@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any
 
 from numba.core import types
+from numba.core.types.containers import Tuple
 from numba.extending import intrinsic
 
 from fastlstm.kernels.activations import activation
@@ -254,7 +255,7 @@ def _chains(lanes: int, groups: tuple[tuple[int, int], ...]) -> Any:
 
     @intrinsic
     def chains(typingctx: Any, inputs: Any, x: Any, x_weights: Any, k: Any, h: Any, weights: Any, sums: Any) -> Any:
-        result = types.Tuple(kinds)
+        result = Tuple(kinds)
 
         def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
             inputs, x, x_weights, k, h, weights, start = args
