@@ -64,7 +64,7 @@ class Segment:
         """Return how many threads pay off: every worker has a barrier to wait at in every time step."""
         if self.masks or not team.available():  # a mask's saved states belong to one worker
             return 1
-        recurrent = [i.macs for s in self.stages for i in s.instructions if i.kernel.startswith("recurrent.")]
+        recurrent = [i.macs for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS]
         return max(1, min(self.threads, batch * min(recurrent, default=0) // WORTH_A_WORKER))
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
@@ -626,7 +626,7 @@ def _direction(
         options += (bool(attrs.get("input_forget")), peephole is not None)
         kernel = "recurrent.lstm"
         if node.input(9):
-            kernel = "recurrent.lstm_projected"
+            kernel = "projected.lstm"
             narrow = constants.get(node.input(12))
             scales = None if narrow is None else plain_panels(narrow[d].reshape(1, size), 1, lanes)
             columns_first = np.asarray(constants[node.input(9)][d].T, np.float32)
@@ -640,7 +640,7 @@ def _direction(
     elif node.op == "GRU":
         bias = constants.get(node.input(3))
         b_hn = np.zeros(hidden) if bias is None else np.asarray(bias[d][3 * hidden :])
-        kernel = "recurrent.gru" if attrs["reset_after"] else "recurrent.gru_reset_before"
+        kernel = "gru.gru" if attrs["reset_after"] else "gru.reset_before"
         if attrs["reset_after"]:
             extra[0] = padded(np.asarray(b_hn, np.float32), lanes)
         else:
@@ -648,7 +648,7 @@ def _direction(
             extra[0], _ = gate_weights(w_hh, slice(2 * hidden, None), 1)
             extra[1] = build.slot(Slot(f"{label} reset {d}", "row", wide))
     else:
-        kernel = "recurrent.rnn"
+        kernel = "rnn.rnn"
     args = (
         z_slot, y_slot, 4 * d * size, size, packed, columns, last_width, h_slot, c_slot, int(backwards), mask_slot,
         *extra,

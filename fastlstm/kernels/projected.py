@@ -1,0 +1,93 @@
+"""LSTMs whose output is projected: like `fastlstm.kernels.recurrent`, and a product behind the cells."""
+
+from __future__ import annotations
+
+from fastlstm.kernels.frame import arg, meet, origin, row_stride, share
+from fastlstm.kernels.memory import clear, partial_store
+from fastlstm.kernels.operand import operand
+from fastlstm.kernels.pipeline import inlined
+from fastlstm.kernels.recurrent import (
+    EXTRA,
+    EXTRA_2,
+    EXTRA_3,
+    LAST_WIDTH,
+    PANELS,
+    WEIGHTS,
+    Activation,
+    Compiled,
+    K,
+    lstm_cell,
+    over_time,
+)
+from fastlstm.simd import load_i64, store_i64, vload, vstore
+
+__all__ = ["lstm"]
+
+
+def lstm(
+    lanes: int,
+    max_sums: int,
+    activations: tuple[Activation, Activation, Activation],
+    clip: float | None = None,
+    coupled: bool = False,
+    peephole: bool = False,
+    masked: bool = False,
+    bits: int = 32,
+    projection_bits: int = 32,
+) -> Compiled:
+    """LSTM whose output is projected. EXTRA: peepholes; EXTRA_2: slot of the unprojected output, one step;
+    EXTRA_3: address of a table: packed projection ``[panel][k][lane]``, its k, and the hidden units' panels.
+
+    PANELS and LAST_WIDTH are those of the output.
+    """
+    gates, update, output = lstm_cell(lanes, activations, clip, coupled, peephole)
+    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
+    project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_bits)
+    put = partial_store(lanes)
+    width = 4 * lanes
+
+    @inlined
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
+        k, weights, extra, more = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA), arg(args, EXTRA_3)
+        full, full_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
+        end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
+        hidden_k, hidden_panels = load_i64(more + 8), load_i64(more + 16)
+        stride = panel_bytes(k)
+        h_rows = prepared(frame, rows, table, k)
+        panel, stop = share(frame, hidden_panels, 0), share(frame, hidden_panels, 1)
+        while panel < stop:
+            n = group(rows, stop - panel)
+            sums = z + panel * 4 * width
+            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            for b in range(rows):
+                for p in range(panel, panel + n):
+                    gates(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
+            for b in range(rows):
+                for p in range(panel, panel + n):
+                    update(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
+            for b in range(rows):
+                for p in range(panel, panel + n):
+                    h = output(z + b * z_row + p * 4 * width, c + b * c_row + p * width)
+                    vstore(full + b * full_row + p * width, h)
+            panel += n
+        meet(frame)
+        for b in range(rows):
+            store_i64(table + 8 * b, full + b * full_row)
+        # The sums of one group of panels, row by row, behind the table of rows.
+        sums = table + 8 * rows + width
+        full_rows = projected(frame, rows, table, hidden_k)
+        stride = projection_bytes(hidden_k)
+        panel = first
+        while panel < last:
+            n = project_group(rows, last - panel)
+            clear(sums, rows * n * lanes)
+            run_at = load_i64(more) + panel * stride
+            project(hidden_k, rows, full_rows, n, run_at, stride, sums, n * width, sums, n * width)
+            for p in range(n):
+                for b in range(rows):
+                    value = vload(lanes, sums + (b * n + p) * width)
+                    count = last_width if panel + p == end else lanes
+                    put(y + b * y_row + (panel + p) * width, value, count, table + 8 * rows)
+            panel += n
+
+    return over_time(lanes, step, masked, projected=True)
