@@ -110,6 +110,15 @@ def store_vector(builder: Any, value: Any, address: Any) -> None:
     builder.store(value, pointer(builder, address, value.type), align=4)
 
 
+def prefetch(builder: Any, address: Any) -> None:
+    """Ask for the cache line at `address` to come to the L2 cache; any address will do, nothing fails."""
+    kind, module, name = ir.IntType(8).as_pointer(), builder.module, "llvm.prefetch.p0"
+    takes = ir.FunctionType(ir.VoidType(), [kind, I32, I32, I32])
+    function = module.globals.get(name) or ir.Function(module, takes, name)
+    read, locality, data = I32(0), I32(2), I32(1)
+    builder.call(function, [builder.inttoptr(address, kind), read, locality, data])
+
+
 def broadcast(builder: Any, scalar: Any, lanes: int) -> Any:
     """Emit a vector with `scalar` in every lane."""
     kind = float_vector(lanes)

@@ -31,7 +31,7 @@ from fastlstm.simd import (
     where_negative,
 )
 
-__all__ = ["activation"]
+__all__ = ["activation", "clipping"]
 
 
 MAGIC = 12582912.0  # 1.5 * 2**23: adding it leaves the rounded integer in the low bits
@@ -255,3 +255,20 @@ def _parametrised(name: str, alpha: float, beta: float) -> Callable[[Any], Any]:
         "GeluTanh": gelu_tanh,
         "Silu": silu,
     }[name]
+
+
+def clipping(bound: float | None) -> Any:
+    """Return the function that bounds a sum to [-bound, bound], or that leaves it alone."""
+    if bound is None:
+
+        @inlined
+        def unbounded(x):
+            return x
+
+        return unbounded
+
+    @inlined
+    def bounded(x):
+        return vmax(splat(x, -bound), vmin(splat(x, bound), x))
+
+    return bounded

@@ -5,7 +5,7 @@ A kernel is a C function ``int64(int64, int64, int64)``, used as ``(args, frame,
 function in a module of this package whose parameters are compile-time constants (lanes, tile shapes,
 activations) and which returns the function that Numba compiles. `address` finds a variant by name, in a folder
 of the project's own whose name holds everything machine code depends on: the kernels' sources, the processor
-and its features, the versions of Python, Numba and llvmlite. Only a variant that is not there yet imports
+its features and L1 cache, the versions of Python, Numba and llvmlite. Only a variant that is not there yet imports
 Numba; loading one that is there takes about a millisecond.
 """
 
@@ -91,7 +91,7 @@ def _fingerprint() -> str:
     for source in [*sorted(here.glob("*.py")), here.parent / "simd.py", here.parent / "layout.py"]:
         digest.update(source.read_bytes())
     versions = (version("numba"), version("llvmlite"), sys.version_info[:2], sys.platform)
-    digest.update(repr((target.cpu, sorted(target.features), versions)).encode())
+    digest.update(repr((target.cpu, sorted(target.features), target.l1_bytes, versions)).encode())
     return digest.hexdigest()[:20]
 
 

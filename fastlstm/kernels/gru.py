@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastlstm.kernels.activations import activation
+from fastlstm.kernels.activations import activation, clipping
 from fastlstm.kernels.frame import arg, meet, origin, row_stride
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
@@ -16,7 +16,6 @@ from fastlstm.kernels.recurrent import (
     Activation,
     Compiled,
     K,
-    clipping,
     over_time,
 )
 from fastlstm.simd import fma, load_i64, store_i64, vload, vstore

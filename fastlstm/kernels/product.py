@@ -1,8 +1,8 @@
 """Matrix products out of tiles: rows of A times packed panels, added to C.
 
 A panel is ``[k][vector][lane]``. Tiles are chosen so that their sums fill the registers: several rows by one
-panel, or one row by several panels. Long sums are cut into blocks of k whose slice of a panel stays in the L1
-cache while all rows pass over it; the sums wait in C meanwhile, so the chain over k is the same.
+panel, or one row by several panels. Long sums are cut into blocks of k whose slice of a panel takes half of the L1
+cache and stays there while all rows pass over it; the sums wait in C meanwhile, so the chain over k is the same.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from functools import cache
 from typing import Any
 
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.tile import tile
+from fastlstm.kernels.tile import LINE, tile
+from fastlstm.machine import detect
 from fastlstm.simd import load_i64, store_i64
 
 __all__ = ["group_size", "product", "rows_per_tile"]
-
-BLOCK_BYTES = 16384  # half of a 32 KiB L1 data cache
 
 
 def rows_per_tile(vectors: int, max_sums: int) -> int:
@@ -48,6 +47,7 @@ def product(lanes: int, vectors: int, max_sums: int) -> tuple[Any, Any]:
     most_rows = rows_per_tile(vectors, max_sums)
     alone = group_size(vectors, 1, max_sums)
     together = group_size(vectors, most_rows, max_sums)
+    block_bytes = detect().l1_bytes // 2
     shapes = [(1, p) for p in range(1, alone + 1)]
     for r in range(2, most_rows + 1):
         shapes += [(r, 1), (r, together)] if together > 1 else [(r, 1)]
@@ -64,7 +64,8 @@ def product(lanes: int, vectors: int, max_sums: int) -> tuple[Any, Any]:
 
     @inlined
     def all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
-        done = 0
+        # While the rows pass over this slice of the weights, tile by tile, the next one comes to the L2 cache.
+        ahead, end, done = w + k * panel_row, w + 2 * k * panel_row, 0
         while done < rows:
             left = rows - done
             r = left
@@ -73,12 +74,14 @@ def product(lanes: int, vectors: int, max_sums: int) -> tuple[Any, Any]:
             run_tile(
                 r, panels, k, table + 8 * done, w, w_stride,
                 c_in + done * c_in_stride, c_in_stride, c_out + done * c_out_stride, c_out_stride,
+                ahead if ahead < end else w,
             )  # fmt: skip
+            ahead += LINE * k
             done += r
 
     @inlined
     def run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
-        block = max(1, BLOCK_BYTES // (panel_row * panels)) if rows > most_rows else k
+        block = max(1, block_bytes // (panel_row * panels)) if rows > most_rows else k
         # One place that runs tiles: every further one would compile all of them again.
         start, source, source_stride = 0, c_in, c_in_stride
         while start < k:
@@ -103,17 +106,17 @@ def _dispatch(shapes: tuple[tuple[int, int], ...], vectors: int, lanes: int) -> 
     if not others:
 
         @inlined
-        def only(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
-            this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
+        def only(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead):
+            this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead)
 
         return only
     rest = _dispatch(others, vectors, lanes)
 
     @inlined
-    def run(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
+    def run(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead):
         if r == rows and p == panels:
-            this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
+            this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead)
         else:
-            rest(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)
+            rest(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead)
 
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastlstm.kernels.frame import arg, meet, origin, row_stride, share
+from fastlstm.kernels.lstm_cell import lstm_cells
 from fastlstm.kernels.memory import clear, partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
@@ -16,10 +17,9 @@ from fastlstm.kernels.recurrent import (
     Activation,
     Compiled,
     K,
-    lstm_cell,
     over_time,
 )
-from fastlstm.simd import load_i64, store_i64, vload, vstore
+from fastlstm.simd import load_i64, store_i64, vload
 
 __all__ = ["lstm"]
 
@@ -40,7 +40,7 @@ def lstm(
 
     PANELS and LAST_WIDTH are those of the output.
     """
-    gates, update, output = lstm_cell(lanes, activations, clip, coupled, peephole)
+    cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
     group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
     project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_bits)
     put = partial_store(lanes)
@@ -59,16 +59,10 @@ def lstm(
             n = group(rows, stop - panel)
             sums = z + panel * 4 * width
             run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
-            for b in range(rows):
-                for p in range(panel, panel + n):
-                    gates(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
-            for b in range(rows):
-                for p in range(panel, panel + n):
-                    update(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
-            for b in range(rows):
-                for p in range(panel, panel + n):
-                    h = output(z + b * z_row + p * 4 * width, c + b * c_row + p * width)
-                    vstore(full + b * full_row + p * width, h)
+            cells(
+                rows, n, sums, z_row, c + panel * width, c_row, extra + panel * 3 * width, full + panel * width,
+                full_row, n, lanes, table + 8 * rows,
+            )  # fmt: skip
             panel += n
         meet(frame)
         for b in range(rows):

@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm.kernels.activations import activation
 from fastlstm.kernels.frame import active_rows, arg, meet, origin, row_stride, share, time_stride, word
-from fastlstm.kernels.memory import clear, copy, partial_store
+from fastlstm.kernels.lstm_cell import lstm_cells
+from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import ROWS, SCRATCH, START, STEPS
-from fastlstm.simd import fma, load_i64, splat, store_i64, vload, vmax, vmin, vstore
+from fastlstm.simd import load_i64, store_i64
 
 __all__ = ["lstm"]
 
@@ -49,9 +49,8 @@ def lstm(
     bits: int = 32,
 ) -> Compiled:
     """LSTM. EXTRA is the address of the peepholes, packed ``[panel][i, f, o][lane]``."""
-    gates, update, output = lstm_cell(lanes, activations, clip, coupled, peephole)
+    cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
     group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
-    put = partial_store(lanes)
     width = 4 * lanes
 
     @inlined
@@ -66,87 +65,14 @@ def lstm(
             panel = first + left - n if backwards else last - left
             sums = z + panel * 4 * width
             run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
-            for b in range(rows):
-                for p in range(panel, panel + n):
-                    gates(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
-            for b in range(rows):
-                for p in range(panel, panel + n):
-                    update(z + b * z_row + p * 4 * width, c + b * c_row, extra, p * width)
-            for b in range(rows):
-                for p in range(panel, panel + n):
-                    h = output(z + b * z_row + p * 4 * width, c + b * c_row + p * width)
-                    put(y + b * y_row + p * width, h, last_width if p == end else lanes, table + 8 * rows)
+            whole = n if last_width == lanes else end - panel
+            cells(
+                rows, n, sums, z_row, c + panel * width, c_row, extra + panel * 3 * width, y + panel * width, y_row,
+                whole, last_width, table + 8 * rows,
+            )  # fmt: skip
             left -= n
 
     return over_time(lanes, step, masked)
-
-
-def lstm_cell(
-    lanes: int,
-    activations: tuple[Activation, Activation, Activation],
-    clip: float | None,
-    coupled: bool,
-    peephole: bool,
-) -> Any:
-    """Return the three parts of a cell, for one panel of one row.
-
-    ``gates(z, c, peepholes, units)`` turns the gates' sums at `z` into gates, in place; `units` is the panel's
-    offset in bytes within the row's state at `c`. ``update(z, c, peepholes, units)`` writes the new cell state,
-    ``output(z, c)`` returns h. Each is a pass of its own over rows and panels: the operations of one cell depend
-    on each other, and a processor overlaps those of several only if they are short; and one activation's
-    constants fit the registers, where those of all do not.
-    """
-    gate, candidate, squash = (activation(*a) for a in activations)
-    clipped = clipping(clip)
-    width = 4 * lanes
-
-    @inlined
-    def gates(z, c_row, extra, units):
-        zi, zf = vload(lanes, z), vload(lanes, z + width)
-        if peephole:
-            c = vload(lanes, c_row + units)
-            zi = fma(vload(lanes, extra + 3 * units), c, zi)
-            zf = fma(vload(lanes, extra + 3 * units + width), c, zf)
-        vstore(z, gate(clipped(zi)))
-        if not coupled:
-            vstore(z + width, gate(clipped(zf)))
-        if not peephole:
-            vstore(z + 3 * width, gate(clipped(vload(lanes, z + 3 * width))))
-
-    @inlined
-    def update(z, c_row, extra, units):
-        i = vload(lanes, z)
-        # Coupled gates have one weight set: ONNX's input_forget takes f = 1 - i.
-        f = splat(i, 1.0) - i if coupled else vload(lanes, z + width)
-        g = candidate(clipped(vload(lanes, z + 2 * width)))
-        c = fma(f, vload(lanes, c_row + units), i * g)
-        vstore(c_row + units, c)
-        if peephole:
-            zo = fma(vload(lanes, extra + 3 * units + 2 * width), c, vload(lanes, z + 3 * width))
-            vstore(z + 3 * width, gate(clipped(zo)))
-
-    @inlined
-    def output(z, c):
-        return vload(lanes, z + 3 * width) * squash(vload(lanes, c))
-
-    return gates, update, output
-
-
-def clipping(bound: float | None) -> Any:
-    """Return the function that bounds a sum to [-bound, bound], or that leaves it alone."""
-    if bound is None:
-
-        @inlined
-        def unbounded(x):
-            return x
-
-        return unbounded
-
-    @inlined
-    def bounded(x):
-        return vmax(splat(x, -bound), vmin(splat(x, bound), x))
-
-    return bounded
 
 
 def over_time(lanes: int, step: Any, masked: bool, projected: bool = False) -> Compiled:

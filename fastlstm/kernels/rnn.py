@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fastlstm.kernels.activations import activation
+from fastlstm.kernels.activations import activation, clipping
 from fastlstm.kernels.frame import arg
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.recurrent import LAST_WIDTH, PANELS, WEIGHTS, Activation, Compiled, K, clipping, over_time
+from fastlstm.kernels.recurrent import LAST_WIDTH, PANELS, WEIGHTS, Activation, Compiled, K, over_time
 from fastlstm.simd import vload
 
 __all__ = ["rnn"]

@@ -19,20 +19,23 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.simd import F32, I64, broadcast, float_vector, load_vector, multiply_add, pointer, store_vector
+from fastlstm.simd import F32, I64, broadcast, float_vector, load_vector, multiply_add, pointer, prefetch, store_vector
 
-__all__ = ["tile"]
+__all__ = ["LINE", "tile"]
 
 FLOAT_BYTES = 4
+LINE = 64
 
 
 @cache
 def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> Any:
-    """Return the intrinsic ``tile(k, a_rows, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)``.
+    """Return the intrinsic ``tile(k, a_rows, w, w_stride, c_in, c_in_stride, c_out, c_out_stride,
+    ahead)``.
 
     ``a_rows`` is the address of `rows` row addresses; ``w`` the first panel and ``w_stride`` the bytes from
     one panel to the next; ``c_in`` and ``c_out`` hold, row by row at their strides, the panels' vectors side
-    by side (a stride of 0 reads one row, such as a bias, for all). All arguments are int64.
+    by side (a stride of 0 reads one row, such as a bias, for all). With several rows, a cache line from ``ahead``
+    on is prefetched for each k: weights that are needed soon. All arguments are int64.
     """
     wide = vectors * lanes * FLOAT_BYTES
 
@@ -47,12 +50,13 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> A
         c_in_stride: Any,
         c_out: Any,
         c_out_stride: Any,
+        ahead: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             _emit(builder, *args)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 8), codegen
+        return types.void(*[types.int64] * 9), codegen
 
     def _emit(
         b: Any,
@@ -64,6 +68,7 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> A
         c_in_stride: Any,
         c_out: Any,
         c_out_stride: Any,
+        ahead_at: Any,
     ) -> None:
         places = [(r, p, v) for r in range(rows) for p in range(panels) for v in range(vectors)]
         a = [b.load(pointer(b, b.add(a_rows, I64(8 * r)), I64), align=8) for r in range(rows)]
@@ -87,6 +92,8 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> A
             # Alive at any moment: the sums, the whole of the smaller operand and one value of the larger.
             # That is what 16 registers hold for 3 rows x 4 vectors or 6 rows x 2; any other order spills.
             new: dict[tuple[int, int, int], Any] = dict(zip(places, sums, strict=True))
+            if rows > 1:
+                prefetch(b, b.add(ahead_at, b.add(b.mul(index, I64(LINE)), I64(ahead * LINE))))
             columns = [(p, v) for p in range(panels) for v in range(vectors)]
             if rows < len(columns):
                 splats = [splat(r) for r in range(rows)]

@@ -1,0 +1,166 @@
+"""LSTM cells: from the sums of a group of panels to new states and outputs.
+
+Three passes over the rows and panels of the group: gates, cell state, output. A pass takes several items (an item
+is one panel of one row) in lockstep: the operations of one activation depend on each other, and a processor has
+room to wait for few of them; side by side they keep its units busy (sigmoid of four vectors measured 8.0 cycles
+each, one by one 10.1). And one activation's constants fit the registers, where those of all do not.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from fastlstm.kernels.activations import activation, clipping
+from fastlstm.kernels.memory import partial_store
+from fastlstm.kernels.pipeline import inlined
+from fastlstm.simd import fma, join, part, splat, vload, vstore
+
+__all__ = ["lstm_cells"]
+
+Activation = tuple[str, float | None, float | None]
+
+
+@cache
+def lstm_cells(
+    lanes: int,
+    max_sums: int,
+    activations: tuple[Activation, Activation, Activation],
+    clip: float | None,
+    coupled: bool,
+    peephole: bool,
+) -> Any:
+    """Return ``cells(rows, n, z, z_row, c, c_row, peepholes, y, y_row, whole, last_width, spare)``.
+
+    The addresses are those of the group's first panel: of its sums ``[panel][i, f, g, o][lane]`` at `z`, which
+    become gates in place, of the cell states at `c`, the peepholes ``[panel][i, f, o][lane]`` and the outputs at
+    `y`. Panels from `whole` on store `last_width` lanes of their output only. `spare` is room for a vector.
+    """
+    beside = 4 if max_sums > 12 else 2
+    gates, update, output = _passes(lanes, beside, activations, clip, coupled, peephole)
+    gates_1, update_1, output_1 = _passes(lanes, 1, activations, clip, coupled, peephole)
+    width = 4 * lanes
+
+    @inlined
+    def line(count, z, z_by, c, c_by, extra, extra_by, y, y_by, whole, last_width, spare):
+        """Run the passes over items that lie at equal distances; those from `whole` on are stored in part."""
+        together = count // beside * beside
+        for i in range(0, together, beside):
+            gates(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
+        for i in range(together, count):
+            gates_1(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
+        for i in range(0, together, beside):
+            update(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
+        for i in range(together, count):
+            update_1(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
+        for i in range(0, together, beside):
+            output(z + i * z_by, z_by, c + i * c_by, c_by, y + i * y_by, y_by, whole - i, last_width, spare)
+        for i in range(together, count):
+            output_1(z + i * z_by, z_by, c + i * c_by, c_by, y + i * y_by, y_by, whole - i, last_width, spare)
+
+    @inlined
+    def cells(rows, n, z, z_row, c, c_row, extra, y, y_row, whole, last_width, spare):
+        # Along the panels of one row, or along the rows of each panel.
+        one = rows == 1
+        count = n if one else rows
+        z_by, c_by, extra_by, y_by = z_row, c_row, 0, y_row
+        if one:
+            z_by, c_by, extra_by, y_by = 4 * width, width, 3 * width, width
+        for p in range(1 if one else n):
+            up_to = whole if one else (count if p < whole else 0)
+            line(
+                count, z + p * 4 * width, z_by, c + p * width, c_by, extra + p * 3 * width, extra_by,
+                y + p * width, y_by, up_to, last_width, spare,
+            )  # fmt: skip
+
+    return cells
+
+
+@cache
+def _passes(
+    lanes: int, items: int, activations: Any, clip: float | None, coupled: bool, peephole: bool
+) -> tuple[Any, Any, Any]:
+    """Return the three passes over so many items side by side."""
+    gate, candidate, squash = (activation(*a) for a in activations)
+    clipped = clipping(clip)
+    load, store, store_first = _access(lanes, items)
+    width = 4 * lanes
+
+    @inlined
+    def gates(z, z_by, c, c_by, extra, extra_by):
+        if peephole:
+            states = load(c, c_by)
+            i = fma(load(extra, extra_by), states, load(z, z_by))
+            store(z, z_by, gate(clipped(i)))
+            if not coupled:
+                f = fma(load(extra + width, extra_by), states, load(z + width, z_by))
+                store(z + width, z_by, gate(clipped(f)))
+        else:
+            for k in range(2 if coupled else 3):
+                at = z + width * (3 * k if coupled else k + k // 2)  # i, f and o; g lies between
+                store(at, z_by, gate(clipped(load(at, z_by))))
+
+    @inlined
+    def update(z, z_by, c, c_by, extra, extra_by):
+        i = load(z, z_by)
+        # Coupled gates have one weight set: ONNX's input_forget takes f = 1 - i.
+        f = splat(i, 1.0) - i if coupled else load(z + width, z_by)
+        g = candidate(clipped(load(z + 2 * width, z_by)))
+        new = fma(f, load(c, c_by), i * g)
+        store(c, c_by, new)
+        if peephole:
+            o = fma(load(extra + 2 * width, extra_by), new, load(z + 3 * width, z_by))
+            store(z + 3 * width, z_by, gate(clipped(o)))
+
+    @inlined
+    def output(z, z_by, c, c_by, y, y_by, whole, last_width, spare):
+        h = load(z + 3 * width, z_by) * squash(load(c, c_by))
+        if whole >= items:
+            store(y, y_by, h)
+        else:
+            store_first(y, y_by, h, whole, last_width, spare)
+
+    return gates, update, output
+
+
+@cache
+def _access(lanes: int, items: int) -> tuple[Any, Any, Any]:
+    """Return how vectors at equal distances become one long vector, and how it becomes them again.
+
+    ``load(address, by)``, ``store(address, by, vec)``, and ``store_first(address, by, vec, whole, count, spare)``,
+    which stores only the first `count` lanes of the vectors from number `whole` on.
+    """
+    put = partial_store(lanes)
+    if items == 1:
+
+        @inlined
+        def load_one(address, by):
+            return vload(lanes, address)
+
+        @inlined
+        def store_one(address, by, value):
+            vstore(address, value)
+
+        @inlined
+        def store_first_one(address, by, value, whole, count, spare):
+            put(address, value, lanes if whole > 0 else count, spare)
+
+        return load_one, store_one, store_first_one
+    half, upper = items // 2, items // 2 * lanes
+    load_half, store_half, store_first_half = _access(lanes, half)
+
+    @inlined
+    def load(address, by):
+        return join(load_half(address, by), load_half(address + half * by, by))
+
+    @inlined
+    def store(address, by, value):
+        store_half(address, by, part(upper, 0, value))
+        store_half(address + half * by, by, part(upper, upper, value))
+
+    @inlined
+    def store_first(address, by, value, whole, count, spare):
+        store_first_half(address, by, part(upper, 0, value), whole, count, spare)
+        store_first_half(address + half * by, by, part(upper, upper, value), whole - half, count, spare)
+
+    return load, store, store_first
