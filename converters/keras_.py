@@ -16,12 +16,14 @@ from fastlstm.converters import (
     keras_activation_layers,
     keras_attention,
     keras_convolution,
+    keras_einsum,
     keras_layers,
     keras_merging,
     keras_normalisation,
     keras_operations,
     keras_recurrent,
     keras_shapes,
+    keras_transposed,
 )
 from fastlstm.converters.keras_file import read_keras_file
 from fastlstm.converters.keras_layer import Kind
@@ -39,9 +41,11 @@ KINDS: Mapping[str, Kind] = {
         keras_activation_layers,
         keras_attention,
         keras_convolution,
+        keras_einsum,
         keras_merging,
         keras_normalisation,
         keras_shapes,
+        keras_transposed,
     )
     for name, kind in module.KINDS.items()
 }

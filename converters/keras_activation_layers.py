@@ -14,18 +14,18 @@ __all__ = ["KINDS"]
 
 
 def _relu(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Apply Keras's ReLU: x above the threshold, at most max_value, and a slope below the threshold."""
     x, emit, config = layer.emit.floats(layer.one(inputs)), layer.emit, layer.config
     slope, threshold = config.number("negative_slope", 0.0), config.number("threshold", 0.0)
-    if slope and threshold:
-        raise UnsupportedError(f"{layer.label}: a negative_slope together with a threshold is not supported.")
-    if threshold:
-        y = emit.like("ThresholdedRelu", x, alpha=threshold)
-    elif slope:
-        y = emit.like("LeakyRelu", x, alpha=slope)
-    else:
-        y = emit.like("Relu", x)
-    if config.get("max_value") is not None:
-        y = emit.like("Min", y, emit.number(config.number("max_value")))
+    most = None if config.get("max_value") is None else config.number("max_value")
+    if slope and not threshold and most is None:
+        return [emit.like("LeakyRelu", x, alpha=slope)]
+    y = emit.like("ThresholdedRelu", x, alpha=threshold) if threshold else emit.like("Relu", x)
+    if most is not None:
+        y = emit.like("Clip", y, emit.number(0.0), emit.number(most))
+    if slope:
+        below = emit.like("Min", emit.like("Sub", x, emit.number(threshold)), emit.number(0.0))
+        y = emit.like("Add", y, emit.like("Mul", below, emit.number(slope)))
     return [y]
 
 
@@ -74,7 +74,7 @@ def _softmax(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 KINDS: Mapping[str, Kind] = {
-    "ReLU": Kind(_relu, options="max_value, negative_slope, threshold", refused="negative_slope with threshold"),
+    "ReLU": Kind(_relu, options="max_value, negative_slope, threshold"),
     "LeakyReLU": Kind(_leaky_relu),
     "ELU": Kind(_elu),
     "ThresholdedReLU": Kind(_thresholded_relu),

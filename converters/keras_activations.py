@@ -8,7 +8,7 @@ from typing import Any
 
 from fastlstm.converters.keras_config import class_and_config, is_custom
 from fastlstm.converters.keras_tensor import Emitter, Tensor
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import FileFormatError, UnsupportedError
 
 __all__ = ["ACTIVATION_NAMES", "activation", "activation_name", "recurrent_activation"]
 
@@ -20,6 +20,7 @@ _RECURRENT: Mapping[str, tuple[str, float | None, float | None]] = MappingProxyT
         "relu": ("Relu", None, None),
         "leaky_relu": ("LeakyRelu", 0.2, None),
         "elu": ("Elu", 1.0, None),
+        "celu": ("Elu", 1.0, None),
         "selu": ("Selu", 1.6732632423543772, 1.0507009873554805),
         "softplus": ("Softplus", None, None),
         "softsign": ("Softsign", None, None),
@@ -37,6 +38,7 @@ _SINGLE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "relu": ("Relu", {}),
         "leaky_relu": ("LeakyRelu", {"alpha": 0.2}),
         "elu": ("Elu", {"alpha": 1.0}),
+        "celu": ("Elu", {"alpha": 1.0}),
         "selu": ("Selu", {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805}),
         "softplus": ("Softplus", {}),
         "softsign": ("Softsign", {}),
@@ -73,6 +75,40 @@ def _tanh_shrink(emit: Emitter, x: Tensor) -> Tensor:
     return emit.like("Sub", x, emit.like("Tanh", x))
 
 
+def _hard_shrink(emit: Emitter, x: Tensor) -> Tensor:
+    near = emit.node("LessOrEqual", emit.like("Abs", x), emit.number(0.5), shape=x.shape, dtype="bool")
+    return emit.like("Sub", x, emit.node("Where", near, x, emit.number(0.0), shape=x.shape))
+
+
+def _soft_shrink(emit: Emitter, x: Tensor) -> Tensor:
+    return emit.like("Sub", x, emit.like("Clip", x, emit.number(-0.5), emit.number(0.5)))
+
+
+def _square_plus(emit: Emitter, x: Tensor) -> Tensor:
+    root = emit.like("Sqrt", emit.like("Add", emit.like("Mul", x, x), emit.number(4.0)))
+    return emit.like("Mul", emit.like("Add", x, root), emit.number(0.5))
+
+
+def _sparse_plus(emit: Emitter, x: Tensor) -> Tensor:
+    """Return 0 below -1, x above 1 and (x + 1)^2 / 4 in between."""
+    bent = emit.like("Add", emit.like("Clip", x, emit.number(-1.0), emit.number(1.0)), emit.number(1.0))
+    quarter = emit.like("Mul", emit.like("Mul", bent, bent), emit.number(0.25))
+    return emit.like("Add", quarter, emit.like("Relu", emit.like("Sub", x, emit.number(1.0))))
+
+
+def _gated(emit: Emitter, x: Tensor) -> Tensor:
+    """Return the first half of the features times the sigmoid of the second."""
+    size = x.size(-1, "The activation 'glu'")
+    if size % 2:
+        raise FileFormatError(f"The activation 'glu' needs an even number of features; got {size}.")
+    half, last = size // 2, emit.ints([x.rank - 1])
+    a, b = (
+        emit.node("Slice", x, emit.ints([begin]), emit.ints([begin + half]), last, shape=(*x.shape[:-1], half))
+        for begin in (0, half)
+    )
+    return emit.like("Mul", a, emit.like("Sigmoid", b))
+
+
 _COMPOSED: Mapping[str, Callable[[Emitter, Tensor], Tensor]] = MappingProxyType(
     {
         "silu": _silu,
@@ -83,6 +119,11 @@ _COMPOSED: Mapping[str, Callable[[Emitter, Tensor], Tensor]] = MappingProxyType(
         "hard_tanh": _hard_tanh,
         "log_sigmoid": _log_sigmoid,
         "tanh_shrink": _tanh_shrink,
+        "hard_shrink": _hard_shrink,
+        "soft_shrink": _soft_shrink,
+        "squareplus": _square_plus,
+        "sparse_plus": _sparse_plus,
+        "glu": _gated,
     }
 )
 

@@ -1,7 +1,8 @@
 """Keras's attention layers, written out as products of matrices and a softmax.
 
-Where a query may look at nothing at all, the layers differ, and so does what is written here: Attention
-subtracts 1e9 from the scores, MultiHeadAttention puts one large negative number in their place.
+Where a query may look at nothing at all, the layers differ, and so does what is written here: Attention, and
+MultiHeadAttention in Keras 2, subtract 1e9 from the scores, MultiHeadAttention in Keras 3 puts one large
+negative number in their place.
 """
 
 from __future__ import annotations
@@ -37,14 +38,19 @@ def _attention(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     if causal:
         keep = _both(layer, keep, _causal(layer, query, key))
     if keep is not None:
-        far = emit.binary("Sub", scores, emit.number(_FAR), layer.label)
-        shape = broadcast(keep.shape, scores.shape, layer.label)
-        scores = emit.node("Where", keep, scores, far, shape=shape)
+        scores = _lowered(layer, scores, keep)
     weights = emit.node("Softmax", scores, shape=scores.shape, axis=-1)
     y = emit.node("MatMul", weights, value, shape=(*query.shape[:2], value.shape[2]))
     if query_mask is not None:
         y = emit.where(emit.unsqueeze(query_mask, -1), y, 0.0, layer.label).with_mask(query_mask)
     return [y, weights] if arguments.flag("return_attention_scores") else [y]
+
+
+def _lowered(layer: Layer, scores: Tensor, keep: Tensor) -> Tensor:
+    """Return the scores, far lower where a query may not look."""
+    far = layer.emit.binary("Sub", scores, layer.emit.number(_FAR), layer.label)
+    shape = broadcast(keep.shape, scores.shape, layer.label)
+    return layer.emit.node("Where", keep, scores, far, shape=shape)
 
 
 def _scores(layer: Layer, query: Tensor, key: Tensor) -> Tensor:
@@ -116,6 +122,8 @@ def _multi_head_attention(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor
     emit, config, arguments = layer.emit, layer.config, layer.arguments
     heads, key_dim = config.integer("num_heads"), config.integer("key_dim")
     value_dim = key_dim if config.get("value_dim") is None else config.integer("value_dim")
+    config.ignore("query_shape", "key_shape", "value_shape")  # what Keras 2 built it for
+    robust = config.flag("softmax_robust_masking", layer.major == 3)
     for option, standard in (("use_gate", False), ("sliding_window", None), ("flash_attention", None)):
         config.choice(option, [standard], standard)
     axes = config.get("attention_axes")
@@ -123,15 +131,19 @@ def _multi_head_attention(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor
         raise UnsupportedError(f"{layer.label}: attention_axes={axes!r:.40} is not supported; supported: [1].")
     query, value, key = _named_inputs(layer, inputs)
     with_scores, keep = arguments.flag("return_attention_scores"), _keep(layer, query, value, key)
-    # Without dropout and scores Keras takes a shorter way, in which a query that may see nothing sees all.
-    strict = config.number("dropout", 0.0) > 0 or with_scores
+    # Without dropout and scores Keras 3 takes a shorter way, in which a query that may see nothing sees all;
+    # so it does in Keras 2.
+    strict = layer.major == 3 and (config.number("dropout", 0.0) > 0 or with_scores)
+    config.ignore("dropout")
     q = emit.binary(
         "Mul", _heads(layer, "query", query, heads, key_dim), emit.number(1 / math.sqrt(key_dim)), layer.label
     )
     k, v = _heads(layer, "key", key, heads, key_dim), _heads(layer, "value", value, heads, value_dim)
     scores = emit.node("MatMul", q, emit.transpose(k, [0, 1, 3, 2]), shape=(*q.shape[:3], k.shape[2]))
-    if keep is not None:
+    if keep is not None and robust:
         scores = emit.where(keep, scores, _LOWEST, layer.label)
+    elif keep is not None:
+        scores = _lowered(layer, scores, keep)
     weights = emit.node("Softmax", scores, shape=scores.shape, axis=-1)
     if keep is not None and strict:
         weights = emit.where(keep, weights, 0.0, layer.label)
@@ -148,6 +160,9 @@ def _named_inputs(layer: Layer, inputs: Sequence[Tensor]) -> tuple[Tensor, Tenso
     given = [*inputs, *(x for x in named if x is not None)]
     if len(given) not in (2, 3):
         raise UnsupportedError(f"{layer.label}: query, value and perhaps key were expected; got {len(given)} inputs.")
+    if layer.major == 3:
+        for x in given:
+            layer.translator.take_mask(x)
     query, value, *more = (layer.rank(layer.emit.floats(x), 3).with_mask(x.mask) for x in given)
     return query, value, more[0] if more else value.with_mask(None)
 
@@ -158,6 +173,8 @@ def _keep(layer: Layer, query: Tensor, value: Tensor, key: Tensor) -> Tensor | N
     keep: Tensor | None = None
     for name, x, axis in (("query_mask", query, -1), ("value_mask", value, 1), ("key_mask", key, 1)):
         (mask,) = arguments.masks(name, [x])
+        if name == "query_mask" and layer.major == 3:  # Keras 3 looks at the query's own mask only
+            mask = query.mask
         keep = _both(layer, keep, None if mask is None else emit.unsqueeze(mask, axis))
     if arguments.flag("use_causal_mask"):
         keep = _both(layer, keep, _causal(layer, query, key))

@@ -17,14 +17,15 @@ from fastlstm.converters.keras_tensor import Dim, Tensor, shifted
 from fastlstm.converters.keras_weights import Slot
 from fastlstm.errors import FileFormatError
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "channels_last", "spatial"]
 
 
 def _channels_first(layer: Layer, x: Tensor) -> Tensor:
     return layer.emit.transpose(x, [0, x.rank - 1, *range(1, x.rank - 1)])
 
 
-def _channels_last(layer: Layer, x: Tensor) -> Tensor:
+def channels_last(layer: Layer, x: Tensor) -> Tensor:
+    """Return `x`, whose channels come first, with its channels last."""
     return layer.emit.transpose(x, [0, *range(2, x.rank), 1])
 
 
@@ -80,14 +81,14 @@ def _convolution(axes: int) -> Convert:
         filters, groups = config.integer("filters"), config.integer("groups", 1)
         config.choice("lora_rank", [None])
         config.ignore("lora_alpha")
-        x, first, window = _spatial(layer, inputs, axes)
+        x, first, window = spatial(layer, inputs, axes)
         channels = x.size(1, layer.label)
         if channels % groups or filters % groups:
             raise FileFormatError(f"{layer.label}: {channels} channels and {filters} filters in {groups} groups.")
         kernel = layer.weight("kernel", (*window["kernel_size"], channels // groups, filters))
         weight = np.moveaxis(kernel, [-1, -2], [0, 1])
         y = _emit_convolution(layer, x, weight, filters, groups, window)
-        return [activated(layer, y if first else _channels_last(layer, y))]
+        return [activated(layer, y if first else channels_last(layer, y))]
 
     return convert
 
@@ -98,7 +99,7 @@ def _depthwise(axes: int, separable: bool) -> Convert:
         multiplier = config.integer("depth_multiplier", 1)
         config.choice("groups", [1, None], 1)
         filters = config.integer("filters") if separable else config.choice("filters", [None, 0])
-        x, first, window = _spatial(layer, inputs, axes)
+        x, first, window = spatial(layer, inputs, axes)
         channels = x.size(1, layer.label)
         kernel = layer.weight("depthwise_kernel", (*window["kernel_size"], channels, multiplier))
         weight = np.moveaxis(kernel, [-2, -1], [0, 1]).reshape(channels * multiplier, 1, *window["kernel_size"])
@@ -111,19 +112,19 @@ def _depthwise(axes: int, separable: bool) -> Convert:
             single = {"kernel_size": ones, "strides": ones, "dilation_rate": ones, "padding": "valid"}
             weight = np.moveaxis(point, [-1, -2], [0, 1])
             y = _emit_convolution(layer, y, weight, filters, 1, {**window, **single})
-        return [activated(layer, y if first else _channels_last(layer, y))]
+        return [activated(layer, y if first else channels_last(layer, y))]
 
     return convert
 
 
-def _spatial(layer: Layer, inputs: Sequence[Tensor], axes: int) -> tuple[Tensor, bool, dict[str, Any]]:
+def spatial(layer: Layer, inputs: Sequence[Tensor], axes: int, causal: bool = True) -> tuple[Tensor, bool, dict[str, Any]]:
     """Return the input with its channels first, whether they were, and the options of the window."""
     config = layer.config
     x = layer.emit.floats(layer.rank(layer.one(inputs), axes + 2))
     first = layer.channels_first()
     paddings = (
         ["valid", "same", "causal"]
-        if axes == 1 and not (first or layer.kind.startswith("Depth"))
+        if causal and axes == 1 and not (first or layer.kind.startswith("Depth"))
         else ["valid", "same"]
     )
     window = {
@@ -161,7 +162,7 @@ def _pooling(op: str, axes: int) -> Convert:
         if op == "AveragePool":
             attrs["count_include_pad"] = 0
         y = emit.node(op, x, shape=(*x.shape[:2], *outputs), **attrs)
-        return [y if first else _channels_last(layer, y)]
+        return [y if first else channels_last(layer, y)]
 
     return convert
 

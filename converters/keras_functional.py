@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.converters.keras_order import Circle, execution_order
 from fastlstm.converters.keras_weights import layer_data, layer_name
 from fastlstm.errors import FileFormatError, UnsupportedError
 
@@ -89,7 +90,7 @@ def read_wiring(config: Mapping[str, Any], major: int) -> Wiring:
             args, kwargs = parser.node(node)
             calls.append(Call(layer, layer_name(layer), number, args, kwargs))
     known = {(reference.layer, 0) for reference in inputs}
-    return Wiring(inputs, _in_order(calls, known, name), outputs)
+    return Wiring(inputs, _in_order(calls, known, outputs, name), outputs)
 
 
 class _Parser:
@@ -204,39 +205,35 @@ def _endpoints(value: Any, name: str) -> list[Any]:
 
 
 def _references(value: Any) -> Iterator[Reference]:
+    """Yield the tensors in a nest of arguments, in the order in which Keras flattens it."""
     if isinstance(value, Reference):
         yield value
     elif isinstance(value, dict):
-        for item in value.values():
-            yield from _references(item)
+        for key in sorted(value):
+            yield from _references(value[key])
     elif isinstance(value, list):
         for item in value:
             yield from _references(item)
 
 
-def _in_order(calls: Sequence[Call], known: set[tuple[str, int]], name: str) -> list[Call]:
-    """Return the calls so that each comes after those whose outputs it takes."""
+def _in_order(
+    calls: Sequence[Call], known: set[tuple[str, int]], outputs: Sequence[Reference], name: str
+) -> list[Call]:
+    """Return the calls in the order in which Keras runs them."""
     makes = {(call.name, call.number): index for index, call in enumerate(calls)}
-    waiting: list[int] = []
-    readers: dict[int, list[int]] = {}
-    for index, call in enumerate(calls):
-        needs = {(r.layer, r.call) for r in _references([call.args, call.kwargs])} - known
+    parents: list[list[int]] = []
+    for call in calls:
+        needs = [(r.layer, r.call) for r in _references([call.args, call.kwargs])]
         for need in needs:
-            if need not in makes:
+            if need not in known and need not in makes:
                 raise FileFormatError(
                     f"The layer '{call.name}' takes an output of call {need[1]} of '{need[0]}', which is not made."
                 )
-            readers.setdefault(makes[need], []).append(index)
-        waiting.append(len(needs))
-    ready = [index for index, count in enumerate(waiting) if count == 0]
-    order: list[Call] = []
-    for index in ready:  # grows while it is walked
-        order.append(calls[index])
-        for reader in readers.get(index, []):
-            waiting[reader] -= 1
-            if waiting[reader] == 0:
-                ready.append(reader)
-    if len(order) < len(calls):
-        stuck = next(calls[i].name for i, count in enumerate(waiting) if count > 0)
-        raise FileFormatError(f"The model '{name}' is wired in a circle through the layer '{stuck}'.")
-    return order
+        parents.append([makes[need] for need in needs if need not in known])
+    roots = [makes[r.layer, r.call] for r in outputs if (r.layer, r.call) in makes and (r.layer, r.call) not in known]
+    try:
+        return [calls[index] for index in execution_order(parents, [call.name for call in calls], roots)]
+    except Circle as circle:
+        raise FileFormatError(
+            f"The model '{name}' is wired in a circle through the layer '{calls[circle.index].name}'."
+        ) from None

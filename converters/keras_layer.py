@@ -20,10 +20,13 @@ Array = npt.NDArray[Any]
 
 
 class Translator(Protocol):
-    """Calls layers inside layers: the cells of an RNN, the layer of a TimeDistributed."""
+    """The model around a layer: it calls layers inside layers, and knows which tensors have lost their masks."""
 
     def call(self, data: dict[str, Any], owner: str, inputs: Sequence[Tensor], arguments: Arguments) -> list[Tensor]:
         """Return the outputs of the serialised layer `data`, whose weights are at `owner`."""
+
+    def take_mask(self, x: Tensor) -> None:
+        """Take the mask away from a tensor: layers that read it from now on see none."""
 
 
 class Arguments:

@@ -26,9 +26,13 @@ def _aligned(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _merged_mask(layer: Layer, inputs: Sequence[Tensor]) -> Tensor | None:
-    """Return the mask of a sum: Keras 3 keeps a step that any input keeps, Keras 2 one that all keep."""
+    """Return the mask of a sum.
+
+    Keras 3 keeps a step that any input keeps, and where one has no mask neither has the sum; Keras 2 keeps a
+    step that all inputs with a mask keep.
+    """
     masks = [x.mask for x in inputs if x.mask is not None]
-    if len(masks) < len(inputs):
+    if not masks or (layer.major == 3 and len(masks) < len(inputs)):
         return None
     return _joined(layer.emit, masks, "Or" if layer.major == 3 else "And", layer.label)
 
@@ -111,6 +115,8 @@ def _concatenate(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     if not masks or y.rank < 3:
         return [y]
     if axis % rank == rank - 1:  # features side by side: a step without a mask is kept
+        if layer.major == 2:
+            return [y.with_mask(_joined(emit, masks, "And", layer.label))]
         whole = len(masks) == len(inputs)
         return [y.with_mask(_joined(emit, masks, "Or", layer.label) if whole else _all_kept(emit, y))]
     if axis % rank != 1:

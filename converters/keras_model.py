@@ -66,6 +66,7 @@ class ModelReader:
             )
         self._check_classes(file.config)
         self._emit = Emitter(layer_name(file.config) or "model")
+        self._unmasked: dict[int, Tensor] = {}
         self._weights = Weights(file, {kind: row.slots for kind, row in kinds.items()})
 
     def graph(self) -> Graph:
@@ -97,7 +98,9 @@ class ModelReader:
             self._config(kind, name, config, _MODEL_KEYS).finish()
             masks = arguments.masks("mask", inputs)
             arguments.finish()
-            return self._run(data, owner, [x.with_mask(mask) for x, mask in zip(inputs, masks, strict=True)])
+            # The same tensor as outside as long as its mask is: an attention inside may take it away.
+            given = [x if mask is x.mask else x.with_mask(mask) for x, mask in zip(inputs, masks, strict=True)]
+            return self._run(data, owner, given)
         read = Config(f"operation '{name}'", config) if is_operation(data) else self._config(kind, name, config)
         layer = Layer(
             kind, name, owner, read, self._emit, self._weights, self._major, self,
@@ -107,6 +110,11 @@ class ModelReader:
         layer.config.finish()
         arguments.finish()
         return outputs
+
+    def take_mask(self, x: Tensor) -> None:
+        """Take the mask away from a tensor: layers that read it from now on see none."""
+        if x.mask is not None:
+            self._unmasked[id(x)] = x  # kept, so that no other tensor gets its identity
 
     def _run(self, data: dict[str, Any], owner: str, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs of a model called on `inputs`."""
@@ -132,14 +140,40 @@ class ModelReader:
         values: Values = {(reference.layer, 0): [value] for reference, value in zip(wiring.inputs, inputs, strict=True)}
         for call in wiring.calls:
             values[call.name, call.number] = self._run_call(call, owners.get(id(call.layer), ""), values)
-        return [_lookup(reference, values) for reference in wiring.outputs]
+        return [self._lookup(reference, values) for reference in wiring.outputs]
 
     def _run_call(self, call: Call, owner: str, values: Values) -> list[Tensor]:
-        args, kwargs = _filled(call.args, values), _filled(call.kwargs, values)
+        args, kwargs = self._filled(call.args, values), self._filled(call.kwargs, values)
         label = f"The layer '{call.name}'"
         if is_operation(call.layer):
             return self.call(call.layer, owner, [], Arguments(label, {**kwargs, "args": args}))
         return self.call(call.layer, owner, flatten(args, label), Arguments(label, kwargs))
+
+    def _lookup(self, reference: Reference, values: Values) -> Tensor:
+        made = values.get((reference.layer, reference.call))
+        if made is None or not 0 <= reference.output < len(made):
+            raise FileFormatError(
+                f"The model refers to output {reference.output} of call {reference.call} of '{reference.layer}', "
+                f"which has {len(made or [])} output(s)."
+            )
+        x = made[reference.output]
+        if id(x) not in self._unmasked:
+            return x
+        self._emit.note(
+            "A MultiHeadAttention of Keras 3 takes the masks away from the tensors that it is called on: layers that "
+            f"Keras runs after it and that read the same tensor, here that of '{reference.layer}', see no mask."
+        )
+        return x.with_mask(None)
+
+    def _filled(self, item: Any, values: Values) -> Any:
+        """Return arguments with the tensors in place of the references to them."""
+        if isinstance(item, Reference):
+            return self._lookup(item, values)
+        if isinstance(item, list):
+            return [self._filled(part, values) for part in item]
+        if isinstance(item, dict):
+            return {key: self._filled(part, values) for key, part in item.items()}
+        return item
 
     def _kind(self, data: dict[str, Any]) -> Kind:
         """Return the row of a serialised layer's class, which must be one of Keras's own.
@@ -250,24 +284,3 @@ _CODE_LAYERS = frozenset({"Lambda", "TFOpLambda", "SlicingOpLambda"})
 
 def _is_chain(kind: str, config: Mapping[str, Any]) -> bool:
     return kind == "Sequential" and "input_layers" not in config
-
-
-def _lookup(reference: Reference, values: Values) -> Tensor:
-    made = values.get((reference.layer, reference.call))
-    if made is None or not 0 <= reference.output < len(made):
-        raise FileFormatError(
-            f"The model refers to output {reference.output} of call {reference.call} of '{reference.layer}', "
-            f"which has {len(made or [])} output(s)."
-        )
-    return made[reference.output]
-
-
-def _filled(item: Any, values: Values) -> Any:
-    """Return arguments with the tensors in place of the references to them."""
-    if isinstance(item, Reference):
-        return _lookup(item, values)
-    if isinstance(item, list):
-        return [_filled(part, values) for part in item]
-    if isinstance(item, dict):
-        return {key: _filled(part, values) for key, part in item.items()}
-    return item

@@ -1,4 +1,4 @@
-"""Keras's layers that shift and scale: BatchNormalization, LayerNormalization, Normalization, Rescaling."""
+"""Keras's layers that shift and scale: BatchNormalization, LayerNormalization and their like, Rescaling."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.converters.keras_layer import Kind, Layer
-from fastlstm.converters.keras_tensor import Tensor
+from fastlstm.converters.keras_tensor import Tensor, product
 from fastlstm.converters.keras_weights import Slot
 from fastlstm.errors import FileFormatError, UnsupportedError
 
@@ -82,16 +82,74 @@ def _layer_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]
     x = layer.emit.floats(layer.one(inputs))
     axes = _axes(layer, x, -1)
     config.choice("rms_scaling", [False], False)
-    if axes != list(range(axes[0], x.rank)):
-        raise UnsupportedError(f"{layer.label}: axis should be the last axes of the input; got {axes}.")
+    order = [*(axis for axis in range(x.rank) if axis not in axes), *axes]
+    lined = layer.emit.transpose(x, order)
     shape = [x.size(axis, layer.label) for axis in axes]
     gamma = layer.weight("gamma", shape) if config.flag("scale", True) else np.ones(shape)
-    operands = [x, layer.constant("gamma", gamma)]
+    operands = [lined, layer.constant("gamma", gamma)]
     if config.flag("center", True):
         operands.append(layer.constant("beta", layer.weight("beta", shape)))
     epsilon = config.number("epsilon", 1e-3)
-    y = layer.emit.node("LayerNormalization", *operands, shape=x.shape, axis=axes[0] - x.rank, epsilon=epsilon)
-    return [y.with_mask(x.mask)]
+    y = layer.emit.node("LayerNormalization", *operands, shape=lined.shape, axis=-len(axes), epsilon=epsilon)
+    return [layer.emit.transpose(y, [order.index(axis) for axis in range(x.rank)]).with_mask(x.mask)]
+
+
+def _along(layer: Layer, x: Tensor, axes: Sequence[int], array: Array) -> Array:
+    """Return numbers for `axes` in a shape that goes with `x`."""
+    return array.reshape([x.size(axis, layer.label) if axis in axes else 1 for axis in range(x.rank)])
+
+
+def _rms_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return x / sqrt(mean(x^2) + epsilon) * scale."""
+    x, emit = layer.emit.floats(layer.one(inputs)), layer.emit
+    axes = _axes(layer, x, -1)
+    scale = _along(layer, x, axes, layer.weight("scale", [x.size(axis, layer.label) for axis in axes]))
+    mean = emit.reduce("ReduceMean", emit.like("Mul", x, x), axes, keepdims=True)
+    root = emit.like("Sqrt", emit.like("Add", mean, emit.number(layer.config.number("epsilon", 1e-6))))
+    return [emit.like("Mul", emit.like("Div", x, root), layer.constant("scale", scale)).with_mask(x.mask)]
+
+
+def _unit_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return x divided by its length, which counts as at least 1e-12 (Keras 2: 1e-6)."""
+    x, emit = layer.emit.floats(layer.one(inputs)), layer.emit
+    axes = _axes(layer, x, -1)
+    length = emit.like("Sqrt", emit.reduce("ReduceSum", emit.like("Mul", x, x), axes, keepdims=True))
+    least = emit.like("Max", length, emit.number(1e-12 if layer.major == 3 else 1e-6))
+    return [emit.like("Div", x, least)]
+
+
+def _group_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Normalise groups of neighbouring channels, each over its channels and everything else but the batch."""
+    config, emit = layer.config, layer.emit
+    x = emit.floats(layer.one(inputs))
+    if x.mask is not None and layer.major == 2:
+        raise UnsupportedError(f"{layer.label}: a mask, whose steps do not count in Keras 2, is not supported.")
+    given = config.integer("axis", -1, minimum=-1)
+    axis = given % x.rank
+    if not given < x.rank or axis == 0:
+        raise FileFormatError(f"{layer.label}: axis should be one behind the batch; got {given}.")
+    channels = x.size(axis, layer.label)
+    groups = channels if config.get("groups", 32) == -1 else config.integer("groups", 32)
+    if channels % groups:
+        raise FileFormatError(f"{layer.label}: {channels} channels do not fall into {groups} groups.")
+    order = [0, axis, *(i for i in range(1, x.rank) if i != axis)]
+    lined = emit.transpose(x, order)
+    size = product([channels // groups, *lined.shape[2:]])
+    grouped = emit.reshape(lined, [0, groups, size if isinstance(size, int) else -1], (x.shape[0], groups, size))
+    centred = emit.like("Sub", grouped, emit.reduce("ReduceMean", grouped, [2], keepdims=True))
+    variance = emit.reduce("ReduceMean", emit.like("Mul", centred, centred), [2], keepdims=True)
+    root = emit.like("Sqrt", emit.like("Add", variance, emit.number(config.number("epsilon", 1e-3))))
+    y = emit.node(
+        "Reshape", emit.like("Div", centred, root), emit.sizes(lined, 0, lined.rank), shape=lined.shape
+    )
+    y = emit.transpose(y, [order.index(i) for i in range(x.rank)])
+    gamma = layer.weight("gamma", (channels,)) if config.flag("scale", True) else np.ones(channels)
+    beta = layer.weight("beta", (channels,)) if config.flag("center", True) else np.zeros(channels)
+    return [_scaled(layer, y, *(_along(layer, x, [axis], array) for array in (gamma, beta))).with_mask(x.mask)]
+
+
+def _rms_slots(_config: Mapping[str, Any], _major: int) -> list[Slot]:
+    return [Slot("scale")]
 
 
 def _numbers(layer: Layer, key: str, default: float) -> Array:
@@ -142,8 +200,13 @@ KINDS: Mapping[str, Kind] = {
         _batch_normalization, _batch_slots, "axis, epsilon, center, scale, by the moving averages", "renorm"
     ),
     "LayerNormalization": Kind(
-        _layer_normalization, _scale_slots, "the last axes, epsilon, center, scale", "other axes, rms_scaling"
+        _layer_normalization, _scale_slots, "axis, epsilon, center, scale", "rms_scaling"
     ),
+    "GroupNormalization": Kind(
+        _group_normalization, _scale_slots, "groups, axis, epsilon, center, scale", "masks of Keras 2"
+    ),
+    "RMSNormalization": Kind(_rms_normalization, _rms_slots, "axis, epsilon"),
+    "UnitNormalization": Kind(_unit_normalization, options="axis"),
     "Normalization": Kind(_normalization, _normalization_slots, "axis, mean and variance, adapted or given, invert"),
     "Rescaling": Kind(_rescaling, options="scale, offset"),
 }

@@ -90,6 +90,28 @@ def _logical_not(layer: Layer, _inputs: Sequence[Tensor]) -> list[Tensor]:
     return [layer.emit.negated(layer.emit.cast(_tensor(layer, x), "bool"))]
 
 
+def _convert_to_tensor(layer: Layer, _inputs: Sequence[Tensor]) -> list[Tensor]:
+    given, dtype = _arguments(layer, "x", "dtype")
+    layer.config.choice("sparse", [None, False])
+    layer.config.choice("ragged", [None, False])
+    return [_cast_to(layer, _tensor(layer, given), dtype)]
+
+
+def _cast(layer: Layer, _inputs: Sequence[Tensor]) -> list[Tensor]:
+    given, dtype = _arguments(layer, "x", "dtype")
+    return [_cast_to(layer, _tensor(layer, given), dtype)]
+
+
+def _cast_to(layer: Layer, x: Tensor, dtype: Any) -> Tensor:
+    """Return `x` as `dtype`; halves are computed in float32."""
+    if dtype is None:
+        return x
+    wanted = {"float16": "float32", "bfloat16": "float32", "float64": "float32"}.get(str(dtype), dtype)
+    if wanted not in ("float32", "int32", "int64", "bool", "int8", "int16", "uint8"):
+        raise UnsupportedError(f"{layer.label}: the dtype {dtype!r:.40} is not supported.")
+    return layer.emit.cast(x, wanted)
+
+
 def _unary(op: str, **attrs: Any) -> Convert:
     def convert(layer: Layer, _inputs: Sequence[Tensor]) -> list[Tensor]:
         (x,) = _arguments(layer, "x")
@@ -362,6 +384,8 @@ _CLASSES: Mapping[str, Convert] = {
     "Argmax": _arg("ArgMax"),
     "Argmin": _arg("ArgMin"),
     "Square": _square,
+    "ConvertToTensor": _convert_to_tensor,
+    "Cast": _cast,
     "Softmax": _softmax("Softmax"),
     "LogSoftmax": _softmax("LogSoftmax"),
     "LeakyRelu": _leaky_relu,

@@ -222,17 +222,21 @@ class _Direction:
         layer.config.finish()
 
     @property
+    def direction(self) -> str:
+        """As the graph calls it."""
+        return "reverse" if self.options.go_backwards else "forward"
+
+    @property
     def state_count(self) -> int:
         return sum(cell.states for cell in self.cells)
 
     def run(self, x: Tensor, mask: Tensor | None, initial: Sequence[Tensor]) -> _Run:
         """Run all cells, each on the outputs of the one before."""
-        direction = "reverse" if self.options.go_backwards else "forward"
         states: list[Tensor] = []
         given = list(initial)
         for cell in self.cells:
             own, given = given[: cell.states], given[cell.states :]
-            (run,) = _emit(self.layer.emit, [cell], [direction], x, mask, [own])
+            (run,) = _emit(self.layer.emit, [cell], [self.direction], x, mask, [own])
             x, states = run.sequence, [*states, *run.states]
         return _Run(run.sequence, run.last, states)
 
@@ -354,6 +358,9 @@ def _bidirectional(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     y, y_rev = (
         direction.outputs(run, mask, zero=sequences) for direction, run in zip((forward, backward), runs, strict=True)
     )
+    if sequences and forward.options.go_backwards:
+        # Keras turns round the outputs of the backward layer, whichever that is, and never those of the other.
+        y, y_rev = emit.flip(y, 1), emit.flip(y_rev, 1)
     out_mask = (x.mask if mask is None else mask) if sequences else None
     final = [*runs[0].states, *runs[1].states] if forward.options.return_state else []
     if merge is None:
@@ -376,15 +383,14 @@ def _read_pair(layer: Layer, features: int) -> tuple[_Direction, _Direction]:
             f"{layer.label}: a '{forward_layer.kind}' inside is not supported; supported: {', '.join(_DIRECTIONAL)}."
         )
     if backward_data is None:
-        backward_data = {**data, "config": {**data["config"], "go_backwards": True}}
+        backwards = not data["config"].get("go_backwards")
+        backward_data = {**data, "config": {**data["config"], "go_backwards": backwards}}
     backward_layer = layer.inner(backward_data, "backward_layer")
     if backward_layer.kind not in _DIRECTIONAL:
         raise UnsupportedError(f"{layer.label}: a '{backward_layer.kind}' inside is not supported.")
     forward, backward = _Direction(forward_layer, features), _Direction(backward_layer, features)
-    if forward.options.go_backwards or not backward.options.go_backwards:
-        raise UnsupportedError(
-            f"{layer.label}: the layer should go forwards and the backward_layer backwards; got it otherwise."
-        )
+    if forward.options.go_backwards == backward.options.go_backwards:
+        raise FileFormatError(f"{layer.label}: its two layers go the same way; one should go backwards.")
     if (forward.options.return_sequences, forward.options.return_state) != (
         backward.options.return_sequences,
         backward.options.return_state,
@@ -404,7 +410,9 @@ def _run_pair(
     """Run both directions, in one node where their shapes allow it."""
     if len(forward.cells) == len(backward.cells) == 1 and forward.cells[0].pairs_with(backward.cells[0]):
         cells = [forward.cells[0], backward.cells[0]]
-        one, other = _emit(forward.layer.emit, cells, ["forward", "reverse"], x, mask, [states, states_rev])
+        one, other = _emit(
+            forward.layer.emit, cells, [forward.direction, backward.direction], x, mask, [states, states_rev]
+        )
         return one, other
     return forward.run(x, mask, states), backward.run(x, mask, states_rev)
 

@@ -167,6 +167,8 @@ def is_operation(data: Mapping[str, Any]) -> bool:
     module, config = data.get("module"), data.get("config")
     if isinstance(module, str):
         return module.startswith(("keras.src.ops", "keras.ops"))
+    if str(data.get("class_name")).startswith("SpatialDropout"):  # a layer that does not say whether it is trained
+        return False
     layer_keys = ("trainable", "layers", "batch_shape", "batch_input_shape")
     return isinstance(config, dict) and not any(key in config for key in layer_keys)
 
