@@ -117,7 +117,9 @@ def _depthwise(axes: int, separable: bool) -> Convert:
     return convert
 
 
-def spatial(layer: Layer, inputs: Sequence[Tensor], axes: int, causal: bool = True) -> tuple[Tensor, bool, dict[str, Any]]:
+def spatial(
+    layer: Layer, inputs: Sequence[Tensor], axes: int, causal: bool = True
+) -> tuple[Tensor, bool, dict[str, Any]]:
     """Return the input with its channels first, whether they were, and the options of the window."""
     config = layer.config
     x = layer.emit.floats(layer.rank(layer.one(inputs), axes + 2))

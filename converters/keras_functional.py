@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.converters.keras_order import Circle, execution_order
+from fastlstm.converters.keras_order import CircleError, execution_order
 from fastlstm.converters.keras_weights import layer_data, layer_name
 from fastlstm.errors import FileFormatError, UnsupportedError
 
@@ -233,7 +233,7 @@ def _in_order(
     roots = [makes[r.layer, r.call] for r in outputs if (r.layer, r.call) in makes and (r.layer, r.call) not in known]
     try:
         return [calls[index] for index in execution_order(parents, [call.name for call in calls], roots)]
-    except Circle as circle:
+    except CircleError as circle:
         raise FileFormatError(
             f"The model '{name}' is wired in a circle through the layer '{calls[circle.index].name}'."
         ) from None

@@ -139,9 +139,7 @@ def _group_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]
     centred = emit.like("Sub", grouped, emit.reduce("ReduceMean", grouped, [2], keepdims=True))
     variance = emit.reduce("ReduceMean", emit.like("Mul", centred, centred), [2], keepdims=True)
     root = emit.like("Sqrt", emit.like("Add", variance, emit.number(config.number("epsilon", 1e-3))))
-    y = emit.node(
-        "Reshape", emit.like("Div", centred, root), emit.sizes(lined, 0, lined.rank), shape=lined.shape
-    )
+    y = emit.node("Reshape", emit.like("Div", centred, root), emit.sizes(lined, 0, lined.rank), shape=lined.shape)
     y = emit.transpose(y, [order.index(i) for i in range(x.rank)])
     gamma = layer.weight("gamma", (channels,)) if config.flag("scale", True) else np.ones(channels)
     beta = layer.weight("beta", (channels,)) if config.flag("center", True) else np.zeros(channels)
@@ -199,9 +197,7 @@ KINDS: Mapping[str, Kind] = {
     "BatchNormalization": Kind(
         _batch_normalization, _batch_slots, "axis, epsilon, center, scale, by the moving averages", "renorm"
     ),
-    "LayerNormalization": Kind(
-        _layer_normalization, _scale_slots, "axis, epsilon, center, scale", "rms_scaling"
-    ),
+    "LayerNormalization": Kind(_layer_normalization, _scale_slots, "axis, epsilon, center, scale", "rms_scaling"),
     "GroupNormalization": Kind(
         _group_normalization, _scale_slots, "groups, axis, epsilon, center, scale", "masks of Keras 2"
     ),

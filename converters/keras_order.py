@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["Circle", "execution_order"]
+__all__ = ["CircleError", "execution_order"]
 
 
-class Circle(Exception):
+class CircleError(Exception):
     """Calls wait for one another; `index` is one of them."""
 
     def __init__(self, index: int) -> None:
@@ -36,7 +36,7 @@ def execution_order(parents: Sequence[Sequence[int]], layers: Sequence[str], roo
 
     Raises
     ------
-    Circle
+    CircleError
         If there is no order.
     """
     finished: list[int] = []
@@ -65,7 +65,7 @@ def _walk(root: int, parents: Sequence[Sequence[int]], state: list[int], finishe
             finished.append(index)
             stack.pop()
         elif state[parent] == 1:
-            raise Circle(parent)
+            raise CircleError(parent)
         elif state[parent] == 0:
             state[parent] = 1
             stack.append((parent, iter(parents[parent])))

@@ -383,8 +383,7 @@ def _read_pair(layer: Layer, features: int) -> tuple[_Direction, _Direction]:
             f"{layer.label}: a '{forward_layer.kind}' inside is not supported; supported: {', '.join(_DIRECTIONAL)}."
         )
     if backward_data is None:
-        backwards = not data["config"].get("go_backwards")
-        backward_data = {**data, "config": {**data["config"], "go_backwards": backwards}}
+        backward_data = {**data, "config": {**data["config"], "go_backwards": True}}
     backward_layer = layer.inner(backward_data, "backward_layer")
     if backward_layer.kind not in _DIRECTIONAL:
         raise UnsupportedError(f"{layer.label}: a '{backward_layer.kind}' inside is not supported.")

@@ -40,9 +40,7 @@ def _transposed(axes: int) -> Convert:
 def _window(sizes: Sequence[Dim], window: Mapping[str, Any]) -> tuple[dict[str, Any], list[Dim]]:
     """Return the attributes of the operator, and the sizes of what comes out."""
     before, after, more, outputs = [], [], [], []
-    for size, k, s, d in zip(
-        sizes, window["kernel_size"], window["strides"], window["dilation_rate"], strict=True
-    ):
+    for size, k, s, d in zip(sizes, window["kernel_size"], window["strides"], window["dilation_rate"], strict=True):
         extent = (k - 1) * d + 1
         cut = max(extent - s, 0) if window["padding"] == "same" else 0
         before.append(cut // 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -142,6 +143,17 @@ def test_batch_normalization_uses_the_moving_averages(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(path, X), (X - mean) / np.sqrt(variance + 0.01) * gamma + beta, atol=1e-6)
 
 
+def test_layer_normalization_over_another_axis_than_the_last(tmp_path: Path) -> None:
+    gamma, beta = arrays((T,), (T,))
+    path = write_keras(
+        tmp_path / "m.keras",
+        sequential((T, F), layer("LayerNormalization", "ln", axis=[1], epsilon=0.01)),
+        {"layers/layer_normalization": [gamma, beta]},
+    )
+    normal = (X - X.mean(1, keepdims=True)) / np.sqrt(X.var(1, keepdims=True) + 0.01)
+    np.testing.assert_allclose(run(path, X), normal * gamma[:, None] + beta[:, None], atol=1e-5)
+
+
 def test_causal_convolution_looks_at_the_past_only(tmp_path: Path) -> None:
     kernel, bias = arrays((2, F, H), (H,))
     conv = layer("Conv1D", "conv", filters=H, kernel_size=[2], dilation_rate=[2], padding="causal", strides=[1])
@@ -173,3 +185,51 @@ def test_weights_too_many_or_too_few_are_told(tmp_path: Path) -> None:
     for number, weights in enumerate(cases):
         with pytest.raises(FileFormatError, match=r"dense|ghost"):
             load_graph(write_keras(tmp_path / f"{number}.keras", model, weights))
+
+
+def test_transposed_convolutions_cut_the_smaller_half_in_front(tmp_path: Path) -> None:
+    kernel, bias = arrays((3, H, F), (H,))
+    conv = layer("Conv1DTranspose", "conv", filters=H, kernel_size=[3], strides=[2], padding="same")
+    path = write_keras(tmp_path / "m.keras", sequential((None, F), conv), {"layers/conv1d_transpose": [kernel, bias]})
+    spread = np.zeros((B, 2 * T + 1, H))
+    for t in range(T):
+        spread[:, 2 * t : 2 * t + 3] += np.einsum("bf,khf->bkh", X[:, t], kernel)
+    np.testing.assert_allclose(
+        run(path, X), spread[:, : 2 * T] + bias, atol=1e-6
+    )  # of one step too many, none in front
+
+
+def masked_pair(kind: str) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], np.ndarray]:
+    """Return a model of Keras 2 that merges a masked input with one that is not, its weights and the merged mask."""
+    (table,) = arrays((6, F))
+    weights = arrays((F if kind == "Add" else 2 * F, 4 * H), (H, 4 * H), (4 * H,))
+    inputs = [
+        {"class_name": "InputLayer", "name": name, "inbound_nodes": [],
+         "config": {"name": name, "batch_input_shape": [None, *shape], "dtype": dtype}}
+        for name, shape, dtype in (("ids", [None], "int32"), ("x", [None, F], "float32"))
+    ]  # fmt: skip
+    rest = [
+        layer("Embedding", "embedding", input_dim=6, output_dim=F, mask_zero=True),
+        layer(kind, "merge", **({} if kind == "Add" else {"axis": -1})),
+        layer("LSTM", "lstm", units=H, return_sequences=True),
+    ]
+    reads = [[["ids", 0, 0, {}]], [["embedding", 0, 0, {}], ["x", 0, 0, {}]], [["merge", 0, 0, {}]]]
+    rest = [
+        {**made, "name": made["config"]["name"], "inbound_nodes": [node]}
+        for made, node in zip(rest, reads, strict=True)
+    ]
+    config = {"name": "m", "layers": [*inputs, *rest], "input_layers": [["ids", 0, 0], ["x", 0, 0]]}
+    config["output_layers"] = [["lstm", 0, 0]]
+    named = dict(zip(["lstm/kernel:0", "lstm/recurrent_kernel:0", "lstm/bias:0"], weights, strict=True))
+    stored = {"embedding": {"embedding/embeddings:0": table}, "lstm": named}
+    return {"class_name": "Functional", "config": config}, stored, table
+
+
+@pytest.mark.parametrize("kind", ["Add", "Concatenate"])
+def test_keras_2_keeps_the_mask_of_one_input_for_the_merged_ones(tmp_path: Path, kind: str) -> None:
+    model, stored, table = masked_pair(kind)
+    ids = np.array([[1, 0, 2, 3, 0], [0, 4, 5, 0, 1]], np.int32)
+    merged = table[ids] + X if kind == "Add" else np.concatenate([table[ids], X], -1)
+    graph = load_graph(write_h5(tmp_path / "m.h5", model, stored))
+    (found,) = reference.run(graph, {"ids": ids, "x": X}).values()
+    np.testing.assert_allclose(found, keras_lstm(merged, *stored["lstm"].values(), mask=ids != 0), atol=1e-6)

@@ -64,13 +64,74 @@ def masked_attention() -> Any:
     words, others = Input((None,), dtype="int32"), Input((None,), dtype="int32")
     a, b = (L.Embedding(20, 6, mask_zero=True)(ids) for ids in (words, others))
     causal = L.AdditiveAttention()([a, b], use_causal_mask=True)
-    return keras.Model([words, others], [L.Attention(score_mode="concat")([a, b]), causal])
+    seen = L.Attention(score_mode="concat")([a, b])
+    return keras.Model([words, others], [seen, causal, L.LSTM(3)(seen)])
 
 
 def masked_heads() -> Any:
     words = Input((None,), dtype="int32")
     x = L.Embedding(20, 6, mask_zero=True)(words)
     return keras.Model(words, L.LSTM(3, return_sequences=True)(L.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)))
+
+
+def heads_take_masks_away() -> Any:
+    """A layer that reads a tensor after a MultiHeadAttention has, sees no mask: one before it does."""
+    words, others = Input((None,), dtype="int32"), Input((None,), dtype="int32")
+    x, y = (L.Embedding(20, 6, mask_zero=True)(ids) for ids in (words, others))
+    before = L.Attention()([x, y])
+    heads = L.MultiHeadAttention(2, 4)(L.Dropout(0.1)(x), before)
+    block = L.LayerNormalization()(L.Add()([x, heads]))
+    after = L.AdditiveAttention()([block, y])
+    deep = L.Attention()([L.MultiHeadAttention(2, 3)(y, x), x])
+    return keras.Model([words, others], [L.LSTM(3, return_sequences=True)(z) for z in (before, block, after, deep)])
+
+
+def normalisations() -> Any:
+    x = Input((None, 6))
+    kinds = [
+        L.GroupNormalization(2),
+        L.GroupNormalization(-1, scale=False),
+        L.RMSNormalization(),
+        L.UnitNormalization(),
+    ]
+    kinds += [L.EinsumDense("abc,cde->abed", (None, 2, 3), bias_axes="ed"), L.EinsumDense("...c,cd->...d", 4)]
+    fixed = Input((5, 6))
+    return keras.Model(
+        [x, fixed],
+        [*(kind(x) for kind in kinds), L.LayerNormalization(axis=[1, 2])(fixed), L.GroupNormalization(5, 1)(fixed)],
+    )
+
+
+def transposed_convolutions() -> Any:
+    x, image = Input((None, 4)), Input((5, 4, 2))
+    kinds = [L.Conv1DTranspose(3, 4, strides=2, padding="same"), L.Conv1DTranspose(3, 2, strides=3, activation="tanh")]
+    flat = L.Conv2DTranspose(3, (3, 2), strides=(1, 2), use_bias=False)(image)
+    return keras.Model([x, image], [*(L.LSTM(3)(kind(x)) for kind in kinds), flat])
+
+
+def activations() -> Any:
+    x = Input((7, 4))
+    names = (
+        "celu",
+        "glu",
+        "hard_shrink",
+        "soft_shrink",
+        "sparse_plus",
+        "squareplus",
+        "mish",
+        "hard_silu",
+        "log_sigmoid",
+    )
+    relus = [L.ReLU(negative_slope=0.1, threshold=0.2), L.ReLU(0.5, 0.1), L.ReLU(max_value=0.4, threshold=0.1)]
+    return keras.Model(x, [*(L.Activation(name)(x) for name in names), *(relu(x) for relu in relus)])
+
+
+def backwards_first() -> Any:
+    x = Input((7, 4))
+    back, forth = L.LSTM(5, return_sequences=True, go_backwards=True), L.LSTM(5, return_sequences=True)
+    y = L.SpatialDropout1D(0.2)(L.Bidirectional(back, backward_layer=forth)(x))
+    last = L.Bidirectional(L.GRU(3, go_backwards=True), backward_layer=L.GRU(3), merge_mode="sum")(y)
+    return keras.Model(x, [y, last])
 
 
 def convolutions() -> Any:
@@ -145,7 +206,8 @@ def operations() -> Any:
 
 MODELS: list[Callable[[], Any]] = [
     masked_sentiment, masking_layer_in_a_functional_model, merge_modes, cells, encoder_and_decoder_with_attention,
-    masked_attention, masked_heads, convolutions, convolutional_recurrent, distributed_over_time, moved_and_bent,
+    masked_attention, masked_heads, heads_take_masks_away, normalisations, transposed_convolutions, activations,
+    backwards_first, convolutions, convolutional_recurrent, distributed_over_time, moved_and_bent,
     merged, merged_under_masks, nested_and_shared, stateful, operations,
 ]  # fmt: skip
 
