@@ -101,7 +101,7 @@ def _reshaped(layer: Layer, x: Tensor, kept: int, tail: Sequence[int], shape: Se
     if kept <= 1 or sum(not isinstance(size, int) for size in shape[:kept]) <= 1:
         head = [size if isinstance(size, int) else -1 for size in shape[:kept]]
         return layer.emit.reshape(x, [*head, *tail], shape)
-    parts = [layer.emit.sizes(x, 0, kept), layer.emit.ints(tail)]
+    parts: list[Tensor | str] = [layer.emit.sizes(x, 0, kept), layer.emit.ints(tail)]
     whole = layer.emit.node("Concat", *parts, shape=(kept + len(tail),), dtype="int64", axis=0)
     return layer.emit.node("Reshape", x, whole, shape=shape)
 
