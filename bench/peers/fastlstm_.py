@@ -29,6 +29,8 @@ class FastLSTM(Engine):
         if case.stateful:
             step, frame = model.stream(batch=case.B).step, x[0, 0]
             return lambda: step(frame)
+        if len(model.outputs) > 1:  # a state dict's lone layer also gives its states, as PyTorch's does
+            return lambda: model(x)[0]
         return lambda: model(x)
 
     def model(self, case: Case, threads: int) -> Any:
