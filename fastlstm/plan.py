@@ -17,7 +17,7 @@ from typing import Any
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
 from fastlstm.machine import Machine
 from fastlstm.passes import shapes
-from fastlstm.segment import Segment, build_segment
+from fastlstm.segment import Segment, build_segment, consumer_width
 
 __all__ = ["Plan", "make_plan"]
 
@@ -188,9 +188,9 @@ def _is_native(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mappi
     if node.op in UNARY or node.op == "Identity":
         return labels[x] == labels[y] and _width(infos, y) is not None
     if node.op == "Unsqueeze":
-        return _new_axis(node, graph, labels) is not None and "1" in labels[y]
+        return _new_axis(node, graph, labels) is not None and "1" in labels[y] and _known_width(graph, infos, x, y)
     if node.op == "Transpose":
-        return sorted(labels[x]) == sorted(labels[y]) and labels[x] != labels[y]
+        return sorted(labels[x]) == sorted(labels[y]) and labels[x] != labels[y] and _known_width(graph, infos, x, y)
     if node.op == "Dense":
         return all(not n or n in constants for n in node.inputs[1:]) and labels[x] == labels[y]
     if node.op in ("Softmax", "LogSoftmax"):
@@ -230,6 +230,11 @@ def _binary_fits(node: Node, graph: Graph, labels: Mapping[str, str], infos: Map
         elif labels.get(name) != labels[y] or infos[name].shape != infos[y].shape or infos[name].shape is None:
             return False
     return True
+
+
+def _known_width(graph: Graph, infos: Mapping[str, shapes.ValueInfo], x: str, y: str) -> bool:
+    """Whether the features of rows that only change their axes from x to y can be told."""
+    return _width(infos, y) is not None or consumer_width(graph, x) is not None
 
 
 def _width(infos: Mapping[str, shapes.ValueInfo], name: str) -> int | None:

@@ -21,7 +21,7 @@ from fastlstm.machine import Machine
 from fastlstm.pack import gate_panels, gate_rows, integer_panels, padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage, address_of
 
-__all__ = ["Segment", "State", "build_segment"]
+__all__ = ["Segment", "State", "build_segment", "consumer_width"]
 
 Array = npt.NDArray[Any]
 LAST_STAGE = 1 << 30
@@ -62,7 +62,7 @@ class Segment:
 
     def workers(self, batch: int) -> int:
         """Return how many threads pay off: every worker has a barrier to wait at in every time step."""
-        if self.masks or not team.available():  # a mask's saved states belong to one worker
+        if not team.available():
             return 1
         recurrent = [i.macs for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS]
         return max(1, min(self.threads, batch * min(recurrent, default=0) // WORTH_A_WORKER))
@@ -413,7 +413,8 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
     if node.op in ("Transpose", "Identity", "Unsqueeze"):
         # The same rows under another order of axes.
         shape = infos[y].shape
-        at = build.read(x, int(shape[-1]) if shape and isinstance(shape[-1], int) else _consumer_width(build, x))
+        known = shape[-1] if shape and isinstance(shape[-1], int) else consumer_width(build.graph, x)
+        at = build.read(x, int(known or 0))
         build.made(y, at, build.features[x], build.stage[x])
         return
     if node.op == "Dense":
@@ -480,18 +481,19 @@ def _around(build: _Builder, node: Node, infos: Mapping[str, Any]) -> None:
     build.made(y, out, features, stage)
 
 
-def _consumer_width(build: _Builder, name: str) -> int:
-    """Return the features of a value of unknown shape, from the first layer that reads it."""
-    for node in build.graph.nodes:
+def consumer_width(graph: Graph, name: str) -> int | None:
+    """Return the features of a value of unknown shape, from the constant weights of a layer that reads it."""
+    for node in graph.nodes:
         if name not in node.inputs:
             continue
-        if node.op in RECURRENT_OPS and node.input(0) == name:
-            return int(build.graph.constants[node.input(1)].shape[2])
-        if node.op == "Dense":
-            return int(build.graph.constants[node.input(1)].shape[0])
+        weight = graph.constants.get(node.input(1))
+        if node.op in RECURRENT_OPS and node.input(0) == name and weight is not None:
+            return int(weight.shape[2])
+        if node.op == "Dense" and weight is not None:
+            return int(weight.shape[0])
         if node.op in ("Transpose", "Identity", "Unsqueeze"):
-            return _consumer_width(build, node.output(0))
-    raise InputError(f"The number of features of '{name}' cannot be told from the model.")
+            return consumer_width(graph, node.output(0))
+    return None
 
 
 def _recurrent(build: _Builder, node: Node) -> None:

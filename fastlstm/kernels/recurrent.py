@@ -76,18 +76,28 @@ def lstm(
 
 
 def over_time(lanes: int, step: Any, masked: bool, projected: bool = False) -> Compiled:
-    """Return the kernel that runs `step` for each time step of the block."""
+    """Return the kernel that runs `step` for each time step of the block.
+
+    With a mask every worker keeps aside what it owns of the cell states, so that a step can be undone.
+    """
+
+    @inlined
+    def own_cells(args, frame, end):
+        """Offset in bytes of this worker's first cell state in a row, or of the first behind its last (end=1)."""
+        panels = load_i64(arg(args, EXTRA_3) + 16) if projected else arg(args, PANELS)
+        return 4 * lanes * share(frame, panels, end)
 
     @inlined
     def keep_states(args, frame, t, rows, y, y_row, h, h_row, c, c_row, saved, mine, units, after):
         """Undo the step for the rows that skip it, and write the states of those that do not."""
         codes = origin(frame, arg(args, MASK)) + t * time_stride(frame, arg(args, MASK))
         codes_row = row_stride(frame, arg(args, MASK))
+        cells, width = own_cells(args, frame, 0), own_cells(args, frame, 1) - own_cells(args, frame, 0)
         for b in range(rows):
             code = load_i64(codes + b * codes_row)
             here = b * h_row + mine
             if not after and code != COUNTS:
-                copy(c + b * c_row, saved + b * c_row, c_row // 4)
+                copy(c + b * c_row + cells, saved + b * c_row, width // 4)
                 clear(y + b * y_row + mine, units)
                 if code == SKIP:
                     copy(y + b * y_row + mine, h + here, units)
@@ -125,7 +135,9 @@ def over_time(lanes: int, step: Any, masked: bool, projected: bool = False) -> C
             for b in range(known, rows):
                 store_i64(table + 8 * b, h + b * h_row)
             if masked:
-                copy(saved, c, batch * c_row // 4)
+                cells, width = own_cells(args, frame, 0), own_cells(args, frame, 1) - own_cells(args, frame, 0)
+                for b in range(rows):
+                    copy(saved + b * c_row, c + b * c_row + cells, width // 4)
             now = y + t * y_time
             step(
                 args,
