@@ -26,12 +26,14 @@ STEPS = 2  # time steps in that block
 ROWS = 3  # batch rows
 WORKER = 4  # this worker's number
 WORKERS = 5  # workers that share the program's buffers
-BARRIER = 6  # address of their barrier
+SHARES = 6  # address of the team's job, see kernels/shares.py
 SCRATCH = 7  # address of this worker's scratch memory
 ACTIVE = 8  # 0, or address of the number of rows that are active at each time step, and a 0 after the last
 TOTAL = 9  # time steps altogether
 STATUS = 10  # written by kernels: 0 or the first complaint about the data
 QUANTISED = 11  # address of this worker's memory for quantised rows
+FOLLOWING = 12  # address of shares.following
+PHASE = 13  # number of the phase this worker is in
 FRAME_WORDS = 16
 
 # words that the entry from Python reads (`fastlstm.native` writes them)
@@ -67,12 +69,21 @@ JOB_BUSY = 9  # 1 while a job runs
 JOB_PROGRAM = 10
 JOB_DRIVE = 11
 JOB_FRAMES = 12  # address of the workers' frames' addresses
-JOB_DONE = 16  # workers that have done their part
-JOB_SLEEPERS = 24
-JOB_BARRIER = 32  # see kernels/barrier.py
-JOB_MUTEX = 48  # the system's: 64 bytes at most, and so the condition variable
-JOB_CONDITION = 64
-JOB_WORDS = 80
+JOB_PHASE = 13  # number of the last phase of all jobs so far
+JOB_SLEEPERS = 16  # workers that sleep until the next job
+JOB_WAITERS = 17  # threads that sleep until a share is done, or a worker has left
+JOB_MUTEX = 24  # the system's: 64 bytes at most, and so the condition variables
+JOB_CONDITION = 32
+JOB_CONDITION_2 = 40
+JOB_SHARES = 48  # two cache lines a worker
+
+# words of a worker's share of every phase, and of the worker
+SHARE_CLAIMED = 0  # the last phase in which somebody claimed the share
+SHARE_DONE = 1  # the last phase in which it was done
+SHARE_PRESENT = 2  # 1 if its own worker was there to claim it
+WORKER_GATE = 8  # the number of the job that the worker may enter; minus that when it is inside
+WORKER_LEFT = 9  # the number of the last job that the worker has left
+SHARE_WORDS = 16
 
 # words of a crew: a program and the frames with which a team runs it
 CREW_JOB = 0

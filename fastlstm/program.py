@@ -148,7 +148,7 @@ class Program:
             frame = np.zeros(layout.FRAME_WORDS, np.int64)
             self._set_frame(frame, scratch, words)
             frame[layout.WORKER], frame[layout.WORKERS] = worker, self.workers
-            frame[layout.BARRIER] = self._team.job + 8 * layout.JOB_BARRIER
+            frame[layout.SHARES], frame[layout.FOLLOWING] = self._team.job, compiler.address("shares.following")
             self._frames.append(frame)
         crew = [self._team.job, self._alone[1], self._alone[0], self._alone[2], self.workers]
         self._crew = np.array([*crew, *(address_of(frame) for frame in self._frames[1:])], np.int64)

@@ -25,7 +25,7 @@ __all__ = ["Segment", "State", "build_segment", "consumer_width"]
 
 Array = npt.NDArray[Any]
 LAST_STAGE = 1 << 30
-WORTH_A_WORKER = 25_000  # multiply-adds of a time step, about a microsecond: a barrier costs a third of that
+WORTH_A_WORKER = 25_000  # multiply-adds of a time step, about a microsecond: a phase of shares costs a third of that
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Segment:
         return Program(self.slots, self.stages, batch, self.workers(batch))
 
     def workers(self, batch: int) -> int:
-        """Return how many threads pay off: every worker has a barrier to wait at in every time step."""
+        """Return how many threads pay off: every time step is a phase that takes all of them."""
         if not team.available():
             return 1
         recurrent = [i.macs for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS]

@@ -41,7 +41,7 @@ class Team:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         # Room to start at a cache line.
-        self._memory = np.zeros(layout.JOB_WORDS + 8, np.int64)
+        self._memory = np.zeros(layout.JOB_SHARES + layout.SHARE_WORDS * workers + 8, np.int64)
         address = int(self._memory.ctypes.data)
         self.job = address + -address % 64
         self._words = self._memory[(self.job - address) // 8 :]
@@ -57,7 +57,8 @@ class Team:
             self._words[:] = 0
             system = ctypes.CDLL(None)
             system.pthread_mutex_init(ctypes.c_void_p(self.job + 8 * layout.JOB_MUTEX), None)
-            system.pthread_cond_init(ctypes.c_void_p(self.job + 8 * layout.JOB_CONDITION), None)
+            for condition in (layout.JOB_CONDITION, layout.JOB_CONDITION_2):
+                system.pthread_cond_init(ctypes.c_void_p(self.job + 8 * condition), None)
             prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
             follow = prototype(compiler.address("team.follow"))
             self._dismiss = prototype(compiler.address("team.dismiss"))

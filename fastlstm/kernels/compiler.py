@@ -32,7 +32,6 @@ __all__ = ["address", "cache_folder", "loaded"]
 
 C_FUNCTIONS = ("memcpy", "memmove", "memset", "sqrt", "log")  # LLVM makes calls of the first three out of loops
 SYSTEM_FUNCTIONS = (
-    "sched_yield",
     "pthread_mutex_lock",
     "pthread_mutex_unlock",
     "pthread_cond_broadcast",

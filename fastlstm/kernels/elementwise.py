@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastlstm.kernels.activations import activation, exp
-from fastlstm.kernels.frame import arg, meet, origin, row_stride, share, time_stride, word
+from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import ROWS, STEPS
 from fastlstm.simd import fma, load_f32, splat, store_f32, vload, vmax, vmin, vsplat, vsplat_load, vstore
@@ -34,11 +34,13 @@ def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Com
 
     def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
-        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
-            x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
-            for i in range(arg(args, 2)):
-                vstore(out + i * width, function(vload(lanes, x + i * width)))
-        meet(frame)
+        share = first_share(frame)
+        while share >= 0:
+            for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
+                x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
+                for i in range(arg(args, 2)):
+                    vstore(out + i * width, function(vload(lanes, x + i * width)))
+            share = next_share(frame, share)
         return 0
 
     return kernel
@@ -75,13 +77,15 @@ def binary(lanes: int, name: str) -> Compiled:
 
     def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
-        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
-            a, b = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
-            out = row_address(frame, arg(args, 2), row)
-            for i in range(arg(args, 3)):
-                at = i * width
-                vstore(out + at, function(vload(lanes, a + at), vload(lanes, b + at)))
-        meet(frame)
+        share = first_share(frame)
+        while share >= 0:
+            for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
+                a, b = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
+                out = row_address(frame, arg(args, 2), row)
+                for i in range(arg(args, 3)):
+                    at = i * width
+                    vstore(out + at, function(vload(lanes, a + at), vload(lanes, b + at)))
+            share = next_share(frame, share)
         return 0
 
     return kernel
@@ -95,29 +99,31 @@ def softmax(lanes: int, logarithm: bool) -> Compiled:
         rows = word(frame, STEPS) * word(frame, ROWS)
         features = arg(args, 2)
         vectors = (features + lanes - 1) // lanes
-        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
-            x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
-            largest = load_f32(x)
-            for i in range(features):
-                value = load_f32(x + 4 * i)
-                # A NaN must win: it is the only number that differs from itself.
-                if value > largest or value != value:
-                    largest = value
-            store_f32(out, largest)
-            top = vsplat_load(lanes, out)
-            for i in range(vectors):
-                vstore(out + i * width, exp(vload(lanes, x + i * width) - top))
-            total = 0.0
-            for i in range(features):
-                total += load_f32(out + 4 * i)
-            if logarithm:
-                shift = vsplat(lanes, math.log(total))
+        share = first_share(frame)
+        while share >= 0:
+            for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
+                x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
+                largest = load_f32(x)
+                for i in range(features):
+                    value = load_f32(x + 4 * i)
+                    # A NaN must win: it is the only number that differs from itself.
+                    if value > largest or value != value:
+                        largest = value
+                store_f32(out, largest)
+                top = vsplat_load(lanes, out)
                 for i in range(vectors):
-                    vstore(out + i * width, vload(lanes, x + i * width) - top - shift)
-            else:
-                for i in range(vectors):
-                    vstore(out + i * width, vload(lanes, out + i * width) / vsplat(lanes, total))
-        meet(frame)
+                    vstore(out + i * width, exp(vload(lanes, x + i * width) - top))
+                total = 0.0
+                for i in range(features):
+                    total += load_f32(out + 4 * i)
+                if logarithm:
+                    shift = vsplat(lanes, math.log(total))
+                    for i in range(vectors):
+                        vstore(out + i * width, vload(lanes, x + i * width) - top - shift)
+                else:
+                    for i in range(vectors):
+                        vstore(out + i * width, vload(lanes, out + i * width) / vsplat(lanes, total))
+            share = next_share(frame, share)
         return 0
 
     return kernel
@@ -134,23 +140,25 @@ def layer_norm(lanes: int, epsilon: float) -> Compiled:
         rows = word(frame, STEPS) * word(frame, ROWS)
         features = arg(args, 2)
         scale, bias = origin(frame, arg(args, 3)), origin(frame, arg(args, 4))
-        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
-            x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
-            total = 0.0
-            for i in range(features):
-                total += load_f32(x + 4 * i)
-            mean = total / features
-            square = 0.0
-            for i in range(features):
-                away = load_f32(x + 4 * i) - mean
-                square += away * away
-            factor = vsplat(lanes, 1.0 / math.sqrt(square / features + epsilon))
-            middle = vsplat(lanes, mean)
-            for i in range((features + lanes - 1) // lanes):
-                at = i * width
-                value = (vload(lanes, x + at) - middle) * factor
-                vstore(out + at, fma(value, vload(lanes, scale + at), vload(lanes, bias + at)))
-        meet(frame)
+        share = first_share(frame)
+        while share >= 0:
+            for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
+                x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
+                total = 0.0
+                for i in range(features):
+                    total += load_f32(x + 4 * i)
+                mean = total / features
+                square = 0.0
+                for i in range(features):
+                    away = load_f32(x + 4 * i) - mean
+                    square += away * away
+                factor = vsplat(lanes, 1.0 / math.sqrt(square / features + epsilon))
+                middle = vsplat(lanes, mean)
+                for i in range((features + lanes - 1) // lanes):
+                    at = i * width
+                    value = (vload(lanes, x + at) - middle) * factor
+                    vstore(out + at, fma(value, vload(lanes, scale + at), vload(lanes, bias + at)))
+            share = next_share(frame, share)
         return 0
 
     return kernel

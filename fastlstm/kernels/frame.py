@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from fastlstm import layout
-from fastlstm.kernels.barrier import wait
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import load_i64
+from fastlstm.simd import call_kernel, load_i64
 
-__all__ = ["active_rows", "arg", "meet", "origin", "row_stride", "share", "time_stride", "word"]
+__all__ = ["active_rows", "arg", "bound", "first_share", "next_share", "origin", "row_stride", "time_stride", "word"]
 
 SLOTS, START, ACTIVE, ROWS, TOTAL = layout.SLOTS, layout.START, layout.ACTIVE, layout.ROWS, layout.TOTAL
-WORKER, WORKERS, BARRIER = layout.WORKER, layout.WORKERS, layout.BARRIER
+WORKERS, FOLLOWING = layout.WORKERS, layout.FOLLOWING
 BASE, TIME, ROW, BLOCK = layout.SLOT_BASE, layout.SLOT_TIME, layout.SLOT_ROW, layout.SLOT_BLOCK
 SLOT_BYTES = 8 * layout.SLOT_WORDS
 
@@ -61,14 +60,30 @@ def active_rows(frame, t):
 
 
 @inlined
-def share(frame, count, end):
-    """The first (end=0) or past-the-last (end=1) of `count` things that this worker does."""
-    return count * (load_i64(frame + 8 * WORKER) + end) // load_i64(frame + 8 * WORKERS)
+def first_share(frame):
+    """Begin a phase: return the number of a share to work on, -1 if the phase is over.
+
+    A phase is a loop over shares; `fastlstm.kernels.shares` says who gets which, and when it is over::
+
+        share = first_share(frame)
+        while share >= 0:
+            ...  # items bound(frame, count, share) to bound(frame, count, share + 1)
+            share = next_share(frame, share)
+    """
+    if load_i64(frame + 8 * WORKERS) == 1:
+        return 0
+    return call_kernel(load_i64(frame + 8 * FOLLOWING), frame, -1)
 
 
 @inlined
-def meet(frame):
-    """Wait until all workers on this program's buffers are here."""
-    workers = load_i64(frame + 8 * WORKERS)
-    if workers > 1:
-        wait(load_i64(frame + 8 * BARRIER), workers)
+def next_share(frame, done):
+    """Note that a share is done, and return the next one to work on, -1 if the phase is over."""
+    if load_i64(frame + 8 * WORKERS) == 1:
+        return -1
+    return call_kernel(load_i64(frame + 8 * FOLLOWING), frame, done)
+
+
+@inlined
+def bound(frame, count, share):
+    """Where a share of `count` items begins."""
+    return count * share // load_i64(frame + 8 * WORKERS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastlstm.kernels.activations import activation, clipping
-from fastlstm.kernels.frame import arg, meet, origin, row_stride
+from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
@@ -39,13 +39,15 @@ def gru(
     width = 4 * lanes
 
     @inlined
-    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
         k, weights, bias = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
         spare = table + 8 * rows
         sums = spare + width
+        panels = arg(args, PANELS)
+        first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         left = last - first
         while left > 0:
             n = group(rows, left)
@@ -95,15 +97,14 @@ def reset_before(
     width = 4 * lanes
 
     @inlined
-    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
-        k, weights, new_weights = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
+    def gates(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
+        k, weights = arg(args, K), arg(args, WEIGHTS)
         reset, reset_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
-        end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
-        spare = table + 16 * rows
-        sums = spare + width
+        panels = arg(args, PANELS)
+        panel, last = bound(frame, panels, share), bound(frame, panels, share + 1)
+        sums = table + 8 * rows
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
-        panel = first
         while panel < last:
             n = group(rows, last - panel)
             for b in range(rows):
@@ -121,20 +122,26 @@ def reset_before(
                     vstore(reset + b * reset_row + place, r * vload(lanes, load_i64(table + 8 * b) + place))
                     vstore(z + b * z_row + 3 * place, gate(clipped(vload(lanes, at + width))))
             panel += n
-        meet(frame)
-        resets = table + 8 * rows
+
+    @inlined
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
+        k, weights = arg(args, K), arg(args, EXTRA)
+        reset, reset_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
+        panels, last_width = arg(args, PANELS), arg(args, LAST_WIDTH)
+        panel, last, end = bound(frame, panels, share), bound(frame, panels, share + 1), panels - 1
+        resets, spare = table + 8 * rows, table + 16 * rows
+        sums = spare + width
         for b in range(rows):
             store_i64(resets + 8 * b, reset + b * reset_row)
         reset_rows = prepared(frame, rows, resets, k)
         stride = new_bytes(k)
-        panel = first
         while panel < last:
             n = new_group(rows, last - panel)
             for b in range(rows):
                 for p in range(n):
                     z_at = z + b * z_row + (panel + p) * 3 * width + 2 * width
                     vstore(sums + (b * n + p) * width, vload(lanes, z_at))
-            new_run(k, rows, reset_rows, n, new_weights + panel * stride, stride, sums, n * width, sums, n * width)
+            new_run(k, rows, reset_rows, n, weights + panel * stride, stride, sums, n * width, sums, n * width)
             for p in range(n):
                 for b in range(rows):
                     place = (panel + p) * width
@@ -145,4 +152,4 @@ def reset_before(
                     put(y + b * y_row + place, h, last_width if panel + p == end else lanes, spare)
             panel += n
 
-    return over_time(lanes, step, masked)
+    return over_time(lanes, step, masked, before=gates)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.kernels.frame import arg, meet, origin, row_stride, share, time_stride, word
+from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.operand import operand
 from fastlstm.layout import ROWS, SCRATCH, STEPS
 from fastlstm.simd import store_i64
@@ -28,21 +28,22 @@ def linear(lanes: int, vectors: int, max_sums: int, bits: int = 32) -> Callable[
         batch = word(frame, ROWS)
         rows = word(frame, STEPS) * batch
         table = word(frame, SCRATCH)
-        for t in range(word(frame, STEPS)):
-            for b in range(batch):
-                store_i64(table + 8 * (t * batch + b), x + t * x_time + b * x_row)
-        panel = share(frame, panels, 0)
-        last = share(frame, panels, 1)
         w_stride = panel_bytes(k)
-        x_rows = prepared(frame, rows, table, k)
-        while panel < last:
-            n = group(rows, last - panel)
-            run(
-                k, rows, x_rows, n, weights + panel * w_stride, w_stride,
-                bias + panel * panel_row, 0, out + panel * panel_row, out_row,
-            )  # fmt: skip
-            panel += n
-        meet(frame)
+        share = first_share(frame)
+        while share >= 0:
+            for t in range(word(frame, STEPS)):
+                for b in range(batch):
+                    store_i64(table + 8 * (t * batch + b), x + t * x_time + b * x_row)
+            panel, last = bound(frame, panels, share), bound(frame, panels, share + 1)
+            x_rows = prepared(frame, rows, table, k)
+            while panel < last:
+                n = group(rows, last - panel)
+                run(
+                    k, rows, x_rows, n, weights + panel * w_stride, w_stride,
+                    bias + panel * panel_row, 0, out + panel * panel_row, out_row,
+                )  # fmt: skip
+                panel += n
+            share = next_share(frame, share)
         return 0
 
     return kernel

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastlstm.kernels.elementwise import row_address
-from fastlstm.kernels.frame import arg, meet, origin, row_stride, share, time_stride, word
+from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.memory import copy
 from fastlstm.layout import ROWS, START, STATUS, STEPS, TOTAL
 from fastlstm.simd import load_i64, store_i64
@@ -21,10 +21,12 @@ def move() -> Compiled:
     def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
         count = arg(args, 4)
-        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
-            x = row_address(frame, arg(args, 0), row) + arg(args, 2)
-            copy(row_address(frame, arg(args, 1), row) + arg(args, 3), x, count)
-        meet(frame)
+        share = first_share(frame)
+        while share >= 0:
+            for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
+                x = row_address(frame, arg(args, 0), row) + arg(args, 2)
+                copy(row_address(frame, arg(args, 1), row) + arg(args, 3), x, count)
+            share = next_share(frame, share)
         return 0
 
     return kernel
@@ -38,13 +40,15 @@ def last() -> Compiled:
         if word(frame, START) + steps == word(frame, TOTAL):
             x = origin(frame, arg(args, 0)) + (steps - 1) * time_stride(frame, arg(args, 0))
             out = origin(frame, arg(args, 1))
-            for b in range(share(frame, word(frame, ROWS), 0), share(frame, word(frame, ROWS), 1)):
-                copy(
-                    out + b * row_stride(frame, arg(args, 1)),
-                    x + b * row_stride(frame, arg(args, 0)),
-                    arg(args, 2),
-                )
-        meet(frame)
+            share = first_share(frame)
+            while share >= 0:
+                for b in range(bound(frame, word(frame, ROWS), share), bound(frame, word(frame, ROWS), share + 1)):
+                    copy(
+                        out + b * row_stride(frame, arg(args, 1)),
+                        x + b * row_stride(frame, arg(args, 0)),
+                        arg(args, 2),
+                    )
+                share = next_share(frame, share)
         return 0
 
     return kernel
@@ -59,15 +63,17 @@ def embed() -> Compiled:
     def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
         table, size, count = arg(args, 2), arg(args, 3), arg(args, 4)
-        for row in range(share(frame, rows, 0), share(frame, rows, 1)):
-            index = load_i64(row_address(frame, arg(args, 0), row))
-            if index < 0:
-                index += size
-            if index < 0 or index >= size:
-                store_i64(frame + 8 * STATUS, 1)
-            else:
-                copy(row_address(frame, arg(args, 1), row), table + 4 * count * index, count)
-        meet(frame)
+        share = first_share(frame)
+        while share >= 0:
+            for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
+                index = load_i64(row_address(frame, arg(args, 0), row))
+                if index < 0:
+                    index += size
+                if index < 0 or index >= size:
+                    store_i64(frame + 8 * STATUS, 1)
+                else:
+                    copy(row_address(frame, arg(args, 1), row), table + 4 * count * index, count)
+            share = next_share(frame, share)
         return 0
 
     return kernel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastlstm.kernels.frame import arg, meet, origin, row_stride, share
+from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.lstm_cell import lstm_cells
 from fastlstm.kernels.memory import clear, partial_store
 from fastlstm.kernels.operand import operand
@@ -47,16 +47,15 @@ def lstm(
     width = 4 * lanes
 
     @inlined
-    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
+    def hidden(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
         k, weights, extra, more = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA), arg(args, EXTRA_3)
         full, full_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
-        end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
-        hidden_k, hidden_panels = load_i64(more + 8), load_i64(more + 16)
+        panels = load_i64(more + 16)
+        panel, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
-        panel, stop = share(frame, hidden_panels, 0), share(frame, hidden_panels, 1)
-        while panel < stop:
-            n = group(rows, stop - panel)
+        while panel < last:
+            n = group(rows, last - panel)
             sums = z + panel * 4 * width
             run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
             cells(
@@ -64,14 +63,19 @@ def lstm(
                 full_row, n, lanes, table + 8 * rows,
             )  # fmt: skip
             panel += n
-        meet(frame)
+
+    @inlined
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
+        more, hidden_k = arg(args, EXTRA_3), load_i64(arg(args, EXTRA_3) + 8)
+        full, full_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
+        panels, last_width = arg(args, PANELS), arg(args, LAST_WIDTH)
+        panel, last, end = bound(frame, panels, share), bound(frame, panels, share + 1), panels - 1
         for b in range(rows):
             store_i64(table + 8 * b, full + b * full_row)
         # The sums of one group of panels, row by row, behind the table of rows.
         sums = table + 8 * rows + width
         full_rows = projected(frame, rows, table, hidden_k)
         stride = projection_bytes(hidden_k)
-        panel = first
         while panel < last:
             n = project_group(rows, last - panel)
             clear(sums, rows * n * lanes)
@@ -84,4 +88,4 @@ def lstm(
                     put(y + b * y_row + (panel + p) * width, value, count, table + 8 * rows)
             panel += n
 
-    return over_time(lanes, step, masked, projected=True)
+    return over_time(lanes, step, masked, before=hidden, cells=True, projected=True)

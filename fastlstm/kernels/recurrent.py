@@ -8,8 +8,8 @@ Rows are sorted by length, longest first, so the active rows of a step are a pre
 read from y where it was active the step before, else from its state; its state is written when its last step
 is done. Every second step walks the panels backwards: the ones used last are still in the cache.
 
-Workers share the panels. They meet at a barrier when a step's outputs are complete, and once more where the
-next step could read a state that another worker has still to write.
+Workers share the panels. A step is a phase (`fastlstm.kernels.shares`), and so is writing the states after it, which
+the step reads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm.kernels.frame import active_rows, arg, meet, origin, row_stride, share, time_stride, word
+from fastlstm.kernels.frame import (
+    active_rows,
+    arg,
+    bound,
+    first_share,
+    next_share,
+    origin,
+    row_stride,
+    time_stride,
+    word,
+)
 from fastlstm.kernels.lstm_cell import lstm_cells
 from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.operand import operand
@@ -54,11 +64,13 @@ def lstm(
     width = 4 * lanes
 
     @inlined
-    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
         k, weights, extra = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
+        panels = arg(args, PANELS)
+        first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         left = last - first
         while left > 0:
             n = group(rows, left)
@@ -72,37 +84,68 @@ def lstm(
             )  # fmt: skip
             left -= n
 
-    return over_time(lanes, step, masked)
+    return over_time(lanes, step, masked, cells=True)
 
 
-def over_time(lanes: int, step: Any, masked: bool, projected: bool = False) -> Compiled:
+def over_time(
+    lanes: int, step: Any, masked: bool, before: Any = None, cells: bool = False, projected: bool = False
+) -> Compiled:
     """Return the kernel that runs `step` for each time step of the block.
 
-    With a mask every worker keeps aside what it owns of the cell states, so that a step can be undone.
+    ``step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards)`` does one share of a time step;
+    `before`, with the same arguments, is a phase of its own before it. The addresses of the rows' previous outputs
+    stand at `table`. With `cells` the layer has cell states, which the first of the phases writes.
     """
+    keeps_cells = masked and cells
 
     @inlined
-    def own_cells(args, frame, end):
-        """Offset in bytes of this worker's first cell state in a row, or of the first behind its last (end=1)."""
+    def own_cells(args, frame, share):
+        """Offset in bytes of a share's first cell state in a row."""
         panels = load_i64(arg(args, EXTRA_3) + 16) if projected else arg(args, PANELS)
-        return 4 * lanes * share(frame, panels, end)
+        return 4 * lanes * bound(frame, panels, share)
 
     @inlined
-    def keep_states(args, frame, t, rows, y, y_row, h, h_row, c, c_row, saved, mine, units, after):
-        """Undo the step for the rows that skip it, and write the states of those that do not."""
-        codes = origin(frame, arg(args, MASK)) + t * time_stride(frame, arg(args, MASK))
-        codes_row = row_stride(frame, arg(args, MASK))
-        cells, width = own_cells(args, frame, 0), own_cells(args, frame, 1) - own_cells(args, frame, 0)
+    def own_outputs(args, frame, share):
+        """Offset in bytes of a share's first output in a row, and how many there are."""
+        panels, last_width = arg(args, PANELS), arg(args, LAST_WIDTH)
+        first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
+        units = lanes * (last - first)
+        if last == panels and last > first:
+            units += last_width - lanes
+        return 4 * lanes * first, units
+
+    @inlined
+    def previous_rows(args, frame, table, known, rows, before, h, h_row, y_row):
+        """Note where the previous outputs stand: for `known` rows behind `before`, for the others in the state."""
+        for b in range(known):
+            store_i64(table + 8 * b, before + b * y_row)
+        for b in range(known, rows):
+            store_i64(table + 8 * b, h + b * h_row)
+
+    @inlined
+    def save(args, frame, rows, c, c_row, saved, share):
+        """Keep a share's cell states aside."""
+        first, end = own_cells(args, frame, share), own_cells(args, frame, share + 1)
+        for b in range(rows):
+            copy(saved + b * c_row, c + b * c_row + first, (end - first) // 4)
+
+    @inlined
+    def restore(args, frame, codes, codes_row, rows, c, c_row, saved, share):
+        """Put a share's cell states back for the rows that skip the step."""
+        first, end = own_cells(args, frame, share), own_cells(args, frame, share + 1)
+        for b in range(rows):
+            if load_i64(codes + b * codes_row) != COUNTS:
+                copy(c + b * c_row + first, saved + b * c_row, (end - first) // 4)
+
+    @inlined
+    def skip(codes, codes_row, rows, y, y_row, h, h_row, mine, units):
+        """Give the rows that skip the step the output they had before, or zero."""
         for b in range(rows):
             code = load_i64(codes + b * codes_row)
-            here = b * h_row + mine
-            if not after and code != COUNTS:
-                copy(c + b * c_row + cells, saved + b * c_row, width // 4)
+            if code == SKIP:
+                copy(y + b * y_row + mine, h + b * h_row + mine, units)
+            elif code != COUNTS:
                 clear(y + b * y_row + mine, units)
-                if code == SKIP:
-                    copy(y + b * y_row + mine, h + here, units)
-            if after and code == COUNTS:
-                copy(h + here, y + b * y_row + mine, units)
 
     def kernel(args: int, frame: int, unused: int) -> int:
         z, z_time, z_row = (
@@ -116,58 +159,56 @@ def over_time(lanes: int, step: Any, masked: bool, projected: bool = False) -> C
         c, c_row = origin(frame, arg(args, C)), row_stride(frame, arg(args, C))
         start, steps, batch = word(frame, START), word(frame, STEPS), word(frame, ROWS)
         table = word(frame, SCRATCH)
+        codes, codes_row, saved = 0, 0, table
         if masked:
-            saved, table = table, table + batch * c_row
-        panels = arg(args, PANELS)
-        first, last = share(frame, panels, 0), share(frame, panels, 1)
-        mine, units = 4 * lanes * first, lanes * (last - first)
-        if last == panels and last > first:
-            units += arg(args, LAST_WIDTH) - lanes
-        backwards = arg(args, REVERSED) != 0
+            table += batch * c_row
+        reverse = arg(args, REVERSED) != 0
         for i in range(steps):
-            t = steps - 1 - i if backwards else i
-            before = t + 1 if backwards else t - 1
-            after = t - 1 if backwards else t + 1
+            t = steps - 1 - i if reverse else i
+            earlier = t + 1 if reverse else t - 1
+            later = t - 1 if reverse else t + 1
             rows = active_rows(frame, start + t)
-            known = 0 if i == 0 or masked else min(rows, active_rows(frame, start + before))
-            for b in range(known):
-                store_i64(table + 8 * b, y + before * y_time + b * y_row)
-            for b in range(known, rows):
-                store_i64(table + 8 * b, h + b * h_row)
+            known = 0 if i == 0 or masked else min(rows, active_rows(frame, start + earlier))
+            now, previous, sums = y + t * y_time, y + earlier * y_time, z + t * z_time
+            # Every second step walks the panels backwards.
+            backwards = (start + t) & 1 != 0
             if masked:
-                cells, width = own_cells(args, frame, 0), own_cells(args, frame, 1) - own_cells(args, frame, 0)
-                for b in range(rows):
-                    copy(saved + b * c_row, c + b * c_row + cells, width // 4)
-            now = y + t * y_time
-            step(
-                args,
-                frame,
-                table,
-                rows,
-                z + t * z_time,
-                z_row,
-                now,
-                y_row,
-                c,
-                c_row,
-                first,
-                last,
-                (start + t) & 1 != 0,
-            )
-            for b in range(rows, batch):
-                clear(now + b * y_row + mine, units)
-            if masked:
-                keep_states(args, frame, t, rows, now, y_row, h, h_row, c, c_row, saved, mine, units, False)
-            meet(frame)
-            if masked:
-                keep_states(args, frame, t, rows, now, y_row, h, h_row, c, c_row, saved, mine, units, True)
-                meet(frame)
-            else:
-                # The states of the rows whose last step in this block this was.
-                kept = 0 if i == steps - 1 else min(rows, active_rows(frame, start + after))
-                for b in range(kept, rows):
-                    copy(h + b * h_row + mine, now + b * y_row + mine, units)
-        meet(frame)
+                codes = origin(frame, arg(args, MASK)) + t * time_stride(frame, arg(args, MASK))
+                codes_row = row_stride(frame, arg(args, MASK))
+            if before is not None:
+                share = first_share(frame)
+                while share >= 0:
+                    if keeps_cells:
+                        save(args, frame, rows, c, c_row, saved, share)
+                    previous_rows(args, frame, table, known, rows, previous, h, h_row, y_row)
+                    before(args, frame, table, rows, sums, z_row, now, y_row, c, c_row, share, backwards)
+                    if keeps_cells:
+                        restore(args, frame, codes, codes_row, rows, c, c_row, saved, share)
+                    share = next_share(frame, share)
+            share = first_share(frame)
+            while share >= 0:
+                mine, units = own_outputs(args, frame, share)
+                if keeps_cells and before is None:
+                    save(args, frame, rows, c, c_row, saved, share)
+                previous_rows(args, frame, table, known, rows, previous, h, h_row, y_row)
+                step(args, frame, table, rows, sums, z_row, now, y_row, c, c_row, share, backwards)
+                for b in range(rows, batch):
+                    clear(now + b * y_row + mine, units)
+                if keeps_cells and before is None:
+                    restore(args, frame, codes, codes_row, rows, c, c_row, saved, share)
+                if masked:
+                    skip(codes, codes_row, rows, now, y_row, h, h_row, mine, units)
+                share = next_share(frame, share)
+            # The states of the rows whose last step in this block this was; with a mask, of those that it counts for.
+            kept = min(rows, active_rows(frame, start + later)) if i < steps - 1 and not masked else 0
+            if kept < rows:
+                share = first_share(frame)
+                while share >= 0:
+                    mine, units = own_outputs(args, frame, share)
+                    for b in range(kept, rows):
+                        if not masked or load_i64(codes + b * codes_row) == COUNTS:
+                            copy(h + b * h_row + mine, now + b * y_row + mine, units)
+                    share = next_share(frame, share)
         return 0
 
     return kernel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastlstm.kernels.activations import activation, clipping
-from fastlstm.kernels.frame import arg
+from fastlstm.kernels.frame import arg, bound
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
@@ -29,11 +29,13 @@ def rnn(
     width = 4 * lanes
 
     @inlined
-    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, first, last, backwards):
+    def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
         k, weights = arg(args, K), arg(args, WEIGHTS)
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
+        panels = arg(args, PANELS)
+        first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         left = last - first
         while left > 0:
             n = group(rows, left)

@@ -22,10 +22,10 @@ from numba.core.types.containers import Tuple
 from numba.extending import intrinsic
 
 from fastlstm.kernels.activations import activation
-from fastlstm.kernels.frame import active_rows, arg, meet, origin, time_stride, word
+from fastlstm.kernels.frame import active_rows, arg, first_share, next_share, origin, time_stride, word
 from fastlstm.kernels.memory import clear, copy, partial_store
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.layout import SCRATCH, START, STEPS, WORKER
+from fastlstm.layout import SCRATCH, START, STEPS
 from fastlstm.simd import (
     F32,
     I64,
@@ -82,30 +82,32 @@ def lstm(
                 )  # fmt: skip
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        if word(frame, WORKER) == 0:
-            steps = word(frame, STEPS)
-            count = 0
-            while count < steps and active_rows(frame, word(frame, START) + count) > 0:
-                count += 1
-            x, x_time = origin(frame, arg(args, X)), time_stride(frame, arg(args, X))
-            sums, sums_time = arg(args, BIAS), 0
-            if arg(args, INPUTS) == 0:
-                sums, sums_time = origin(frame, arg(args, Z)), time_stride(frame, arg(args, Z))
-            y, y_time = origin(frame, arg(args, Y)) + arg(args, Y_OFFSET), time_stride(frame, arg(args, Y))
-            h, c = origin(frame, arg(args, H)), origin(frame, arg(args, C))
-            t, by = 0, 1
-            if arg(args, REVERSED) != 0:
-                t, by = count - 1, -1
-            before = h
-            for i in range(count):
-                step(args, i, sums + t * sums_time, x + t * x_time, before, y + t * y_time, c, word(frame, SCRATCH))
-                before = y + t * y_time
-                t += by
-            if count > 0:
-                copy(h, before, arg(args, HIDDEN))
-            for t in range(count, steps):
-                clear(y + t * y_time, arg(args, HIDDEN))
-        meet(frame)
+        share = first_share(frame)
+        while share >= 0:
+            if share == 0:  # one worker does it all
+                steps = word(frame, STEPS)
+                count = 0
+                while count < steps and active_rows(frame, word(frame, START) + count) > 0:
+                    count += 1
+                x, x_time = origin(frame, arg(args, X)), time_stride(frame, arg(args, X))
+                sums, sums_time = arg(args, BIAS), 0
+                if arg(args, INPUTS) == 0:
+                    sums, sums_time = origin(frame, arg(args, Z)), time_stride(frame, arg(args, Z))
+                y, y_time = origin(frame, arg(args, Y)) + arg(args, Y_OFFSET), time_stride(frame, arg(args, Y))
+                h, c = origin(frame, arg(args, H)), origin(frame, arg(args, C))
+                t, by = 0, 1
+                if arg(args, REVERSED) != 0:
+                    t, by = count - 1, -1
+                before = h
+                for i in range(count):
+                    step(args, i, sums + t * sums_time, x + t * x_time, before, y + t * y_time, c, word(frame, SCRATCH))
+                    before = y + t * y_time
+                    t += by
+                if count > 0:
+                    copy(h, before, arg(args, HIDDEN))
+                for t in range(count, steps):
+                    clear(y + t * y_time, arg(args, HIDDEN))
+            share = next_share(frame, share)
         return 0
 
     return kernel

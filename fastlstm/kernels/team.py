@@ -1,9 +1,9 @@
 """Workers that run one program together: how a job is handed out, and how a worker waits for the next.
 
 The leader is the thread that calls; the others run `follow` for their whole life. A job is a number that goes up;
-who waits for it looks for a while, then gives the processor away between looks, then sleeps on a condition
-variable of the system's. A job that finds the team at work for somebody else is run by its leader alone: the
-results are the same bits.
+who waits for it looks for a while, then sleeps on a condition variable of the system's. The leader waits for nobody
+to come: it begins, and whoever comes takes shares of what is left (`fastlstm.kernels.shares`). A job that finds the
+team at work for somebody else is run by its leader alone: the results are the same bits.
 """
 
 from __future__ import annotations
@@ -11,60 +11,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
-
 from fastlstm import layout
-from fastlstm.kernels.barrier import add_atomic, load_atomic, pause, yield_processor
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import I32, I64, call_kernel, load_i64, pointer, store_i64
+from fastlstm.kernels.shares import (
+    add_atomic,
+    claim,
+    load_atomic,
+    lock,
+    pause,
+    place,
+    publish,
+    sleep_on,
+    swap,
+    unlock,
+    wait_for,
+    wake_all,
+)
+from fastlstm.simd import call_kernel, load_i64, store_i64
 
 __all__ = ["dismiss", "follow", "lead"]
 
 Compiled = Callable[[int, int, int], int]
 
-SPINS = 1000  # looks before the processor is given away: some 20 to 50 microseconds
-LOOKS = 2000  # looks before a worker sleeps: under a millisecond where nobody else wants the processor
-
-
-@intrinsic
-def swap(typingctx: Any, address: Any, value: Any) -> Any:
-    """swap(address, n) writes the word and returns what it was, in one order for all threads."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return builder.atomic_rmw("xchg", pointer(builder, args[0], I64), args[1], "seq_cst")
-
-    return types.int64(types.int64, types.int64), codegen
-
-
-def _system(name: str, arguments: int) -> Any:
-    """Return the intrinsic that calls a POSIX threads function with addresses."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        module = builder.module
-        kind = ir.FunctionType(I32, [I64] * arguments)
-        function = module.globals.get(name) or ir.Function(module, kind, name)
-        return builder.sext(builder.call(function, args), I64)
-
-    if arguments == 1:
-
-        def one(typingctx: Any, a: Any) -> Any:
-            return types.int64(types.int64), codegen
-
-        return intrinsic(one)
-
-    def two(typingctx: Any, a: Any, b: Any) -> Any:
-        return types.int64(types.int64, types.int64), codegen
-
-    return intrinsic(two)
-
-
-lock = _system("pthread_mutex_lock", 1)
-unlock = _system("pthread_mutex_unlock", 1)
-wake_all = _system("pthread_cond_broadcast", 1)
-sleep_on = _system("pthread_cond_wait", 2)
+SPINS = 3000  # looks before a worker sleeps: some 30 to 80 microseconds
 
 
 @inlined
@@ -106,24 +76,25 @@ def lead() -> Compiled:
         if load_atomic(job + 8 * layout.JOB_ALIVE) == 0 or swap(job + 8 * layout.JOB_BUSY, 1) != 0:
             return call_kernel(drive, program, alone)
         frames = crew + 8 * layout.CREW_FRAMES
+        number, phase = word(job, layout.JOB_NUMBER) + 1, word(job, layout.JOB_PHASE)
         for i in range(workers):
             frame = load_i64(frames + 8 * i)
             store_i64(frame + 8 * layout.TOTAL, word(alone, layout.TOTAL))
             store_i64(frame + 8 * layout.ACTIVE, word(alone, layout.ACTIVE))
             store_i64(frame + 8 * layout.STATUS, 0)
+            store_i64(frame + 8 * layout.PHASE, phase)
         store_i64(job + 8 * layout.JOB_PROGRAM, program)
         store_i64(job + 8 * layout.JOB_DRIVE, drive)
         store_i64(job + 8 * layout.JOB_FRAMES, frames)
-        store_i64(job + 8 * layout.JOB_DONE, 0)
+        for i in range(1, workers):
+            swap(place(job, i) + 8 * layout.WORKER_GATE, number)
         announce(job)
         call_kernel(drive, program, load_i64(frames))
-        looks = 0
-        while load_atomic(job + 8 * layout.JOB_DONE) != workers - 1:
-            looks += 1
-            if looks < SPINS:
-                pause()
-            else:
-                yield_processor()
+        for i in range(1, workers):
+            # A worker that has not come in by now need not; one that is inside still reads the program.
+            if not claim(place(job, i) + 8 * layout.WORKER_GATE, number, 0):
+                wait_for(job, place(job, i) + 8 * layout.WORKER_LEFT, number)
+        store_i64(job + 8 * layout.JOB_PHASE, word(load_i64(frames), layout.PHASE))
         for i in range(workers):
             if word(load_i64(frames + 8 * i), layout.STATUS) != 0:
                 store_i64(alone + 8 * layout.STATUS, 1)
@@ -144,16 +115,15 @@ def follow() -> Compiled:
                 looks += 1
                 if looks < SPINS:
                     pause()
-                elif looks < LOOKS:
-                    yield_processor()
                 else:
                     sleep(job, seen)
             seen = load_atomic(job + 8 * layout.JOB_NUMBER)
             if word(job, layout.JOB_ALIVE) == 0:
                 return 0
-            frame = load_i64(word(job, layout.JOB_FRAMES) + 8 * worker)
-            call_kernel(word(job, layout.JOB_DRIVE), word(job, layout.JOB_PROGRAM), frame)
-            add_atomic(job + 8 * layout.JOB_DONE, 1)
+            if claim(place(job, worker) + 8 * layout.WORKER_GATE, seen, -seen):
+                frame = load_i64(word(job, layout.JOB_FRAMES) + 8 * worker)
+                call_kernel(word(job, layout.JOB_DRIVE), word(job, layout.JOB_PROGRAM), frame)
+                publish(job, place(job, worker) + 8 * layout.WORKER_LEFT, seen)
 
     return kernel
 

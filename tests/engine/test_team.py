@@ -59,6 +59,22 @@ def test_every_thread_count_gives_the_same_bits(kind: str, directions: int, thre
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("kind", ["lstm", "projected", "gru before"])
+def test_bits_stay_the_same_among_busy_neighbours_and_late_workers(kind: str) -> None:
+    # More workers than processors, and processes beside them: shares are taken from workers that do not come.
+    x = np.random.default_rng(8).normal(size=(STEPS, BATCH, FEATURES)).astype(np.float32)
+    want, shared = parts(layer(kind, 1)(x)), layer(kind, 5)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        for _ in range(60):
+            for a, b in zip(want, parts(shared(x)), strict=True):
+                np.testing.assert_array_equal(a, b)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+
+
 def test_a_small_layer_is_left_to_one_thread() -> None:
     small = fastlstm.LSTM(np.zeros((80, 1)), np.zeros((80, 20)), threads=4)
     assert small._model(False, False).plan.parts[0].workers(1) == 1

@@ -1,0 +1,191 @@
+"""How workers divide the work: phase by phase, a share for each, and nobody waits for who has not come.
+
+A phase is work that needs the one before it complete: a time step of a layer, a projection. It has one share for
+each worker. Who comes to a phase claims the share of its own number, whose weights its cache holds, then any that
+nobody has claimed yet: the worker may be asleep, or another process may have its processor. A phase is over when all
+its shares are done. Who comes late finds it so, and goes on to the next. Only a share that is being worked on is
+waited for: a bounded time by looking, then asleep.
+
+Phases are numbered. A share's claim and its completion are numbers of phases, each on a cache line of the share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from fastlstm import layout
+from fastlstm.kernels.pipeline import inlined
+from fastlstm.layout import JOB_CONDITION_2, JOB_MUTEX, JOB_SHARES, JOB_WAITERS, PHASE, SHARES, WORKER, WORKERS
+from fastlstm.simd import I32, I64, load_i64, pointer, store_i64
+
+__all__ = ["following"]
+
+PATIENCE = 60  # looks before another worker's share is taken, about a microsecond
+SPINS = 3000  # looks before a waiting thread sleeps: some 30 to 80 microseconds
+CLAIMED, DONE, PRESENT = layout.SHARE_CLAIMED, layout.SHARE_DONE, layout.SHARE_PRESENT
+
+
+@intrinsic
+def add_atomic(typingctx: Any, address: Any, value: Any) -> Any:
+    """add_atomic(address, n) adds to the word there and returns what it was."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", pointer(builder, args[0], I64), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def swap(typingctx: Any, address: Any, value: Any) -> Any:
+    """swap(address, n) writes the word and returns what it was, in one order for all threads."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.atomic_rmw("xchg", pointer(builder, args[0], I64), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def claim(typingctx: Any, address: Any, old: Any, new: Any) -> Any:
+    """claim(address, old, new) writes `new` if the word is `old`, and returns whether it was."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place = pointer(builder, args[0], I64)
+        result = builder.cmpxchg(place, args[1], args[2], "acq_rel", "acquire")
+        return builder.extract_value(result, 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def load_atomic(typingctx: Any, address: Any) -> Any:
+    """load_atomic(address) -> the word there, in one order for all threads with swap and add_atomic."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.load_atomic(pointer(builder, args[0], I64), "seq_cst", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def pause(typingctx: Any) -> Any:
+    """pause() tells the processor that this is a waiting loop."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        if builder.module.triple.startswith("x86_64"):
+            name = "llvm.x86.sse2.pause"
+            module = builder.module
+            function = module.globals.get(name) or ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
+            builder.call(function, [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+def _system(name: str, arguments: int) -> Any:
+    """Return the intrinsic that calls a POSIX threads function with addresses."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        module = builder.module
+        kind = ir.FunctionType(I32, [I64] * arguments)
+        function = module.globals.get(name) or ir.Function(module, kind, name)
+        return builder.sext(builder.call(function, args), I64)
+
+    if arguments == 1:
+
+        def one(typingctx: Any, a: Any) -> Any:
+            return types.int64(types.int64), codegen
+
+        return intrinsic(one)
+
+    def two(typingctx: Any, a: Any, b: Any) -> Any:
+        return types.int64(types.int64, types.int64), codegen
+
+    return intrinsic(two)
+
+
+lock = _system("pthread_mutex_lock", 1)
+unlock = _system("pthread_mutex_unlock", 1)
+wake_all = _system("pthread_cond_broadcast", 1)
+sleep_on = _system("pthread_cond_wait", 2)
+
+
+@inlined
+def place(job, share):
+    """Address of a share's words."""
+    return job + 8 * (JOB_SHARES + layout.SHARE_WORDS * share)
+
+
+@inlined
+def publish(job, address, value):
+    """Write a word that others wait for, and wake those that sleep."""
+    swap(address, value)
+    if load_atomic(job + 8 * JOB_WAITERS) != 0:
+        lock(job + 8 * JOB_MUTEX)
+        wake_all(job + 8 * JOB_CONDITION_2)
+        unlock(job + 8 * JOB_MUTEX)
+
+
+@inlined
+def wait_for(job, address, value):
+    """Return when the word is at least `value`."""
+    looks = 0
+    while load_atomic(address) < value:
+        looks += 1
+        if looks < SPINS:
+            pause()
+        else:
+            lock(job + 8 * JOB_MUTEX)
+            add_atomic(job + 8 * JOB_WAITERS, 1)
+            while load_atomic(address) < value:
+                sleep_on(job + 8 * JOB_CONDITION_2, job + 8 * JOB_MUTEX)
+            add_atomic(job + 8 * JOB_WAITERS, -1)
+            unlock(job + 8 * JOB_MUTEX)
+
+
+@inlined
+def _patient(words, phase):
+    """Whether a share's own worker claims it, given a moment if it was there the last time."""
+    looks = PATIENCE if load_i64(words + 8 * PRESENT) == 0 else 0
+    while load_atomic(words + 8 * CLAIMED) < phase:
+        if looks >= PATIENCE:
+            return False
+        looks += 1
+        pause()
+    return True
+
+
+def following() -> Callable[[int, int, int], Any]:
+    """Return the next share to work on, or -1 when the phase is over.
+
+    Arguments: the frame, and the share that was worked on, -1 to begin a phase.
+    """
+
+    def kernel(frame: int, mine: int, unused: int) -> Any:
+        job, workers = load_i64(frame + 8 * SHARES), load_i64(frame + 8 * WORKERS)
+        own = load_i64(frame + 8 * WORKER)
+        phase = load_i64(frame + 8 * PHASE)
+        if mine < 0:
+            phase += 1
+            store_i64(frame + 8 * PHASE, phase)
+            words = place(job, own)
+            if claim(words + 8 * CLAIMED, phase - 1, phase):
+                store_i64(words + 8 * PRESENT, 1)
+                return own
+        else:
+            publish(job, place(job, mine) + 8 * DONE, phase)
+        for share in range(workers):
+            words = place(job, share)
+            if share != own and not _patient(words, phase) and claim(words + 8 * CLAIMED, phase - 1, phase):
+                store_i64(words + 8 * PRESENT, 0)
+                return share
+        for share in range(workers):
+            wait_for(job, place(job, share) + 8 * DONE, phase)
+        return -1
+
+    return kernel
