@@ -52,6 +52,30 @@ class Machine:
         """Accumulators of a tile: what is left of the registers beside the operands."""
         return 24 if self.registers >= 32 else 12
 
+    def together(self, eight: bool) -> int:
+        """Return how many neighbouring integers one instruction multiplies and adds, for each of `lanes` sums.
+
+        Parameters
+        ----------
+        eight : bool
+            Whether both factors have 8 bits; else 16.
+        """
+        if eight and self.byte_products:
+            return 4
+        return 2 if self.pairwise else 1
+
+    @property
+    def byte_products(self) -> bool:
+        """Whether an instruction adds four products of 8 bits to each of `lanes` sums."""
+        if self.arm:
+            return "dotprod" in self.features
+        return "avx512vnni" in self.features if self.lanes == 16 else self.lanes == 8 and "avxvnni" in self.features
+
+    @property
+    def unsigned_bytes(self) -> bool:
+        """Whether that instruction takes one factor without a sign."""
+        return not self.arm
+
     @property
     def pairwise(self) -> bool:
         """Whether an instruction multiplies pairs of 16 bits and adds each pair, in vectors of `lanes` sums."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["gate_panels", "gate_rows", "integer_panels", "padded", "panels_of", "plain_panels"]
+__all__ = ["aligned", "gate_panels", "gate_rows", "integer_panels", "padded", "panels_of", "plain_panels"]
 
 Array = npt.NDArray[Any]
+LINE = 64  # bytes of a cache line
 
 
 def panels_of(units: int, lanes: int) -> int:
@@ -33,7 +34,7 @@ def gate_panels(weight: Array, gates: int, lanes: int) -> Array:
     panels = panels_of(units, lanes)
     wide = np.zeros((gates, panels * lanes, k), np.float32)
     wide[:, :units] = weight.reshape(gates, units, k)
-    return np.ascontiguousarray(wide.reshape(gates, panels, lanes, k).transpose(1, 3, 0, 2))
+    return aligned(wide.reshape(gates, panels, lanes, k).transpose(1, 3, 0, 2))
 
 
 def gate_rows(bias: Array, gates: int, lanes: int) -> Array:
@@ -41,19 +42,32 @@ def gate_rows(bias: Array, gates: int, lanes: int) -> Array:
     return gate_panels(bias.reshape(-1, 1), gates, lanes)
 
 
-def integer_panels(panels: Array, scales: Array, bits: int, together: int) -> Array:
+def integer_panels(panels: Array, scales: Array, bits: int, together: int, offset: int = 0) -> Array:
     """Return panels of integers, each behind its scales, as bytes ``[panel][byte]``.
 
     `panels` are whole numbers ``[panel][k][vector][lane]``, `scales` ``[panel][vector][lane]``; `together` values
-    of k lie side by side in the result.
+    of k lie side by side in the result. With an `offset`, which the other factor has on every value, the sums' int32
+    starts, -offset * (sum over k), stand behind the scales.
     """
     count, k, vectors, lanes = panels.shape
     groups = -(-k // together)
     whole = np.zeros((count, groups * together, vectors, lanes), np.int16 if bits == 16 else np.int8)
     whole[:, :k] = panels
+    parts = [scales.astype(np.float32)]
+    if offset:
+        parts.append((-offset * whole.sum(axis=1, dtype=np.int64)).astype(np.int32))
     whole = whole.reshape(count, groups, together, vectors, lanes).transpose(0, 1, 3, 4, 2)
-    parts = (scales.astype(np.float32), np.ascontiguousarray(whole))
-    return np.concatenate([part.reshape(count, -1).view(np.uint8) for part in parts], axis=1)
+    parts.append(np.ascontiguousarray(whole))
+    return aligned(np.concatenate([part.reshape(count, -1).view(np.uint8) for part in parts], axis=1))
+
+
+def aligned(array: Array) -> Array:
+    """Return a copy that starts a cache line: a vector's load across two lines counts twice."""
+    room = np.empty(array.nbytes + LINE, np.uint8)
+    start = -room.ctypes.data % LINE
+    out = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    out[...] = array
+    return out
 
 
 def plain_panels(weight: Array, vectors: int, lanes: int) -> Array:
@@ -63,4 +77,4 @@ def plain_panels(weight: Array, vectors: int, lanes: int) -> Array:
     panels = -(-columns // width)
     wide = np.zeros((k, panels * width), np.float32)
     wide[:, :columns] = weight
-    return np.ascontiguousarray(wide.reshape(k, panels, vectors, lanes).transpose(1, 0, 2, 3))
+    return aligned(wide.reshape(k, panels, vectors, lanes).transpose(1, 0, 2, 3))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fastlstm import layout, native, small, team
 from fastlstm.errors import InputError
 from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Graph, Node
+from fastlstm.kernels.limits import BYTE_OFFSET
 from fastlstm.machine import Machine
 from fastlstm.pack import gate_panels, gate_rows, integer_panels, padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage, address_of
@@ -374,12 +375,19 @@ def _show(build: _Builder, name: str) -> None:
     build.emit(build.stage[name], move, at, target)
 
 
-def _packed(machine: Machine, weight: Array, panels: Array, scales: Array | None) -> tuple[Array, int]:
-    """Return a weight's panels as the kernels read them, and the bits of each value."""
+def _packed(
+    machine: Machine, weight: Array, panels: Array, scales: Array | None, recurrent: bool = False
+) -> tuple[Array, int]:
+    """Return a weight's panels as the kernels read them, and the bits of each value.
+
+    `recurrent` weights meet a layer's own outputs: where both have 8 bits, four are multiplied together.
+    """
     if scales is None:
         return panels, 32
     bits = 8 * weight.dtype.itemsize
-    return integer_panels(panels, scales, bits, 2 if machine.pairwise else 1), bits
+    together = machine.together(recurrent and bits == 8)
+    offset = BYTE_OFFSET if together == 4 and machine.unsigned_bytes else 0
+    return integer_panels(panels, scales, bits, together, offset), bits
 
 
 def _linear(
@@ -617,7 +625,7 @@ def _direction(
 
     def gate_weights(weight: Array, rows: slice, count: int) -> tuple[Array, int]:
         scales = None if scale is None else gate_rows(scale[d][rows], count, lanes)
-        return _packed(machine, weight, gate_panels(weight[rows], count, lanes), scales)
+        return _packed(machine, weight, gate_panels(weight[rows], count, lanes), scales, recurrent=True)
 
     packed, bits = gate_weights(w_hh, slice(None), gates)
     more: tuple[int, ...] = ()

@@ -183,6 +183,11 @@ def erf(x):
 
 
 @cache
+def bounded(*activations: tuple[Any, ...]) -> bool:
+    """Return whether none of the activations, each a name and its parameters, leaves [-1, 1]."""
+    return {name for name, *_ in activations} <= {"Sigmoid", "Tanh", "Softsign", "HardSigmoid"}
+
+
 def activation(name: str, alpha: float | None = None, beta: float | None = None) -> Any:
     """Return the function Vec -> Vec of an activation; names and parameters as in `graph.ACTIVATIONS`."""
     plain = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastlstm.kernels.activations import activation, clipping
+from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
@@ -33,8 +33,8 @@ def gru(
 ) -> Compiled:
     """GRU with the reset gate applied after the product. EXTRA: address of b_hn, padded to whole panels."""
     gate, candidate = (activation(*a) for a in activations)
-    clipped = clipping(clip)
-    group, run, panel_bytes, prepared = operand(lanes, 3, max_sums, bits)
+    clipped, within = clipping(clip), bounded(*activations)
+    group, run, panel_bytes, prepared = operand(lanes, 3, max_sums, bits, True, within)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -90,9 +90,9 @@ def reset_before(
     slot for r * h, one step.
     """
     gate, candidate = (activation(*a) for a in activations)
-    clipped = clipping(clip)
-    group, run, panel_bytes, prepared = operand(lanes, 2, max_sums, bits)
-    new_group, new_run, new_bytes, _ = operand(lanes, 1, max_sums, bits)
+    clipped, within = clipping(clip), bounded(*activations)
+    group, run, panel_bytes, prepared = operand(lanes, 2, max_sums, bits, True, within)
+    new_group, new_run, new_bytes, _ = operand(lanes, 1, max_sums, bits, True, within)
     put = partial_store(lanes)
     width = 4 * lanes
 

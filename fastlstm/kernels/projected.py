@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fastlstm.kernels.activations import bounded
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.lstm_cell import lstm_cells
 from fastlstm.kernels.memory import clear, partial_store
@@ -41,8 +42,9 @@ def lstm(
     PANELS and LAST_WIDTH are those of the output.
     """
     cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
-    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
-    project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_bits)
+    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits, True)
+    within = bounded(activations[0], activations[2])
+    project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_bits, bounded=within)
     put = partial_store(lanes)
     width = 4 * lanes
 

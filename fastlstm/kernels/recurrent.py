@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastlstm.kernels.activations import bounded
 from fastlstm.kernels.frame import (
     active_rows,
     arg,
@@ -60,7 +61,8 @@ def lstm(
 ) -> Compiled:
     """LSTM. EXTRA is the address of the peepholes, packed ``[panel][i, f, o][lane]``."""
     cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
-    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits)
+    within = bounded(activations[0], activations[2])
+    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits, True, within)
     width = 4 * lanes
 
     @inlined

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastlstm.kernels.activations import activation, clipping
+from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
@@ -24,7 +24,7 @@ def rnn(
     """Plain RNN: h = f(z + h W)."""
     function = activation(*activations[0])
     clipped = clipping(clip)
-    group, run, panel_bytes, prepared = operand(lanes, 1, max_sums, bits)
+    group, run, panel_bytes, prepared = operand(lanes, 1, max_sums, bits, True, bounded(*activations))
     put = partial_store(lanes)
     width = 4 * lanes
 

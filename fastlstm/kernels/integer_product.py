@@ -1,0 +1,145 @@
+"""Products with integer weights out of tiles: the counterpart of `fastlstm.kernels.product`.
+
+Sums are cut into blocks of k that are exact in 32 bits; between blocks they are float32, in ascending order,
+whatever the tile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from fastlstm.kernels.integer_rows import first_row, row_bytes
+from fastlstm.kernels.integer_tile import integer_tile
+from fastlstm.kernels.limits import BLOCK
+from fastlstm.kernels.pipeline import inlined
+from fastlstm.kernels.product import group_size
+from fastlstm.kernels.tile import LINE
+
+__all__ = ["Shape", "integer_product"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a product with integer weights is compiled for.
+
+    Attributes
+    ----------
+    lanes, vectors, max_sums : int
+        As in `fastlstm.kernels.product`.
+    bits : int
+        Of a weight: 16 or 8.
+    together : int
+        Values of k that an instruction multiplies and adds: 4, 2 or 1.
+    row_size : int
+        Bytes of a row's value: 2, or 1 where four are multiplied together.
+    blocked : bool
+        Whether sums are cut into blocks.
+    offset : int
+        What was added to every value of a row; each panel then holds the sums to start from.
+    """
+
+    lanes: int
+    vectors: int
+    max_sums: int
+    bits: int
+    together: int
+    row_size: int
+    blocked: bool
+    offset: int
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of a panel's scales, of its first sums, and of 32-bit sums."""
+        return self.vectors * self.lanes * 4
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes of a panel before its weights."""
+        return self.vector_bytes * (2 if self.offset else 1)
+
+    @property
+    def k_bytes(self) -> int:
+        """Bytes of a panel's weights for one k."""
+        return self.vectors * self.lanes * self.bits // 8
+
+
+@cache
+def integer_product(shape: Shape) -> tuple[Any, Any]:
+    """Return ``group`` and ``run`` as in `fastlstm.kernels.product`; the rows are what `quantised` returned."""
+    # Where a product is not added by the instruction that makes it, it needs a register before it is added, and
+    # fewer sums fit than with fused multiply-adds: 3 rows x 4 vectors spill with 16 registers and run at two
+    # thirds of the speed of 2 x 4.
+    many = shape.max_sums > 12
+    sums = shape.max_sums if many else 8
+    most_rows = min(6 if many else 2, max(1, sums // shape.vectors))
+    alone = group_size(shape.vectors, 1, shape.max_sums)
+    beside = group_size(shape.vectors, most_rows, sums)
+    shapes = [(1, p) for p in range(1, alone + 1)]
+    for r in range(2, most_rows + 1):
+        shapes += [(r, 1), (r, beside)] if beside > 1 else [(r, 1)]
+    run_tile = _dispatch(tuple(dict.fromkeys(shapes)), shape)
+    lanes, size, together = shape.lanes, shape.row_size, shape.together
+    header, k_bytes, blocked = shape.header_bytes, shape.k_bytes, shape.blocked
+    group_bytes = k_bytes * together
+
+    @inlined
+    def group(rows, panels):
+        if rows > 1:
+            return beside if panels >= beside else 1
+        if panels <= alone:
+            return panels
+        return alone if panels >= 2 * alone else (panels + 1) // 2
+
+    @inlined
+    def run(k, rows, place, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
+        a_stride, values = row_bytes(k, lanes, size), place + first_row(rows)
+        start, source, source_stride = 0, c_in, c_in_stride
+        block = BLOCK if blocked else k
+        while start < k:
+            groups = (min(block, k - start) + together - 1) // together
+            at = w + header + start * k_bytes
+            # While the rows pass over this slice of the weights, tile by tile, the next one comes to the L2 cache.
+            done, ahead = 0, at + groups * group_bytes
+            end = ahead + groups * group_bytes
+            while done < rows:
+                left = rows - done
+                r = left
+                if left > most_rows:
+                    r = most_rows if left >= 2 * most_rows else (left + 1) // 2
+                run_tile(
+                    r, panels, groups, values + done * a_stride + size * start, a_stride, place + LINE + 4 * done,
+                    at, w_stride, w, source + done * source_stride, source_stride,
+                    c_out + done * c_out_stride, c_out_stride, ahead if ahead < end else at,
+                )  # fmt: skip
+                ahead += LINE * groups
+                done += r
+            source, source_stride = c_out, c_out_stride
+            start += block
+
+    return group, run
+
+
+@cache
+def _dispatch(tiles: tuple[tuple[int, int], ...], shape: Shape) -> Any:
+    """Return a function that runs the tile of the given rows and panels: a chain of comparisons."""
+    (rows, panels), others = tiles[-1], tiles[:-1]
+    this = integer_tile(rows, panels, shape)
+    if not others:
+
+        @inlined
+        def only(r, p, groups, a, a_stride, scales, w, w_stride, w_scales, c, c_stride, out, out_stride, ahead):
+            this(groups, a, a_stride, scales, w, w_stride, w_scales, c, c_stride, out, out_stride, ahead)
+
+        return only
+    rest = _dispatch(others, shape)
+
+    @inlined
+    def run(r, p, groups, a, a_stride, scales, w, w_stride, w_scales, c, c_stride, out, out_stride, ahead):
+        if r == rows and p == panels:
+            this(groups, a, a_stride, scales, w, w_stride, w_scales, c, c_stride, out, out_stride, ahead)
+        else:
+            rest(r, p, groups, a, a_stride, scales, w, w_stride, w_scales, c, c_stride, out, out_stride, ahead)
+
+    return run
