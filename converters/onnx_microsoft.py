@@ -83,7 +83,7 @@ def _quantized_lstm(node: OnnxNode, scope: Scope) -> None:
     at = next(i for i, made in enumerate(scope.nodes) if made.op == "LSTM" and made.name == node.name)
     scope.nodes[at] = _narrow(scope.nodes[at], scales, scope)
     if scope.nodes[at].input(10):
-        scope.note(f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights meet 16-bit activations, not 8-bit ones.")
+        scope.note(f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights meet 16-bit inputs, not 8-bit ones.")
     else:
         scope.note(f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights were turned into float32.")
 

@@ -119,7 +119,7 @@ class Unpacked:
         layers = sum(old is not new for old, new in zip(graph.nodes, nodes, strict=True))
         note = (
             f"{self.count} layer(s) were quantised by PyTorch: {layers} run with their 8-bit weights and 16-bit "
-            "activations, the others in float32 with the values that their weights had."
+            "inputs, the others in float32 with the values that their weights had."
         )
         return graph.replace(nodes=nodes, constants=constants, notes=(*graph.notes, note))
 

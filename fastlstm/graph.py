@@ -59,6 +59,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
+from fastlstm.kernels.limits import SUM_LIMIT, largest_sums, value_limit
 
 __all__ = [
     "ACTIVATIONS",
@@ -299,6 +300,13 @@ def _check_scales(node: Node, constants: Mapping[str, Array], label: str) -> Non
             raise UnsupportedError(
                 f"{label}: '{node.input(position)}' should be int16 or int8 with a float32 scale of the shape "
                 f"{list(wanted)}; got {weight.dtype}{list(weight.shape)} with {got}."
+            )
+        rows = weight.T if node.op == "Dense" else weight
+        limit, block = value_limit(8 * weight.dtype.itemsize, node.op in RECURRENT_OPS and position == 2)
+        if limit * largest_sums(rows.astype("int64"), block).max(initial=0) > SUM_LIMIT:
+            raise UnsupportedError(
+                f"{label}: '{node.input(position)}' holds integers so large that their sums could pass 32 bits. "
+                "Convert the model again from its source."
             )
 
 

@@ -1,15 +1,16 @@
 """Narrow weights: int16 and int8 with one scale a row, bounded so that no 32-bit sum overflows.
 
 A weight constant w becomes integers q and a float32 scale s a row of gates (a column of a dense layer) with
-w = s * q to within s / 2. At run time the other operand's rows become integers of at most `VALUE_LIMIT` by
-their own largest magnitude, so for any input
+w = s * q to within s / 2. At run time the other operand's rows become integers v of at most a limit V in magnitude,
+so for any input
 
-    |sum over a block of k of q * v|  <=  VALUE_LIMIT * sum |q|  <=  VALUE_LIMIT * WEIGHT_LIMIT  <  2**31
+    |sum over a block of k of q * v|  <=  V * sum |q|  <=  V * (2**31 - 1) / V  <  2**31
 
-because s is at least the block's sum of abs(w) over `WEIGHT_LIMIT` less what rounding can add.
+because s is at least the block's sum of abs(w) over (2**31 - 1) / V, less what rounding can add.
 
-"int16" stores every weight in 16 bits. "int8" stores in 8 bits the recurrent weights, which are read anew at
-every time step, and keeps 16 for the others: those are read once for a whole block of steps, and at 8 bits they
+"int16" stores every weight in 16 bits; V is 2**13 and a block 256 values of k. "int8" stores in 8 bits the recurrent
+weights, which are read anew at every time step, and they meet outputs of 8 bits: V is 127, and a block is all of k.
+The other weights keep 16 bits: those are read once for a whole block of steps, and at 8 bits they
 made two thirds of the error (random weights, H=256: 4.0e-3 against 0.8e-3).
 """
 
@@ -23,22 +24,19 @@ import numpy.typing as npt
 
 from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, outer_values
-from fastlstm.kernels.limits import BLOCK, VALUE_LIMIT
+from fastlstm.kernels.limits import SUM_LIMIT, largest_sums, value_limit
 
-__all__ = ["PRECISIONS", "WEIGHT_LIMIT", "layer_name", "layer_names", "quantise", "quantised_rows"]
+__all__ = ["PRECISIONS", "layer_name", "layer_names", "quantise", "quantised_rows"]
 
 Array = npt.NDArray[Any]
 
 PRECISIONS = ("float32", "int16", "int8")
 
-WEIGHT_LIMIT = ((1 << 31) - 1) // VALUE_LIMIT
-"""Largest sum of a block's quantised weights' magnitudes."""
-
 SMALL = 40
 """Layers of up to so many units stay float32: quantising the rows costs there what narrow weights gain."""
 
 
-def quantised_rows(weight: Array, bits: int) -> tuple[Array, Array]:
+def quantised_rows(weight: Array, bits: int, recurrent: bool = False) -> tuple[Array, Array]:
     """Return integers of `bits` bits and float32 scales with weight = scale[..., None] * integers.
 
     Parameters
@@ -47,6 +45,8 @@ def quantised_rows(weight: Array, bits: int) -> tuple[Array, Array]:
         Finite; a scale for each row of K values.
     bits : int
         16 or 8.
+    recurrent : bool
+        Whether they are recurrent weights, which meet other values than the rest.
 
     Returns
     -------
@@ -54,8 +54,10 @@ def quantised_rows(weight: Array, bits: int) -> tuple[Array, Array]:
     scale : float32 array [...]
     """
     wide = np.abs(np.asarray(weight, np.float64))
-    sums = np.max([wide[..., k : k + BLOCK].sum(-1) for k in range(0, wide.shape[-1], BLOCK)], axis=0)
-    least = np.maximum(wide.max(-1) / (2 ** (bits - 1) - 1), sums / (WEIGHT_LIMIT - BLOCK // 2))
+    limit, block = value_limit(bits, recurrent)
+    # Rounding adds at most a half to each weight of a block.
+    room = SUM_LIMIT // limit - (block or wide.shape[-1]) / 2
+    least = np.maximum(wide.max(-1) / (2 ** (bits - 1) - 1), largest_sums(wide, block) / room)
     least = np.maximum(least, np.finfo(np.float32).tiny)
     scale = least.astype(np.float32)
     scale = np.where(scale < least, np.nextafter(scale, np.float32(np.inf)), scale)
@@ -145,7 +147,7 @@ def _narrowed(node: Node, constants: dict[str, Array], precision: str) -> Node:
             integers, scales = quantised_rows(array.T, bits)
             integers = np.ascontiguousarray(integers.T)
         else:
-            integers, scales = quantised_rows(array, bits)
+            integers, scales = quantised_rows(array, bits, recurrent)
         inputs += [""] * (scale + 1 - len(inputs))
         for position, suffix, value in ((weight, f"int{bits}", integers), (scale, f"int{bits} scale", scales)):
             inputs[position] = f"{name} ({suffix})"

@@ -31,7 +31,7 @@ MAGIC = 12582912.0  # 1.5 * 2**23: adding it leaves the rounded integer in the l
 
 @inlined
 def row_bytes(k, lanes, size):
-    """Bytes of a row of k values of `size` bytes: an odd number of cache lines, so that rows do not share a few sets."""
+    """Bytes of a row of k values of `size` bytes: an odd number of cache lines, so that rows share no few sets."""
     return (size * (k + lanes) + LINE - 1) // LINE * LINE | LINE
 
 
@@ -184,7 +184,7 @@ def finite(typingctx: Any, a: Any) -> Any:
 
 @cache
 def store_rounded(size: int, offset: int) -> Any:
-    """Return ``store(address, x, by)``: x * by, rounded to the nearest integer, and `offset`, in `size` bytes a lane."""
+    """Return ``store(address, x, by)``: x * by to the nearest integer, plus `offset`, in `size` bytes a lane."""
 
     @intrinsic
     def store(typingctx: Any, address: Any, value: Any, by: Any) -> Any:

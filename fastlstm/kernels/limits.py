@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["BLOCK", "BYTE_LIMIT", "BYTE_OFFSET", "SUM_LIMIT", "VALUE_LIMIT"]
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["BLOCK", "BYTE_LIMIT", "BYTE_OFFSET", "SUM_LIMIT", "VALUE_LIMIT", "largest_sums", "value_limit"]
 
 SUM_LIMIT = (1 << 31) - 1
 
@@ -19,3 +24,24 @@ BYTE_LIMIT = 127
 
 BYTE_OFFSET = 128
 """What is added to values of 8 bits where an instruction wants them without a sign."""
+
+
+def value_limit(bits: int, recurrent: bool) -> tuple[int, int | None]:
+    """Return how large the values get that meet weights of `bits` bits, and the k of a sum (None: all).
+
+    Parameters
+    ----------
+    bits : int
+        16 or 8.
+    recurrent : bool
+        Whether the weights are a layer's recurrent ones.
+    """
+    return (BYTE_LIMIT, None) if bits == 8 and recurrent else (VALUE_LIMIT, BLOCK)
+
+
+def largest_sums(weight: npt.NDArray[Any], block: int | None) -> npt.NDArray[Any]:
+    """Return the largest sum of magnitudes of any block of each row, [...] for weights [..., K]."""
+    size = weight.shape[-1]
+    starts = range(0, size, block or max(size, 1))
+    sums = [np.abs(weight[..., k : k + (block or size)]).sum(-1) for k in starts]
+    return np.max(sums, axis=0) if sums else np.zeros(weight.shape[:-1], weight.dtype)

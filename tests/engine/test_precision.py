@@ -15,7 +15,7 @@ import fastlstm
 from fastlstm import fileformat, reference
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec
-from fastlstm.kernels.limits import BLOCK, VALUE_LIMIT
+from fastlstm.kernels.limits import BLOCK, BYTE_LIMIT, SUM_LIMIT, VALUE_LIMIT
 from fastlstm.model import Model
 from fastlstm.quantise import SMALL, quantise, quantised_rows
 
@@ -95,7 +95,7 @@ def test_a_blocks_sum_never_passes_32_bits(k: int, rows: int, bits: int, seed: i
     weight = weight.astype(np.float32)
     integers, scale = quantised_rows(weight, bits)
     worst = max(np.abs(integers[:, i : i + BLOCK].astype(np.int64)).sum(1).max() for i in range(0, k, BLOCK))
-    assert worst * VALUE_LIMIT < 1 << 31
+    assert worst * VALUE_LIMIT <= SUM_LIMIT
     assert np.abs(integers.astype(np.int64)).max() <= 2 ** (bits - 1) - 1
     off = np.abs(integers * scale[:, None].astype(np.float64) - weight)
     assert (off <= 0.5001 * scale[:, None]).all()
@@ -110,6 +110,45 @@ def test_the_largest_sum_there_can_be_does_not_wrap_round(k: int, sign: int) -> 
     assert k < BLOCK or abs(block.sum(0)[0]) * VALUE_LIMIT > 0.99 * (1 << 31)
     x = np.full((2, 3, k), 3.0, np.float32)
     np.testing.assert_allclose(Model(graph).run({"x": x})["out"], 3.0 * sign * k, rtol=1e-3)
+
+
+@pytest.mark.parametrize("k", [133_000, 140_000])
+def test_a_sum_of_bytes_over_all_of_k_never_passes_32_bits(k: int) -> None:
+    # With 127 * 127 a product, some 133,144 of them fill 32 bits: a longer row gets a larger scale.
+    integers, scale = quantised_rows(np.ones((1, k), np.float32), 8, recurrent=True)
+    assert BYTE_LIMIT * np.abs(integers.astype(np.int64)).sum() <= SUM_LIMIT
+    assert (integers.max() == 127) == (k < 133_144)
+    np.testing.assert_allclose(integers * scale, 1.0, atol=0.005)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_outputs_at_their_edge_meet_the_largest_bytes(op: str, sign: int) -> None:
+    # An open gate and a full state: h is 1 in every unit, and all recurrent weights are equal.
+    size, gates = 300, {"LSTM": 4, "GRU": 3, "RNN": 1}[op]
+    w_ih = np.zeros((gates * size, 41), np.float32)
+    w_hh = np.full((gates * size, size), sign / size, np.float32)
+    h = np.ones((1, 2, size), np.float32)
+    state = (h, h) if op == "LSTM" else h
+    x = np.zeros((3, 2, 41), np.float32)
+    y, expected = (getattr(fastlstm, op)(w_ih, w_hh, precision=p)(x, state)[0] for p in ("int8", "float32"))
+    np.testing.assert_allclose(y, expected, atol=5e-3)
+
+
+@pytest.mark.parametrize("precision", ["int16", "int8"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_an_initial_state_past_one_is_scaled_by_its_largest_magnitude(op: str, precision: str) -> None:
+    rng = np.random.default_rng(4)
+    h = rng.uniform(-1, 1, (1, 3, 64)).astype(np.float32)
+    h[0, 1] *= 1000
+    states = (h, np.zeros_like(h)) if op == "LSTM" else h
+    x = np.zeros((2, 3, 45), np.float32)
+    y, expected = (make(op, 64, 45, p)(x, states)[0] for p in (precision, "float32"))
+    tolerance = 1e-3 if precision == "int16" else 2e-2
+    np.testing.assert_allclose(y[:, [0, 2]], expected[:, [0, 2]], atol=tolerance)
+    if op != "GRU":  # a GRU keeps a share of its state, and with it of the state's error
+        np.testing.assert_allclose(y[0, 1], expected[0, 1], atol=1.0)
+        assert np.abs(y[0, 1] - expected[0, 1]).mean() < 0.1
 
 
 @settings(max_examples=25, deadline=None)
@@ -230,6 +269,19 @@ def test_a_file_holds_the_narrow_weights_and_gives_the_same_bits(tmp_path: Path,
     headers = [fileformat._read_header(tmp_path / f"{name}.fastlstm")["__metadata__"] for name in ("narrow", "plain")]
     versions = [header["fastlstm.format"] for header in headers]
     assert versions == ["2", "1"]
+
+
+def test_integer_weights_whose_sums_could_pass_32_bits_are_refused() -> None:
+    graph = quantise(dense(np.ones((64, 64))), "int16")
+    name = graph.nodes[1].input(1)
+    worst = SUM_LIMIT // VALUE_LIMIT // 64  # a row of 64 such weights is just within
+    for value, fits in ((worst, True), (32767, False)):
+        whole = graph.replace(constants={**graph.constants, name: np.full((64, 64), value, np.int16)})
+        if fits:
+            whole.validate()
+        else:
+            with pytest.raises(UnsupportedError, match="sums could pass 32 bits"):
+                whole.validate()
 
 
 def test_integer_weights_without_a_fitting_scale_are_refused() -> None:
