@@ -70,12 +70,14 @@ JOB_PROGRAM = 10
 JOB_DRIVE = 11
 JOB_FRAMES = 12  # address of the workers' frames' addresses
 JOB_PHASE = 13  # number of the last phase of all jobs so far
+JOB_PROCESSOR = 15  # the processor that the leader ran on when it last woke workers
+JOB_LIGHT = 14  # light jobs that found workers asleep
 JOB_SLEEPERS = 16  # workers that sleep until the next job
 JOB_WAITERS = 17  # threads that sleep until a share is done, or a worker has left
 JOB_MUTEX = 24  # the system's: 64 bytes at most, and so the condition variables
 JOB_CONDITION = 32
 JOB_CONDITION_2 = 40
-JOB_SHARES = 48  # two cache lines a worker
+JOB_SHARES = 48  # `SHARE_WORDS` a worker
 
 # words of a worker's share of every phase, and of the worker
 SHARE_CLAIMED = 0  # the last phase in which somebody claimed the share
@@ -83,7 +85,8 @@ SHARE_DONE = 1  # the last phase in which it was done
 SHARE_PRESENT = 2  # 1 if its own worker was there to claim it
 WORKER_GATE = 8  # the number of the job that the worker may enter; minus that when it is inside
 WORKER_LEFT = 9  # the number of the last job that the worker has left
-SHARE_WORDS = 16
+WORKER_MASK = 16  # room for a set of 1024 processors
+SHARE_WORDS = 32
 
 # words of a crew: a program and the frames with which a team runs it
 CREW_JOB = 0

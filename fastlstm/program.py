@@ -23,7 +23,8 @@ from fastlstm.team import team_of
 __all__ = ["Instruction", "Program", "Slot", "Stage", "address_of"]
 
 Array = npt.NDArray[Any]
-WORTH_A_TEAM = 1_000_000  # multiply-adds of a call, some 20 microseconds: waking workers costs about as much
+WORTH_A_TEAM = 200_000  # multiply-adds of a call, a few microseconds: workers that are awake join in less than one
+WORTH_WAKING = 1_000_000  # to wake workers takes them some 20 microseconds, and the caller a few
 FEWEST_ROWS = 24
 LINE = 16  # floats of a cache line
 SLACK = 64  # floats behind every buffer that a whole-vector load may touch
@@ -158,7 +159,8 @@ class Program:
         if self.workers == 1 or steps * self.macs < WORTH_A_TEAM:
             return self._alone
         self._team.start()
-        return compiler.address("team.lead"), address_of(self._crew), 0
+        light = steps * self.macs < WORTH_WAKING
+        return compiler.address("team.lead"), address_of(self._crew), int(light)
 
     def _assemble(self) -> Array:
         words: list[int] = [len(self.stages)]

@@ -37,6 +37,7 @@ SYSTEM_FUNCTIONS = (
     "pthread_cond_broadcast",
     "pthread_cond_wait",
 )
+LINUX_FUNCTIONS = ("sched_getcpu", "sched_getaffinity", "sched_setaffinity")
 
 _lock = threading.RLock()
 _addresses: dict[tuple[str, tuple[Hashable, ...]], int] = {}
@@ -178,7 +179,8 @@ def _name_system_functions() -> None:
     import llvmlite.binding as llvm
 
     system = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
-    for name in C_FUNCTIONS + (SYSTEM_FUNCTIONS if os.name == "posix" else ()):
+    names = C_FUNCTIONS + (SYSTEM_FUNCTIONS if os.name == "posix" else ())
+    for name in names + (LINUX_FUNCTIONS if sys.platform == "linux" else ()):
         llvm.add_symbol(name, ctypes.cast(getattr(system, name), ctypes.c_void_p).value)
 
 

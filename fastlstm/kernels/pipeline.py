@@ -17,7 +17,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
 from fastlstm.errors import FastLSTMError
-from fastlstm.kernels.compiler import C_FUNCTIONS, SYSTEM_FUNCTIONS
+from fastlstm.kernels.compiler import C_FUNCTIONS, LINUX_FUNCTIONS, SYSTEM_FUNCTIONS
 
 __all__ = ["inlined", "kernel_module"]
 
@@ -94,7 +94,7 @@ def kernel_module(function: Callable[[int, int, int], int], symbol: str) -> tupl
     compiled = numba.cfunc(convention, pipeline_class=_pipeline(_Kernel), forceinline=True, **_OPTIONS)(function)
     library = compiled._library
     needed = {f.name for f in library._final_module.functions if f.is_declaration and not f.name.startswith("llvm.")}
-    unknown = needed - {*C_FUNCTIONS, *SYSTEM_FUNCTIONS}
+    unknown = needed - {*C_FUNCTIONS, *SYSTEM_FUNCTIONS, *LINUX_FUNCTIONS}
     if unknown:
         raise FastLSTMError(f"The kernel {symbol} calls {', '.join(sorted(unknown))}, which it cannot.")
     return str(library._final_module).replace(compiled._wrapper_name, symbol), library._codegen._tm

@@ -88,13 +88,20 @@ def pause(typingctx: Any) -> Any:
 
 
 def _system(name: str, arguments: int) -> Any:
-    """Return the intrinsic that calls a POSIX threads function with addresses."""
+    """Return the intrinsic that calls a function of the system's with whole numbers or addresses."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         module = builder.module
         kind = ir.FunctionType(I32, [I64] * arguments)
         function = module.globals.get(name) or ir.Function(module, kind, name)
         return builder.sext(builder.call(function, args), I64)
+
+    if arguments == 0:
+
+        def none(typingctx: Any) -> Any:
+            return types.int64(), codegen
+
+        return intrinsic(none)
 
     if arguments == 1:
 
@@ -103,16 +110,26 @@ def _system(name: str, arguments: int) -> Any:
 
         return intrinsic(one)
 
-    def two(typingctx: Any, a: Any, b: Any) -> Any:
-        return types.int64(types.int64, types.int64), codegen
+    if arguments == 2:
 
-    return intrinsic(two)
+        def two(typingctx: Any, a: Any, b: Any) -> Any:
+            return types.int64(types.int64, types.int64), codegen
+
+        return intrinsic(two)
+
+    def three(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+        return types.int64(types.int64, types.int64, types.int64), codegen
+
+    return intrinsic(three)
 
 
 lock = _system("pthread_mutex_lock", 1)
 unlock = _system("pthread_mutex_unlock", 1)
 wake_all = _system("pthread_cond_broadcast", 1)
 sleep_on = _system("pthread_cond_wait", 2)
+processor = _system("sched_getcpu", 0)
+get_affinity = _system("sched_getaffinity", 3)
+set_affinity = _system("sched_setaffinity", 3)
 
 
 @inlined

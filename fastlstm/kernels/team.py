@@ -8,6 +8,7 @@ team at work for somebody else is run by its leader alone: the results are the s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +18,14 @@ from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.shares import (
     add_atomic,
     claim,
+    get_affinity,
     load_atomic,
     lock,
     pause,
     place,
+    processor,
     publish,
+    set_affinity,
     sleep_on,
     swap,
     unlock,
@@ -35,6 +39,11 @@ __all__ = ["dismiss", "follow", "lead"]
 Compiled = Callable[[int, int, int], int]
 
 SPINS = 3000  # looks before a worker sleeps: some 30 to 80 microseconds
+RARELY = 16
+
+
+LINUX = sys.platform == "linux"
+MASK_BYTES = 128
 
 
 @inlined
@@ -42,6 +51,8 @@ def announce(job):
     """Make the next job known, and wake who sleeps."""
     swap(job + 8 * layout.JOB_NUMBER, word(job, layout.JOB_NUMBER) + 1)
     if load_atomic(job + 8 * layout.JOB_SLEEPERS) != 0:
+        if LINUX:
+            store_i64(job + 8 * layout.JOB_PROCESSOR, processor())
         lock(job + 8 * layout.JOB_MUTEX)
         wake_all(job + 8 * layout.JOB_CONDITION)
         unlock(job + 8 * layout.JOB_MUTEX)
@@ -59,20 +70,46 @@ def sleep(job, seen):
     unlock(mutex)
 
 
+@inlined
+def move_away(job, worker):
+    """Leave the leader's processor, where the system may have put the worker that the leader woke.
+
+    There it would take the leader's time, or wait for it, until the system notices: a matter of milliseconds. To
+    forbid a thread the processor it runs on moves it at once; then it may run anywhere again.
+    """
+    here = processor()
+    if here != word(job, layout.JOB_PROCESSOR) or here >= 8 * MASK_BYTES:
+        return
+    mask = place(job, worker) + 8 * layout.WORKER_MASK
+    if get_affinity(0, MASK_BYTES, mask) != 0:
+        return
+    at = mask + here // 64 * 8
+    allowed = load_i64(at)
+    store_i64(at, allowed & ~(1 << (here & 63)))
+    set_affinity(0, MASK_BYTES, mask)  # refuses if no other is allowed
+    store_i64(at, allowed)
+    set_affinity(0, MASK_BYTES, mask)
+
+
 def lead() -> Compiled:
     """Run a crew's program with its team; alone if the team is not there or has other work.
 
-    Arguments: address of the crew's words. The frame that runs it alone holds the number of time steps and the
-    active rows, and gets the status.
+    Arguments: address of the crew's words, and whether the job is light: it would be done before workers that sleep
+    are awake. They are woken for one light job in `RARELY`, so that they come to stay where jobs follow each other
+    closely. The frame that runs it alone holds the number of time steps and the active rows, and gets the status.
     """
 
-    def kernel(crew: int, unused: int, unused_2: int) -> Any:
+    def kernel(crew: int, light: int, unused: int) -> Any:
         job, program, drive = (
             word(crew, layout.CREW_JOB),
             word(crew, layout.CREW_PROGRAM),
             word(crew, layout.CREW_DRIVE),
         )
         alone, workers = word(crew, layout.CREW_ALONE), word(crew, layout.CREW_WORKERS)
+        if light != 0 and load_atomic(job + 8 * layout.JOB_SLEEPERS) != 0:
+            store_i64(job + 8 * layout.JOB_LIGHT, word(job, layout.JOB_LIGHT) + 1)
+            if word(job, layout.JOB_LIGHT) % RARELY != 0:
+                return call_kernel(drive, program, alone)
         if load_atomic(job + 8 * layout.JOB_ALIVE) == 0 or swap(job + 8 * layout.JOB_BUSY, 1) != 0:
             return call_kernel(drive, program, alone)
         frames = crew + 8 * layout.CREW_FRAMES
@@ -117,6 +154,8 @@ def follow() -> Compiled:
                     pause()
                 else:
                     sleep(job, seen)
+                    if LINUX:
+                        move_away(job, worker)
             seen = load_atomic(job + 8 * layout.JOB_NUMBER)
             if word(job, layout.JOB_ALIVE) == 0:
                 return 0
