@@ -19,7 +19,7 @@ class FastLSTM(Engine):
         return {
             "threads": f"threads={threads}",
             "affinity": "none",
-            "spinning": "bounded, then yielding, then asleep" if threads > 1 else "no second thread",
+            "spinning": "up to 80 microseconds, then asleep" if threads > 1 else "no second thread",
         }
 
     def prepare(self, case: Case, threads: int) -> Call:
