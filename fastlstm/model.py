@@ -18,8 +18,8 @@ from fastlstm.plan import Plan
 from fastlstm.quantise import quantise
 
 if TYPE_CHECKING:
+    from fastlstm.engines import Engine
     from fastlstm.pool import StreamPool
-    from fastlstm.segment import Segment
     from fastlstm.stream import Stream
 
 __all__ = ["Model"]
@@ -54,7 +54,7 @@ class Model:
         narrow = optimised if precision == "float32" else quantise(optimised, precision)
         self.graph = graph if narrow is optimised else narrow
         self.threads = threads
-        self._streaming: dict[tuple[tuple[str, str], ...], Segment] = {}
+        self._streaming: dict[tuple[tuple[str, str], ...], Engine] = {}
         self._executor = Executor(narrow, cores() if threads is None else threads)
 
     @property
@@ -119,13 +119,13 @@ class Model:
 
         return StreamPool(self, capacity, state)
 
-    def streaming_segment(self, state: Mapping[str, str] | None = None) -> Segment:
-        """Return what a stream runs; made once, so that streams share their weights."""
-        from fastlstm.stream import streaming_segment
+    def streaming_engine(self, state: Mapping[str, str] | None = None) -> Engine:
+        """Return what a stream runs on; made once, so that streams share their weights."""
+        from fastlstm.engines import engine_for
 
         key = tuple(sorted((state or {}).items()))
         if key not in self._streaming:
-            self._streaming[key] = streaming_segment(self, state)
+            self._streaming[key] = engine_for(self, state)
         return self._streaming[key]
 
     def save(self, path: str | os.PathLike[str]) -> None:

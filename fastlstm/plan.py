@@ -11,12 +11,13 @@ one through `fastlstm.ops`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.machine import Machine
 from fastlstm.passes import shapes
+from fastlstm.passes.infer_compute import ELEMENTWISE
 from fastlstm.segment import Segment, build_segment, consumer_width
 
 __all__ = ["Plan", "make_plan"]
@@ -84,12 +85,27 @@ def make_plan(graph: Graph, machine: Machine, threads: int = 1) -> Plan:
     done: set[int] = set()
     for node in _ordered(graph, native, groups):
         if id(node) not in native:
-            parts.append(node)
+            parts.append(_rows_of(node, graph, infos, machine, threads) or node)
         elif groups[id(node)] not in done:
             done.add(groups[id(node)])
             members = [n for n in graph.nodes if id(n) in native and groups[id(n)] == groups[id(node)]]
             parts.append(build_segment(members, graph, labels, infos, machine, threads))
     return Plan(graph, machine, tuple(parts), labels)
+
+
+def _rows_of(
+    node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo], machine: Machine, threads: int
+) -> Segment | None:
+    """Return the segment of a dense layer away from recurrent ones, whose rows may lie on any axes."""
+    x, y = node.input(0), node.output(0)
+    known = x in infos and x not in graph.constants and infos[x].dtype == "float32" and node.op == "Dense"
+    if not known or any(name and name not in graph.constants for name in node.inputs[1:]):
+        return None
+    weight = graph.constants[node.input(1)]
+    if weight.ndim != 2 or weight.dtype not in ("float32", "int16", "int8") or 0 in weight.shape:
+        return None
+    alone = graph.replace(nodes=(node,), inputs=(TensorSpec(x, ("", "", "")),), outputs=(TensorSpec(y, ("", "", "")),))
+    return replace(build_segment([node], alone, {x: "TBF", y: "TBF"}, infos, machine, threads), flat=True)
 
 
 def _label(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str, str]:
@@ -125,7 +141,7 @@ def _propagate(node: Node, graph: Graph, labels: dict[str, str], infos: Mapping[
             labels.setdefault(y, flip[labels[x]])
         if labels.get(y) in flip:
             labels.setdefault(x, flip[labels[y]])
-    elif node.op in UNARY or node.op in ("Dense", "Softmax", "LogSoftmax", "LayerNormalization", "Identity"):
+    elif node.op in ELEMENTWISE or node.op in ("Dense", "Softmax", "LogSoftmax", "LayerNormalization", "Identity"):
         same(x, y)
     elif node.op == "Concat":
         same(y, *node.inputs)

@@ -41,7 +41,7 @@ class StreamPool:
         if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
             raise InputError(f"capacity should be a whole number from 1 on; got {capacity!r}.")
         self.capacity = capacity
-        self._segment = model.streaming_segment(state)
+        self._segment = model.streaming_engine(state).segment
         (self._input, (_, self._in_axes, self._features)) = next(iter(self._segment.inputs.items()))
         (self._output, (_, self._out_axes, self._width)) = next(iter(self._segment.outputs.items()))
         self._dtype = np.dtype(np.float32 if self._features else np.int64)

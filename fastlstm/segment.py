@@ -56,6 +56,7 @@ class Segment:
     needs_step: str  # name of a layer that needs at least one time step, "" if none
     names: tuple[str, ...]
     threads: int = 1  # as many as the caller allows
+    flat: bool = False  # one input and one output, all whose axes but the last are rows alike
     _idle: dict[int, list[Program]] = field(default_factory=dict, repr=False, compare=False)
 
     def program(self, batch: int) -> Program:
@@ -71,6 +72,8 @@ class Segment:
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
         """Run over whole sequences; `values` holds at least the segment's inputs."""
+        if self.flat:
+            return self._run_flat(values)
         arrays = {
             name: _rows_array(values[name], axes, features, name) for name, (_, axes, features) in self.inputs.items()
         }
@@ -97,6 +100,21 @@ class Segment:
                 whole[state.direction] = part if order is None else part[np.argsort(order)]
         idle.append(program)
         return result
+
+    def _run_flat(self, values: Mapping[str, Any]) -> dict[str, Array]:
+        """Run over all rows of one value as if they were time steps: their number may be any."""
+        ((name, (_, axes, features)),) = self.inputs.items()
+        ((shown, _),) = self.outputs.items()
+        array = np.asarray(values[name])
+        rows = _rows_array(array.reshape(-1, 1, array.shape[-1] if array.ndim else 1), axes, features, name)
+        idle = self._idle.setdefault(1, [])
+        try:
+            program = idle.pop()
+        except IndexError:
+            program = self.program(1)
+        result = self.advance(program, {name: rows}, len(rows), 1)[shown]
+        idle.append(program)
+        return {shown: result.reshape(*array.shape[:-1], result.shape[-1])}
 
     def advance(
         self,
@@ -145,7 +163,8 @@ class Segment:
     def is_plain(self) -> bool:
         """Whether one input goes in and one output comes out, from zero states, for all rows alike."""
         asked = any(state.given or state.shown for state in self.states)
-        return len(self.inputs) == len(self.outputs) == 1 and not (asked or self.lengths or self.masks)
+        one = len(self.inputs) == len(self.outputs) == 1 and not self.flat
+        return one and not (asked or self.lengths or self.masks)
 
     def entry(
         self, program: Program, steps: int, keep: bool = False, time_axis: bool = True, batch_axis: bool = True

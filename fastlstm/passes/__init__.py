@@ -15,7 +15,7 @@ module           noun
 `reshape`        Reshape, Squeeze, Unsqueeze, Flatten
 `sink`           Transpose and Reshape moving towards the outputs
 `states`         initial states and lengths that say nothing
-`fuse`           Dense and LayerNormalization
+`fuse`           Dense (of convolutions too) and LayerNormalization
 ===============  ======================================================================================
 """
 
@@ -63,6 +63,7 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
     on(RECURRENT_OPS, states.absent_states, states.broadcast_states)
     on("MatMul", fuse.dense_of_matmul)
     on("Gemm", fuse.dense_of_gemm)
+    on("Conv", fuse.dense_of_conv)
     on("Add", fuse.dense_bias)
     on("GlobalAveragePool", fuse.pooled_mean)
     on(("Div", "Mul", "Add"), fuse.layer_normalization)

@@ -1,0 +1,161 @@
+"""Which inputs of a model hold states, and which outputs show what they are after the call.
+
+A graph shows a pair in three ways: the input is the initial state of recurrent layers and the output their final
+state; the output is cut out of what the input was joined with, as the cache of a convolution is; or the output
+depends on the input, and both have one shape and one name but for words like "in" and "out". Everything else has
+to be said by hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from fastlstm.errors import InputError
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
+
+__all__ = ["final_states", "initial_states", "state_pairs"]
+
+States = frozenset[tuple[str, str]]
+"""States of recurrent layers: the layer's first output's name, and "h" or "c"."""
+
+MOVEMENT = frozenset("Slice Gather Split Squeeze Unsqueeze Reshape Identity Transpose Concat Cast".split())
+_PLAIN_WORDS = re.compile(
+    r"(?<![a-z])(?:in|out|input|output|prev|previous|next|new|old|past|present|initial|init|final|last|updated|curr|"
+    r"current|n|t)(?![a-z0-9])"
+)
+
+
+def state_pairs(graph: Graph, hand: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return state inputs and the outputs that show them, found in an optimised graph or said by `hand`.
+
+    A state input of recurrent layers whose final state no output shows is paired with "".
+
+    Raises
+    ------
+    InputError
+        If what is said by hand names no input or output, or a pair of different shapes.
+    """
+    inputs = {spec.name: spec for spec in graph.inputs}
+    outputs = {spec.name: spec for spec in graph.outputs}
+    for given, shown in (hand or {}).items():
+        if given not in inputs:
+            raise InputError(f"There is no state input '{given}'; the inputs are {', '.join(sorted(inputs))}.")
+        if shown not in outputs:
+            raise InputError(f"There is no state output '{shown}'; the outputs are {', '.join(sorted(outputs))}.")
+        if not _alike(inputs[given], outputs[shown]):
+            raise InputError(f"The state input {inputs[given]} and the output {outputs[shown]} differ in shape or dtype.")
+    if len(set((hand or {}).values())) < len(hand or {}):
+        raise InputError("Two state inputs are paired with one output; each state has an output of its own.")
+    pairs = dict(hand or {})
+    free = [spec for name, spec in outputs.items() if name not in pairs.values()]
+    finals = {spec.name: final_states(graph, spec.name) for spec in free}
+    for spec in graph.inputs:
+        states = initial_states(graph, spec.name) if spec.name not in pairs else None
+        if states:
+            pairs[spec.name] = next((name for name, found in finals.items() if found == states), "")
+    _pair(graph, pairs, _cut_from)
+    _pair(graph, pairs, _same_name)
+    return pairs
+
+
+def _pair(graph: Graph, pairs: dict[str, str], alike: object) -> None:
+    """Add the pairs that a test finds and that are the only ones for their input and their output."""
+    inputs = [spec for spec in graph.inputs if spec.name not in pairs]
+    outputs = [spec for spec in graph.outputs if spec.name not in pairs.values()]
+    found = [(i.name, o.name) for o in outputs for i in inputs if _alike(i, o) and alike(graph, i.name, o.name)]  # type: ignore[operator]
+    for given, shown in found:
+        if sum(pair[0] == given for pair in found) == 1 == sum(pair[1] == shown for pair in found):
+            pairs[given] = shown
+
+
+def _alike(a: TensorSpec, b: TensorSpec) -> bool:
+    """Whether shapes agree where both are known, and dtypes."""
+    if "..." in b.shape or "..." in a.shape:
+        return a.dtype == b.dtype
+    sizes = zip(a.shape, b.shape, strict=False)
+    fit = all(isinstance(m, str) or isinstance(n, str) or m == n for m, n in sizes)
+    return len(a.shape) == len(b.shape) and fit and (a.dtype == b.dtype or not a.dtype or not b.dtype)
+
+
+def _cut_from(graph: Graph, given: str, shown: str) -> bool:
+    """Whether the output is moved, unchanged, out of what the input was joined with."""
+    origins = _origins(graph, shown)
+    return given in origins and len(origins) > 1
+
+
+def _same_name(graph: Graph, given: str, shown: str) -> bool:
+    """Whether the output depends on the input and the names are one but for "in", "out" and the like."""
+    return given != shown and _root(given) == _root(shown) and given in _all_sources(graph, shown)
+
+
+def _root(name: str) -> str:
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z0-9])", "_", name).lower().replace(".", "_").replace("_", " ")
+    return " ".join(_PLAIN_WORDS.sub(" ", apart).split()) or name
+
+
+def initial_states(graph: Graph, name: str) -> States:
+    """Return the states of recurrent layers that a value sets, nothing if it is read by anything else."""
+    readers = graph.consumers()
+
+    def follow(value: str) -> set[tuple[str, str]] | None:
+        found: set[tuple[str, str]] = set()
+        for node in readers.get(value, []):
+            if node.op in RECURRENT_OPS and value in (node.input(6), node.input(7)) and value not in node.inputs[:6]:
+                found |= {(_first(node), "hc"[i - 6]) for i in (6, 7) if node.input(i) == value}
+                continue
+            if node.op not in MOVEMENT or value in node.inputs[1:] or node.op == "Concat":
+                return None
+            for output in filter(None, node.outputs):
+                more = follow(output)
+                if more is None:
+                    return None
+                found |= more
+        return found
+
+    if name in {spec.name for spec in graph.outputs}:
+        return frozenset()
+    return frozenset(follow(name) or ())
+
+
+def final_states(graph: Graph, name: str) -> States:
+    """Return the final states of recurrent layers that a value is made of, nothing if of anything else too."""
+    made = graph.producers()
+    origins = _origins(graph, name)
+    found = set()
+    for value in origins:
+        node = made.get(value)
+        if node is None or node.op not in RECURRENT_OPS or value == node.output(0):
+            return frozenset()
+        found.add((_first(node), "h" if value == node.output(1) else "c"))
+    return frozenset(found)
+
+
+def _first(node: Node) -> str:
+    return next(filter(None, node.outputs), "")
+
+
+def _origins(graph: Graph, name: str) -> set[str]:
+    """Return the values that a value is moved together from, unchanged."""
+    made = graph.producers()
+    found, waiting = set(), [name]
+    while waiting:
+        value = waiting.pop()
+        node = made.get(value)
+        if node is not None and node.op in MOVEMENT:
+            waiting += node.inputs if node.op == "Concat" else node.inputs[:1]
+        elif value not in graph.constants:
+            found.add(value)
+    return found
+
+
+def _all_sources(graph: Graph, name: str) -> set[str]:
+    """Return every value that a value depends on."""
+    made = graph.producers()
+    found, waiting = {name}, [name]
+    while waiting:
+        node = made.get(waiting.pop())
+        more = {v for v in (*node.inputs, *outer_values(node)) if v} - found if node is not None else set()
+        found |= more
+        waiting += more
+    return found
