@@ -22,40 +22,18 @@ from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
 from fastlstm.native import Call, never
 from fastlstm.pairs import final_states, initial_states, state_pairs
 from fastlstm.plan import make_plan
+from fastlstm.ports import Port
 from fastlstm.segment import Segment
-from fastlstm.timeline import FRAMES, ROWS, Carried, Unrolled, refusal, unroll
+from fastlstm.timeline import FRAMES, ROWS, Carried, Unrolled, refusal
+from fastlstm.timeline_rules import unroll
 
 if TYPE_CHECKING:
     from fastlstm.model import Model
 
-__all__ = ["Engine", "GraphEngine", "GraphRun", "Port", "SegmentEngine", "SegmentRun", "engine_for"]
+__all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun", "engine_for"]
 
 Array = npt.NDArray[Any]
 MOST_TRIALS = 400
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or an output of a stream.
-
-    Attributes
-    ----------
-    axes : str
-        A letter an axis: T is time, B the batch rows, anything else stays.
-    sizes : tuple of int or None
-        Of the axes that stay; None where any will do.
-    dtype : str
-    """
-
-    axes: str
-    sizes: tuple[int | None, ...]
-    dtype: str
-
-    def shape(self, steps: Any, batch: Any, without: str = "") -> tuple[Any, ...]:
-        """Return the shape for so many time steps and batch rows, some axes left out."""
-        known = {"T": steps, "B": batch}
-        pairs = zip(self.axes, self.sizes, strict=True)
-        return tuple(known.get(axis, size) for axis, size in pairs if axis not in without)
 
 
 class SegmentRun:
@@ -75,9 +53,7 @@ class SegmentRun:
         """Return a built-in for arrays of one shape, if this engine has any."""
         if not self.engine.has_entries:
             return never
-        return self.engine.segment.entry(
-            self.program, steps, keep=True, time_axis=time_axis, batch_axis=batch_axis
-        )
+        return self.engine.segment.entry(self.program, steps, keep=True, time_axis=time_axis, batch_axis=batch_axis)
 
     def reset(self) -> None:
         """Go back to the initial state."""
@@ -136,6 +112,7 @@ class GraphRun:
 
     def __init__(self, engine: GraphEngine, batch: int) -> None:
         self.engine, self.batch = engine, batch
+        self.states: dict[str, Array] = {}
         self.reset()
         self.shapes = {c.name: self.states[c.given].shape for c in engine.carried}
 
@@ -402,8 +379,11 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
                 best = len(placed), error
             continue
         if not found.carried:
-            best = len(graph.nodes), UnsupportedError(
-                "This model keeps nothing from one time step to the next, so there is nothing to stream. Call it."
+            best = (
+                len(graph.nodes),
+                UnsupportedError(
+                    "This model keeps nothing from one time step to the next, so there is nothing to stream. Call it."
+                ),
             )
             continue
         return found
@@ -464,17 +444,17 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
     is_open = any(isinstance(size, str) for spec in frames for size in spec.shape[1:])
     recurrent = [node for node in graph.nodes if node.op in RECURRENT_OPS]
     for node in recurrent:
-        given = [v for v in (node.input(6), node.input(7)) if v and v not in graph.constants]
-        if given and "reverse" in node.attrs["directions"]:
+        starts = [v for v in (node.input(6), node.input(7)) if v and v not in graph.constants]
+        if starts and "reverse" in node.attrs["directions"]:
             raise refusal(node, "runs backwards in time, and its first output needs the last frame")
-        if not given and pairs and "reverse" not in node.attrs["directions"]:
+        if not starts and pairs and "reverse" not in node.attrs["directions"]:
             return None  # its state would be lost after every call
     if not pairs or not frames or not outputs or (is_open and not by_hand):
         return None
     infos = passes.shapes.infer(graph)
     for node in recurrent:
-        shape = infos[node.input(0)].shape
-        if shape is None or isinstance(shape[0], str):
+        known = infos[node.input(0)].shape
+        if known is None or isinstance(known[0], str):
             return None  # time is there to be seen, and the model does not go on in it
     carried = []
     for given, shown in pairs.items():

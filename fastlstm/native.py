@@ -90,7 +90,7 @@ def entry(
     words[layout.ENTRY_INCREF] = python["Py_IncRef"]
     words[layout.ENTRY_NEW_LIKE] = new_like
     words[layout.ENTRY_PROTOTYPE] = id(prototype)
-    if steps * program.macs > HOLD:
+    if steps * program.macs * program.used > HOLD * program.batch:
         words[layout.ENTRY_SAVE] = python["PyEval_SaveThread"]
         words[layout.ENTRY_RESTORE] = python["PyEval_RestoreThread"]
     words[layout.ENTRY_RUN : layout.ENTRY_RUN + 3] = program.call(steps)
@@ -98,7 +98,7 @@ def entry(
     words[layout.ENTRY_STEPS] = steps
     words[layout.ENTRY_BUSY] = program.busy_address
     for at, (slot, axes, shape) in ((layout.ENTRY_X, x), (layout.ENTRY_Y, y)):
-        words[at : at + 4] = (program.slot_address(slot), *_strides(axes, shape, program.batch, steps), len(shape))
+        words[at : at + 4] = (program.slot_address(slot), *_strides(axes, shape, program.used, steps), len(shape))
         words[at + 4 : at + 4 + len(shape)] = shape
     words[layout.ENTRY_CLEARS] = len(clear)
     for number, array in enumerate(clear):

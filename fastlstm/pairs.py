@@ -19,7 +19,8 @@ __all__ = ["final_states", "initial_states", "state_pairs"]
 States = frozenset[tuple[str, str]]
 """States of recurrent layers: the layer's first output's name, and "h" or "c"."""
 
-MOVEMENT = frozenset("Slice Gather Split Squeeze Unsqueeze Reshape Identity Transpose Concat Cast".split())
+_MOVEMENT = "Slice Gather Split Squeeze Unsqueeze Reshape Identity Transpose Concat Cast"
+MOVEMENT = frozenset(_MOVEMENT.split())
 _PLAIN_WORDS = re.compile(
     r"(?<![a-z])(?:in|out|input|output|prev|previous|next|new|old|past|present|initial|init|final|last|updated|curr|"
     r"current|n|t)(?![a-z0-9])"
@@ -44,7 +45,9 @@ def state_pairs(graph: Graph, hand: Mapping[str, str] | None = None) -> dict[str
         if shown not in outputs:
             raise InputError(f"There is no state output '{shown}'; the outputs are {', '.join(sorted(outputs))}.")
         if not _alike(inputs[given], outputs[shown]):
-            raise InputError(f"The state input {inputs[given]} and the output {outputs[shown]} differ in shape or dtype.")
+            raise InputError(
+                f"The state input {inputs[given]} and the output {outputs[shown]} differ in shape or dtype."
+            )
     if len(set((hand or {}).values())) < len(hand or {}):
         raise InputError("Two state inputs are paired with one output; each state has an output of its own.")
     pairs = dict(hand or {})
@@ -64,9 +67,8 @@ def _pair(graph: Graph, pairs: dict[str, str], alike: object) -> None:
     inputs = [spec for spec in graph.inputs if spec.name not in pairs]
     outputs = [spec for spec in graph.outputs if spec.name not in pairs.values()]
     found = [(i.name, o.name) for o in outputs for i in inputs if _alike(i, o) and alike(graph, i.name, o.name)]  # type: ignore[operator]
-    for given, shown in found:
-        if sum(pair[0] == given for pair in found) == 1 == sum(pair[1] == shown for pair in found):
-            pairs[given] = shown
+    givens, showns = ([pair[side] for pair in found] for side in (0, 1))
+    pairs |= {g: s for g, s in found if givens.count(g) == showns.count(s) == 1}
 
 
 def _alike(a: TensorSpec, b: TensorSpec) -> bool:

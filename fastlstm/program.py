@@ -108,8 +108,10 @@ class Program:
     workers: int = 1
     steps: int = 0
     frame: Array = field(init=False)
+    used: int = field(init=False)  # rows of the batch that run
 
     def __post_init__(self) -> None:
+        self.used = self.batch
         self._table = np.zeros((len(self.slots), layout.SLOT_WORDS), np.int64)
         self._buffers: list[Array | None] = [None] * len(self.slots)
         self._arrays: list[Array] = []  # what the instruction table points to
@@ -195,8 +197,17 @@ class Program:
             if buffer is None or buffer.size < needed:
                 buffer = self._buffers[index] = np.zeros(needed, np.float32)
             row = 4 * slot.stride
-            time = 0 if slot.kind == "row" else row * self.batch
+            time = 0 if slot.kind == "row" else row * self.used
             self._table[index] = (address_of(buffer), time, row, int(slot.local or slot.kind == "row"))
+
+    def use(self, rows: int) -> None:
+        """Run only the first `rows` rows from now on."""
+        self.used = rows
+        for frame in self._frames:
+            frame[layout.ROWS] = rows
+        for index, slot in enumerate(self.slots):
+            if slot.kind == "time":
+                self._table[index, layout.SLOT_TIME] = 4 * slot.stride * rows
 
     def rows(self, index: int) -> Array:
         """Return the buffer of a "row" slot, at least its width wide; writing to it writes the state."""

@@ -7,7 +7,7 @@ stages are held for all time steps.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -59,9 +59,9 @@ class Segment:
     flat: bool = False  # one input and one output, all whose axes but the last are rows alike
     _idle: dict[int, list[Program]] = field(default_factory=dict, repr=False, compare=False)
 
-    def program(self, batch: int) -> Program:
-        """Return a program of one's own for `batch` rows."""
-        return Program(self.slots, self.stages, batch, self.workers(batch))
+    def program(self, batch: int, before: Sequence[Stage] = (), after: Sequence[Stage] = ()) -> Program:
+        """Return a program of one's own for `batch` rows, with more stages before and after the segment's."""
+        return Program(self.slots, (*before, *self.stages, *after), batch, self.workers(batch))
 
     def workers(self, batch: int) -> int:
         """Return how many threads pay off: every time step is a phase that takes all of them."""
@@ -174,7 +174,7 @@ class Segment:
         Only for one float input and one output (`is_plain`, or a stream's segment). With `keep` the states go on
         from call to call; a time or batch axis of size 1 may be left out of the arrays.
         """
-        sizes = {"T": steps, "B": program.batch, "1": 1}
+        sizes = {"T": steps, "B": program.used, "1": 1}
         (x,), (y,) = self.inputs.values(), self.outputs.values()
         dropped = ("" if time_axis else "T1") + ("" if batch_axis else "B1")
 

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.engines import Port, SegmentEngine
+from fastlstm.engines import SegmentEngine
 from fastlstm.errors import InputError
 from fastlstm.native import Call, never
+from fastlstm.ports import Port, by_name, check_frames, check_out, checked_state
 
 if TYPE_CHECKING:
     from fastlstm.model import Model
 
-__all__ = ["Stream", "checked_state"]
+__all__ = ["Stream"]
 
 Array = npt.NDArray[Any]
 LONGEST_ENTRY = 4096  # time steps of a chunk for whose length memory is kept
@@ -66,8 +67,9 @@ class Stream:
         if y is not None:
             return cast(Array, y)
         arrays, lone = self._arrays(frame, "A frame", without="T")
-        if out is not None:
-            self._check_out(out, lone)
+        if out is not None:  # said before the state changes
+            shapes = {name: port.shape(1, self.batch, "T1" + lone) for name, port in self._outputs.items()}
+            check_out(self._outputs, out, shapes)
         results = self._run.advance(arrays, 1)
         for name, port in self._outputs.items():
             results[name] = self._shown(port, results[name], "T" + lone)
@@ -126,7 +128,7 @@ class Stream:
 
     def _arrays(self, given: Any, what: str, without: str = "") -> tuple[dict[str, Array], str]:
         """Return the inputs in the model's own layout, and the axis that they came without."""
-        named = self._named(given)
+        named = by_name(self._inputs, given)
         lone = self._lone
         for name, port in self._inputs.items():
             expected = len(port.axes) - sum(axis in without for axis in port.axes)
@@ -135,44 +137,25 @@ class Stream:
         arrays = {}
         for name, port in self._inputs.items():
             array = np.asarray(named[name])
-            self._check(name, port, array, what, without, without + lone)
+            which = what if len(self._inputs) == 1 else f"{what} of '{name}'"
+            chosen = port.shape("n", self.batch, without + lone)
+            shapes = [port.shape("n", self.batch, without)]
+            if self._lone and "B" in port.axes:
+                shapes.append(port.shape("n", self.batch, without + "B"))
+            if array.ndim != len(chosen) and any(array.ndim == len(shape) for shape in shapes):
+                shapes = [chosen]  # the inputs have to agree on whether there is a batch axis
+            check_frames(which, port, array, shapes)
             for i, axis in enumerate(port.axes):
                 if axis in without + lone and axis in "TB":
                     array = np.expand_dims(array, i)
             arrays[name] = np.ascontiguousarray(array, port.dtype)
         return arrays, lone
 
-    def _named(self, given: Any) -> Mapping[str, Any]:
-        if isinstance(given, Mapping):
-            if set(given) != set(self._inputs):
-                raise InputError(f"Expected frames for {', '.join(self._inputs)}; got {', '.join(map(str, given))}.")
-            return given
-        if len(self._inputs) > 1:
-            raise InputError(f"Expected a dict of frames for {', '.join(self._inputs)}; got {type(given).__name__}.")
-        return dict.fromkeys(self._inputs, given)
-
-    def _check(self, name: str, port: Port, array: Array, what: str, without: str, dropped: str) -> None:
-        which = what if len(self._inputs) == 1 else f"{what} of '{name}'"
-        wanted = port.shape("n", self.batch, dropped)
-        fits = len(wanted) == array.ndim and all(
-            size in ("n", None) or size == got for size, got in zip(wanted, array.shape, strict=True)
-        )
-        if not fits:
-            shapes = [port.shape("n", self.batch, without)]
-            if self._lone and "B" in port.axes:
-                shapes.append(port.shape("n", self.batch, without + "B"))
-            text = " or ".join(f"[{', '.join('any' if s is None else str(s) for s in shape)}]" for shape in shapes)
-            raise InputError(f"{which} should have the shape {text}; got {list(array.shape)}.")
-        kinds = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}[np.dtype(port.dtype).kind]
-        if array.dtype.kind not in kinds:
-            wanted_kind = "whole numbers" if kinds == "iu" else "truth values" if kinds == "b" else "numbers"
-            raise InputError(f"Frames should be {wanted_kind}; got {array.dtype}.")
-
     def _steps(self, arrays: Mapping[str, Array]) -> int:
         counts = {n: arrays[n].shape[p.axes.index("T")] for n, p in self._inputs.items() if "T" in p.axes}
         if len(set(counts.values())) > 1:
             raise InputError(f"All inputs should have as many frames; got {counts}.")
-        return next(iter(counts.values()))
+        return int(next(iter(counts.values())))
 
     def _shown(self, port: Port, array: Array, dropped: str) -> Array:
         """Return an output without the axes that the frames came without."""
@@ -182,33 +165,23 @@ class Stream:
         gone = tuple(i for i, axis in enumerate(axes) if axis in dropped or (axis == "1" and "T" in dropped))
         return array.reshape([size for i, size in enumerate(array.shape) if i not in gone])
 
-    def _check_out(self, out: Any, lone: str) -> None:
-        """Say before the state changes that `out` does not fit."""
-        for name, port in self._outputs.items():
-            target = out.get(name) if isinstance(out, Mapping) else out
-            shape = port.shape(1, self.batch, "T1" + lone)
-            fits = isinstance(target, np.ndarray) and target.dtype == port.dtype and len(target.shape) == len(shape)
-            if not fits or any(size not in (None, got) for size, got in zip(shape, target.shape, strict=True)):
-                what = "out" if len(self._outputs) == 1 else f"out['{name}']"
-                raise InputError(f"{what} should be a {port.dtype} array of shape {list(shape)}.")
-
     def _answer(self, results: dict[str, Array], out: Any) -> Any:
         if out is not None:
-            for name, result in results.items():
-                target = out.get(name) if isinstance(out, Mapping) else out
-                if not isinstance(target, np.ndarray) or target.shape != result.shape or target.dtype != result.dtype:
-                    raise InputError(f"out should be a {result.dtype} array of shape {list(result.shape)}.")
-                target[...] = result
+            targets = check_out(self._outputs, out, {name: result.shape for name, result in results.items()})
+            for name, target in targets.items():
+                target[...] = results[name]
             return out
         return next(iter(results.values())) if len(results) == 1 else results
 
     def _calls(self, chunks: Any) -> dict[str, Array]:
         """Advance a model that takes a chunk a call by each of several; the inputs have an axis more, or not."""
-        named = {name: np.asarray(value) for name, value in self._named(chunks).items()}
+        named = {name: np.asarray(value) for name, value in by_name(self._inputs, chunks).items()}
         many = {name for name, port in self._inputs.items() if named[name].ndim == len(port.axes) + 1}
         counts = {len(named[name]) for name in many}
         if len(counts) != 1:
-            raise InputError(f"Expected n chunks, each as `step` takes them; got {[list(a.shape) for a in named.values()]}.")
+            raise InputError(
+                f"Expected n chunks, each as `step` takes them; got {[list(a.shape) for a in named.values()]}."
+            )
         parts = []
         for t in range(counts.pop()):
             now = {name: array[t] if name in many else array for name, array in named.items()}
@@ -216,17 +189,3 @@ class Stream:
         if not parts:
             raise InputError("Expected at least one chunk; got none.")
         return {name: np.stack([part[name] for part in parts]) for name in self._outputs}
-
-
-def checked_state(value: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Array]:
-    """Return a state as arrays; InputError if it is not one of these shapes."""
-    given = {name: np.asarray(array) for name, array in value.items()}
-    if {name: array.shape for name, array in given.items()} != dict(shapes):
-        raise InputError(
-            f"This {what}'s state has the arrays {dict(shapes)}; "
-            f"got { {name: array.shape for name, array in given.items()} }. Is it the state of another model?"
-        )
-    for name, array in given.items():
-        if array.dtype.kind not in "fiub":
-            raise InputError(f"The state '{name}' should hold numbers; got {array.dtype}.")
-    return given

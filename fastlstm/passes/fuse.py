@@ -66,12 +66,19 @@ def dense_of_conv(scope: Scope, node: Node) -> list[Node] | None:
     rank, kernel = weight.ndim - 2, weight.shape[2:]
     fits = len(shape) == weight.ndim >= 3 and shape[1] == weight.shape[1] and 0 not in weight.shape
     alike = list(attrs.get("kernel_shape") or kernel) == list(kernel)
-    if not fits or not alike or int(attrs.get("group", 1)) != 1 or attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if (
+        not fits
+        or not alike
+        or int(attrs.get("group", 1)) != 1
+        or attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
+    ):
         return None
     if np.prod(kernel) > MOST_TAPS or scope.info(node.input(0)).dtype not in (None, "float32"):
         return None
     strides, dilations = (list(attrs.get(name) or [1] * rank) for name in ("strides", "dilations"))
-    pads = list(attrs.get("pads") or [0] * (2 * rank)) if attrs.get("auto_pad", "NOTSET") == "NOTSET" else [0] * (2 * rank)
+    pads = (
+        list(attrs.get("pads") or [0] * (2 * rank)) if attrs.get("auto_pad", "NOTSET") == "NOTSET" else [0] * (2 * rank)
+    )
     if len(strides) != rank or len(dilations) != rank or len(pads) != 2 * rank or min(*strides, *dilations) < 1:
         return None
     hint = node.output(0)

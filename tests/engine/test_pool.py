@@ -142,7 +142,7 @@ def test_memory_grows_with_the_states_alone() -> None:
     pool = MODEL.streams(capacity=10_000)
     numbers = [pool.open() for _ in range(10_000)]
     pool.step(numbers, np.zeros((10_000, FEATURES), np.float32))
-    states = sum(store.nbytes for store in pool._states.values())
-    programs = sum(program.nbytes() for program, _ in pool._programs.values())
+    states = pool.nbytes
+    programs = sum(program.nbytes() for program in pool._rows._programs.values())
     assert states == 10_000 * 2 * HIDDEN * 4
     assert programs < 2 << 20

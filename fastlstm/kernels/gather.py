@@ -1,0 +1,81 @@
+"""States of many streams: out of the pool's rows into a program's, and back; and whether ids may be used.
+
+`gather` and `scatter` are the first and the last instruction of a pool's program, so that one native call does
+all of a step. `check` is called by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastlstm.kernels.frame import arg, meet, origin, row_stride, share
+from fastlstm.kernels.memory import copy
+from fastlstm.kernels.pipeline import inlined
+from fastlstm.simd import load_i64, store_i64
+
+__all__ = ["check", "gather", "scatter"]
+
+# Argument words: address of the list of rows (how many, then their numbers in the pool), number of states, then of
+# each state its slot, address of the pool's row 0, bytes of a pool's row, floats to copy.
+LIST, STATES, FIRST, WORDS = 0, 1, 2, 4
+
+Compiled = Callable[[int, int, int], int]
+
+
+def gather() -> Compiled:
+    """Copy the rows of the list from the pool into the first rows of the program's states."""
+    return _move(False)
+
+
+def scatter() -> Compiled:
+    """Copy the first rows of the program's states back."""
+    return _move(True)
+
+
+def _move(back: bool) -> Compiled:
+    @inlined
+    def move(place, row, floats):
+        if back:
+            copy(place, row, floats)
+        else:
+            copy(row, place, floats)
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        rows = arg(args, LIST)
+        count = load_i64(rows)
+        first, last = share(frame, count, 0), share(frame, count, 1)
+        for state in range(arg(args, STATES)):
+            at = FIRST + WORDS * state
+            slot, pool, size, floats = arg(args, at), arg(args, at + 1), arg(args, at + 2), arg(args, at + 3)
+            start, stride = origin(frame, slot), row_stride(frame, slot)
+            for i in range(first, last):
+                move(pool + load_i64(rows + 8 + 8 * i) * size, start + i * stride, floats)
+        meet(frame)
+        return 0
+
+    return kernel
+
+
+def check() -> Compiled:
+    """Look at ids before anything is done with them.
+
+    Called with the address of three words (how many streams there may be, the address of a word for each, and a
+    number that no call had before), the address of the ids and how many there are. A stream's word is -1 while it
+    is closed. Returns 0, or -1 - i if id i is not open, or 1 + i if it is there twice.
+    """
+
+    def kernel(words: int, ids: int, count: int) -> int:
+        capacity, marks, number = load_i64(words), load_i64(words + 8), load_i64(words + 16)
+        for i in range(count):
+            stream = load_i64(ids + 8 * i)
+            if stream < 0 or stream >= capacity:
+                return -1 - i
+            mark = load_i64(marks + 8 * stream)
+            if mark < 0:
+                return -1 - i
+            if mark == number:
+                return 1 + i
+            store_i64(marks + 8 * stream, number)
+        return 0
+
+    return kernel

@@ -1,0 +1,100 @@
+"""The inputs and outputs of a stream: which axis is time, which the batch rows, and whether frames fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.errors import InputError
+
+__all__ = ["Port", "by_name", "check_frames", "check_out", "checked_state"]
+
+Array = npt.NDArray[Any]
+_KINDS = {
+    "f": ("fiu", "numbers"),
+    "i": ("iu", "whole numbers"),
+    "u": ("iu", "whole numbers"),
+    "b": ("b", "truth values"),
+}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or an output of a stream.
+
+    Attributes
+    ----------
+    axes : str
+        A letter an axis: T is time, B the batch rows, anything else stays.
+    sizes : tuple of int or None
+        Of the axes that stay; None where any will do.
+    dtype : str
+    """
+
+    axes: str
+    sizes: tuple[int | None, ...]
+    dtype: str
+
+    def shape(self, steps: Any, batch: Any, without: str = "") -> tuple[Any, ...]:
+        """Return the shape for so many time steps and batch rows, some axes left out."""
+        known = {"T": steps, "B": batch}
+        pairs = zip(self.axes, self.sizes, strict=True)
+        return tuple(known.get(axis, size) for axis, size in pairs if axis not in without)
+
+
+def by_name(inputs: Mapping[str, Port], given: Any) -> Mapping[str, Any]:
+    """Return what was given for each input; InputError if inputs are missing or unknown."""
+    if isinstance(given, Mapping):
+        if set(given) != set(inputs):
+            raise InputError(f"Expected frames for {', '.join(inputs)}; got {', '.join(map(str, given))}.")
+        return given
+    if len(inputs) > 1:
+        raise InputError(f"Expected a dict of frames for {', '.join(inputs)}; got {type(given).__name__}.")
+    return dict.fromkeys(inputs, given)
+
+
+def fits(shape: tuple[Any, ...], got: tuple[int, ...]) -> bool:
+    """Whether a shape is the expected one, in which None and "n" stand for any size."""
+    return len(shape) == len(got) and all(
+        size is None or size == "n" or size == n for size, n in zip(shape, got, strict=True)
+    )
+
+
+def check_frames(what: str, port: Port, array: Array, shapes: list[tuple[Any, ...]]) -> None:
+    """InputError unless the array has one of the shapes and the kind of numbers that the port takes."""
+    if not any(fits(shape, array.shape) for shape in shapes):
+        text = " or ".join(f"[{', '.join('any' if s is None else str(s) for s in shape)}]" for shape in shapes)
+        raise InputError(f"{what} should have the shape {text}; got {list(array.shape)}.")
+    kinds, words = _KINDS[np.dtype(port.dtype).kind]
+    if array.dtype.kind not in kinds:
+        raise InputError(f"Frames should be {words}; got {array.dtype}.")
+
+
+def check_out(outputs: Mapping[str, Port], out: Any, shape_of: Mapping[str, tuple[Any, ...]]) -> dict[str, Array]:
+    """Return the arrays to write by output; InputError if one does not fit."""
+    targets: dict[str, Array] = {}
+    for name, port in outputs.items():
+        target = out.get(name) if isinstance(out, Mapping) else out
+        if not isinstance(target, np.ndarray) or target.dtype != port.dtype or not fits(shape_of[name], target.shape):
+            what = "out" if len(outputs) == 1 else f"out['{name}']"
+            raise InputError(f"{what} should be a {port.dtype} array of shape {list(shape_of[name])}.")
+        targets[name] = target
+    return targets
+
+
+def checked_state(value: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Array]:
+    """Return a state as arrays; InputError if it is not one of these shapes."""
+    given = {name: np.asarray(array) for name, array in value.items()}
+    if {name: array.shape for name, array in given.items()} != dict(shapes):
+        raise InputError(
+            f"This {what}'s state has the arrays {dict(shapes)}; "
+            f"got { {name: array.shape for name, array in given.items()} }. Is it the state of another model?"
+        )
+    for name, array in given.items():
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"The state '{name}' should hold numbers; got {array.dtype}.")
+    return given

@@ -1,0 +1,359 @@
+"""Every kind of model that goes on in time streams, with the bits of the whole run; the others are refused by name."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import fastlstm
+from fastlstm.errors import InputError, UnsupportedError
+
+Arrays = dict[str, np.ndarray]
+STEPS = 40
+
+
+class CausalConvolutions(nn.Module):
+    """Padded on the left, padded on both sides and cut, in groups, with statistics, before an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(4, 6, 3, dilation=2)
+        self.grouped = nn.Conv1d(6, 6, 5, groups=3, padding=4)
+        self.norm = nn.BatchNorm1d(6)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+        self.lstm, self.head = nn.LSTM(6, 7, batch_first=True), nn.Linear(7, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.norm(self.first(F.pad(x.transpose(1, 2), (4, 0)))))
+        y = self.grouped(y)[:, :, :-4]
+        return self.head(self.lstm(y.transpose(1, 2))[0])
+
+
+class TemporalConvolutions(nn.Module):
+    """No recurrent layer at all: dilated convolutions with a residual, channels first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv1d(4, 5, 3, padding=2), nn.Conv1d(5, 5, 3, dilation=3, padding=6)
+        self.out = nn.Conv1d(5, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.a(x.transpose(1, 2))[..., :-2])
+        return self.out(y + torch.relu(self.b(y)[..., :-6])).transpose(1, 2)
+
+
+class TwoInTwoOut(nn.Module):
+    """Features and ids in; a distribution, and what passes through operators that run in NumPy, out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.gru = nn.Embedding(11, 5), nn.GRU(9, 12, batch_first=True)
+        self.norm, self.head = nn.LayerNorm(12), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, _ = self.gru(torch.cat([x, self.embed(ids)], -1))
+        return F.softmax(self.head(self.norm(y)), -1), self.head(torch.clamp(y, -0.1, 0.1).abs())
+
+
+class Conditioned(nn.Module):
+    """One input goes on in time, the other does not; two layers with a residual and a gate of width 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.speaker, self.lstm = nn.Linear(6, 4), nn.LSTM(4, 4, batch_first=True)
+        self.rnn = nn.RNN(4, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor, speaker: torch.Tensor) -> torch.Tensor:
+        y = self.lstm(x + self.speaker(speaker)[:, None])[0] + x
+        return self.rnn(y)[0] * F.gelu(y.mean(-1, keepdim=True))
+
+
+class LastState(nn.Module):
+    """One output for a sequence, from the last layer's last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 6, 2, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(x)[1][0][-1])
+
+
+class Caches(nn.Module):
+    """A convolution's cache and an LSTM's states as inputs and outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lstm = nn.Conv1d(4, 6, 3), nn.LSTM(6, 7, batch_first=True)
+
+    def forward(self, x: torch.Tensor, cache: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> Any:
+        z = torch.cat([cache, x.transpose(1, 2)], 2)
+        y, (h, c) = self.lstm(torch.relu(self.conv(z)).transpose(1, 2), (h, c))
+        return y, z[:, :, -2:], h, c
+
+
+class Chunk(nn.Module):
+    """A chunk of samples and a state in, a number and a state out, as voice activity detectors are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.cell, self.head = nn.Linear(32, 16), nn.LSTMCell(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor, state: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        h, c = self.cell(torch.relu(self.features(x)), (state[0], state[1]))
+        return torch.sigmoid(self.head(h)), torch.stack([h, c])
+
+
+def exported(module: nn.Module, inputs: Mapping[str, torch.Tensor], outputs: str, fixed: str = "") -> bytes:
+    """Return the module as ONNX; batch and time are open but for the inputs and outputs in `fixed`."""
+    names = [*inputs, *outputs.split()]
+    axes = {n: {0: "batch", 1: "time"} for n in names if n not in fixed.split()}
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(), tuple(inputs.values()), file, input_names=[*inputs], output_names=outputs.split(),
+            dynamic_axes=axes, dynamo=False,
+        )  # fmt: skip
+    return file.getvalue()
+
+
+def loaded(content: bytes, threads: int = 1) -> fastlstm.Model:
+    import onnx
+
+    return fastlstm.from_onnx(onnx.load_model_from_string(content), threads=threads)
+
+
+def frames(rows: int = 1, features: int = 4) -> torch.Tensor:
+    return torch.randn(rows, STEPS, features, generator=torch.Generator().manual_seed(5))
+
+
+def ids(rows: int = 1) -> torch.Tensor:
+    return torch.randint(0, 11, (rows, STEPS), generator=torch.Generator().manual_seed(6))
+
+
+KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], dict[str, torch.Tensor]], str, str]] = {
+    "causal convolutions": (CausalConvolutions, lambda b: {"x": frames(b)}, "y", ""),
+    "temporal convolutions": (TemporalConvolutions, lambda b: {"x": frames(b)}, "y", ""),
+    "two inputs, two outputs": (TwoInTwoOut, lambda b: {"x": frames(b), "ids": ids(b)}, "p q", ""),
+    "conditioned": (Conditioned, lambda b: {"x": frames(b), "speaker": frames(b, 6)[:, 0]}, "y", "speaker"),
+}
+
+
+def kind(name: str, rows: int = 1) -> tuple[bytes, fastlstm.Model, Arrays]:
+    make, inputs, outputs, fixed = KINDS[name]
+    torch.manual_seed(7)
+    content = exported(make(), inputs(1), outputs, fixed if rows == 1 else "")
+    return content, loaded(content), {n: x.numpy() for n, x in inputs(rows).items()}
+
+
+def cut(arrays: Arrays, start: int, stop: int) -> Any:
+    """Return some frames of every input that goes on in time."""
+    named = {n: a[:, start:stop] if n != "speaker" else a for n, a in arrays.items()}
+    return named if len(named) > 1 else next(iter(named.values()))
+
+
+def as_dict(y: Any) -> Arrays:
+    return y if isinstance(y, dict) else {"y": y}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_random_chunks_and_steps_have_the_bits_of_the_whole(name: str) -> None:
+    content, model, arrays = kind(name)
+    whole = model.run(arrays)
+    peer = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    for value, theirs in zip(whole.values(), peer.run(None, arrays), strict=True):
+        np.testing.assert_allclose(value, theirs, rtol=1e-4, atol=1e-5)
+    rng, stream = np.random.default_rng(1), model.stream()
+    for _ in range(2):  # the second time after a reset
+        parts, at = [], 0
+        while at < STEPS:
+            n = min(int(rng.integers(0, 7)), STEPS - at)
+            if rng.random() < 0.4:
+                one = {k: a[:, at] if k != "speaker" else a for k, a in arrays.items()}
+                y = as_dict(stream.step(one if len(one) > 1 else one["x"]))
+                parts.append({k: v[:, None] for k, v in y.items()})
+                n = 1
+            else:
+                parts.append(as_dict(stream.push(cut(arrays, at, at + n))))
+            at += n
+        for expected, key in zip(whole.values(), parts[0], strict=True):
+            np.testing.assert_array_equal(np.concatenate([part[key] for part in parts], 1), expected)
+        stream.reset()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_pools_have_the_bits_of_single_streams(name: str) -> None:
+    _, model, arrays = kind(name)
+    rng = np.random.default_rng(2)
+    pool = model.streams(capacity=9)
+    opened = [pool.open() for _ in range(5)]
+    alone = [model.stream() for _ in opened]
+
+    def some(count: int) -> Arrays:
+        return {
+            n: np.take(a[0], rng.integers(0, STEPS, count), 0) if n != "speaker" else a[0] for n, a in arrays.items()
+        }
+
+    for _ in range(4):
+        chosen = [i for i in range(5) if rng.random() < 0.8] or [0]
+        rng.shuffle(chosen)
+        one = {n: np.stack([some(1)[n][0] if n != "speaker" else a[0] for _ in chosen]) for n, a in arrays.items()}
+        y = as_dict(pool.step([opened[i] for i in chosen], one if len(one) > 1 else one["x"]))
+        for row, i in enumerate(chosen):
+            mine = {n: a[row] for n, a in one.items()}
+            expected = as_dict(alone[i].step(mine if len(mine) > 1 else mine["x"]))
+            for (key, value), got in zip(expected.items(), y.values(), strict=True):
+                np.testing.assert_array_equal(got[row], value, err_msg=key)
+        chunks = [some(int(rng.integers(0, 4))) for _ in chosen]
+        pushed = pool.push([opened[i] for i in chosen], [c if len(c) > 1 else c["x"] for c in chunks])
+        for i, chunk, got in zip(chosen, chunks, pushed, strict=True):
+            expected = as_dict(alone[i].push(chunk if len(chunk) > 1 else chunk["x"]))
+            for (key, value), result in zip(expected.items(), as_dict(got).values(), strict=True):
+                np.testing.assert_array_equal(result, value, err_msg=key)
+    number = pool.open()
+    pool.set_state(number, alone[0].state)
+    for key, value in pool.state(opened[0]).items():
+        np.testing.assert_array_equal(pool.state(number)[key], value)
+
+
+@pytest.mark.parametrize("name", ["causal convolutions", "two inputs, two outputs"])
+def test_a_batch_of_streams_is_the_whole_batch(name: str) -> None:
+    _, model, arrays = kind(name, rows=3)
+    stream = model.stream(batch=3)
+    parts = [as_dict(stream.push(cut(arrays, a, b))) for a, b in ((0, 1), (1, 17), (17, STEPS))]
+    for expected, key in zip(model.run(arrays).values(), parts[0], strict=True):
+        np.testing.assert_array_equal(np.concatenate([part[key] for part in parts], 1), expected)
+
+
+def test_a_state_at_the_end_gives_one_output_a_frame() -> None:
+    torch.manual_seed(8)
+    x = frames().numpy()
+    model = loaded(exported(LastState(), {"x": frames()}, "y"))
+    stream = model.stream()
+    stepped = np.stack([stream.step(frame) for frame in x[0]])
+    for count in (1, 6, STEPS):
+        np.testing.assert_array_equal(stepped[count - 1], model(x[:, :count])[0])
+    stream.reset()
+    np.testing.assert_array_equal(stream.push(x[0]), stepped)
+    pool = model.streams(capacity=2)
+    np.testing.assert_array_equal(pool.push([pool.open()], [x[0]])[0], stepped)
+
+
+def test_caches_that_the_graph_carries_are_the_streams_state() -> None:
+    torch.manual_seed(9)
+    zeros = {"cache": torch.zeros(1, 4, 2), "h": torch.zeros(1, 1, 7), "c": torch.zeros(1, 1, 7)}
+    content = exported(Caches(), {"x": frames(), **zeros}, "y cache_out hn cn", "cache h c cache_out hn cn")
+    model, x = loaded(content), frames().numpy()
+    whole = model.run({"x": x, **{n: z.numpy() for n, z in zeros.items()}})
+    for hand in (None, {"cache": "cache_out", "h": "hn", "c": "cn"}):
+        stream = model.stream(state=hand)
+        assert set(stream.state) == set(zeros)
+        parts = [stream.push(x[:, a:b]) for a, b in ((0, 1), (1, 4), (4, 4), (4, STEPS))]
+        np.testing.assert_array_equal(np.concatenate(parts, 1), whole["y"])
+        for given, shown in (("cache", "cache_out"), ("h", "hn"), ("c", "cn")):
+            np.testing.assert_array_equal(stream.state[given], whole[shown])
+    with pytest.raises(InputError, match="no state output 'other'"):
+        model.stream(state={"cache": "other"})
+    with pytest.raises(InputError, match="no state input 'other'"):
+        model.stream(state={"other": "hn"})
+    with pytest.raises(InputError, match="differ in shape"):
+        model.stream(state={"cache": "hn"})
+
+
+def test_a_chunk_model_advances_by_one_chunk() -> None:
+    torch.manual_seed(10)
+    zeros = torch.zeros(2, 1, 16)
+    content = exported(Chunk(), {"x": torch.zeros(1, 32), "state": zeros}, "y stateN", "x state y stateN")
+    model = loaded(content)
+    chunks = np.random.default_rng(3).normal(size=(9, 1, 32)).astype(np.float32)
+    state, expected = zeros.numpy(), []
+    for chunk in chunks:
+        result = model.run({"x": chunk, "state": state})
+        expected.append(result["y"])
+        state = result["stateN"]
+    stream = model.stream()
+    np.testing.assert_array_equal([stream.step(chunk) for chunk in chunks], expected)
+    stream.reset()
+    np.testing.assert_array_equal(stream.push(chunks), expected)
+    np.testing.assert_array_equal(stream.state["state"], state)
+    pool = model.streams(capacity=3)
+    numbers = [pool.open(), pool.open()]
+    pool.step(numbers[:1], chunks[:1])
+    np.testing.assert_array_equal(pool.push(numbers, [chunks[1:3], chunks[:2]])[1], expected[:2])
+    with pytest.raises(InputError, match=r"shape \[1, 32\]"):
+        stream.step(chunks[0, 0])
+
+
+class _Wrapped(nn.Module):
+    """An LSTM and a function of its output, to be refused."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], **options: Any) -> None:
+        super().__init__()
+        self.lstm, self.function = nn.LSTM(4, 6, batch_first=True, **options), function
+        self.conv = nn.Conv1d(4, 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.function is ahead:
+            x = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return self.function(self.lstm(x)[0])
+
+
+def ahead(y: torch.Tensor) -> torch.Tensor:
+    return y
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "words"),
+    [
+        (lambda y: y, {"bidirectional": True}, "LSTM' runs backwards in time"),
+        (lambda y: y.mean(1), {}, "ReduceMean' reduces over time"),
+        (lambda y: torch.softmax(y, 1), {}, "Softmax' normalises over time"),
+        (lambda y: torch.cumsum(y, 1), {}, "CumSum' is not known to act on one time step"),
+        (lambda y: y @ y.transpose(1, 2), {}, "MatMul"),
+        (lambda y: y[:, ::2], {}, "takes some of the time steps"),
+        (lambda y: y - y[:, -1:], {}, "joins every time step with the last one|joins each time step|Slice"),
+        (ahead, {}, r"conv/Conv' looks 1 frame\(s\) ahead"),
+    ],
+    ids=["backward", "mean", "softmax", "running sum", "attention", "every second", "last", "look-ahead"],
+)
+def test_what_cannot_stream_is_refused_by_name(function: Any, options: Any, words: str) -> None:
+    model = loaded(exported(_Wrapped(function, **options), {"x": frames()}, "y"))
+    for refused in (model.stream, lambda: model.streams(capacity=2)):
+        with pytest.raises(UnsupportedError, match=words):
+            refused()
+
+
+def test_a_model_without_memory_has_nothing_to_stream() -> None:
+    model = loaded(exported(nn.Linear(4, 2), {"x": frames()}, "y"))
+    with pytest.raises(UnsupportedError, match="nothing to stream"):
+        model.stream()
+
+
+def test_wrong_frames_of_several_inputs_are_told() -> None:
+    _, model, arrays = kind("two inputs, two outputs")
+    stream = model.stream()
+    with pytest.raises(InputError, match="dict of frames for x, ids"):
+        stream.step(arrays["x"][:, 0])
+    with pytest.raises(InputError, match="frames for x, ids; got x"):
+        stream.step({"x": arrays["x"][:, 0]})
+    with pytest.raises(InputError, match="as many frames"):
+        stream.push({"x": arrays["x"][:, :3], "ids": arrays["ids"][:, :2]})
+    with pytest.raises(InputError, match="of 'ids' should have the shape"):
+        stream.step({"x": arrays["x"][0, 0], "ids": np.zeros((3, 3), np.int64)})
+    with pytest.raises(InputError, match="whole numbers"):
+        stream.step({"x": arrays["x"][0, 0], "ids": np.float32(1.5)})
+    out = {"p": np.empty((1, 4), np.float32), "q": np.empty((1, 4), np.float32)}
+    y = stream.step({"x": arrays["x"][:, 0], "ids": arrays["ids"][:, 0]}, out=out)
+    assert y is out
+    np.testing.assert_array_equal(out["p"], model.run({n: a[:, :1] for n, a in arrays.items()})["p"][:, 0])
