@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.kernels.frame import arg, meet, origin, row_stride, share
+from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride
 from fastlstm.kernels.memory import copy
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.simd import load_i64, store_i64
@@ -43,14 +43,16 @@ def _move(back: bool) -> Compiled:
     def kernel(args: int, frame: int, unused: int) -> int:
         rows = arg(args, LIST)
         count = load_i64(rows)
-        first, last = share(frame, count, 0), share(frame, count, 1)
-        for state in range(arg(args, STATES)):
-            at = FIRST + WORDS * state
-            slot, pool, size, floats = arg(args, at), arg(args, at + 1), arg(args, at + 2), arg(args, at + 3)
-            start, stride = origin(frame, slot), row_stride(frame, slot)
-            for i in range(first, last):
-                move(pool + load_i64(rows + 8 + 8 * i) * size, start + i * stride, floats)
-        meet(frame)
+        share = first_share(frame)
+        while share >= 0:
+            first, last = bound(frame, count, share), bound(frame, count, share + 1)
+            for state in range(arg(args, STATES)):
+                at = FIRST + WORDS * state
+                slot, pool, size, floats = arg(args, at), arg(args, at + 1), arg(args, at + 2), arg(args, at + 3)
+                start, stride = origin(frame, slot), row_stride(frame, slot)
+                for i in range(first, last):
+                    move(pool + load_i64(rows + 8 + 8 * i) * size, start + i * stride, floats)
+            share = next_share(frame, share)
         return 0
 
     return kernel
