@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.engines import GraphEngine, SegmentEngine
+from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call
 from fastlstm.ports import Port
 from fastlstm.program import Instruction, Program, Stage, address_of
@@ -28,10 +29,10 @@ class NativeRows:
 
     def __init__(self, engine: SegmentEngine, capacity: int) -> None:
         self._engine, self._segment = engine, engine.segment
-        self._states = {s.name: np.zeros((capacity, s.width), np.float32) for s in self._segment.states}
+        self._states = {s.name: aligned_zeros((capacity, s.width), np.float32) for s in self._segment.states}
         self.shapes = {name: (1, store.shape[1]) for name, store in self._states.items()}
         # The rows to gather and scatter: how many, and their numbers.
-        self._list = np.zeros(1 + MOST, np.int64)
+        self._list = aligned_zeros(1 + MOST, np.int64)
         self._programs: dict[tuple[int, bool], Program] = {}
         self._entries: dict[int, Call] = {}
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.kernels import compiler
+from fastlstm.memory import aligned, aligned_zeros
 from fastlstm.team import team_of
 
 __all__ = ["Instruction", "Program", "Slot", "Stage", "address_of"]
@@ -65,7 +66,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One call of a kernel. Arguments are integers; an array stands for its address."""
+    """One call of a kernel. Arguments are integers; an array stands for its address, and begins on a cache line."""
 
     kernel: str
     constants: tuple[Any, ...]
@@ -76,6 +77,10 @@ class Instruction:
     quantised: int = 0  # values of a row that it turns into integers
     note: str = ""
     alone: tuple[Instruction, ...] | None = None  # what runs instead where there is one batch row, if anything does
+
+    def __post_init__(self) -> None:
+        args = tuple(value if isinstance(value, int) else aligned(value) for value in self.args)
+        object.__setattr__(self, "args", args)
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ class Program:
         # Behind it quantised rows: see kernels/operand.py. A row of k values takes less than 2 k + 256 bytes.
         longest = max((i.quantised for stage in self.stages for i in stage.instructions), default=0)
         room = words + (rows * (longest // 4 + 40) + 64 if longest else 0)
-        self._scratch = [np.zeros(room, np.int64) for _ in range(self.workers)]
+        self._scratch = [aligned_zeros(room, np.int64) for _ in range(self.workers)]
         self.macs = self.batch * sum(step.macs for stage in self.stages for step in stage.instructions)
         self._frames = [self.frame]
         self._set_frame(self.frame, self._scratch[0], words)
@@ -195,7 +200,7 @@ class Program:
             needed = held * self.batch * slot.stride + SLACK
             buffer = self._buffers[index]
             if buffer is None or buffer.size < needed:
-                buffer = self._buffers[index] = np.zeros(needed, np.float32)
+                buffer = self._buffers[index] = aligned_zeros(needed, np.float32)
             row = 4 * slot.stride
             time = 0 if slot.kind == "row" else row * self.used
             self._table[index] = (address_of(buffer), time, row, int(slot.local or slot.kind == "row"))

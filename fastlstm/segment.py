@@ -19,6 +19,7 @@ from fastlstm.errors import InputError
 from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Graph, Node
 from fastlstm.kernels.limits import BYTE_OFFSET
 from fastlstm.machine import Machine
+from fastlstm.memory import aligned
 from fastlstm.pack import gate_panels, gate_rows, integer_panels, padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage, address_of
 
@@ -662,6 +663,7 @@ def _direction(
             columns_first = np.asarray(constants[node.input(9)][d].T, np.float32)
             projected = plain_panels(columns_first, 1, lanes)
             projection, projection_bits = _packed(machine, constants[node.input(9)], projected, scales)
+            projection = aligned(projection)
             more = (projection_bits,)
             longest += [hidden] if narrow is not None else []
             extra[1] = build.slot(Slot(f"{label} unprojected {d}", "row", wide))
