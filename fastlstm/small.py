@@ -23,6 +23,7 @@ __all__ = ["Passes", "fits", "linear_for", "packed", "passes_of", "recurrence_fo
 Array = npt.NDArray[Any]
 MOST_UNITS = 64  # above, a step is bound by the cache that the weights lie in
 MOST_INPUTS = 4  # features of x that are cheaper to multiply here than to store and load their products
+WIDE = 16  # lanes of a panel whose weights the L2 cache delivers just as fast as its chains take them
 CHAINS = 8  # two units with a latency of four cycles: a pass of fewer sums takes as long
 
 
@@ -69,6 +70,12 @@ def passes_of(units: int, machine: Machine) -> Passes:
     if tail > 2:
         panels, tail = panels + 1, 0
     most = machine.max_sums
+    if 4 * lanes * (4 * panels + tail) * units > machine.l1_bytes:
+        # Weights come from the L2 cache: short passes leave the last ones in the L1 cache for the next step, which
+        # goes the other way, and the cells of one overlap with the loads of the next (64 units: 0.55 to 0.33 us).
+        each = max(1, min(WIDE // lanes, (most - tail) // 4))
+        full = max(0, panels - 1) // each
+        return Passes(lanes, full, each if full else 0, panels - full * each, tail)
     if 4 * panels + tail <= most:
         return Passes(lanes, 0, 0, panels, tail)
     found = []

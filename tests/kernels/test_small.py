@@ -12,8 +12,8 @@ from fastlstm.small import MOST_INPUTS, packed, passes_of
 
 MACHINE = machine.detect()
 LANES = MACHINE.lanes
-# A tail of a quarter, of half a vector, whole panels, both, two passes, two passes and a tail.
-UNITS = (LANES // 4, LANES // 2 - 1, 2 * LANES, LANES + LANES // 2, 5 * LANES, 3 * LANES + LANES // 4)
+# A tail of a quarter, of half a vector, whole panels, both, several passes, several passes and a tail.
+UNITS = (LANES // 4, LANES // 2 - 1, 2 * LANES, LANES + LANES // 2, 64, 3 * LANES + LANES // 4)
 
 
 def make_layer(inputs: int, units: int, directions: tuple[str, ...] = ("forward",)) -> fastlstm.LSTM:
