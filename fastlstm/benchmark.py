@@ -13,12 +13,14 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import DependencyError, InputError
+from fastlstm.picture import histogram_svg
 
 __all__ = ["Contest", "Timing", "compare", "histogram", "plot_histogram", "settings", "time_calls"]
 
@@ -275,15 +277,23 @@ def histogram(timing: Timing, bins: int = 16, width: int = 50) -> str:
 
 
 def plot_histogram(timing: Timing, path: str | os.PathLike[str], title: str = "") -> None:
-    """Draw the distribution into a picture file, whose suffix (.png, .svg, .pdf) says the format.
+    """Draw the distribution into a picture file, whose suffix says the format: .svg, or what matplotlib knows.
 
     Raises
     ------
     DependencyError
-        If matplotlib is not installed.
+        If matplotlib is not installed, for another suffix than .svg.
     InputError
         If matplotlib does not know the suffix.
     """
+    if str(path).endswith(".svg"):
+        counts, edges = _bins(timing, 80)
+        marks = {"p50": timing.median, "p99": timing.p99, "p99.9": timing.p999, "max": timing.max}
+        text = histogram_svg(
+            [int(n) for n in counts], [float(e) * 1e6 for e in edges], {n: 1e6 * v for n, v in marks.items()}, title
+        )
+        Path(path).write_text(text, encoding="utf-8")
+        return
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

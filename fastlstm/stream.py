@@ -111,6 +111,19 @@ class Stream:
         }
         return next(iter(blank.values())) if len(blank) == 1 else blank
 
+    def blank_chunk(self, steps: int) -> Any:
+        """Return `steps` frames of zeros, of the shape and dtype that `push` takes."""
+        if self._by_call:
+            blank = {
+                name: np.stack([frame] * steps) for name, frame in by_name(self._inputs, self.blank_frame()).items()
+            }
+        else:
+            blank = {
+                name: np.zeros([size or 1 for size in port.shape(steps, self.batch, self._lone)], port.dtype)
+                for name, port in self._inputs.items()
+            }
+        return next(iter(blank.values())) if len(blank) == 1 else blank
+
     def reset(self) -> None:
         """Go back to the initial state: zero, or what the model says."""
         self._run.reset()

@@ -29,7 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency", action="store_true", help="the distribution of single steps of a stream")
     parser.add_argument("--seconds", type=float, default=3.0, help="with --latency: how long to measure (%(default)s)")
     parser.add_argument("--sample-rate", type=float, help="frames a second, for the real-time factor")
-    parser.add_argument("--plot", metavar="FILE", help="with --latency: draw the histogram (.png or .svg)")
+    parser.add_argument("--block", type=int, default=1, help="with --latency: frames that a call pushes (%(default)s)")
+    parser.add_argument("--plot", metavar="FILE", help="with --latency: draw the histogram (.svg)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     add_state_dict_options(parser)
 
@@ -96,20 +97,25 @@ def _print(results: dict[str, Any], shapes: str, steps: int, arguments: argparse
 
 
 def _latency(model: Model, arguments: argparse.Namespace) -> int:
-    """Time single steps of a stream."""
-    stream = model.stream(arguments.batch)
+    """Time single steps of a stream, or blocks of frames."""
+    stream, block = model.stream(arguments.batch), arguments.block
+    if block < 1:
+        raise InputError("--block takes a whole number from 1 on.")
+    chunk = stream.blank_chunk(block)
     frame = stream.blank_frame()
-    timing = time_calls(lambda: stream.step(frame), name="step", seconds=arguments.seconds, warmup=1000)
+    call = (lambda: stream.step(frame)) if block == 1 else (lambda: stream.push(chunk))
+    timing = time_calls(call, name="step", seconds=arguments.seconds, warmup=1000, steps=block)
     data = timing.as_data()
     if arguments.sample_rate:
-        data["real_time_factor"] = timing.median * arguments.sample_rate
+        data["real_time_factor"] = timing.per_step * arguments.sample_rate
     if arguments.plot:
-        plot_histogram(timing, arguments.plot, "Time of a step")
+        plot_histogram(timing, arguments.plot, "Time of a step" if block == 1 else f"Time of a block of {block} frames")
     if arguments.json:
         print_json(data)
         return 0
+    what = "steps" if block == 1 else f"blocks of {block} frames"
     print(
-        f"{data['calls']:,} steps: median {1e6 * timing.median:.2f} µs, p99 {1e6 * timing.p99:.2f}, "
+        f"{data['calls']:,} {what}: p50 {1e6 * timing.median:.2f} µs, p99 {1e6 * timing.p99:.2f}, "
         f"p99.9 {1e6 * timing.p999:.2f}, max {1e6 * timing.max:.2f}"
     )
     if arguments.sample_rate:

@@ -50,30 +50,25 @@ TANH_IS_ONE = 9.02  # tanh of more rounds to 1
 @inlined
 def _expm1_reduced(r):
     """exp(r) - 1 for |r| <= ln(2) / 2."""
-    q = fma(splat(r, Q4), r, splat(r, Q3))
-    q = fma(q, r, splat(r, Q2))
-    q = fma(q, r, splat(r, Q1))
-    q = fma(q, r, splat(r, Q0))
-    return fma(r * r, q, r)
+    square = r * r
+    high = fma(fma(splat(r, Q4), r, splat(r, Q3)), r, splat(r, Q2))
+    low = fma(square, fma(splat(r, Q1), r, splat(r, Q0)), r)
+    return fma(square * square, high, low)
 
 
 @inlined
 def _reduce(y, shifted):
     """Y - n * ln 2 with shifted = n + MAGIC."""
     n = shifted - splat(y, MAGIC)
-    r = fma(n, splat(y, -LN2_HIGH), y)
-    return fma(n, splat(y, -LN2_LOW), r)
+    return fma(n, splat(y, -LN2_HIGH), y) - n * splat(y, LN2_LOW)
 
 
 @inlined
 def _exp_negative(a):
     """exp(-a) for 0 <= a <= LARGEST_EXPONENT."""
     shifted = fma(a, splat(a, -LOG2_E), splat(a, MAGIC))
-    n = shifted - splat(a, MAGIC)
-    r = fma(n, splat(a, -LN2_HIGH), splat(a, 0.0) - a)
-    r = fma(n, splat(a, -LN2_LOW), r)
     power = pow2_low(shifted)
-    return fma(_expm1_reduced(r), power, power)
+    return fma(_expm1_reduced(_reduce(splat(a, 0.0) - a, shifted)), power, power)
 
 
 @inlined
@@ -82,9 +77,13 @@ def sigmoid(x):
 
     What rounding adds to 1 + e is known exactly, and the quotient is made up for it: else 2.4 ulp.
     """
-    e = _exp_negative(vmin(splat(x, LARGEST_EXPONENT), vabs(x)))
+    a = vmin(splat(x, LARGEST_EXPONENT), vabs(x))
     one = splat(x, 1.0)
-    total = one + e
+    shifted = fma(a, splat(x, -LOG2_E), splat(x, MAGIC))
+    power = pow2_low(shifted)
+    rest = _expm1_reduced(_reduce(splat(x, 0.0) - a, shifted))
+    e = fma(rest, power, power)
+    total = fma(rest, power, one + power)
     quotient = where_negative(x, e, one) / total
     return fma(quotient, (total - one) - e, quotient)
 
@@ -103,8 +102,9 @@ def tanh(x):
     shifted = fma(a, splat(x, 2.0 * LOG2_E), splat(x, MAGIC))
     r = _reduce(a + a, shifted)
     power = pow2_low(shifted)
-    em1 = fma(_expm1_reduced(r), power, power - splat(x, 1.0))
-    return where_less(a, splat(x, TANH_SMALL), small, vcopysign(em1 / (em1 + splat(x, 2.0)), x))
+    rest, one = _expm1_reduced(r), splat(x, 1.0)
+    em1 = fma(rest, power, power - one)
+    return where_less(a, splat(x, TANH_SMALL), small, vcopysign(em1 / fma(rest, power, power + one), x))
 
 
 @inlined

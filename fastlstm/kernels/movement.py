@@ -8,7 +8,7 @@ from fastlstm.kernels.elementwise import row_address
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.memory import copy
 from fastlstm.layout import ROWS, START, STATUS, STEPS, TOTAL
-from fastlstm.simd import load_i64, store_i64
+from fastlstm.simd import load_f32, load_i64, store_f32, store_i64
 
 __all__ = ["embed", "last", "move"]
 
@@ -25,7 +25,11 @@ def move() -> Compiled:
         while share >= 0:
             for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
                 x = row_address(frame, arg(args, 0), row) + arg(args, 2)
-                copy(row_address(frame, arg(args, 1), row) + arg(args, 3), x, count)
+                out = row_address(frame, arg(args, 1), row) + arg(args, 3)
+                if count == 1:
+                    store_f32(out, load_f32(x))
+                else:
+                    copy(out, x, count)
             share = next_share(frame, share)
         return 0
 

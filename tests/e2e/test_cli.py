@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -250,7 +251,11 @@ def test_bench_latency_draws_its_distribution(converted, tmp_path, capsys):
     report = data(capsys, *words, "--plot", tmp_path / "a.svg")
     assert report["median"] <= report["p99"] <= report["p99.9"] <= report["max"]
     assert report["real_time_factor"] == pytest.approx(report["median"] * 100)
-    assert (tmp_path / "a.svg").exists()
+    picture = ElementTree.parse(tmp_path / "a.svg").getroot()
+    assert picture.tag.endswith("svg")
+    assert "p99.9" in (tmp_path / "a.svg").read_text()
+    blocks = data(capsys, *words, "--block", "8")
+    assert blocks["real_time_factor"] == pytest.approx(blocks["median"] / 8 * 100)
     assert main(words) == 0
     assert "█" in capsys.readouterr().out
 

@@ -1,0 +1,78 @@
+"""A histogram of times as an SVG picture that stands alone: no dependency, no script, readable in the dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+__all__ = ["histogram_svg"]
+
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 800, 400, 64, 24, 46, 48
+STYLE = (
+    "svg{font:13px system-ui,sans-serif;background:#fff}text{fill:#222}.grid{stroke:#ddd}.bar{fill:#2a78b8}"
+    ".mark{stroke:#c33;stroke-dasharray:4 3}.axis{fill:#666}.title{font-size:15px}"
+    "@media (prefers-color-scheme:dark){svg{background:#16181c}text{fill:#ddd}.grid{stroke:#333}.axis{fill:#999}}"
+)
+
+
+def histogram_svg(counts: Sequence[int], edges: Sequence[float], marks: Mapping[str, float], title: str = "") -> str:
+    """Return a histogram whose axes are both logarithmic: a single slow call shows.
+
+    Parameters
+    ----------
+    counts : sequence of int
+    edges : sequence of float
+        One more than the counts, in microseconds, above zero.
+    marks : mapping of str to float
+        Lines to draw, in microseconds.
+    title : str
+    """
+    low, high = math.log(edges[0]), math.log(edges[-1])
+    most = max(10, *counts)
+    bottom = HEIGHT - BOTTOM
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - RIGHT - LEFT) * (math.log(value) - low) / (high - low)
+
+    def y(count: float) -> float:
+        # Half a call is the bottom, so that one call has some height.
+        return bottom - (bottom - TOP) * math.log(count / 0.5) / math.log(most / 0.5)
+
+    parts = [f'<text class="title" x="{LEFT}" y="22">{escape(title)}</text>']
+    for power in range(int(math.log10(most)) + 1):
+        at = y(10.0**power)
+        parts.append(f'<line class="grid" x1="{LEFT}" y1="{at:.1f}" x2="{WIDTH - RIGHT}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="axis" x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{10**power:,}</text>')
+    parts += [
+        f'<text class="axis" x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
+        for tick in _ticks(edges[0], edges[-1])
+    ]
+    for count, start, end in zip(counts, edges[:-1], edges[1:], strict=True):
+        if count:
+            tip = f"<title>{start:.3g} to {end:.3g} µs: {count:,} calls</title>"
+            width = max(x(end) - x(start) - 0.5, 0.5)
+            size = f'x="{x(start):.1f}" y="{y(count):.1f}" width="{width:.1f}" height="{bottom - y(count):.1f}"'
+            parts.append(f'<rect class="bar" {size}>{tip}</rect>')
+    for number, (name, value) in enumerate(marks.items()):
+        at = x(min(max(value, edges[0]), edges[-1]))
+        parts.append(f'<line class="mark" x1="{at:.1f}" y1="{TOP}" x2="{at:.1f}" y2="{bottom}"/>')
+        anchor = "end" if at > WIDTH - 140 else "start"
+        shift = -4 if anchor == "end" else 4
+        height = TOP + 12 + 16 * number
+        parts.append(
+            f'<text x="{at + shift:.1f}" y="{height}" text-anchor="{anchor}">{escape(name)} {value:.3g}</text>'
+        )
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 10}" text-anchor="middle">µs a call</text>')
+    parts.append(f'<text class="axis" x="{LEFT - 8}" y="{TOP - 8}" text-anchor="end">calls</text>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
+        f"<style>{STYLE}</style>{''.join(parts)}</svg>\n"
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1.0,) if high / low > 1000 else (1.0, 2.0, 5.0)
+    return [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
