@@ -52,8 +52,7 @@ def _expm1_reduced(r):
     """exp(r) - 1 for |r| <= ln(2) / 2."""
     square = r * r
     high = fma(fma(splat(r, Q4), r, splat(r, Q3)), r, splat(r, Q2))
-    low = fma(square, fma(splat(r, Q1), r, splat(r, Q0)), r)
-    return fma(square * square, high, low)
+    return fma(square, fma(square, high, fma(splat(r, Q1), r, splat(r, Q0))), r)
 
 
 @inlined
@@ -102,9 +101,8 @@ def tanh(x):
     shifted = fma(a, splat(x, 2.0 * LOG2_E), splat(x, MAGIC))
     r = _reduce(a + a, shifted)
     power = pow2_low(shifted)
-    rest, one = _expm1_reduced(r), splat(x, 1.0)
-    em1 = fma(rest, power, power - one)
-    return where_less(a, splat(x, TANH_SMALL), small, vcopysign(em1 / fma(rest, power, power + one), x))
+    em1 = fma(_expm1_reduced(r), power, power - splat(x, 1.0))
+    return where_less(a, splat(x, TANH_SMALL), small, vcopysign(em1 / (em1 + splat(x, 2.0)), x))
 
 
 @inlined
