@@ -20,17 +20,18 @@ IR_VERSION = 10  # the one that opset 21 came with: older runtimes read it too
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
-def recurrent_model(case: Case) -> onnx.ModelProto:
+def recurrent_model(case: Case, weights_of: Case | None = None) -> onnx.ModelProto:
     """Return the case as a chain of recurrent nodes from ``x`` [T, B, I] to ``y`` [T, B, D*H].
 
     A stateful case (one layer, one direction) also has the inputs ``h_0`` and ``c_0`` and the outputs
-    ``h_n`` and ``c_n``. A case with a projection has no ONNX form.
+    ``h_n`` and ``c_n``. A case with a projection has no ONNX form. With `weights_of` the weights are those of
+    another case.
     """
     if case.projection:
         raise ValueError(f"ONNX's LSTM has no projection: '{case.name}' cannot be written.")
     builder = _Builder()
     value = "x"
-    for layer, directions in enumerate(case.weights()):
+    for layer, directions in enumerate((weights_of or case).weights()):
         last = layer == case.layers - 1
         value = builder.layer(case, layer, value, "y" if last else f"y_{layer}", directions)
     return builder.model(case, [case.T, case.B, case.directions * case.H])

@@ -4,7 +4,11 @@ The peers have no streams. Beside ours stand onnxruntime running 2048 samples at
 use could wait for, and onnxruntime running blocks of 64 with the state fed in and out, which is the same job;
 and, where there is a C++ compiler, a real-time implementation with its sizes compiled in.
 
-``python -m bench.streaming`` prints this section alone.
+A pool of 64 streams that advance by one step each stands beside the same 64 stepped one by one, and beside
+onnxruntime running them as a batch of single steps: with its states kept as one array, which takes the same 64 every
+time, and with the states of any 64 gathered and scattered by NumPy, which is what a pool does.
+
+``python -m bench.streaming`` prints all this alone.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import fastlstm
 from bench.cases import Case
 from bench.grid import ABSOLUTE, RELATIVE
 from bench.measure import Budget, measure
-from bench.onnx_models import recurrent_dense_model
+from bench.onnx_models import recurrent_dense_model, recurrent_model
 from bench.peers import Call, realtime
 from bench.peers.onnxruntime_ import OnnxRuntime
 from fastlstm import reference
@@ -28,6 +32,7 @@ Array = npt.NDArray[Any]
 
 SIZES = (8, 16, 20, 24, 32, 40, 64)
 WHOLE, BLOCK = 2048, 64
+POOL, POOLS = 64, ((1, 128), (40, 128), (1, 256), (64, 256))
 
 
 def rows(threads: int) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -85,6 +90,45 @@ def _runs(case: Case, dense: Array, threads: int) -> dict[str, tuple[int, Callab
     return found
 
 
+def pool_row(inputs: int, hidden: int) -> dict[str, Any]:
+    """Measure 64 streams that advance together; return microseconds for a step of all of them, by engine."""
+    case = Case("step", "LSTM", 1, POOL, inputs, hidden)
+    model = fastlstm.from_onnx(recurrent_model(Case("stream", "LSTM", 1, 1, inputs, hidden), weights_of=case))
+    x = np.random.default_rng(hidden).normal(size=(POOL, inputs)).astype(np.float32)
+    pool = model.streams(capacity=2 * POOL)
+    ids = np.array([pool.open() for _ in range(2 * POOL)])[::2]
+    streams = [model.stream() for _ in range(POOL)]
+    session = OnnxRuntime().session(recurrent_model(case).SerializeToString(), 1)
+    shape = (1, POOL, hidden)
+    together = {"x": x[None], "h_0": np.zeros(shape, np.float32), "c_0": np.zeros(shape, np.float32)}
+    apart = {name: np.zeros((2 * POOL, hidden), np.float32) for name in ("h_0", "c_0")}
+
+    def one_by_one() -> list[Any]:
+        return [stream.step(frame) for stream, frame in zip(streams, x, strict=True)]
+
+    def batch() -> Any:
+        y, together["h_0"], together["c_0"] = session.run(None, together)
+        return y
+
+    def gathered() -> Any:
+        y, h, c = session.run(None, {"x": x[None], **{name: store[ids][None] for name, store in apart.items()}})
+        apart["h_0"][ids], apart["c_0"][ids] = h[0], c[0]
+        return y
+
+    calls: dict[str, Call] = {
+        "fastlstm pool": lambda: pool.step(ids, x),
+        "fastlstm one by one": one_by_one,
+        "onnxruntime batch": batch,
+        "onnxruntime batch, states gathered": gathered,
+    }
+    results = [np.array(call()).reshape(POOL, hidden) for call in calls.values()]
+    for name, result in zip(calls, results, strict=True):
+        if np.any(np.abs(result - results[0]) > ABSOLUTE + RELATIVE * np.abs(results[0])):
+            raise RuntimeError(f"{name}: another result than the pool's")
+    found = measure(calls, Budget())
+    return {name: samples.summary()["median_us"] for name, samples in found.items()}
+
+
 def main() -> None:
     """Print microseconds a sample for every size and engine, and how often ours fits into each peer's time."""
     for name, measure_row in rows(1):
@@ -94,6 +138,13 @@ def main() -> None:
         for engine, found in engines.items():
             note = f"{found['sample_us']:8.4f} us  {found['sample_us'] / ours:6.2f}" if "sample_us" in found else ""
             print(f"  {engine:32} {note or found['missing']}")
+    for inputs, hidden in POOLS:
+        times = pool_row(inputs, hidden)
+        print(f"pool of {POOL}, LSTM({inputs}->{hidden}), one step each")
+        products = POOL * 4 * hidden * (hidden + inputs)
+        for engine, us in times.items():
+            speed = products / us / 1e3
+            print(f"  {engine:36} {us:8.1f} us  {us / times['fastlstm pool']:6.2f}  {speed:6.1f} multiply-adds a ns")
 
 
 if __name__ == "__main__":

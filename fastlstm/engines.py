@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -81,17 +82,17 @@ class SegmentEngine:
     segment: Segment
     initial: Mapping[str, Array]  # states that do not start from zero
 
-    @property
+    @cached_property
     def inputs(self) -> dict[str, Port]:
         """The inputs by name."""
         return {name: _port(axes, features) for name, (_, axes, features) in self.segment.inputs.items()}
 
-    @property
+    @cached_property
     def outputs(self) -> dict[str, Port]:
         """The outputs by name."""
         return {name: _port(axes, features) for name, (_, axes, features) in self.segment.outputs.items()}
 
-    @property
+    @cached_property
     def has_entries(self) -> bool:
         """Whether one float input goes in and one output comes out."""
         ports = list(self.inputs.values())

@@ -54,7 +54,9 @@ class StreamPool:
         # A word for each stream, -1 while it is closed: see kernels/gather.py.
         self._marks = np.full(capacity, -1, np.int64)
         self._words = np.array([capacity, address_of(self._marks), 0], np.int64)
-        self._check = _check_function(), address_of(self._words)
+        self._few = np.zeros(MOST, np.int64)  # ids of a call
+        self._check = _check_function()
+        self._addresses = address_of(self._words), address_of(self._few)
         self._free = list(range(capacity))[::-1]
 
     def __len__(self) -> int:
@@ -175,9 +177,13 @@ class StreamPool:
         if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
             raise InputError(f"Expected a list of stream ids; got {streams!r:.80}.")
         numbers = np.ascontiguousarray(numbers, np.int64)
+        count = len(numbers)
         self._words[2] += 1
-        check, words = self._check
-        wrong = check(words, numbers.__array_interface__["data"][0], len(numbers))
+        if count <= MOST:
+            self._few[:count] = numbers
+            wrong = self._check(self._addresses[0], self._addresses[1], count)
+        else:
+            wrong = self._check(self._addresses[0], address_of(numbers), count)
         if wrong < 0:
             raise InputError(f"There is no open stream {int(numbers[-1 - wrong])} in this pool.")
         if wrong > 0:

@@ -20,6 +20,7 @@ __all__ = ["Stream"]
 
 Array = npt.NDArray[Any]
 LONGEST_ENTRY = 4096  # time steps of a chunk for whose length memory is kept
+MOST_ENTRIES = 32  # shapes of chunks for which it is kept
 
 
 class Stream:
@@ -44,9 +45,10 @@ class Stream:
         # The axis that an array lacks whose frames have no batch axis.
         self._lone = "B" if batch == 1 else ""
         self._by_call = not any("T" in port.axes for port in self._inputs.values())
-        # Entries for the frame and for the chunk met last.
+        # Entries for the frame, for chunks by their shape, and for the chunk met last.
         self._one: Call = self._run.entry(1, time_axis=False, batch_axis=batch > 1)
         self._chunk: Call = never
+        self._chunks: dict[tuple[int, ...], Call] = {}
         self._keeps_entries = isinstance(engine, SegmentEngine) and engine.has_entries
 
     def step(self, frame: Any, out: Any = None) -> Any:
@@ -92,6 +94,11 @@ class Stream:
         known = self._chunk(chunk) if out is None else self._chunk(chunk, out)
         if known is not None:
             return cast(Array, known)
+        if isinstance(chunk, np.ndarray) and chunk.shape in self._chunks:
+            self._chunk = self._chunks[chunk.shape]
+            known = self._chunk(chunk) if out is None else self._chunk(chunk, out)
+            if known is not None:
+                return cast(Array, known)
         if self._by_call:
             return self._answer(self._calls(chunk), out)
         arrays, lone = self._arrays(chunk, "A chunk")
@@ -99,8 +106,9 @@ class Stream:
         results = self._run.advance(arrays, steps)
         for name, port in self._outputs.items():
             results[name] = self._shown(port, results[name], lone)
-        if self._keeps_entries and 0 < steps <= LONGEST_ENTRY and (lone or self.batch > 1):
+        if self._keeps_entries and 0 < steps <= LONGEST_ENTRY and len(self._chunks) < MOST_ENTRIES:
             self._chunk = self._run.entry(steps, time_axis=True, batch_axis=not lone)
+            self._chunks[np.shape(chunk)] = self._chunk
         return self._answer(results, out)
 
     def blank_frame(self) -> Any:
@@ -123,6 +131,23 @@ class Stream:
                 for name, port in self._inputs.items()
             }
         return next(iter(blank.values())) if len(blank) == 1 else blank
+
+    def warmup(self, *chunks: int) -> None:
+        """Do now what a first step, and first chunks of these lengths, would do; the state stays as it is.
+
+        Code is compiled or loaded, memory taken, and every page of it touched.
+        """
+        kept = self.state
+        frame = self.blank_frame()
+        for _ in range(3):
+            y = self.step(frame)
+            self.step(frame, out=y)
+        for steps in chunks:
+            chunk = self.blank_chunk(steps)
+            for _ in range(3):
+                y = self.push(chunk)
+                self.push(chunk, out=y)
+        self.state = kept
 
     def reset(self) -> None:
         """Go back to the initial state: zero, or what the model says."""

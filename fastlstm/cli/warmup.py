@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 
 import numpy as np
 
 from fastlstm.cli.common import add_state_dict_options, read_model, state_dict_options
+from fastlstm.errors import UnsupportedError
 from fastlstm.kernels import compiler
 from fastlstm.layers import GRU, LSTM, RNN
 from fastlstm.model import Model
@@ -26,7 +28,10 @@ def run(arguments: argparse.Namespace) -> int:
     started = time.monotonic()
     for path in arguments.models:
         graph = read_model(path, state_dict_options(arguments)).graph
-        Model(graph).run(sample_inputs(graph))
+        model = Model(graph)
+        model.run(sample_inputs(graph))
+        with contextlib.suppress(UnsupportedError):  # a model that cannot stream has no step to make ready
+            model.stream().warmup()
         print(f"{path}: ready", file=sys.stderr)
     if not arguments.models:
         for layer, gates in ((LSTM, 4), (GRU, 3), (RNN, 1)):

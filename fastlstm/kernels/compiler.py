@@ -28,7 +28,7 @@ from typing import Any
 from fastlstm import machine
 from fastlstm.errors import FastLSTMError
 
-__all__ = ["address", "cache_folder", "loaded"]
+__all__ = ["address", "cache_folder", "loaded", "stored"]
 
 C_FUNCTIONS = ("memcpy", "memmove", "memset", "sqrt", "log")  # LLVM makes calls of the first three out of loops
 SYSTEM_FUNCTIONS = (
@@ -95,10 +95,16 @@ def _fingerprint() -> str:
     return digest.hexdigest()[:20]
 
 
+def stored(name: str, params: tuple[Hashable, ...]) -> Path:
+    """Return where the object code of a kernel is kept."""
+    key = hashlib.sha256(repr((name, params)).encode()).hexdigest()[:16]
+    return cache_folder() / _fingerprint() / f"{name}-{key}.o"
+
+
 def _load(name: str, params: tuple[Hashable, ...]) -> int:
     key = hashlib.sha256(repr((name, params)).encode()).hexdigest()[:16]
     symbol = f"fastlstm_{name.replace('.', '_')}_{key}"
-    path = cache_folder() / _fingerprint() / f"{name}-{key}.o"
+    path = stored(name, params)
     found = _link(_stored(path), symbol)
     if not found:
         code = _compile(name, params, symbol)
