@@ -3,7 +3,7 @@
 LSTM(1 -> 20) and a dense layer at 48,000 samples a second, in blocks of 64: 2.7 million calls. After the first minute
 the process may not grow by a page, nor the C library's heap by a byte; in a last minute tracemalloc looks on.
 
-``python -m bench.hour`` takes about a quarter of a minute.
+``python -m bench.hour`` takes about a quarter of a minute (``--seconds`` for less).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import gc
 import sys
 import time
 import tracemalloc
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ from bench.cases import Case
 from bench.onnx_models import recurrent_dense_model
 
 RATE, BLOCK, UNITS = 48_000, 64, 20
-
-
 FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"  # of mallinfo2
 
 
@@ -33,13 +32,19 @@ class _HeapInfo(ctypes.Structure):
     _fields_ = tuple((name, ctypes.c_size_t) for name in FIELDS.split())
 
 
+@cache
+def _mallinfo() -> Any:
+    function = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if function is not None:
+        function.restype = _HeapInfo
+    return function
+
+
 def heap_bytes() -> int | None:
     """Return the bytes that the C library has handed out, None where it does not say."""
-    try:
-        function = ctypes.CDLL(None).mallinfo2
-    except AttributeError:
+    function = _mallinfo()
+    if function is None:
         return None
-    function.restype = _HeapInfo
     info = function()
     return int(info.uordblks + info.hblkhd)
 
@@ -74,6 +79,7 @@ def run(seconds: int, block: int) -> dict[str, Any]:
     gc.collect()
     play(minute)
     play(minute // 60)
+    pages(), heap_bytes()  # once before they count
     slowest, before = 0, (pages(), heap_bytes())
     begin = time.perf_counter()
     play((seconds - 60) * RATE // block)

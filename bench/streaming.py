@@ -14,6 +14,7 @@ time, and with the states of any 64 gathered and scattered by NumPy, which is wh
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,22 +50,22 @@ def _stream(H: int, threads: int) -> dict[str, Any]:
     expected = (h @ dense.astype(np.float64)).reshape(-1)
     engines: dict[str, dict[str, Any]] = {}
     calls: dict[str, Call] = {}
-    for name, (samples, run) in runs.items():
-        ys = [np.array(run(x[t : t + samples])).reshape(-1) for t in range(0, WHOLE, samples)]
+    for name, (samples, shape, run) in runs.items():
+        ys = [np.array(run(x[t : t + samples].reshape(shape))).reshape(-1) for t in range(0, WHOLE, samples)]
         error = np.abs(np.concatenate(ys) - expected)
         engines[name] = {"samples": samples, "error": float(error.max())}
         if np.any(error > ABSOLUTE + RELATIVE * np.abs(expected)):
             engines[name]["missing"] = f"wrong result: off by {error.max():.1e}"
         else:
-            calls[name] = lambda run=run, chunk=x[:samples]: run(chunk)
+            calls[name] = partial(run, x[:samples].reshape(shape))
     for name, found in measure(calls, Budget()).items():
         summary = found.summary()
         engines[name] |= summary | {"sample_us": summary["median_us"] / engines[name]["samples"]}
     return {"name": f"LSTM(1->{H}) + Dense(1)", "H": H, "threads": threads, "engines": engines}
 
 
-def _runs(case: Case, dense: Array, threads: int) -> dict[str, tuple[int, Callable[[Array], Any]]]:
-    """Return by name how many samples a call takes, and the call: x [n, 1, 1] -> y."""
+def _runs(case: Case, dense: Array, threads: int) -> dict[str, tuple[int, tuple[int, ...], Callable[[Array], Any]]]:
+    """Return by name how many samples a call takes, in which shape, and the call."""
     whole = recurrent_dense_model(case, dense)
     block_case = Case("step", "LSTM", BLOCK, 1, 1, case.H)
     blocks = recurrent_dense_model(block_case, dense, weights_of=case)
@@ -78,15 +79,15 @@ def _runs(case: Case, dense: Array, threads: int) -> dict[str, tuple[int, Callab
         y, state["h_0"], state["c_0"] = by_block.run(None, {"x": x, **state})
         return y
 
-    found: dict[str, tuple[int, Callable[[Array], Any]]] = {
-        f"fastlstm push {BLOCK}": (BLOCK, lambda x: pushed.push(x[:, 0])),
-        "fastlstm step": (1, lambda x: stepped.step(x[0, 0])),
-        f"onnxruntime T={WHOLE}": (WHOLE, lambda x: at_once.run(None, {"x": x})),
-        f"onnxruntime T={BLOCK} with state": (BLOCK, onnxruntime_block),
+    found: dict[str, tuple[int, tuple[int, ...], Callable[[Array], Any]]] = {
+        f"fastlstm push {BLOCK}": (BLOCK, (BLOCK, 1), pushed.push),
+        "fastlstm step": (1, (1,), stepped.step),
+        f"onnxruntime T={WHOLE}": (WHOLE, (WHOLE, 1, 1), lambda x: at_once.run(None, {"x": x})),
+        f"onnxruntime T={BLOCK} with state": (BLOCK, (BLOCK, 1, 1), onnxruntime_block),
     }
     native = realtime.runner(case, dense)
     if native is not None:
-        found[f"{realtime.NAME} n={WHOLE}"] = (WHOLE, native)
+        found[f"{realtime.NAME} n={WHOLE}"] = (WHOLE, (WHOLE, 1, 1), native)
     return found
 
 
