@@ -56,6 +56,14 @@ def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
         If the file cannot be read.
     """
     suffix = Path(path).suffix.lower()
+    if suffix == ".pb" or (Path(path) / "saved_model.pb").is_file():
+        raise UnsupportedError(
+            f"'{os.fspath(path)}' is a SavedModel of TensorFlow, which is not read. Load it in Keras and write "
+            "model.save('model.keras'), or make an ONNX file of it: "
+            "python -m tf2onnx.convert --saved-model FOLDER --output model.onnx."
+        )
+    if Path(path).is_dir():
+        raise UnsupportedError(f"'{os.fspath(path)}' is a folder; a model file was expected.")
     if suffix not in FORMATS:
         raise UnsupportedError(
             f"'{os.fspath(path)}': files ending in '{suffix}' are not supported; these are: "

@@ -73,8 +73,6 @@ def load(path: str | Path) -> Graph:
         If the file is damaged, or its weights do not fit its model.
     UnsupportedError
         If a layer or an option is not supported; the message names it.
-    DependencyError
-        If h5py is not installed.
     """
     try:
         return ModelReader(read_keras_file(Path(path)), KINDS, OPERATIONS).graph()

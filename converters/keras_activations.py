@@ -10,7 +10,7 @@ from fastlstm.converters.keras_config import class_and_config, is_custom
 from fastlstm.converters.keras_tensor import Emitter, Tensor
 from fastlstm.errors import FileFormatError, UnsupportedError
 
-__all__ = ["ACTIVATION_NAMES", "activation", "activation_name", "recurrent_activation"]
+__all__ = ["ACTIVATION_NAMES", "RECURRENT_NAMES", "activation", "activation_name", "recurrent_activation"]
 
 _RECURRENT: Mapping[str, tuple[str, float | None, float | None]] = MappingProxyType(
     {
@@ -130,6 +130,9 @@ _COMPOSED: Mapping[str, Callable[[Emitter, Tensor], Tensor]] = MappingProxyType(
 ACTIVATION_NAMES: tuple[str, ...] = tuple(sorted({"linear", "hard_sigmoid", *_SINGLE, *_COMPOSED}))
 """The names that `activation` knows."""
 
+RECURRENT_NAMES: tuple[str, ...] = tuple(sorted([*_RECURRENT, "hard_sigmoid"]))
+"""The names that `recurrent_activation` knows."""
+
 
 def activation_name(spec: Any, label: str) -> str:
     """Return the name of a serialised activation function.
@@ -196,7 +199,7 @@ def recurrent_activation(spec: Any, label: str, major: int) -> list[Any]:
     if name not in _RECURRENT:
         raise UnsupportedError(
             f"{label}: the activation '{name}' is not supported inside a recurrent layer; "
-            f"supported: {', '.join(sorted([*_RECURRENT, 'hard_sigmoid']))}."
+            f"supported: {', '.join(RECURRENT_NAMES)}."
         )
     return list(_RECURRENT[name])
 

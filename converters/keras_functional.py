@@ -129,7 +129,7 @@ class _Parser:
         for entry in entries:
             if not _is_triple(entry):
                 raise FileFormatError(f"An inbound node should name layer, call and output; got {entry!r:.80}.")
-            args.append(self.reference(entry, False))
+            args.append(entry[2] if entry[0] == "_CONSTANT_VALUE" else self.reference(entry, False))
             if len(entry) > 3 and isinstance(entry[3], dict):
                 kwargs.update(self._legacy(entry[3]))
         return args, kwargs
@@ -165,6 +165,8 @@ class _Parser:
         if isinstance(value, list):
             return [self._legacy(item) for item in value]
         if isinstance(value, dict):
+            if value == {"class_name": "__ellipsis__"}:
+                return Ellipsis
             if set(value) == {"start", "stop", "step"}:
                 return slice(value["start"], value["stop"], value["step"])
             return {key: self._legacy(item) for key, item in value.items()}

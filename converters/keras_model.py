@@ -10,6 +10,7 @@ from fastlstm.converters.keras_file import KerasFile
 from fastlstm.converters.keras_functional import Call, Reference, read_wiring
 from fastlstm.converters.keras_layer import Arguments, Kind, Layer, flatten
 from fastlstm.converters.keras_tensor import Dim, Emitter, Tensor
+from fastlstm.converters.keras_tensorflow import FUNCTION_LAYERS, as_operation
 from fastlstm.converters.keras_weights import (
     MODELS,
     Weights,
@@ -147,7 +148,16 @@ class ModelReader:
         label = f"The layer '{call.name}'"
         if is_operation(call.layer):
             return self.call(call.layer, owner, [], Arguments(label, {**kwargs, "args": args}))
+        if call.layer["class_name"] in FUNCTION_LAYERS:
+            return self._call_function(call.layer, label, args, kwargs)
         return self.call(call.layer, owner, flatten(args, label), Arguments(label, kwargs))
+
+    def _call_function(self, data: dict[str, Any], label: str, args: list[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+        """Return the outputs of a layer that stands for a function of TensorFlow."""
+        _, config = class_and_config(data, label)
+        operation, renamed = as_operation(config.get("function"), label, args, kwargs)
+        own = {"class_name": operation, "module": "keras.ops", "config": {"name": layer_name(data)}}
+        return self.call(own, "", [], Arguments(label, renamed))
 
     def _lookup(self, reference: Reference, values: Values) -> Tensor:
         made = values.get((reference.layer, reference.call))
@@ -190,7 +200,9 @@ class ModelReader:
                 f"The {what} '{layer_name(data)}' of class '{kind}' ({data.get('registered_name') or data['module']}) "
                 "is not one of Keras's own, so what it computes is not known."
             )
-        if kind in _CODE_LAYERS:
+        if kind in FUNCTION_LAYERS:
+            return _FUNCTION
+        if kind == "Lambda":
             raise UnsupportedError(
                 f"The layer '{layer_name(data)}' of class '{kind}' stands for code that a file cannot show; "
                 "write it with Keras's own layers or keras.ops, or export the model to ONNX."
@@ -278,8 +290,11 @@ class ModelReader:
         return Tensor(made, tuple(dims), _INPUT_DTYPES[dtype])
 
 
-_CODE_LAYERS = frozenset({"Lambda", "TFOpLambda", "SlicingOpLambda"})
-"""Layers that hold code, or the name of some function of TensorFlow."""
+def _outside_a_functional_model(layer: Layer, _inputs: Sequence[Tensor]) -> list[Tensor]:
+    raise UnsupportedError(f"{layer.label}: a function of TensorFlow is supported in a functional model only.")
+
+
+_FUNCTION = Kind(_outside_a_functional_model)
 
 
 def _is_chain(kind: str, config: Mapping[str, Any]) -> bool:

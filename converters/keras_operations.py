@@ -215,9 +215,14 @@ def _where(layer: Layer, _inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _matmul(layer: Layer, _inputs: Sequence[Tensor]) -> list[Tensor]:
+    turned = [layer.arguments.flag(name) for name in ("transpose_a", "transpose_b")]  # of TensorFlow's function
     a, b = (layer.emit.floats(_tensor(layer, value)) for value in _arguments(layer, "x1", "x2"))
     if min(a.rank, b.rank) < 2 or (layer.kind == "Dot" and b.rank != 2):
         raise UnsupportedError(f"{layer.label}: a product of {a.rank} and {b.rank} axes is not supported.")
+    a, b = (
+        layer.emit.transpose(x, [*range(x.rank - 2), x.rank - 1, x.rank - 2]) if turn else x
+        for x, turn in zip((a, b), turned, strict=True)
+    )
     inner = a.shape[-1], b.shape[-2]
     if isinstance(inner[0], int) and isinstance(inner[1], int) and inner[0] != inner[1]:
         raise FileFormatError(f"{layer.label}: a product over {inner[0]} and {inner[1]} elements.")

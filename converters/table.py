@@ -10,7 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fastlstm.converters import keras_, onnx_, torch_
+from fastlstm.converters import keras_, keras_tensorflow, onnx_, torch_
+from fastlstm.converters.keras_activations import ACTIVATION_NAMES, RECURRENT_NAMES
 
 __all__ = ["BEGIN", "END", "main", "render", "updated"]
 
@@ -23,6 +24,11 @@ def render() -> str:
     rows = [("Keras", f"`{layer}`", options, refused) for layer, options, refused in keras_.supported()]
     operations = ", ".join(f"`{name}`" for name in sorted(keras_.OPERATIONS))
     rows.append(("Keras 3", "bare operations", operations, "all others"))
+    functions = ", ".join(f"`{name}`" for name in sorted(keras_tensorflow.FUNCTIONS))
+    rows.append(("Keras 2", "functions of TensorFlow", functions, "all others"))
+    names = [", ".join(f"`{name}`" for name in group) for group in (ACTIVATION_NAMES, RECURRENT_NAMES)]
+    rows.append(("Keras", "activations by name", names[0], "`sparsemax`, functions of one's own"))
+    rows.append(("Keras", "activations inside recurrent layers", names[1], "all others"))
     for operator, options, state in onnx_.supported():
         taken = state == "supported"
         rows.append(("ONNX", operator, options if taken else "", "" if taken else f"{options} {state}".strip()))

@@ -21,7 +21,6 @@ PACKAGES = (
     "onnx",
     "onnxruntime",
     "torch",
-    "h5py",
     "keras",
     "openvino",
 )

@@ -123,18 +123,6 @@ def test_bidirectional_merges(tmp_path: Path, merge: str) -> None:
     np.testing.assert_allclose(run(path, X), expected, atol=1e-6)
 
 
-def test_cudnn_lstm_has_its_own_layout(tmp_path: Path) -> None:
-    kernel, recurrent, bias = arrays((F, 4 * H), (H, 4 * H), (8 * H,))
-    # As Keras turns them into its own layout: each gate is a transposed matrix of the same shape.
-    plain = np.hstack([k.reshape(F, H, order="F") for k in (g.T.reshape(H, F).T for g in np.hsplit(kernel, 4))])
-    stored = np.hstack([k.T.reshape(F, H) for k in np.hsplit(plain, 4)])
-    stored_recurrent = np.hstack([r.T for r in np.hsplit(recurrent, 4)])
-    names = {"cu/kernel:0": stored, "cu/recurrent_kernel:0": stored_recurrent, "cu/bias:0": bias}
-    model = sequential((None, F), layer("CuDNNLSTM", "cu", units=H, return_sequences=True))
-    path = write_h5(tmp_path / "m.h5", model, {"x": {}, "cu": names})
-    np.testing.assert_allclose(run(path, X), keras_lstm(X, plain, recurrent, bias.reshape(2, -1).sum(0)), atol=1e-6)
-
-
 def test_batch_normalization_uses_the_moving_averages(tmp_path: Path) -> None:
     gamma, beta, mean = arrays((F,), (F,), (F,))
     variance = RNG.uniform(0.5, 2, F).astype("f4")

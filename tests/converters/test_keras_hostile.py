@@ -13,7 +13,7 @@ import pytest
 from keras_files import layer, sequential, write_h5, write_keras
 
 from fastlstm.converters import load_graph
-from fastlstm.errors import FastLSTMError, FileFormatError
+from fastlstm.errors import FastLSTMError, FileFormatError, UnsupportedError
 
 MODEL = sequential((None, 3), layer("Dense", "dense", units=4))
 KERNEL, BIAS = np.ones((3, 4), "f4"), np.ones(4, "f4")
@@ -36,7 +36,7 @@ def test_truncated_files(tmp_path: Path, suffix: str) -> None:
             load_graph(path)
 
 
-@pytest.mark.parametrize("suffix", [".keras"])
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
 def test_random_bytes_never_end_in_another_error(tmp_path: Path, suffix: str) -> None:
     data = np.frombuffer(good(tmp_path / f"good{suffix}").read_bytes(), np.uint8)
     rng = np.random.default_rng(0)
@@ -118,3 +118,26 @@ def test_a_damaged_heap_of_text_is_told_before_hdf5_walks_it(tmp_path: Path) -> 
     path.write_bytes(data)
     with pytest.raises(FileFormatError, match="heap"):
         load_graph(path)
+
+
+def test_weights_without_a_model_and_saved_models_are_told_what_to_do(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "only.weights.h5", "w") as file:
+        file["layers/dense/vars/0"] = KERNEL
+    with pytest.raises(FileFormatError, match=r"weights without a model .* model\.save"):
+        load_graph(tmp_path / "only.weights.h5")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"")
+    for path in (tmp_path / "saved", tmp_path / "saved" / "saved_model.pb"):
+        with pytest.raises(UnsupportedError, match=r"SavedModel .* tf2onnx"):
+            load_graph(path)
+
+
+def test_code_in_a_model_is_refused_by_name(tmp_path: Path) -> None:
+    custom = {"module": "mine", "class_name": "Mine", "registered_name": "mine>Mine", "config": {"name": "own"}}
+    for number, (data, name) in enumerate(
+        [(layer("Lambda", "twice", function={}), "Lambda"), (custom, "Mine"), (layer("ConvLSTM2D", "c"), "ConvLSTM2D"),
+         (layer("RNN", "r", cell={**custom, "config": {"name": "own", "units": 4}}), "Mine")]
+    ):  # fmt: skip
+        path = write_keras(tmp_path / f"{number}.keras", sequential((None, 3), data), {})
+        with pytest.raises(UnsupportedError, match=name):
+            load_graph(path)
