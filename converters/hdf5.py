@@ -136,9 +136,9 @@ class Hdf5:
 
     def uint(self, at: int, size: int) -> int:
         """Return the unsigned integer of `size` bytes at `at`."""
-        return int.from_bytes(self.bytes(at, size), "little")
+        return int.from_bytes(self.take(at, size), "little")
 
-    def bytes(self, at: int, size: int) -> bytes:
+    def take(self, at: int, size: int) -> bytes:
         """Return `size` bytes from `at` on.
 
         Raises
@@ -155,7 +155,7 @@ class Hdf5:
         return FileFormatError(f"{self.where} is damaged, or no HDF5 file: {why}.")
 
     def _signature(self, at: int, expected: bytes) -> None:
-        if self.bytes(at, len(expected)) != expected:
+        if self.take(at, len(expected)) != expected:
             raise self.damaged(f"at byte {at} there should be {expected.decode()}")
 
     def _visit(self, at: int) -> None:
@@ -200,7 +200,7 @@ class Hdf5:
 
     def _messages(self, address: int) -> Iterator[Message]:
         """Yield the messages of an object's header, of either version."""
-        new = self.bytes(address, 4) == b"OHDR"
+        new = self.take(address, 4) == b"OHDR"
         head = 4
         if new:
             flags = self.uint(address + 5, 1)
@@ -215,7 +215,7 @@ class Hdf5:
         count = 0
         for at, size in blocks:  # grows while it is walked
             end = at + size
-            self.bytes(at, 0 if size == 0 else size)
+            self.take(at, 0 if size == 0 else size)
             while at + head <= end:
                 kind, length, flags = (
                     (self.uint(at, 1), self.uint(at + 1, 2), self.uint(at + 3, 1))
@@ -248,7 +248,7 @@ class Hdf5:
             place += -(-size // 8) * 8 if version == 1 else size
         if place > at + message.size:
             raise self.damaged(f"the attribute at byte {at} is larger than its place")
-        name = self.bytes(places[0], sizes[0]).split(b"\0")[0].decode("utf-8", errors="replace")
+        name = self.take(places[0], sizes[0]).split(b"\0")[0].decode("utf-8", errors="replace")
         return name, Raw(places[1], places[2], place, at + message.size - place)
 
     # ------------------------------------------------------------ links
@@ -271,7 +271,7 @@ class Hdf5:
         nodes = [root]
         for node in nodes:  # grows while it is walked
             self._visit(node)
-            if self.bytes(node, 4) == b"TREE":
+            if self.take(node, 4) == b"TREE":
                 if self.uint(node + 4, 1) != 0:
                     raise self.damaged(f"the tree at byte {node} is none of a group's")
                 nodes += [self.uint(node + 32 + 16 * i, 8) for i in range(self.uint(node + 6, 2))]
@@ -289,7 +289,7 @@ class Hdf5:
 
     def _text_at(self, at: int, room: int) -> str:
         """Return the text at `at`, which ends with a zero within `room` bytes."""
-        self.bytes(at, min(room, 1))
+        self.take(at, min(room, 1))
         text, zero, _ = bytes(self.data[at : at + min(room, 65536)]).partition(b"\0")
         if not zero:
             raise self.damaged(f"the name at byte {at} does not end")
@@ -304,7 +304,7 @@ class Hdf5:
         length = self.uint(at, width)
         if length > message.size:
             raise self.damaged(f"the link at byte {message.at} is larger than its place")
-        name = self.bytes(at + width, length).decode("utf-8", errors="replace")
+        name = self.take(at + width, length).decode("utf-8", errors="replace")
         if kind != 0:
             raise self._refused_link(path, name)
         return name, self.uint(at + width + length, 8)
@@ -325,7 +325,7 @@ class Hdf5:
 
     def unpack(self, form: str, at: int) -> tuple[Any, ...]:
         """Return values as `struct` unpacks them."""
-        return struct.unpack(form, self.bytes(at, struct.calcsize(form)))
+        return struct.unpack(form, self.take(at, struct.calcsize(form)))
 
 
 _UNDERSTOOD = frozenset(

@@ -73,12 +73,12 @@ def read_value(file: Hdf5, raw: Raw, name: str) -> Any:
         raise file.damaged(f"{where} is larger than its place")
     kind, bits = file.uint(raw.datatype, 1) & 15, file.uint(raw.datatype + 1, 3)
     if kind == _TEXT:
-        texts = [_fixed_text(file.bytes(raw.data + size * i, size)) for i in range(count)]
+        texts = [_fixed_text(file.take(raw.data + size * i, size)) for i in range(count)]
     elif kind == _SEQUENCE and bits & 15 == 1 and size == 16:
         texts = [_heap_text(file, raw.data + 16 * i, where) for i in range(count)]
     else:
         dtype = _number_type(file, raw.datatype, where)
-        return np.frombuffer(file.bytes(raw.data, count * size), dtype).reshape(shape)
+        return np.frombuffer(file.take(raw.data, count * size), dtype).reshape(shape)
     return texts if shape else texts[0]
 
 
@@ -91,7 +91,7 @@ def _heap_text(file: Hdf5, at: int, where: str) -> str:
     length, heap, number = file.uint(at, 4), file.uint(at + 4, 8), file.uint(at + 12, 4)
     if length == 0:
         return ""
-    if file.bytes(heap, 4) != b"GCOL":
+    if file.take(heap, 4) != b"GCOL":
         raise file.damaged(f"{where} is not in a heap of texts")
     position, end = heap + 16, heap + file.uint(heap + 8, 8)
     while position + 16 <= end:
@@ -101,7 +101,7 @@ def _heap_text(file: Hdf5, at: int, where: str) -> str:
                 raise file.damaged(f"{where} is longer than its place in a heap of texts")
             if length > _LARGEST_ATTRIBUTE:
                 raise FileFormatError(f"{file.where}: {where} is too large to be what Keras writes.")
-            return file.bytes(position + 16, length).decode("utf-8", errors="replace")
+            return file.take(position + 16, length).decode("utf-8", errors="replace")
         if index == 0:  # what is left of the heap
             break
         position += 16 + -(-size // 8) * 8
@@ -170,7 +170,7 @@ def _chunks(file: Hdf5, dataset: Dataset, shape: tuple[int, ...], dtype: np.dtyp
         if skipped or offsets in found or any(o % c or o >= s for o, c, s in zip(offsets, chunk, shape, strict=True)):
             raise file.damaged(f"{where} has a chunk that is not one of its own")
         found.add(offsets)
-        data = file.bytes(place, size)
+        data = file.take(place, size)
         for kind in reversed(filters):
             data = _undone(data, kind, bytes_each, dtype.itemsize)
         if len(data) != bytes_each:
@@ -187,7 +187,7 @@ def _leaves(file: Hdf5, root: int, rank: int, where: str) -> Any:
     """Yield place, size, skipped filters and offsets of every chunk (section III.A.1: a tree of chunks)."""
     nodes, seen = [root], set()
     for node in nodes:  # grows while it is walked
-        if node in seen or len(nodes) > _MOST_CHUNKS or file.bytes(node, 5) != b"TREE\x01":
+        if node in seen or len(nodes) > _MOST_CHUNKS or file.take(node, 5) != b"TREE\x01":
             raise file.damaged(f"{where} has no list of chunks that can be read")
         seen.add(node)
         level, entry = file.uint(node + 5, 1), 16 + 8 * (rank + 1)
