@@ -76,6 +76,7 @@ class Instruction:
     weight_bytes: int = 0
     quantised: int = 0  # values of a row that it turns into integers
     note: str = ""
+    panels: int = 0  # of hidden units, for a recurrent layer
     alone: tuple[Instruction, ...] | None = None  # what runs instead where there is one batch row, if anything does
 
     def __post_init__(self) -> None:
@@ -254,6 +255,10 @@ class Program:
     def slot_address(self, index: int) -> int:
         """Return the address of a slot's words."""
         return address_of(self._table) + 8 * layout.SLOT_WORDS * index
+
+    def place_row(self, index: int, address: int) -> None:
+        """Point a "row" slot at memory that belongs to somebody else."""
+        self._table[index, layout.SLOT_BASE] = address
 
     @property
     def busy_address(self) -> int:

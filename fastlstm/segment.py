@@ -22,6 +22,7 @@ from fastlstm.machine import Machine
 from fastlstm.memory import aligned
 from fastlstm.pack import gate_panels, gate_rows, integer_panels, padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage, address_of
+from fastlstm.split import SplitProgram, worth_splitting
 
 __all__ = ["Segment", "State", "build_segment", "consumer_width"]
 
@@ -64,6 +65,15 @@ class Segment:
         """Return a program of one's own for `batch` rows, with more stages before and after the segment's."""
         return Program(self.slots, (*before, *self.stages, *after), batch, self.workers(batch))
 
+    def sequence_program(self, batch: int) -> Program:
+        """Return a program for whole sequences of `batch` rows, divided among workers as they divide best."""
+        workers = self.workers(batch)
+        recurrent = [i for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS]
+        panels = max(recurrent, key=lambda i: i.macs).panels if recurrent else 1
+        if not self.lengths and worth_splitting(batch, panels, workers):
+            return SplitProgram(self.slots, self.stages, batch, workers)
+        return Program(self.slots, self.stages, batch, workers)
+
     def workers(self, batch: int) -> int:
         """Return how many threads pay off: every time step is a phase that takes all of them."""
         if not team.available():
@@ -85,7 +95,7 @@ class Segment:
         try:
             program = idle.pop()  # another thread may have taken the last one since we looked
         except IndexError:
-            program = self.program(batch)
+            program = self.sequence_program(batch)
         self._set_states(program, values, batch, order)
         self._set_masks(program, values, steps, batch, lengths, order)
         active = None
@@ -688,7 +698,9 @@ def _direction(
     macs = int(w_hh.size) + (size * hidden if node.input(9) else 0)
     kernel_constants = (lanes, machine.max_sums, *options, masked, bits, *more)
     quantised = _quantised(min(bits, *more, 32), max(longest, default=0))
-    step = Instruction(kernel, kernel_constants, args, node.op, macs, packed.nbytes, *quantised)
+    step = Instruction(
+        kernel, kernel_constants, args, node.op, macs, packed.nbytes, *quantised, panels=panels_of(hidden, lanes)
+    )
     build.emit(stage, step, *used)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import team
+from fastlstm import machine, team
+from fastlstm.split import SplitProgram, worth_splitting
 
 pytestmark = pytest.mark.skipif(not team.available(), reason="teams need POSIX threads")
 
@@ -73,6 +74,31 @@ def test_bits_stay_the_same_among_busy_neighbours_and_late_workers(kind: str) ->
         for process in busy:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize(("batch", "hidden", "threads"), [(16, 100, 2), (33, 72, 3)])
+def test_a_batch_divided_among_workers_gives_the_same_bits(
+    batch: int, hidden: int, threads: int, directions: int
+) -> None:
+    rng = np.random.default_rng(9)
+
+    def weight(*shape: int) -> np.ndarray:
+        return rng.uniform(-0.1, 0.1, (directions, *shape)).astype(np.float32)
+
+    weights = weight(4 * hidden, FEATURES), weight(4 * hidden, hidden), weight(4 * hidden)
+    alone, shared = (fastlstm.LSTM(*weights, threads=n) for n in (1, threads))
+    segment = shared._model(False, False).plan.parts[0]
+    panels = next(i.panels for stage in segment.stages for i in stage.instructions if i.panels)
+    divides = worth_splitting(batch, panels, threads)
+    assert isinstance(segment.sequence_program(batch), SplitProgram) == divides
+    assert divides or machine.detect().lanes != 16  # with 16 lanes these sizes divide badly by panels
+    state = (rng.normal(size=(directions, batch, hidden)).astype(np.float32),) * 2
+    for steps in (3, STEPS):  # the parts' buffers grow
+        x = rng.normal(size=(steps, batch, FEATURES)).astype(np.float32)
+        for given in (None, state):
+            for a, b in zip(parts(alone(x, given)), parts(shared(x, given)), strict=True):
+                np.testing.assert_array_equal(a, b)
 
 
 def test_a_small_layer_is_left_to_one_thread() -> None:

@@ -1,0 +1,71 @@
+"""A program whose batch is divided among the workers.
+
+Workers usually share the hidden units of every layer. Where those do not divide well (seven panels among two
+workers) and there are rows enough, each worker takes some of the batch's rows instead, through the whole program:
+rows do not depend on each other, so the workers need not meet. What a row's result is does not depend on the rows
+beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fastlstm import layout
+from fastlstm.kernels import compiler
+from fastlstm.program import Instruction, Program, Slot, Stage, address_of
+
+__all__ = ["SplitProgram", "worth_splitting"]
+
+FEWEST_ROWS = 4  # for one worker: with fewer, weights are loaded as often as they are multiplied
+SHORT_TILES = 1.03  # what tiles of fewer rows cost
+
+
+def worth_splitting(batch: int, panels: int, workers: int) -> bool:
+    """Return whether a batch divides better among workers than the panels of hidden units do."""
+    if workers == 1 or batch < FEWEST_ROWS * workers:
+        return False
+
+    def longest(count: int) -> float:
+        return -(-count // workers) * workers / count
+
+    return longest(batch) * SHORT_TILES < longest(panels)
+
+
+class SplitProgram(Program):
+    """A `Program` of one instruction, which runs a program of its own for each worker's rows.
+
+    The parts have their own buffers for what has a time axis. States and other values of one row a batch row lie in
+    this program's buffers, and external arrays are bound here: the parts look at their own rows of them.
+    """
+
+    def __init__(self, slots: Sequence[Slot], stages: Sequence[Stage], batch: int, workers: int) -> None:
+        bounds = [batch * i // workers for i in range(workers + 1)]
+        self._starts = bounds[:-1]
+        self._parts = [Program(slots, stages, end - start) for start, end in itertools.pairwise(bounds)]
+        self._inner = slots
+        external = [i for i, slot in enumerate(slots) if slot.kind == "external"]
+        words = [workers, compiler.address("drive.drive"), len(external)]
+        for part, start in zip(self._parts, self._starts, strict=True):
+            words += [*part.call(0)[1:], part.slot_address(0), start]
+        table = np.array([*words, *external], np.int64)
+        # What has a time axis has no memory here.
+        outer = [replace(slot, kind="external") if slot.kind == "time" else slot for slot in slots]
+        step = Instruction("split.split", (), (table,))
+        super().__init__(outer, (Stage(layout.ONCE, (step,)),), batch, workers)
+        self.macs = sum(part.macs for part in self._parts)
+
+    def _place_buffers(self, steps: int) -> None:
+        super()._place_buffers(steps)
+        for part, start in zip(self._parts, self._starts, strict=True):
+            part.reserve(steps)
+            for index, slot in enumerate(self._inner):
+                if slot.kind == "row":
+                    part.place_row(index, address_of(self.rows(index)[start:]))
+
+    def nbytes(self) -> int:
+        """Return the bytes of working memory."""
+        return super().nbytes() + sum(part.nbytes() for part in self._parts)
