@@ -684,13 +684,15 @@ def _direction(
         b_hn = np.zeros(hidden) if bias is None else np.asarray(bias[d][3 * hidden :])
         kernel = "gru.gru" if attrs["reset_after"] else "gru.reset_before"
         if attrs["reset_after"]:
-            extra[0] = padded(np.asarray(b_hn, np.float32), lanes)
+            extra[0] = gate_rows(np.concatenate([np.zeros(2 * hidden), b_hn]), gates, lanes)
         else:
             packed, bits = gate_weights(w_hh, slice(2 * hidden), 2)
             extra[0], _ = gate_weights(w_hh, slice(2 * hidden, None), 1)
             extra[1] = build.slot(Slot(f"{label} reset {d}", "row", wide))
+            extra[2] = np.zeros(2 * wide, np.float32)
     else:
         kernel = "rnn.rnn"
+        extra[0] = np.zeros(wide, np.float32)
     args = (
         z_slot, y_slot, 4 * d * size, size, packed, columns, last_width, h_slot, c_slot, int(backwards), mask_slot,
         *extra,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
+from fastlstm.kernels.lockstep import in_lockstep
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import (
     EXTRA,
     EXTRA_2,
+    EXTRA_3,
     LAST_WIDTH,
     PANELS,
     WEIGHTS,
@@ -31,12 +35,34 @@ def gru(
     masked: bool = False,
     bits: int = 32,
 ) -> Compiled:
-    """GRU with the reset gate applied after the product. EXTRA: address of b_hn, padded to whole panels."""
+    """GRU with the reset gate applied after the product.
+
+    EXTRA: address of what the recurrent sums start from, ``[panel][0, 0, b_hn][lane]``.
+    """
     gate, candidate = (activation(*a) for a in activations)
     clipped, within = clipping(clip), bounded(*activations)
     group, run, panel_bytes, prepared = operand(lanes, 3, max_sums, bits, True, within)
     put = partial_store(lanes)
     width = 4 * lanes
+
+    def gates_of(load: Any, store: Any) -> Any:
+        @inlined
+        def gates(s, s_by, z, z_by):
+            r = gate(clipped(load(s, s_by) + load(z, z_by)))
+            store(s + 2 * width, s_by, fma(r, load(s + 2 * width, s_by), load(z + 2 * width, z_by)))
+            store(s + width, s_by, gate(clipped(load(s + width, s_by) + load(z + width, z_by))))
+
+        return gates
+
+    def candidates_of(load: Any, store: Any) -> Any:
+        @inlined
+        def candidates(s, s_by, unused, unused_by):
+            store(s, s_by, candidate(clipped(load(s, s_by))))
+
+        return candidates
+
+    gates = in_lockstep(gates_of, lanes, max_sums)
+    candidates = in_lockstep(candidates_of, lanes, max_sums)
 
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
@@ -52,24 +78,21 @@ def gru(
         while left > 0:
             n = group(rows, left)
             panel = first + left - n if backwards else last - left
-            for b in range(rows):
-                for p in range(n):
-                    at = sums + (b * n + p) * 3 * width
-                    z_at = z + b * z_row + (panel + p) * 3 * width
-                    vstore(at, vload(lanes, z_at))
-                    vstore(at + width, vload(lanes, z_at + width))
-                    vstore(at + 2 * width, vload(lanes, bias + (panel + p) * width))
-            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, 3 * n * width, sums, 3 * n * width)
+            s_row, start = 3 * n * width, bias + 3 * panel * width
+            run(k, rows, h_rows, n, weights + panel * stride, stride, start, 0, sums, s_row)
+            # Along the panels of one row, or along the rows of each panel.
+            one = rows == 1
+            count, s_by, z_by = (n, 3 * width, 3 * width) if one else (rows, s_row, z_row)
+            for p in range(1 if one else n):
+                s, z_at = sums + 3 * p * width, z + 3 * (panel + p) * width
+                gates(count, s, s_by, z_at, z_by)
+                candidates(count, s + 2 * width, s_by, 0, 0)
             for p in range(n):
+                place = (panel + p) * width
                 for b in range(rows):
                     at = sums + (b * n + p) * 3 * width
-                    place = (panel + p) * width
-                    r = gate(clipped(vload(lanes, at)))
-                    u = gate(clipped(vload(lanes, at + width)))
-                    x_part = vload(lanes, z + b * z_row + 3 * place + 2 * width)
-                    new = candidate(clipped(fma(r, vload(lanes, at + 2 * width), x_part)))
-                    old = vload(lanes, load_i64(table + 8 * b) + place)
-                    h = fma(u, old - new, new)
+                    new, old = vload(lanes, at + 2 * width), vload(lanes, load_i64(table + 8 * b) + place)
+                    h = fma(vload(lanes, at + width), old - new, new)
                     put(y + b * y_row + place, h, last_width if panel + p == end else lanes, spare)
             left -= n
 
@@ -87,7 +110,7 @@ def reset_before(
     """GRU with the reset gate applied to h before the product.
 
     WEIGHTS holds r and z, ``[panel][k][2][lane]``; EXTRA is the address of n's, ``[panel][k][lane]``; EXTRA_2 a
-    slot for r * h, one step.
+    slot for r * h, one step; EXTRA_3 the address of zeros that the sums of a group of panels start from.
     """
     gate, candidate = (activation(*a) for a in activations)
     clipped, within = clipping(clip), bounded(*activations)
@@ -96,9 +119,27 @@ def reset_before(
     put = partial_store(lanes)
     width = 4 * lanes
 
+    def gates_of(load: Any, store: Any) -> Any:
+        @inlined
+        def pair(s, s_by, z, z_by):
+            store(s, s_by, gate(clipped(load(s, s_by) + load(z, z_by))))
+            store(z + width, z_by, gate(clipped(load(s + width, s_by) + load(z + width, z_by))))
+
+        return pair
+
+    def candidates_of(load: Any, store: Any) -> Any:
+        @inlined
+        def candidates(s, s_by, z, z_by):
+            store(s, s_by, candidate(clipped(load(s, s_by) + load(z, z_by))))
+
+        return candidates
+
+    pairs = in_lockstep(gates_of, lanes, max_sums)
+    candidates = in_lockstep(candidates_of, lanes, max_sums)
+
     @inlined
     def gates(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights = arg(args, K), arg(args, WEIGHTS)
+        k, weights, zeros = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA_3)
         reset, reset_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
         panels = arg(args, PANELS)
         panel, last = bound(frame, panels, share), bound(frame, panels, share + 1)
@@ -107,25 +148,21 @@ def reset_before(
         h_rows = prepared(frame, rows, table, k)
         while panel < last:
             n = group(rows, last - panel)
-            for b in range(rows):
-                for p in range(n):
-                    at = sums + (b * n + p) * 2 * width
-                    z_at = z + b * z_row + (panel + p) * 3 * width
-                    vstore(at, vload(lanes, z_at))
-                    vstore(at + width, vload(lanes, z_at + width))
-            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, 2 * n * width, sums, 2 * n * width)
+            run(k, rows, h_rows, n, weights + panel * stride, stride, zeros, 0, sums, 2 * n * width)
+            one = rows == 1
+            count, s_by, z_by = (n, 2 * width, 3 * width) if one else (rows, 2 * n * width, z_row)
+            for p in range(1 if one else n):
+                pairs(count, sums + 2 * p * width, s_by, z + 3 * (panel + p) * width, z_by)
             for p in range(n):
+                place = (panel + p) * width
                 for b in range(rows):
-                    at = sums + (b * n + p) * 2 * width
-                    place = (panel + p) * width
-                    r = gate(clipped(vload(lanes, at)))
+                    r = vload(lanes, sums + (b * n + p) * 2 * width)
                     vstore(reset + b * reset_row + place, r * vload(lanes, load_i64(table + 8 * b) + place))
-                    vstore(z + b * z_row + 3 * place, gate(clipped(vload(lanes, at + width))))
             panel += n
 
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights = arg(args, K), arg(args, EXTRA)
+        k, weights, zeros = arg(args, K), arg(args, EXTRA), arg(args, EXTRA_3)
         reset, reset_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
         panels, last_width = arg(args, PANELS), arg(args, LAST_WIDTH)
         panel, last, end = bound(frame, panels, share), bound(frame, panels, share + 1), panels - 1
@@ -137,18 +174,17 @@ def reset_before(
         stride = new_bytes(k)
         while panel < last:
             n = new_group(rows, last - panel)
-            for b in range(rows):
-                for p in range(n):
-                    z_at = z + b * z_row + (panel + p) * 3 * width + 2 * width
-                    vstore(sums + (b * n + p) * width, vload(lanes, z_at))
-            new_run(k, rows, reset_rows, n, weights + panel * stride, stride, sums, n * width, sums, n * width)
+            new_run(k, rows, reset_rows, n, weights + panel * stride, stride, zeros, 0, sums, n * width)
+            one = rows == 1
+            count, s_by, z_by = (n, width, 3 * width) if one else (rows, n * width, z_row)
+            for p in range(1 if one else n):
+                candidates(count, sums + p * width, s_by, z + (3 * (panel + p) + 2) * width, z_by)
             for p in range(n):
+                place = (panel + p) * width
                 for b in range(rows):
-                    place = (panel + p) * width
-                    new = candidate(clipped(vload(lanes, sums + (b * n + p) * width)))
-                    u = vload(lanes, z + b * z_row + 3 * place)
-                    old = vload(lanes, load_i64(table + 8 * b) + place)
-                    h = fma(u, old - new, new)
+                    new = vload(lanes, sums + (b * n + p) * width)
+                    u = vload(lanes, z + b * z_row + 3 * place + width)
+                    h = fma(u, vload(lanes, load_i64(table + 8 * b) + place) - new, new)
                     put(y + b * y_row + place, h, last_width if panel + p == end else lanes, spare)
             panel += n
 

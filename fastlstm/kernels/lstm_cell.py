@@ -12,9 +12,9 @@ from functools import cache
 from typing import Any
 
 from fastlstm.kernels.activations import activation, clipping
-from fastlstm.kernels.memory import partial_store
+from fastlstm.kernels.lockstep import access, items_beside
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import fma, join, part, splat, vload, vstore
+from fastlstm.simd import fma, splat
 
 __all__ = ["lstm_cells"]
 
@@ -36,7 +36,7 @@ def lstm_cells(
     become gates in place, of the cell states at `c`, the peepholes ``[panel][i, f, o][lane]`` and the outputs at
     `y`. Panels from `whole` on store `last_width` lanes of their output only. `spare` is room for a vector.
     """
-    beside = 4 if max_sums > 12 else 2
+    beside = items_beside(max_sums)
     gates, update, output = _passes(lanes, beside, activations, clip, coupled, peephole)
     gates_1, update_1, output_1 = _passes(lanes, 1, activations, clip, coupled, peephole)
     width = 4 * lanes
@@ -81,7 +81,7 @@ def _passes(
     """Return what the passes do with so many items side by side."""
     gate, candidate, squash = (activation(*a) for a in activations)
     clipped = clipping(clip)
-    load, store, store_first = _access(lanes, items)
+    load, store, store_first = access(lanes, items)
     width = 4 * lanes
 
     @inlined
@@ -119,46 +119,3 @@ def _passes(
             store_first(y, y_by, h, whole, last_width, spare)
 
     return gates, update, output
-
-
-@cache
-def _access(lanes: int, items: int) -> tuple[Any, Any, Any]:
-    """Return how vectors at equal distances become one long vector, and how it becomes them again.
-
-    ``load(address, by)``, ``store(address, by, vec)``, and ``store_first(address, by, vec, whole, count, spare)``,
-    which stores only the first `count` lanes of the vectors from number `whole` on.
-    """
-    put = partial_store(lanes)
-    if items == 1:
-
-        @inlined
-        def load_one(address, by):
-            return vload(lanes, address)
-
-        @inlined
-        def store_one(address, by, value):
-            vstore(address, value)
-
-        @inlined
-        def store_first_one(address, by, value, whole, count, spare):
-            put(address, value, lanes if whole > 0 else count, spare)
-
-        return load_one, store_one, store_first_one
-    half, upper = items // 2, items // 2 * lanes
-    load_half, store_half, store_first_half = _access(lanes, half)
-
-    @inlined
-    def load(address, by):
-        return join(load_half(address, by), load_half(address + half * by, by))
-
-    @inlined
-    def store(address, by, value):
-        store_half(address, by, part(upper, 0, value))
-        store_half(address + half * by, by, part(upper, upper, value))
-
-    @inlined
-    def store_first(address, by, value, whole, count, spare):
-        store_first_half(address, by, part(upper, 0, value), whole, count, spare)
-        store_first_half(address + half * by, by, part(upper, upper, value), whole - half, count, spare)
-
-    return load, store, store_first

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound
+from fastlstm.kernels.lockstep import in_lockstep
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.recurrent import LAST_WIDTH, PANELS, WEIGHTS, Activation, Compiled, K, over_time
+from fastlstm.kernels.recurrent import EXTRA, LAST_WIDTH, PANELS, WEIGHTS, Activation, Compiled, K, over_time
 from fastlstm.simd import vload
 
 __all__ = ["rnn"]
@@ -21,16 +24,27 @@ def rnn(
     masked: bool = False,
     bits: int = 32,
 ) -> Compiled:
-    """Plain RNN: h = f(z + h W)."""
+    """Plain RNN: h = f(z + h W). EXTRA: address of zeros that the sums of a group of panels start from."""
     function = activation(*activations[0])
     clipped = clipping(clip)
     group, run, panel_bytes, prepared = operand(lanes, 1, max_sums, bits, True, bounded(*activations))
     put = partial_store(lanes)
     width = 4 * lanes
 
+    def outputs_of(load: Any, store: Any) -> Any:
+        @inlined
+        def outputs(s, s_by, z, z_by):
+            store(s, s_by, function(clipped(load(s, s_by) + load(z, z_by))))
+
+        return outputs
+
+    outputs = in_lockstep(outputs_of, lanes, max_sums)
+
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights = arg(args, K), arg(args, WEIGHTS)
+        k, weights, zeros = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
+        spare = table + 8 * rows
+        sums = spare + width
         end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
@@ -40,12 +54,16 @@ def rnn(
         while left > 0:
             n = group(rows, left)
             panel = first + left - n if backwards else last - left
-            sums = z + panel * width
-            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
-            for p in range(panel, panel + n):
-                for b in range(rows):
-                    h = function(clipped(vload(lanes, z + b * z_row + p * width)))
-                    put(y + b * y_row + p * width, h, last_width if p == end else lanes, table + 8 * rows)
+            run(k, rows, h_rows, n, weights + panel * stride, stride, zeros, 0, sums, n * width)
+            # Along the panels of one row, or along the rows of each panel.
+            one = rows == 1
+            count, s_by, z_by = (n, width, width) if one else (rows, n * width, z_row)
+            for p in range(1 if one else n):
+                outputs(count, sums + p * width, s_by, z + (panel + p) * width, z_by)
+            for b in range(rows):
+                for p in range(n):
+                    h = vload(lanes, sums + (b * n + p) * width)
+                    put(y + b * y_row + (panel + p) * width, h, last_width if panel + p == end else lanes, spare)
             left -= n
 
     return over_time(lanes, step, masked)

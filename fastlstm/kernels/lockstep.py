@@ -1,0 +1,83 @@
+"""Several items side by side: an item is one panel of one row, and items lie at equal distances.
+
+The operations of one activation depend on each other; those of several items overlap. So passes over cells take
+their items in lockstep, as one long vector, which LLVM cuts into as many of the processor's.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from fastlstm.kernels.memory import partial_store
+from fastlstm.kernels.pipeline import inlined
+from fastlstm.simd import join, part, vload, vstore
+
+__all__ = ["access", "in_lockstep", "items_beside"]
+
+
+def items_beside(max_sums: int) -> int:
+    """Return how many items go side by side: what the registers hold beside an activation's constants."""
+    return 4 if max_sums > 12 else 2
+
+
+def in_lockstep(make: Any, lanes: int, max_sums: int) -> Any:
+    """Return ``run(count, a, a_by, b, b_by)``, a pass over `count` items whose parts lie at `a` and at `b`.
+
+    ``make(load, store)`` returns what one pass does, ``body(a, a_by, b, b_by)``, with the functions of `access`.
+    """
+    beside = items_beside(max_sums)
+    many, one = (make(*access(lanes, items)[:2]) for items in (beside, 1))
+
+    @inlined
+    def run(count, a, a_by, b, b_by):
+        together = count // beside * beside
+        for i in range(0, together, beside):
+            many(a + i * a_by, a_by, b + i * b_by, b_by)
+        for i in range(together, count):
+            one(a + i * a_by, a_by, b + i * b_by, b_by)
+
+    return run
+
+
+@cache
+def access(lanes: int, items: int) -> tuple[Any, Any, Any]:
+    """Return how vectors at equal distances become one long vector, and how it becomes them again.
+
+    ``load(address, by)``, ``store(address, by, vec)``, and ``store_first(address, by, vec, whole, count, spare)``,
+    which stores only the first `count` lanes of the vectors from number `whole` on.
+    """
+    put = partial_store(lanes)
+    if items == 1:
+
+        @inlined
+        def load_one(address, by):
+            return vload(lanes, address)
+
+        @inlined
+        def store_one(address, by, value):
+            vstore(address, value)
+
+        @inlined
+        def store_first_one(address, by, value, whole, count, spare):
+            put(address, value, lanes if whole > 0 else count, spare)
+
+        return load_one, store_one, store_first_one
+    half, upper = items // 2, items // 2 * lanes
+    load_half, store_half, store_first_half = access(lanes, half)
+
+    @inlined
+    def load(address, by):
+        return join(load_half(address, by), load_half(address + half * by, by))
+
+    @inlined
+    def store(address, by, value):
+        store_half(address, by, part(upper, 0, value))
+        store_half(address + half * by, by, part(upper, upper, value))
+
+    @inlined
+    def store_first(address, by, value, whole, count, spare):
+        store_first_half(address, by, part(upper, 0, value), whole, count, spare)
+        store_first_half(address + half * by, by, part(upper, upper, value), whole - half, count, spare)
+
+    return load, store, store_first
