@@ -71,6 +71,7 @@ def check_peer(peer: str, case: Case, found: list[Array], theirs: list[Array], e
     """Check that a peer agrees, and that our error against float64 is no larger than its own."""
     for ours, other, value in zip(found, theirs, exact, strict=True):
         close(ours, other, f"{peer}: {case}")
+        close(other, value, f"the oracle and {peer}: {case}")
         size = max(1.0, float(np.abs(value).max(initial=0)))
         pair = tuple(float(np.abs(a - value).max(initial=0)) / size for a in (ours, other))
         to.setdefault(peer, []).append(pair)  # type: ignore[arg-type]
@@ -132,6 +133,25 @@ def test_rows_and_chunks_have_the_bits_of_the_whole(variant: Variant | None, dat
     for name in states:
         end = name.replace("_0_", "_n_")
         np.testing.assert_array_equal(outputs[1][end], found[end], err_msg=f"{end}, cut at {cut}: {case}")
+
+
+@pytest.mark.parametrize("variant", [None] if EXAMPLES else COVERING, ids=str)
+@settings(max_examples=EXAMPLES or 2, deadline=None, derandomize=not EXAMPLES, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_nan_and_infinities_stay_in_their_row_and_after_their_step(variant: Variant | None, data: Any) -> None:
+    case: Case = replace(whole(data.draw(cases(variant))), layers=1, T=data.draw(st.integers(2, 6)))
+    model, feeds = fastlstm.Model(case.graph(), threads=data.draw(st.integers(1, 2))), case.feeds()
+    clean = model.run(feeds)
+    t, b = data.draw(st.integers(0, case.T - 1)), data.draw(st.integers(0, case.B - 1))
+    bad = feeds["x"].copy()
+    bad[t, b, data.draw(st.integers(0, case.sizes[0] - 1))] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+    found = model.run({**feeds, "x": bad})
+    for name, value in found.items():
+        np.testing.assert_array_equal(np.delete(value, b, 1), np.delete(clean[name], b, 1), err_msg=f"{name}: {case}")
+    for d, direction in enumerate(case.directions):
+        before = slice(0, t) if direction == "forward" else slice(t + 1, None)
+        own = slice(d * case.output_size, (d + 1) * case.output_size)
+        np.testing.assert_array_equal(found["y_0"][before, b, own], clean["y_0"][before, b, own], err_msg=str(case))
 
 
 @pytest.mark.parametrize("variant", [None] if EXAMPLES else [v for v in COVERING if not v.masked], ids=str)
