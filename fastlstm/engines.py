@@ -468,5 +468,6 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
     own = [TensorSpec(c.given, c.shape, c.dtype) for c in carried]
     after = [TensorSpec(c.shown, c.shape, c.dtype) for c in carried]
     called = graph.replace(inputs=(*frames, *own), outputs=(*outputs, *after))
-    axes = {spec.name: "." * len(spec.shape) for spec in (*frames, *outputs)}
+    rows = {size for spec in graph.inputs if spec.name in pairs for size in spec.shape if isinstance(size, str)}
+    axes = {spec.name: "".join("B" if size in rows else "." for size in spec.shape) for spec in (*frames, *outputs)}
     return Unrolled(called, tuple(carried), axes, False)

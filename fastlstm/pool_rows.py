@@ -152,7 +152,9 @@ class GraphRows:
         self._carried = engine.carried
         ports = (*engine.inputs.values(), *engine.outputs.values())
         # Together as a batch where every value has an axis for it, else one by one.
-        self._together = all(c.row_axis is not None for c in self._carried) and all("B" in p.axes for p in ports)
+        by_call = not any("T" in port.axes for port in engine.inputs.values())
+        with_rows = all(c.row_axis is not None for c in self._carried) and all("B" in p.axes for p in ports)
+        self._together = with_rows and not by_call
         self._start = {c.name: c.start(1) for c in self._carried}
         self.shapes = {name: array.shape for name, array in self._start.items()}
         self._states = {c.name: np.zeros((capacity, *self.shapes[c.name]), c.dtype) for c in self._carried}

@@ -296,8 +296,17 @@ def _sliced(at: Unroller, node: Node, flows: Flows) -> None:
     if not over:
         at.keep(node, x)
         return
-    if len(bounds) > 1 or x.merged:
-        raise refusal(node, "cuts time and another axis at once")
+    if x.merged:
+        raise refusal(node, "takes some of the time steps")
+    if len(bounds) > 1:  # the other axes first, then time
+        inside = at.names.fresh(node.input(0))
+        others = [bound for bound in bounds if bound[0] != x.axis]
+        columns = [[bound[i] for bound in others] for i in (1, 2, 0, 3)]
+        if any(isinstance(value, str) for column in columns for value in column):
+            raise refusal(node, "cuts at places that are not known")
+        cuts = [at.constant(inside, np.array(column, np.int64)) for column in columns]
+        at.keep(Node("Slice", (node.input(0), *cuts), (inside,), {}, node.name), x)
+        node = Node("Slice", (inside,), node.outputs, {}, node.name)
     _, start, end, step = over[0]
     if step != 1 or not isinstance(end, int):
         raise refusal(node, "takes some of the time steps")

@@ -13,7 +13,7 @@
 template <int H>
 static void run(const float* __restrict weights, float* __restrict state, const float* __restrict x,
                 float* __restrict y, int n) {
-    constexpr int columns = 4 * H, width = columns % 64 == 0 ? 64 : columns % 80 == 0 ? 80 : columns;
+    constexpr int columns = 4 * H, width = columns <= 160 ? columns : 128;
     alignas(64) float w[(H + 2) * columns], dense[H], in[H + 2], c[H], z[columns];
     for (int i = 0; i < (H + 2) * columns; ++i) w[i] = weights[i];
     for (int i = 0; i < H; ++i) dense[i] = weights[(H + 2) * columns + i], in[i] = state[i], c[i] = state[H + i];

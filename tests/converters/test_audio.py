@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import fastlstm
 from fastlstm import reference
 from fastlstm.converters.audio_ import load, load_with_samples
 from fastlstm.errors import FastLSTMError, FileFormatError, UnsupportedError
@@ -90,6 +91,7 @@ def test_rtneural_layers_around_them(tmp_path: Path) -> None:
     y = torch.tanh(nn.functional.prelu(norm(y), slope)).transpose(1, 2)
     path = write(tmp_path / "net.json", {"in_shape": [None, None, 2], "layers": layers})
     close(output(path, x), torch.softmax(last(y), -1))
+    streams_like_the_whole(path)
 
 
 def test_aidax_skip_gains_and_recorded_samples(tmp_path: Path) -> None:
@@ -148,6 +150,35 @@ def test_nam_starts_from_its_learned_state_in_every_row(tmp_path: Path) -> None:
     path = write(tmp_path / "amp.nam", nam(rec, head, h, c))
     want = head(rec(x, (h.expand(-1, B, -1).contiguous(), c.expand(-1, B, -1).contiguous()))[0])
     close(output(path, x), want)
+
+
+def streams_like_the_whole(path: Path) -> None:
+    """Steps, chunks and a pool have the bits of one run, and start from the model's own state."""
+    model = fastlstm.load(path)
+    features = model.inputs[0].shape[-1]
+    x = np.random.default_rng(0).normal(size=(40, int(features))).astype(np.float32)
+    whole = model(x[None])[0]
+    stream, pool = model.stream(), model.streams(capacity=2)
+    for _ in range(2):
+        parts = [stream.step(x[0])[None], stream.push(x[1:7]), stream.push(x[7:7]), stream.push(x[7:])]
+        np.testing.assert_array_equal(np.concatenate(parts), whole)
+        stream.reset()
+    numbers = [pool.open(), pool.open()]
+    pool.step(numbers[:1], x[:1])
+    rest, other = pool.push(numbers, [x[1:], x])
+    np.testing.assert_array_equal(rest, whole[1:])
+    np.testing.assert_array_equal(other, whole)
+
+
+def test_a_stream_starts_from_the_learned_state(tmp_path: Path) -> None:
+    rec, head = nn.LSTM(1, 6, 2, batch_first=True), nn.Linear(6, 1)
+    streams_like_the_whole(write(tmp_path / "amp.nam", nam(rec, head, torch.randn(2, 1, 6), torch.randn(2, 1, 6))))
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU])
+def test_an_amplifier_with_its_input_added_streams(tmp_path: Path, make: Callable[..., Any]) -> None:
+    rec, lin = make(2, 8, batch_first=True), nn.Linear(8, 1)
+    streams_like_the_whole(write(tmp_path / "pedal.json", guitarml(rec, lin, 1)))
 
 
 REC, HEAD = nn.LSTM(1, 4, batch_first=True), nn.Linear(4, 1)

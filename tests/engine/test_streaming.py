@@ -52,6 +52,20 @@ class TemporalConvolutions(nn.Module):
         return self.out(y + torch.relu(self.b(y)[..., :-6])).transpose(1, 2)
 
 
+class TwoAxes(nn.Module):
+    """Convolutions over time and frequency, causal in time, then a GRU over all channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 3, (2, 3), stride=(1, 2)), nn.Conv2d(3, 2, (3, 1), dilation=(2, 1))
+        self.gru = nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.a(F.pad(x[:, None], (1, 1, 1, 0))))
+        y = self.b(F.pad(y, (0, 0, 4, 0)))
+        return self.gru(y.transpose(1, 2).flatten(2))[0]
+
+
 class TwoInTwoOut(nn.Module):
     """Features and ids in; a distribution, and what passes through operators that run in NumPy, out."""
 
@@ -145,6 +159,7 @@ def ids(rows: int = 1) -> torch.Tensor:
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], dict[str, torch.Tensor]], str, str]] = {
     "causal convolutions": (CausalConvolutions, lambda b: {"x": frames(b)}, "y", ""),
     "temporal convolutions": (TemporalConvolutions, lambda b: {"x": frames(b)}, "y", ""),
+    "time and frequency": (TwoAxes, lambda b: {"x": frames(b)}, "y", ""),
     "two inputs, two outputs": (TwoInTwoOut, lambda b: {"x": frames(b), "ids": ids(b)}, "p q", ""),
     "conditioned": (Conditioned, lambda b: {"x": frames(b), "speaker": frames(b, 6)[:, 0]}, "y", "speaker"),
 }
@@ -293,6 +308,32 @@ def test_a_chunk_model_advances_by_one_chunk() -> None:
     np.testing.assert_array_equal(pool.push(numbers, [chunks[1:3], chunks[:2]])[1], expected[:2])
     with pytest.raises(InputError, match=r"shape \[1, 32\]"):
         stream.step(chunks[0, 0])
+
+
+def test_a_chunk_model_with_an_open_batch_takes_rows_and_frames_without() -> None:
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.GRUCell(4, 5)
+
+        def forward(self, x: torch.Tensor, hidden_in: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            h = self.cell(x, hidden_in)
+            return h.tanh(), h
+
+    torch.manual_seed(11)
+    inputs = {"x": torch.zeros(1, 4), "hidden_in": torch.zeros(1, 5)}
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Cell().eval(), tuple(inputs.values()), file, input_names=[*inputs], output_names=["y", "hidden_out"],
+            dynamic_axes={name: {0: "batch"} for name in [*inputs, "y", "hidden_out"]}, dynamo=False,
+        )  # fmt: skip
+    model, x = loaded(file.getvalue()), frames(3).numpy()
+    rows, alone = model.stream(batch=3), model.stream()
+    for t in range(5):
+        together = rows.step(x[:, t])
+        np.testing.assert_array_equal(alone.step(x[1, t]), together[1])
 
 
 class _Wrapped(nn.Module):
