@@ -21,8 +21,8 @@ __all__ = ["FORMATS", "load_graph"]
 FORMATS: Mapping[str, str] = MappingProxyType(
     {
         ".onnx": "onnx_",
-        ".pt": "state_dict_",
-        ".pth": "state_dict_",
+        ".pt": "pt_",
+        ".pth": "pt_",
         ".pt2": "torch_",
         ".safetensors": "state_dict_",
         ".keras": "keras_",

@@ -9,7 +9,7 @@ from typing import Any
 from .aten import Arguments, AtenGraph, Handler
 from .exported import Tensor
 
-__all__ = ["ELEMENTWISE", "HANDLERS"]
+__all__ = ["COMPARISONS", "ELEMENTWISE", "HANDLERS"]
 
 _UNARY: Mapping[str, tuple[str, dict[str, Any]]] = {
     "abs": ("Abs", {}),
@@ -43,6 +43,8 @@ _BINARY = {
 _COMPARE = {"eq": "Equal", "ne": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}
 _LOGIC = {"logical_and": "And", "logical_or": "Or", "logical_xor": "Xor", "bitwise_and": "And", "bitwise_or": "Or",
           "__and__": "And", "__or__": "Or"}  # fmt: skip
+COMPARISONS = tuple(_COMPARE)
+"""Comparisons."""
 ELEMENTWISE = (*_UNARY, *_BINARY, *_COMPARE, *_LOGIC)
 """Operations whose result has the shape of their operands."""
 
@@ -187,6 +189,32 @@ def _rsqrt(graph: AtenGraph, c: Arguments) -> str:
     return graph.builder.node("Reciprocal", graph.builder.node("Sqrt", c.value("self")))
 
 
+def _log_of_one_plus(graph: AtenGraph, c: Arguments) -> str:
+    dtype = c.out().dtype
+    return graph.builder.node(
+        "Log", graph.builder.node("Add", graph.operand(c.get("self"), dtype), graph.scalar(1, dtype))
+    )
+
+
+def _exp_minus_one(graph: AtenGraph, c: Arguments) -> str:
+    dtype = c.out().dtype
+    return graph.builder.node(
+        "Sub", graph.builder.node("Exp", graph.operand(c.get("self"), dtype)), graph.scalar(1, dtype)
+    )
+
+
+def _square(graph: AtenGraph, c: Arguments) -> str:
+    return graph.builder.node("Mul", c.value("self"), c.value("self"))
+
+
+def _add_scaled_product(graph: AtenGraph, c: Arguments) -> str:
+    dtype = c.out().dtype
+    product = graph.builder.node("Mul", *(graph.operand(c.get(name), dtype) for name in ("tensor1", "tensor2")))
+    if c.static("value", 1) != 1:
+        product = graph.builder.node("Mul", product, graph.scalar(c.static("value"), dtype))
+    return graph.builder.node("Add", graph.operand(c.get("self"), dtype), product)
+
+
 def _glu(graph: AtenGraph, c: Arguments) -> str:
     axis = c.axis(default=-1)
     a, b = graph.builder.nodes_out("Split", [c.value("self")], ["glu_a", "glu_b"], axis=axis, num_outputs=2)
@@ -308,16 +336,16 @@ HANDLERS: dict[str, Handler] = {
     **_overloads({"softmax": _softmax("Softmax"), "log_softmax": _softmax("LogSoftmax")}, "int"),
     **_overloads({"_softmax": _softmax("Softmax"), "_log_softmax": _softmax("LogSoftmax")}, "default"),
     **_overloads({"var": _variance(False), "std": _variance(True)}, "correction", "dim", "default"),
-    **_overloads({"to": _cast}, "dtype", "dtype_layout", "device", "other", "prim_Device"),
+    **_overloads({"to": _cast}, "dtype", "dtype_layout", "device", "other", "prim_Device", "prim_dtype"),
     **_overloads(
         {
-            "_to_copy": _cast, "argmax": _arg_extreme("ArgMax"),
+            "_to_copy": _cast, "addcmul": _add_scaled_product, "argmax": _arg_extreme("ArgMax"),
             "argmin": _arg_extreme("ArgMin"), "clamp": _clamp(), "clamp_max": _clamp(), "clamp_min": _clamp(),
             "cumsum": _cumulative_sum, "elu": _scaled("Elu", alpha=1.0, scale=1.0, input_scale=1.0), "gelu": _gelu,
-            "glu": _glu, "linalg_vector_norm": _vector_norm, "hardtanh": _clamp(-1.0, 1.0, ("min_val", "max_val")),
-            "leaky_relu": _scaled("LeakyRelu", negative_slope=0.01), "log_sigmoid": _log_sigmoid,
+            "expm1": _exp_minus_one, "glu": _glu, "linalg_vector_norm": _vector_norm, "hardtanh": _clamp(-1.0, 1.0, ("min_val", "max_val")),
+            "leaky_relu": _scaled("LeakyRelu", negative_slope=0.01), "log1p": _log_of_one_plus, "log_sigmoid": _log_sigmoid,
             "logsumexp": _log_sum_exp, "prelu": _prelu, "_prelu_kernel": _prelu, "relu6": _clamp(0.0, 6.0),
-            "rsqrt": _rsqrt, "silu": _silu, "softplus": _softplus, "type_as": _cast,
+            "rsqrt": _rsqrt, "silu": _silu, "softplus": _softplus, "square": _square, "type_as": _cast,
         },
         "default",
     ),

@@ -50,6 +50,34 @@ def _embedding(graph: AtenGraph, c: Arguments) -> str:
     return graph.builder.node("Gather", c.value("weight"), c.value("indices"), axis=0)
 
 
+def _embedding_bag(graph: AtenGraph, c: Arguments) -> str:
+    """Bags of one size, as PyTorch makes them of a matrix of indices: offsets 0, n, 2n ..."""
+    offsets, mode = c.get("offsets"), int(c.static("mode", 0))
+    made_by = next((call for call in graph.program.calls if offsets.name in call.outputs), None)
+    known = made_by.arguments if made_by is not None and made_by.target.startswith("aten.arange") else {}
+    size = known.get("step")
+    if known.get("start") != 0 or size is None or c.get("include_last_offset"):
+        raise c.unsupported("its bags should be the rows of a matrix")
+    if c.static("padding_idx", -1) not in (None, -1):
+        raise c.unsupported("padding_idx is not supported")
+    builder = graph.builder
+    rows = graph.sizes([-1, size])
+    values = builder.node("Gather", c.value("weight"), builder.node("Reshape", c.value("indices"), rows), axis=0)
+    if c.get("per_sample_weights") is not None:
+        weights = builder.node("Reshape", c.value("per_sample_weights"), rows)
+        values = builder.node("Mul", values, builder.node("Unsqueeze", weights, graph.ints([2])))
+    reduce = ("ReduceSum", "ReduceMean", "ReduceMax")[mode]
+    return builder.node(reduce, values, graph.ints([1]), keepdims=0)
+
+
+def _weight_norm(graph: AtenGraph, c: Arguments) -> str:
+    """g v / |v|, the norm over all axes but one."""
+    builder, axis, rank = graph.builder, int(c.static("dim", 0)), c.rank("v")
+    axes = [a for a in range(rank) if axis == -1 or a != axis % rank]
+    length = builder.node("ReduceL2", c.value("v"), graph.ints(axes), keepdims=1)
+    return builder.node("Mul", c.value("v"), builder.node("Div", c.value("g"), length))
+
+
 def _dropout(_graph: AtenGraph, c: Arguments) -> str:
     if c.static("train", False) and c.static("p", 0.5) > 0:
         raise c.unsupported("the program was exported in training mode; call model.eval() before exporting")
@@ -185,6 +213,7 @@ def _attention(graph: AtenGraph, c: Arguments) -> str:
 
 _DEFAULT: Mapping[str, Handler] = {
     "_native_batch_norm_legit_no_training": _batch_norm,
+    "_weight_norm": _weight_norm,
     "addmm": _add_product("mat1", "mat2"),
     "alpha_dropout": _dropout,
     "baddbmm": _add_product("batch1", "batch2"),
@@ -194,6 +223,7 @@ _DEFAULT: Mapping[str, Handler] = {
     "dropout": _dropout,
     "einsum": _einsum,
     "embedding": _embedding,
+    "embedding_bag": _embedding_bag,
     "feature_dropout": _dropout,
     "group_norm": _group_norm,
     "layer_norm": _layer_norm,
@@ -208,6 +238,7 @@ _DEFAULT: Mapping[str, Handler] = {
 HANDLERS: dict[str, Handler] = {
     **{f"aten.{name}.default": handler for name, handler in _DEFAULT.items()},
     **{f"aten.conv{d}d.{overload}": _convolution() for d in (1, 2) for overload in ("default", "padding")},
+    "aten.embedding_bag.padding_idx": _embedding_bag,
     "aten.conv_transpose1d.default": _convolution(transposed=True),
     "aten.conv_transpose2d.input": _convolution(transposed=True),
     **{f"aten.max_pool{d}d.default": _pool("MaxPool", d) for d in (1, 2)},

@@ -30,13 +30,21 @@ def _stack(op: str, activation: str = "Tanh") -> Handler:
             raise c.unsupported(f"its parameters are those of {len(layers)} layers; expected {depth}")
         first, builder = bool(c.static("batch_first")), graph.builder
         value = builder.swap_time_and_batch(c.value("input")) if first else c.value("input")
+        lengths = c.value("lengths")  # of packed sequences
         name = c.get("params")[0].name.removesuffix("_weight_ih_l0").removeprefix("p_")
         finals: list[list[str]] = []
         for number, directions in enumerate(layers):
             states = [_layer_state(graph, state, number, depth, 1 + both) for state in initial]
             h_0, c_0 = [*states, ""][:2]
             value, *final = builder.recurrent(
-                op, value, directions, name=f"{name}.l{number}", activation=activation, h_0=h_0, c_0=c_0
+                op,
+                value,
+                directions,
+                name=f"{name}.l{number}",
+                activation=activation,
+                lengths=lengths,
+                h_0=h_0,
+                c_0=c_0,
             )
             finals.append(final)
         output = builder.swap_time_and_batch(value) if first else value
@@ -109,7 +117,14 @@ def _cell(op: str, activation: str = "Tanh") -> Handler:
     return handler
 
 
+def _trim(graph: AtenGraph, c: Arguments) -> str:
+    """Padded sequences up to the longest of them."""
+    longest = graph.builder.node("ReduceMax", graph.operand(c.get("lengths"), "int64"), keepdims=1)
+    return graph.builder.node("Slice", c.value("self"), graph.ints([0]), longest, graph.ints([c.static("dim")]))
+
+
 HANDLERS: dict[str, Handler] = {
+    "packed.trim": _trim,
     "aten.lstm.input": _stack("LSTM"),
     "aten.gru.input": _stack("GRU"),
     "aten.rnn_tanh.input": _stack("RNN"),

@@ -130,8 +130,19 @@ def _variance(z: Sizes, c: CallShapes) -> list[Shape]:
 
 
 def _layer_norm(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape, sizes = c.shape("input"), c.get("normalized_shape")
+    for have, want in zip(shape[len(shape) - len(sizes) :], sizes, strict=True):
+        z.same(have, z.fixed(want))
+    return [shape]
+
+
+def _channels_norm(z: Sizes, c: CallShapes) -> list[Shape]:
+    """Normalisation with weights or statistics for each channel on axis 1."""
     shape = c.shape("input")
-    z.fix(*shape[len(shape) - len(c.get("normalized_shape")) :])
+    known = [c.shape(name) for name in ("weight", "running_mean") if c.get(name) is not None]
+    if known:
+        z.same(shape[1], known[0][0])
+    z.fix(shape[1])
     return [shape]
 
 
@@ -179,6 +190,53 @@ def _attention(z: Sizes, c: CallShapes) -> list[Shape]:
     return [[*_broadcast(z, [q[:-2], k[:-2], v[:-2]]), q[-2], v[-1]]]
 
 
+def _embedding_bag(z: Sizes, c: CallShapes) -> list[Shape]:
+    return [[c.shape("offsets")[0], c.shape("weight")[1]], *[[z.fixed(0)]] * 3]
+
+
+def _glu(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = list(c.shape("self"))
+    axis = c.axis(len(shape), default=-1)
+    z.fix(shape[axis])
+    shape[axis] = z.fixed(shape[axis].value // 2)
+    return [shape]
+
+
+def _movedim(_z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = c.shape("self")
+    source, destination = (
+        [axis % len(shape) for axis in (e if isinstance(e, list) else [e])]
+        for e in (c.get("source"), c.get("destination"))
+    )
+    order = [axis for axis in range(len(shape)) if axis not in source]
+    for to, axis in sorted(zip(destination, source, strict=True)):
+        order.insert(to, axis)
+    return [[shape[axis] for axis in order]]
+
+
+def _narrow(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = list(c.shape("self"))
+    axis = c.axis(len(shape))
+    z.fix(shape[axis])
+    shape[axis] = z.fixed(c.get("length"))
+    return [shape]
+
+
+def _convolution_back(z: Sizes, c: CallShapes) -> list[Shape]:
+    x, weight = c.shape("input"), c.shape("weight")
+    count, groups = len(weight) - 2, c.get("groups", 1)
+    z.same(x[1], weight[0])
+    z.fix(x[1])
+    stride, padding = _numbers(c.get("stride", 1), count), _numbers(c.get("padding", 0), count)
+    dilation, extra = _numbers(c.get("dilation", 1), count), _numbers(c.get("output_padding", 0), count)
+    sizes = []
+    for i, size in enumerate(x[2:]):
+        spread = z.product([size, z.fixed(stride[i])]) if stride[i] != 1 else size
+        rest = dilation[i] * (weight[2 + i].value - 1) + extra[i] + 1 - 2 * padding[i] - stride[i]
+        sizes.append(z.shift(spread, rest))
+    return [[x[0], z.fixed(weight[1].value * groups), *sizes]]
+
+
 def _embedding(_z: Sizes, c: CallShapes) -> list[Shape]:
     return [[*c.shape("indices"), *c.shape("weight")[1:]]]
 
@@ -198,9 +256,12 @@ def _numbers(value: Any, count: int) -> list[int]:
 def _convolution(z: Sizes, c: CallShapes) -> list[Shape]:
     x, weight = c.shape("input"), c.shape("weight")
     count = len(weight) - 2
-    z.fix(x[1])
-    if c.get("transposed", False):
+    if len(x) != count + 2:
         raise UnknownShapeError
+    if c.get("transposed", False):
+        return _convolution_back(z, c)
+    z.same(x[1], z.fixed(weight[1].value * c.get("groups", 1)))
+    z.fix(x[1])
     if c.get("padding") == "same":
         return [[x[0], weight[0], *x[2:]]]
     padding = [0] * count if c.get("padding", 0) == "valid" else _numbers(c.get("padding", 0), count)
@@ -296,7 +357,7 @@ def _view(name: str) -> Rule:
         have, want = c.shape("self"), c.size_list(name)
         total = math.prod(size.value for size in have)
         known = math.prod(size.value for size in want if size is not None)
-        missing = z.literal(total // max(known, 1))
+        missing = Size(total // max(known, 1), "literal")
         wanted = [missing if size is None else size for size in want]
         _regroup(z, list(have), list(wanted))
         return [wanted]
@@ -317,17 +378,64 @@ def _regroup(z: Sizes, have: Shape, want: Shape) -> None:
             a, b = (math.prod(size.value for size in side) for side in (left, right))
         if len(left) == 1 or len(right) == 1:
             _join(z, left, right)
-        elif not _shared(z, left, right):
+        elif not _shared(z, left, right) and not _spread(z, left, right):
             z.fix(*left, *right)
 
 
 def _shared(z: Sizes, left: Shape, right: Shape) -> bool:
     """Heads joined with the batch: [B, F] as [B * n, F / n]; say whether it is that."""
-    if len(left) != 2 or len(right) != 2 or right[0].value % left[0].value or left[1].is_open:
+    if len(left) != 2 or len(right) != 2 or left[1].is_open or right[1].is_open:
+        return False
+    times, rest = divmod(right[1].value, left[1].value)
+    if rest == 0 and left[0].value == right[0].value * times:  # neighbours joined: [T, F] as [T / n, F * n]
+        z.same(right[0], z.ratio(left[0], times))
+        z.fix(left[1], right[1])
+        return True
+    if right[0].value % left[0].value:
         return False
     z.same(right[0], z.product([left[0], z.fixed(right[0].value // left[0].value)]))
     z.fix(left[1], right[1])
     return True
+
+
+def _spread(z: Sizes, left: Shape, right: Shape) -> bool:
+    """Give each axis on the right the open sizes on the left that it is made of; say whether there is one way."""
+    open_sizes = [atom for size in left for atom in _atoms(size)]
+    known, loose = [size for size in right if size.is_open], [size for size in right if not size.is_open]
+    loose += [part for size in known for part in size.root.parts if part.root.kind == "literal" and part.value > 1]
+    for atom in (atom for size in known for atom in _atoms(size)):
+        if not any(atom is other for other in open_sizes):
+            return False
+        open_sizes = [other for other in open_sizes if other is not atom]
+    if len(open_sizes) > 6 or len(loose) > 4:
+        return False
+    ways: list[list[Shape]] = []
+
+    def place(position: int, taken: list[Shape]) -> None:
+        if position == len(open_sizes):
+            ways.append([list(sizes) for sizes in taken])
+            return
+        for size, sizes in zip(loose, taken, strict=True):
+            sizes.append(open_sizes[position])
+            if size.value % math.prod(s.value for s in sizes) == 0:
+                place(position + 1, taken)
+            sizes.pop()
+
+    place(0, [[] for _ in loose])
+    if len(ways) != 1:
+        return False
+    for size, sizes in zip(loose, ways[0], strict=True):
+        rest = size.value // math.prod(s.value for s in sizes)
+        z.same(size, z.product([*sizes, z.fixed(rest)]))
+    return True
+
+
+def _atoms(size: Size) -> list[Size]:
+    """Return the open sizes whose product a size is, but for a number."""
+    root = size.root
+    if root.kind == "product":
+        return [atom for part in root.parts for atom in _atoms(part)]
+    return [root] if root.is_open else []
 
 
 def _join(z: Sizes, left: Shape, right: Shape) -> None:
@@ -370,11 +478,14 @@ def _slice(z: Sizes, c: CallShapes) -> list[Shape]:
     size, start, step = shape[axis], c.get("start", 0), c.get("step", 1)
     end = c.size("end") if c.call.arguments.get("end") not in (None, -1) else None
     stop = -1 if c.call.arguments.get("end") == -1 else _END if end is None else end.value
-    if end is not None and end.root.kind == "literal" and (stop < 0 or stop >= _END):
-        c.literals.pop(("end", -1))
+    if end is not None and not end.is_open and (stop < 0 or stop >= _END):
+        c.literals.pop(("end", -1), None)
         end = None
+    if z.has_at_least(size, stop) and start == 0 and step == 1:
+        shape[axis] = z.fixed(stop)
+        return [shape]
     length = len(range(*slice(start, stop, step).indices(size.value)))
-    if step != 1 or (size.is_open and start > 0 and stop < _END):
+    if step != 1 or (size.is_open and start > 0 and 0 <= stop < _END):
         z.fix(size)
     if end is not None and start == 0 and not size.is_open and step == 1 and stop <= size.value:
         shape[axis] = end  # part of a table, as long as the input is
@@ -382,8 +493,10 @@ def _slice(z: Sizes, c: CallShapes) -> list[Shape]:
         shape[axis] = z.fixed(length)
     elif start >= 0 and stop >= _END:
         shape[axis] = z.shift(size, -start)
-    elif start == 0 and stop < 0:
-        shape[axis] = z.shift(size, stop)
+    elif start >= 0 and stop < 0:
+        shape[axis] = z.shift(size, stop - start)
+    elif start == 0 and end is not None and end.is_open:
+        shape[axis] = end
     else:
         z.fix(size)
         shape[axis] = z.fixed(length)
@@ -396,8 +509,9 @@ def _select(z: Sizes, c: CallShapes) -> list[Shape]:
     """A place counted from the front, other than the first, may have come from the size of the axis."""
     shape = list(c.shape("self"))
     size = shape.pop(c.axis(len(shape)))
-    if c.get("index") > 0:
-        z.fix(size)
+    index = c.call.arguments["index"]
+    if not isinstance(index, SymInt) and index > 0:
+        z.asked(size)
     return [shape]
 
 
@@ -405,14 +519,14 @@ def _split(z: Sizes, c: CallShapes) -> list[Shape]:
     shape = c.shape("self")
     axis = c.axis(len(shape))
     z.fix(shape[axis])
-    names, total = c.call.outputs[0], shape[axis].value
+    names, total = c.call.outputs[0] if c.call.outputs else None, shape[axis].value
     if c.get("chunks") is not None:
         lengths: Any = -(-total // c.get("chunks"))
     else:
         lengths = next(c.get(name) for name in ("split_size", "split_sizes") if c.get(name) is not None)
     if isinstance(lengths, int):
         lengths = [min(lengths, total - start) for start in range(0, total, lengths)]
-    if len(lengths) != len(names):
+    if sum(lengths) != total or (names is not None and len(lengths) != len(names)):
         raise UnknownShapeError
     return [[*shape[:axis], z.fixed(length), *shape[axis + 1 :]] for length in lengths]
 
@@ -480,11 +594,20 @@ def _filled(_z: Sizes, c: CallShapes) -> list[Shape]:
     return [[size for size in sizes if size is not None]]
 
 
-def _arange(_z: Sizes, c: CallShapes) -> list[Shape]:
-    end = c.size("end")
-    if c.get("start", 0) != 0 or c.get("step", 1) != 1 or end is None:
+def _arange(z: Sizes, c: CallShapes) -> list[Shape]:
+    end, step = c.size("end"), c.size("step") if c.call.arguments.get("step") is not None else z.fixed(1)
+    if c.get("start", 0) != 0 or end is None or step is None or step.value < 1:
         raise UnknownShapeError
-    return [[end]]
+    if step.value == 1 and not step.is_open:
+        return [[end]]
+    parts = list(end.root.parts) if end.root.kind == "product" else []
+    same = [part for part in parts if part.root is step.root or (not step.is_open and part.value == step.value)]
+    if same:  # as many as the others together
+        parts.remove(same[0])
+        z.same(same[0], step)
+        return [[z.product(parts)]]
+    z.fix(end, step)
+    return [[z.fixed(-(-end.value // step.value))]]
 
 
 def _stack_of_layers(states: int) -> Rule:
@@ -492,9 +615,14 @@ def _stack_of_layers(states: int) -> Rule:
         x, both = c.shape("input"), bool(c.get("bidirectional"))
         initial = c.shapes("hx") if states == 2 else [c.shape("hx")]
         batch = x[0 if c.get("batch_first") else 1]
+        params = c.shapes("params")
+        z.same(x[2], params[0][1])
         z.fix(x[2])
-        for layers, rows, features in initial:
+        hidden = params[1][0].value // (4 if states == 2 else 3 if c.call.target.startswith("aten.gru") else 1)
+        for (layers, rows, features), size in zip(initial, (params[1][1].value, hidden), strict=False):
             z.same(rows, batch)
+            z.same(layers, z.fixed(c.get("num_layers") * (1 + both)))
+            z.same(features, z.fixed(size))
             z.fix(layers, features)
         return [[*x[:2], z.fixed((1 + both) * initial[0][2].value)], *initial]
 
@@ -504,9 +632,11 @@ def _stack_of_layers(states: int) -> Rule:
 def _cell(states: int) -> Rule:
     def rule(z: Sizes, c: CallShapes) -> list[Shape]:
         x, initial = c.shape("input"), c.shapes("hx") if states == 2 else [c.shape("hx")]
+        z.same(x[1], c.shape("w_ih")[1])
         z.fix(x[-1])
         for state in initial:
             z.same(state[0], x[0])
+            z.same(state[1], c.shape("w_hh")[1])
             z.fix(state[-1])
         return initial
 
@@ -515,7 +645,8 @@ def _cell(states: int) -> Rule:
 
 _ELEMENTWISE = [
     *elementwise.ELEMENTWISE, "div", "where", "masked_fill", "pow", "clamp", "clamp_min", "clamp_max", "elu", "gelu",
-    "hardtanh", "leaky_relu", "log_sigmoid", "relu6", "rsqrt", "silu", "softplus",
+    "addcmul", "expm1", "hardtanh", "leaky_relu", "log1p", "log_sigmoid", "relu6", "rsqrt", "silu",
+    "softplus", "square",
 ]  # fmt: skip
 _SAME = [
     "to", "_to_copy", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "zeros_like",
@@ -530,7 +661,7 @@ RULES: Mapping[str, Rule] = {
     "linalg_vector_norm": _reduce(1),
     **dict.fromkeys(["max", "min"], _reduce(2)),
     **dict.fromkeys(["var", "std"], _variance),
-    **dict.fromkeys(["batch_norm", "group_norm"], _first("input", 1)),
+    **dict.fromkeys(["batch_norm", "group_norm"], _channels_norm),
     **dict.fromkeys(["matmul", "mm", "bmm", "mv"], _matmul),
     **dict.fromkeys(["view", "_unsafe_view"], _view("size")),
     "reshape": _view("shape"),
@@ -545,10 +676,13 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["t", "mT"], _turned),
     "adaptive_avg_pool1d": _adaptive_pool(1), "adaptive_avg_pool2d": _adaptive_pool(2),
     "addmm": _add_product("mat1", "mat2"), "arange": _arange, "avg_pool1d": _pool(1), "avg_pool2d": _pool(2),
-    "baddbmm": _add_product("batch1", "batch2"), "einsum": _einsum, "embedding": _embedding, "expand": _expand,
+    "baddbmm": _add_product("batch1", "batch2"), "einsum": _einsum, "embedding": _embedding,
+    "embedding_bag": _embedding_bag, "expand": _expand,
     "expand_as": _first("other"), "flatten": _flatten, "gather": _gather, "index": _index,
-    "index_select": _index_select, "layer_norm": _layer_norm, "linear": _linear, "lstm": _stack_of_layers(2),
-    "lstm_cell": _cell(2), "max_pool1d": _pool(1), "max_pool2d": _pool(2), "permute": _permute,
+    "glu": _glu, "index_select": _index_select, "layer_norm": _layer_norm, "linear": _linear, "lstm": _stack_of_layers(2),
+    "lstm_cell": _cell(2), "max_pool1d": _pool(1), "max_pool2d": _pool(2), "movedim": _movedim,
+    "narrow": _narrow, "permute": _permute, "scalar_tensor": lambda _z, _c: [[]], "_prelu_kernel": _first("self", 1),
+    **dict.fromkeys(["conv_transpose1d", "conv_transpose2d"], _convolution_back), "_weight_norm": _first("v"),
     "prelu": _first("self", 1), "repeat": _repeat, "reshape_as": _first("other"),
     "scaled_dot_product_attention": _attention, "select": _select, "slice": _slice, "squeeze": _squeeze,
     "stack": _stack, "transpose": _transpose, "unbind": _unbind, "unsqueeze": _unsqueeze, "view_as": _first("other"),

@@ -18,9 +18,9 @@ from .aten_shapes import RULES, CallShapes, UnknownShapeError
 from .exported import Call, Program, SymInt, Tensor, TensorMeta
 from .sizes import Size, Sizes
 
-__all__ = ["with_free_axes"]
+__all__ = ["CALCULATED", "with_free_axes"]
 
-_CALCULATED = {"product": "mul", "sum": "add", "shift": "add", "ratio": "floordiv"}
+CALCULATED = {"product": "mul", "sum": "add", "shift": "add", "ratio": "floordiv"}
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
@@ -53,6 +53,7 @@ class _Opening:
         for position, call in enumerate(self.program.calls):
             self._follow(position, call)
         self._refuse_numbers_that_look_like_sizes()
+        self._refuse_loose_numbers()
         calls = self._rewritten()
         while calls is None:  # a size is asked for before it is there, and was fixed
             calls = self._rewritten()
@@ -122,6 +123,8 @@ class _Opening:
                 self.literals[position] = {(key, -1): size for key, size in zip(call.arguments, sizes, strict=True)}
                 self.numbers[names[0]] = self.z.product(sizes)
                 return
+            if name == "add" and isinstance(operands[0], int):
+                operands, sizes = operands[::-1], sizes[::-1]
             if name == "add" and not isinstance(operands[1], int):
                 self.numbers[names[0]] = self.z.sum(sizes)
                 return
@@ -150,6 +153,15 @@ class _Opening:
             if any(
                 math.isclose(number, suspect) for number in used for suspect in suspects - {0.5, 1, 2} | {n} & suspects
             ):
+                self.z.fix(leaf)
+
+    def _refuse_loose_numbers(self) -> None:
+        """``h.repeat(1, x.size(1), 1)`` is stored with a number that no other size has to be equal to."""
+        found = (size.root for literals in self.literals.values() for size in literals.values())
+        loose = {size.value for size in found if size.kind == "literal" and size.value > 1}
+        for leaf in (*self.leaves, *self.named.values()):
+            n = leaf.value
+            if leaf.is_open and loose & {n, *(near for near in (n - 1, n + 1, n // 2, 2 * n) if near > 4)}:
                 self.z.fix(leaf)
 
     def _rewritten(self) -> list[Call] | None:
@@ -187,13 +199,13 @@ class _Opening:
         if id(size) in holders:
             holder, axis = holders[id(size)]
             calls.append(Call("aten.sym_size.int", {"self": Tensor(holder), "dim": axis}, (name,)))
-        elif size.kind in _CALCULATED:
+        elif size.kind in CALCULATED:
             operands = [self._number(part, holders, asked, calls) for part in size.parts]
             operands += [size.number] if len(operands) == 1 else []
             if len(operands) != 2 or None in operands:
                 return None
             name = f"free_size_{len(asked)}"
-            calls.append(Call(f"_operator.{_CALCULATED[size.kind]}", {"a": operands[0], "b": operands[1]}, (name,)))
+            calls.append(Call(f"_operator.{CALCULATED[size.kind]}", {"a": operands[0], "b": operands[1]}, (name,)))
         else:
             return None
         asked[id(size)] = name

@@ -120,7 +120,7 @@ def widen_bfloat16(data: bytes) -> Array:
     return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
 
 
-def parse(data: bytes, where: str, allow: Callable[[str], bool] | None = None) -> Any:
+def parse(data: bytes, where: str, allow: Callable[[str], bool] | None = None, folder: str = "data/") -> Any:
     """Return the object that the pickle describes, with `StoredTensor` for every tensor.
 
     Parameters
@@ -130,6 +130,8 @@ def parse(data: bytes, where: str, allow: Callable[[str], bool] | None = None) -
         Named in errors.
     allow : callable
         Told a global's name, says whether objects of that class are to be returned as `Foreign` data.
+    folder : str
+        Where in the archive the storages are; their keys begin with it.
 
     Raises
     ------
@@ -139,7 +141,7 @@ def parse(data: bytes, where: str, allow: Callable[[str], bool] | None = None) -
         If it is damaged.
     """
     try:
-        return _Machine(where, allow).run(data)
+        return _Machine(where, allow, folder).run(data)
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise FileFormatError(f"'{where}' holds a damaged pickle: {error}.") from None
 
@@ -147,9 +149,10 @@ def parse(data: bytes, where: str, allow: Callable[[str], bool] | None = None) -
 class _Machine:
     """The stack, the marks and the memo of one pickle that is being read."""
 
-    def __init__(self, where: str, allow: Callable[[str], bool] | None) -> None:
+    def __init__(self, where: str, allow: Callable[[str], bool] | None, folder: str) -> None:
         self.where = where
         self.allow = allow
+        self.folder = folder
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -240,7 +243,7 @@ class _Machine:
         dtype = _DTYPES.get(cls.name.removeprefix("torch."))
         if dtype is None:
             raise UnsupportedError(f"'{self.where}' stores a {cls.name}; supported: {', '.join(_DTYPES)} of torch.")
-        self.stack.append(_Storage(key, dtype, _count(numel)))
+        self.stack.append(_Storage(self.folder + key, dtype, _count(numel)))
 
     def put(self, index: int) -> None:
         self.memo[index] = self.stack[-1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["Size", "Sizes"]
+__all__ = ["Size", "Sizes", "alike"]
 
 
 class Size:
@@ -78,12 +78,20 @@ class Sizes:
             parts, root.parts = root.parts, ()
             self.fix(*parts)
 
+    def has_at_least(self, size: Size, number: int) -> bool:
+        """Say whether an axis of unknown size may be taken to have so many places."""
+        return False
+
+    def asked(self, size: Size) -> None:
+        """Say that a number of the program may have come from the size."""
+        self.fix(size)
+
     def same(self, a: Size, b: Size) -> None:
         """Say that two sizes are equal."""
         a, b = a.root, b.root
         if a is b:
             return
-        if a.value != b.value or (a.parts and b.parts and not _alike(a, b)):
+        if a.value != b.value or (a.parts and b.parts and not alike(a, b)):
             self.fix(a, b)
         elif a.kind == "fixed":
             self.fix(b)
@@ -137,7 +145,8 @@ class Sizes:
         return Size(root.value // number, "ratio", (root,), number)
 
 
-def _alike(a: Size, b: Size) -> bool:
+def alike(a: Size, b: Size) -> bool:
+    """Say whether two sizes are worked out in the same way from the same axes."""
     return (a.kind, a.number) == (b.kind, b.number) and str(a) == str(b)
 
 

@@ -20,18 +20,28 @@ from fastlstm.graph import Graph
 from . import aten_elementwise, aten_layers, aten_movement, aten_recurrent
 from .archive import Archive
 from .aten import AtenGraph
+from .aten_schemas import SYNONYMS
 from .exported import Program, read_program
 from .free_axes import with_free_axes
 from .state_dict_ import from_state_dict
 from .torch_quantised import Unpacked
 
-__all__ = ["from_torch", "load", "supported"]
+__all__ = ["from_torch", "load", "program_graph", "supported"]
 
-_HANDLERS = {
+_OWN = {
     **aten_elementwise.HANDLERS,
     **aten_layers.HANDLERS,
     **aten_movement.HANDLERS,
     **aten_recurrent.HANDLERS,
+}
+_HANDLERS = {
+    **_OWN,
+    **{
+        f"aten.{second}.{target.split('.')[2]}": handler
+        for second, first in SYNONYMS.items()
+        for target, handler in _OWN.items()
+        if target.startswith(f"aten.{first}.")
+    },
 }
 
 
@@ -51,7 +61,7 @@ def load(path: str | Path) -> Graph:
         If an operation is not supported, or the file is of another version.
     """
     path = Path(path)
-    return _graph(read_program(Archive(path)), path.stem)
+    return program_graph(read_program(Archive(path)), path.stem)
 
 
 def from_torch(obj: Any, example_inputs: Sequence[Any] | None = None) -> Graph:
@@ -79,7 +89,7 @@ def from_torch(obj: Any, example_inputs: Sequence[Any] | None = None) -> Graph:
     except ImportError:
         raise DependencyError.missing("torch", "torch", "Reading a PyTorch module") from None
     if isinstance(obj, torch.export.ExportedProgram):
-        return _graph(_read(torch, obj), "")
+        return program_graph(_read(torch, obj), "")
     if not isinstance(obj, torch.nn.Module):
         raise InputError(f"Expected a torch.nn.Module or ExportedProgram; got a {type(obj).__name__}.")
     unpacked = Unpacked(torch)
@@ -94,14 +104,21 @@ def _from_module(torch: Any, obj: Any, example_inputs: Sequence[Any] | None) -> 
         word = obj.mode.lower().removesuffix("_tanh")
         return from_state_dict(obj.state_dict(), layers=word, batch_first=obj.batch_first, name=type(obj).__name__)
     examples = _examples(torch, obj) if example_inputs is None else tuple(example_inputs)
-    graph = _graph(_read(torch, _export(torch, obj, examples)), type(obj).__name__)
+    graph = program_graph(_read(torch, _export(torch, obj, examples)), type(obj).__name__)
     if example_inputs is None:
         shapes = ", ".join(str(list(example.shape)) for example in examples)
         graph = graph.replace(notes=(*graph.notes, f"The module was followed with an input of the shape {shapes}."))
     return graph
 
 
-def _graph(program: Program, name: str) -> Graph:
+def program_graph(program: Program, name: str) -> Graph:
+    """Return the graph of a program of aten calls, with every axis of its inputs open that can be.
+
+    Raises
+    ------
+    UnsupportedError
+        If an operation is not supported.
+    """
     return AtenGraph(with_free_axes(program), name, _HANDLERS).build()
 
 

@@ -75,7 +75,7 @@ def read_tensors(archive: Archive, tensors: Mapping[str, StoredTensor]) -> dict[
         raise FileFormatError(f"'{archive.path}' describes tensors of {total} bytes, far more than the file holds.")
     storages: dict[str, bytes] = {}
     for tensor in tensors.values():
-        member = f"{archive.root}data/{tensor.key}"
+        member = archive.root + tensor.key
         expected = tensor.numel * tensor.itemsize
         if member not in archive or archive.size(member) != expected:
             found = f"{archive.size(member)} bytes" if member in archive else "no such member"

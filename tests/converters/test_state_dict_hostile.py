@@ -113,7 +113,7 @@ def test_compressed_members_are_read(pt: Path) -> None:
 
 def test_a_storage_of_another_size_is_refused(pt: Path) -> None:
     rewrite(pt, lambda name, data: data + b"0000" if name.endswith("data/1") else data)
-    with pytest.raises(FileFormatError, match="storage '1' should have 1024 bytes; found 1028 bytes"):
+    with pytest.raises(FileFormatError, match="storage 'data/1' should have 1024 bytes; found 1028 bytes"):
         load(pt)
 
 

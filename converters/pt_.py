@@ -1,0 +1,53 @@
+"""``.pt`` and ``.pth`` files: state dicts and TorchScript archives, told apart by what the archive holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastlstm.errors import InputError
+from fastlstm.graph import Graph
+
+from . import state_dict_
+from .archive import Archive
+from .torch_ import program_graph
+from .torchscript_ import is_torchscript, read_torchscript
+
+__all__ = ["load"]
+
+
+def load(
+    path: str | Path,
+    layers: str | None = None,
+    batch_first: bool | None = None,
+    prefix: str = "",
+    lengths: bool = False,
+    inputs: str | None = None,
+) -> Graph:
+    """Read a state dict or a TorchScript archive. Nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : str or path
+    layers, batch_first, prefix, lengths
+        Those of `fastlstm.converters.state_dict_.from_state_dict`; with `layers` only a TorchScript archive's
+        weights are read.
+    inputs : str, optional
+        Of a TorchScript archive: dtypes and shapes of its inputs, as in ``"x: float32[batch, time, 40]"``.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is damaged.
+    UnsupportedError
+        If it holds something that is not supported; the message names it.
+    """
+    path = Path(path)
+    archive = Archive(path)
+    if layers is None and is_torchscript(archive):
+        settings = {"batch_first": batch_first, "prefix": prefix or None, "lengths": lengths or None}
+        for name in (name for name, value in settings.items() if value is not None):
+            raise InputError(f"{name} is for state dicts; '{path}' is a TorchScript archive, whose code says it.")
+        return program_graph(read_torchscript(archive, inputs), path.stem)
+    if inputs is not None:
+        raise InputError(f"inputs is for TorchScript archives; '{path}' is read by its weights alone.")
+    return state_dict_.load(path, layers, batch_first, prefix, lengths)
