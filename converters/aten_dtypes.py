@@ -60,9 +60,7 @@ def results(name: str, arguments: dict[str, Any], tensors: Sequence[tuple[str, i
         first = promoted([], [v if isinstance(v, float) else 0 for v in ends if v is not None])
     elif name == "type_as" or (name == "to" and len(tensors) == 2):
         first = tensors[1][0]
-    elif name in _OF_FIRST or name == "to":
-        first = tensors[0][0]
-    elif name == "embedding":
+    elif name in _OF_FIRST or name == "to" or name == "embedding":
         first = tensors[0][0]
     elif name == "where":
         first = promoted(tensors[1:], numbers)

@@ -71,7 +71,7 @@ def _embedding_bag(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _weight_norm(graph: AtenGraph, c: Arguments) -> str:
-    """g v / |v|, the norm over all axes but one."""
+    """G v / |v|, the norm over all axes but one."""
     builder, axis, rank = graph.builder, int(c.static("dim", 0)), c.rank("v")
     axes = [a for a in range(rank) if axis == -1 or a != axis % rank]
     length = builder.node("ReduceL2", c.value("v"), graph.ints(axes), keepdims=1)

@@ -6,6 +6,7 @@ Any argument may be None or be left out. The arguments about memory alone (layou
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,8 @@ __all__ = ["DTYPES", "SCHEMAS", "SYNONYMS", "Device", "bind"]
 
 _TABLE = """
 T self:
-    abs bitwise_not ceil clone contiguous cos detach erf exp expm1 floor log1p square hardsigmoid hardswish log log_sigmoid
-    logical_not mT max min mish neg reciprocal relu relu6 round rsqrt selu sigmoid sign silu sin sqrt squeeze
+    abs bitwise_not ceil clone contiguous cos detach erf exp expm1 floor hardsigmoid hardswish log log1p log_sigmoid
+    square logical_not mT max min mish neg reciprocal relu relu6 round rsqrt selu sigmoid sign silu sin sqrt squeeze
     t tan tanh
 I size, y dtype:
     ones zeros
@@ -216,13 +217,15 @@ T input, T weight, T bias, I stride, I padding, I dilation, b transposed, I outp
     convolution
 T input, T weight, T bias, T running_mean, T running_var, b training, n momentum, n eps, b cudnn_enabled:
     batch_norm
-T weight, T indices, T offsets, b scale_grad_by_freq, i mode, b sparse, T per_sample_weights, b include_last_offset, i padding_idx:
+T weight, T indices, T offsets, b scale_grad_by_freq, i mode, b sparse, T per_sample_weights,
+  b include_last_offset, i padding_idx:
     embedding_bag.padding_idx
 T v, T g, i dim:
     _weight_norm
 T self, T tensor1, T tensor2, n value:
     addcmul
-T weight, T indices, T offsets, b scale_grad_by_freq, i mode, b sparse, T per_sample_weights, b include_last_offset, i padding_idx:
+T weight, T indices, T offsets, b scale_grad_by_freq, i mode, b sparse, T per_sample_weights,
+  b include_last_offset, i padding_idx:
     embedding_bag.padding_idx
 """
 
@@ -251,7 +254,7 @@ class Device:
 def _parsed(table: str) -> dict[str, list[tuple[str, list[tuple[str, str]]]]]:
     schemas: dict[str, list[tuple[str, list[tuple[str, str]]]]] = {}
     arguments: list[tuple[str, str]] = []
-    for line in table.strip().splitlines():
+    for line in re.sub(r",\n +", ", ", table).strip().splitlines():
         if line.endswith(":"):
             arguments = [(part.split()[0], part.split()[1]) for part in line[:-1].split(", ")]
             continue

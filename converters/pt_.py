@@ -21,7 +21,7 @@ def load(
     batch_first: bool | None = None,
     prefix: str = "",
     lengths: bool = False,
-    inputs: str | None = None,
+    shapes: str | None = None,
 ) -> Graph:
     """Read a state dict or a TorchScript archive. Nothing in the file is executed.
 
@@ -31,7 +31,7 @@ def load(
     layers, batch_first, prefix, lengths
         Those of `fastlstm.converters.state_dict_.from_state_dict`; with `layers` only a TorchScript archive's
         weights are read.
-    inputs : str, optional
+    shapes : str, optional
         Of a TorchScript archive: dtypes and shapes of its inputs, as in ``"x: float32[batch, time, 40]"``.
 
     Raises
@@ -47,7 +47,7 @@ def load(
         settings = {"batch_first": batch_first, "prefix": prefix or None, "lengths": lengths or None}
         for name in (name for name, value in settings.items() if value is not None):
             raise InputError(f"{name} is for state dicts; '{path}' is a TorchScript archive, whose code says it.")
-        return program_graph(read_torchscript(archive, inputs), path.stem)
-    if inputs is not None:
-        raise InputError(f"inputs is for TorchScript archives; '{path}' is read by its weights alone.")
+        return program_graph(read_torchscript(archive, shapes), path.stem)
+    if shapes is not None:
+        raise InputError(f"shapes is for TorchScript archives; '{path}' is read by its weights alone.")
     return state_dict_.load(path, layers, batch_first, prefix, lengths)

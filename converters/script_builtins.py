@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,11 @@ def _fixed(run: Interpreter, value: Any) -> Any:
 
 
 def _add(run: Interpreter, a: Any, b: Any, *, alpha: Any = 1) -> Any:
-    if isinstance(a, (list, tuple, str)) and isinstance(b, type(a)):
-        return a + b
+    for kind in (list, tuple, str):
+        if isinstance(a, kind) and isinstance(b, kind):
+            if len(a) + len(b) > _ITEMS:
+                raise UnsupportedError(f"{run.where}: a list of more than {_ITEMS} items is not supported.")
+            return operator.add(a, b)
     numbers = _numbers(run, a, b)
     if numbers is None:
         return NotImplemented if isinstance(a, Tensor) or not isinstance(b, Tensor) else _swapped(run, "add", a, b)
@@ -75,7 +79,14 @@ def _add(run: Interpreter, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     if isinstance(a, Size) or isinstance(b, Size):
         size, number = (a, b) if isinstance(a, Size) else (b, a)
         return z.shift(size, number) if isinstance(number, int) else _fixed(run, size) + number
-    return a + b
+    return _small(run, a + b)
+
+
+def _small(run: Interpreter, number: float) -> float:
+    """Return a number if TorchScript's whole numbers hold it."""
+    if isinstance(number, int) and abs(number) >= 1 << 63:
+        raise UnsupportedError(f"{run.where}: the number has more than 64 bits.")
+    return number
 
 
 def _swapped(run: Interpreter, name: str, a: Any, b: Tensor) -> Any:
@@ -102,7 +113,7 @@ def _mul(run: Interpreter, a: Any, b: Any) -> Any:
         return NotImplemented if isinstance(a, Tensor) or not isinstance(b, Tensor) else _swapped(run, "mul", a, b)
     a, b = numbers
     if not isinstance(a, Size) and not isinstance(b, Size):
-        return a * b
+        return _small(run, a * b)
     if isinstance(a, float) or isinstance(b, float):
         return _fixed(run, a) * _fixed(run, b)
     z = run.recorder.z
@@ -234,7 +245,7 @@ def _new_tensor(run: Interpreter, value: Any, dtype: int | None = None, **_: Any
     return run.recorder.constant(f"made_{run.fresh}", array.astype("float32" if kind == "bfloat16" else kind))
 
 
-def _same_number(run: Interpreter, value: Any, *_: Any, **__: Any) -> Any:
+def _same_number(_run: Interpreter, value: Any, *_: Any, **__: Any) -> Any:
     """Conversions of a number that stands for a tensor."""
     return value if _plain(value) else NotImplemented
 
@@ -248,6 +259,12 @@ def _extreme(function: Function, name: str) -> Function:
         return function(*(_fixed(run, value) for value in (a if isinstance(a, list) else [a, *rest])))
 
     return builtin
+
+
+def _power(a: float, b: float) -> float:
+    if isinstance(a, int) and isinstance(b, int) and b >= 0:
+        return int(a**b) if b < 64 and abs(a) < 1 << 32 else math.inf
+    return float(float(a) ** b)
 
 
 def _dtype(run: Interpreter, tensor: Any) -> Any:
@@ -268,7 +285,7 @@ BUILTINS: Mapping[str, Function] = {
     "div": _div,
     "true_divide": _div,
     "remainder": _calculated(lambda a, b: a % b),
-    "pow": _calculated(lambda a, b: a**b if abs(b) < 1000 and abs(a) < 1e6 else math.inf),
+    "pow": _calculated(_power),
     "neg": _calculated(lambda a: -a),
     "abs": _calculated(abs),
     "sqrt": _calculated(math.sqrt),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -22,24 +23,51 @@ from .aten_shapes import RULES, CallShapes, UnknownShapeError
 from .exported import Call, Program, SymInt, Tensor, TensorMeta
 from .free_axes import CALCULATED
 from .pickle_ import StoredTensor
-from .script_sizes import MismatchError, NeedsSizeError, TrackedSizes
+from .script_sizes import MismatchError, TrackedSizes
 from .sizes import Size
 
-__all__ = ["Recorder"]
+__all__ = ["Budget", "Recorder"]
 
 Array = npt.NDArray[Any]
 
-_CALLS = 50_000
+_STEPS_A_CALL = 20
 _ELEMENTS = 1 << 31
 _LISTS = frozenset({"chunk", "split", "split_with_sizes", "unbind"})
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
-class Recorder:
-    """The calls of one program in order, and its tensors: dtype, sizes, and the inputs that each comes from."""
+@dataclass
+class Budget:
+    """How much work a program may be: damaged ones go round and round."""
 
-    def __init__(self, z: TrackedSizes) -> None:
+    steps: int = 1_000_000
+
+    def spend(self, steps: int) -> None:
+        """Take some of it.
+
+        Raises
+        ------
+        UnsupportedError
+            If nothing is left.
+        """
+        self.steps -= steps
+        if self.steps < 0:
+            raise UnsupportedError("The program takes more steps than a model does: a million, some 20 an operation.")
+
+
+class Recorder:
+    """The calls of one program in order, and its tensors: dtype, sizes, and the inputs that each comes from.
+
+    Parameters
+    ----------
+    z : TrackedSizes
+    budget : Budget
+        What is left for this and further ways to follow the program.
+    """
+
+    def __init__(self, z: TrackedSizes, budget: Budget) -> None:
         self.z = z
+        self.budget = budget
         self.calls: list[Call] = []
         self.constants: dict[str, StoredTensor | Array] = {}
         self.shapes: dict[str, list[Size]] = {}
@@ -70,6 +98,8 @@ class Recorder:
         """Return the size of an axis: a number, or a `Size` if it depends on the input."""
         shape = self.shapes[tensor.name]
         self._look_at(tensor)
+        if not -len(shape) <= axis < len(shape):
+            raise MismatchError(f"there is no axis {axis} among {len(shape)}", self.sources[tensor.name])
         size = shape[axis]
         if not size.is_open:
             return size.value
@@ -226,8 +256,7 @@ class Recorder:
 
     def _add(self, call: Call) -> None:
         self.calls.append(call)
-        if len(self.calls) > _CALLS:
-            raise UnsupportedError(f"The program has more than {_CALLS} operations.")
+        self.budget.spend(_STEPS_A_CALL)
 
     def _fresh(self, hint: str) -> str:
         while True:

@@ -26,7 +26,7 @@ def _attention(
     mask: Any = None,
     need_weights: bool = True,
     average_attn_weights: bool = True,
-    mask_type: Any = None,
+    _mask_type: Any = None,
 ) -> tuple[Any, Any]:
     """``torch.nn.MultiheadAttention`` of one size, batch first."""
     if mask is not None or not average_attn_weights:
@@ -72,7 +72,7 @@ def _encoder_layer(
     ffn_weight_2: Any,
     ffn_bias_2: Any,
     mask: Any = None,
-    mask_type: Any = None,
+    _mask_type: Any = None,
 ) -> Any:
     """``torch.nn.TransformerEncoderLayer``, batch first."""
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from fastlstm.errors import FileFormatError, UnsupportedError
 
-from .aten_schemas import Device
 from .exported import Tensor
 from .pickle_ import Foreign, StoredTensor
 from .script_builtins import BUILTINS, PRIMITIVES
@@ -27,7 +26,6 @@ from .sizes import Size
 
 __all__ = ["Interpreter", "NamedValues"]
 
-_STEPS = 1_000_000
 _DEPTH = 60
 
 
@@ -84,7 +82,6 @@ class Interpreter:
         self.read = read
         self.fresh = 0
         self.where = ""
-        self._steps = 0
         self._depth = 0
 
     # -- calls -------------------------------------------------------------------------------------------------------
@@ -119,9 +116,7 @@ class Interpreter:
         for statement in body:
             if frame.returned:
                 return
-            self._steps += 1
-            if self._steps > _STEPS:
-                raise UnsupportedError(f"The program takes more than {_STEPS} steps.")
+            self.recorder.budget.spend(1)
             self.where = f"line {statement.lineno} of {frame.where}"
             handler = _STATEMENTS.get(type(statement))
             if handler is None:
@@ -177,11 +172,12 @@ class Interpreter:
         if any(isinstance(bound, Size) for bound in bounds):
             raise UnsupportedError(
                 f"{self.where}: the loop runs as often as an input's axis is long. Use LSTM, GRU or RNN instead of a "
-                'cell in a loop, or say the size with inputs="...".'
+                'cell in a loop, or say the size with shapes="...".'
             )
         if not all(isinstance(bound, int) for bound in bounds):
             raise UnsupportedError(f"{self.where}: how often the loop runs depends on the numbers in a tensor.")
         for number in range(*bounds):
+            self.recorder.budget.spend(1)
             self._store(statement.target, number, frame)
             self._block(statement.body, frame)
 
@@ -192,6 +188,7 @@ class Interpreter:
                 raise UnsupportedError(f"{self.where}: how often the loop runs depends on an input.")
             if not condition:
                 return
+            self.recorder.budget.spend(1)
             self._block(statement.body, frame)
 
     def _return(self, statement: ast.Return, frame: _Frame) -> None:

@@ -87,9 +87,9 @@ class TrackedSizes(Sizes):
         """Return a number of the program."""
         return self.fixed(value)
 
-    def has_at_least(self, size: Size, number: int) -> bool:
+    def has_at_least(self, _size: Size, _number: int) -> bool:
         """Say whether an axis of unknown size may be taken to have so many places: if the code asks for them."""
-        return 0 < number < _LARGEST and self.is_made_up(size) and (number == 1 or not self.traced)
+        return 0 < _number < _LARGEST and self.is_made_up(_size) and (_number == 1 or not self.traced)
 
     def asked(self, size: Size) -> None:
         """Say that a number of the program may have come from the size: it may if the program was traced."""

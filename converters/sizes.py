@@ -78,7 +78,7 @@ class Sizes:
             parts, root.parts = root.parts, ()
             self.fix(*parts)
 
-    def has_at_least(self, size: Size, number: int) -> bool:
+    def has_at_least(self, _size: Size, _number: int) -> bool:
         """Say whether an axis of unknown size may be taken to have so many places."""
         return False
 

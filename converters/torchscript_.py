@@ -3,7 +3,7 @@
 The archive's code is followed as data (`fastlstm.converters.script_run`) into the same list of aten calls that an
 exported program holds, and read from there. What the archive does not say is the shapes of its inputs: traced
 archives store what they were traced with; for others ranks, dtypes and sizes are worked out from what the
-operations ask for, and the graph's notes say so. ``inputs="x: float32[batch, time, 40]"`` says them.
+operations ask for, and the graph's notes say so. ``shapes="x: float32[batch, time, 40]"`` says them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastlstm.errors import FileFormatError, InputError, UnsupportedError
 from .archive import Archive
 from .exported import Program, Tensor
 from .pickle_ import Foreign, StoredTensor, parse
-from .script_calls import Recorder
+from .script_calls import Budget, Recorder
 from .script_run import Interpreter
 from .script_sizes import MismatchError, NeedsSizeError, Pinned, TrackedSizes, United
 from .script_source import Sources
@@ -42,7 +42,8 @@ _KINDS: Sequence[tuple[str, int]] = [
 ]  # fmt: skip
 """Dtypes and ranks that inputs of unknown shape are tried with, the likeliest first."""
 _LENGTHS = sorted(_KINDS, key=lambda kind: kind != ("int64", 1))
-"""The same for inputs that are called lengths."""
+_MASKS = sorted(_KINDS, key=lambda kind: kind[0] != "bool")
+"""The same for inputs that are called lengths, or masks."""
 _GIVEN = re.compile(r"\s*(\w+)\s*:\s*(\w+)?\s*\[([^\[\]]*)\]\s*(?:,|;|$)")
 
 
@@ -68,13 +69,13 @@ def is_torchscript(archive: Archive) -> bool:
     return f"{archive.root}constants.pkl" in archive
 
 
-def read_torchscript(archive: Archive, inputs: str | None = None) -> Program:
+def read_torchscript(archive: Archive, shapes: str | None = None) -> Program:
     """Return the program of a TorchScript archive.
 
     Parameters
     ----------
     archive : Archive
-    inputs : str, optional
+    shapes : str, optional
         Names, dtypes and shapes of inputs: ``"x: float32[batch, time, 40], lengths: int64[batch]"``.
 
     Raises
@@ -84,10 +85,12 @@ def read_torchscript(archive: Archive, inputs: str | None = None) -> Program:
     UnsupportedError
         If its code does what is not supported, or the shapes of its inputs cannot be worked out.
     InputError
-        If `inputs` is not of that form or names no input.
+        If `shapes` is not of that form or names no input.
     """
     try:
-        return _Reader(archive, inputs).read()
+        return _Reader(archive, shapes).read()
+    except (FileFormatError, InputError, UnsupportedError):
+        raise
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise FileFormatError(
             f"'{archive.path}' holds a damaged program: {type(error).__name__} {str(error)[:200]}."
@@ -95,7 +98,7 @@ def read_torchscript(archive: Archive, inputs: str | None = None) -> Program:
 
 
 class _Reader:
-    def __init__(self, archive: Archive, inputs: str | None) -> None:
+    def __init__(self, archive: Archive, shapes: str | None) -> None:
         self.archive = archive
         self.sources = Sources(archive)
         root = self._pickle("data", _is_scripted)
@@ -105,50 +108,52 @@ class _Reader:
         constants = self._pickle("constants", _is_scripted)
         self.constants: Sequence[Any] = constants if isinstance(constants, (list, tuple)) else ()
         self.names = dict(_names(root, "", 0))
+        self.budget = Budget()
+        self.ruled_out: list[dict[str, int]] = []
+        self.reason = ""
         self.notes: list[str] = []
         self.structure: list[Any] = []
         self.inputs: list[str] = []
-        self.given: dict[str, _Given] = _parsed(inputs)
+        self.given: dict[str, _Given] = _parsed(shapes)
         self.examples: dict[str, int] = {}
         """Axes of a traced model's inputs and the sizes that they had."""
         self._read_signature()
 
     def read(self) -> Program:
-        guesses = _Guesses(dict.fromkeys((name for name in self.inputs if name not in self.given), 0))
-        ruled_out: list[dict[str, int]] = []
-        reason = ""
-        for _ in range(_ATTEMPTS):
-            try:
-                program = self._follow(guesses)
-            except Pinned as demand:
-                guesses.pinned[demand.leaf] = self.examples.get(demand.leaf, demand.value)
-            except United as demand:
-                self._unite(guesses, demand.leaf, demand.other)
-            except NeedsSizeError as demand:
-                if demand.names and set(demand.names) <= set(self.examples):
-                    guesses.pinned.update((leaf, self.examples[leaf]) for leaf in demand.names)
-                    continue
-                reason = reason or f"it depends on the size of {', '.join(sorted(set(demand.names)))} ({self.where})"
-                guessed = {n: k for n, k in guesses.kinds.items() if any(d.startswith(f"{n}_") for d in demand.names)}
-                ruled_out.append(guessed)
-                kinds = next(_assignments(list(guesses.kinds), ruled_out), None) if guessed else None
-                if kinds is None:
-                    break
-                guesses = _Guesses(kinds)
-            except MismatchError as demand:
-                reason = reason or f"{demand} ({self.where})"
-                blamed = {name: kind for name, kind in guesses.kinds.items() if name in demand.inputs}
-                ruled_out.append(blamed)
-                kinds = next(_assignments(list(guesses.kinds), ruled_out), None) if blamed else None
-                if kinds is None:
-                    break
-                guesses = _Guesses(kinds)
-            else:
-                return program
+        guesses: _Guesses | None = _Guesses(dict.fromkeys((n for n in self.inputs if n not in self.given), 0))
+        attempts = 0
+        while guesses is not None and attempts < _ATTEMPTS:
+            found = self._attempt(guesses)
+            if isinstance(found, Program):
+                return found
+            guesses, attempts = found, attempts + 1
         raise UnsupportedError(
-            f"'{self.archive.path}': no shapes of its inputs were found that fit the program: {reason}. "
+            f"'{self.archive.path}': no shapes of its inputs were found that fit the program: {self.reason}. "
             f"Say them: {self._how()}."
         )
+
+    def _attempt(self, guesses: _Guesses) -> Program | _Guesses | None:
+        """Follow the program; return it, or what to try next, or None if there is nothing left."""
+        try:
+            return self._follow(guesses)
+        except Pinned as demand:
+            guesses.pinned[demand.leaf] = self.examples.get(demand.leaf, demand.value)
+            return guesses
+        except United as demand:
+            self._unite(guesses, demand.leaf, demand.other)
+            return guesses
+        except NeedsSizeError as demand:
+            if demand.names and set(demand.names) <= set(self.examples):
+                guesses.pinned.update((leaf, self.examples[leaf]) for leaf in demand.names)
+                return guesses
+            reason = f"it depends on the size of {', '.join(sorted(set(demand.names)))}"
+            blamed = {name for name in self.inputs if any(leaf.startswith(f"{name}_") for leaf in demand.names)}
+        except MismatchError as demand:
+            reason, blamed = str(demand), set(demand.inputs)
+        self.reason = self.reason or f"{reason} ({self.run.where})"
+        self.ruled_out.append({name: kind for name, kind in guesses.kinds.items() if name in blamed})
+        kinds = next(_assignments(list(guesses.kinds), self.ruled_out), None) if self.ruled_out[-1] else None
+        return None if kinds is None else _Guesses(kinds)
 
     def _unite(self, guesses: _Guesses, leaf: str, other: str) -> None:
         """Take two axes for one; those of a traced model only if they were of one size when it was traced."""
@@ -162,7 +167,7 @@ class _Reader:
 
     def _how(self) -> str:
         shapes = ", ".join(f"{name}: float32[batch, time, 40]" for name in self.inputs[:1])
-        return f'inputs="{shapes}" (its inputs are {", ".join(self.inputs)})'
+        return f'shapes="{shapes}" (its inputs are {", ".join(self.inputs)})'
 
     # -- the archive -------------------------------------------------------------------------------------------------
 
@@ -196,7 +201,7 @@ class _Reader:
         unknown = set(self.given) - set(self.inputs)
         if unknown:
             raise InputError(
-                f"inputs: there is no {', '.join(sorted(unknown))}; the inputs are {', '.join(self.inputs)}."
+                f"shapes: there is no {', '.join(sorted(unknown))}; the inputs are {', '.join(self.inputs)}."
             )
 
     def _input(self, name: str, annotation: ast.expr, default: ast.expr | None, example: Any) -> Any:
@@ -219,7 +224,7 @@ class _Reader:
         if kind == "Optional":
             if default is None or named or isinstance(example, (StoredTensor, tuple)):
                 return self._input(name, inner[0], None, example)
-            self.notes.append(f"The optional input '{name}' was left out; inputs=\"...\" that names it asks for it.")
+            self.notes.append(f"The optional input '{name}' was left out; shapes=\"...\" that names it asks for it.")
             return None
         if isinstance(default, ast.Constant):
             self.notes.append(f"The input '{name}' was given its default, {default.value!r}.")
@@ -233,7 +238,7 @@ class _Reader:
 
     def _follow(self, guesses: _Guesses) -> Program:
         z = TrackedSizes(traced=bool(self.examples))
-        recorder = Recorder(z)
+        recorder = Recorder(z, self.budget)
         leaves: dict[str, Size] = {}
         for name in self.inputs:
             dtype, shape = self._shape(z, leaves, name, guesses)
@@ -246,17 +251,12 @@ class _Reader:
             raise UnsupportedError(f"'{self.archive.path}': its forward gives no tensor.")
         return recorder.program(self.inputs, outputs, self._arrays(recorder, outputs), self._notes(recorder))
 
-    @property
-    def where(self) -> str:
-        """Where the code that was followed last stands."""
-        return self.run.where
-
     def _shape(self, z: TrackedSizes, leaves: dict[str, Size], name: str, guesses: _Guesses) -> tuple[str, list[Size]]:
         given = self.given.get(name)
         if given is not None:
             sizes = [z.fixed(s) if isinstance(s, int) else self._leaf(z, leaves, s, guesses) for s in given.shape]
             return given.dtype, sizes
-        kinds = _LENGTHS if "len" in name.lower() else _KINDS
+        kinds = _LENGTHS if "len" in name.lower() else _MASKS if "mask" in name.lower() else _KINDS
         dtype, rank = kinds[guesses.kinds[name]]
         return dtype, [self._leaf(z, leaves, f"{name}_{axis}", guesses) for axis in range(rank)]
 
@@ -286,12 +286,13 @@ class _Reader:
         worked_out = [name for name in self.inputs if name not in self.given]
         if not worked_out:
             return self.notes
-        shapes = ", ".join(
-            f"{name}: {recorder.dtypes[name]}[{', '.join('any' if s.is_open else str(s) for s in recorder.shapes[name])}]"
-            for name in worked_out
-        )
+        shapes = ", ".join(f"{name}: {recorder.dtypes[name]}[{_sizes(recorder.shapes[name])}]" for name in worked_out)
         note = f"The archive does not say the shapes of its inputs; its operations fit {shapes}."
         return [*self.notes, note]
+
+
+def _sizes(shape: Sequence[Size]) -> str:
+    return ", ".join("any" if size.is_open else str(size.value) for size in shape)
 
 
 def _is_scripted(name: str) -> bool:
@@ -309,21 +310,21 @@ def _names(module: Foreign, prefix: str, depth: int) -> Iterator[tuple[StoredTen
             yield value, f"p_{prefix}{name}"
 
 
-def _parsed(inputs: str | None) -> dict[str, _Given]:
+def _parsed(shapes: str | None) -> dict[str, _Given]:
     found: dict[str, _Given] = {}
-    position, text = 0, (inputs or "").strip()
+    position, text = 0, (shapes or "").strip()
     while position < len(text):
         match = _GIVEN.match(text, position)
         if match is None:
             raise InputError(
-                f"inputs: '{text[position:][:60]}' is not of the form \"x: float32[batch, time, 40], n: int64[batch]\"."
+                f"shapes: '{text[position:][:60]}' is not of the form \"x: float32[batch, time, 40], n: int64[batch]\"."
             )
         dtype = match[2] or "float32"
         sizes = [part.strip() for part in match[3].split(",") if part.strip()]
         if dtype not in {kind for kind, _ in _KINDS} | {"int32", "float64", "float16"}:
-            raise InputError(f"inputs: the dtype '{dtype}' of '{match[1]}' is not supported.")
+            raise InputError(f"shapes: the dtype '{dtype}' of '{match[1]}' is not supported.")
         if not all(size.isdecimal() or size.isidentifier() for size in sizes):
-            raise InputError(f"inputs: the sizes of '{match[1]}' should be numbers or names; got [{match[3]}].")
+            raise InputError(f"shapes: the sizes of '{match[1]}' should be numbers or names; got [{match[3]}].")
         found[match[1]] = _Given(dtype, tuple(int(size) if size.isdecimal() else size for size in sizes))
         position = match.end()
     return found

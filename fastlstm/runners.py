@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -167,7 +168,17 @@ def _torchscript(path: Path, graph: Graph) -> Runner:
     torch = _import("torch", "a TorchScript archive")
     with _words_of(f"torch {torch.__version__}"):
         module = torch.jit.load(os.fspath(path), map_location="cpu").eval()
-    return _torch(torch, lambda tensors: module(*tensors), graph)
+    names = [argument.name for argument in module.forward.schema.arguments[1:]]
+
+    def call(tensors: list[Any]) -> Any:
+        given = dict(zip((spec.name for spec in graph.inputs), tensors, strict=True))
+        parts = {name: [t for key, t in given.items() if re.fullmatch(rf"{name}_\d+", key)] for name in names}
+        if sum(n in given for n in names) + sum(map(len, parts.values())) != len(tensors):
+            return module(*tensors)  # read by its weights, so that the names are others
+        # a tuple of tensors is spread over inputs with numbers; an optional input may have been left out
+        return module(**{n: given.get(n, tuple(parts[n])) for n in names if n in given or parts[n]})
+
+    return _torch(torch, call, graph)
 
 
 def _torch_export(path: Path, graph: Graph) -> Runner:

@@ -41,7 +41,7 @@ Array = npt.NDArray[Any]
 
 def add_state_dict_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what a state dict does not."""
-    group = parser.add_argument_group("of PyTorch state dicts")
+    group = parser.add_argument_group("of PyTorch state dicts and TorchScript archives")
     group.add_argument("--layers", help='what runs in which order, such as "lstm | last | relu | linear"')
     group.add_argument(
         "--batch-first",
@@ -50,11 +50,12 @@ def add_state_dict_options(parser: argparse.ArgumentParser) -> None:
         help="whether inputs are [batch, time, features] or [time, batch, features]",
     )
     group.add_argument("--prefix", help='use only the tensors whose names begin with it, such as "model."')
+    group.add_argument("--shapes", help='of a TorchScript archive\'s inputs, such as "x: float32[batch, time, 40]"')
 
 
 def state_dict_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options of `add_state_dict_options` that were given."""
-    names = ("layers", "batch_first", "prefix")
+    names = ("layers", "batch_first", "prefix", "shapes")
     return {name: value for name in names if (value := getattr(arguments, name)) is not None}
 
 
@@ -88,7 +89,7 @@ def read_model(path: str, options: Mapping[str, Any] = MappingProxyType({})) -> 
     if path.endswith(".fastlstm"):
         for name in options:
             flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag} is for PyTorch state dicts; a .fastlstm file says its layers itself.")
+            raise InputError(f"{flag} is for PyTorch files; a .fastlstm file says its layers and shapes itself.")
         return read(path)
     from fastlstm.converters import load_graph
 

@@ -102,7 +102,9 @@ class Stateful(nn.Module):
         self.lstm = nn.LSTM(4, 6, 2, batch_first=True, proj_size=3)
         self.scale = nn.Parameter(torch.rand(3))
 
-    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(
+        self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         y, (h, c) = self.lstm(x, (h, c))
         a, b = torch.chunk(torch.cat([y, y.flip(-1)], -1), 2, dim=-1)
         gate = (a - 0.5).clamp(-1, 1) / (b.abs() + 2) ** 2
@@ -114,7 +116,9 @@ class Cells(nn.Module):
         super().__init__()
         self.lstm, self.gru, self.rnn = nn.LSTMCell(4, 5), nn.GRUCell(5, 5), nn.RNNCell(5, 3)
 
-    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(
+        self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         h, c = self.lstm(x, (h, c))
         return self.rnn(self.gru(h)), h, c
 
