@@ -13,6 +13,7 @@ from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.plan import Plan, make_plan
 from fastlstm.segment import Segment
+from fastlstm.tapes import Tapes
 
 __all__ = ["Executor"]
 
@@ -33,7 +34,8 @@ class Executor:
         """Runs one array of the shape met last; None says that it did not, and `run` has to."""
         self._entries: dict[tuple[int, ...], native.Call] = {}
         self._bodies: dict[int, Executor] = {}
-        self._last_use = _last_uses(graph, self.plan)
+        self.last_use = _last_uses(graph, self.plan)
+        self._tapes = Tapes(self)
 
     def _enter(self, array: Any) -> Array | None:
         """Run a shape that was run before through its entry, and make that the one to try first."""
@@ -61,6 +63,10 @@ class Executor:
             known = self._enter(next(iter(inputs.values())))
             if known is not None:
                 return [known]
+        if outer is None and self._tapes.useful:
+            results = self._tapes.run(inputs)
+            if results is not None:
+                return results
         values: dict[str, Any] = dict(outer or {})
         values.update(self.graph.constants)
         values.update(inputs)
@@ -68,24 +74,25 @@ class Executor:
             if isinstance(part, Segment):
                 values.update(part.run(values))
             elif part.op in RECURRENT_OPS:
-                values.update(self._repacked(part, values))
+                values.update(self.repacked(part, values))
             else:
                 given = [values[name] if name else None for name in part.inputs]
-                results = ops.evaluate(part, given, lambda body, bound: self._body(body, bound, values))
-                values.update((name, v) for name, v in zip(part.outputs, results, strict=False) if name)
-            for name in self._last_use.get(number, ()):
+                made = ops.evaluate(part, given, lambda body, bound: self.body(body).run(bound, outer=values))
+                values.update((name, v) for name, v in zip(part.outputs, made, strict=False) if name)
+            for name in self.last_use.get(number, ()):
                 values.pop(name, None)
         if len(inputs) == 1 and not outer:
             self._remember(next(iter(inputs.values())))
         return [values[spec.name] for spec in self.graph.outputs]
 
-    def _body(self, body: Graph, bound: Mapping[str, Any], values: Mapping[str, Any]) -> list[Any]:
+    def body(self, body: Graph) -> Executor:
+        """Return the executor of a control-flow node's body."""
         executor = self._bodies.get(id(body))
         if executor is None:
             executor = self._bodies[id(body)] = Executor(body, self.threads)
-        return executor.run(bound, outer=values)
+        return executor
 
-    def _repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:
+    def repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:
         """Run a recurrent layer whose weights are computed or given: they are packed for this call."""
         weights = {name: np.asarray(values[name]) for i in (1, 2, 3, 8, 9) if (name := node.input(i))}
         outputs = tuple(TensorSpec(name, ()) for name in node.outputs if name)

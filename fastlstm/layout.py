@@ -95,3 +95,6 @@ CREW_DRIVE = 2
 CREW_ALONE = 3  # the frame with which one thread runs it alone
 CREW_WORKERS = 4
 CREW_FRAMES = 5
+
+AXES = 5  # loops of a kernel over arrays of any shape, see kernels/arrays.py
+TOGETHER = 48  # rows of a product outside segments: enough to use each weight often, few enough for sums to stay in L1

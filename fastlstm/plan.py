@@ -52,13 +52,18 @@ class Plan:
 
     def as_data(self) -> list[dict[str, Any]]:
         """Return the plan as plain data, a dict a step."""
+        from fastlstm.emit import EMITTERS  # which reads this module's tables
+
         rows: list[dict[str, Any]] = []
         for part in self.parts:
             if isinstance(part, Segment):
                 rows += part.as_data()
             else:
-                # A recurrent layer with computed weights: see Executor._repacked.
-                kernel, note = ("NumPy", "") if part.op not in RECURRENT_OPS else ("recurrent", "packed at each call")
+                kernel, note = ("NumPy", "")
+                if part.op in RECURRENT_OPS:  # with computed weights: see Executor.repacked
+                    kernel, note = "recurrent", "packed at each call"
+                elif part.op in EMITTERS:
+                    kernel, note = "tape", "for the sizes of each call: see fastlstm.tape"
                 rows.append({"step": part.op, "kernel": kernel, "name": part.name or part.output(0), "note": note})
         total = sum(row.get("macs", 0) for row in rows) or 1
         for row in rows:

@@ -162,6 +162,16 @@ class Program:
         crew = [self._team.job, self._alone[1], self._alone[0], self._alone[2], self.workers]
         self._crew = np.array([*crew, *(address_of(frame) for frame in self._frames[1:])], np.int64)
 
+    @property
+    def code(self) -> int:
+        """Address of the instruction table."""
+        return address_of(self._code)
+
+    @property
+    def frames(self) -> Sequence[Array]:
+        """The frame for one worker alone, and those of a crew's workers."""
+        return self._frames
+
     def call(self, steps: int) -> tuple[int, int, int]:
         """Return the C function that runs the program over `steps` time steps, and its two arguments."""
         if self.workers == 1 or steps * self.macs < WORTH_A_TEAM:

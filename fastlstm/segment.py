@@ -24,11 +24,16 @@ from fastlstm.pack import gate_panels, gate_rows, integer_panels, padded, panels
 from fastlstm.program import Instruction, Program, Slot, Stage, address_of
 from fastlstm.split import SplitProgram, worth_splitting
 
-__all__ = ["Segment", "State", "build_segment", "consumer_width"]
+__all__ = ["COMPLAINT", "Segment", "State", "axes_of", "build_segment", "consumer_width"]
 
 Array = npt.NDArray[Any]
 LAST_STAGE = 1 << 30
 MOST_ROWS = 256  # of a block; with 32 rows of 256 units 2 to 5 % faster than 128, elsewhere the same
+COMPLAINT = (
+    "An id lies outside its embedding table. Expected ids from 0 to the number of rows less one "
+    "(or negative ids counted from the end); check the vocabulary that the ids were made with."
+)
+"""What a program's status other than 0 says."""
 WORTH_A_WORKER = 25_000  # multiply-adds of a time step, about a microsecond: a phase of shares costs a third of that
 
 
@@ -88,7 +93,7 @@ class Segment:
         arrays = {
             name: _rows_array(values[name], axes, features, name) for name, (_, axes, features) in self.inputs.items()
         }
-        steps, batch = self._sizes(arrays)
+        steps, batch = self.sizes(arrays)
         lengths = self._lengths(values, steps, batch)
         order = None if lengths is None else np.argsort(-lengths, kind="stable")
         idle = self._idle.setdefault(batch, [])
@@ -106,7 +111,7 @@ class Segment:
             if state.shown:
                 part = program.rows(state.slot)[:, : state.width]
                 whole = result.setdefault(
-                    state.shown, np.empty((self._directions(state.shown), batch, state.width), np.float32)
+                    state.shown, np.empty((self.directions(state.shown), batch, state.width), np.float32)
                 )
                 whole[state.direction] = part if order is None else part[np.argsort(order)]
         idle.append(program)
@@ -145,19 +150,16 @@ class Segment:
             if order is not None:
                 array = np.ascontiguousarray(np.take(array, order, axis=axes.index("B")))
             held.append(array)
-            program.bind(slot, array, *_axes(axes))
+            program.bind(slot, array, *axes_of(axes))
         for name, (slot, axes, features) in self.outputs.items():
             shape = tuple({"T": steps, "B": batch, "F": features, "1": 1}[axis] for axis in axes)
             target = np.empty(shape, np.float32) if out is None else out[name]
             result[name] = target
-            program.bind(slot, target, *_axes(axes))
+            program.bind(slot, target, *axes_of(axes))
         if batch and (steps or not self.needs_step):
             status = program.run(steps, active)
             if status:
-                raise InputError(
-                    "An id lies outside its embedding table. Expected ids from 0 to the number of rows less one "
-                    "(or negative ids counted from the end); check the vocabulary that the ids were made with."
-                )
+                raise InputError(COMPLAINT)
         elif batch and self.needs_step:
             raise InputError(
                 f"The layer '{self.needs_step}' takes the last time step, and the sequence has none. "
@@ -196,10 +198,12 @@ class Segment:
         clear = [] if keep else [program.rows(state.slot) for state in self.states]
         return native.entry(program, steps, place(x), place(y), clear)
 
-    def _directions(self, shown: str) -> int:
+    def directions(self, shown: str) -> int:
+        """Return how many directions a final state has."""
         return 1 + max(s.direction for s in self.states if s.shown == shown)
 
-    def _sizes(self, arrays: Mapping[str, Array]) -> tuple[int, int]:
+    def sizes(self, arrays: Mapping[str, Array]) -> tuple[int, int]:
+        """Return the time steps and batch rows of the inputs; InputError if they do not agree."""
         found: dict[str, tuple[int, str]] = {}
         for name, (_, axes, _features) in self.inputs.items():
             for axis in ("T", "B"):
@@ -237,19 +241,23 @@ class Segment:
             if not state.given:
                 continue
             given = np.asarray(values[state.given], np.float32)
-            directions = 1 + max(s.direction for s in self.states if s.given == state.given)
-            if (
-                given.ndim != 3
-                or given.shape[0] != directions
-                or given.shape[2] != state.width
-                or given.shape[1] not in (1, batch)
-            ):
-                raise InputError(
-                    f"The initial state '{state.given}' should have the shape "
-                    f"[{directions}, {batch}, {state.width}]; got {list(given.shape)}."
-                )
+            self.check_state(state, given, batch)
             part = np.broadcast_to(given[state.direction], (batch, state.width))
             rows[:, : state.width] = part if order is None else part[order]
+
+    def check_state(self, state: State, given: Array, batch: int) -> None:
+        """Raise InputError unless an initial state has the shape that it should have."""
+        directions = 1 + max(s.direction for s in self.states if s.given == state.given)
+        if (
+            given.ndim != 3
+            or given.shape[0] != directions
+            or given.shape[2] != state.width
+            or given.shape[1] not in (1, batch)
+        ):
+            raise InputError(
+                f"The initial state '{state.given}' should have the shape "
+                f"[{directions}, {batch}, {state.width}]; got {list(given.shape)}."
+            )
 
     def _set_masks(
         self,
@@ -289,7 +297,8 @@ class Segment:
         ]
 
 
-def _axes(axes: str) -> tuple[int | None, int | None]:
+def axes_of(axes: str) -> tuple[int | None, int | None]:
+    """Return where time and batch stand in a value's axes, None where they do not."""
     return (axes.index("T") if "T" in axes else None), (axes.index("B") if "B" in axes else None)
 
 

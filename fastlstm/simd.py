@@ -286,6 +286,10 @@ vmax = _elementwise("vmax", 2, _emit_max)
 """vmax(bound, x): the larger of the two; a NaN in x stays."""
 vabs = _elementwise("vabs", 1, _emit_abs)
 """vabs(x): the absolute value."""
+vsqrt = _elementwise("vsqrt", 1, lambda builder, x: call_intrinsic(builder, "sqrt", x))
+"""vsqrt(x): the square root, correctly rounded."""
+vfloor = _elementwise("vfloor", 1, lambda builder, x: call_intrinsic(builder, "floor", x))
+"""vfloor(x): the largest whole number that is not above x."""
 vcopysign = _elementwise("vcopysign", 2, _emit_copysign)
 """vcopysign(magnitude, x): a non-negative magnitude with the sign of x."""
 where_negative = _elementwise("where_negative", 3, _emit_where_negative)

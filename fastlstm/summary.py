@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fastlstm.emit import EMITTERS
 from fastlstm.graph import RECURRENT_OPS, Graph, Node
 from fastlstm.passes import shapes
 from fastlstm.plan import Plan
@@ -29,7 +30,8 @@ class Layer:
     macs : int
         Multiply-adds for one time step of one batch row.
     kernel : str
-        What runs it; "layout" for nodes that only say how values lie in memory, "NumPy" for those without a
+        What runs it; "layout" for nodes that only say how values lie in memory, "tape" for those whose
+        kernels are called for the sizes of each call (`fastlstm.tape`), "NumPy" for those without a
         kernel.
     """
 
@@ -65,10 +67,15 @@ def summarise(plan: Plan) -> tuple[Layer, ...]:
                 sum(a.size for a in weights),
                 sum(a.nbytes for a in weights),
                 _macs(node, plan.graph, infos),
-                "NumPy" if id(node) in in_numpy else kernels.get(node.op, "layout"),
+                _outside(node) if id(node) in in_numpy else kernels.get(node.op, "layout"),
             )
         )
     return tuple(layers)
+
+
+def _outside(node: Node) -> str:
+    """Return what runs a node outside segments."""
+    return "tape" if node.op in EMITTERS else "NumPy"
 
 
 def _macs(node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> int:

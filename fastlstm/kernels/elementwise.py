@@ -15,7 +15,7 @@ from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import ROWS, STEPS
 from fastlstm.simd import fma, load_f32, splat, store_f32, vload, vmax, vmin, vsplat, vsplat_load, vstore
 
-__all__ = ["binary", "layer_norm", "softmax", "unary"]
+__all__ = ["binary", "layer_norm", "operation", "row_address", "softmax", "unary"]
 
 Compiled = Callable[[int, int, int], int]
 
@@ -48,7 +48,7 @@ def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Com
     return kernel
 
 
-def _operation(name: str) -> Any:
+def operation(name: str) -> Any:
     """Return the function of two vectors with ONNX's name."""
 
     def add(a, b):
@@ -74,7 +74,7 @@ def _operation(name: str) -> Any:
 
 def binary(lanes: int, name: str) -> Compiled:
     """Out = a op b. Arguments: slots of a, b and out, vectors in a row. A constant is a slot without strides."""
-    function = _operation(name)
+    function = operation(name)
     width = 4 * lanes
 
     def kernel(args: int, frame: int, unused: int) -> int:

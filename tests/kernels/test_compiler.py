@@ -21,6 +21,24 @@ KERNELS = [
     ("movement.move", ()),
     ("movement.last", ()),
     ("movement.embed", ()),
+    ("arrays.copy", (LANES,)),
+    ("arrays.fill", (LANES,)),
+    ("arrays.logarithm", ()),
+    *(
+        ("arrays.unary", (LANES, name, None, None))
+        for name in ("Sqrt", "Neg", "Abs", "Reciprocal", "Floor", "HardSwish")
+    ),
+    ("arrays.unary", (LANES, "Clip", 0.0, 6.0)),
+    ("arrays.binary", (LANES, "PRelu")),
+    ("contraction.pack", (LANES, 2)),
+    ("contraction.matmul", (LANES, 1, machine.detect().max_sums)),
+    ("convolution.by_position", (LANES, 2, machine.detect().max_sums)),
+    ("convolution.by_channel", (LANES, 2, machine.detect().max_sums)),
+    *(("lines.softmax", (LANES, logarithm)) for logarithm in (False, True)),
+    ("lines.layer_norm", (LANES, 1e-5)),
+    *(("lines.reduce", (name,)) for name in ("Sum", "Mean", "Max", "SumSquare")),
+    ("lines.max_pool", ()),
+    ("nested.nested", ()),
     ("entry.call", ()),
     ("team.lead", ()),
 ]

@@ -1,0 +1,137 @@
+"""Functions of an element, with broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.emit.recorder import Cell, Recorder, address, five, loops
+from fastlstm.graph import Node
+from fastlstm.plan import UNARY
+
+__all__ = ["EMITTERS", "apply", "combine"]
+
+Array = npt.NDArray[Any]
+
+PLAIN = ("Sqrt", "Neg", "Abs", "Reciprocal", "Floor", "HardSwish")
+BINARY = ("Add", "Sub", "Mul", "Div", "PRelu")
+MOST_RANK = 8
+
+
+def apply(rec: Recorder, name: str, alpha: float | None, beta: float | None, x: Array) -> Cell:
+    """Emit a function of the elements of an array without gaps."""
+    out = rec.memory(x.shape)
+    if name == "Log":
+        rec.emit("arrays.logarithm", (), (address(x), address(out.array), x.size))
+    else:
+        kernel = ("arrays.unary", (rec.machine.lanes, name, alpha, beta))
+        rec.emit(*kernel, (address(x), address(out.array), x.size))
+    return out
+
+
+def combine(rec: Recorder, name: str, a: Cell, b: Cell) -> Cell:
+    """Emit an operation on two values that broadcast."""
+    shape = np.broadcast_shapes(a.array.shape, b.array.shape)
+    out = rec.memory(shape)
+    if not out.array.size:
+        return out
+    views = [np.broadcast_to(rec.roomy(cell), shape) for cell in (a, b)]
+    words = _words(views, out.array)
+    if words is None:
+        views = [np.broadcast_to(rec.tight(cell), shape) for cell in (a, b)]
+        words = _words(views, out.array)
+    if words is None:  # more loops than a kernel has: operands of full size have one
+        full = []
+        for view in views:
+            whole = rec.memory(shape).array
+            rec.copy(view, whole)
+            full.append(whole)
+        views, words = full, _words(full, out.array)
+    assert words is not None
+    args = (*map(address, views), address(out.array), *words)
+    rec.emit("arrays.binary", (rec.machine.lanes, name), args, out.array.size)
+    return out
+
+
+def _words(views: Sequence[Array], out: Array) -> tuple[int, ...] | None:
+    """Return sizes and strides for the kernel, None if it cannot take the views as they are."""
+    sizes, steps = loops(out.shape, *(view.strides for view in views), out.strides)
+    if any(step[-1] not in (0, 4) for step in steps):
+        return None
+    return five(sizes, *steps[:2])
+
+
+def _unary(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x = cells[0]
+    if x is None or not x.is_float:
+        return None
+    params = [node.attrs.get(name, default) for name, default in UNARY.get(node.op, ())]
+    alpha, beta = [None if p is None else float(p) for p in [*params, None, None][:2]]
+    return [apply(rec, node.op, alpha, beta, rec.tight(x))]
+
+
+def _gelu(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x = cells[0]
+    if x is None or not x.is_float:
+        return None
+    name = "GeluTanh" if node.attrs.get("approximate", "none") == "tanh" else "Gelu"
+    return [apply(rec, name, None, None, rec.tight(x))]
+
+
+def _clip(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x, *bounds = [*cells, None, None][:3]
+    if x is None or not x.is_float or any(b is not None and not b.fixed for b in bounds):
+        return None
+    low, high = (
+        given if b is None else float(b.array.reshape(-1)[0])
+        for b, given in zip(bounds, (-np.inf, np.inf), strict=True)
+    )
+    if np.isnan(low) or np.isnan(high):
+        return None
+    return [apply(rec, "Clip", low, high, rec.tight(x))]
+
+
+def _pow(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x, exponent = cells[0], cells[1]
+    if x is None or exponent is None or not x.is_float or not exponent.fixed or exponent.array.size != 1:
+        return None
+    names = {2.0: "Square", 0.5: "Sqrt", -1.0: "Reciprocal"}
+    power = float(exponent.array.reshape(-1)[0])
+    if power not in names or exponent.array.ndim > x.array.ndim:
+        return None
+    return [apply(rec, names[power], None, None, rec.tight(x))]
+
+
+def _binary(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    a, b = cells[0], cells[1]
+    if a is None or b is None or not a.is_float or not b.is_float:
+        return None
+    if max(a.array.ndim, b.array.ndim) > MOST_RANK:
+        return None
+    return [combine(rec, node.op, a, b)]
+
+
+def _batch_normalization(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x, *rest = cells
+    if x is None or not x.is_float or any(c is None or not c.fixed for c in rest) or len(rest) != 4:
+        return None
+    scale, bias, mean, variance = (c.array.astype(np.float64) for c in rest if c is not None)
+    factor = scale / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+    behind = (-1, *[1] * (x.array.ndim - 2))
+    by, shift = (Cell(v.astype(np.float32).reshape(behind), fixed=True) for v in (factor, bias - mean * factor))
+    return [combine(rec, "Add", combine(rec, "Mul", x, by), shift)]
+
+
+_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
+
+EMITTERS: Mapping[str, _Emit] = {
+    **dict.fromkeys((*UNARY, *PLAIN, "Log"), _unary),
+    **dict.fromkeys(BINARY, _binary),
+    "Gelu": _gelu,
+    "Clip": _clip,
+    "Pow": _pow,
+    "BatchNormalization": _batch_normalization,
+}

@@ -1,0 +1,130 @@
+"""Operators over whole axes: softmax, normalisation, reductions, pooling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.emit.elementwise import apply
+from fastlstm.emit.recorder import Cell, Recorder, address, axis_of
+from fastlstm.graph import Node
+from fastlstm.ops.windows import windows
+
+__all__ = ["EMITTERS"]
+
+Array = npt.NDArray[Any]
+
+
+def _softmax(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x = cells[0]
+    if x is None or not x.is_float or x.array.ndim == 0:
+        return None
+    axis = axis_of(node.attrs.get("axis", -1), x.array.ndim)
+    moved = Cell(np.moveaxis(rec.roomy(x), axis, -1), fixed=False, roomy=True)
+    source, out = rec.tight(moved), rec.memory(moved.array.shape)
+    if out.array.size:
+        count = source.shape[-1]
+        kernel = ("lines.softmax", (rec.machine.lanes, node.op == "LogSoftmax"))
+        rec.emit(*kernel, (address(source), address(out.array), source.size // count, count))
+    return [Cell(np.moveaxis(out.array, -1, axis), fixed=False, roomy=True)]
+
+
+def _layer_norm(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x, scale, bias = [*cells, None][:3]
+    if x is None or not x.is_float or scale is None or not scale.fixed or (bias is not None and not bias.fixed):
+        return None
+    if any(node.outputs[1:]):
+        return None
+    axis = axis_of(node.attrs.get("axis", -1), x.array.ndim)
+    normed = x.array.shape[axis:]
+    count = int(np.prod(normed, dtype=np.int64))
+    if np.broadcast_shapes(scale.array.shape, normed) != normed:
+        return None
+    rows = []
+    for cell, default in ((scale, 1.0), (bias, 0.0)):
+        full = np.full(normed, default, np.float32) if cell is None else np.broadcast_to(cell.array, normed)
+        rows.append(rec.tight(Cell(np.ascontiguousarray(full, np.float32), fixed=True)))
+    source, out = rec.tight(x), rec.memory(x.array.shape)
+    if out.array.size:
+        args = (address(source), address(out.array), source.size // count, count, *map(address, rows))
+        rec.emit("lines.layer_norm", (rec.machine.lanes, float(node.attrs.get("epsilon", 1e-5))), args)
+    return [out]
+
+
+def _reduce(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x, axes = [*cells, None][:2]
+    if x is None or not x.is_float or (axes is not None and not axes.fixed) or x.array.ndim == 0:
+        return None
+    rank = x.array.ndim
+    if axes is not None and axes.array.size:
+        which = sorted({axis_of(a, rank) for a in axes.array.reshape(-1)})
+    elif node.attrs.get("noop_with_empty_axes", 0):
+        return None
+    else:
+        which = list(range(rank))
+    shape = [1 if i in which else n for i, n in enumerate(x.array.shape)]
+    if not node.attrs.get("keepdims", 1):
+        shape = [n for i, n in enumerate(x.array.shape) if i not in which]
+    return _reduced(rec, node.op.removeprefix("Reduce"), x, which, shape)
+
+
+def _reduced(rec: Recorder, name: str, x: Cell, which: Sequence[int], shape: Sequence[int]) -> list[Cell] | None:
+    kept = [i for i in range(x.array.ndim) if i not in which]
+    moved = Cell(rec.roomy(x).transpose(*kept, *which), fixed=False, roomy=True)
+    count = int(np.prod([x.array.shape[i] for i in which], dtype=np.int64))
+    out = rec.memory(shape)
+    if not out.array.size or not count:
+        return None if out.array.size else [out]
+    source = rec.tight(moved)
+    kernel = {"L2": "SumSquare"}.get(name, name)
+    rec.emit("lines.reduce", (kernel,), (address(source), address(out.array), source.size // count, count))
+    return [apply(rec, "Sqrt", None, None, out.array)] if name == "L2" else [out]
+
+
+def _global_mean(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x = cells[0]
+    if x is None or not x.is_float or x.array.ndim < 3:
+        return None
+    which = list(range(2, x.array.ndim))
+    return _reduced(rec, "Mean", x, which, (*x.array.shape[:2], *[1] * len(which)))
+
+
+def _max_pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x, attrs = cells[0], node.attrs
+    if x is None or not x.is_float or x.array.ndim not in (3, 4) or any(node.outputs[1:]):
+        return None
+    if attrs.get("ceil_mode", 0) or attrs.get("storage_order", 0):
+        return None
+    N, C, *sizes = x.array.shape
+    w = windows(
+        sizes, attrs["kernel_shape"], attrs.get("strides"), attrs.get("dilations"), attrs.get("pads"),
+        attrs.get("auto_pad", "NOTSET"),
+    )  # fmt: skip
+
+    def two(values: Sequence[int], one: int) -> tuple[int, int]:
+        return (one, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
+
+    out = rec.memory((N, C, *w.outputs))
+    if out.array.size:
+        source = rec.tight(x)
+        args = (
+            address(source), address(out.array), N * C, *two(sizes, 1), *two(w.outputs, 1),
+            *two(attrs["kernel_shape"], 1), *two(w.strides, 1), *two(w.before, 0), *two(w.dilations, 1),
+        )  # fmt: skip
+        rec.emit("lines.max_pool", (), args)
+    return [out]
+
+
+_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
+
+EMITTERS: Mapping[str, _Emit] = {
+    "Softmax": _softmax,
+    "LogSoftmax": _softmax,
+    "LayerNormalization": _layer_norm,
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "ReduceSumSquare"), _reduce),
+    "GlobalAveragePool": _global_mean,
+    "MaxPool": _max_pool,
+}

@@ -1,0 +1,121 @@
+"""Dense layers and products of matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.emit.recorder import Cell, Recorder, address
+from fastlstm.graph import Node
+from fastlstm.layout import TOGETHER
+from fastlstm.pack import panels_of, plain_panels
+
+__all__ = ["EMITTERS"]
+
+Array = npt.NDArray[Any]
+MOST_VECTORS = 4
+
+
+def _vectors(rec: Recorder, columns: int) -> int:
+    return min(MOST_VECTORS, panels_of(columns, rec.machine.lanes))
+
+
+def _bias(rec: Recorder, bias: Cell | None, columns: int) -> Array:
+    room = -(-columns // (MOST_VECTORS * rec.machine.lanes)) * MOST_VECTORS * rec.machine.lanes
+
+    def padded(array: Array) -> Array:
+        row = np.zeros(room, np.float32)
+        row[:columns] = np.broadcast_to(array.reshape(-1), (columns,))
+        return row
+
+    return rec.prepared(Cell(np.zeros(1), fixed=True) if bias is None else bias, ("bias", columns), padded)
+
+
+def _multiply(
+    rec: Recorder, a: Array, batch: int, rows: int, panels: tuple[int, int], bias: Array, out: Array, n: int
+) -> None:
+    """Emit ``out = bias + a @ panels`` for `a` [batch, rows, k]; `panels` is an address and bytes a batch."""
+    lanes, vectors, k = rec.machine.lanes, _vectors(rec, n), a.shape[-1]
+    width = -(-n // (lanes * vectors)) * lanes * vectors
+    scratch = rec.scratch(8 * TOGETHER + 4 * TOGETHER * width)
+    args = (
+        address(a), 4 * rows * k, 4 * k, batch, rows, k, panels[0], panels[1], address(bias), address(out), n, *scratch
+    )  # fmt: skip
+    rec.emit("contraction.matmul", (lanes, vectors, rec.machine.max_sums), args, batch * rows * k * n)
+
+
+def _dense(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x, weight, bias, scale = [*cells, None, None][:4]
+    if x is None or weight is None or not x.is_float or not weight.is_float or scale is not None:
+        return None
+    if not weight.fixed or (bias is not None and not bias.fixed) or x.array.ndim == 0:
+        return None
+    k, n = weight.array.shape
+    if x.array.shape[-1] != k:
+        return None
+    lanes, vectors = rec.machine.lanes, _vectors(rec, n)
+    packed = rec.prepared(weight, ("panels", vectors), lambda array: plain_panels(array, vectors, lanes))
+    out = rec.memory((*x.array.shape[:-1], n))
+    if out.array.size:
+        _multiply(rec, rec.tight(x), 1, out.array.size // n, (address(packed), 0), _bias(rec, bias, n), out.array, n)
+    return [out]
+
+
+def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    a, b = cells[0], cells[1]
+    if a is None or b is None or not a.is_float or not b.is_float or min(a.array.ndim, b.array.ndim) < 2:
+        return None
+    if b.fixed and b.array.ndim == 2:
+        return _dense(rec, node, cells)
+    if a.array.shape[-1] != b.array.shape[-2]:
+        return None
+    lead = np.broadcast_shapes(a.array.shape[:-2], b.array.shape[:-2])
+    rows, k, n = a.array.shape[-2], a.array.shape[-1], b.array.shape[-1]
+    out = rec.memory((*lead, rows, n))
+    if not out.array.size:
+        return [out]
+    if a.array.shape[:-2] != lead:
+        spread = rec.memory((*lead, rows, k))
+        rec.copy(rec.roomy(a), spread.array)
+        a = spread
+    if b.array.shape[:-2] not in (lead, ()):
+        spread = rec.memory((*lead, k, n))
+        rec.copy(rec.roomy(b), spread.array)
+        b = spread
+    batch = int(np.prod(b.array.shape[:-2], dtype=np.int64))
+    weights = rec.roomy(b)
+    if not _evenly_spaced(weights):
+        weights = rec.tight(b)
+    lanes, vectors = rec.machine.lanes, _vectors(rec, n)
+    panel_floats = -(-n // (lanes * vectors)) * lanes * vectors * k
+    packed = rec.memory((batch, panel_floats)).array
+    step = weights.strides[-3] if weights.ndim > 2 else 0
+    rec.emit(
+        "contraction.pack",
+        (lanes, vectors),
+        (address(weights), address(packed), batch, k, n, step, weights.strides[-2], weights.strides[-1]),
+    )
+    times = int(np.prod(lead, dtype=np.int64))
+    if batch == 1:
+        batch_rows = (1, times * rows, 0)
+    else:
+        batch_rows = (times, rows, 4 * panel_floats)
+    _multiply(
+        rec, rec.tight(a), batch_rows[0], batch_rows[1], (address(packed), batch_rows[2]), _bias(rec, None, n),
+        out.array, n,
+    )  # fmt: skip
+    return [out]
+
+
+def _evenly_spaced(array: Array) -> bool:
+    """Whether the axes before the last two are one axis with one stride."""
+    lead = [(size, step) for size, step in zip(array.shape[:-2], array.strides[:-2], strict=True) if size != 1]
+    return len(lead) <= 1 and (not lead or array.ndim == 3)
+
+
+_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
+
+EMITTERS: Mapping[str, _Emit] = {"Dense": _dense, "MatMul": _matmul}

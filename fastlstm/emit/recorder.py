@@ -1,0 +1,217 @@
+"""What is at hand while a tape is recorded: memory whose addresses stay, and instructions that work on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.layout import AXES
+from fastlstm.machine import Machine
+from fastlstm.ops.sizes import MAX_ELEMENTS
+from fastlstm.program import SLACK, Instruction
+
+__all__ = ["Cell", "Recorder", "address", "axis_of", "five", "loops"]
+
+Array = npt.NDArray[Any]
+GRAIN = 1024  # memory is asked for in so many floats, so that what is free fits what comes next more often
+
+
+@dataclass
+class Cell:
+    """A value while a tape is recorded.
+
+    Attributes
+    ----------
+    array : array, or list of arrays for a sequence
+        The memory where the value lies in every run, with any strides; and now the value itself, once the
+        instructions so far have run.
+    fixed : bool
+        Whether it is the same in every run: it depends on sizes, constants and nothing else.
+    roomy : bool
+        Whether it lies in memory of the tape: float32, whole vectors may be read behind its end.
+    shared : bool
+        Whether it is a constant of the graph, whose packed forms serve all tapes.
+    """
+
+    array: Any
+    fixed: bool
+    roomy: bool = False
+    shared: bool = False
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is a float32 array."""
+        return isinstance(self.array, np.ndarray) and self.array.dtype == np.float32
+
+
+@dataclass
+class Recorder:
+    """Memory and instructions of a tape that is being recorded.
+
+    Attributes
+    ----------
+    machine : Machine
+    workers : int
+        How many threads may run the tape.
+    packed : dict
+        What was made out of constants, for all tapes of a model.
+    pending : list of Instruction
+        Those that have not run yet.
+    keep : list
+        What instructions point to.
+    """
+
+    machine: Machine
+    workers: int
+    packed: dict[Hashable, Any]
+    pending: list[Instruction] = field(default_factory=list)
+    keep: list[Any] = field(default_factory=list)
+    free: dict[int, list[Array]] = field(default_factory=dict)
+    nbytes: int = 0
+    _fresh: list[Array] = field(default_factory=list)
+    _scratch: list[Array] = field(default_factory=list)
+
+    def memory(self, shape: Sequence[int]) -> Cell:
+        """Return room for a float32 array that nothing else uses while the array is needed."""
+        count = math.prod(shape)
+        if count > MAX_ELEMENTS:
+            raise ValueError(f"{count} elements are more than {MAX_ELEMENTS}")
+        size = -(-(count + SLACK) // GRAIN) * GRAIN
+        spare = self.free.get(size)
+        if spare:
+            flat = spare.pop()
+        else:
+            flat = np.zeros(size, np.float32)
+            self.keep.append(flat)
+            self.nbytes += flat.nbytes
+        self._fresh.append(flat)
+        return Cell(flat[:count].reshape(shape), fixed=False, roomy=True)
+
+    def taken(self) -> list[Array]:
+        """Return the memory given out since the last call."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def release(self, flat: Array) -> None:
+        """Take memory back that no value lies in any more."""
+        self.free.setdefault(flat.size, []).append(flat)
+
+    def scratch(self, size: int) -> tuple[int, int]:
+        """Return the address of memory for the workers, and how many bytes of it each has (at least `size`)."""
+        floats = -(-(size + 64) // 256) * 64
+        if not self._scratch or self._scratch[-1].size < floats * self.workers:
+            self._scratch.append(np.zeros(floats * self.workers, np.float32))
+            self.keep.append(self._scratch[-1])
+        whole = self._scratch[-1]
+        return address(whole), whole.nbytes // self.workers
+
+    def emit(self, kernel: str, constants: tuple[Any, ...], args: Sequence[int], macs: int = 0) -> None:
+        """Add an instruction."""
+        self.pending.append(Instruction(kernel, constants, tuple(map(int, args)), kernel, macs))
+
+    def prepared(self, cell: Cell, what: Hashable, make: Callable[[Array], Array]) -> Array:
+        """Return what `make` makes of a fixed value; of a shared one it is made once for all tapes."""
+        if not cell.shared:
+            self.keep.append(make(cell.array))
+            return self.keep[-1]  # type: ignore[no-any-return]
+        key = (id(cell.array), what)
+        if key not in self.packed:
+            self.packed[key] = (make(cell.array), cell.array)  # the array is kept, so that its id stays its own
+        made: Array = self.packed[key][0]
+        self.keep.append(made)
+        return made
+
+    def roomy(self, cell: Cell) -> Array:
+        """Return the value's array in memory that kernels may read whole vectors from."""
+        if cell.roomy:
+            return cell.array  # type: ignore[no-any-return]
+
+        def with_room(array: Array) -> Array:
+            flat = np.zeros(array.size + SLACK, np.float32)
+            flat[: array.size] = array.reshape(-1)
+            return flat
+
+        flat = self.prepared(cell, "room", with_room)
+        array: Array = flat[: cell.array.size].reshape(cell.array.shape)
+        return array
+
+    def tight(self, cell: Cell) -> Array:
+        """Return the value's array without gaps, copied if it has some."""
+        array = self.roomy(cell)
+        if array.flags.c_contiguous:
+            return array
+        whole = self.memory(array.shape).array
+        self.copy(array, whole)
+        return whole  # type: ignore[no-any-return]
+
+    def copy(self, source: Array, target: Array) -> None:
+        """Copy between views of one shape (or one that broadcasts); up to five axes at a time."""
+        source = np.broadcast_to(source, target.shape)
+        if not target.size:
+            return
+        sizes, (x, out) = loops(target.shape, source.strides, target.strides)
+        if len(sizes) > AXES:
+            for part, place in zip(source, target, strict=True):
+                self.copy(part, place)
+            return
+        sizes, x, out = _padded(sizes, 1), _padded(x, 0), _padded(out, 0)
+        args = (address(source), address(target), *sizes, *x, *out)
+        self.emit("arrays.copy", (self.machine.lanes,), args)
+
+    def fill(self, target: Array, value: float) -> None:
+        """Write one number everywhere into an array without gaps."""
+        number = np.full(1, value, np.float32)
+        self.keep.append(number)
+        self.emit("arrays.fill", (self.machine.lanes,), (address(target), target.size, address(number)))
+
+
+def address(array: Array) -> int:
+    """Return where the array's first element lies."""
+    return int(array.__array_interface__["data"][0])
+
+
+def axis_of(axis: Any, rank: int) -> int:
+    """Return an axis counted from the front; ValueError if there is none of that number."""
+    if not -rank <= int(axis) < rank:
+        raise ValueError(f"there is no axis {axis} among {rank}")
+    return int(axis) % rank
+
+
+def loops(shape: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], list[list[int]]]:
+    """Return the fewest nested loops over arrays of one shape: sizes, and for each array its strides."""
+    sizes: list[int] = []
+    steps: list[list[int]] = [[] for _ in strides]
+    for axis, size in enumerate(shape):
+        if size == 1:
+            continue
+        here = [each[axis] for each in strides]
+        if sizes and all(s[-1] == size * step for s, step in zip(steps, here, strict=True)):
+            sizes[-1] *= size
+            for s, step in zip(steps, here, strict=True):
+                s[-1] = step
+        else:
+            sizes.append(size)
+            for s, step in zip(steps, here, strict=True):
+                s.append(step)
+    if not sizes:
+        return [1], [[4] for _ in strides]
+    return sizes, steps
+
+
+def _padded(numbers: Sequence[int], by: int) -> list[int]:
+    """Put the axes that are missing behind the first: that is the one which workers share."""
+    if len(numbers) == 1:
+        return [*[by] * (AXES - 1), *numbers]
+    return [numbers[0], *[by] * (AXES - len(numbers)), *numbers[1:]]
+
+
+def five(sizes: Sequence[int], *strides: Sequence[int]) -> tuple[int, ...] | None:
+    """Return sizes and strides of exactly five loops one behind the other, None if there are more."""
+    if len(sizes) > AXES:
+        return None
+    return (*_padded(sizes, 1), *(word for each in strides for word in _padded(each, 0)))

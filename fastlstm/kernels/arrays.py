@@ -1,0 +1,216 @@
+"""Arrays of any shape, outside the rows of a segment: copies with strides, functions of an element, broadcasting.
+
+Addresses and sizes are fixed when a tape is recorded (see `fastlstm.tape`), so they stand in the arguments. An
+array has up to five axes here, the last one innermost; strides are in bytes. Whole vectors may be read behind an
+array's end (`fastlstm.tape` leaves room there), but nothing is written past it: another worker's part begins there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from fastlstm.kernels.activations import activation
+from fastlstm.kernels.elementwise import operation
+from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
+from fastlstm.kernels.memory import partial_store
+from fastlstm.kernels.pipeline import inlined
+from fastlstm.layout import SCRATCH
+from fastlstm.simd import (
+    load_f32,
+    splat,
+    store_f32,
+    vabs,
+    vfloor,
+    vload,
+    vmax,
+    vmin,
+    vsplat_load,
+    vsqrt,
+    vstore,
+    where_negative,
+)
+
+__all__ = ["binary", "copy", "fill", "function", "logarithm", "unary"]
+
+Compiled = Callable[[int, int, int], int]
+
+
+def copy(lanes: int) -> Compiled:
+    """Out = x, each with its own strides. Arguments: x, out, five sizes, strides of x, strides of out."""
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        count = arg(args, 6)
+        x_step, out_step = arg(args, 11), arg(args, 16)
+        part = first_share(frame)
+        while part >= 0:
+            for i in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
+                for j in range(arg(args, 3)):
+                    for k in range(arg(args, 4)):
+                        for m in range(arg(args, 5)):
+                            x = (
+                                arg(args, 0)
+                                + i * arg(args, 7)
+                                + j * arg(args, 8)
+                                + k * arg(args, 9)
+                                + m * arg(args, 10)
+                            )
+                            out = arg(args, 1) + i * arg(args, 12) + j * arg(args, 13)
+                            out += k * arg(args, 14) + m * arg(args, 15)
+                            done = 0
+                            if x_step == 4 and out_step == 4:
+                                while done + lanes <= count:
+                                    vstore(out + 4 * done, vload(lanes, x + 4 * done))
+                                    done += lanes
+                            while done < count:
+                                store_f32(out + done * out_step, load_f32(x + done * x_step))
+                                done += 1
+            part = next_share(frame, part)
+        return 0
+
+    return kernel
+
+
+def fill(lanes: int) -> Compiled:
+    """Out = one number. Arguments: out, elements, address of the number."""
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        out, value, number = arg(args, 0), vsplat_load(lanes, arg(args, 2)), load_f32(arg(args, 2))
+        part = first_share(frame)
+        while part >= 0:
+            first, last = bound(frame, arg(args, 1), part), bound(frame, arg(args, 1), part + 1)
+            while first + lanes <= last:
+                vstore(out + 4 * first, value)
+                first += lanes
+            while first < last:
+                store_f32(out + 4 * first, number)
+                first += 1
+            part = next_share(frame, part)
+        return 0
+
+    return kernel
+
+
+@cache
+def function(name: str, alpha: float | None, beta: float | None) -> Any:
+    """Return the function Vec -> Vec of an operator: an activation, or one of those that only stand around."""
+
+    def root(x):
+        return vsqrt(x)
+
+    def negative(x):
+        return splat(x, 0.0) - x
+
+    def magnitude(x):
+        return vabs(x)
+
+    def inverse(x):
+        return splat(x, 1.0) / x
+
+    def square(x):
+        return x * x
+
+    def floor(x):
+        return vfloor(x)
+
+    def clip(x):
+        return vmin(splat(x, beta), vmax(splat(x, alpha), x))
+
+    def hard_swish(x):
+        return x * vmin(splat(x, 1.0), vmax(splat(x, 0.0), x / splat(x, 6.0) + splat(x, 0.5)))
+
+    here = {
+        "Sqrt": root,
+        "Neg": negative,
+        "Abs": magnitude,
+        "Reciprocal": inverse,
+        "Square": square,
+        "Floor": floor,
+        "Clip": clip,
+        "HardSwish": hard_swish,
+    }
+    return inlined(here[name]) if name in here else activation(name, alpha, beta)
+
+
+def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Compiled:
+    """Out = f(x), one element behind the other. Arguments: x, out, elements."""
+    apply, put = function(name, alpha, beta), partial_store(lanes)
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        x, out, count = arg(args, 0), arg(args, 1), arg(args, 2)
+        vectors = (count + lanes - 1) // lanes
+        part = first_share(frame)
+        while part >= 0:
+            for i in range(bound(frame, vectors, part), bound(frame, vectors, part + 1)):
+                at = 4 * lanes * i
+                put(out + at, apply(vload(lanes, x + at)), min(lanes, count - i * lanes), word(frame, SCRATCH))
+            part = next_share(frame, part)
+        return 0
+
+    return kernel
+
+
+def logarithm() -> Compiled:
+    """Out = log(x), one element behind the other. Arguments: x, out, elements."""
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        part = first_share(frame)
+        while part >= 0:
+            for i in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
+                value = load_f32(arg(args, 0) + 4 * i)
+                if value > 0.0:
+                    store_f32(arg(args, 1) + 4 * i, math.log(value))
+                else:
+                    store_f32(arg(args, 1) + 4 * i, -math.inf if value == 0.0 else math.nan)
+            part = next_share(frame, part)
+        return 0
+
+    return kernel
+
+
+def _binary(name: str) -> Any:
+    def prelu(x, slope):
+        return where_negative(x, x * slope, x)
+
+    return inlined(prelu) if name == "PRelu" else operation(name)
+
+
+def binary(lanes: int, name: str) -> Compiled:
+    """Out = a op b, out one element behind the other. Arguments: a, b, out, five sizes, strides of a and of b.
+
+    The innermost strides are 4, or 0 where one of the two has a single element there.
+    """
+    apply, put = _binary(name), partial_store(lanes)
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        count, a_step, b_step = arg(args, 7), arg(args, 12), arg(args, 17)
+        spare = word(frame, SCRATCH)
+        n1, n2, n3 = arg(args, 4), arg(args, 5), arg(args, 6)
+        part = first_share(frame)
+        while part >= 0:
+            for i in range(bound(frame, arg(args, 3), part), bound(frame, arg(args, 3), part + 1)):
+                for j in range(n1):
+                    for k in range(n2):
+                        for m in range(n3):
+                            a = (
+                                arg(args, 0)
+                                + i * arg(args, 8)
+                                + j * arg(args, 9)
+                                + k * arg(args, 10)
+                                + m * arg(args, 11)
+                            )
+                            b = arg(args, 1) + i * arg(args, 13) + j * arg(args, 14)
+                            b += k * arg(args, 15) + m * arg(args, 16)
+                            out = arg(args, 2) + 4 * count * (((i * n1 + j) * n2 + k) * n3 + m)
+                            done = 0
+                            while done < count:
+                                left = vload(lanes, a + 4 * done) if a_step != 0 else vsplat_load(lanes, a)
+                                right = vload(lanes, b + 4 * done) if b_step != 0 else vsplat_load(lanes, b)
+                                put(out + 4 * done, apply(left, right), min(lanes, count - done), spare)
+                                done += lanes
+            part = next_share(frame, part)
+        return 0
+
+    return kernel

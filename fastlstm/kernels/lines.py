@@ -1,0 +1,148 @@
+"""Functions of the last axis of arrays without gaps: softmax, normalisation, reductions, pooling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from fastlstm.kernels.activations import exp
+from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
+from fastlstm.kernels.memory import partial_store
+from fastlstm.layout import SCRATCH
+from fastlstm.simd import fma, load_f32, store_f32, vload, vsplat, vsplat_load
+
+__all__ = ["layer_norm", "max_pool", "reduce", "softmax"]
+
+Compiled = Callable[[int, int, int], int]
+
+
+def softmax(lanes: int, logarithm: bool) -> Compiled:
+    """Out = exp(x - max) / sum, or its logarithm. Arguments: x, out, lines, elements of a line."""
+    put = partial_store(lanes)
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        count, spare = arg(args, 3), word(frame, SCRATCH)
+        part = first_share(frame)
+        while part >= 0:
+            for line in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
+                x, out = arg(args, 0) + 4 * count * line, arg(args, 1) + 4 * count * line
+                largest = load_f32(x)
+                for i in range(count):
+                    value = load_f32(x + 4 * i)
+                    if value > largest or value != value:  # a NaN must win
+                        largest = value
+                store_f32(spare + 128, largest)
+                top = vsplat_load(lanes, spare + 128)
+                done = 0
+                while done < count:
+                    put(out + 4 * done, exp(vload(lanes, x + 4 * done) - top), min(lanes, count - done), spare)
+                    done += lanes
+                total = 0.0
+                for i in range(count):
+                    total += load_f32(out + 4 * i)
+                shift, divisor = vsplat(lanes, math.log(total)), vsplat(lanes, total)
+                done = 0
+                while done < count:
+                    here = vload(lanes, out + 4 * done) / divisor
+                    if logarithm:
+                        here = vload(lanes, x + 4 * done) - top - shift
+                    put(out + 4 * done, here, min(lanes, count - done), spare)
+                    done += lanes
+            part = next_share(frame, part)
+        return 0
+
+    return kernel
+
+
+def layer_norm(lanes: int, epsilon: float) -> Compiled:
+    """Out = (x - mean) / sqrt(var + epsilon) * scale + bias. Arguments: x, out, lines, elements, scale, bias."""
+    put = partial_store(lanes)
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        count, spare = arg(args, 3), word(frame, SCRATCH)
+        part = first_share(frame)
+        while part >= 0:
+            for line in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
+                x, out = arg(args, 0) + 4 * count * line, arg(args, 1) + 4 * count * line
+                total = 0.0
+                for i in range(count):
+                    total += load_f32(x + 4 * i)
+                mean = total / count
+                square = 0.0
+                for i in range(count):
+                    away = load_f32(x + 4 * i) - mean
+                    square += away * away
+                factor, middle = vsplat(lanes, 1.0 / math.sqrt(square / count + epsilon)), vsplat(lanes, mean)
+                done = 0
+                while done < count:
+                    value = (vload(lanes, x + 4 * done) - middle) * factor
+                    value = fma(value, vload(lanes, arg(args, 4) + 4 * done), vload(lanes, arg(args, 5) + 4 * done))
+                    put(out + 4 * done, value, min(lanes, count - done), spare)
+                    done += lanes
+            part = next_share(frame, part)
+        return 0
+
+    return kernel
+
+
+def reduce(name: str) -> Compiled:
+    """Out = a sum, mean or maximum of each line; sums in double precision. Arguments: x, out, lines, elements."""
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        count = arg(args, 3)
+        part = first_share(frame)
+        while part >= 0:
+            for line in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
+                x = arg(args, 0) + 4 * count * line
+                total = 0.0
+                if name == "Max":
+                    total = -math.inf
+                    for i in range(count):
+                        value = load_f32(x + 4 * i)
+                        if value > total or value != value:
+                            total = value
+                elif name == "SumSquare":
+                    for i in range(count):
+                        value = load_f32(x + 4 * i) + 0.0
+                        total += value * value
+                else:
+                    for i in range(count):
+                        total += load_f32(x + 4 * i)
+                    if name == "Mean":
+                        total /= count
+                store_f32(arg(args, 1) + 4 * line, total)
+            part = next_share(frame, part)
+        return 0
+
+    return kernel
+
+
+def max_pool() -> Compiled:
+    """Out = the largest of each window of images [planes, H, W].
+
+    Arguments: x, out, planes, H, W, output H and W, window H and W, strides, pads before, dilations.
+    """
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        height, width, out_h, out_w = arg(args, 3), arg(args, 4), arg(args, 5), arg(args, 6)
+        part = first_share(frame)
+        while part >= 0:
+            for plane in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
+                x, out = arg(args, 0) + 4 * plane * height * width, arg(args, 1) + 4 * plane * out_h * out_w
+                for row in range(out_h):
+                    for column in range(out_w):
+                        largest = -math.inf
+                        for i in range(arg(args, 7)):
+                            y = row * arg(args, 9) - arg(args, 11) + i * arg(args, 13)
+                            if y >= 0 and y < height:
+                                for j in range(arg(args, 8)):
+                                    at = column * arg(args, 10) - arg(args, 12) + j * arg(args, 14)
+                                    if at >= 0 and at < width:
+                                        value = load_f32(x + 4 * (y * width + at))
+                                        if value > largest or value != value:
+                                            largest = value
+                        store_f32(out + 4 * (row * out_w + column), largest)
+            part = next_share(frame, part)
+        return 0
+
+    return kernel

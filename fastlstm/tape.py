@@ -1,0 +1,350 @@
+"""Tapes: what a model with more than recurrent layers does for inputs of one shape, as kernel calls in a row.
+
+With the sizes of all inputs known, the sizes of everything else are, and whatever depends on sizes alone is a
+constant. A `Tape` is recorded while the model runs for inputs of a shape for the first time: operators that have
+kernels (`fastlstm.emit`) become instructions with fixed addresses, segments become one instruction, everything else
+becomes a call of `fastlstm.ops`. Run again, a tape does no more than that. Stretches of instructions are one native
+call each.
+
+The kernels and their order are the same whether a tape is kept or recorded anew for every call, so the bits are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import layout, ops
+from fastlstm.emit import EMITTERS
+from fastlstm.emit.recorder import Cell, Recorder, address
+from fastlstm.errors import InputError
+from fastlstm.graph import RECURRENT_OPS, Node, outer_values
+from fastlstm.kernels import compiler
+from fastlstm.program import Program, Stage
+from fastlstm.segment import COMPLAINT, Segment, axes_of
+
+if TYPE_CHECKING:
+    from fastlstm.executor import Executor
+
+__all__ = ["SizesChangedError", "Tape", "record"]
+
+Array = npt.NDArray[Any]
+WORTH_WORKERS = 200_000  # multiply-adds of a tape that several threads may run
+
+
+class SizesChangedError(Exception):
+    """A value has another shape or type than when the tape was recorded."""
+
+
+class Tape:
+    """The steps of a model for inputs of one shape; not for two threads at a time.
+
+    Attributes
+    ----------
+    inputs : list of array
+        Where the inputs lie: written before every run.
+    outputs : list of Cell
+    reusable : bool
+        Whether running the steps again does what a new recording would do.
+    nbytes : int
+        Memory of the tape's own.
+    """
+
+    def __init__(self) -> None:
+        self.inputs: list[Array] = []
+        self.outputs: list[Cell] = []
+        self.steps: list[Callable[[], None]] = []
+        self.watched: list[Program] = []
+        self.reusable = True
+        self.nbytes = 0
+        self.keep: list[Any] = []
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Run for inputs of the recorded shape; raises `SizesChangedError` if the sizes inside turn out others."""
+        for target, array in zip(self.inputs, inputs, strict=True):
+            np.copyto(target, array)
+        for step in self.steps:
+            step()
+        self.check()
+        return self.results()
+
+    def check(self) -> None:
+        """Complain if a segment has met an id that it has no row for."""
+        frames = [frame for program in self.watched for frame in program.frames]
+        if any(frame[layout.STATUS] for frame in frames):
+            for frame in frames:
+                frame[layout.STATUS] = 0
+            raise InputError(COMPLAINT)
+
+    def results(self) -> list[Any]:
+        """Return copies of the outputs."""
+        return [
+            [np.array(a) for a in cell.array] if isinstance(cell.array, list) else np.array(cell.array)
+            for cell in self.outputs
+        ]
+
+
+class _Recording:
+    """Follows an executor's plan for inputs of known shapes."""
+
+    def __init__(self, executor: Executor, packed: dict[Hashable, Any]) -> None:
+        self.tape = Tape()
+        machine = executor.plan.machine
+        self.rec = Recorder(machine, executor.threads, packed)
+        self.readers: dict[int, int] = {}  # memory -> the named values that lie in it
+        self.owned: dict[int, Array] = {}
+
+    def input(self, array: Array) -> Cell:
+        """Return the cell of an input: memory that every run begins by writing."""
+        if array.dtype == np.float32:
+            cell = self.rec.memory(array.shape)
+        else:
+            cell = Cell(np.empty(array.shape, array.dtype), fixed=False)
+        np.copyto(cell.array, array)
+        self.tape.inputs.append(cell.array)
+        return cell
+
+    def graph(self, executor: Executor, values: dict[str, Cell]) -> list[Cell]:
+        """Follow a graph's parts; `values` holds its inputs and what it sees around it, and is written to."""
+        for name, array in executor.graph.constants.items():
+            values[name] = Cell(array, fixed=True, shared=True)
+        own = {spec.name for spec in executor.graph.inputs}
+        for number, part in enumerate(executor.plan.parts):
+            made = self._segment(part, values) if isinstance(part, Segment) else self._node(executor, part, values)
+            for name, cell in made.items():
+                if name:
+                    self._name(name, cell, values)
+            own.update(made)
+            for name in own.intersection(executor.last_use.get(number, ())):
+                self._forget(values.pop(name, None))
+            self._settle()
+        return [values[spec.name] for spec in executor.graph.outputs]
+
+    def _name(self, name: str, cell: Cell, values: dict[str, Cell]) -> None:
+        values[name] = cell
+        if cell.roomy:
+            base = _base(cell.array)
+            self.readers[id(base)] = self.readers.get(id(base), 0) + 1
+
+    def _forget(self, cell: Cell | None) -> None:
+        if cell is None or not cell.roomy:
+            return
+        key = id(_base(cell.array))
+        self.readers[key] -= 1
+        if not self.readers[key] and key in self.owned:
+            self.rec.release(self.owned.pop(key))
+
+    def _settle(self) -> None:
+        """Take back what the last part used for itself alone."""
+        for flat in self.rec.taken():
+            if self.readers.get(id(flat)):
+                self.owned[id(flat)] = flat
+            else:
+                self.rec.release(flat)
+
+    def hold(self, cells: Sequence[Cell]) -> None:
+        """Keep the memory of values for the tape's whole life."""
+        for cell in cells:
+            if cell.roomy:
+                base = _base(cell.array)
+                self.readers[id(base)] = self.readers.get(id(base), 0) + 1
+        self._settle()
+
+    def _node(self, executor: Executor, node: Node, values: dict[str, Cell]) -> dict[str, Cell]:
+        cells = [values[name] if name else None for name in node.inputs]
+        around = [values[name] for name in outer_values(node) if name in values]
+        fixed = all(c is None or c.fixed for c in [*cells, *around])
+        if node.op == "If" and cells[0] is not None and cells[0].fixed:
+            return self._branch(executor, node, values, bool(np.asarray(cells[0].array).reshape(-1)[0]))
+        if node.op in ("Shape", "Size") or fixed:
+            results = self._evaluate(executor, node, cells, values)
+            return {n: Cell(v, fixed=True) for n, v in zip(node.outputs, results, strict=False)}
+        made = self._emitted(node, cells)
+        return self._called(executor, node, cells, values) if made is None else made
+
+    def _emitted(self, node: Node, cells: Sequence[Cell | None]) -> dict[str, Cell] | None:
+        """Return the outputs of a node whose instructions were added, None if it has none."""
+        emitter = EMITTERS.get(node.op)
+        if emitter is None:
+            return None
+        before = len(self.rec.pending)
+        try:
+            made = emitter(self.rec, node, cells)
+        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError):
+            made = None  # sizes do not fit one another: `ops.evaluate` says it in a sentence
+        if made is None:
+            del self.rec.pending[before:]
+            return None
+        return dict(zip(node.outputs, made, strict=False))
+
+    def _branch(self, executor: Executor, node: Node, values: dict[str, Cell], condition: bool) -> dict[str, Cell]:
+        """Follow the body that a condition known beforehand chooses."""
+        body = executor.body(node.attrs["then_branch" if condition else "else_branch"])
+        inner = dict(values)
+        outputs = self.graph(body, inner)
+        return dict(zip(node.outputs, outputs, strict=False))
+
+    def _evaluate(
+        self, executor: Executor, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]
+    ) -> Sequence[Any]:
+        given = [None if c is None else c.array for c in cells]
+        if node.op in RECURRENT_OPS:
+            named = {name: c.array for name, c in zip(node.inputs, cells, strict=True) if c is not None}
+            made = executor.repacked(node, named)
+            return [made.get(name) for name in node.outputs]
+        outer = {name: values[name].array for name in outer_values(node) if name in values}
+        return ops.evaluate(node, given, lambda body, bound: executor.body(body).run(bound, outer=outer))
+
+    def _called(
+        self, executor: Executor, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]
+    ) -> dict[str, Cell]:
+        """Run a node through NumPy, now and in every run."""
+        self.flush()
+        around = {name: values[name] for name in outer_values(node) if name in values}
+        results = self._evaluate(executor, node, cells, around)
+        made = {name: self._kept(v) for name, v in zip(node.outputs, results, strict=False) if name}
+        targets = [made.get(name) for name in node.outputs]
+
+        def step() -> None:
+            for target, value in zip(targets, self._evaluate(executor, node, cells, around), strict=False):
+                if target is not None:
+                    _put(target.array, value)
+
+        self.tape.steps.append(step)
+        return made
+
+    def _kept(self, value: Any) -> Cell:
+        """Return a cell that holds a result of NumPy's in memory that stays."""
+        if not isinstance(value, np.ndarray):
+            self.tape.reusable = False
+            return Cell(value, fixed=False)
+        if value.dtype == np.float32:
+            cell = self.rec.memory(value.shape)
+            np.copyto(cell.array, value)
+            return cell
+        return Cell(np.array(value), fixed=False)
+
+    def _segment(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
+        cells = {name: values[name] for name in segment.inputs}
+        arrays = {name: cell.array for name, cell in cells.items()}
+        given = [values[s.given].array for s in segment.states if s.given]
+        usual = all(
+            isinstance(a, np.ndarray) and a.ndim == len(axes) and a.dtype == (np.float32 if features else np.int64)
+            and (not features or a.shape[-1] == features)
+            for a, (_, axes, features) in zip(arrays.values(), segment.inputs.values(), strict=True)
+        )  # fmt: skip
+        usual = usual and all(a.dtype == np.float32 and a.ndim == 3 for a in given)
+        if not usual or segment.lengths or segment.masks:
+            return self._whole(segment, values)
+        steps, batch = segment.sizes(arrays)
+        if not steps or not batch:
+            return self._whole(segment, values)
+        return self._instruction(segment, values, steps, batch)
+
+    def _whole(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
+        """Run a segment by a call from Python, now and in every run."""
+        self.flush()
+        names = [*segment.inputs, *(s.given for s in segment.states), segment.lengths, *(m[1] for m in segment.masks)]
+        used = {name: values[name] for name in names if name}
+        results = segment.run({name: cell.array for name, cell in used.items()})
+        made = {name: self._kept(v) for name, v in results.items()}
+
+        def step() -> None:
+            for name, value in segment.run({name: cell.array for name, cell in used.items()}).items():
+                _put(made[name].array, value)
+
+        self.tape.steps.append(step)
+        return made
+
+    def _instruction(self, segment: Segment, values: Mapping[str, Cell], steps: int, batch: int) -> dict[str, Cell]:
+        """Make a segment's program an instruction; its arrays and states are copied where they are not in place."""
+        rec = self.rec
+        workers = rec.workers if segment.workers(batch) == rec.workers else 1
+        program = Program(segment.slots, segment.stages, batch, workers)
+        program.reserve(steps)
+        rec.keep.append(program)
+        rec.nbytes += program.nbytes()
+        for name, (slot, axes, features) in segment.inputs.items():
+            array = rec.tight(values[name]) if features else np.ascontiguousarray(values[name].array)
+            if not features and array is not values[name].array:
+                return self._whole(segment, values)
+            program.bind(slot, array, *axes_of(axes))
+        made = {}
+        for name, (slot, axes, features) in segment.outputs.items():
+            shape = tuple({"T": steps, "B": batch, "F": features, "1": 1}[axis] for axis in axes)
+            made[name] = rec.memory(shape)
+            program.bind(slot, made[name].array, *axes_of(axes))
+        for state in segment.states:
+            rows = program.rows(state.slot)
+            rec.fill(rows, 0.0)
+            if state.given:
+                array = rec.roomy(values[state.given])
+                segment.check_state(state, array, batch)
+                rec.copy(array[state.direction], rows[:, : state.width])
+        frames = [address(frame) for frame in (program.frames if workers > 1 else [])][1:]
+        words = (compiler.address("drive.drive"), program.code, steps, workers, address(program.frame), *frames)
+        rec.emit("nested.nested", (), words, steps * program.macs)
+        for state in segment.states:
+            if state.shown:
+                if state.shown not in made:
+                    made[state.shown] = rec.memory((segment.directions(state.shown), batch, state.width))
+                rec.copy(program.rows(state.slot)[:, : state.width], made[state.shown].array[state.direction])
+        if any(i.kernel == "movement.embed" for stage in segment.stages for i in stage.instructions):
+            self.tape.watched.append(program)
+        return made
+
+    def flush(self) -> None:
+        """Run the instructions that have gathered, and make them a step."""
+        rec = self.rec
+        if not rec.pending:
+            return
+        macs = sum(i.macs for i in rec.pending)
+        workers = rec.workers if macs >= WORTH_WORKERS else 1
+        program = Program((), (Stage(layout.ONCE, tuple(rec.pending)),), 1, workers)
+        program.macs = macs
+        rec.pending = []
+        rec.keep.append(program)
+        program.frame[layout.TOTAL] = 1
+        function, *arguments = program.call(1)
+        run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(function)
+        first, second = arguments
+
+        def step() -> None:
+            run(first, second, 0)
+
+        if workers > 1:  # the team may have to be started anew
+
+            def step() -> None:
+                program.run(1)
+
+        self.tape.steps.append(step)
+        step()
+
+
+def record(executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashable, Any]) -> tuple[Tape, list[Any]]:
+    """Run an executor's graph, and return the tape of it and the outputs; `packed` is what a model's tapes share."""
+    recording = _Recording(executor, packed)
+    values = {name: recording.input(array) for name, array in inputs.items()}
+    recording.hold(list(values.values()))
+    outputs = recording.graph(executor, values)
+    recording.flush()
+    tape = recording.tape
+    tape.outputs = outputs
+    tape.keep.append(recording.rec.keep)
+    tape.nbytes = recording.rec.nbytes
+    tape.check()
+    return tape, tape.results()
+
+
+def _base(array: Array) -> Array:
+    return array if array.base is None else array.base
+
+
+def _put(target: Any, value: Any) -> None:
+    if not isinstance(value, np.ndarray) or value.shape != target.shape or value.dtype != target.dtype:
+        raise SizesChangedError
+    np.copyto(target, value)

@@ -1,0 +1,130 @@
+"""The tapes of a model: found by the shapes of the inputs, recorded when a shape comes for the first time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastlstm.emit import EMITTERS
+from fastlstm.graph import Graph, Node, outer_values
+from fastlstm.tape import SizesChangedError, Tape, record
+
+if TYPE_CHECKING:
+    from fastlstm.executor import Executor
+
+__all__ = ["Tapes", "steering"]
+
+MOST_TAPES = 32
+MOST_BYTES = 256 << 20  # of memory that all tapes of a model hold
+MOST_CHOICES = 8  # values of steering inputs for which a model is kept
+
+_PASSING = frozenset(
+    [
+        *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor"),
+        *("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape"),
+    ]
+)
+
+
+def steering(graph: Graph) -> tuple[str, ...]:
+    """Return the inputs that do nothing but choose branches, such as a sample rate: single integers or flags."""
+    choosing = []
+    for spec in graph.inputs:
+        small = all(size == 1 for size in spec.shape) and spec.dtype[:3] in ("int", "uin", "boo")
+        if small and _only_chooses(graph, spec.name):
+            choosing.append(spec.name)
+    return tuple(choosing)
+
+
+def _only_chooses(graph: Graph, name: str, depth: int = 0) -> bool:
+    """Whether a value reaches the conditions of If nodes and nothing else."""
+    readers = [n for n in graph.nodes if name in n.inputs or name in outer_values(n)]
+    if depth > 20 or any(spec.name == name for spec in graph.outputs):
+        return False
+    for node in readers:
+        for body in (v for v in node.attrs.values() if isinstance(v, Graph)):
+            own = name in {s.name for s in body.inputs} | set(body.constants) | set(body.producers())
+            if not own and not _only_chooses(body, name, depth + 1):
+                return False
+        if name not in node.inputs or (node.op == "If" and node.input(0) == name):
+            continue
+        if node.op not in _PASSING or not all(_only_chooses(graph, o, depth + 1) for o in node.outputs if o):
+            return False
+    return bool(readers) or depth > 0
+
+
+class Tapes:
+    """Runs an executor's graph by tapes. May be used by several threads at a time."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._packed: dict[Hashable, Any] = {}
+        self._kept: OrderedDict[Hashable, list[Tape]] = OrderedDict()
+        self._steering = steering(executor.graph)
+        self._chosen: OrderedDict[Hashable, Executor] = OrderedDict()
+        whole = all(spec.dtype != "sequence" for spec in executor.graph.inputs)
+        self.useful = whole and (bool(self._steering) or _has_kernels(executor))
+
+    def run(self, inputs: Mapping[str, Any]) -> list[Any] | None:
+        """Return the outputs, or None if the inputs are not for tapes: they hold nothing, or are no arrays."""
+        arrays = list(inputs.values())
+        if not all(isinstance(a, np.ndarray) and a.size for a in arrays):
+            return None
+        if self._steering:
+            return self._choose(inputs)
+        key = tuple((a.shape, a.dtype.char) for a in arrays)
+        waiting = self._kept.get(key)
+        if waiting:
+            try:
+                tape = waiting.pop()  # another thread may have taken the last one since we looked
+            except IndexError:
+                pass
+            else:
+                try:
+                    results = tape.run(arrays)
+                except SizesChangedError:
+                    pass
+                else:
+                    waiting.append(tape)
+                    return results
+        tape, results = record(self._executor, inputs, self._packed)
+        if tape.reusable:
+            self._keep(key, tape)
+        return results
+
+    def _choose(self, inputs: Mapping[str, Any]) -> list[Any]:
+        """Run the model that is left when the steering inputs are constants."""
+        fixed = {name: inputs[name] for name in self._steering}
+        key = tuple(a.tobytes() for a in fixed.values())
+        executor = self._chosen.get(key)
+        if executor is None:
+            executor = self._chosen[key] = specialised(self._executor, fixed)
+            while len(self._chosen) > MOST_CHOICES:
+                self._chosen.popitem(last=False)
+        return executor.run({name: a for name, a in inputs.items() if name not in fixed})
+
+    def _keep(self, key: Hashable, tape: Tape) -> None:
+        self._kept.setdefault(key, []).append(tape)
+        self._kept.move_to_end(key)
+        while len(self._kept) > 1 and (
+            len(self._kept) > MOST_TAPES or sum(t.nbytes for some in self._kept.values() for t in some) > MOST_BYTES
+        ):
+            self._kept.popitem(last=False)
+
+
+def specialised(executor: Executor, fixed: Mapping[str, Any]) -> Executor:
+    """Return an executor of the graph with some inputs made constants."""
+    from fastlstm import passes
+    from fastlstm.executor import Executor as New
+
+    graph = executor.graph
+    left = tuple(spec for spec in graph.inputs if spec.name not in fixed)
+    constants = {**graph.constants, **{name: np.array(value) for name, value in fixed.items()}}
+    return New(passes.optimise(graph.replace(inputs=left, constants=constants)), executor.threads)
+
+
+def _has_kernels(executor: Executor) -> bool:
+    return any(isinstance(part, Node) and part.op in EMITTERS for part in executor.plan.parts)
