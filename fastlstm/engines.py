@@ -22,7 +22,7 @@ from fastlstm.executor import Executor
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
 from fastlstm.native import Call, never
 from fastlstm.pairs import final_states, initial_states, state_pairs
-from fastlstm.plan import make_plan
+from fastlstm.plan import make_plan, row_labels
 from fastlstm.ports import Port
 from fastlstm.segment import Segment
 from fastlstm.timeline import FRAMES, ROWS, Carried, Unrolled, refusal
@@ -271,9 +271,10 @@ def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int) -> Segmen
         return None
     states = set(pairs)
     initial: dict[str, Array] = {}
+    labels = row_labels(graph, passes.shapes.infer(graph))
     nodes = []
     for node in graph.nodes:
-        new = _streaming(node, graph, initial)
+        new = _streaming(node, graph, labels, initial)
         if new is None:
             return None
         nodes.append(new)
@@ -300,7 +301,7 @@ def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int) -> Segmen
     return SegmentEngine(segment, initial)
 
 
-def _streaming(node: Node, graph: Graph, initial: dict[str, Array]) -> Node | None:
+def _streaming(node: Node, graph: Graph, labels: Mapping[str, str], initial: dict[str, Array]) -> Node | None:
     """Return the node as a segment's stream runs it, None if it does not; note where states start."""
     if node.op in RECURRENT_OPS:
         label = node.name or node.output(0) or node.op
@@ -315,7 +316,9 @@ def _streaming(node: Node, graph: Graph, initial: dict[str, Array]) -> Node | No
         inputs = tuple("" if i in (6, 7) else v for i, v in enumerate(node.inputs))
         return Node(node.op, inputs, node.outputs, node.attrs, node.name)
     index = graph.constants.get(node.input(1)) if node.op == "Gather" else None
-    if index is not None and index.ndim == 0 and int(index) == -1 and node.input(0) not in graph.constants:
+    at = labels.get(node.input(0), "").find("T")
+    is_last = index is not None and index.ndim == 0 and int(index) == -1 and int(node.attrs.get("axis", 0)) % 3 == at
+    if is_last and len(labels[node.input(0)]) == 3:  # the last time step, at every step
         return Node("Identity", (node.input(0),), node.outputs, {}, node.name)
     return node
 
@@ -376,8 +379,10 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
         try:
             found = unroll(named, moving, pairs, placed)
         except UnsupportedError as error:
-            if best is None or len(placed) > best[0]:
-                best = len(placed), error
+            # A layer that does not find its frames says that the axes are wrong, not what is wrong with the model.
+            far = -1 if "one row a frame" in str(error) else len(placed)
+            if best is None or far > best[0]:
+                best = far, error
             continue
         if not found.carried:
             best = (

@@ -20,7 +20,7 @@ from fastlstm.passes import shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE
 from fastlstm.segment import Segment, build_segment, consumer_width
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "row_labels"]
 
 UNARY: Mapping[str, tuple[tuple[str, float], ...]] = {
     "Sigmoid": (),
@@ -83,7 +83,7 @@ class Plan:
 def make_plan(graph: Graph, machine: Machine, threads: int = 1) -> Plan:
     """Return the plan of an optimised graph; its segments use up to `threads` threads."""
     infos = shapes.infer(graph)
-    labels = _label(graph, infos)
+    labels = row_labels(graph, infos)
     native = {id(node) for node in graph.nodes if _is_native(node, graph, labels, infos)}
     groups = _group(graph, native)
     parts: list[Segment | Node] = []
@@ -113,7 +113,7 @@ def _rows_of(
     return replace(build_segment([node], alone, {x: "TBF", y: "TBF"}, infos, machine, threads), flat=True)
 
 
-def _label(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str, str]:
+def row_labels(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str, str]:
     """Return the axes of every value that is made of rows of features around a recurrent layer."""
     labels: dict[str, str] = {}
     for node in graph.nodes:

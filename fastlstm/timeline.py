@@ -60,8 +60,8 @@ class Flow:
         Its time axis; -1 for a value of the last time step, which has none.
     extra, ahead : int
         Rows beyond one a frame, and how many of all rows at the end a stream cannot know yet.
-    merged : bool
-        The axis holds the batch rows too.
+    merged : tuple of int or str
+        The sizes of the axes that are one axis in it, the time axis last; empty if it is the time axis alone.
     sizes : bool
         It is a shape, or made of one.
     tail : str
@@ -73,7 +73,7 @@ class Flow:
     axis: int
     extra: int = 0
     ahead: int = 0
-    merged: bool = False
+    merged: tuple[int | str, ...] = ()
     sizes: bool = False
     tail: str = ""
     source: str = ""
@@ -246,8 +246,10 @@ class Unroller:
         rule(self, node, flows)
 
     def place_sizes(self, node: Node) -> None:
-        if node.op in ("ConstantOfShape", "Expand") and self.infos[node.output(0)].fill is not None:
+        if node.op == "ConstantOfShape":
             axis = self.axis_by_shape(node)
+            if axis is not None and self.shape(node.output(0))[axis] != FRAMES:
+                raise refusal(node, "depends on how many frames there are")
             self.keep(node, None if axis is None else Flow(axis))
         elif node.op in SIZES:
             self.keep(node, Flow(0, sizes=True))
@@ -289,8 +291,10 @@ class Unroller:
         self.put(Node("Slice", (name, *bounds), (out,)))
         return out
 
-    def remembered(self, name: str, flow: Flow, count: int, value: Array | float) -> tuple[str, Flow]:
+    def remembered(self, node: Node, name: str, flow: Flow, count: int, value: Array | float) -> tuple[str, Flow]:
         """Return a value with the `count` rows before its own in front; `value` stands before the first."""
+        if flow.surplus < 0:  # rows that lie between two calls would be missing
+            raise refusal(node, "puts rows before a value that has fewer than there are frames")
         label = f"{name}.past"
         shape = tuple(
             count if i == flow.axis else ROWS if isinstance(size, str) else size

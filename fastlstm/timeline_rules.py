@@ -14,7 +14,7 @@ from fastlstm.passes import dims, shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes.infer_movement import slice_bounds
 from fastlstm.passes.values import Operands, normal_axis
-from fastlstm.timeline import FAR, ROWS, Carried, Flow, Flows, Rule, Unrolled, Unroller, looks_ahead, refusal
+from fastlstm.timeline import FAR, FRAMES, ROWS, Carried, Flow, Flows, Rule, Unrolled, Unroller, looks_ahead, refusal
 
 __all__ = ["unroll"]
 
@@ -106,7 +106,7 @@ def _dense(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(node, x)
 
 
-@_rule("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "LpNormalization", "ArgMax")
+@_rule("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "ArgMax")
 def _over_last_axis(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
     if x is None or any(flow is not None for flow in flows[1:]):
@@ -115,8 +115,6 @@ def _over_last_axis(at: Unroller, node: Node, flows: Flows) -> None:
     axis = normal_axis(int(node.attrs.get("axis", 0 if node.op == "ArgMax" else -1)), rank)
     if x.axis == axis or ("Normalization" in node.op and x.axis > axis):
         raise refusal(node, "normalises over time" if node.op != "ArgMax" else "looks for an extreme over time")
-    if axis != rank - 1 and x.axis > axis:
-        raise refusal(node, "works across the rows of several time steps in memory; put the features last")
     if node.op == "ArgMax" and not node.attrs.get("keepdims", 1):
         x = replace(x, axis=x.axis - (axis < x.axis)) if x.axis >= 0 else x
     at.keep(node, x)
@@ -134,8 +132,8 @@ def _reduced(at: Unroller, node: Node, flows: Flows) -> None:
     over = sorted(normal_axis(a, rank) for a in axes or range(rank))
     if x.axis in over:
         raise refusal(node, "reduces over time")
-    if x.axis > over[0]:
-        raise refusal(node, "works across the rows of several time steps in memory; put the features last")
+    if not node.attrs.get("keepdims", 1) and x.axis >= 0:
+        x = replace(x, axis=x.axis - sum(a < x.axis for a in over))
     at.keep(node, x)
 
 
@@ -166,7 +164,10 @@ def _rearranged(at: Unroller, node: Node, flows: Flows) -> None:
         apart = dims.product(before[: x.axis]) == dims.product(after[:axis])
         if not behind or not (apart or axis == 0 or x.merged):
             raise refusal(node, "mixes time steps with other axes")
-        x = replace(x, merged=x.merged and apart if apart else axis == 0)
+        if x.merged and not apart and tuple(after[: axis + 1]) != x.merged:
+            raise refusal(node, "mixes time steps with other axes")
+        if not apart:
+            x = replace(x, merged=() if x.merged else tuple(before[: x.axis + 1]))
     at.keep(node, replace(x, axis=axis))
 
 
@@ -180,6 +181,12 @@ def _sizes(at: Unroller, node: Node, flows: Flows) -> None:
 @_rule("Expand", "Tile")
 def _repeated(at: Unroller, node: Node, flows: Flows) -> None:
     x, axis = flows[0], at.axis_by_shape(node)
+    if x is None and axis is not None and at.shape(node.output(0))[axis] == FRAMES:
+        before = at.shape(node.input(0))
+        place = axis - len(at.shape(node.output(0))) + len(before)
+        if place < 0 or before[place] == 1:  # every row alike
+            at.keep(node, Flow(axis))
+            return
     if x is None or x.axis < 0 or axis is None or x.sizes:
         raise refusal(node, "repeats a value for every time step")
     if at.shape(node.output(0))[axis] != at.shape(node.input(0))[x.axis]:
@@ -212,7 +219,7 @@ def _behind(at: Unroller, node: Node, flows: Flows) -> None:
     if len(node.inputs) != 2 or x is None or not isinstance(count, int) or x.merged:
         raise refusal(node, "joins time steps")
     if first in at.constants:
-        joined, flow = at.remembered(node.inputs[1], x, count, at.constants[first])
+        joined, flow = at.remembered(node, node.inputs[1], x, count, at.constants[first])
         at.put(Node("Identity", (joined,), node.outputs, {}, node.name))
         at.flows[node.output(0)] = flow
         return
@@ -247,7 +254,7 @@ def _padded(at: Unroller, node: Node, flows: Flows) -> None:
         name = inside
     flow = x
     if before:
-        name, flow = at.remembered(name, flow, before, value)
+        name, flow = at.remembered(node, name, flow, before, value)
     at.put(Node("Identity", (name,), node.outputs, {}, node.name))
     at.flows[node.output(0)] = _further(node, flow, after, after)
 
@@ -279,7 +286,7 @@ def _convolved(at: Unroller, node: Node, flows: Flows) -> None:
     pads[spatial] = pads[spatial + count] = 0
     name, flow = node.input(0), x
     if before:
-        name, flow = at.remembered(name, flow, before, 0.0)
+        name, flow = at.remembered(node, name, flow, before, 0.0)
     attrs = {**node.attrs, "pads": pads}
     at.put(Node("Conv", (name, *node.inputs[1:]), node.outputs, attrs, node.name))
     at.flows[node.output(0)] = _further(node, flow, after - span, after)

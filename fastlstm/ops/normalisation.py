@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.ops import sums
+
 __all__ = ["OPS"]
 
 Array = npt.NDArray[Any]
@@ -21,9 +23,9 @@ def _per_channel(vector: Array, rank: int) -> Array:
 
 def _standardised(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array, Array]:
     """Return (x - mean) / sqrt(variance + epsilon) over `axes`, the mean, and the inverse of the divisor."""
-    mean = np.mean(x, axis=axes, keepdims=True)
+    mean = sums.mean(x, axes, keepdims=True)
     centred = x - mean
-    inverse = 1 / np.sqrt(np.mean(centred * centred, axis=axes, keepdims=True) + x.dtype.type(epsilon))
+    inverse = 1 / np.sqrt(sums.mean(centred * centred, axes, keepdims=True) + x.dtype.type(epsilon))
     return centred * inverse, mean, inverse
 
 
@@ -62,7 +64,7 @@ def layer_normalization(
 def rms_normalization(x: Array, scale: Array, *, axis: int = -1, epsilon: float = 1e-5) -> Array:
     """Return x divided by its root mean square over the axes from `axis` on, times scale."""
     axes = tuple(range(axis % x.ndim, x.ndim))
-    rms = np.sqrt(np.mean(x * x, axis=axes, keepdims=True) + x.dtype.type(epsilon))
+    rms = np.sqrt(sums.mean(x * x, axes, keepdims=True) + x.dtype.type(epsilon))
     return np.asarray(x / rms * scale, dtype=x.dtype)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.ops import sums
 from fastlstm.ops.sizes import integer
 
 __all__ = ["OPS"]
@@ -29,7 +30,7 @@ def _reduce(function: Reduction) -> Callable[..., Array]:
 
 
 def _sum(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
-    return np.asarray(np.sum(x, axis=axes, keepdims=keepdims))
+    return sums.total(x, axes, keepdims)
 
 
 def _max(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
@@ -43,7 +44,7 @@ def _min(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
 def _log_sum_exp(x: Array, axes: tuple[int, ...], keepdims: bool) -> Array:
     top = _max(x, axes, True)
     top = np.where(np.isfinite(top), top, 0)  # exp(x - top) has to stay defined for infinities and empty axes
-    total = np.log(np.sum(np.exp(x - top), axis=axes, keepdims=True)) + top
+    total = np.log(sums.total(np.exp(x - top), axes, keepdims=True)) + top
     return np.asarray(total if keepdims else np.squeeze(total, axis=axes))
 
 
@@ -91,9 +92,9 @@ OPS: Mapping[str, Callable[..., Any]] = {
     "ReduceLogSum": _reduce(lambda x, axes, keep: np.log(_sum(x, axes, keep))),
     "ReduceLogSumExp": _reduce(_log_sum_exp),
     "ReduceMax": _reduce(_max),
-    "ReduceMean": _reduce(lambda x, axes, keep: np.asarray(np.mean(x, axis=axes, keepdims=keep))),
+    "ReduceMean": _reduce(sums.mean),
     "ReduceMin": _reduce(_min),
-    "ReduceProd": _reduce(lambda x, axes, keep: np.asarray(np.prod(x, axis=axes, keepdims=keep))),
+    "ReduceProd": _reduce(sums.prod),
     "ReduceSum": _reduce(_sum),
     "ReduceSumSquare": _reduce(lambda x, axes, keep: _sum(x * x, axes, keep)),
     "ArgMax": _extreme(np.argmax),

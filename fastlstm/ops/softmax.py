@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.ops import sums
+
 __all__ = ["OPS", "softmax"]
 
 Array = npt.NDArray[Any]
@@ -16,13 +18,13 @@ Array = npt.NDArray[Any]
 def softmax(x: Array, *, axis: int = -1) -> Array:
     """Return exp(x) / sum(exp(x)) along `axis`, with the largest taken off x first: nothing overflows."""
     e = np.exp(x - np.max(x, axis=axis, keepdims=True, initial=-np.inf))
-    return np.asarray(e / np.sum(e, axis=axis, keepdims=True))
+    return np.asarray(e / sums.total(e, axis, keepdims=True))
 
 
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """Return log(softmax(x)) along `axis`."""
     shifted = x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
-    return np.asarray(shifted - np.log(np.sum(np.exp(shifted), axis=axis, keepdims=True)))
+    return np.asarray(shifted - np.log(sums.total(np.exp(shifted), axis, keepdims=True)))
 
 
 def hardmax(x: Array, *, axis: int = -1) -> Array:

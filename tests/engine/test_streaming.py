@@ -364,15 +364,59 @@ def ahead(y: torch.Tensor) -> torch.Tensor:
         (lambda y: y @ y.transpose(1, 2), {}, "MatMul"),
         (lambda y: y[:, ::2], {}, "takes some of the time steps"),
         (lambda y: y - y[:, -1:], {}, "joins every time step with the last one|joins each time step|Slice"),
+        # A difference of neighbours, moved to the later one: what lies between two calls would be missing.
+        (lambda y: F.pad(y[:, 1:] - y[:, :-1], (0, 0, 1, 0)), {}, "Pad' puts rows before a value that has fewer"),
+        (lambda y: y.transpose(0, 1).reshape(-1, 6).reshape(y.shape[0], -1, 6), {}, "Reshape.* mixes time steps"),
         (ahead, {}, r"conv/Conv' looks 1 frame\(s\) ahead"),
     ],
-    ids=["backward", "mean", "softmax", "running sum", "attention", "every second", "last", "look-ahead"],
+    ids=[
+        "backward",
+        "mean",
+        "softmax",
+        "running sum",
+        "attention",
+        "every second",
+        "last",
+        "difference",
+        "scrambled",
+        "look-ahead",
+    ],
 )
 def test_what_cannot_stream_is_refused_by_name(function: Any, options: Any, words: str) -> None:
     model = loaded(exported(_Wrapped(function, **options), {"x": frames()}, "y"))
     for refused in (model.stream, lambda: model.streams(capacity=2)):
         with pytest.raises(UnsupportedError, match=words):
             refused()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda y: y[..., -1],
+        lambda y: y[..., -1:],
+        lambda y: y.reshape(-1, 6).tanh().reshape(y.shape[0], -1, 6),
+        lambda y: torch.cat([y, y[..., :2].mean(-1, keepdim=True).expand(-1, -1, 3)], -1),
+        lambda y: y + torch.ones(y.shape[0], y.shape[1], 1),
+        lambda y: y.unflatten(-1, (2, 3)).softmax(-1).flatten(2),
+        lambda y: torch.softmax(y.transpose(1, 2), 1).transpose(1, 2) / y.transpose(1, 2).square().sum(1)[..., None],
+    ],
+    ids=[
+        "last feature",
+        "last feature kept",
+        "rows merged",
+        "features repeated",
+        "ones of its shape",
+        "heads",
+        "channels first",
+    ],
+)
+def test_what_stays_in_its_time_step_streams(function: Any) -> None:
+    torch.manual_seed(12)
+    model = loaded(exported(_Wrapped(function), {"x": frames()}, "y"))
+    x = frames().numpy()
+    whole, stream = model(x), model.stream()
+    parts = [stream.push(x[:, a:b]) for a, b in ((0, 1), (1, 8), (8, 8), (8, STEPS))]
+    np.testing.assert_array_equal(np.concatenate(parts, 1), whole)
 
 
 def test_a_model_without_memory_has_nothing_to_stream() -> None:
