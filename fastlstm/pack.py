@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["aligned", "gate_panels", "gate_rows", "integer_panels", "padded", "panels_of", "plain_panels"]
+__all__ = [
+    "aligned", "gate_panels", "gate_rows", "gate_tail", "integer_panels", "padded", "panels_of", "plain_panels",
+    "tail_vectors",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 LINE = 64  # bytes of a cache line
@@ -35,6 +38,23 @@ def gate_panels(weight: Array, gates: int, lanes: int) -> Array:
     wide = np.zeros((gates, panels * lanes, k), np.float32)
     wide[:, :units] = weight.reshape(gates, units, k)
     return aligned(wide.reshape(gates, panels, lanes, k).transpose(1, 3, 0, 2))
+
+
+def tail_vectors(units: int, gates: int, lanes: int) -> int:
+    """Return how many vectors hold all gates of the units behind the last whole panel, 0 if a panel serves as well."""
+    rest = units % lanes
+    vectors = -(-gates * rest // lanes)
+    return vectors if units > lanes and vectors in (1, 2) else 0
+
+
+def gate_tail(weight: Array, gates: int, lanes: int) -> tuple[Array, Array]:
+    """Return a weight [gates * H, K] as whole panels and a tail ``[k][vector * lane]`` (see `tail_vectors`)."""
+    units, k = weight.shape[0] // gates, weight.shape[1]
+    vectors, whole = tail_vectors(units, gates, lanes), units // lanes * lanes
+    by_gate = weight.reshape(gates, units, k)
+    panels = gate_panels(by_gate[:, :whole].reshape(-1, k), gates, lanes)
+    tail = gate_panels(by_gate[:, whole:].reshape(-1, k), gates, lanes * vectors // gates)
+    return panels, aligned(tail.reshape(k, -1))
 
 
 def gate_rows(bias: Array, gates: int, lanes: int) -> Array:

@@ -76,7 +76,7 @@ class Instruction:
     weight_bytes: int = 0
     quantised: int = 0  # values of a row that it turns into integers
     note: str = ""
-    panels: int = 0  # of hidden units, for a recurrent layer
+    panels: float = 0  # of hidden units, for a recurrent layer; a tail is a fraction of one
     alone: tuple[Instruction, ...] | None = None  # what runs instead where there is one batch row, if anything does
 
     def __post_init__(self) -> None:

@@ -20,7 +20,16 @@ from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Graph, Node
 from fastlstm.kernels.limits import BYTE_OFFSET
 from fastlstm.machine import Machine
 from fastlstm.memory import aligned
-from fastlstm.pack import gate_panels, gate_rows, integer_panels, padded, panels_of, plain_panels
+from fastlstm.pack import (
+    gate_panels,
+    gate_rows,
+    gate_tail,
+    integer_panels,
+    padded,
+    panels_of,
+    plain_panels,
+    tail_vectors,
+)
 from fastlstm.program import Instruction, Program, Slot, Stage, address_of
 from fastlstm.split import SplitProgram, worth_splitting
 
@@ -440,7 +449,7 @@ def _linear(
     scales = None if scale is None else plain_panels(scale.reshape(1, columns), vectors, lanes)
     packed, bits = _packed(build.machine, weight, plain_panels(np.asarray(weight, np.float32), vectors, lanes), scales)
     offset = plain_panels((np.zeros(columns) if bias is None else bias).reshape(1, columns), vectors, lanes)
-    args = (x, out, weight.shape[0], packed, offset, packed.shape[0])
+    args = (x, out, weight.shape[0], packed, offset, packed.shape[0], 0)
     constants = (lanes, vectors, build.machine.max_sums, bits)
     step = Instruction(
         "linear.linear", constants, args, label, weight.size, packed.nbytes, *_quantised(bits, len(weight))
@@ -570,7 +579,7 @@ def _recurrent(build: _Builder, node: Node) -> None:
         scales = None if scale is None else gate_rows(scale[d], gates, lanes)
         packed, bits = _packed(machine, w_ih, gate_panels(w_ih[d], gates, lanes), scales)
         offset = gate_rows(bias[d], gates, lanes)
-        args = (x_slot, z_slot, int(w_ih.shape[2]), packed, offset, panels)
+        args = (x_slot, z_slot, int(w_ih.shape[2]), packed, offset, panels, 0)
         step = Instruction(
             "linear.linear",
             (lanes, gates, machine.max_sums, bits),
@@ -580,6 +589,17 @@ def _recurrent(build: _Builder, node: Node) -> None:
             packed.nbytes,
             *_quantised(bits, int(w_ih.shape[2])),
         )
+        tail = _tail(node, hidden, bits, lanes)
+        if tail:
+            whole, rest = gate_tail(np.asarray(w_ih[d], np.float32), gates, lanes)
+            whole_bias, rest_bias = gate_tail(bias[d].reshape(-1, 1), gates, lanes)
+            args = (*args[:3], whole, whole_bias, panels - 1, 0)
+            step = replace(step, args=args, weight_bytes=whole.nbytes, macs=whole.size)
+            args = (*args[:3], rest, rest_bias, 1, whole_bias.nbytes)
+            rest_step = Instruction(
+                "linear.linear", (lanes, tail, machine.max_sums, 32), args, step.label, rest.size, rest.nbytes
+            )
+            build.emit(mine, rest_step, x_slot, z_slot)
         build.emit(mine, step, x_slot, z_slot)
         _direction(build, node, d, backwards, mine, z_slot, y_slot, size)
         if small.fits(node, hidden, bits):
@@ -594,14 +614,25 @@ def _one_row(build: _Builder, node: Node, d: int, bias: Array, slots: tuple[int,
     w_ih, w_hh = constants[node.input(1)][d], constants[node.input(2)][d]
     passes = small.passes_of(w_hh.shape[1], machine)
     (stage, product, used), (_, recurrence, also) = build.steps[-2:]
-    place = (recurrence.args[2], recurrence.args[6], node.attrs["directions"][d] == "reverse")
+    tail = _tail(node, w_hh.shape[1], 32, machine.lanes)
+    last_width = recurrence.args[13 if tail else 6]  # see kernels/recurrent.py
+    place = (recurrence.args[2], last_width, node.attrs["directions"][d] == "reverse")
     h, c = (state.slot for state in build.states[-2:])
     alone = small.recurrence_for((w_ih, bias, w_hh), _activations(node, d), passes, (x, z, y, h, c), place)
     product = replace(product, alone=small.linear_for(w_ih, bias, passes, x, z, machine))
+    if tail:
+        before, rest, slots_used = build.steps[-3]
+        build.steps[-3] = (before, replace(rest, alone=()), slots_used)
     build.steps[-2:] = [
         (stage, product, used),
         (stage, replace(recurrence, alone=(alone,), note=passes.note), also),
     ]
+
+
+def _tail(node: Node, hidden: int, bits: int, lanes: int) -> int:
+    """Return the vectors that hold the last units' gates, 0 for layers whose last panel is padded."""
+    plain = not any(node.input(i) for i in (5, 8, 9)) and not node.attrs.get("input_forget")
+    return tail_vectors(hidden, 4, lanes) if node.op == "LSTM" and bits == 32 and plain else 0
 
 
 def _input_bias(node: Node, constants: Mapping[str, Array], gates: int) -> Array:
@@ -706,11 +737,20 @@ def _direction(
         z_slot, y_slot, 4 * d * size, size, packed, columns, last_width, h_slot, c_slot, int(backwards), mask_slot,
         *extra,
     )  # fmt: skip
+    tail, panels, note = _tail(node, hidden, bits, lanes), float(panels_of(hidden, lanes)), ""
+    if tail:
+        whole, rest = gate_tail(np.asarray(w_hh, np.float32), gates, lanes)
+        packed = aligned(np.concatenate([whole.reshape(-1), rest.reshape(-1)]))
+        units = hidden % lanes
+        stored = units if len(attrs["directions"]) > 1 else lanes
+        args = (*args[:4], packed, columns - 1, lanes, *args[7:11], 0, units, stored)
+        more, panels = (tail,), columns - 1 + tail / 4
+        note = f"gates of the last {units} units share {tail} vector{'s' * (tail > 1)}"
     macs = int(w_hh.size) + (size * hidden if node.input(9) else 0)
     kernel_constants = (lanes, machine.max_sums, *options, masked, bits, *more)
-    quantised = _quantised(min(bits, *more, 32), max(longest, default=0))
+    values, narrow_note = (0, "") if tail else _quantised(min(bits, *more, 32), max(longest, default=0))
     step = Instruction(
-        kernel, kernel_constants, args, node.op, macs, packed.nbytes, *quantised, panels=panels_of(hidden, lanes)
+        kernel, kernel_constants, args, node.op, macs, packed.nbytes, values, note or narrow_note, panels
     )
     build.emit(stage, step, *used)
 

@@ -24,13 +24,18 @@ FEWEST_ROWS = 4  # for one worker: with fewer, weights are loaded as often as th
 SHORT_TILES = 1.03  # what tiles of fewer rows cost
 
 
-def worth_splitting(batch: int, panels: int, workers: int) -> bool:
-    """Return whether a batch divides better among workers than the panels of hidden units do."""
+def worth_splitting(batch: int, panels: float, workers: int) -> bool:
+    """Return whether a batch divides better among workers than the panels of hidden units do.
+
+    A fraction of a panel is a tail, which goes with the last share (see kernels/recurrent.py).
+    """
     if workers == 1 or batch < FEWEST_ROWS * workers:
         return False
 
-    def longest(count: int) -> float:
-        return -(-count // workers) * workers / count
+    def longest(count: float) -> float:
+        whole = int(count)
+        first, last = -(-whole // workers), whole // workers + count - whole
+        return max(first, last) * workers / count
 
     return longest(batch) * SHORT_TILES < longest(panels)
 

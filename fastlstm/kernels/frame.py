@@ -85,5 +85,6 @@ def next_share(frame, done):
 
 @inlined
 def bound(frame, count, share):
-    """Where a share of `count` items begins."""
-    return count * share // load_i64(frame + 8 * WORKERS)
+    """Where a share of `count` items begins; the last shares are the smaller ones."""
+    workers = load_i64(frame + 8 * WORKERS)
+    return (count * share + workers - 1) // workers

@@ -16,12 +16,12 @@ from fastlstm.simd import store_i64
 
 
 def linear(lanes: int, vectors: int, max_sums: int, bits: int = 32) -> Callable[[int, int, int], int]:
-    """Arguments: slot of x, slot of out, k, weights, bias, panels. Workers split the panels."""
+    """Arguments: slots of x and out, k, weights, bias, panels, offset in out's rows in bytes. Workers split panels."""
     group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, bits)
     panel_row = vectors * lanes * 4
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        x, out = origin(frame, arg(args, 0)), origin(frame, arg(args, 1))
+        x, out = origin(frame, arg(args, 0)), origin(frame, arg(args, 1)) + arg(args, 6)
         x_time, x_row = time_stride(frame, arg(args, 0)), row_stride(frame, arg(args, 0))
         out_row = row_stride(frame, arg(args, 1))
         k, weights, bias, panels = arg(args, 2), arg(args, 3), arg(args, 4), arg(args, 5)

@@ -2,8 +2,8 @@
 
 Two passes over the rows and panels of the group: the gates, then cell states and outputs. A pass takes several items
 (an item is one panel of one row) in lockstep: the operations of one activation depend on each other, and a processor
-has room to wait for few of them; side by side they keep its units busy. A pass for each activation, or one for all,
-measured slower: 62 and 64 cycles an item instead of 47 on a Zen 5 with vectors of 16 lanes.
+has room to wait for few of them; side by side they keep its units busy. All in one pass measured slower: the
+constants of all activations do not fit the registers.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 from fastlstm.kernels.activations import activation, clipping
 from fastlstm.kernels.lockstep import access, items_beside
+from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import fma, splat
+from fastlstm.simd import fma, join, part, splat, vload, vstore
 
-__all__ = ["lstm_cells"]
+__all__ = ["lstm_cells", "lstm_tail"]
 
 Activation = tuple[str, float | None, float | None]
 
@@ -70,6 +71,41 @@ def lstm_cells(
                 count, z + p * 4 * width, z_by, c + p * width, c_by, extra + p * 3 * width, extra_by,
                 y + p * width, y_by, up_to, last_width, spare,
             )  # fmt: skip
+
+    return cells
+
+
+@cache
+def lstm_tail(
+    lanes: int,
+    vectors: int,
+    activations: tuple[Activation, Activation, Activation],
+    clip: float | None,
+) -> Any:
+    """Return ``cells(rows, z, z_row, c, c_row, y, y_row, count, spare)`` for units whose gates share vectors.
+
+    Of one vector the quarters are i, f, g and o; of two the halves are i f and g o. `count` lanes of an output are
+    stored. What stands in the lanes of c and y behind the last unit means nothing.
+    """
+    gate, candidate, squash = (activation(*a) for a in activations)
+    clipped = clipping(clip)
+    put = partial_store(lanes)
+    own, width = lanes * vectors // 4, 4 * lanes
+    at_f, at_g, at_o = own, 2 * own, 3 * own
+
+    @inlined
+    def cells(rows, z, z_row, c, c_row, y, y_row, count, spare):
+        for b in range(rows):
+            first = clipped(vload(lanes, z + b * z_row))
+            if vectors == 1:
+                gates, g = gate(first), part(lanes, at_g, candidate(first))
+            else:
+                second = clipped(vload(lanes, z + b * z_row + width))
+                gates, g = gate(join(first, second)), part(lanes, 0, candidate(second))
+            at = c + b * c_row
+            new = fma(part(lanes, at_f, gates), vload(lanes, at), part(lanes, 0, gates) * g)
+            vstore(at, new)
+            put(y + b * y_row, part(lanes, at_o, gates) * squash(new), count, spare)
 
     return cells
 

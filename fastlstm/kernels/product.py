@@ -36,8 +36,8 @@ def shift(table, rows, by):
 
 
 @cache
-def product(lanes: int, vectors: int, max_sums: int) -> tuple[Any, Any]:
-    """Return two functions: panels in the next group, and the product for one group.
+def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tuple[Any, Any]:
+    """Return two functions: panels in the next group (`most_panels` at most), and the product for one group.
 
     ``group(rows, panels)`` is how many of the `panels` left go together for `rows` rows.
 
@@ -45,8 +45,8 @@ def product(lanes: int, vectors: int, max_sums: int) -> tuple[Any, Any]:
     whose addresses stand at `table` (8 bytes each; advanced in place over the blocks of k and put back).
     """
     most_rows = rows_per_tile(vectors, max_sums)
-    alone = group_size(vectors, 1, max_sums)
-    together = group_size(vectors, most_rows, max_sums)
+    alone = min(most_panels, group_size(vectors, 1, max_sums))
+    together = min(most_panels, group_size(vectors, most_rows, max_sums))
     block_bytes = detect().l1_bytes // 2
     shapes = [(1, p) for p in range(1, alone + 1)]
     for r in range(2, most_rows + 1):

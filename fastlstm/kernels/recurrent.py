@@ -29,10 +29,11 @@ from fastlstm.kernels.frame import (
     time_stride,
     word,
 )
-from fastlstm.kernels.lstm_cell import lstm_cells
+from fastlstm.kernels.lstm_cell import lstm_cells, lstm_tail
 from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
+from fastlstm.kernels.product import product
 from fastlstm.layout import ROWS, SCRATCH, START, STEPS
 from fastlstm.simd import load_i64, store_i64
 
@@ -58,11 +59,19 @@ def lstm(
     peephole: bool = False,
     masked: bool = False,
     bits: int = 32,
+    tail: int = 0,
 ) -> Compiled:
-    """LSTM. EXTRA is the address of the peepholes, packed ``[panel][i, f, o][lane]``."""
+    """LSTM. EXTRA is the address of the peepholes, packed ``[panel][i, f, o][lane]``.
+
+    With a `tail` of one or two vectors the gates of the last units share them, instead of padding a panel: PANELS are
+    the whole ones before, the tail's weights ``[k][vector][lane]`` stand behind theirs, EXTRA_2 are its units and
+    EXTRA_3 how many lanes of its output are stored.
+    """
     cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
     within = bounded(activations[0], activations[2])
     group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits, True, within)
+    _, tail_run = product(lanes, max(tail, 1), max_sums, 1)
+    tail_cells = lstm_tail(lanes, max(tail, 1), activations, clip)
     width = 4 * lanes
 
     @inlined
@@ -85,12 +94,22 @@ def lstm(
                 whole, last_width, table + 8 * rows,
             )  # fmt: skip
             left -= n
+        if tail > 0 and last == panels:
+            rest, place = z + panels * 4 * width, panels * width
+            tail_run(k, rows, h_rows, 1, weights + panels * stride, 0, rest, z_row, rest, z_row)
+            tail_cells(rows, rest, z_row, c + place, c_row, y + place, y_row, arg(args, EXTRA_3), table + 8 * rows)
 
-    return over_time(lanes, step, masked, cells=True)
+    return over_time(lanes, step, masked, cells=True, tail=tail > 0)
 
 
 def over_time(
-    lanes: int, step: Any, masked: bool, before: Any = None, cells: bool = False, projected: bool = False
+    lanes: int,
+    step: Any,
+    masked: bool,
+    before: Any = None,
+    cells: bool = False,
+    projected: bool = False,
+    tail: bool = False,
 ) -> Compiled:
     """Return the kernel that runs `step` for each time step of the block.
 
@@ -114,6 +133,8 @@ def over_time(
         units = lanes * (last - first)
         if last == panels and last > first:
             units += last_width - lanes
+        if tail and last == panels:
+            units += arg(args, EXTRA_2)
         return 4 * lanes * first, units
 
     @inlined
