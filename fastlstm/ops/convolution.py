@@ -1,4 +1,4 @@
-"""Convolution over any number of spatial axes, as one product of matrices for each tap of the kernel."""
+"""Convolution over any number of spatial axes: a product of matrices, or of numbers, for each tap of the kernel."""
 
 from __future__ import annotations
 
@@ -52,7 +52,12 @@ def conv(
     taps = weight.reshape(group, M // group, channels, -1)
     y = np.zeros((N, group, M // group, math.prod(w.outputs)), dtype=x.dtype)
     for i, offsets in enumerate(itertools.product(*map(range, kernel))):
-        y += taps[..., i] @ padded[w.tap(offsets)].reshape(N, group, channels, y.shape[-1])
+        rows = padded[w.tap(offsets)].reshape(N, group, channels, y.shape[-1])
+        if group == 1 or x.dtype.kind != "f":
+            y += taps[..., i] @ rows
+            continue
+        for channel in range(channels):  # one by one: the same bits for any number of positions
+            y += taps[:, :, channel, i, None] * rows[:, :, channel, None]
     y = y.reshape(N, M, *w.outputs)
     return y if bias is None else y + bias.reshape(-1, *([1] * len(sizes)))
 

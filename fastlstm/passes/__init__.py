@@ -15,14 +15,15 @@ module           noun
 `reshape`        Reshape, Squeeze, Unsqueeze, Flatten
 `sink`           Transpose and Reshape moving towards the outputs
 `states`         initial states and lengths that say nothing
-`fuse`           Dense (of convolutions too) and LayerNormalization
+`fuse`           Dense and LayerNormalization
+`convolve`       convolutions as Dense layers
 ===============  ======================================================================================
 """
 
 from __future__ import annotations
 
 from fastlstm.graph import RECURRENT_OPS, Graph
-from fastlstm.passes import fold, fuse, reshape, shapes, simplify, sink, states
+from fastlstm.passes import convolve, fold, fuse, reshape, shapes, simplify, sink, states
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes.rewrite import Rewrite, settle
 
@@ -63,7 +64,7 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
     on(RECURRENT_OPS, states.absent_states, states.broadcast_states)
     on("MatMul", fuse.dense_of_matmul)
     on("Gemm", fuse.dense_of_gemm)
-    on("Conv", fuse.dense_of_conv)
+    on("Conv", convolve.conv_of_groups, convolve.dense_of_conv)
     on("Add", fuse.dense_bias)
     on("GlobalAveragePool", fuse.pooled_mean)
     on(("Div", "Mul", "Add"), fuse.layer_normalization)

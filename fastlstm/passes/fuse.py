@@ -11,12 +11,9 @@ from fastlstm.graph import Node
 from fastlstm.passes.rewrite import Scope
 from fastlstm.passes.values import normal_axis
 
-__all__ = ["dense_bias", "dense_of_conv", "dense_of_gemm", "dense_of_matmul", "layer_normalization", "pooled_mean"]
+__all__ = ["dense_bias", "dense_of_gemm", "dense_of_matmul", "layer_normalization", "pooled_mean"]
 
 Array = npt.NDArray[Any]
-
-MOST_TAPS = 64  # positions of a kernel that are worth a slice each
-FAR = (1 << 63) - 1
 
 
 def dense_of_matmul(scope: Scope, node: Node) -> list[Node] | None:
@@ -51,65 +48,6 @@ def dense_of_gemm(scope: Scope, node: Node) -> list[Node] | None:
         Node("Dense", tuple(operands), (product,), {}, node.name),
         Node("Add", (product, node.input(2)), node.outputs),
     ]
-
-
-def dense_of_conv(scope: Scope, node: Node) -> list[Node] | None:
-    """``Conv(x [N, C, …], constant)``  →  ``Transpose``, ``Concat`` of shifted slices, ``Dense``, ``Transpose``.
-
-    A Dense layer's sums are the same bits for any number of positions, which a product of matrices in NumPy does
-    not promise. Convolutions in groups stay as they are.
-    """
-    weight, shape, bias = scope.const(node.input(1)), scope.shape(node.input(0)), scope.const(node.input(2))
-    attrs = node.attrs
-    if weight is None or shape is None or weight.dtype != np.float32 or (node.input(2) and bias is None):
-        return None
-    rank, kernel = weight.ndim - 2, weight.shape[2:]
-    fits = len(shape) == weight.ndim >= 3 and shape[1] == weight.shape[1] and 0 not in weight.shape
-    alike = list(attrs.get("kernel_shape") or kernel) == list(kernel)
-    if (
-        not fits
-        or not alike
-        or int(attrs.get("group", 1)) != 1
-        or attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    ):
-        return None
-    if np.prod(kernel) > MOST_TAPS or scope.info(node.input(0)).dtype not in (None, "float32"):
-        return None
-    strides, dilations = (list(attrs.get(name) or [1] * rank) for name in ("strides", "dilations"))
-    pads = (
-        list(attrs.get("pads") or [0] * (2 * rank)) if attrs.get("auto_pad", "NOTSET") == "NOTSET" else [0] * (2 * rank)
-    )
-    if len(strides) != rank or len(dilations) != rank or len(pads) != 2 * rank or min(*strides, *dilations) < 1:
-        return None
-    hint = node.output(0)
-    spatial = list(range(1, rank + 1))
-    value = scope.fresh(hint)
-    nodes = [Node("Transpose", (node.input(0),), (value,), {"perm": [0, *[a + 1 for a in spatial], 1]})]
-    if any(pads):
-        padded = scope.fresh(hint)
-        numbers = [0, *pads[:rank], 0, 0, *pads[rank:], 0]
-        pad_inputs = (value, scope.constant(f"{hint}.pads", np.array(numbers, np.int64)))
-        nodes.append(Node("Pad", pad_inputs, (padded,), {"mode": "constant"}, node.name))
-        value = padded
-    extents = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
-    taps = []
-    for offsets in np.ndindex(*kernel):
-        starts = [o * d for o, d in zip(offsets, dilations, strict=True)]
-        ends = [start - extent or FAR for start, extent in zip(starts, extents, strict=True)]
-        bounds = [scope.constant(f"{hint}.cut", np.array(v, np.int64)) for v in (starts, ends, spatial, strides)]
-        tap = scope.fresh(hint)
-        nodes.append(Node("Slice", (value, *bounds), (tap,)))
-        taps.append(tap)
-    if len(taps) > 1:
-        joined = scope.fresh(hint)
-        nodes.append(Node("Concat", tuple(taps), (joined,), {"axis": rank + 1}))
-        taps = [joined]
-    matrix = np.ascontiguousarray(weight.transpose(*[a + 1 for a in spatial], 1, 0).reshape(-1, weight.shape[0]))
-    operands = [taps[0], scope.constant(f"{hint}.weight", matrix), *([node.input(2)] if node.input(2) else [])]
-    out = scope.fresh(hint)
-    nodes.append(Node("Dense", tuple(operands), (out,), {}, node.name))
-    nodes.append(Node("Transpose", (out,), node.outputs, {"perm": [0, rank + 1, *spatial]}))
-    return nodes
 
 
 def _scaled(array: Array, factor: float) -> Array | None:
