@@ -160,8 +160,9 @@ class Segment:
                 array = np.ascontiguousarray(np.take(array, order, axis=axes.index("B")))
             held.append(array)
             program.bind(slot, array, *axes_of(axes))
+        sizes = {"T": steps, "B": batch, "1": 1}
         for name, (slot, axes, features) in self.outputs.items():
-            shape = tuple({"T": steps, "B": batch, "F": features, "1": 1}[axis] for axis in axes)
+            shape = [sizes.get(axis, features) for axis in axes]
             target = np.empty(shape, np.float32) if out is None else out[name]
             result[name] = target
             program.bind(slot, target, *axes_of(axes))

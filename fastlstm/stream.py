@@ -45,6 +45,11 @@ class Stream:
         # The axis that an array lacks whose frames have no batch axis.
         self._lone = "B" if batch == 1 else ""
         self._by_call = not any("T" in port.axes for port in self._inputs.values())
+        # Of each input its dtype, and a frame's shapes: without a batch axis, with one, and as the model takes it.
+        self._frames = {
+            name: (np.dtype(p.dtype), p.shape(1, batch, "T" + self._lone), p.shape(1, batch, "T"), p.shape(1, batch))
+            for name, p in self._inputs.items()
+        }
         # Entries for the frame, for chunks by their shape, and for the chunk met last.
         self._one: Call = self._run.entry(1, time_axis=False, batch_axis=batch > 1)
         self._chunk: Call = never
@@ -68,7 +73,7 @@ class Stream:
         y = self._one(frame) if out is None else self._one(frame, out)
         if y is not None:
             return cast(Array, y)
-        arrays, lone = self._arrays(frame, "A frame", without="T")
+        arrays, lone = self._usual(frame) or self._arrays(frame, "A frame", without="T")
         if out is not None:  # said before the state changes
             shapes = {name: port.shape(1, self.batch, "T1" + lone) for name, port in self._outputs.items()}
             check_out(self._outputs, out, shapes)
@@ -164,6 +169,25 @@ class Stream:
 
     # ------------------------------------------------------------ arrays in and out
 
+    def _usual(self, given: Any) -> tuple[dict[str, Array], str] | None:
+        """Return what `_arrays` would for a frame of arrays that are just what is expected, else None."""
+        named = given if isinstance(given, Mapping) else dict.fromkeys(self._inputs, given)
+        if len(named) != len(self._frames):
+            return None
+        arrays, lone = {}, ""
+        for name, (dtype, alone, with_rows, full) in self._frames.items():
+            array = named.get(name)
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or not array.flags.c_contiguous:
+                return None
+            if array.shape == alone:
+                lone = self._lone if alone != with_rows else lone
+            elif array.shape != with_rows or lone:
+                return None
+            arrays[name] = array.reshape(full)
+        # All of them have a batch axis, or none has.
+        both = lone and any(named[n].shape == f[2] != f[1] for n, f in self._frames.items())
+        return None if both else (arrays, lone)
+
     def _arrays(self, given: Any, what: str, without: str = "") -> tuple[dict[str, Array], str]:
         """Return the inputs in the model's own layout, and the axis that they came without."""
         named = by_name(self._inputs, given)
@@ -200,8 +224,9 @@ class Stream:
         axes = port.axes
         if "T" not in axes and array.ndim > len(axes):
             axes = "T" + axes  # of a chunk, one for each of its frames
-        gone = tuple(i for i, axis in enumerate(axes) if axis in dropped or (axis == "1" and "T" in dropped))
-        return array.reshape([size for i, size in enumerate(array.shape) if i not in gone])
+        if "T" in dropped:
+            dropped += "1"
+        return array.reshape([size for axis, size in zip(axes, array.shape, strict=True) if axis not in dropped])
 
     def _answer(self, results: dict[str, Array], out: Any) -> Any:
         if out is not None:

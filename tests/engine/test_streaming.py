@@ -79,6 +79,18 @@ class TwoInTwoOut(nn.Module):
         return F.softmax(self.head(self.norm(y)), -1), self.head(torch.clamp(y, -0.1, 0.1).abs())
 
 
+class AllNative(nn.Module):
+    """Features and ids in, two outputs, every operator with a kernel: one call into compiled code."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.lstm, self.head = nn.Embedding(11, 5), nn.LSTM(9, 12, batch_first=True), nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y, _ = self.lstm(torch.cat([x, self.embed(ids)], -1))
+        return F.softmax(self.head(y), -1), torch.tanh(y)
+
+
 class Conditioned(nn.Module):
     """One input goes on in time, the other does not; two layers with a residual and a gate of width 1."""
 
@@ -161,6 +173,7 @@ KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], dict[str, torch.
     "temporal convolutions": (TemporalConvolutions, lambda b: {"x": frames(b)}, "y", ""),
     "time and frequency": (TwoAxes, lambda b: {"x": frames(b)}, "y", ""),
     "two inputs, two outputs": (TwoInTwoOut, lambda b: {"x": frames(b), "ids": ids(b)}, "p q", ""),
+    "all native": (AllNative, lambda b: {"x": frames(b), "ids": ids(b)}, "p q", ""),
     "conditioned": (Conditioned, lambda b: {"x": frames(b), "speaker": frames(b, 6)[:, 0]}, "y", "speaker"),
 }
 
@@ -242,7 +255,7 @@ def test_pools_have_the_bits_of_single_streams(name: str) -> None:
         np.testing.assert_array_equal(pool.state(number)[key], value)
 
 
-@pytest.mark.parametrize("name", ["causal convolutions", "two inputs, two outputs"])
+@pytest.mark.parametrize("name", ["causal convolutions", "two inputs, two outputs", "all native"])
 def test_a_batch_of_streams_is_the_whole_batch(name: str) -> None:
     _, model, arrays = kind(name, rows=3)
     stream = model.stream(batch=3)
