@@ -20,7 +20,7 @@ __all__ = ["conv_of_groups", "dense_of_conv"]
 Array = npt.NDArray[Any]
 
 MOST_GROUPS = 8  # of a convolution's channels that are worth a product of matrices each
-MOST_TAPS = 64  # positions of a kernel that are worth a slice each
+MOST_TAPS = 64, 16  # positions of a kernel, over one axis and over more, whose slices' memory may be taken
 FAR = (1 << 63) - 1
 
 
@@ -57,7 +57,7 @@ def dense_of_conv(scope: Scope, node: Node) -> list[Node] | None:
     if weight is None or int(node.attrs.get("group", 1)) != 1 or shape[1] != weight.shape[1]:
         return None
     window = _Window.of(node, weight.shape[2:])
-    if window is None or np.prod(window.kernel) > MOST_TAPS or 0 in weight.shape:
+    if window is None or np.prod(window.kernel) > MOST_TAPS[len(window.kernel) > 1] or 0 in weight.shape:
         return None
     rank, hint = len(window.kernel), node.output(0)
     spatial = [axis + 1 for axis in range(rank)]
