@@ -6,8 +6,9 @@ number of the program, casts, and shapes. Sizes known only at run time are int64
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,10 @@ class AtenGraph:
         self.handlers = handlers
         self.zeros: set[str] = set()
         """Values that are known to hold zeros only."""
+        self.depth = 0
+        """How many loops are being built around the calls."""
+        self.rounds: dict[str, str] = {}
+        """The numbers of the rounds of loops that are being built: values of no dimensions."""
         self._values: dict[str, str] = {}
         self._numbers: dict[str, str] = {}
         self._constants = {key: self._narrowed(array) for key, array in program.constants.items()}
@@ -134,9 +139,7 @@ class AtenGraph:
         for name in self.program.inputs:
             meta = self.meta(name)
             self._values[name] = self.builder.input(name, _named(meta.shape, sizes), meta.dtype)
-        for position, call in enumerate(self.program.calls):
-            if call.target not in CHECKS:
-                self._add(position, call)
+        self.add_calls()
         outputs = self.program.outputs
         for position, name in enumerate(outputs):
             meta = self.meta(name)
@@ -147,6 +150,28 @@ class AtenGraph:
         for note in self.program.notes:
             self.builder.note(note)
         return self.builder.graph_of_needed()
+
+    def add_calls(self) -> None:
+        """Add the nodes of all calls of the program."""
+        for position, call in enumerate(self.program.calls):
+            if call.target not in CHECKS:
+                self._add(position, call)
+
+    @contextlib.contextmanager
+    def within(self, builder: GraphBuilder, program: Program) -> Iterator[None]:
+        """Build a part of the program as a graph of its own, which reads what is around it."""
+        kept = self.builder, self.program, dict(self._values), dict(self._numbers)
+        self.builder, self.program = builder, program
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.builder, self.program, self._values, self._numbers = kept
+            self.depth -= 1
+
+    def bind(self, name: str, value: str) -> None:
+        """Say which value of the graph a tensor of the program is."""
+        self._values[name] = value
 
     def _add(self, position: int, call: Call) -> None:
         inplace = re.fullmatch(r"(aten\.[a-z]\w*?)_(\.\w+)", call.target)
@@ -176,17 +201,26 @@ class AtenGraph:
     def _check_in_place(self, position: int, call: Call) -> None:
         """An operation that overwrites its input is as good as one that does not if nothing else sees it."""
         target = call.arguments["self"].name
-        family = {target}
-        for earlier in self.program.calls[:position]:
-            names = {n for o in earlier.outputs for n in (o if isinstance(o, tuple) else (o,))}
-            source = earlier.arguments.get("self")
-            if earlier.target.split(".")[1] in _VIEWS and isinstance(source, Tensor):
-                if source.name in family:
+        views = [
+            (source.name, {n for o in earlier.outputs for n in (o if isinstance(o, tuple) else (o,))})
+            for earlier in self.program.calls[:position]
+            if isinstance(source := earlier.arguments.get("self"), Tensor) and earlier.target.split(".")[1] in _VIEWS
+        ]
+        family, size, upwards = {target}, 0, set()
+        while (
+            len(family) != size
+        ):  # what it is a view of, and other views of that; but not what was split off beside it
+            size = len(family)
+            for number, (source_name, names) in enumerate(views):
+                if names & family and source_name not in family:
+                    family.add(source_name)
+                    upwards.add(number)
+                elif source_name in family and number not in upwards:
                     family |= names
-                elif names & family:
-                    family.add(source.name)
         seen = {n for later in self.program.calls[position + 1 :] for n in _tensors(later.arguments.values())}
-        if (family - {target}) & (seen | set(self.program.outputs)) or target in self._constants:
+        made_here = {n for c in self.program.calls for o in c.outputs for n in (o if isinstance(o, tuple) else (o,))}
+        elsewhere = self.depth > 0 and not family <= made_here
+        if (family - {target}) & (seen | set(self.program.outputs)) or target in self._constants or elsewhere:
             raise UnsupportedError(
                 f"{call.target} writes into a tensor that is seen under another name; save "
                 "exported_program.run_decompositions({}) instead, where nothing is overwritten."
@@ -222,6 +256,8 @@ class AtenGraph:
         if isinstance(argument, Tensor):
             return self.cast(self.value(argument), self.meta(argument.name).dtype, dtype)
         if isinstance(argument, SymInt):
+            if argument.name in self.rounds:
+                return self.cast(self.rounds[argument.name], "int64", dtype)
             axes = self.builder.constant("axes", np.array([0], np.int64))
             return self.cast(self.builder.node("Squeeze", self.number(argument), axes), "int64", dtype)
         return self.scalar(argument, dtype)
@@ -233,6 +269,8 @@ class AtenGraph:
     def number(self, argument: Any) -> str:
         """Return a whole number as an int64 value of one element."""
         if isinstance(argument, SymInt):
+            if argument.name in self.rounds:
+                return self.builder.node("Unsqueeze", self.rounds[argument.name], self.ints([0]))
             if argument.name not in self._numbers:
                 raise UnsupportedError(f"The number '{argument.name}' is read, but what makes it is not supported.")
             return self._numbers[argument.name]

@@ -111,10 +111,37 @@ def _cell(op: str, activation: str = "Tanh") -> Handler:
         h_0, c_0 = [*states, ""][:2]
         step = builder.node("Unsqueeze", c.value("input"), axis)
         name = c.get("w_ih").name.removesuffix("_weight_ih").removeprefix("p_")
+        if graph.depth:
+            values = [graph.value(state) for state in initial]
+            return _written_out(graph, op, activation, c.value("input"), values, direction)
         _, *final = builder.recurrent(op, step, [direction], name=name, activation=activation, h_0=h_0, c_0=c_0)
         return [builder.node("Squeeze", value, axis) for value in final]
 
     return handler
+
+
+def _written_out(
+    graph: AtenGraph, op: str, activation: str, x: str, states: Sequence[str], direction: Direction
+) -> list[str]:
+    """One step inside a loop, in the operations that loops of recurrent cells are recognised by."""
+    builder = graph.builder
+    direction.check(op, f"a {op} cell in a loop")
+    h = states[0]
+    inner = builder.dense(x, direction.w_ih, direction.b_ih, "input_gates")
+    recurrent = builder.dense(h, direction.w_hh, direction.b_hh, "recurrent_gates")
+    if op == "RNN":
+        return [builder.node(activation, builder.node("Add", inner, recurrent))]
+    if op == "LSTM":
+        gates = builder.node("Add", inner, recurrent)
+        i, f, g, o = builder.nodes_out("Split", [gates], ["i", "f", "g", "o"], axis=-1, num_outputs=4)
+        i, f, g, o = (builder.node("Tanh" if gate is g else "Sigmoid", gate) for gate in (i, f, g, o))
+        c = builder.node("Add", builder.node("Mul", f, states[1]), builder.node("Mul", i, g))
+        return [builder.node("Mul", o, builder.node("Tanh", c)), c]
+    parts = [builder.nodes_out("Split", [v], ["r", "z", "n"], axis=-1, num_outputs=3) for v in (inner, recurrent)]
+    r, z = (builder.node("Sigmoid", builder.node("Add", parts[0][k], parts[1][k])) for k in (0, 1))
+    n = builder.node("Tanh", builder.node("Add", parts[0][2], builder.node("Mul", r, parts[1][2])))
+    left = builder.node("Mul", builder.node("Sub", graph.scalar(1, "float32"), z), n)
+    return [builder.node("Add", left, builder.node("Mul", z, h))]
 
 
 def _trim(graph: AtenGraph, c: Arguments) -> str:

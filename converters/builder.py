@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, default_activations
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, default_activations, outer_values
 
 __all__ = ["Direction", "GraphBuilder"]
 
@@ -111,6 +111,10 @@ class GraphBuilder:
         self.nodes: list[Node] = []
         self.notes: list[str] = []
         self._taken: set[str] = set()
+
+    def share_names(self, other: GraphBuilder) -> None:
+        """Let no value here be called as one of another graph is, around this one."""
+        self._taken = other._taken
 
     def unique(self, hint: str) -> str:
         """Return `hint`, or `hint` with a number, whichever no value is called yet, and reserve it."""
@@ -236,12 +240,20 @@ class GraphBuilder:
 
     def graph_of_needed(self) -> Graph:
         """Return the graph with only those nodes and constants that an output depends on."""
+        self._drop_unneeded()
+        return self.graph()
+
+    def graph_in_another(self) -> Graph:
+        """Return the graph of what is needed as the body of a node; the graph around it validates it."""
+        self._drop_unneeded()
+        return Graph(tuple(self.inputs), tuple(self.outputs), tuple(self.nodes), self.constants, self.name)
+
+    def _drop_unneeded(self) -> None:
         needed = {spec.name for spec in self.outputs}
         kept: list[Node] = []
         for node in reversed(self.nodes):
             if needed.intersection(node.outputs):
                 kept.append(node)
-                needed.update(node.inputs)
+                needed.update(node.inputs, outer_values(node))
         self.nodes = kept[::-1]
         self.constants = {name: array for name, array in self.constants.items() if name in needed}
-        return self.graph()

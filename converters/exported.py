@@ -20,7 +20,7 @@ from fastlstm.errors import FileFormatError, UnsupportedError
 from .archive import Archive
 from .pickle_ import StoredTensor
 
-__all__ = ["Call", "Program", "SymInt", "Tensor", "TensorMeta", "read_program"]
+__all__ = ["Call", "LoopBody", "Program", "SymInt", "Tensor", "TensorMeta", "read_program"]
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +63,28 @@ class Call:
     target: str
     arguments: Mapping[str, Any]
     outputs: tuple[str | tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class LoopBody:
+    """What a loop does in every round.
+
+    Attributes
+    ----------
+    index : str
+        The number of the round, as the program calls it.
+    carried, results : tuple of str
+        Tensors that are handed on: before a round and after it.
+    calls : tuple of Call
+    collected : tuple of str
+        Tensors that are put side by side over the rounds.
+    """
+
+    index: str
+    carried: tuple[str, ...]
+    calls: tuple[Call, ...]
+    results: tuple[str, ...]
+    collected: tuple[str, ...]
 
 
 @dataclass(frozen=True)

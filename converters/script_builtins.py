@@ -214,6 +214,14 @@ def _append(_run: Interpreter, items: list[Any], item: Any) -> Any:
     return items
 
 
+def _extend(_run: Interpreter, items: Any, more: Any, **_: Any) -> Any:
+    """``items += more``."""
+    if not isinstance(items, list):
+        return NotImplemented
+    items.extend(more)
+    return items
+
+
 def _number_of(kind: type) -> Function:
     """``int(x)``, ``float(x)`` and ``bool(x)`` of a number, or of a tensor whose numbers are known."""
 
@@ -308,6 +316,7 @@ BUILTINS: Mapping[str, Function] = {
     "dim": lambda run, value: run.recorder.rank(value),
     "slice": _slice,
     "append": _append,
+    "add_": _extend,
     "extend": lambda _, items, more: items.extend(more),
     "list": lambda _, items: list(items),
     "all": lambda _, items: all(items) if isinstance(items, list) else NotImplemented,

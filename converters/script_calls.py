@@ -6,8 +6,9 @@ what each gives by the rules that exported programs are checked with, and keeps 
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -68,6 +69,8 @@ class Recorder:
     def __init__(self, z: TrackedSizes, budget: Budget) -> None:
         self.z = z
         self.budget = budget
+        self.depth = 0
+        """How many loops the program is in."""
         self.calls: list[Call] = []
         self.constants: dict[str, StoredTensor | Array] = {}
         self.shapes: dict[str, list[Size]] = {}
@@ -202,6 +205,43 @@ class Recorder:
             raise MismatchError("aten.index: its indices should have as many axes as one another", sources)
         if name in ("index", "gather", "index_select") and any("float" in dtype for dtype, _ in kinds[1:]):
             raise MismatchError(f"aten.{name}: its indices should be whole numbers", sources)
+
+    def argument(self, size: Size) -> SymInt | int:
+        """Return a size as a number of the program."""
+        return self._number(size)
+
+    def like(self, tensor: Tensor, hint: str, first: Size | None = None) -> Tensor:
+        """Add a tensor of the dtype and sizes of another one, with one more axis in front if asked."""
+        name = tensor.name
+        shape = [*([first] if first is not None else []), *self.shapes[name]]
+        return self.tensor(self._fresh(hint), self.dtypes[name], shape, self.sources[name])
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[list[Call]]:
+        """Collect the calls of a loop's body in a list of their own; numbers that are read there stay there."""
+        kept, asked = self.calls, dict(self._asked)
+        self.calls = []
+        self.depth += 1
+        try:
+            yield self.calls
+        finally:
+            self.calls, self._asked = kept, asked
+            self.depth -= 1
+
+    def round_number(self) -> str:
+        """Return a name for the number of a loop's round."""
+        return self._fresh("round")
+
+    def round_size(self, name: str) -> Size:
+        """Return the number of a round: nothing may depend on what it is."""
+        size = self.z.made_up(name)
+        self._asked[id(size)] = name
+        self._numbers[name] = size
+        return size
+
+    def add(self, call: Call) -> None:
+        """Add a call as it is."""
+        self._add(call)
 
     def _argument(self, value: Any) -> Any:
         if isinstance(value, Size):

@@ -19,6 +19,7 @@ from .script_builtins import BUILTINS, PRIMITIVES
 from .script_calls import Recorder
 from .script_composites import COMPOSITES
 from .script_conditions import Undecided, demand
+from .script_loops import Collected, collected, follow_loop
 from .script_packed import HANDLES, PACKING
 from .script_sizes import MismatchError, NeedsSizeError
 from .script_source import ClassSource, Sources
@@ -170,10 +171,11 @@ class Interpreter:
             raise UnsupportedError(f"{self.where}: a loop over something other than range(...) is not supported.")
         bounds = [self.value(argument, frame) for argument in call.args]
         if any(isinstance(bound, Size) for bound in bounds):
-            raise UnsupportedError(
-                f"{self.where}: the loop runs as often as an input's axis is long. Use LSTM, GRU or RNN instead of a "
-                'cell in a loop, or say the size with shapes="...".'
-            )
+            start, end, step = [0, *bounds, 1] if len(bounds) == 1 else [*bounds, 1][:3]
+            if (start, step) != (0, 1) or not isinstance(end, Size):
+                raise UnsupportedError(f"{self.where}: a loop over an input's axis should be over all of it, forwards.")
+            follow_loop(self, statement, end, frame.names, lambda: self._block(statement.body, frame))
+            return
         if not all(isinstance(bound, int) for bound in bounds):
             raise UnsupportedError(f"{self.where}: how often the loop runs depends on the numbers in a tensor.")
         for number in range(*bounds):
@@ -255,7 +257,10 @@ class Interpreter:
         return value
 
     def _subscript(self, node: ast.Subscript, frame: _Frame) -> Any:
-        return BUILTINS["__getitem__"](self, self.value(node.value, frame), self.value(node.slice, frame))
+        container, index = self.value(node.value, frame), self.value(node.slice, frame)
+        if isinstance(container, list) and container and isinstance(container[0], Collected):
+            return collected(self, "__getitem__", container, index)
+        return BUILTINS["__getitem__"](self, container, index)
 
     def _tuple(self, node: ast.Tuple, frame: _Frame) -> Any:
         return tuple(self.value(item, frame) for item in node.elts)
@@ -332,6 +337,8 @@ class Interpreter:
             if name not in PACKING:
                 raise UnsupportedError(f"{self.where}: '{name}' of packed or sorted sequences is not supported.")
             return PACKING[name](self, *arguments, **keywords)
+        if any(isinstance(item, Collected) for item in items):
+            return collected(self, name, *arguments)
         builtin = BUILTINS.get(name)
         if builtin is not None:
             result = builtin(self, *arguments, **keywords)

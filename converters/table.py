@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fastlstm.converters import keras_, keras_tensorflow, onnx_, torch_
+from fastlstm.converters import keras_, keras_tensorflow, onnx_, torch_, torchscript_
 from fastlstm.converters.keras_activations import ACTIVATION_NAMES, RECURRENT_NAMES
 
 __all__ = ["BEGIN", "END", "main", "render", "updated"]
@@ -34,6 +34,7 @@ def render() -> str:
         rows.append(("ONNX", operator, options if taken else "", "" if taken else f"{options} {state}".strip()))
     aten = ", ".join(f"`{name}`" for name in torch_.supported())
     rows.append(("PyTorch programs", "aten operations", aten, "all others"))
+    rows += [("TorchScript", what, taken, refused) for what, taken, refused in torchscript_.SUPPORTED]
     lines = ["| format | layer | supported | refused |", "|---|---|---|---|"]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     return "\n".join(lines)

@@ -17,7 +17,7 @@ from typing import Any
 from fastlstm.errors import DependencyError, InputError
 from fastlstm.graph import Graph
 
-from . import aten_elementwise, aten_layers, aten_movement, aten_recurrent
+from . import aten_control, aten_elementwise, aten_layers, aten_movement, aten_recurrent
 from .archive import Archive
 from .aten import AtenGraph
 from .aten_schemas import SYNONYMS
@@ -29,6 +29,7 @@ from .torch_quantised import Unpacked
 __all__ = ["from_torch", "load", "program_graph", "supported"]
 
 _OWN = {
+    **aten_control.HANDLERS,
     **aten_elementwise.HANDLERS,
     **aten_layers.HANDLERS,
     **aten_movement.HANDLERS,
@@ -47,7 +48,7 @@ _HANDLERS = {
 
 def supported() -> list[str]:
     """Return the names of the aten operations that are read."""
-    return sorted(_HANDLERS)
+    return sorted(name for name in _HANDLERS if name.startswith(("aten.", "_operator.")))
 
 
 def load(path: str | Path) -> Graph:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from fastlstm.errors import FileFormatError, InputError, UnsupportedError
 
 from .archive import Archive
-from .exported import Program, Tensor
+from .exported import Call, LoopBody, Program, Tensor
 from .pickle_ import Foreign, StoredTensor, parse
 from .script_calls import Budget, Recorder
 from .script_run import Interpreter
@@ -29,9 +29,27 @@ from .script_source import Sources
 from .sizes import Size
 from .weights_ import read_tensors
 
-__all__ = ["is_torchscript", "read_torchscript"]
+__all__ = ["SUPPORTED", "is_torchscript", "read_torchscript"]
 
 Array = npt.NDArray[Any]
+
+SUPPORTED: Sequence[tuple[str, str, str]] = (
+    ("operations", "those of PyTorch programs; attention and transformer layers as tracing fuses them", "all others"),
+    ("inputs", "tensors, tuples of them, optional ones", "lists and dicts, packed sequences"),
+    ("outputs", "tensors in tuples, lists and dicts", "numbers, packed sequences"),
+    (
+        "packed sequences",
+        "pack_padded_sequence sorted or not, pad_packed_sequence, states",
+        "total_length, padding with other numbers than 0",
+    ),
+    (
+        "control flow",
+        "what depends on the model alone; loops over all frames of an input with states that stay of one shape",
+        "what depends on the numbers in a tensor or on sizes that are not known",
+    ),
+    ("modules", "methods, constants, ModuleList and ModuleDict, frozen modules", "attributes kept for the next call"),
+)
+"""What is read and what is refused, for the feature table."""
 
 _PICKLE_BYTES = 64 << 20
 _ATTEMPTS = 400
@@ -272,7 +290,7 @@ class _Reader:
     def _arrays(self, recorder: Recorder, outputs: Sequence[str]) -> dict[str, Array]:
         used = {
             item.name
-            for call in recorder.calls
+            for call in _all_calls(recorder.calls)
             for argument in call.arguments.values()
             for item in (argument if isinstance(argument, list) else [argument])
             if isinstance(item, Tensor)
@@ -289,6 +307,15 @@ class _Reader:
         shapes = ", ".join(f"{name}: {recorder.dtypes[name]}[{_sizes(recorder.shapes[name])}]" for name in worked_out)
         note = f"The archive does not say the shapes of its inputs; its operations fit {shapes}."
         return [*self.notes, note]
+
+
+def _all_calls(calls: Sequence[Call]) -> Iterator[Call]:
+    """Yield calls and those in the bodies of loops."""
+    for call in calls:
+        yield call
+        body = call.arguments.get("body")
+        if isinstance(body, LoopBody):
+            yield from _all_calls(body.calls)
 
 
 def _sizes(shape: Sequence[Size]) -> str:

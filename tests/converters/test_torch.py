@@ -269,7 +269,7 @@ def test_in_place_operations_are_followed_where_nothing_else_sees_them() -> None
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             y, _ = self.rnn(x)
-            last = y[-1]
+            last = y.transpose(0, 1)[:, -1]
             last.mul_(2).add_(1)
             return (y if self.shared else last).tanh_()
 

@@ -20,6 +20,7 @@ from fastlstm import reference
 from fastlstm.converters import load_graph
 from fastlstm.converters.aten_schemas import SCHEMAS
 from fastlstm.errors import FileFormatError, InputError, UnsupportedError
+from fastlstm.model import Model
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 FORMS = ["script", "trace", "frozen"]
@@ -313,3 +314,101 @@ def test_damaged_archives_are_told(tmp_path: Path, archive: bytes) -> None:
         path.write_bytes(damaged)
         with contextlib.suppress(FileFormatError, UnsupportedError):
             load_graph(path)
+
+
+class CellLoop(nn.Module):
+    """Cells over all frames of an input, states in a tuple, outputs in a list, what does not change around them."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.lstm, self.gru, self.rnn = nn.LSTMCell(4, 6), nn.GRUCell(6, 5), nn.RNNCell(5, 3, nonlinearity="relu")
+        self.fc, self.kind = nn.Linear(5, 2), kind
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        state = (x.new_zeros(x.size(0), 6), torch.ones(x.size(0), 6))
+        g, r = torch.zeros(x.size(0), 5), torch.zeros(x.size(0), 3)
+        scale = torch.sigmoid(x).mean(1)
+        outputs: list[torch.Tensor] = []
+        for t in range(x.size(1)):
+            state = self.lstm(x[:, t] * scale, state)
+            g = self.gru(state[0], g)
+            r = self.rnn(g, r)
+            y = torch.relu_(self.fc(g))
+            if self.kind == "cat":
+                outputs += [y.unsqueeze(1)]
+            else:
+                outputs.append(y)
+        joined = torch.cat(outputs, 1) if self.kind == "cat" else torch.stack(outputs, 0)
+        return joined, torch.cat([state[1], r], 1)
+
+
+@pytest.mark.parametrize("form", ["script", "frozen"])
+@pytest.mark.parametrize("kind", ["cat", "stack"])
+def test_a_loop_over_the_frames_becomes_a_loop(tmp_path: Path, form: str, kind: str) -> None:
+    module = CellLoop(kind)
+    graph = load_graph(save(module, tmp_path / "m.pt", form))
+    assert str(graph.inputs[0]) == "x: float32[batch, time, 4]"
+    assert [node.op for node in graph.nodes].count("Loop") == 1
+    for batch, time in [(3, 5), (2, 9), (1, 1)]:
+        check(graph, module, torch.randn(batch, time, 4))
+
+
+class Decoder(nn.Module):
+    """A layer of its own for each step, fed with what it gave and attending to all frames."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.GRU(4, 6, batch_first=True), nn.LSTM(10, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        memory, h = self.encoder(x)
+        c, outputs = torch.zeros_like(h), torch.jit.annotate(list[torch.Tensor], [])
+        for t in range(x.shape[1]):
+            weights = torch.softmax(torch.bmm(memory, h[0].unsqueeze(2)), 1)
+            frame = torch.cat([x[:, t], (weights * memory).sum(1)], -1)
+            y, (h, c) = self.decoder(frame.unsqueeze(0), (h, c))
+            outputs.append(y[0])
+        return torch.stack(outputs, 1)
+
+
+def test_a_loop_may_hold_layers_and_read_what_is_around_it(tmp_path: Path) -> None:
+    module = Decoder()
+    graph = load_graph(save(module, tmp_path / "m.pt"))
+    for batch, time in [(3, 5), (1, 7)]:
+        x = torch.randn(batch, time, 4)
+        check(graph, module, x)
+        got = Model(graph).run({"x": x.numpy()})["output"]
+        np.testing.assert_allclose(got, module(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+class CountingLoop(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, n, previous = x[:, 0], 0, torch.zeros(1)
+        for t in range(x.size(1)):
+            if self.kind == "counts":
+                n += 2
+            elif self.kind == "branches" and t > 2:
+                y = y + x[:, t]
+            elif self.kind == "grows":
+                y = torch.cat([y, x[:, t]], 1)
+            elif self.kind == "writes":
+                x[:, t].mul_(2)
+        return y * n + previous
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("counts", "'n' changes in every round"),
+        ("branches", "depends on the size of round"),
+        ("grows", "no shapes of its inputs"),
+        ("writes", "writes into a tensor that is seen under another name"),
+    ],
+)
+def test_what_a_loop_may_not_do_is_refused(tmp_path: Path, kind: str, reason: str) -> None:
+    with pytest.raises(UnsupportedError, match=reason):
+        load_graph(save(CountingLoop(kind), tmp_path / "m.pt"))
