@@ -17,6 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,7 @@ def _apart(heights: list[float], least: float = 11.0) -> list[float]:
     """Return the heights moved down until no two labels overlap."""
     placed = list(heights)
     order = sorted(range(len(heights)), key=heights.__getitem__)
-    for above, below in zip(order, order[1:], strict=False):
+    for above, below in pairwise(order):
         placed[below] = max(placed[below], placed[above] + least)
     return placed
 

@@ -95,7 +95,7 @@ def _narrow(lstm: Node, scales: Mapping[int, Array], scope: Scope) -> Node:
     rows = dict[int, Array]()
     for position, scale in scales.items():
         plain = scope.known(lstm.input(position))
-        if plain is None or hidden <= SMALL:
+        if plain is None or hidden <= SMALL["LSTM"]:
             return lstm
         # A scale a gate row, and the gates as `recurrent` has put them: i, o, f, c became i, f, c, o.
         each = np.broadcast_to(scale[:, 0, :], (len(scale), 4 * hidden)).reshape(-1, 4, hidden)[:, [0, 2, 3, 1]]

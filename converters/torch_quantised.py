@@ -124,7 +124,7 @@ class Unpacked:
         return graph.replace(nodes=nodes, constants=constants, notes=(*graph.notes, note))
 
     def _narrow(self, node: Node, constants: dict[str, Array]) -> Node:
-        if node.op not in RECURRENT_OPS or int(node.attrs["hidden_size"]) <= SMALL:
+        if node.op not in RECURRENT_OPS or int(node.attrs["hidden_size"]) <= SMALL[node.op]:
             return node
         inputs = list(node.inputs)
         for weight, scale in QUANTISED_INPUTS[node.op]:

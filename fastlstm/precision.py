@@ -69,10 +69,11 @@ def cost(wide: Model, narrow: Model, samples: Sequence[Mapping[str, Array]]) -> 
 
 
 def fastest_within(graph: Graph, samples: Sequence[Mapping[str, Array]], most: float) -> dict[str, str]:
-    """Return the precision of each layer so that no output is off by more than `most` on the samples.
+    """Return the precision of every layer with weights, so that no output is off by more than `most` on the samples.
 
     Layers are tried from the largest to the smallest; each takes the narrowest weights with which the whole model
-    still holds, so that what the error allows is spent where the most time is.
+    still holds, so that what the error allows is spent where the most time is. Narrower is faster, except for small
+    layers, which `quantise` keeps in float32 whatever is asked.
     """
     if not samples:
         raise InputError("Errors are measured on data, and there is none; give some with --data.")
@@ -91,6 +92,7 @@ def fastest_within(graph: Graph, samples: Sequence[Mapping[str, Array]], most: f
             if all(figures["max_abs"] <= most for figures in errors.values()):
                 chosen[layer] = precision
                 break
+        chosen.setdefault(layer, "float32")
     return chosen
 
 

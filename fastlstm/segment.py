@@ -92,7 +92,10 @@ class Segment:
         """Return how many threads pay off: every time step is a phase that takes all of them."""
         if not team.available():
             return 1
-        recurrent = [i.macs for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS]
+        # What a multiply-add takes goes down with the bytes of its weight.
+        recurrent = [
+            min(i.macs, i.weight_bytes // 4) for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS
+        ]
         return max(1, min(self.threads, batch * min(recurrent, default=0) // WORTH_A_WORKER))
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:

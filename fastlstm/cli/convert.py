@@ -76,14 +76,18 @@ def run(arguments: argparse.Namespace) -> int:
         graph, narrow_report = _narrow(arguments, stored.graph, golden)
         report |= narrow_report
         golden = [_replayed(sample, graph) for sample in golden]
+    size = 0
+    if holds:
+        fileformat.write(arguments.output, graph, golden, source)
+        size = Path(arguments.output).stat().st_size
     if arguments.json:
-        print_json({**report, "golden_samples": len(golden) if holds else 0, "notes": list(stored.graph.notes)})
+        report |= {"golden_samples": len(golden) if holds else 0, "file_bytes": size}
+        print_json({**report, "notes": list(stored.graph.notes)})
     if not holds:
         print(f"the outputs differ by more than allowed; {arguments.output} was not written", file=sys.stderr)
         return 1
-    fileformat.write(arguments.output, graph, golden, source)
     how = "not verified" if arguments.no_verify else "verified"
-    print(f"{arguments.output}: written, {how}, with {len(golden)} golden samples", file=sys.stderr)
+    print(f"{arguments.output}: written, {how}, with {len(golden)} golden samples, {size:,} bytes", file=sys.stderr)
     return 0
 
 
@@ -108,7 +112,10 @@ def _narrow(
         precision = fastest_within(graph, samples, arguments.max_error)
     model = Model(graph, precision=precision)
     found = cost(Model(graph), model, samples)
-    picked = precision if isinstance(precision, dict) else dict.fromkeys(layer_names(model.graph), precision)
+    # What was asked of a layer that stays float32 is not what it has.
+    narrow = set(layer_names(model.graph))
+    wanted = precision if isinstance(precision, dict) else dict.fromkeys(narrow, precision)
+    picked = {layer: chosen if layer in narrow else "float32" for layer, chosen in wanted.items()}
     sizes = {"bytes": _weight_bytes(model.graph), "float32_bytes": _weight_bytes(graph)}
     notes = [note for note in model.graph.notes if note not in graph.notes]
     if not arguments.json:

@@ -3,9 +3,9 @@
 They lie in memory of the worker's own: room for one vector, a float32 scale a row, then the rows, of 16 bits a
 value, or of 8 where weights of 8 bits are multiplied four at a time.
 
-A row of features is quantised by its own largest magnitude. A row that is known to lie within [-1, 1], as what most
-recurrent layers put out does, has a fixed scale, so one pass suffices: it only looks whether the row does keep
-within, and a row that does not (an initial state may hold anything) is quantised again by its largest magnitude.
+A row of features is quantised by its own largest magnitude, and so is one of 8 bits. A row that is known to lie
+within [-1, 1], as what most recurrent layers put out does, has a fixed scale, so one pass suffices: it only looks
+whether the row does keep within, and a row that does not (an initial state may hold anything) is quantised again.
 """
 
 from __future__ import annotations
@@ -69,11 +69,18 @@ def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool) -> 
         """Quantise a row whose largest magnitude is `top`; what is behind its whole vectors is at `spare`."""
         top = top if top >= SMALLEST or top != top else SMALLEST
         store_f32(scale, top / limit)
-        by = vsplat(lanes, limit / (top if top <= LARGEST else LARGEST))
-        for i in range(whole):
-            store(target + size * lanes * i, finite(vload(lanes, row + 4 * lanes * i)), by)
-        if rest > 0:
-            store(target + size * lanes * whole, finite(vload(lanes, spare)), by)
+        if top <= LARGEST:
+            by = vsplat(lanes, limit / top)
+            for i in range(whole):
+                store(target + size * lanes * i, vload(lanes, row + 4 * lanes * i), by)
+            if rest > 0:
+                store(target + size * lanes * whole, vload(lanes, spare), by)
+        else:
+            by = vsplat(lanes, limit / LARGEST)
+            for i in range(whole):
+                store(target + size * lanes * i, finite(vload(lanes, row + 4 * lanes * i)), by)
+            if rest > 0:
+                store(target + size * lanes * whole, finite(vload(lanes, spare)), by)
 
     @inlined
     def largest_of(row, whole, rest, spare):

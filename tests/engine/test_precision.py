@@ -235,11 +235,11 @@ def test_a_huge_weight_and_an_empty_row_do_no_harm(precision: str) -> None:
 
 
 def test_small_layers_stay_float32_and_the_model_says_so() -> None:
-    layer = make("LSTM", SMALL, 64, "int16")
+    layer = make("LSTM", SMALL["LSTM"], 64, "int16")
     model = layer._model(False, False)
     assert any("float32 is as fast" in note for note in model.graph.notes)
     x = np.ones((3, 2, 64), np.float32)
-    np.testing.assert_array_equal(layer(x)[0], make("LSTM", SMALL, 64, "float32")(x)[0])
+    np.testing.assert_array_equal(layer(x)[0], make("LSTM", SMALL["LSTM"], 64, "float32")(x)[0])
 
 
 def test_layers_can_differ_and_unknown_ones_are_named() -> None:

@@ -45,7 +45,7 @@ NUMBERS = """
 import numpy as np, fastlstm
 from fastlstm import machine
 rng = np.random.default_rng(0)
-weights = [rng.uniform(-0.1, 0.1, (4 * 45, k)) for k in (41, 45)]
+weights = [rng.uniform(-0.1, 0.1, (4 * 51, k)) for k in (41, 51)]
 x = rng.standard_normal((9, 3, 41)).astype(np.float32)
 m = machine.detect()
 print(m.lanes, m.fma, m.together(eight=True), m.together(eight=False))
