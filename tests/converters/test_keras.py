@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from keras_files import layer, sequential, write_h5, write_keras
 
-from fastlstm import UnsupportedError, reference
+from fastlstm import UnsupportedError, load, reference
 from fastlstm.converters import load_graph
 from fastlstm.errors import FileFormatError
 
@@ -221,3 +221,29 @@ def test_keras_2_keeps_the_mask_of_one_input_for_the_merged_ones(tmp_path: Path,
     graph = load_graph(write_h5(tmp_path / "m.h5", model, stored))
     (found,) = reference.run(graph, {"ids": ids, "x": X}).values()
     np.testing.assert_allclose(found, keras_lstm(merged, *stored["lstm"].values(), mask=ids != 0), atol=1e-6)
+
+
+def test_a_keras_model_streams_with_what_stands_around_its_recurrent_layers(tmp_path: Path) -> None:
+    conv, lstm, gru = (
+        arrays((3, F, H), (H,)),
+        arrays((H, 4 * H), (H, 4 * H), (4 * H,)),
+        arrays((H, 3 * H), (H, 3 * H), (2, 3 * H)),
+    )
+    model = sequential(
+        (None, F),
+        layer("Conv1D", "conv", filters=H, kernel_size=[3], padding="causal", strides=[1], activation="relu"),
+        layer("BatchNormalization", "bn", axis=[2], epsilon=0.01),
+        layer("LSTM", "lstm", units=H, return_sequences=True, stateful=True),
+        layer("Dropout", "dropout", rate=0.3),
+        layer("TimeDistributed", "each", layer=layer("Dense", "dense", units=H, activation="tanh")),
+        layer("GRU", "gru", units=H, reset_after=True, stateful=True),
+        layer("Dense", "head", units=2),
+    )
+    stored = {"layers/conv1d": conv, "layers/lstm/cell": lstm, "layers/gru/cell": gru}
+    stored |= {"layers/time_distributed/layer": arrays((H, H), (H,)), "layers/dense": arrays((H, 2), (2,))}
+    stored["layers/batch_normalization"] = [*arrays((H,), (H,), (H,)), RNG.uniform(0.5, 2, H).astype("f4")]
+    found = load(write_keras(tmp_path / "m.keras", model, stored))
+    stream = found.stream()
+    steps = [stream.step(frame) for frame in X[0]]
+    for t in range(T):  # the last of the first t steps is what the stream gave at t, to the bit
+        np.testing.assert_array_equal(steps[t], found(X[:1, : t + 1])[0])
