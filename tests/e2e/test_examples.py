@@ -38,7 +38,11 @@ def test_example_agrees_with_its_framework(name: str, frameworks: list[str], tmp
 
 @pytest.mark.parametrize(
     ("name", "frameworks"),
-    [("keras_lstm64_dense", ["tensorflow", "tf2onnx"]), ("sentiment", ["keras", "torch"])],
+    [
+        ("keras_lstm64_dense", ["tensorflow", "tf2onnx"]),
+        ("sentiment", ["keras", "torch"]),
+        ("summarising", ["keras", "torch"]),
+    ],
 )
 def test_keras_example_agrees_with_keras(name: str, frameworks: list[str]) -> None:
     for framework in frameworks:
