@@ -115,7 +115,7 @@ class GraphRun:
         self.engine, self.batch = engine, batch
         self.states: dict[str, Array] = {}
         self.reset()
-        self.shapes = {c.name: self.states[c.given].shape for c in engine.carried}
+        self.shapes = {c.name: c.outside(self.states[c.given]).shape for c in engine.carried}
 
     def advance(self, arrays: Mapping[str, Array], steps: int) -> dict[str, Array]:
         """Run over `steps` time steps."""
@@ -132,11 +132,11 @@ class GraphRun:
 
     def state(self) -> dict[str, Array]:
         """Return a copy of the states."""
-        return {c.name: self.states[c.given].copy() for c in self.engine.carried}
+        return {c.name: c.outside(self.states[c.given]).copy() for c in self.engine.carried}
 
     def set_state(self, value: Mapping[str, Array]) -> None:
         """Take over states of the right shapes."""
-        self.states = {c.given: np.array(value[c.name], c.dtype) for c in self.engine.carried}
+        self.states = {c.given: np.array(c.inside(value[c.name]), c.dtype) for c in self.engine.carried}
 
 
 class GraphEngine:
@@ -469,7 +469,7 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
         if len(free) > 1:
             raise UnsupportedError(f"The shape of the state {spec} is not known, so this model cannot stream.")
         shape = tuple(ROWS if isinstance(size, str) else size for size in spec.shape)
-        carried.append(Carried(given, given, shown, shape, spec.dtype or "float32"))
+        carried.append(Carried(given, given, shown, shape, spec.dtype or "float32", own=True))
     own = [TensorSpec(c.given, c.shape, c.dtype) for c in carried]
     after = [TensorSpec(c.shown, c.shape, c.dtype) for c in carried]
     called = graph.replace(inputs=(*frames, *own), outputs=(*outputs, *after))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout
+from fastlstm import layout, machine
 from fastlstm.engines import GraphEngine, SegmentEngine
 from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call
@@ -115,8 +115,10 @@ class NativeRows:
             for state in self._segment.states:
                 store = self._states[state.name]
                 words += [state.slot, address_of(store), store.strides[0], state.width]
+            lanes = machine.detect().lanes
             before, after = (
-                Stage(layout.ONCE, (Instruction(f"gather.{name}", (), tuple(words)),)) for name in ("gather", "scatter")
+                Stage(layout.ONCE, (Instruction(kernel, (lanes,), tuple(words)),))
+                for kernel in ("gather.gather", "gather.scatter")
             )
             program = self._segment.program(size, (before,), (after,))
             self._programs[size, chunks] = program
@@ -156,8 +158,8 @@ class GraphRows:
         with_rows = all(c.row_axis is not None for c in self._carried) and all("B" in p.axes for p in ports)
         self._together = with_rows and not by_call
         self._start = {c.name: c.start(1) for c in self._carried}
-        self.shapes = {name: array.shape for name, array in self._start.items()}
-        self._states = {c.name: np.zeros((capacity, *self.shapes[c.name]), c.dtype) for c in self._carried}
+        self.shapes = {c.name: c.outside(self._start[c.name]).shape for c in self._carried}
+        self._states = {c.name: np.zeros((capacity, *self._start[c.name].shape), c.dtype) for c in self._carried}
 
     @property
     def nbytes(self) -> int:
@@ -168,11 +170,11 @@ class GraphRows:
             store[number] = self._start[name]
 
     def state(self, number: int) -> Arrays:
-        return {name: store[number].copy() for name, store in self._states.items()}
+        return {c.name: c.outside(self._states[c.name][number]).copy() for c in self._carried}
 
     def set_state(self, number: int, value: Arrays) -> None:
-        for name, store in self._states.items():
-            store[number] = value[name]
+        for c in self._carried:
+            self._states[c.name][number] = c.inside(value[c.name])
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> None:  # noqa: ARG002
         return None

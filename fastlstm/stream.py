@@ -160,7 +160,7 @@ class Stream:
 
     @property
     def state(self) -> dict[str, Array]:
-        """A copy of the state: plain arrays by name ([batch, size] of recurrent layers); assigning restores it."""
+        """A copy of the state: plain arrays [batch, size] by name, the model's own as it has them; assign to restore."""
         return self._run.state()
 
     @state.setter

@@ -88,7 +88,8 @@ class Flow:
 class Carried:
     """What a stream keeps from call to call: the output `shown` is the next call's input `given`.
 
-    `shape` may hold `ROWS`; `initial` is what it starts from, zeros if None.
+    `shape` may hold `ROWS`; `initial` is what it starts from, zeros if None. A state that is the model's `own` is shown
+    as the model has it, any other as [rows, size].
     """
 
     name: str
@@ -97,6 +98,20 @@ class Carried:
     shape: tuple[int | str, ...]
     dtype: str = "float32"
     initial: Array | None = None
+    own: bool = False
+
+    def outside(self, array: Array) -> Array:
+        """Return the state as a user sees it."""
+        if self.own or self.row_axis is None:
+            return array
+        return np.moveaxis(array, self.row_axis, 0).reshape(array.shape[self.row_axis], -1)
+
+    def inside(self, array: Array) -> Array:
+        """Return the state that a user sees as `array`."""
+        if self.own or self.row_axis is None:
+            return array
+        others = [int(size) for size in self.shape if size != ROWS]
+        return np.moveaxis(array.reshape(len(array), *others), 0, self.row_axis)
 
     def start(self, batch: int) -> Array:
         """Return the initial state of `batch` rows."""
@@ -199,7 +214,7 @@ class Unroller:
         """Keep a state that the model itself has as an input and an output."""
         spec = next(s for s in self.graph.inputs if s.name == given)
         shape = tuple(ROWS if isinstance(size, str) else size for size in spec.shape)
-        self.carried.append(Carried(given, given, after, shape, spec.dtype or "float32"))
+        self.carried.append(Carried(given, given, after, shape, spec.dtype or "float32", own=True))
         flow = self.flows.get(after)
         if flow is not None and flow.tail != given and not self.is_recurrent_state(given, after):
             self.at_once = False  # what it is after several frames is known only of those two kinds

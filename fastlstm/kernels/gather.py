@@ -11,7 +11,7 @@ from collections.abc import Callable
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride
 from fastlstm.kernels.memory import copy
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import load_i64, store_i64
+from fastlstm.simd import load_i64, store_i64, vload, vstore
 
 __all__ = ["check", "gather", "scatter"]
 
@@ -22,23 +22,41 @@ LIST, STATES, FIRST, WORDS = 0, 1, 2, 4
 Compiled = Callable[[int, int, int], int]
 
 
-def gather() -> Compiled:
+def gather(lanes: int) -> Compiled:
     """Copy the rows of the list from the pool into the first rows of the program's states."""
-    return _move(False)
+    return _move(False, lanes)
 
 
-def scatter() -> Compiled:
+def scatter(lanes: int) -> Compiled:
     """Copy the first rows of the program's states back."""
-    return _move(True)
+    return _move(True, lanes)
 
 
-def _move(back: bool) -> Compiled:
+def _move(back: bool, lanes: int) -> Compiled:
+    four, width = 4 * lanes, 4 * lanes
+
+    @inlined
+    def carry(target, source, floats):
+        # Four vectors at a time: of plain loops LLVM makes calls of memcpy, which take longer for rows this short.
+        done = 0
+        while done + four <= floats:
+            a, b = vload(lanes, source), vload(lanes, source + width)
+            c, d = vload(lanes, source + 2 * width), vload(lanes, source + 3 * width)
+            vstore(target, a)
+            vstore(target + width, b)
+            vstore(target + 2 * width, c)
+            vstore(target + 3 * width, d)
+            source += 4 * width
+            target += 4 * width
+            done += four
+        copy(target, source, floats - done)
+
     @inlined
     def move(place, row, floats):
         if back:
-            copy(place, row, floats)
+            carry(place, row, floats)
         else:
-            copy(row, place, floats)
+            carry(row, place, floats)
 
     def kernel(args: int, frame: int, unused: int) -> int:
         rows = arg(args, LIST)

@@ -264,6 +264,28 @@ def test_a_batch_of_streams_is_the_whole_batch(name: str) -> None:
         np.testing.assert_array_equal(np.concatenate([part[key] for part in parts], 1), expected)
 
 
+@pytest.mark.parametrize("name", KINDS)
+def test_states_of_streams_are_the_rows_of_a_batch_and_of_a_pool(name: str) -> None:
+    _, model, arrays = kind(name, rows=3)
+    alone, together = [model.stream() for _ in range(3)], model.stream(batch=3)
+    pool = model.streams(capacity=3)
+    rows = [{n: a[i : i + 1] for n, a in arrays.items()} for i in range(3)]
+    for stream, row in zip(alone, rows, strict=True):
+        stream.push(cut(row, 0, 10))
+        pool.set_state(pool.open(), stream.state)
+    states = [stream.state for stream in alone]
+    together.state = {key: np.concatenate([state[key] for state in states]) for key in states[0]}
+    expected = as_dict(together.push(cut(arrays, 10, 20)))
+    for i, stream in enumerate(alone):
+        for state in (states[i], pool.state(i)):
+            stream.state = state
+            for got, value in zip(as_dict(stream.push(cut(rows[i], 10, 20))).values(), expected.values(), strict=True):
+                np.testing.assert_array_equal(got[0], value[i])
+        for key, value in together.state.items():
+            assert value.shape[0] == 3
+            np.testing.assert_array_equal(stream.state[key][0], value[i])
+
+
 def test_a_state_at_the_end_gives_one_output_a_frame() -> None:
     torch.manual_seed(8)
     x = frames().numpy()
