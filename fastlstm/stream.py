@@ -160,7 +160,7 @@ class Stream:
 
     @property
     def state(self) -> dict[str, Array]:
-        """A copy of the state: plain arrays [batch, size] by name, the model's own as it has them; assign to restore."""
+        """A copy of the state: arrays [batch, size] by name, the model's own as it has them; assign to restore it."""
         return self._run.state()
 
     @state.setter
