@@ -50,14 +50,15 @@ class Plan:
     parts: tuple[Segment | Node, ...]
     labels: Mapping[str, str] = field(repr=False)
 
-    def as_data(self) -> list[dict[str, Any]]:
-        """Return the plan as plain data, a dict a step."""
+    def as_data(self, batch: int = 1) -> list[dict[str, Any]]:
+        """Return the plan as plain data, a dict a step; the bounds are those of a batch of so many rows."""
+        from fastlstm import explain
         from fastlstm.emit import EMITTERS  # which reads this module's tables
 
         rows: list[dict[str, Any]] = []
         for part in self.parts:
             if isinstance(part, Segment):
-                rows += part.as_data()
+                rows += explain.as_data(part, batch, self.machine)
             else:
                 kernel, note = ("NumPy", "")
                 if part.op in RECURRENT_OPS:  # with computed weights: see Executor.repacked

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 
+from fastlstm import explain
 from fastlstm.cli.common import add_state_dict_options, print_json, read_model, state_dict_options, table
+from fastlstm.errors import InputError
 from fastlstm.fileformat import StoredModel
 from fastlstm.model import Model
+from fastlstm.segment import Segment
 from fastlstm.summary import summarise
 
 
@@ -14,6 +17,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", help="a model file of any supported format")
     parser.add_argument("--plan", action="store_true", help="show each step, its kernel and its share of the work")
+    parser.add_argument(
+        "--batch", type=int, default=1, help="rows of the batch that the plan is shown for (%(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads that the plan may use (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     add_state_dict_options(parser)
 
@@ -21,18 +28,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print inputs, outputs and layers, or the plan."""
     stored = read_model(arguments.model, state_dict_options(arguments))
-    plan = Model(stored.graph).plan
+    if arguments.batch < 1:
+        raise InputError(f"--batch should be a whole number from 1 on; got {arguments.batch}.")
+    plan = Model(stored.graph, threads=arguments.threads).plan
     layers = [layer.as_data() for layer in summarise(plan)]
     if arguments.json:
-        print_json({**_overview(stored), "layers": layers, **({"plan": plan.as_data()} if arguments.plan else {})})
+        rows = plan.as_data(arguments.batch)
+        print_json({**_overview(stored), "layers": layers, **({"plan": rows} if arguments.plan else {})})
         return 0
     for key, value in _overview(stored).items():
         for line in value if isinstance(value, list) else [value]:
             print(f"{key:<10}  {line:,}" if isinstance(line, int) else f"{key:<10}  {line}")
     print()
     if arguments.plan:
-        rows = plan.as_data()
-        print(table(rows, ["step", "kernel", "macs", "bytes", "share", "tile", "note"]))
+        rows = plan.as_data(arguments.batch)
+        print(table(rows, ["step", "kernel", "macs", "bytes", "share", "bound", "tile", "note"]))
+        print(f"\n{plan.machine.isa}, vectors of {plan.machine.lanes}; {arguments.batch} row(s) of a batch:")
+        for part in plan.parts:
+            if isinstance(part, Segment):
+                print(f"  {', '.join(part.names)}: {explain.division(part, arguments.batch)}")
     else:
         rows = layers
         print(table(rows, ["layer", "op", "shape", "parameters", "bytes", "macs", "kernel"]))
