@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fastlstm.build import build_segment, consumer_width
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.machine import Machine
 from fastlstm.passes import shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE
-from fastlstm.segment import Segment, build_segment, consumer_width
+from fastlstm.segment import Segment
 
 __all__ = ["Plan", "make_plan", "row_labels"]
 

@@ -1,0 +1,103 @@
+"""What collects the slots and kernel calls of a segment while its nodes are walked: see `fastlstm.build`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from fastlstm.graph import Graph
+from fastlstm.kernels.limits import BYTE_OFFSET
+from fastlstm.machine import Machine
+from fastlstm.pack import integer_panels, panels_of
+from fastlstm.program import Instruction, Slot
+from fastlstm.segment import State
+
+__all__ = ["LAST_STAGE", "Builder", "packed_panels", "quantised"]
+
+Array = npt.NDArray[Any]
+LAST_STAGE = 1 << 30
+
+
+@dataclass
+class Builder:
+    """Collects slots and instructions while the nodes of a segment are walked in order."""
+
+    graph: Graph
+    labels: Mapping[str, str]
+    machine: Machine
+    slots: list[Slot] = field(default_factory=list)
+    steps: list[tuple[int, Instruction, tuple[int, ...]]] = field(default_factory=list)  # stage, what, slots used
+    place: dict[str, int] = field(default_factory=dict)  # value -> slot
+    stage: dict[str, int] = field(default_factory=dict)  # value -> stage that makes it
+    features: dict[str, int] = field(default_factory=dict)
+    inputs: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    outputs: dict[str, tuple[int, str, int]] = field(default_factory=dict)
+    states: list[State] = field(default_factory=list)
+    masks: list[tuple[int, str, bool]] = field(default_factory=list)
+    lengths: str = ""
+    needs_step: str = ""
+
+    def slot(self, slot: Slot) -> int:
+        self.slots.append(slot)
+        return len(self.slots) - 1
+
+    def buffer(self, name: str, width: int) -> int:
+        """Add a slot for a value's rows, padded to whole vectors."""
+        lanes = self.machine.lanes
+        kind = "time" if "T" in self.labels.get(name, "T") else "row"
+        return self.slot(Slot(name, kind, panels_of(width, lanes) * lanes))
+
+    def emit(self, stage: int, instruction: Instruction, *used: int) -> None:
+        self.steps.append((stage, instruction, used))
+
+    def read(self, name: str, features: int) -> int:
+        """Return the slot of a value, made an input of the segment if no node before makes it."""
+        if name not in self.place:
+            self.place[name] = self.slot(Slot(name, "external", features or 1))
+            self.stage[name] = 0 if "T" in self.labels[name] else LAST_STAGE
+            self.features[name] = features
+            self.inputs[name] = (self.place[name], self.labels[name], features)
+        return self.place[name]
+
+    def read_padded(self, name: str, features: int) -> int:
+        """Return a slot whose rows whole vectors may be read from: the caller's arrays are copied."""
+        at = self.read(name, features)
+        if self.slots[at].kind != "external":
+            return at
+        key = f"{name} (copied)"
+        if key not in self.place:
+            kind = "time" if "T" in self.labels[name] else "row"
+            lanes = self.machine.lanes
+            self.place[key] = self.slot(Slot(key, kind, panels_of(features, lanes) * lanes))
+            move = Instruction("movement.move", (), (at, self.place[key], 0, 0, features), "copy")
+            self.emit(self.stage[name], move, at, self.place[key])
+        return self.place[key]
+
+    def constant(self, row: Array) -> int:
+        return self.slot(Slot("constant", "constant", row.size, value=row))
+
+    def made(self, name: str, slot: int, features: int, stage: int) -> None:
+        self.place[name], self.features[name], self.stage[name] = slot, features, stage
+
+
+def packed_panels(
+    machine: Machine, weight: Array, panels: Array, scales: Array | None, recurrent: bool = False
+) -> tuple[Array, int]:
+    """Return a weight's panels as the kernels read them, and the bits of each value.
+
+    `recurrent` weights meet a layer's own outputs: where both have 8 bits, four are multiplied together.
+    """
+    if scales is None:
+        return panels, 32
+    bits = 8 * weight.dtype.itemsize
+    together = machine.together(recurrent and bits == 8)
+    offset = BYTE_OFFSET if together == 4 and machine.unsigned_bytes else 0
+    return integer_panels(panels, scales, bits, together, offset), bits
+
+
+def quantised(bits: int, k: int) -> tuple[int, str]:
+    """Return what an instruction says of its weights: the values of a row that it quantises, and a note."""
+    return (0, "") if bits == 32 else (k, f"int{bits}")
