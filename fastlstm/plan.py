@@ -66,6 +66,8 @@ class Plan:
                     kernel, note = "recurrent", "packed at each call"
                 elif part.op in EMITTERS:
                     kernel, note = "tape", "for the sizes of each call: see fastlstm.tape"
+                elif part.op in ("Loop", "Scan"):
+                    note = "no known cell: runs round by round, as written"
                 rows.append({"step": part.op, "kernel": kernel, "name": part.name or part.output(0), "note": note})
         total = sum(row.get("macs", 0) for row in rows) or 1
         for row in rows:

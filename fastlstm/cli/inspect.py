@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from fastlstm import explain
 from fastlstm.cli.common import add_state_dict_options, print_json, read_model, state_dict_options, table
 from fastlstm.errors import InputError
 from fastlstm.fileformat import StoredModel
+from fastlstm.graph import Graph
 from fastlstm.model import Model
+from fastlstm.plan import Plan
 from fastlstm.segment import Segment
 from fastlstm.summary import summarise
 
@@ -34,9 +37,10 @@ def run(arguments: argparse.Namespace) -> int:
     layers = [layer.as_data() for layer in summarise(plan)]
     if arguments.json:
         rows = plan.as_data(arguments.batch)
-        print_json({**_overview(stored), "layers": layers, **({"plan": rows} if arguments.plan else {})})
+        overview = {**_overview(stored, plan.graph.notes), "loops": _loops(plan)}
+        print_json({**overview, "layers": layers, **({"plan": rows} if arguments.plan else {})})
         return 0
-    for key, value in _overview(stored).items():
+    for key, value in _overview(stored, plan.graph.notes).items():
         for line in value if isinstance(value, list) else [value]:
             print(f"{key:<10}  {line:,}" if isinstance(line, int) else f"{key:<10}  {line}")
     print()
@@ -52,17 +56,36 @@ def run(arguments: argparse.Namespace) -> int:
         print(table(rows, ["layer", "op", "shape", "parameters", "bytes", "macs", "kernel"]))
     if slow := sum(row["kernel"] == "NumPy" for row in rows):
         print(f"\n{slow} of {len(rows)} run through NumPy: correct, but not at a kernel's speed.")
+    for loop in _loops(plan):
+        print(
+            f"The loop '{loop}' is none of the recurrent cells that are recognised: it runs round by round, as it is "
+            "written, which is the slow way."
+        )
     return 0
 
 
-def _overview(stored: StoredModel) -> dict[str, str | int | list[str]]:
+def _loops(plan: Plan) -> list[str]:
+    """Return the names of the loops that run as they are written, those in bodies too."""
+
+    def inside(graph: Graph) -> list[str]:
+        found = []
+        for node in graph.nodes:
+            if node.op in ("Loop", "Scan"):
+                found.append(node.name or next(filter(None, node.outputs), ""))
+            found += [name for value in node.attrs.values() if isinstance(value, Graph) for name in inside(value)]
+        return found
+
+    return inside(plan.graph)
+
+
+def _overview(stored: StoredModel, notes: Sequence[str]) -> dict[str, str | int | list[str]]:
     constants = stored.graph.constants.values()
     overview: dict[str, str | int | list[str]] = {
         "input": [str(spec) for spec in stored.graph.inputs],
         "output": [str(spec) for spec in stored.graph.outputs],
         "parameters": sum(array.size for array in constants if array.dtype.kind == "f"),
         "bytes": sum(array.nbytes for array in constants),
-        "assumed": list(stored.graph.notes),
+        "assumed": list(notes),
     }
     if stored.source is not None:
         overview["source"] = f"{stored.source.name}, SHA-256 {stored.source.sha256}"

@@ -17,17 +17,25 @@ module           noun
 `states`         initial states and lengths that say nothing
 `fuse`           Dense and LayerNormalization
 `convolve`       convolutions as Dense layers
+`stacks`         time steps cut apart and joined again, sequences turned round
+`loops`          what is the same in every round; loops read as rounds over frames
+`recognise`      recurrent cells that are written out: `loop_layers` and `unrolled` find them, by the algebra
+                 of `vectors`, `formulas` and `cells`; `surgery` puts layers in their place and checks them
 ===============  ======================================================================================
 """
 
 from __future__ import annotations
 
 from fastlstm.graph import RECURRENT_OPS, Graph
-from fastlstm.passes import convolve, fold, fuse, reshape, shapes, simplify, sink, states
+from fastlstm.passes import convolve, fold, fuse, loops, reshape, shapes, simplify, sink, stacks, states
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
+from fastlstm.passes.recognise import recognise
 from fastlstm.passes.rewrite import Rewrite, settle
 
 __all__ = ["optimise", "shapes"]
+
+MOST_ROUNDS = 4
+"""Cells in bodies may come to light only when the layers around them are there."""
 
 
 def optimise(graph: Graph) -> Graph:
@@ -38,7 +46,13 @@ def optimise(graph: Graph) -> Graph:
     UnsupportedError
         If the graph given is not valid.
     """
-    return settle(graph.validate(), RULES)
+    graph = settle(graph.validate(), RULES)
+    for _ in range(MOST_ROUNDS):
+        recognised = recognise(graph)
+        if recognised is graph:
+            break
+        graph = settle(recognised, RULES)
+    return graph
 
 
 def _table() -> dict[str, tuple[Rewrite, ...]]:
@@ -50,6 +64,7 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
 
     on("*", fold.fold_constants, fold.fold_known_content)
     on("If", fold.inline_if)
+    on(("Loop", "Scan"), loops.invariants)
     on("Dropout", simplify.unread_dropout)
     on("Cast", simplify.cast_to_same)
     on(("Concat", "Sum", "Max", "Min", "Mean"), simplify.join_of_one)
@@ -57,11 +72,15 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
     on(("Add", "Sub", "Mul", "Div", "Pow"), simplify.neutral_operand)
     on("Gather", simplify.gather_with_plain_index, simplify.gather_of_one)
     on(("Gather", "Slice"), simplify.cut_of_concat, reshape.slice_of_split)
-    on("Concat", simplify.concat_of_slices)
+    on("Concat", simplify.concat_of_slices, stacks.join_of_cuts, stacks.join_of_pieces)
+    on("Reshape", stacks.turn_of_one_row)
+    on("ReverseSequence", stacks.plain_reversal)
+    on("Slice", stacks.reversal_of_reversal)
+    on("Gather", stacks.step_of_reversal)
     on("Squeeze", simplify.squeeze_of_cut, sink.transpose_after)
     on(reshape.RESHAPES, reshape.merge_reshapes)
     on("Transpose", sink.merge_transposes, reshape.transpose_before_split)
-    on(RECURRENT_OPS, states.absent_states, states.broadcast_states)
+    on(RECURRENT_OPS, states.absent_states, states.broadcast_states, stacks.reversed_layer)
     on("MatMul", fuse.dense_of_matmul)
     on("Gemm", fuse.dense_of_gemm)
     on("Conv", convolve.conv_of_groups, convolve.dense_of_conv)

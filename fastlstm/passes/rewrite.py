@@ -24,7 +24,7 @@ from fastlstm.passes.dims import Shape
 from fastlstm.passes.shapes import body_inputs, infer_node
 from fastlstm.passes.values import UNKNOWN, ValueInfo
 
-__all__ = ["RANDOM", "Names", "Rewrite", "Rules", "Scope", "prune", "renamed", "settle", "sweep"]
+__all__ = ["RANDOM", "Names", "Rewrite", "Rules", "Scope", "prune", "renamed", "renamed_body", "settle", "sweep"]
 
 Array = npt.NDArray[Any]
 
@@ -287,11 +287,12 @@ def renamed(node: Node, names: Mapping[str, str]) -> Node:
     if not names:
         return node
     inputs = tuple(names.get(v, v) for v in node.inputs)
-    attrs = {k: _renamed_body(v, names) if isinstance(v, Graph) else v for k, v in node.attrs.items()}
+    attrs = {k: renamed_body(v, names) if isinstance(v, Graph) else v for k, v in node.attrs.items()}
     return Node(node.op, inputs, node.outputs, attrs, node.name)
 
 
-def _renamed_body(body: Graph, names: Mapping[str, str]) -> Graph:
+def renamed_body(body: Graph, names: Mapping[str, str]) -> Graph:
+    """Return the body reading other values from around it."""
     own = {spec.name for spec in body.inputs} | set(body.constants) | set(body.producers())
     visible = {old: new for old, new in names.items() if old not in own}
     if not visible:

@@ -79,9 +79,10 @@ def _settled(
 ) -> list[ValueInfo]:
     """Weaken the infos of the states until one round of the body leaves them as they are."""
     states = [info.but(const=None, fill=None) for info in states]
+    names = [spec.name for spec in body.inputs[len(before) :]]
     for _ in range(3):
         results = _results(body, [*before, *states, *after], known)[skip : skip + len(states)]
-        weaker = [_common(a, b) for a, b in zip(states, results, strict=True)]
+        weaker = [_common(a, b, name) for a, b, name in zip(states, results, names, strict=False)]
         if weaker == states:
             return [*before, *states, *after]
         states = weaker
@@ -93,11 +94,15 @@ def _results(body: Graph, inputs: list[ValueInfo], known: Infos) -> list[ValueIn
     return [inside[s.name] if s.name in inside else known.get(s.name, UNKNOWN) for s in body.outputs]
 
 
-def _common(a: ValueInfo, b: ValueInfo) -> ValueInfo:
-    """Return what two possible values have in common."""
+def _common(a: ValueInfo, b: ValueInfo, name: str = "") -> ValueInfo:
+    """Return what two possible values have in common; with a name, an axis that varies becomes one of its own."""
     same = a.shape == b.shape
+    shape = a.shape if same else None
+    if name and a.shape is not None and b.shape is not None and len(a.shape) == len(b.shape):
+        pairs = enumerate(zip(a.shape, b.shape, strict=True))
+        shape = tuple(p if p == q else opaque(name, axis) for axis, (p, q) in pairs)
     return ValueInfo(
-        a.shape if same else None,
+        shape,
         a.dtype if a.dtype == b.dtype else None,
         a.const if same and a.const == b.const else None,
         a.fill if a.fill == b.fill else None,

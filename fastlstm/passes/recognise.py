@@ -1,0 +1,63 @@
+"""Recurrent cells that exporters wrote out become recurrent layers, in a graph and in the bodies inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from fastlstm.graph import Graph, Node
+from fastlstm.passes import shapes
+from fastlstm.passes.loop_layers import layer_of_loop
+from fastlstm.passes.rewrite import Names
+from fastlstm.passes.unrolled import recognise_steps
+from fastlstm.passes.values import ValueInfo
+
+__all__ = ["recognise"]
+
+Array = npt.NDArray[Any]
+
+
+def recognise(graph: Graph) -> Graph:
+    """Return an optimised graph with its written-out cells as layers; the same graph if it has none."""
+    return _recognised(graph, Names(graph).fresh, {}, {}, None)
+
+
+def _recognised(
+    graph: Graph,
+    fresh: Callable[[str], str],
+    outer: Mapping[str, ValueInfo],
+    constants: Mapping[str, Array],
+    inputs: Sequence[ValueInfo] | None,
+) -> Graph:
+    if any(isinstance(value, Graph) for node in graph.nodes for value in node.attrs.values()):
+        graph = _with_bodies(graph, fresh, outer, constants, inputs)
+    return recognise_steps(graph, fresh, outer, constants, inputs)
+
+
+def _with_bodies(
+    graph: Graph,
+    fresh: Callable[[str], str],
+    outer: Mapping[str, ValueInfo],
+    constants: Mapping[str, Array],
+    inputs: Sequence[ValueInfo] | None,
+) -> Graph:
+    for node in graph.nodes:
+        if not any(isinstance(value, Graph) for value in node.attrs.values()):
+            continue
+        infos = {**outer, **shapes.infer(graph, outer, inputs)}
+        known = {**constants, **graph.constants}
+        layers = layer_of_loop(graph, node, infos, known, fresh) if node.op in ("Loop", "Scan") else None
+        if layers is not None:
+            graph = layers
+            continue
+        given = shapes.body_inputs(node, infos) if node.op in ("Loop", "Scan") else None
+        attrs: dict[str, Any] = {
+            key: _recognised(value, fresh, infos, known, given) if isinstance(value, Graph) else value
+            for key, value in node.attrs.items()
+        }
+        if any(attrs[key] is not value for key, value in node.attrs.items()):
+            slow = Node(node.op, node.inputs, node.outputs, attrs, node.name)
+            graph = graph.replace(nodes=tuple(slow if n is node else n for n in graph.nodes))
+    return graph
