@@ -112,6 +112,7 @@ def main(folder: Path, source: Path | None = None, model_path: Path | None = Non
     all_same = True
     for size in BLOCKS:
         stream = model.stream()
+        stream.warmup(size)  # what a first block would load and allocate is loaded and allocated now
         played = np.empty_like(offline)
         begin = time.perf_counter()
         for start in range(0, len(samples), size):
