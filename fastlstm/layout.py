@@ -34,6 +34,7 @@ STATUS = 10  # written by kernels: 0 or the first complaint about the data
 QUANTISED = 11  # address of this worker's memory for quantised rows
 FOLLOWING = 12  # address of shares.following
 PHASE = 13  # number of the phase this worker is in
+RUNS = 14  # how often the program ran in this frame
 FRAME_WORDS = 16
 
 # words that the entry from Python reads (`fastlstm.native` writes them)

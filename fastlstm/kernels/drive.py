@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fastlstm import layout
 from fastlstm.kernels.frame import word
-from fastlstm.layout import START, STEPS, TOTAL
+from fastlstm.layout import RUNS, START, STEPS, TOTAL
 from fastlstm.simd import (
     call_kernel,
     get_float_mode,
@@ -27,6 +27,7 @@ def drive() -> Callable[[int, int, int], int]:
         mode = get_float_mode()
         set_float_mode(with_flush_to_zero(mode))
         total = word(frame, TOTAL)
+        store_i64(frame + 8 * RUNS, word(frame, RUNS) + 1)
         at = program + 8
         for _ in range(load_i64(program)):
             kind, block, count = load_i64(at), load_i64(at + 8), load_i64(at + 16)

@@ -34,7 +34,7 @@ from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import product
-from fastlstm.layout import ROWS, SCRATCH, START, STEPS
+from fastlstm.layout import ROWS, RUNS, SCRATCH, START, STEPS
 from fastlstm.simd import load_i64, store_i64
 
 __all__ = ["lstm"]
@@ -193,8 +193,8 @@ def over_time(
             rows = active_rows(frame, start + t)
             known = 0 if i == 0 or masked else min(rows, active_rows(frame, start + earlier))
             now, previous, sums = y + t * y_time, y + earlier * y_time, z + t * z_time
-            # Every second step walks the panels backwards.
-            backwards = (start + t) & 1 != 0
+            # Every second step walks the panels backwards, and every second run of one step.
+            backwards = (start + t + word(frame, RUNS)) & 1 != 0
             if masked:
                 codes = origin(frame, arg(args, MASK)) + t * time_stride(frame, arg(args, MASK))
                 codes_row = row_stride(frame, arg(args, MASK))
