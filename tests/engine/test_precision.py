@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastlstm
-from fastlstm import fileformat, reference
+from fastlstm import fileformat, reference, team
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.kernels.limits import BLOCK, BYTE_LIMIT, SUM_LIMIT, VALUE_LIMIT
@@ -197,6 +197,21 @@ def test_the_bits_are_the_same_whole_in_chunks_and_alone(op: str, options: dict[
         np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
+@pytest.mark.skipif(not team.available(), reason="teams need POSIX threads")
+@pytest.mark.parametrize("op", ["LSTM", "GRU"])
+@pytest.mark.parametrize("precision", ["int16", "int8"])
+def test_threads_and_pools_give_the_same_bits(op: str, precision: str) -> None:
+    alone, shared = (make(op, 200, 45, precision, threads=threads) for threads in (1, 2))
+    x = np.random.default_rng(7).standard_normal((9, 3, 45)).astype(np.float32)
+    whole = alone(x)[0]
+    assert shared._model(False, False).plan.parts[0].workers(3) == 2
+    np.testing.assert_array_equal(shared(x)[0], whole)
+    pool = alone._model(False, False).streams(capacity=3)
+    numbers = [pool.open() for _ in range(3)]
+    steps = np.stack([pool.step(numbers, frames) for frames in x])
+    np.testing.assert_array_equal(steps, whole)
+
+
 @pytest.mark.parametrize(("op", "options"), LAYERS)
 def test_errors_stay_small_against_float64(op: str, options: dict[str, Any]) -> None:
     x = np.random.default_rng(0).standard_normal((40, 3, 64)).astype(np.float32)
@@ -219,6 +234,22 @@ def test_a_nan_stays_in_its_row_and_an_infinity_saturates(precision: str) -> Non
     np.testing.assert_array_equal(y[:, [0, 4]], clean[:, [0, 4]])
     for row in (2, 3):  # the gates are fully open or shut, as in float32
         np.testing.assert_allclose(y[:, row], exact(x)[0][:, row], atol=1e-2)
+
+
+@pytest.mark.parametrize("precision", ["int16", "int8"])
+@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
+def test_extreme_inputs_stay_in_their_rows_and_in_range(op: str, precision: str) -> None:
+    layer, exact = make(op, 80, 50, precision), make(op, 80, 50, "float32")
+    x = np.random.default_rng(1).standard_normal((5, 6, 50)).astype(np.float32)
+    clean = layer(x)[0]
+    x[2, 1, 7], x[1, 2], x[1, 3], x[1, 4, 3] = np.nan, 1e30, 0.0, -np.inf
+    y, expected = layer(x)[0], exact(x)[0]
+    assert np.isnan(y[2:, 1]).all()
+    np.testing.assert_array_equal(y[:, [0, 5]], clean[:, [0, 5]])
+    others = [2, 3, 4]
+    assert np.isfinite(y[:, others]).all()
+    assert np.abs(y).max(where=np.isfinite(y), initial=0.0) <= 1.0
+    np.testing.assert_allclose(y[:, 3], expected[:, 3], atol=2e-2)
 
 
 @pytest.mark.parametrize("precision", ["int16", "int8"])
