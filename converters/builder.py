@@ -111,6 +111,7 @@ class GraphBuilder:
         self.nodes: list[Node] = []
         self.notes: list[str] = []
         self._taken: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the next number to try for a hint
 
     def share_names(self, other: GraphBuilder) -> None:
         """Let no value here be called as one of another graph is, around this one."""
@@ -118,9 +119,10 @@ class GraphBuilder:
 
     def unique(self, hint: str) -> str:
         """Return `hint`, or `hint` with a number, whichever no value is called yet, and reserve it."""
-        name, number = hint, 1
+        name, number = hint, self._numbers.get(hint, 1)
         while name in self._taken:
             name, number = f"{hint}_{number}", number + 1
+        self._numbers[hint] = number
         self._taken.add(name)
         return name
 

@@ -30,6 +30,9 @@ _INPUT_DTYPES = {
     "float16": "float32", "bfloat16": "float32", "float32": "float32", "float64": "float32",
     "int8": "int8", "int16": "int16", "int32": "int32", "int64": "int64", "uint8": "uint8", "bool": "bool",
 }  # fmt: skip
+_LARGEST_SIZE = 1 << 31
+_MOST_AXES = 16
+_LONGEST_NAME = 1000
 _MODEL_KEYS = ("layers", "build_input_shape", "input_layers", "output_layers")
 
 Values = dict[tuple[str, int], list[Tensor]]
@@ -217,6 +220,10 @@ class ModelReader:
     def _check_classes(self, data: dict[str, Any]) -> None:
         """Refuse the model if it holds a layer, at any depth, that is not supported."""
         kind, config = class_and_config(data, "model")
+        if len(layer_name(data)) > _LONGEST_NAME:
+            raise FileFormatError(
+                f"A layer's name has {len(layer_name(data))} letters; at most {_LONGEST_NAME} are read."
+            )
         if kind in MODELS and not is_operation(data):
             inner = layer_data(config, layer_name(data))
         else:
@@ -282,10 +289,12 @@ class ModelReader:
         for axis, size in enumerate(shape[1:], start=1):
             if size is None:
                 dims.append(f"{prefix}time" if axis == 1 else f"{prefix}dim{axis}")
-            elif isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+            elif isinstance(size, int) and not isinstance(size, bool) and 0 <= size < _LARGEST_SIZE:
                 dims.append(size)
             else:
                 raise FileFormatError(f"The input '{name}' has the size {size!r:.40} along axis {axis}.")
+        if len(dims) > _MOST_AXES:
+            raise UnsupportedError(f"The input '{name}' has {len(dims)} axes; at most {_MOST_AXES} are supported.")
         made = self._emit.builder.input(name, dims, _INPUT_DTYPES[dtype])
         return Tensor(made, tuple(dims), _INPUT_DTYPES[dtype])
 

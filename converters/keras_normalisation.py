@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ __all__ = ["KINDS"]
 Array = npt.NDArray[Any]
 
 _KERAS_EPSILON = 1e-7
+_LARGEST = 1 << 24  # numbers normalised together: more than any layer has, and no memory is taken for more
 
 
 def _axes(layer: Layer, x: Tensor, default: int) -> list[int]:
@@ -27,6 +29,14 @@ def _axes(layer: Layer, x: Tensor, default: int) -> list[int]:
     if any(type(axis) is not int or not -x.rank <= axis < x.rank for axis in given):
         raise FileFormatError(f"{layer.label}: axis should be within its input's {x.rank} axes; got {given!r:.80}.")
     return sorted({axis % x.rank for axis in given})
+
+
+def _sizes(layer: Layer, x: Tensor, axes: Sequence[int]) -> list[int]:
+    """Return the sizes of `axes`, which the file alone may state where a layer has no weights."""
+    sizes = [x.size(axis, layer.label) for axis in axes]
+    if math.prod(sizes) > _LARGEST:
+        raise UnsupportedError(f"{layer.label}: at most {_LARGEST} numbers are normalised together; got {sizes}.")
+    return sizes
 
 
 def _scaled(layer: Layer, x: Tensor, scale: Array, offset: Array) -> Tensor:
@@ -50,7 +60,7 @@ def _batch_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]
     config.ignore("momentum", "synchronized", "fused", "renorm_clipping", "renorm_momentum")
     if len(axes) != 1:
         raise UnsupportedError(f"{layer.label}: axis should be a single one; got {axes}.")
-    size = x.size(axes[0], layer.label)
+    (size,) = _sizes(layer, x, axes)
     gamma, beta = np.ones(size), np.zeros(size)
     if config.flag("scale", True):
         gamma = layer.weight("gamma", (size,)).astype(np.float64)
@@ -84,7 +94,7 @@ def _layer_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]
     config.choice("rms_scaling", [False], False)
     order = [*(axis for axis in range(x.rank) if axis not in axes), *axes]
     lined = layer.emit.transpose(x, order)
-    shape = [x.size(axis, layer.label) for axis in axes]
+    shape = _sizes(layer, x, axes)
     gamma = layer.weight("gamma", shape) if config.flag("scale", True) else np.ones(shape)
     operands = [lined, layer.constant("gamma", gamma)]
     if config.flag("center", True):
@@ -103,7 +113,7 @@ def _rms_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Return x / sqrt(mean(x^2) + epsilon) * scale."""
     x, emit = layer.emit.floats(layer.one(inputs)), layer.emit
     axes = _axes(layer, x, -1)
-    scale = _along(layer, x, axes, layer.weight("scale", [x.size(axis, layer.label) for axis in axes]))
+    scale = _along(layer, x, axes, layer.weight("scale", _sizes(layer, x, axes)))
     mean = emit.reduce("ReduceMean", emit.like("Mul", x, x), axes, keepdims=True)
     root = emit.like("Sqrt", emit.like("Add", mean, emit.number(layer.config.number("epsilon", 1e-6))))
     return [emit.like("Mul", emit.like("Div", x, root), layer.constant("scale", scale)).with_mask(x.mask)]
@@ -128,7 +138,7 @@ def _group_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]
     axis = given % x.rank
     if not given < x.rank or axis == 0:
         raise FileFormatError(f"{layer.label}: axis should be one behind the batch; got {given}.")
-    channels = x.size(axis, layer.label)
+    (channels,) = _sizes(layer, x, [axis])
     groups = channels if config.get("groups", 32) == -1 else config.integer("groups", 32)
     if channels % groups:
         raise FileFormatError(f"{layer.label}: {channels} channels do not fall into {groups} groups.")
@@ -173,7 +183,7 @@ def _normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     config = layer.config
     x = layer.emit.floats(layer.one(inputs))
     axes = [] if config.get("axis", -1) is None else _axes(layer, x, -1)
-    shape = [x.size(axis, layer.label) for axis in axes]
+    shape = _sizes(layer, x, axes)
     if config.get("mean") is None and config.get("variance") is None:
         mean, variance = (layer.weight(name, shape).astype(np.float64) for name in ("mean", "variance"))
         layer.weight("count", ())
