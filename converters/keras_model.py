@@ -33,6 +33,7 @@ _INPUT_DTYPES = {
 _LARGEST_SIZE = 1 << 31
 _MOST_AXES = 16
 _LONGEST_NAME = 1000
+_MOST_LAYERS = 20_000
 _MODEL_KEYS = ("layers", "build_input_shape", "input_layers", "output_layers")
 
 Values = dict[tuple[str, int], list[Tensor]]
@@ -68,6 +69,7 @@ class ModelReader:
                 f"The model's class '{kind}' is not supported; supported: {', '.join(sorted(MODELS))}. "
                 "A subclassed model's file does not say what it computes: export the model to ONNX."
             )
+        self._count = 0
         self._check_classes(file.config)
         self._emit = Emitter(layer_name(file.config) or "model")
         self._unmasked: dict[int, Tensor] = {}
@@ -220,6 +222,9 @@ class ModelReader:
     def _check_classes(self, data: dict[str, Any]) -> None:
         """Refuse the model if it holds a layer, at any depth, that is not supported."""
         kind, config = class_and_config(data, "model")
+        self._count += 1
+        if self._count > _MOST_LAYERS:
+            raise UnsupportedError(f"The model has more than {_MOST_LAYERS} layers.")
         if len(layer_name(data)) > _LONGEST_NAME:
             raise FileFormatError(
                 f"A layer's name has {len(layer_name(data))} letters; at most {_LONGEST_NAME} are read."

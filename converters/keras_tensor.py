@@ -23,7 +23,7 @@ __all__ = ["Dim", "Emitter", "Tensor", "broadcast", "product", "shifted"]
 Array = npt.NDArray[Any]
 Dim = int | str
 
-_MOST_NODES = 200_000
+_MOST_NODES = 50_000
 
 
 @dataclass(frozen=True)
