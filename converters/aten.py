@@ -231,7 +231,9 @@ class AtenGraph:
 
     def meta(self, name: str) -> TensorMeta:
         """Return dtype (as the graph has it) and shape of a tensor."""
-        meta = self.program.metas[name]
+        meta = self.program.metas.get(name)
+        if meta is None:
+            raise FileFormatError(f"The program does not say the shape of the tensor '{name}'.")
         return TensorMeta(_NARROW.get(meta.dtype, meta.dtype), meta.shape)
 
     def constant(self, argument: Any) -> Array | None:

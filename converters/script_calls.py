@@ -69,6 +69,8 @@ class Recorder:
     def __init__(self, z: TrackedSizes, budget: Budget) -> None:
         self.z = z
         self.budget = budget
+        self.divides_whole_numbers = False
+        """Whether the quotient of whole numbers is one, as before PyTorch 1.6."""
         self.depth = 0
         """How many loops the program is in."""
         self.calls: list[Call] = []
@@ -161,6 +163,8 @@ class Recorder:
         ]
         kinds = [(self.dtypes[tensor], len(self.shapes[tensor])) for tensor in tensors]
         sources = frozenset().union(*(self.sources[tensor] for tensor in tensors))
+        if self.divides_whole_numbers and canonical == "div" and not any("float" in dtype for dtype, _ in kinds):
+            raise UnsupportedError("Dividing whole numbers as PyTorch before 1.6 did is not supported.")
         self._check(canonical, kinds, tensors, sources)
         shapes = self._shapes_of(canonical, Call(target, arguments, ()), tensors)
         dtypes = aten_dtypes.results(canonical, raw, kinds, len(shapes))
@@ -192,8 +196,8 @@ class Recorder:
         self, name: str, kinds: Sequence[tuple[str, int]], tensors: Sequence[str], sources: frozenset[str]
     ) -> None:
         """Ask inputs for dtypes that an operation needs."""
-        if name == "embedding" and "int" not in kinds[1][0]:
-            raise MismatchError("aten.embedding: its indices should be whole numbers", self.sources[tensors[1]])
+        if name in ("embedding", "embedding_bag") and "int" not in kinds[1][0]:
+            raise MismatchError(f"aten.{name}: its indices should be whole numbers", self.sources[tensors[1]])
         for tensor, (dtype, rank) in zip(tensors, kinds, strict=True) if name in _FLOAT_ONLY else ():
             if "float" not in dtype:
                 raise MismatchError(f"aten.{name}: it works on floats", self.sources[tensor])

@@ -110,9 +110,16 @@ def _with(value: Any, tensors: Iterator[Tensor]) -> Any:
 
 def _same_form(run: Interpreter, name: str, before: Any, after: Any) -> list[Tensor]:
     tensors = _tensors(after)
-    if len(tensors) != len(_tensors(before)) or isinstance(before, tuple) != isinstance(after, tuple):
+    if _form(before) != _form(after):
         raise UnsupportedError(f"{run.where}: the loop makes something else of '{name}' than it was before.")
     return tensors
+
+
+def _form(value: Any) -> Any:
+    """Return the value with None in the places of its tensors."""
+    if isinstance(value, tuple):
+        return tuple(_form(item) for item in value)
+    return None if isinstance(value, Tensor) else (value,)
 
 
 def _grown(

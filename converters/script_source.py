@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from dataclasses import dataclass, field
 
 from fastlstm.errors import FileFormatError, UnsupportedError
@@ -80,7 +81,9 @@ class Sources:
         try:
             text = raw.decode("utf-8")
             _check(text, where)
-            tree = ast.parse(text)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)  # of damaged numbers
+                tree = ast.parse(text)
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
             raise FileFormatError(f"{where} cannot be parsed: {str(error).splitlines()[0]}.") from None
         found: dict[str, ast.FunctionDef | ClassSource] = {}

@@ -53,6 +53,8 @@ SUPPORTED: Sequence[tuple[str, str, str]] = (
 
 _PICKLE_BYTES = 64 << 20
 _ATTEMPTS = 400
+_TRUE_DIVISION = 4
+"""The version of the format (``caffe2/serialize/versions.h``) in which div became what it is."""
 _VISITS = 20_000
 _KINDS: Sequence[tuple[str, int]] = [
     ("float32", 3), ("int64", 2), ("float32", 2), ("float32", 4), ("int64", 1), ("bool", 2), ("float32", 1),
@@ -126,6 +128,8 @@ class _Reader:
         constants = self._pickle("constants", _is_scripted)
         self.constants: Sequence[Any] = constants if isinstance(constants, (list, tuple)) else ()
         self.names = dict(_names(root, "", 0))
+        text = archive.read(f"{archive.root}version", 16) if f"{archive.root}version" in archive else b"1"
+        self.version = int(text) if text.strip().isdigit() else 1
         self.budget = Budget()
         self.ruled_out: list[dict[str, int]] = []
         self.reason = ""
@@ -257,6 +261,7 @@ class _Reader:
     def _follow(self, guesses: _Guesses) -> Program:
         z = TrackedSizes(traced=bool(self.examples))
         recorder = Recorder(z, self.budget)
+        recorder.divides_whole_numbers = self.version < _TRUE_DIVISION
         leaves: dict[str, Size] = {}
         for name in self.inputs:
             dtype, shape = self._shape(z, leaves, name, guesses)
@@ -302,6 +307,12 @@ class _Reader:
 
     def _notes(self, recorder: Recorder) -> list[str]:
         worked_out = [name for name in self.inputs if name not in self.given]
+        if self.examples:
+            traced: dict[str, list[int]] = {}
+            for leaf, size in self.examples.items():
+                traced.setdefault(leaf.rpartition("_")[0], []).append(size)
+            sizes = ", ".join(f"{name} {shape}" for name, shape in traced.items())
+            return [*self.notes, f"The model was traced with {sizes}; sizes that nothing in it asks for are left open."]
         if not worked_out:
             return self.notes
         shapes = ", ".join(f"{name}: {recorder.dtypes[name]}[{_sizes(recorder.shapes[name])}]" for name in worked_out)
