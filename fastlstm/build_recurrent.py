@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import small
+from fastlstm import small, small_gru
 from fastlstm.builder import LAST_STAGE, Builder, packed_panels, quantised
 from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Node
 from fastlstm.memory import aligned
@@ -73,6 +73,10 @@ def recurrent(build: Builder, node: Node) -> None:
         _direction(build, node, d, backwards, mine, z_slot, y_slot, size)
         if small.fits(node, hidden, bits):
             _one_row(build, node, d, bias[d], (x_slot, z_slot, y_slot))
+        elif small_gru.fits(node, hidden, bits, machine):
+            at, general, slots = build.steps[-1]
+            alone, note = small_gru.alone(node, w_hh[d], general, _activations(node, d), machine)
+            build.steps[-1] = (at, replace(general, alone=(alone,), note=note), slots)
         stage = max(stage, mine)
     build.made(y, y_slot, len(directions) * size, stage)
 

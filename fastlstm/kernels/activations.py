@@ -31,7 +31,7 @@ from fastlstm.simd import (
     where_negative,
 )
 
-__all__ = ["activation", "clipping"]
+__all__ = ["activation", "bounded", "clipping"]
 
 
 MAGIC = 12582912.0  # 1.5 * 2**23: adding it leaves the rounded integer in the low bits
@@ -180,12 +180,12 @@ def erf(x):
     return vcopysign(where_less(a, splat(x, 1.0), a * small, large), x)
 
 
-@cache
 def bounded(*activations: tuple[Any, ...]) -> bool:
     """Return whether none of the activations, each a name and its parameters, leaves [-1, 1]."""
     return {name for name, *_ in activations} <= {"Sigmoid", "Tanh", "Softsign", "HardSigmoid"}
 
 
+@cache
 def activation(name: str, alpha: float | None = None, beta: float | None = None) -> Any:
     """Return the function Vec -> Vec of an activation; names and parameters as in `graph.ACTIVATIONS`."""
     plain = {

@@ -43,7 +43,7 @@ from fastlstm.simd import (
     vstore,
 )
 
-__all__ = ["lstm"]
+__all__ = ["lstm", "register_chains"]
 
 # Argument words. X, Z, Y, H and C are slots. With INPUTS features of x the sums start at BIAS; with none, where x's
 # part was computed before, at Z. FULL is the number of passes before the last; HIDDEN the units.
@@ -120,7 +120,7 @@ def _pass(lanes: int, panels: int, tail: int, functions: tuple[Any, Any, Any], l
     `last_width` lanes.
     """
     groups = [(2, 4)] * (panels // 2) + [(1, 4)] * (panels % 2) + ([(1, tail)] if tail else [])
-    chains = _chains(lanes, tuple(groups))
+    chains = register_chains(lanes, tuple(groups))
     cells = _cells(lanes, tuple(groups), 0, 0, functions, last)
 
     @inlined
@@ -212,7 +212,7 @@ def _quarters(lanes: int, value: int, functions: Any) -> Any:
 
 
 @cache
-def _chains(lanes: int, groups: tuple[tuple[int, int], ...]) -> Any:
+def register_chains(lanes: int, groups: tuple[tuple[int, int], ...]) -> Any:
     """Return the intrinsic ``chains(inputs, x, x_weights, k, h, weights, sums)``: a pass's sums, out of registers.
 
     Every sum starts at its lane of `sums` and takes the products of x, then of h, in ascending order. The result is

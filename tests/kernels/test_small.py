@@ -1,4 +1,4 @@
-"""Small LSTMs: one row through the kernel of its own has the bits of that row in a batch."""
+"""Small layers: one row through the kernel of its own has the bits of that row in a batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import machine
+from fastlstm import machine, small_gru
 from fastlstm.kernels import compiler
 from fastlstm.small import MOST_INPUTS, packed, passes_of
 
@@ -41,6 +41,37 @@ def test_a_row_alone_has_the_bits_of_that_row_in_a_batch(units: int, inputs: int
         np.testing.assert_array_equal(got_h, h_n[:, one])
         np.testing.assert_array_equal(got_c, c_n[:, one])
     assert "small.lstm" in {name for name, _ in compiler.loaded()}
+
+
+@pytest.mark.parametrize("units", [1, LANES, LANES + 3, 3 * LANES - 1])
+@pytest.mark.parametrize(
+    ("op", "lengths", "directions"),
+    [("GRU", (9, 40), ("forward", "reverse")), ("GRU", (0, 40), ("forward",)), ("RNN", (40, 33), ("reverse",))],
+)
+def test_a_row_of_a_gru_or_rnn_alone_has_the_bits_of_that_row_in_a_batch(
+    units: int, op: str, lengths: tuple[int, int], directions: tuple[str, ...]
+) -> None:
+    rng, gates = np.random.default_rng(units), {"GRU": 3, "RNN": 1}[op]
+    shapes = ((gates * units, 5), (gates * units, units), ((4 if gates == 3 else 1) * units,))
+    weights = [rng.uniform(-0.5, 0.5, (len(directions), *shape)).astype(np.float32) for shape in shapes]
+    layer = getattr(fastlstm, op)(*weights, directions=directions)
+    x, h = (rng.normal(size=s).astype(np.float32) for s in ((40, 2, 5), (len(directions), 2, units)))
+    y, h_n = layer(x, h, lengths=np.array(lengths))
+    for b in range(2):
+        one = slice(b, b + 1)
+        got, got_h = layer(x[:, one], h[:, one], lengths=np.array(lengths[b : b + 1]))
+        np.testing.assert_array_equal(got, y[:, one])
+        np.testing.assert_array_equal(got_h, h_n[:, one])
+    assert f"small_gru.{op.lower()}" in {name for name, _ in compiler.loaded()}
+
+
+@pytest.mark.parametrize("panels", range(1, 17))
+@pytest.mark.parametrize("gates", [1, 3])
+def test_panels_are_divided_without_loss(gates: int, panels: int) -> None:
+    full, each, last = small_gru.passes_of(panels, gates, MACHINE)
+    assert full * each + last == panels
+    assert 0 < last * gates <= MACHINE.max_sums
+    assert each * gates <= MACHINE.max_sums
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
