@@ -35,7 +35,9 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{path}: ready", file=sys.stderr)
     if not arguments.models:
         for layer, gates in ((LSTM, 4), (GRU, 3), (RNN, 1)):
-            layer(np.zeros((8 * gates, 4)), np.zeros((8 * gates, 8)))(np.zeros((1, 1, 4)))
+            one = layer(np.zeros((8 * gates, 4)), np.zeros((8 * gates, 8)))
+            for rows in (1, 2):  # one row of a small layer has kernels of its own
+                one(np.zeros((1, rows, 4)))
             print(f"{layer.__name__}: ready", file=sys.stderr)
     print(f"{len(compiler.loaded())} kernels ready in {time.monotonic() - started:.1f} s: {compiler.cache_folder()}")
     return 0
