@@ -144,7 +144,8 @@ class Case:
         rng, v = np.random.default_rng(self.seed), self.variant
         D, G, (size, H, _), P = len(self.directions), RECURRENT_OPS[v.op], self.sizes, self.output_size
         # What grows without bound feeds on itself: sums of large numbers would cancel, and lose their digits.
-        scale = 0.8 if {n for names in v.activations for n in names} <= BOUNDED else 0.3
+        used = {n for names in v.activations for n in names}
+        scale = 0.8 if used <= BOUNDED else 0.1 if "Exp" in used else 0.3
 
         def random(*shape: int) -> Array:
             return rng.uniform(-scale, scale, shape).astype(np.float32)
@@ -155,7 +156,7 @@ class Case:
             own = {"w_ih": random(D, G * H, size), "w_hh": random(D, G * H, P) / np.float32(P**0.5)}
             own |= {"bias": random(D, (4 if v.op == "GRU" else G) * H)} if self.bias else {}
             own |= {"peephole": random(D, 3 * H)} if v.peephole else {}
-            own |= {"w_hr": random(D, P, H)} if v.projected else {}
+            own |= {"w_hr": random(D, P, H) / np.float32(H**0.5)} if v.projected else {}
             weights |= {f"{name}_{layer}": array for name, array in own.items()}
             for name, kind, width in zip(STATES[v.op], self.states, (P, H), strict=False):
                 state = random(D, self.B, width)
