@@ -2,7 +2,9 @@
 
 One LSTM layer with as many inputs as units, weights as PyTorch initialises them; all but PyTorch load the same ONNX
 model. Errors are the largest ones against the float64 oracle. onnxruntime's int8 is `quantize_dynamic` with its
-defaults. Engines take turns, and ratios are medians over the rounds.
+defaults. Engines take turns, and ratios are medians over the rounds. All share a process: with more than one thread
+peers that pin or spin slow each other down (onnxruntime's int8 took up to twice what it takes alone, fastlstm's as
+long as alone).
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.precision", description=__doc__)
     parser.add_argument("--svg", type=Path, default=RESULTS / "precision.local.svg")
     parser.add_argument("--json", type=Path, default=RESULTS / "precision.local.json")
-    parser.add_argument("--threads", default="1,2", help="thread counts (default: %(default)s)")
+    parser.add_argument("--threads", default="1", help="thread counts, as 1,2 (default: %(default)s)")
     parser.add_argument("--cells", default="", help="only cells whose name matches this regular expression")
     parser.add_argument("--seconds", type=float, default=2.0, help="the time that a cell's rounds take, about")
     options = parser.parse_args(argv)
