@@ -29,7 +29,7 @@ __all__ = ["Act", "Atom", "Block", "Leaf", "Monomial", "Vector", "add", "multipl
 Array = npt.NDArray[Any]
 
 MOST_TERMS = 16
-"""A product of sums with more terms than this is not written out."""
+"""A sum with more terms than this is not written out: no gate has so many, and a long residual network would."""
 
 
 def _digest(*parts: object) -> bytes:
@@ -261,7 +261,9 @@ def _as_matrix(coefficient: Array) -> Array:
 
 
 def add(a: Vector, b: Vector, sign: float = 1.0) -> Vector | None:
-    """Return ``a + sign * b``, None if the widths differ; a constant of width 1 is spread."""
+    """Return ``a + sign * b``, None if the widths differ or it has too many terms; a constant of width 1 is spread."""
+    if len(a.terms) + len(b.terms) > MOST_TERMS:
+        return None
     if a.width != b.width:
         if a.width == 1 and not a.terms:
             a = Vector.constant(a.bias, b.width)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import safetensors.numpy
+from written_out import CELLS, looped, unrolled
 
 import fastlstm
 from fastlstm import fileformat
@@ -224,6 +225,19 @@ def test_run_unpickles_nothing(converted, tmp_path, capsys):
 
 
 # --- the other verbs -------------------------------------------------------------------------------------
+
+
+def test_inspect_names_loops_that_run_as_written_and_says_what_is_unrolled(tmp_path, capsys):
+    fastlstm.Model(looped([CELLS["gru"]])).save(tmp_path / "layer.fastlstm")
+    fastlstm.Model(looped([CELLS["gru"]], trips=-1)).save(tmp_path / "loop.fastlstm")
+    fastlstm.Model(unrolled([CELLS["gru"]])).save(tmp_path / "steps.fastlstm")
+    assert data(capsys, "inspect", tmp_path / "layer.fastlstm")["loops"] == []
+    assert data(capsys, "inspect", tmp_path / "loop.fastlstm")["loops"] == ["while"]
+    for words in ([], ["--plan"]):
+        assert main(["inspect", str(tmp_path / "loop.fastlstm"), *words]) == 0
+        assert "The loop 'while' is none of the recurrent cells that are recognised" in capsys.readouterr().out
+    (note,) = data(capsys, "inspect", tmp_path / "steps.fastlstm")["assumed"]
+    assert "over 4 time steps" in note
 
 
 def test_inspect_shows_layers_with_what_they_cost(converted, capsys):

@@ -171,6 +171,19 @@ def test_recognised_layers_stream() -> None:
     np.testing.assert_array_equal(np.stack([stream.step(frame) for frame in x[:, 0]]), whole[:, 0])
 
 
+def test_long_chains_are_no_burden() -> None:
+    """200 steps of an LSTM, and 400 residual layers in which there is no cell at all."""
+    graph = unrolled([CELLS["lstm"]], steps=200, folded=False)
+    assert [layer.op for layer in layers(passes.optimise(graph))] == ["LSTM"]
+    at = Writer()
+    value = "x"
+    for _ in range(400):
+        value = at("Add", value, at("Tanh", at("MatMul", value, np.eye(FEATURES))))
+    specs = (TensorSpec("x", ("batch", FEATURES)),)
+    deep = Graph(specs, (TensorSpec(value, ("batch", FEATURES)),), tuple(at.nodes), at.constants).validate()
+    assert not layers(passes.optimise(deep))
+
+
 # What looks like a cell and is none stays as it is written
 
 
