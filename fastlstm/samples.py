@@ -52,7 +52,8 @@ def sample_inputs(
     -------
     dict of str to array
         Floats are standard normal. Integers that an embedding is looked up with are within its range,
-        lengths are between 1 and the number of steps, and integers of unknown meaning are 0 or 1.
+        lengths are between 1 and the number of steps, integers that are compared with numbers are those, and
+        integers of unknown meaning are 0 or 1.
 
     Raises
     ------
@@ -71,7 +72,7 @@ def sample_inputs(
     for spec in graph.inputs:
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str):
-                like_batch = bool(_BATCH.search(size)) if has_batch else axis == 0 and len(spec.shape) > 1
+                like_batch = bool(_BATCH.search(size)) if has_batch else axis == _batch_axis(spec)
                 given.setdefault(size, batch if like_batch else time)
     shapes = {spec.name: tuple(d if isinstance(d, int) else given[d] for d in spec.shape) for spec in graph.inputs}
     for name, shape in shapes.items():
@@ -81,11 +82,20 @@ def sample_inputs(
     return {spec.name: _values(graph, spec, shapes, rng) for spec in graph.inputs}
 
 
+def _batch_axis(spec: TensorSpec) -> int | None:
+    """Return the axis of rows where no name says it: the first, or the middle one of a state's three."""
+    if len(spec.shape) == 3 and [isinstance(size, str) for size in spec.shape] == [False, True, False]:
+        return 1
+    return 0 if len(spec.shape) > 1 else None
+
+
 def _values(graph: Graph, spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> Array:
     shape, dtype = shapes[spec.name], np.dtype(spec.dtype)
     bounds = list(_bounds(graph, spec.name))
     if "lengths" in bounds:
         return rng.integers(1, _steps(graph, spec, shapes) + 1, shape).astype(dtype)
+    if chosen := [bound for bound in bounds if isinstance(bound, frozenset)]:
+        return rng.choice(sorted(frozenset.union(*chosen)), shape).astype(dtype)
     limits = [bound for bound in bounds if isinstance(bound, int)]
     if limits:
         return rng.integers(0, max(1, min(limits)), shape).astype(dtype)
@@ -94,8 +104,8 @@ def _values(graph: Graph, spec: TensorSpec, shapes: Mapping[str, tuple[int, ...]
     return rng.standard_normal(shape).astype(dtype)
 
 
-def _bounds(graph: Graph, value: str) -> Iterator[int | str]:
-    """Yield the limits on the integers in `value`: an embedding's rows, or "lengths"."""
+def _bounds(graph: Graph, value: str) -> Iterator[int | str | frozenset[int]]:
+    """Yield the limits on the integers in `value`: an embedding's rows, "lengths", or numbers it is compared with."""
     seen, waiting = set[str](), [value]
     consumers = graph.consumers()
     while waiting:
@@ -110,7 +120,11 @@ def _bounds(graph: Graph, value: str) -> Iterator[int | str]:
                 yield limit
 
 
-def _limit(graph: Graph, node: Node, name: str) -> int | str | None:
+def _limit(graph: Graph, node: Node, name: str) -> int | str | frozenset[int] | None:
+    if node.op == "Equal":
+        numbers = [graph.constants[other] for other in node.inputs if other in graph.constants]
+        whole = all(array.dtype.kind in "iu" for array in numbers)
+        return frozenset(int(n) for array in numbers for n in array.reshape(-1)) if numbers and whole else None
     if node.op == "Gather" and node.input(1) == name:
         table = graph.constants.get(node.input(0))
         return None if table is None else int(table.shape[node.attrs.get("axis", 0)])

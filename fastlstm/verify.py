@@ -42,7 +42,7 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 ATOL, RTOL = 1e-5, 1e-4
 """What float32 engines that sum in different orders stay within, for outputs of order one."""
 
-SIZES = ((2, 12), (1, 7), (3, 20), (1, 1), (1, 64), (2, 400))
+SIZES = ((2, 12), (1, 7), (3, 20), (1, 1), (1, 64), (2, 400), (1, 576), (2, 1600))
 """Batch and time sizes that `verify` tries in this order; some models take only long inputs, or one row."""
 
 

@@ -86,3 +86,18 @@ def test_steps_are_those_of_the_recurrent_layer():
     graph = graph_of([TensorSpec("x", ("batch", "time", 3))], nodes, constants)
     assert time_steps(graph, sample_inputs(graph, batch=4, time=9)) == 9
     assert time_steps(graph_of([]), {}) == 1
+
+
+def test_a_number_that_chooses_is_one_that_the_model_compares_with():
+    nodes = [Node("Equal", ("rate", "sixteen"), ("is",)), Node("Equal", ("rate", "eight"), ("or",))]
+    constants = {"sixteen": np.array(16000), "eight": np.array([8000])}
+    specs = [TensorSpec("rate", (), "int64")]
+    found = {int(sample_inputs(graph_of(specs, nodes, constants), seed=seed)["rate"]) for seed in range(20)}
+    assert found == {16000, 8000}
+
+
+def test_the_rows_of_a_state_are_those_of_the_input():
+    specs = [TensorSpec("x", ("unk__1", "unk__2")), TensorSpec("state", (2, "unk__3", 8))]
+    found = sample_inputs(graph_of(specs), batch=3, time=7)
+    assert found["x"].shape == (3, 7)
+    assert found["state"].shape == (2, 3, 8)
