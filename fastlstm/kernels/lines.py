@@ -8,6 +8,7 @@ from collections.abc import Callable
 from fastlstm.kernels.activations import exp
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
 from fastlstm.kernels.memory import partial_store
+from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import SCRATCH
 from fastlstm.simd import fma, load_f32, store_f32, vload, vsplat, vsplat_load
 
@@ -117,6 +118,18 @@ def reduce(name: str) -> Compiled:
     return kernel
 
 
+@inlined
+def _first(start, step):
+    """The first tap at or behind position 0."""
+    return (step - 1 - start) // step if start < 0 else 0
+
+
+@inlined
+def _past(start, step, taps, size):
+    """The tap behind the last one before position `size`."""
+    return min(taps, (size - start + step - 1) // step) if start + (taps - 1) * step >= size else taps
+
+
 def max_pool() -> Compiled:
     """Out = the largest of each window of images [planes, H, W].
 
@@ -130,17 +143,17 @@ def max_pool() -> Compiled:
             for plane in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
                 x, out = arg(args, 0) + 4 * plane * height * width, arg(args, 1) + 4 * plane * out_h * out_w
                 for row in range(out_h):
+                    y, y_step = row * arg(args, 9) - arg(args, 11), arg(args, 13)
                     for column in range(out_w):
+                        at, step = column * arg(args, 10) - arg(args, 12), arg(args, 14)
                         largest = -math.inf
-                        for i in range(arg(args, 7)):
-                            y = row * arg(args, 9) - arg(args, 11) + i * arg(args, 13)
-                            if y >= 0 and y < height:
-                                for j in range(arg(args, 8)):
-                                    at = column * arg(args, 10) - arg(args, 12) + j * arg(args, 14)
-                                    if at >= 0 and at < width:
-                                        value = load_f32(x + 4 * (y * width + at))
-                                        if value > largest or value != value:
-                                            largest = value
+                        # Only what lies inside the image is looked at.
+                        for i in range(_first(y, y_step), _past(y, y_step, arg(args, 7), height)):
+                            line = x + 4 * ((y + i * y_step) * width + at)
+                            for j in range(_first(at, step), _past(at, step, arg(args, 8), width)):
+                                value = load_f32(line + 4 * j * step)
+                                if value > largest or value != value:
+                                    largest = value
                         store_f32(out + 4 * (row * out_w + column), largest)
             part = next_share(frame, part)
         return 0

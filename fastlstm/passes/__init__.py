@@ -83,6 +83,7 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
     on(RECURRENT_OPS, states.absent_states, states.broadcast_states, stacks.reversed_layer)
     on("MatMul", fuse.dense_of_matmul)
     on("Gemm", fuse.dense_of_gemm)
+    on("BatchNormalization", convolve.normalised_convolution)
     on("Conv", convolve.conv_of_groups, convolve.dense_of_conv)
     on("Add", fuse.dense_bias)
     on("GlobalAveragePool", fuse.pooled_mean)

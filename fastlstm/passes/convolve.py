@@ -15,7 +15,7 @@ import numpy.typing as npt
 from fastlstm.graph import Node
 from fastlstm.passes.rewrite import Scope
 
-__all__ = ["conv_of_groups", "dense_of_conv"]
+__all__ = ["conv_of_groups", "dense_of_conv", "normalised_convolution"]
 
 Array = npt.NDArray[Any]
 
@@ -115,3 +115,42 @@ def _weight(scope: Scope, node: Node) -> tuple[Array | None, tuple[Any, ...]]:
     if node.input(2) and scope.const(node.input(2)) is None:
         return None, ()
     return weight, shape
+
+
+def normalised_convolution(scope: Scope, node: Node) -> list[Node] | None:
+    """``BatchNormalization(f(x, weight, bias))``  →  ``f(x, weight * scale, (bias - mean) * scale + shift)``.
+
+    f is a Conv, or the Dense and Transpose that it has become. Only where nothing else reads the result of f: it
+    would have to be computed twice.
+    """
+    turned = scope.maker(node.input(0), "Transpose")
+    before = scope.maker(turned.input(0) if turned is not None else node.input(0), "Conv", "Dense")
+    if before is None or before.input(3) or any(node.outputs[1:]) or (turned is None) != (before.op == "Conv"):
+        return None
+    if not scope.sole(node.input(0)) or not scope.sole(before.outputs[0]):
+        return None
+    perm = [] if turned is None else list(turned.attrs.get("perm", ()))
+    if turned is not None and (len(perm) < 2 or perm[1] != len(perm) - 1):
+        return None  # the channels are not the columns
+    names = [before.input(1), *node.inputs[1:5], *([before.input(2)] if before.input(2) else [])]
+    arrays = [scope.const(name) for name in names]
+    if any(a is None or a.dtype != np.float32 for a in arrays):
+        return None
+    weight, gain, shift, mean, variance, *rest = (a.astype(np.float64) for a in arrays if a is not None)
+    channels = weight.shape[:1] if before.op == "Conv" else weight.shape[1:]
+    if any(a.shape != channels for a in (gain, shift, mean, variance, *rest)):
+        return None
+    with np.errstate(all="ignore"):
+        scale = gain / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+    if not np.isfinite(scale).all():
+        return None
+    bias = shift + ((rest[0] if rest else 0.0) - mean) * scale
+    scaled = weight * (scale if before.op == "Dense" else scale.reshape(-1, *[1] * (weight.ndim - 1)))
+    out = node.outputs[0] if turned is None else scope.fresh(node.outputs[0])
+    inputs = (
+        before.input(0),
+        scope.constant(f"{before.input(1)}.scaled", scaled.astype(np.float32)),
+        scope.constant(f"{node.outputs[0]}.bias", bias.astype(np.float32)),
+    )
+    new = [Node(before.op, inputs, (out,), before.attrs, before.name or node.name)]
+    return new if turned is None else [*new, Node("Transpose", (out,), node.outputs[:1], {"perm": perm})]

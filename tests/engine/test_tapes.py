@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import ops
+from fastlstm import ops, reference
 from fastlstm.emit import EMITTERS
 from fastlstm.emit.convolution import _Shape
 from fastlstm.executor import Executor
@@ -276,3 +276,11 @@ def test_what_does_not_fit_is_said_by_the_node_and_reads_no_memory_of_others(op,
     graph = Graph((TensorSpec("x", (1, 3, 8)),), (TensorSpec("y", ("...",)),), (node,), constants)
     with pytest.raises(fastlstm.InputError, match=says):
         Executor(graph).run({"x": normal(1, 3, 8)})
+
+
+def test_batch_normalisation_becomes_part_of_the_convolution_before_it():
+    model, x = crnn(), normal(2, 5, 30)
+    assert "BatchNormalization" not in [node.op for node in model.plan.graph.nodes]
+    expected = reference.run(model.graph, {"x": x})
+    for name, got in model.run({"x": x}).items():
+        np.testing.assert_allclose(got, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
