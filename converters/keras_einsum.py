@@ -67,7 +67,7 @@ def _einsum_dense(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     axes = config.get("bias_axes")
     if axes is not None:
         y = emit.binary("Add", y, layer.constant("bias", layer.weight("bias", _bias(layer, axes, target, sizes))), "")
-    return [activated(layer, y.with_mask(x.mask))]
+    return [activated(layer, y)]
 
 
 def _sizes(layer: Layer, x: Tensor, source: str, target: str, new: Sequence[str]) -> dict[str, Dim]:
@@ -118,4 +118,4 @@ KINDS: Mapping[str, Kind] = {
         "an ellipsis on the right, axes that input, kernel and output share, lora",
     ),
 }
-"""EinsumDense."""
+"""EinsumDense. It does not hand on a mask."""

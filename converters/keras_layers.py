@@ -82,6 +82,12 @@ def _unchanged(*training_only: str) -> Any:
     return convert
 
 
+def _identity(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the input; Keras 2 drops its mask."""
+    x = layer.one(inputs)
+    return [x.with_mask(None) if layer.major == 2 else x]
+
+
 KINDS: Mapping[str, Kind] = {
     "InputLayer": Kind(_unchanged(), options="dtype float or integer", refused="sparse, ragged, string inputs"),
     "Dense": Kind(_dense, kernel_and_bias, "units, use_bias, activation", "lora, quantised weights"),
@@ -95,6 +101,6 @@ KINDS: Mapping[str, Kind] = {
     "AlphaDropout": Kind(_unchanged("rate", "noise_shape"), options="nothing at inference"),
     "GaussianNoise": Kind(_unchanged("stddev"), options="nothing at inference"),
     "ActivityRegularization": Kind(_unchanged("l1", "l2"), options="nothing at inference"),
-    "Identity": Kind(_unchanged()),
+    "Identity": Kind(_identity),
 }
 """The everyday layers."""

@@ -116,7 +116,7 @@ def _rms_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     scale = _along(layer, x, axes, layer.weight("scale", _sizes(layer, x, axes)))
     mean = emit.reduce("ReduceMean", emit.like("Mul", x, x), axes, keepdims=True)
     root = emit.like("Sqrt", emit.like("Add", mean, emit.number(layer.config.number("epsilon", 1e-6))))
-    return [emit.like("Mul", emit.like("Div", x, root), layer.constant("scale", scale)).with_mask(x.mask)]
+    return [emit.like("Mul", emit.like("Div", x, root), layer.constant("scale", scale)).with_mask(None)]
 
 
 def _unit_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -174,14 +174,18 @@ def _numbers(layer: Layer, key: str, default: float) -> Array:
     return array
 
 
+def _unmasked_in_keras_2(layer: Layer, x: Tensor) -> Tensor:
+    return x.with_mask(None) if layer.major == 2 else x
+
+
 def _rescaling(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
-    x = layer.emit.floats(layer.one(inputs))
+    x = _unmasked_in_keras_2(layer, layer.emit.floats(layer.one(inputs)))
     return [_scaled(layer, x, _numbers(layer, "scale", 1.0), _numbers(layer, "offset", 0.0))]
 
 
 def _normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     config = layer.config
-    x = layer.emit.floats(layer.one(inputs))
+    x = _unmasked_in_keras_2(layer, layer.emit.floats(layer.one(inputs)))
     axes = [] if config.get("axis", -1) is None else _axes(layer, x, -1)
     shape = _sizes(layer, x, axes)
     if config.get("mean") is None and config.get("variance") is None:
@@ -216,4 +220,4 @@ KINDS: Mapping[str, Kind] = {
     "Normalization": Kind(_normalization, _normalization_slots, "axis, mean and variance, adapted or given, invert"),
     "Rescaling": Kind(_rescaling, options="scale, offset"),
 }
-"""Layers that normalise; all of them hand on their input's mask."""
+"""Layers that normalise; but for RMSNormalization all hand on their input's mask, the last two in Keras 3 only."""

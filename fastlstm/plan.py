@@ -215,7 +215,10 @@ def _is_native(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mappi
     if node.op == "Unsqueeze":
         return _new_axis(node, graph, labels) is not None and "1" in labels[y] and _known_width(graph, infos, x, y)
     if node.op == "Transpose":
-        return sorted(labels[x]) == sorted(labels[y]) and labels[x] != labels[y] and _known_width(graph, infos, x, y)
+        perm = node.attrs.get("perm") or range(len(labels[x]))[::-1]
+        moved = "".join(labels[x][axis] for axis in perm) if len(perm) == len(labels[x]) else ""
+        # Two layers may read one value along different axes, so that its labels are not those of the other.
+        return moved == labels[y] != labels[x] and _known_width(graph, infos, x, y)
     if node.op == "Dense":
         return all(not n or n in constants for n in node.inputs[1:]) and labels[x] == labels[y]
     if node.op in ("Softmax", "LogSoftmax"):

@@ -247,3 +247,28 @@ def test_a_keras_model_streams_with_what_stands_around_its_recurrent_layers(tmp_
     steps = [stream.step(frame) for frame in X[0]]
     for t in range(T):  # the last of the first t steps is what the stream gave at t, to the bit
         np.testing.assert_array_equal(steps[t], found(X[:1, : t + 1])[0])
+
+
+def test_one_layer_over_time_and_one_over_features_read_the_same_value(tmp_path: Path) -> None:
+    inputs = {
+        "class_name": "InputLayer",
+        "config": {"name": "x", "batch_input_shape": [None, T, F], "dtype": "float32"},
+    }
+    made = [
+        (layer("Activation", "bent", activation="tanh"), "x"),
+        (layer("LSTM", "over_time", units=H, return_sequences=True), "bent"),
+        (layer("Permute", "turned", dims=[2, 1]), "bent"),
+        (layer("LSTM", "over_features", units=H, return_sequences=True), "turned"),
+    ]
+    layers = [{**data, "name": data["config"]["name"], "inbound_nodes": [[[read, 0, 0, {}]]]} for data, read in made]
+    config = {"name": "m", "layers": [{**inputs, "name": "x", "inbound_nodes": []}, *layers]}
+    config |= {"input_layers": [["x", 0, 0]], "output_layers": [["over_time", 0, 0], ["over_features", 0, 0]]}
+    names = ("kernel:0", "recurrent_kernel:0", "bias:0")
+    stored = {
+        name: dict(zip(names, arrays((n, 4 * H), (H, 4 * H), (4 * H,)), strict=True))
+        for name, n in (("over_time", F), ("over_features", T))
+    }
+    path = write_h5(tmp_path / "m.h5", {"class_name": "Functional", "config": config}, stored)
+    found = load(path).run({"x": X})
+    for name, x in (("over_time", np.tanh(X)), ("over_features", np.tanh(X).transpose(0, 2, 1))):
+        np.testing.assert_allclose(found[name], keras_lstm(x, *stored[name].values()), atol=1e-6)

@@ -86,6 +86,14 @@ def heads_take_masks_away() -> Any:
     return keras.Model([words, others], [L.LSTM(3, return_sequences=True)(z) for z in (before, block, after, deep)])
 
 
+def masks_handed_on() -> Any:
+    words = Input((6,), dtype="int32")
+    x = L.Embedding(20, 4, mask_zero=True)(words)
+    kinds = [L.EinsumDense("abc,cd->abd", (None, 4)), L.RMSNormalization(), L.UnitNormalization(), L.Identity()]
+    kinds += [L.GroupNormalization(2), L.PReLU(), L.UpSampling1D(2), L.TimeDistributed(L.Dense(4)), L.Rescaling(2.0)]
+    return keras.Model(words, [L.LSTM(3, return_sequences=True)(kind(x)) for kind in kinds])
+
+
 def normalisations() -> Any:
     x = Input((None, 6))
     kinds = [
@@ -206,7 +214,8 @@ def operations() -> Any:
 
 MODELS: list[Callable[[], Any]] = [
     masked_sentiment, masking_layer_in_a_functional_model, merge_modes, cells, encoder_and_decoder_with_attention,
-    masked_attention, masked_heads, heads_take_masks_away, normalisations, transposed_convolutions, activations,
+    masked_attention, masked_heads, heads_take_masks_away, masks_handed_on, normalisations, transposed_convolutions,
+    activations,
     backwards_first, convolutions, convolutional_recurrent, distributed_over_time, moved_and_bent,
     merged, merged_under_masks, nested_and_shared, stateful, operations,
 ]  # fmt: skip
