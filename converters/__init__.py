@@ -23,6 +23,8 @@ FORMATS: Mapping[str, str] = MappingProxyType(
         ".onnx": "onnx_",
         ".pt": "pt_",
         ".pth": "pt_",
+        ".jit": "pt_",
+        ".torchscript": "pt_",
         ".pt2": "torch_",
         ".safetensors": "state_dict_",
         ".keras": "keras_",

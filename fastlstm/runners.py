@@ -221,7 +221,7 @@ def _by_name(arrays: Sequence[Array], graph: Graph) -> dict[str, Array]:
 
 def _is_torchscript(path: Path) -> bool:
     """Return whether a .pt file is a TorchScript archive: it holds code beside its data."""
-    if path.suffix.lower() not in (".pt", ".pth") or not zipfile.is_zipfile(path):
+    if path.suffix.lower() not in (".pt", ".pth", ".jit", ".torchscript") or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())

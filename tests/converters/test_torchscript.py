@@ -347,7 +347,7 @@ class CellLoop(nn.Module):
 @pytest.mark.parametrize("kind", ["cat", "stack"])
 def test_a_loop_over_the_frames_becomes_a_loop(tmp_path: Path, form: str, kind: str) -> None:
     module = CellLoop(kind)
-    graph = load_graph(save(module, tmp_path / "m.pt", form))
+    graph = load_graph(save(module, tmp_path / ("m.jit" if form == "frozen" else "m.torchscript"), form))
     assert str(graph.inputs[0]) == "x: float32[batch, time, 4]"
     assert [node.op for node in graph.nodes].count("Loop") == 1
     for batch, time in [(3, 5), (2, 9), (1, 1)]:
