@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.memory import aligned
+
 __all__ = [
-    "aligned", "gate_panels", "gate_rows", "gate_tail", "integer_panels", "padded", "panels_of", "plain_panels",
+    "gate_panels", "gate_rows", "gate_tail", "integer_panels", "padded", "panels_of", "plain_panels",
     "tail_vectors",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
-LINE = 64  # bytes of a cache line
 
 
 def panels_of(units: int, lanes: int) -> int:
@@ -79,15 +80,6 @@ def integer_panels(panels: Array, scales: Array, bits: int, together: int, offse
     whole = whole.reshape(count, groups, together, vectors, lanes).transpose(0, 1, 3, 4, 2)
     parts.append(np.ascontiguousarray(whole))
     return aligned(np.concatenate([part.reshape(count, -1).view(np.uint8) for part in parts], axis=1))
-
-
-def aligned(array: Array) -> Array:
-    """Return a copy that starts a cache line: a vector's load across two lines counts twice."""
-    room = np.empty(array.nbytes + LINE, np.uint8)
-    start = -room.ctypes.data % LINE
-    out = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
-    out[...] = array
-    return out
 
 
 def plain_panels(weight: Array, vectors: int, lanes: int) -> Array:
