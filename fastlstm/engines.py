@@ -460,7 +460,7 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
     infos = passes.shapes.infer(graph)
     for node in recurrent:
         known = infos[node.input(0)].shape
-        if known is None or isinstance(known[0], str):
+        if not by_hand and (known is None or isinstance(known[0], str)):
             return None  # time is there to be seen, and the model does not go on in it
     carried = []
     for given, shown in pairs.items():
