@@ -404,6 +404,8 @@ def _choices(spec: TensorSpec) -> list[tuple[int | None, int | None]]:
     if len(open_axes) < 2:
         times = [i for i in range(rank) if i in (0, 1) or i == rank - 1] if not open_axes else times
         times += [i for i in range(rank) if i not in times]
+    if rank == 2 and spec.shape[0] == 1:  # a batch of one, as a cell takes it
+        times = [t for t in times if t != 0]
     found: list[tuple[int | None, int | None]] = []
     for t in times:
         found += [(t, b) for b in (0, 1) if b != t and b < rank]
