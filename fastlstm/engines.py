@@ -254,6 +254,10 @@ def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
         return GraphEngine(_unrolled(graph, shown), threads)
     except UnsupportedError as error:
         called = _call_by_call(graph, shown, bool(hand))
+        if called is None and shown and not hand:
+            raise UnsupportedError(
+                f"{error} If one call is one frame of it, say which states go from call to call: state={shown}."
+            ) from None
         if called is None:
             raise error from None
         return GraphEngine(called, threads)

@@ -91,11 +91,11 @@ def vad() -> tuple[Any, dict[str, str], dict[str, Any]]:
     m = Maker()
     condition = m("Equal", "rate", np.array(16000))
     branches = {"then_branch": vad_body(17, 16, 1, {}), "else_branch": vad_body(9, 8, 2, {})}
-    m.nodes.append(helper.make_node("If", [condition], ["score", "after"], **branches))
+    m.nodes.append(helper.make_node("If", [condition], ["score", "stateN"], **branches))
     graph = m.graph(
         "vad",
         {"frame": ["batch", "samples"], "state": [2, "batch", 24], "rate": []},
-        {"score": ["batch", 1], "after": [2, "batch", 24]},
+        {"score": ["batch", 1], "stateN": [2, "batch", 24]},
     )
     rng = np.random.default_rng(5)
     samples = {16000: 64, 8000: 32}
@@ -106,7 +106,7 @@ def vad() -> tuple[Any, dict[str, str], dict[str, Any]]:
         }
         for rate in samples
     }
-    return graph, {"state": "after"}, feeds
+    return graph, {"state": "stateN"}, feeds
 
 
 def denoiser() -> tuple[Any, dict[str, str], dict[str, Any]]:
@@ -208,3 +208,11 @@ def test_frame_by_frame_with_its_state_fed_back(build: Callable[[], Any]):
             np.testing.assert_array_equal(np.ravel(step), np.ravel(got[shown[0]]))
             theirs = {name: expected[after] for name, after in pairs.items()}
             ours = {name: got[after] for name, after in pairs.items()}
+
+
+def test_a_model_that_streams_call_by_call_only_says_which_states_to_name():
+    graph, pairs, _ = vad()
+    model = fastlstm.from_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    with pytest.raises(fastlstm.UnsupportedError, match=r"go from call to call: state=\{'state': 'stateN'\}"):
+        model.stream()
+    model.stream(state=pairs)
