@@ -6,7 +6,18 @@ from fastlstm import layout
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.simd import call_kernel, load_i64
 
-__all__ = ["active_rows", "arg", "bound", "first_share", "next_share", "origin", "row_stride", "time_stride", "word"]
+__all__ = [
+    "active_rows",
+    "arg",
+    "bound",
+    "first_share",
+    "is_last",
+    "next_share",
+    "origin",
+    "row_stride",
+    "time_stride",
+    "word",
+]
 
 SLOTS, START, ACTIVE, ROWS, TOTAL = layout.SLOTS, layout.START, layout.ACTIVE, layout.ROWS, layout.TOTAL
 WORKERS, FOLLOWING = layout.WORKERS, layout.FOLLOWING
@@ -81,6 +92,12 @@ def next_share(frame, done):
     if load_i64(frame + 8 * WORKERS) == 1:
         return -1
     return call_kernel(load_i64(frame + 8 * FOLLOWING), frame, done)
+
+
+@inlined
+def is_last(frame, share):
+    """Whether no share comes after this one; there is one such share, also where some have no items."""
+    return share + 1 == load_i64(frame + 8 * WORKERS)
 
 
 @inlined

@@ -23,6 +23,7 @@ from fastlstm.kernels.frame import (
     arg,
     bound,
     first_share,
+    is_last,
     next_share,
     origin,
     row_stride,
@@ -94,7 +95,7 @@ def lstm(
                 whole, last_width, table + 8 * rows,
             )  # fmt: skip
             left -= n
-        if tail > 0 and last == panels:
+        if tail > 0 and is_last(frame, share):
             rest, place = z + panels * 4 * width, panels * width
             tail_run(k, rows, h_rows, 1, weights + panels * stride, 0, rest, z_row, rest, z_row)
             tail_cells(rows, rest, z_row, c + place, c_row, y + place, y_row, arg(args, EXTRA_3), table + 8 * rows)
@@ -133,7 +134,7 @@ def over_time(
         units = lanes * (last - first)
         if last == panels and last > first:
             units += last_width - lanes
-        if tail and last == panels:
+        if tail and is_last(frame, share):
             units += arg(args, EXTRA_2)
         return 4 * lanes * first, units
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fastlstm
+from fastlstm import program, segment
 from fastlstm.machine import detect
 from fastlstm.pack import tail_vectors
 
@@ -64,6 +65,24 @@ def test_a_small_layer_with_a_tail_gives_one_row_the_bits_it_has_in_a_batch() ->
         x = np.random.default_rng(2).normal(size=(STEPS, 3, FEATURES)).astype(np.float32)
         alone = [layer(x[:, b : b + 1])[0] for b in range(3)]
         np.testing.assert_array_equal(np.concatenate(alone, axis=1), layer(x)[0])
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_a_tail_is_one_workers_share_also_where_workers_outnumber_panels(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment, "WORTH_A_WORKER", 1)
+    monkeypatch.setattr(program, "WORTH_A_TEAM", 0)
+    hidden = LANES + LANES // 4
+    for directions in (1, 2):
+        alone, shared = (fastlstm.LSTM(*weights(hidden, directions), threads=n) for n in (1, threads))
+        x = np.random.default_rng(3).normal(size=(STEPS, 3, FEATURES)).astype(np.float32)
+        y, (h, c) = alone(x)
+        for _ in range(30):
+            other, (h_n, c_n) = shared(x)
+            np.testing.assert_array_equal(other, y)
+            np.testing.assert_array_equal(h_n, h)
+            np.testing.assert_array_equal(c_n, c)
 
 
 def test_the_plan_says_that_gates_share_vectors() -> None:
