@@ -17,9 +17,9 @@ import pytest
 import fastlstm
 from bench.cases import Case
 from fastlstm.kernels import ulp
-from fastlstm.program import Program
 from fastlstm.quantise import PRECISIONS
-from fastlstm.segment import Segment
+from fastlstm.segments.program import Program
+from fastlstm.segments.segment import Segment
 
 CASES = (
     Case("sequence", "LSTM", 100, 1, 1, 20),

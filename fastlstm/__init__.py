@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fastlstm.graph import Graph, Node, TensorSpec
     from fastlstm.layers import GRU, LSTM, RNN
     from fastlstm.model import Model
-    from fastlstm.pool import StreamPool
-    from fastlstm.stream import Stream
+    from fastlstm.streaming.pool import StreamPool
+    from fastlstm.streaming.stream import Stream
 
     Precision = str | Mapping[str, str]
 
@@ -31,8 +31,9 @@ __all__ = [
 ]  # fmt: skip
 
 _LAZY = {
-    "GRU": "layers", "LSTM": "layers", "RNN": "layers", "Model": "model", "Stream": "stream", "StreamPool": "pool",
+    "GRU": "layers", "LSTM": "layers", "RNN": "layers", "Model": "model",
     "Graph": "graph", "Node": "graph", "TensorSpec": "graph",
+    "Stream": "streaming.stream", "StreamPool": "streaming.pool",
 }  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from fastlstm import machine, native, ops
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.plan import Plan, make_plan
-from fastlstm.segment import Segment
-from fastlstm.tapes import Tapes
+from fastlstm.segments.segment import Segment
+from fastlstm.tapes.by_shape import Tapes
 
 __all__ = ["Executor"]
 

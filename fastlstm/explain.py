@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from fastlstm.machine import Machine
-from fastlstm.program import Instruction
-from fastlstm.segment import Segment
-from fastlstm.split import SplitProgram
+from fastlstm.segments.program import Instruction
+from fastlstm.segments.segment import Segment
+from fastlstm.segments.split import SplitProgram
 
 __all__ = ["as_data", "bound", "division"]
 

@@ -1,7 +1,7 @@
 """The words that Python and compiled code share: all of them are int64, all addresses are absolute.
 
 A *program* is a table of stages and instructions, a *slot* says where a value lies, and a *frame* is what one
-worker needs to run a program once. `fastlstm.program` writes them, `fastlstm.kernels` reads them.
+worker needs to run a program once. `fastlstm.segments.program` writes them, `fastlstm.kernels` reads them.
 
     program   n_stages, then a stage: kind, block, n_instructions, then an instruction: kernel address, words of
               arguments, the arguments

@@ -18,9 +18,9 @@ from fastlstm.plan import Plan
 from fastlstm.quantise import quantise
 
 if TYPE_CHECKING:
-    from fastlstm.engines import Engine
-    from fastlstm.pool import StreamPool
-    from fastlstm.stream import Stream
+    from fastlstm.streaming.engines import Engine
+    from fastlstm.streaming.pool import StreamPool
+    from fastlstm.streaming.stream import Stream
 
 __all__ = ["Model"]
 
@@ -109,19 +109,19 @@ class Model:
 
     def stream(self, batch: int = 1, state: Mapping[str, str] | None = None) -> Stream:
         """Return a new `Stream` of `batch` rows; `state` pairs state inputs with outputs by hand."""
-        from fastlstm.stream import Stream
+        from fastlstm.streaming.stream import Stream
 
         return Stream(self, batch, state)
 
     def streams(self, capacity: int, state: Mapping[str, str] | None = None) -> StreamPool:
         """Return a `StreamPool`: up to `capacity` streams that advance together, any of them at a time."""
-        from fastlstm.pool import StreamPool
+        from fastlstm.streaming.pool import StreamPool
 
         return StreamPool(self, capacity, state)
 
     def streaming_engine(self, state: Mapping[str, str] | None = None) -> Engine:
         """Return what a stream runs on; made once, so that streams share their weights."""
-        from fastlstm.engines import engine_for
+        from fastlstm.streaming.engines import engine_for
 
         key = tuple(sorted((state or {}).items()))
         if key not in self._streaming:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.kernels import compiler
-from fastlstm.program import Program, address_of
+from fastlstm.segments.program import Program, address_of
 
 __all__ = ["entry", "never"]
 

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fastlstm.build import build_segment, consumer_width
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.machine import Machine
 from fastlstm.passes import shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE
-from fastlstm.segment import Segment
+from fastlstm.segments.build import build_segment, consumer_width
+from fastlstm.segments.segment import Segment
 
 __all__ = ["Plan", "make_plan", "row_labels"]
 
@@ -54,7 +54,7 @@ class Plan:
     def as_data(self, batch: int = 1) -> list[dict[str, Any]]:
         """Return the plan as plain data, a dict a step; the bounds are those of a batch of so many rows."""
         from fastlstm import explain
-        from fastlstm.emit import EMITTERS  # which reads this module's tables
+        from fastlstm.tapes import EMITTERS  # which reads this module's tables
 
         rows: list[dict[str, Any]] = []
         for part in self.parts:
@@ -65,7 +65,7 @@ class Plan:
                 if part.op in RECURRENT_OPS:  # with computed weights: see Executor.repacked
                     kernel, note = "recurrent", "packed at each call"
                 elif part.op in EMITTERS:
-                    kernel, note = "tape", "for the sizes of each call: see fastlstm.tape"
+                    kernel, note = "tape", "for the sizes of each call: see fastlstm.tapes.tape"
                 elif part.op in ("Loop", "Scan"):
                     note = "no known cell: runs round by round, as written"
                 rows.append({"step": part.op, "kernel": kernel, "name": part.name or part.output(0), "note": note})

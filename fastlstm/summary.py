@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastlstm.emit import EMITTERS
 from fastlstm.graph import RECURRENT_OPS, Graph, Node
 from fastlstm.passes import shapes
 from fastlstm.plan import Plan
+from fastlstm.tapes import EMITTERS
 
 __all__ = ["Layer", "summarise"]
 
@@ -31,7 +31,7 @@ class Layer:
         Multiply-adds for one time step of one batch row.
     kernel : str
         What runs it; "layout" for nodes that only say how values lie in memory, "tape" for those whose
-        kernels are called for the sizes of each call (`fastlstm.tape`), "NumPy" for those without a
+        kernels are called for the sizes of each call (`fastlstm.tapes.tape`), "NumPy" for those without a
         kernel.
     """
 

@@ -12,7 +12,7 @@ from fastlstm.fileformat import StoredModel
 from fastlstm.graph import Graph
 from fastlstm.model import Model
 from fastlstm.plan import Plan
-from fastlstm.segment import Segment
+from fastlstm.segments.segment import Segment
 from fastlstm.summary import summarise
 
 

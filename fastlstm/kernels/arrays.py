@@ -1,8 +1,8 @@
 """Arrays of any shape, outside the rows of a segment: copies with strides, functions of an element, broadcasting.
 
-Addresses and sizes are fixed when a tape is recorded (see `fastlstm.tape`), so they stand in the arguments. An
+Addresses and sizes are fixed when a tape is recorded (see `fastlstm.tapes.tape`), so they stand in the arguments. An
 array has up to five axes here, the last one innermost; strides are in bytes. Whole vectors may be read behind an
-array's end (`fastlstm.tape` leaves room there), but nothing is written past it: another worker's part begins there.
+array's end (a tape leaves room there), but nothing is written past it: another worker's part begins there.
 """
 
 from __future__ import annotations

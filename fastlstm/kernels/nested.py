@@ -1,4 +1,4 @@
-"""A segment's program as one instruction of another program (see `fastlstm.tape`)."""
+"""A segment's program as one instruction of another program (see `fastlstm.tapes.tape`)."""
 
 from __future__ import annotations
 

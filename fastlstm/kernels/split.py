@@ -1,4 +1,4 @@
-"""Running the parts of a program whose batch is divided: see `fastlstm.split`."""
+"""Running the parts of a program whose batch is divided: see `fastlstm.segments.split`."""
 
 from __future__ import annotations
 

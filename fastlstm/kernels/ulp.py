@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout, machine
-from fastlstm.program import Instruction, Program, Slot, Stage
+from fastlstm.segments.program import Instruction, Program, Slot, Stage
 
 __all__ = ["largest_error", "main"]
 

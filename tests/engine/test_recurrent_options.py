@@ -33,8 +33,9 @@ from recurrent_models import (
 )
 
 import fastlstm
-from fastlstm import machine, program, reference, segment
+from fastlstm import machine, reference
 from fastlstm.graph import TensorSpec
+from fastlstm.segments import program, segment
 
 Array = npt.NDArray[Any]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import fastlstm
-from fastlstm import program, segment
 from fastlstm.machine import detect
 from fastlstm.pack import tail_vectors
+from fastlstm.segments import program, segment
 
 LANES = detect().lanes
 FEATURES, STEPS = 7, 19

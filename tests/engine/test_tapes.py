@@ -10,11 +10,11 @@ import pytest
 
 import fastlstm
 from fastlstm import ops, reference
-from fastlstm.emit import EMITTERS
-from fastlstm.emit.convolution import _Shape
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
 from fastlstm.model import Model
+from fastlstm.tapes import EMITTERS
+from fastlstm.tapes.convolution import _Shape
 
 RNG = np.random.default_rng(3)
 

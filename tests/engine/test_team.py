@@ -14,7 +14,7 @@ import pytest
 
 import fastlstm
 from fastlstm import machine, team
-from fastlstm.split import SplitProgram, worth_splitting
+from fastlstm.segments.split import SplitProgram, worth_splitting
 
 pytestmark = pytest.mark.skipif(not team.available(), reason="teams need POSIX threads")
 

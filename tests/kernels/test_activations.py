@@ -9,7 +9,7 @@ from fastlstm import layout, machine
 from fastlstm.graph import ACTIVATIONS
 from fastlstm.kernels import ulp
 from fastlstm.ops.activations import activation
-from fastlstm.program import Instruction, Program, Slot, Stage
+from fastlstm.segments.program import Instruction, Program, Slot, Stage
 
 
 @pytest.mark.parametrize("name", ["Sigmoid", "Tanh"])

@@ -18,7 +18,8 @@ TARGETS = {"SSE": ("x86-64", "+sse,+sse2", 4), "AVX2": ("haswell", AVX2, 8)}
 SCRIPT = """
 import numpy as np
 import fastlstm
-from fastlstm import machine, program, reference, segment
+from fastlstm import machine, reference
+from fastlstm.segments import program, segment
 
 segment.WORTH_A_WORKER, program.WORTH_A_TEAM = 1, 0  # a team for the smallest call
 rng = np.random.default_rng(0)

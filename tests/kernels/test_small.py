@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import machine, small_gru
+from fastlstm import machine
 from fastlstm.kernels import compiler
-from fastlstm.small import MOST_INPUTS, packed, passes_of
+from fastlstm.segments import small_gru
+from fastlstm.segments.small import MOST_INPUTS, packed, passes_of
 
 MACHINE = machine.detect()
 LANES = MACHINE.lanes

@@ -1,4 +1,4 @@
-"""What collects the slots and kernel calls of a segment while its nodes are walked: see `fastlstm.build`."""
+"""What collects the slots and kernel calls of a segment while its nodes are walked: see `build.py`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fastlstm.graph import Graph
 from fastlstm.kernels.limits import BYTE_OFFSET
 from fastlstm.machine import Machine
 from fastlstm.pack import integer_panels, panels_of
-from fastlstm.program import Instruction, Slot
-from fastlstm.segment import State
+from fastlstm.segments.program import Instruction, Slot
+from fastlstm.segments.segment import State
 
 __all__ = ["LAST_STAGE", "Builder", "packed_panels", "quantised"]
 

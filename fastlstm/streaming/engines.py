@@ -1,7 +1,7 @@
 """What a stream runs on: one native call for most models, a graph run part by part for the others.
 
 `engine_for` chooses. A `SegmentEngine` has the whole model in one segment, whose program keeps the states where the
-kernels read them. A `GraphEngine` runs the graph that `fastlstm.timeline` has made, in which the states are inputs
+kernels read them. A `GraphEngine` runs the graph that `timeline.py` has made, in which the states are inputs
 and outputs. Both `open` a *run*: the states of one stream.
 """
 
@@ -21,12 +21,12 @@ from fastlstm.errors import UnsupportedError
 from fastlstm.executor import Executor
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
 from fastlstm.native import Call, never
-from fastlstm.pairs import final_states, initial_states, state_pairs
 from fastlstm.plan import make_plan, row_labels
-from fastlstm.ports import Port
-from fastlstm.segment import Segment
-from fastlstm.timeline import FRAMES, ROWS, Carried, Unrolled, refusal
-from fastlstm.timeline_rules import unroll
+from fastlstm.segments.segment import Segment
+from fastlstm.streaming.pairs import final_states, initial_states, state_pairs
+from fastlstm.streaming.ports import Port
+from fastlstm.streaming.timeline import FRAMES, ROWS, Carried, Unrolled, refusal
+from fastlstm.streaming.timeline_rules import unroll
 
 if TYPE_CHECKING:
     from fastlstm.model import Model

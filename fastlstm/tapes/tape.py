@@ -2,7 +2,7 @@
 
 With the sizes of all inputs known, the sizes of everything else are, and whatever depends on sizes alone is a
 constant. A `Tape` is recorded while the model runs for inputs of a shape for the first time: operators that have
-kernels (`fastlstm.emit`) become instructions with fixed addresses, segments become one instruction, everything else
+kernels (`EMITTERS`) become instructions with fixed addresses, segments become one instruction, everything else
 becomes a call of `fastlstm.ops`. Run again, a tape does no more than that. Stretches of instructions are one native
 call each.
 
@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout, ops
-from fastlstm.emit import EMITTERS
-from fastlstm.emit.recorder import Cell, Recorder, address
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
 from fastlstm.kernels import compiler
-from fastlstm.program import Program, Stage
-from fastlstm.segment import COMPLAINT, Segment, axes_of
+from fastlstm.segments.program import Program, Stage
+from fastlstm.segments.segment import COMPLAINT, Segment, axes_of
+from fastlstm.tapes import EMITTERS
+from fastlstm.tapes.recorder import Cell, Recorder, address
 
 if TYPE_CHECKING:
     from fastlstm.executor import Executor

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import small, small_gru
-from fastlstm.builder import LAST_STAGE, Builder, packed_panels, quantised
 from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Node
 from fastlstm.memory import aligned
 from fastlstm.pack import gate_panels, gate_rows, gate_tail, panels_of, plain_panels, tail_vectors
-from fastlstm.program import Instruction, Slot, address_of
-from fastlstm.segment import State
+from fastlstm.segments import small, small_gru
+from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
+from fastlstm.segments.program import Instruction, Slot, address_of
+from fastlstm.segments.segment import State
 
 __all__ = ["recurrent"]
 

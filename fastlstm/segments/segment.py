@@ -17,8 +17,8 @@ import numpy.typing as npt
 from fastlstm import layout, native, team
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS
-from fastlstm.program import Program, Slot, Stage
-from fastlstm.split import SplitProgram, worth_splitting
+from fastlstm.segments.program import Program, Slot, Stage
+from fastlstm.segments.split import SplitProgram, worth_splitting
 
 __all__ = ["COMPLAINT", "Segment", "State", "axes_of"]
 

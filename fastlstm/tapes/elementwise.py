@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.emit.recorder import Cell, Recorder, address, five, loops
 from fastlstm.graph import Node
 from fastlstm.plan import UNARY
+from fastlstm.tapes.recorder import Cell, Recorder, address, five, loops
 
 __all__ = ["EMITTERS", "apply", "combine"]
 

@@ -1,6 +1,6 @@
 """What a stream runs: a graph whose values go on in time, with everything it remembers as inputs and outputs.
 
-`Unroller` follows the time axis from the inputs through every node, by the rules of `fastlstm.timeline_rules`. A
+`Unroller` follows the time axis from the inputs through every node, by the rules of `timeline_rules.py`. A
 node that acts on each time step alone stays as it is. A recurrent layer gets its states as inputs and outputs.
 Padding at the beginning of time (that of a causal convolution) becomes a memory of the last frames. Whatever needs
 frames that have not come, or mixes time steps in another way, raises `UnsupportedError` with the node's name and the
@@ -162,7 +162,7 @@ def looks_ahead(flow: Flow) -> UnsupportedError:
 
 @dataclass
 class Unroller:
-    """Follows time through a graph; see `fastlstm.timeline_rules.unroll`."""
+    """Follows time through a graph; see `timeline_rules.unroll`."""
 
     graph: Graph
     states: Mapping[str, str]
@@ -221,7 +221,7 @@ class Unroller:
 
     def is_recurrent_state(self, given: str, after: str) -> bool:
         """Whether the two are initial and final states of the same recurrent layers."""
-        from fastlstm.pairs import final_states, initial_states
+        from fastlstm.streaming.pairs import final_states, initial_states
 
         found = initial_states(self.graph, given)
         return bool(found) and found == final_states(self.graph, after)

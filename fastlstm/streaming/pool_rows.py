@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout, machine
-from fastlstm.engines import GraphEngine, SegmentEngine
 from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call
-from fastlstm.ports import Port
-from fastlstm.program import Instruction, Program, Stage, address_of
+from fastlstm.segments.program import Instruction, Program, Stage, address_of
+from fastlstm.streaming.engines import GraphEngine, SegmentEngine
+from fastlstm.streaming.ports import Port
 
 __all__ = ["MOST", "GraphRows", "NativeRows"]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fastlstm.layout import AXES
 from fastlstm.machine import Machine
 from fastlstm.ops.sizes import MAX_ELEMENTS
-from fastlstm.program import SLACK, Instruction
+from fastlstm.segments.program import SLACK, Instruction
 
 __all__ = ["Cell", "Recorder", "address", "axis_of", "five", "loops"]
 

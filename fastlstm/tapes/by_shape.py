@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastlstm.emit import EMITTERS
 from fastlstm.graph import Graph, Node, outer_values
-from fastlstm.tape import SizesChangedError, Tape, record
+from fastlstm.tapes import EMITTERS
+from fastlstm.tapes.tape import SizesChangedError, Tape, record
 
 if TYPE_CHECKING:
     from fastlstm.executor import Executor

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import ops
-from fastlstm.emit.recorder import Cell, Recorder, axis_of
 from fastlstm.graph import Node
+from fastlstm.tapes.recorder import Cell, Recorder, axis_of
 
 __all__ = ["EMITTERS"]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.engines import SegmentEngine
 from fastlstm.errors import InputError
 from fastlstm.native import Call, never
-from fastlstm.ports import Port, by_name, check_frames, check_out, checked_state
+from fastlstm.streaming.engines import SegmentEngine
+from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
 
 if TYPE_CHECKING:
     from fastlstm.model import Model

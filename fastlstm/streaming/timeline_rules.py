@@ -14,7 +14,19 @@ from fastlstm.passes import dims, shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes.infer_movement import slice_bounds
 from fastlstm.passes.values import Operands, normal_axis
-from fastlstm.timeline import FAR, FRAMES, ROWS, Carried, Flow, Flows, Rule, Unrolled, Unroller, looks_ahead, refusal
+from fastlstm.streaming.timeline import (
+    FAR,
+    FRAMES,
+    ROWS,
+    Carried,
+    Flow,
+    Flows,
+    Rule,
+    Unrolled,
+    Unroller,
+    looks_ahead,
+    refusal,
+)
 
 __all__ = ["unroll"]
 

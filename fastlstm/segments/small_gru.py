@@ -1,6 +1,6 @@
 """GRUs and plain RNNs of few hidden units, one batch row: what runs instead, and its weights.
 
-See `fastlstm.small` for why. Their input projections are those of the general kernels.
+See `small.py` for why. Their input projections are those of the general kernels.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy.typing as npt
 from fastlstm.graph import RECURRENT_OPS, Node
 from fastlstm.machine import Machine
 from fastlstm.pack import gate_panels
-from fastlstm.program import Instruction
-from fastlstm.small import MOST_UNITS
+from fastlstm.segments.program import Instruction
+from fastlstm.segments.small import MOST_UNITS
 
 __all__ = ["alone", "fits", "passes_of"]
 

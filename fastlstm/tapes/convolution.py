@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.emit.recorder import Cell, Recorder, address
 from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.ops.windows import windows
 from fastlstm.pack import panels_of, plain_panels
+from fastlstm.tapes.recorder import Cell, Recorder, address
 
 __all__ = ["EMITTERS"]
 

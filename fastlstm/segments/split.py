@@ -16,7 +16,7 @@ import numpy as np
 
 from fastlstm import layout
 from fastlstm.kernels import compiler
-from fastlstm.program import Instruction, Program, Slot, Stage, address_of
+from fastlstm.segments.program import Instruction, Program, Slot, Stage, address_of
 
 __all__ = ["SplitProgram", "worth_splitting"]
 

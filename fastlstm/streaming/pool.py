@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.engines import SegmentEngine
 from fastlstm.errors import InputError
 from fastlstm.kernels import compiler
-from fastlstm.pool_rows import MOST, GraphRows, NativeRows
-from fastlstm.ports import Port, by_name, check_frames, check_out, checked_state
-from fastlstm.program import address_of
+from fastlstm.segments.program import address_of
+from fastlstm.streaming.engines import SegmentEngine
+from fastlstm.streaming.pool_rows import MOST, GraphRows, NativeRows
+from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
 
 if TYPE_CHECKING:
     from fastlstm.model import Model

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.emit.elementwise import apply
-from fastlstm.emit.recorder import Cell, Recorder, address, axis_of
 from fastlstm.graph import Node
 from fastlstm.ops.windows import windows
+from fastlstm.tapes.elementwise import apply
+from fastlstm.tapes.recorder import Cell, Recorder, address, axis_of
 
 __all__ = ["EMITTERS"]
 

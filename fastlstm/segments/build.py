@@ -1,6 +1,6 @@
 """Building a segment: slots and kernel calls for a group of nodes, in order.
 
-`fastlstm.build_recurrent` does the recurrent layers; here is what stands around them, and how stages come about.
+`recurrent.py` does the recurrent layers; here is what stands around them, and how stages come about.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
-from fastlstm.build_recurrent import recurrent
-from fastlstm.builder import LAST_STAGE, Builder, packed_panels, quantised
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
 from fastlstm.machine import Machine
 from fastlstm.pack import padded, panels_of, plain_panels
-from fastlstm.program import Instruction, Slot, Stage
-from fastlstm.segment import Segment
+from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
+from fastlstm.segments.program import Instruction, Slot, Stage
+from fastlstm.segments.recurrent import recurrent
+from fastlstm.segments.segment import Segment
 
 __all__ = ["build_segment", "consumer_width"]
 

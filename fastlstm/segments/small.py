@@ -16,7 +16,7 @@ import numpy.typing as npt
 from fastlstm.graph import Node
 from fastlstm.machine import Machine
 from fastlstm.pack import gate_panels, plain_panels
-from fastlstm.program import Instruction
+from fastlstm.segments.program import Instruction
 
 __all__ = ["Passes", "fits", "linear_for", "packed", "passes_of", "recurrence_for"]
 
