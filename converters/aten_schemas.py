@@ -224,9 +224,6 @@ T v, T g, i dim:
     _weight_norm
 T self, T tensor1, T tensor2, n value:
     addcmul
-T weight, T indices, T offsets, b scale_grad_by_freq, i mode, b sparse, T per_sample_weights,
-  b include_last_offset, i padding_idx:
-    embedding_bag.padding_idx
 """
 
 SYNONYMS: Mapping[str, str] = {
