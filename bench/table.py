@@ -90,10 +90,11 @@ def _streams(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _manners(row: dict[str, Any]) -> list[list[str]]:
-    lines = [["engine", "alone", "crowded", "growth", "CPU when idle"]]
+    lines = [["engine", "alone", "crowded", "growth", "of the mean", "after a pause", "CPU when idle"]]
     for name, found in row["engines"].items():
-        times = [time_text(found["alone_us"]), time_text(found["crowded_us"])]
-        lines.append([name, *times, f"{found['growth']:.2f}x", f"{found['idle_cpu']:.1%}"])
+        alone, crowded, pause = (time_text(found[key]) for key in ("alone_us", "crowded_us", "after_pause_us"))
+        growth = (f"{found[key]:.2f}x" for key in ("growth", "growth_of_mean"))
+        lines.append([name, alone, crowded, *growth, pause, f"{found['idle_cpu']:.1%}"])
     return lines
 
 

@@ -71,7 +71,6 @@ JOB_PROGRAM = 10
 JOB_DRIVE = 11
 JOB_FRAMES = 12  # address of the workers' frames' addresses
 JOB_PHASE = 13  # number of the last phase of all jobs so far
-JOB_PROCESSOR = 15  # the processor that the leader ran on when it last woke workers
 JOB_LIGHT = 14  # light jobs that found workers asleep
 JOB_SLEEPERS = 16  # workers that sleep until the next job
 JOB_WAITERS = 17  # threads that sleep until a share is done, or a worker has left
@@ -86,6 +85,9 @@ SHARE_DONE = 1  # the last phase in which it was done
 SHARE_PRESENT = 2  # 1 if its own worker was there to claim it
 WORKER_GATE = 8  # the number of the job that the worker may enter; minus that when it is inside
 WORKER_LEFT = 9  # the number of the last job that the worker has left
+WORKER_THREAD = 10  # the system's number of its thread
+WORKER_ASLEEP = 11  # 1 while it sleeps until the next job
+WORKER_KEPT_OFF = 12  # the processor, counted from 1, that it was forbidden as it slept, or 0
 WORKER_MASK = 16  # room for a set of 1024 processors
 SHARE_WORDS = 32
 

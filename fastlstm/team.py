@@ -67,8 +67,10 @@ class Team:
                 threading.Thread(target=follow, args=(self.job, worker, 0), name=f"fastlstm-{worker}", daemon=True)
                 for worker in range(1, self.workers)
             ]
-            for thread in self._threads:
+            for worker, thread in enumerate(self._threads, 1):
                 thread.start()
+                words = self._words[layout.JOB_SHARES + layout.SHARE_WORDS * worker :]
+                words[layout.WORKER_THREAD] = thread.native_id or 0
 
     def dismiss(self) -> None:
         """Send the threads home and wait for them."""

@@ -47,48 +47,64 @@ MASK_BYTES = 128
 
 
 @inlined
-def announce(job):
+def announce(job, workers):
     """Make the next job known, and wake who sleeps."""
     swap(job + 8 * layout.JOB_NUMBER, word(job, layout.JOB_NUMBER) + 1)
     if load_atomic(job + 8 * layout.JOB_SLEEPERS) != 0:
-        if LINUX:
-            store_i64(job + 8 * layout.JOB_PROCESSOR, processor())
         lock(job + 8 * layout.JOB_MUTEX)
+        if LINUX:
+            here = processor()
+            for worker in range(1, workers):
+                if word(place(job, worker), layout.WORKER_ASLEEP) != 0:
+                    keep_off(place(job, worker), here)
         wake_all(job + 8 * layout.JOB_CONDITION)
         unlock(job + 8 * layout.JOB_MUTEX)
 
 
 @inlined
-def sleep(job, seen):
-    """Return when the job's number is no longer `seen`."""
-    mutex = job + 8 * layout.JOB_MUTEX
-    lock(mutex)
-    add_atomic(job + 8 * layout.JOB_SLEEPERS, 1)
-    while load_atomic(job + 8 * layout.JOB_NUMBER) == seen:
-        sleep_on(job + 8 * layout.JOB_CONDITION, mutex)
-    add_atomic(job + 8 * layout.JOB_SLEEPERS, -1)
-    unlock(mutex)
+def keep_off(words, here):
+    """Forbid a sleeping worker the processor `here`, the leader's, where the system might put it when it wakes.
+
+    There it would take the leader's time, or wait for it, until the system notices: a matter of milliseconds.
+    """
+    mask, at = words + 8 * layout.WORKER_MASK, words + 8 * layout.WORKER_MASK + here // 64 * 8
+    thread = word(words, layout.WORKER_THREAD)
+    if thread == 0 or here >= 8 * MASK_BYTES or get_affinity(thread, MASK_BYTES, mask) != 0:
+        return
+    allowed = load_i64(at)
+    store_i64(at, allowed & ~(1 << (here & 63)))
+    # Refused if no other processor is allowed.
+    if load_i64(at) != allowed and set_affinity(thread, MASK_BYTES, mask) == 0:
+        store_i64(words + 8 * layout.WORKER_KEPT_OFF, here + 1)
 
 
 @inlined
-def move_away(job, worker):
-    """Leave the leader's processor, where the system may have put the worker that the leader woke.
+def roam(words):
+    """Allow a worker that has woken the processor that it was kept off."""
+    mask, here = words + 8 * layout.WORKER_MASK, word(words, layout.WORKER_KEPT_OFF) - 1
+    if here < 0:
+        return
+    store_i64(words + 8 * layout.WORKER_KEPT_OFF, 0)
+    if get_affinity(0, MASK_BYTES, mask) == 0:
+        at = mask + here // 64 * 8
+        store_i64(at, load_i64(at) | 1 << (here & 63))
+        set_affinity(0, MASK_BYTES, mask)
 
-    There it would take the leader's time, or wait for it, until the system notices: a matter of milliseconds. To
-    forbid a thread the processor it runs on moves it at once; then it may run anywhere again.
-    """
-    here = processor()
-    if here != word(job, layout.JOB_PROCESSOR) or here >= 8 * MASK_BYTES:
-        return
-    mask = place(job, worker) + 8 * layout.WORKER_MASK
-    if get_affinity(0, MASK_BYTES, mask) != 0:
-        return
-    at = mask + here // 64 * 8
-    allowed = load_i64(at)
-    store_i64(at, allowed & ~(1 << (here & 63)))
-    set_affinity(0, MASK_BYTES, mask)  # refuses if no other is allowed
-    store_i64(at, allowed)
-    set_affinity(0, MASK_BYTES, mask)
+
+@inlined
+def sleep(job, worker, seen):
+    """Return when the job's number is no longer `seen`."""
+    mutex, words = job + 8 * layout.JOB_MUTEX, place(job, worker)
+    lock(mutex)
+    add_atomic(job + 8 * layout.JOB_SLEEPERS, 1)
+    store_i64(words + 8 * layout.WORKER_ASLEEP, 1)
+    while load_atomic(job + 8 * layout.JOB_NUMBER) == seen:
+        sleep_on(job + 8 * layout.JOB_CONDITION, mutex)
+    store_i64(words + 8 * layout.WORKER_ASLEEP, 0)
+    add_atomic(job + 8 * layout.JOB_SLEEPERS, -1)
+    unlock(mutex)
+    if LINUX:
+        roam(words)
 
 
 def lead() -> Compiled:
@@ -125,7 +141,7 @@ def lead() -> Compiled:
         store_i64(job + 8 * layout.JOB_FRAMES, frames)
         for i in range(1, workers):
             swap(place(job, i) + 8 * layout.WORKER_GATE, number)
-        announce(job)
+        announce(job, workers)
         call_kernel(drive, program, load_i64(frames))
         for i in range(1, workers):
             # A worker that has not come in by now need not; one that is inside still reads the program.
@@ -153,9 +169,7 @@ def follow() -> Compiled:
                 if looks < SPINS:
                     pause()
                 else:
-                    sleep(job, seen)
-                    if LINUX:
-                        move_away(job, worker)
+                    sleep(job, worker, seen)
             seen = load_atomic(job + 8 * layout.JOB_NUMBER)
             if word(job, layout.JOB_ALIVE) == 0:
                 return 0
@@ -172,7 +186,7 @@ def dismiss() -> Compiled:
 
     def kernel(job: int, unused: int, unused_2: int) -> int:
         swap(job + 8 * layout.JOB_ALIVE, 0)
-        announce(job)
+        announce(job, 1)
         return 0
 
     return kernel

@@ -133,6 +133,20 @@ def test_idle_workers_sleep() -> None:
     assert time.process_time() - before < 0.05
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only some systems tell where a thread may run")
+def test_woken_workers_may_run_wherever_they_might_before() -> None:
+    shared, x = layer("lstm", 3), np.zeros((STEPS, BATCH, FEATURES), np.float32)
+    for _ in range(5):
+        shared(x)
+        time.sleep(0.02)  # they are asleep when the next call comes
+    shared(x)
+    time.sleep(0.1)
+    threads = [thread.native_id for thread in team.team_of(3)._threads]
+    assert len(threads) == 2
+    for thread in [0, *threads]:
+        assert os.sched_getaffinity(thread) == os.sched_getaffinity(os.getpid())
+
+
 SCRIPT = """
     import os, sys
     import numpy as np
