@@ -16,6 +16,7 @@ from fastlstm.converters.onnx_recurrent import ACTIVATION_NAMES, ATTRIBUTES
 from fastlstm.converters.onnx_tensors import TensorReader
 from fastlstm.errors import DependencyError, FileFormatError, InputError
 from fastlstm.graph import Graph
+from fastlstm.ops import onnx_reference
 
 __all__ = ["from_onnx", "load", "supported"]
 
@@ -110,14 +111,19 @@ def supported() -> list[tuple[str, str, str]]:
     ]
     for op, names in onnx_microsoft.OPERATORS.items():
         rows.append((f"{onnx_microsoft.DOMAIN}.{op}", ", ".join(names), "supported"))
+    rows += [
+        (op, "through ONNX's reference implementation (slow)", "supported")
+        for op in onnx_reference.OPERATORS
+        if op not in OPERATORS
+    ]
     return rows + [
         ("opset", f"{OLDEST_OPSET} to {NEWEST_OPSET}", "supported"),
-        ("BatchNormalization, Dropout", "training", "refused: only inference"),
-        ("GroupNormalization", "opset 18 to 20", "refused: its scales are per group, opset 21 mended that"),
+        ("BatchNormalization", "training_mode=1: through ONNX's reference implementation (slow)", "supported"),
+        ("GroupNormalization", "opset 18 to 20: through ONNX's reference implementation (slow)", "supported"),
+        ("Dropout", "training", "refused: results would not repeat"),
         ("Scan", "opset 8", "refused: batched form, replaced in opset 9"),
         ("RandomNormal, RandomUniform, Bernoulli, Multinomial", "", "refused: results would not repeat"),
-        ("Optional, SequenceMap, strings, images, losses", "", "refused: not found in recurrent models"),
-        ("GridSample, MaxUnpool, DeformConv, RoiAlign", "", "refused: not found in recurrent models"),
+        ("Optional, SequenceMap, strings, images", "", "refused: not found in recurrent models"),
         ("element types", "float8, float4, int4, complex, string", "refused: NumPy has no such numbers"),
         ("sparse tensors", "", "refused: not found in recurrent models"),
     ]

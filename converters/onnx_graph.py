@@ -2,7 +2,8 @@
 
 Every node passes the same gates: its operator is known to ONNX at the model's opset, inputs and attributes
 are those of its schema, older forms become the opset-21 form, and what remains must be in the table of
-`onnx_operators`. Recurrent nodes and the calls of local functions are written out instead.
+`onnx_operators`, or one of those that ONNX's reference implementation runs. Recurrent nodes and the calls of local
+functions are written out instead.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from typing import Any
 from fastlstm.converters import onnx_microsoft
 from fastlstm.converters.onnx_constants import Room
 from fastlstm.converters.onnx_operators import DTYPE_ATTRIBUTES, OPERATORS
-from fastlstm.converters.onnx_opsets import FORMS, current_form
+from fastlstm.converters.onnx_opsets import FORMS, current_form, referred
 from fastlstm.converters.onnx_recurrent import ATTRIBUTES as RECURRENT
 from fastlstm.converters.onnx_recurrent import recurrent
 from fastlstm.converters.onnx_scope import OnnxNode, Scope
 from fastlstm.converters.onnx_tensors import BFLOAT16, UNKNOWN_RANK, TensorReader, element_type, tensor_spec
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import Graph, TensorSpec
+from fastlstm.ops import onnx_reference
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Importer"]
 
@@ -211,6 +213,7 @@ class Importer:
     def _check_schema(self, proto: Any, opset: int, attrs: Mapping[str, tuple[int, Any]], label: str) -> None:
         """Hold a node against ONNX's own definition of its operator at this opset."""
         known = proto.op_type in OPERATORS or proto.op_type in FORMS or proto.op_type in RECURRENT
+        known = known or proto.op_type in onnx_reference.OPERATORS
         schema = None
         if known:
             try:
@@ -218,7 +221,7 @@ class Importer:
             except self.schemas.SchemaError:  # there is no such operator at this opset
                 schema = None
         if schema is None:
-            supported = ", ".join(sorted({*OPERATORS, *FORMS, *RECURRENT}))
+            supported = ", ".join(sorted({*OPERATORS, *FORMS, *RECURRENT, *onnx_reference.OPERATORS}))
             raise UnsupportedError(
                 f"{label}: the operator is not supported at opset {opset}; supported operators: {supported}."
             )
@@ -297,6 +300,9 @@ def convert(node: OnnxNode, scope: Scope) -> None:
     """
     if node.op in RECURRENT:
         recurrent(node, scope)
+        return
+    if node.op in onnx_reference.OPERATORS and node.op not in OPERATORS:
+        referred(node, scope)
         return
     current = current_form(node, scope)
     if current is None:

@@ -13,8 +13,9 @@ import numpy as np
 
 from fastlstm.converters.onnx_scope import OnnxNode, Scope
 from fastlstm.converters.onnx_tensors import UNKNOWN_RANK
+from fastlstm.ops import onnx_reference
 
-__all__ = ["FORMS", "current_form"]
+__all__ = ["FORMS", "current_form", "referred"]
 
 Form = Callable[[OnnxNode, Scope], OnnxNode | None]
 
@@ -46,6 +47,13 @@ def _as_inputs(*names: str, dtype: Any = np.int64, first: int = 1) -> Form:
 
 def _renamed(op: str) -> Form:
     return lambda node, _scope: node.replace(op=op)
+
+
+def referred(node: OnnxNode, scope: Scope) -> None:
+    """Write a node that ONNX's reference implementation runs, as it is."""
+    attributes = onnx_reference.attribute_list(node.attrs)
+    reference = {"operator": node.op, "opset": node.opset, "attributes": attributes}
+    scope.define(onnx_reference.REFERENCE, node.inputs, node.outputs, node.name, **reference)
 
 
 def _refused(why: str) -> Form:
@@ -159,12 +167,11 @@ def _tested_6(node: OnnxNode, _scope: Scope) -> OnnxNode:
     return node.without("is_test")
 
 
-def _batch_normalization(node: OnnxNode, _scope: Scope) -> OnnxNode:
-    if node.attrs.get("training_mode", 0) or any(node.outputs[1:]):
-        raise node.unsupported(
-            "it is written for training (training_mode=1, or the outputs for mean and variance are used); "
-            "only inference is supported."
-        )
+def _batch_normalization(node: OnnxNode, scope: Scope) -> OnnxNode | None:
+    if node.attrs.get("training_mode", 0):
+        return referred(node, scope)
+    if any(node.outputs[1:]):
+        raise node.unsupported("outputs for mean and variance are supported with training_mode=1 only.")
     if node.attrs.get("spatial", 1) != 1:
         raise node.unsupported("spatial=0 is not supported; supported: spatial=1.")
     return node.without("training_mode", "spatial").replace(outputs=node.outputs[:1])
@@ -271,9 +278,7 @@ FORMS: Mapping[str, tuple[tuple[int, Form], ...]] = {
     "ConstantOfShape": ((_ANY, _constant_of_shape),),
     "DequantizeLinear": ((_ANY, _default_dtype),),
     "QuantizeLinear": ((_ANY, _default_dtype), (_ANY, _quantize)),
-    "GroupNormalization": (
-        (21, _refused("scales per group (opset 18 to 20) are not supported; supported: opset 21.")),
-    ),
+    "GroupNormalization": ((21, referred),),
     "Scan": ((9, _refused("the batched Scan of opset 8 is not supported; supported: opset 9 and newer.")),),
 }
 """Operator → (opset, form): it applies to nodes of an older opset; several apply one after the other."""

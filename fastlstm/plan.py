@@ -16,12 +16,13 @@ from typing import Any
 
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.machine import Machine
+from fastlstm.ops.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE
 from fastlstm.segments.build import build_segment, consumer_width
 from fastlstm.segments.segment import Segment
 
-__all__ = ["Plan", "make_plan", "row_labels"]
+__all__ = ["REFERENCE_KERNEL", "Plan", "make_plan", "operator", "row_labels"]
 
 UNARY: Mapping[str, tuple[tuple[str, float], ...]] = {
     "Sigmoid": (),
@@ -40,6 +41,9 @@ UNARY: Mapping[str, tuple[tuple[str, float], ...]] = {
 """Unary operators with a kernel, and their parameters with ONNX's defaults."""
 
 BINARY = ("Add", "Sub", "Mul", "Div")
+
+REFERENCE_KERNEL = "ONNX reference"
+"""What `inspect` calls the kernel of operators that run through ONNX's reference implementation."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +66,15 @@ class Plan:
                 rows += explain.as_data(part, batch, self.machine)
             else:
                 kernel, note = ("NumPy", "")
-                if part.op in RECURRENT_OPS:  # with computed weights: see Executor.repacked
+                if part.op == REFERENCE:
+                    kernel, note = REFERENCE_KERNEL, "runs through ONNX's reference implementation (slow)"
+                elif part.op in RECURRENT_OPS:  # with computed weights: see Executor.repacked
                     kernel, note = "recurrent", "packed at each call"
                 elif part.op in EMITTERS:
                     kernel, note = "tape", "for the sizes of each call: see fastlstm.tapes.tape"
                 elif part.op in ("Loop", "Scan"):
                     note = "no known cell: runs round by round, as written"
-                rows.append({"step": part.op, "kernel": kernel, "name": part.name or part.output(0), "note": note})
+                rows.append({"step": operator(part), "kernel": kernel, "name": part.name or part.output(0), "note": note})
         total = sum(row.get("macs", 0) for row in rows) or 1
         for row in rows:
             row["share"] = round(row.get("macs", 0) / total, 4)
@@ -82,6 +88,11 @@ class Plan:
             for row in self.as_data()
         ]
         return "\n".join(lines)
+
+
+def operator(node: Node) -> str:
+    """Return the name of a node's operator, also where ONNX's reference implementation runs it."""
+    return str(node.attrs["operator"]) if node.op == REFERENCE else node.op
 
 
 def make_plan(graph: Graph, machine: Machine, threads: int = 1) -> Plan:

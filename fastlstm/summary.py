@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastlstm.graph import RECURRENT_OPS, Graph, Node
+from fastlstm.ops.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
-from fastlstm.plan import Plan
+from fastlstm.plan import REFERENCE_KERNEL, Plan, operator
 from fastlstm.tapes import EMITTERS
 
 __all__ = ["Layer", "summarise"]
@@ -32,7 +33,7 @@ class Layer:
     kernel : str
         What runs it; "layout" for nodes that only say how values lie in memory, "tape" for those whose
         kernels are called for the sizes of each call (`fastlstm.tapes.tape`), "NumPy" for those without a
-        kernel.
+        kernel, `REFERENCE_KERNEL` for those that fastlstm does not compute itself.
     """
 
     layer: str
@@ -62,7 +63,7 @@ def summarise(plan: Plan) -> tuple[Layer, ...]:
         layers.append(
             Layer(
                 node.name or next(filter(None, node.outputs), ""),
-                node.op,
+                operator(node),
                 "?" if info is None or info.shape is None else f"[{', '.join(map(str, info.shape))}]",
                 sum(a.size for a in weights),
                 sum(a.nbytes for a in weights),
@@ -75,6 +76,8 @@ def summarise(plan: Plan) -> tuple[Layer, ...]:
 
 def _outside(node: Node) -> str:
     """Return what runs a node outside segments."""
+    if node.op == REFERENCE:
+        return REFERENCE_KERNEL
     return "tape" if node.op in EMITTERS else "NumPy"
 
 

@@ -11,7 +11,7 @@ from fastlstm.errors import InputError
 from fastlstm.fileformat import StoredModel
 from fastlstm.graph import Graph
 from fastlstm.model import Model
-from fastlstm.plan import Plan
+from fastlstm.plan import REFERENCE_KERNEL, Plan
 from fastlstm.segments.segment import Segment
 from fastlstm.summary import summarise
 
@@ -56,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(table(rows, ["layer", "op", "shape", "parameters", "bytes", "macs", "kernel"]))
     if slow := sum(row["kernel"] == "NumPy" for row in rows):
         print(f"\n{slow} of {len(rows)} run through NumPy: correct, but not at a kernel's speed.")
+    if referred := sorted({row["op"] for row in layers if row["kernel"] == REFERENCE_KERNEL}):
+        print(f"Runs through ONNX's reference implementation (slow; needs the package onnx): {', '.join(referred)}.")
     for loop in _loops(plan):
         print(
             f"The loop '{loop}' is none of the recurrent cells that are recognised: it runs round by round, as it is "

@@ -31,6 +31,7 @@ from fastlstm.ops import (
     linear,
     movement,
     normalisation,
+    onnx_reference,
     pooling,
     quantisation,
     reductions,
@@ -56,6 +57,7 @@ _TABLE: Mapping[str, Callable[..., Any]] = {
     **linear.OPS,
     **movement.OPS,
     **normalisation.OPS,
+    **onnx_reference.OPS,
     **pooling.OPS,
     **quantisation.OPS,
     **reductions.OPS,
@@ -112,7 +114,7 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
         If the operator or one of its attributes is not known.
     """
     function = _TABLE.get(node.op)
-    label = f"{node.op} node '{node.name or node.output(0)}'"
+    label = f"{node.attrs.get('operator', node.op)} node '{node.name or node.output(0)}'"
     if function is None:
         raise UnsupportedError(f"{label}: the operator is not supported; supported: {', '.join(sorted(SUPPORTED))}.")
     known = _keywords(function)
