@@ -169,7 +169,8 @@ def _tested_6(node: OnnxNode, _scope: Scope) -> OnnxNode:
 
 def _batch_normalization(node: OnnxNode, scope: Scope) -> OnnxNode | None:
     if node.attrs.get("training_mode", 0):
-        return referred(node, scope)
+        referred(node, scope)
+        return None
     if any(node.outputs[1:]):
         raise node.unsupported("outputs for mean and variance are supported with training_mode=1 only.")
     if node.attrs.get("spatial", 1) != 1:

@@ -54,14 +54,14 @@ def _crop(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> float:
 def _grid_sample(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> float:
     x, grid = inputs[0], inputs[1]
     taps = {"nearest": 1, "cubic": 4, "bicubic": 4}.get(attrs.get("mode", "linear"), 2) ** (x.ndim - 2)
-    return 30.0 * (1 + taps / 4) * x.shape[1] * math.prod(grid.shape[:-1])
+    return float(30 * (1 + taps / 4) * x.shape[1] * math.prod(grid.shape[:-1]))
 
 
 def _deform_conv(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> float:
     x, w, offset = inputs[:3]
     taps = math.prod(attrs.get("kernel_shape") or w.shape[2:])
     checked_shape([2 * offset.size * max(w.shape[0], 1)])
-    return 60.0 * x.shape[0] * w.shape[0] * w.shape[1] * math.prod(offset.shape[2:]) * taps
+    return float(60 * x.shape[0] * w.shape[0] * w.shape[1] * math.prod(offset.shape[2:]) * taps)
 
 
 def _max_unpool(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> float:
@@ -79,14 +79,14 @@ def _max_unpool(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> float:
 
 
 def _loss(inputs: Sequence[Any], _attrs: Mapping[str, Any]) -> float:
-    return 5.0 * inputs[1].size
+    return float(5 * inputs[1].size)
 
 
 def _suppression(inputs: Sequence[Any], _attrs: Mapping[str, Any]) -> float:
     boxes, scores = inputs[0], inputs[1]
     chosen = max(int(_whole(inputs[2])[0]), 0) if len(inputs) > 2 and inputs[2] is not None and inputs[2].size else 0
     pairs = boxes.shape[1] * (5 + min(chosen, boxes.shape[1]))
-    return 3.0 * boxes.shape[0] * scores.shape[1] * pairs
+    return float(3 * boxes.shape[0] * scores.shape[1] * pairs)
 
 
 def _roi_align(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> float:
@@ -101,14 +101,14 @@ def _roi_align(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> float:
     else:
         sides = np.abs(rois[:, 2:] - rois[:, :2]) * float(attrs.get("spatial_scale", 1.0)) + 1
         samples = float(np.sum((sides[:, 0] / width + 1) * (sides[:, 1] / height + 1)))
-    return 4.0 * samples * height * width * (1 + x.shape[1])
+    return float(4 * samples * height * width * (1 + x.shape[1]))
 
 
 def _linear_attention(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> float:
     query, value, heads = inputs[0], inputs[2], max(int(attrs.get("kv_num_heads", 1)), 1)
     wide = query.shape[-1] // max(int(attrs.get("q_num_heads", 1)), 1)
     checked_shape([4, query.shape[0], heads, wide, max(value.shape[-1] // heads, 1)])
-    return 60.0 * query.shape[1]
+    return float(60 * query.shape[1])
 
 
 OPERATORS: Mapping[str, Cost] = {
