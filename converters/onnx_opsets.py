@@ -169,6 +169,10 @@ def _tested_6(node: OnnxNode, _scope: Scope) -> OnnxNode:
 
 def _batch_normalization(node: OnnxNode, scope: Scope) -> OnnxNode | None:
     if node.attrs.get("training_mode", 0):
+        scope.note(
+            f"BatchNormalization '{node.name}' is written for training: it normalises by each call's own mean and "
+            "variance, as the file says. If that is not meant, export the model in evaluation mode (model.eval())."
+        )
         referred(node, scope)
         return None
     if any(node.outputs[1:]):

@@ -174,7 +174,7 @@ def table(all_cases: Sequence[Case], failed: Mapping[str, str]) -> str:
             "",
             f"An operator is claimed from opset {OLDEST_OPSET} to {NEWEST_OPSET}; its versions are the opsets at which "
             "ONNX changed it. Excluded cases are named below with the reason. The operators "
-            f"{', '.join(op for op in REFERRED if op not in OPERATORS)} are run by ONNX's own reference implementation.",
+            f"{', '.join(op for op in REFERRED if op not in OPERATORS)} run through ONNX's reference implementation.",
             "",
             "| operator | versions | passed | cases | excluded |",
             "|---|---|---:|---:|---|",
@@ -185,7 +185,10 @@ def table(all_cases: Sequence[Case], failed: Mapping[str, str]) -> str:
             *_exclusions(claimed),
             "## Operators with cases that are not claimed",
             "",
-            *(f"- {op}: {next(why for pattern, why in UNCLAIMED.items() if re.search(pattern, op))}" for op in unclaimed),
+            *(
+                f"- {op}: {next(why for pattern, why in UNCLAIMED.items() if re.search(pattern, op))}"
+                for op in unclaimed
+            ),
             "- the domains ai.onnx.ml, ai.onnx.training and ai.onnx.preview: no operators of recurrent networks",
             "",
         ]

@@ -74,7 +74,9 @@ class Plan:
                     kernel, note = "tape", "for the sizes of each call: see fastlstm.tapes.tape"
                 elif part.op in ("Loop", "Scan"):
                     note = "no known cell: runs round by round, as written"
-                rows.append({"step": operator(part), "kernel": kernel, "name": part.name or part.output(0), "note": note})
+                rows.append(
+                    {"step": operator(part), "kernel": kernel, "name": part.name or part.output(0), "note": note}
+                )
         total = sum(row.get("macs", 0) for row in rows) or 1
         for row in rows:
             row["share"] = round(row.get("macs", 0) / total, 4)
