@@ -188,7 +188,7 @@ REFUSED = [
     (node("Gelu"), 17, "opset 17"),
     (node("Gelu", approximate="cubic"), 20, "approximate"),
     (node("Cast", to=TensorProto.STRING), 17, "string"),
-    (helper.make_node("BatchNormalization", ["x", *"ssss"], ["y", "mean", "variance"]), 15, "training_mode"),
+    (helper.make_node("BatchNormalization", ["x", *"ssss"], ["z", "y", "v"]), 15, "training_mode"),
     (node("Dropout", "x", "", "t"), 13, "training_mode"),
     (helper.make_node("Relu", ["x"], ["y"], domain="com.example"), 17, "com.example"),
 ]
