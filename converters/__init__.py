@@ -5,6 +5,7 @@ Every module exposes ``load(path, **options) -> Graph``. README.md beside this f
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 import os
@@ -71,6 +72,8 @@ def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
             f"'{os.fspath(path)}': files ending in '{suffix}' are not supported; these are: "
             f"{', '.join([*FORMATS, '.fastlstm'])}."
         )
+    if not Path(path).exists():  # before a package is asked for
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
     load = importlib.import_module(f"fastlstm.converters.{FORMATS[suffix]}").load
     known = [name for name, p in inspect.signature(load).parameters.items() if p.kind == p.KEYWORD_ONLY]
     known += [name for name in list(inspect.signature(load).parameters)[1:] if name not in known]

@@ -12,7 +12,6 @@ from typing import Any
 from fastlstm.machine import Machine
 from fastlstm.segments.program import Instruction
 from fastlstm.segments.segment import Segment
-from fastlstm.segments.split import SplitProgram
 
 __all__ = ["as_data", "bound", "division"]
 
@@ -38,7 +37,7 @@ def division(segment: Segment, batch: int) -> str:
     workers = segment.workers(batch)
     if workers == 1:
         return "one thread" + (": a time step is too short to share" if segment.threads > 1 else "")
-    if isinstance(segment.sequence_program(batch), SplitProgram):
+    if segment.splits(batch):
         return f"{workers} threads, each with its rows of the batch: hidden units divide worse"
     return f"{workers} threads share the hidden units of every step"
 

@@ -149,6 +149,8 @@ def compare(
         Absolute tolerance, and the one in proportion to the expected value.
     """
     names = list(dict.fromkeys([*expected, *got]))
+    if not (atol >= 0 and rtol >= 0):
+        raise InputError(f"Tolerances should be numbers from 0 on; got atol={atol} and rtol={rtol}.")
     return Comparison(tuple(_difference(name, expected, got, atol, rtol) for name in names), atol, rtol)
 
 

@@ -38,7 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal without "µ" gets "?" and not an error
     try:
-        arguments = _parser(verb).parse_args(words)
+        parser = _parser(verb)
+        if not words:
+            parser.print_help(sys.stderr)
+            parser.exit(2)
+        arguments = parser.parse_args(words)
         status = int(importlib.import_module(f"fastlstm.cli.{verb}").run(arguments))
         sys.stdout.flush()
         return status

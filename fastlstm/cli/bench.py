@@ -8,7 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 from fastlstm.benchmark import compare, histogram, plot_histogram, settings, time_calls
-from fastlstm.cli.common import add_state_dict_options, parse_sizes, print_json, read_model, state_dict_options, table
+from fastlstm.cli.common import (
+    above_zero,
+    add_state_dict_options,
+    check_folder,
+    from_one,
+    parse_sizes,
+    print_json,
+    read_model,
+    state_dict_options,
+    table,
+)
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
 from fastlstm.graph import Graph
 from fastlstm.model import Model
@@ -20,16 +30,16 @@ from fastlstm.verify import compare as compare_outputs
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", help="a model file of any supported format")
-    parser.add_argument("--batch", type=int, default=1, help="batch rows (%(default)s)")
-    parser.add_argument("--steps", type=int, default=100, help="time steps (%(default)s)")
+    parser.add_argument("--batch", type=from_one, default=1, help="batch rows (%(default)s)")
+    parser.add_argument("--steps", type=from_one, default=100, help="time steps (%(default)s)")
     parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
     parser.add_argument("--against", metavar="FILE", help="the file that this model was converted from, as a peer")
-    parser.add_argument("--threads", type=int, default=1, help="threads of every engine (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=9, help="rounds of measuring in turns (%(default)s)")
+    parser.add_argument("--threads", type=from_one, default=1, help="threads of every engine (%(default)s)")
+    parser.add_argument("--rounds", type=from_one, default=9, help="rounds of measuring in turns (%(default)s)")
     parser.add_argument("--latency", action="store_true", help="the distribution of single steps of a stream")
-    parser.add_argument("--seconds", type=float, default=3.0, help="with --latency: how long to measure (%(default)s)")
-    parser.add_argument("--sample-rate", type=float, help="frames a second, for the real-time factor")
-    parser.add_argument("--block", type=int, default=1, help="with --latency: frames that a call pushes (%(default)s)")
+    parser.add_argument("--seconds", type=above_zero, default=3.0, help="with --latency: how long (%(default)s)")
+    parser.add_argument("--sample-rate", type=above_zero, help="frames a second, for the real-time factor")
+    parser.add_argument("--block", type=from_one, default=1, help="with --latency: frames a call (%(default)s)")
     parser.add_argument("--plot", metavar="FILE", help="with --latency: draw the histogram (.svg)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     add_state_dict_options(parser)
@@ -37,10 +47,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print."""
-    if min(arguments.batch, arguments.steps, arguments.threads, arguments.rounds) < 1:
-        raise InputError("--batch, --steps, --threads and --rounds take whole numbers from 1 on.")
     if arguments.plot and not arguments.latency:
         raise InputError("--plot draws the histogram of --latency.")
+    if arguments.plot:
+        check_folder(arguments.plot)
     graph = read_model(arguments.model, state_dict_options(arguments)).graph
     model = Model(graph, arguments.threads)
     if arguments.latency:
@@ -99,8 +109,6 @@ def _print(results: dict[str, Any], shapes: str, steps: int, arguments: argparse
 def _latency(model: Model, arguments: argparse.Namespace) -> int:
     """Time single steps of a stream, or blocks of frames."""
     stream, block = model.stream(arguments.batch), arguments.block
-    if block < 1:
-        raise InputError("--block takes a whole number from 1 on.")
     chunk = stream.blank_chunk(block)
     frame = stream.blank_frame()
     call = (lambda: stream.step(frame)) if block == 1 else (lambda: stream.push(chunk))

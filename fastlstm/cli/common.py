@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import threading
 import tokenize
@@ -24,8 +25,12 @@ from fastlstm.verify import ATOL, RTOL
 
 __all__ = [
     "Progress",
+    "above_zero",
     "add_comparing_options",
     "add_state_dict_options",
+    "check_arrays_path",
+    "check_folder",
+    "from_one",
     "parse_sizes",
     "print_json",
     "read_arrays",
@@ -37,6 +42,35 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
+
+
+def from_one(text: str) -> int:
+    """Read an argument that is a whole number from 1 on."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on; got '{text}'")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """Read an argument that is a number above zero."""
+    number = _number(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0; got '{text}'")
+    return number
+
+
+def _tolerance(text: str) -> float:
+    number = _number(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on; got '{text}'")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def add_state_dict_options(parser: argparse.ArgumentParser) -> None:
@@ -63,8 +97,8 @@ def add_comparing_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of every verb that compares outputs."""
     parser.add_argument("--input", action="append", default=[], metavar="[NAME=]FILE", help="compare on this data")
     parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
-    parser.add_argument("--atol", type=float, default=ATOL, help="absolute tolerance (%(default)s)")
-    parser.add_argument("--rtol", type=float, default=RTOL, help="relative tolerance (%(default)s)")
+    parser.add_argument("--atol", type=_tolerance, default=ATOL, help="absolute tolerance (%(default)s)")
+    parser.add_argument("--rtol", type=_tolerance, default=RTOL, help="relative tolerance (%(default)s)")
     parser.add_argument(
         "--trusted",
         action="store_true",
@@ -113,7 +147,7 @@ def read_arrays(path: str) -> dict[str, Array]:
                 named = not _is_numbers(file.readline())
             return {"": np.loadtxt(path, delimiter=",", ndmin=2, skiprows=int(named), encoding="utf-8")}
     except (ValueError, EOFError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:
-        raise FileFormatError(f"'{path}' cannot be read as {suffix}: {error}.") from error
+        raise FileFormatError(f"'{path}' cannot be read as {suffix}: {str(error).rstrip('.')}.") from error
     raise FileFormatError(f"'{path}': expected a file ending in .npy, .npz or .csv.")
 
 
@@ -136,6 +170,8 @@ def read_inputs(paths: Sequence[str], graph: Graph) -> dict[str, Array]:
         name, _, path = argument.rpartition("=")
         for own, array in read_arrays(path).items():
             key = name or own or next((n for n in specs if n not in found), "")
+            if not key:
+                raise InputError(f"'{argument}' is one file too many: the model's inputs are {', '.join(specs)}.")
             if key not in specs:
                 raise InputError(f"'{argument}': there is no input '{key}'; the model's are {', '.join(specs)}.")
             found[key] = _fitted(array, specs[key])
@@ -161,13 +197,24 @@ def _fitted(array: Array, spec: TensorSpec) -> Array:
     return array.astype(dtype, copy=False)
 
 
+def check_folder(path: str) -> None:
+    """Say before anything is computed that the folder of an output file is not there."""
+    if not Path(path).parent.is_dir():
+        raise InputError(f"'{path}' cannot be written: there is no folder '{Path(path).parent}'.")
+
+
+def check_arrays_path(path: str) -> None:
+    """Say before anything is computed that outputs cannot be written to `path`."""
+    if Path(path).suffix.lower() not in (".npy", ".npz", ".csv"):
+        raise InputError(f"'{path}': expected an output file ending in .npy, .npz or .csv.")
+    check_folder(path)
+
+
 def write_arrays(path: str, arrays: Mapping[str, Array]) -> None:
     """Write outputs to .npz (all), or .npy or .csv (one), aside first and then renamed."""
     target = Path(path)
     suffix = target.suffix.lower()
     aside = target.with_name(f".{target.name}.partial{suffix}")
-    if suffix not in (".npy", ".npz", ".csv"):
-        raise InputError(f"'{path}': expected an output file ending in .npy, .npz or .csv.")
     if suffix != ".npz" and len(arrays) != 1:
         raise InputError(f"The model has the outputs {', '.join(arrays)}; only a .npz file holds several.")
     try:

@@ -10,8 +10,10 @@ from typing import Any
 
 from fastlstm import __version__, fileformat
 from fastlstm.cli.common import (
+    above_zero,
     add_comparing_options,
     add_state_dict_options,
+    check_folder,
     parse_sizes,
     print_json,
     read_inputs,
@@ -38,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("of narrow weights")
     group.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the weights (%(default)s)")
     group.add_argument(
-        "--max-error", type=float, metavar="E", help="pick each layer's precision so that no output is further off"
+        "--max-error", type=above_zero, metavar="E", help="pick each layer's precision so that no output is further off"
     )
     group.add_argument("--data", action="append", default=[], metavar="[NAME=]FILE", help="measure errors on this data")
     add_comparing_options(parser)
@@ -49,6 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, verify, write."""
     if Path(arguments.output).suffix != ".fastlstm":
         raise InputError(f"'{arguments.output}': expected an output file ending in .fastlstm.")
+    check_folder(arguments.output)
+    if arguments.data and arguments.precision == "float32" and arguments.max_error is None:
+        raise InputError("--data goes with --precision or --max-error; --input compares on data of your own.")
     stored = read_model(arguments.source, state_dict_options(arguments))
     for note in stored.graph.notes:
         print(f"assumed: {note}", file=sys.stderr)

@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from fastlstm import explain
-from fastlstm.cli.common import add_state_dict_options, print_json, read_model, state_dict_options, table
-from fastlstm.errors import InputError
+from fastlstm.cli.common import add_state_dict_options, from_one, print_json, read_model, state_dict_options, table
 from fastlstm.fileformat import StoredModel
 from fastlstm.graph import Graph
 from fastlstm.model import Model
@@ -21,9 +20,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="a model file of any supported format")
     parser.add_argument("--plan", action="store_true", help="show each step, its kernel and its share of the work")
     parser.add_argument(
-        "--batch", type=int, default=1, help="rows of the batch that the plan is shown for (%(default)s)"
+        "--batch", type=from_one, default=1, help="rows of the batch that the plan is shown for (%(default)s)"
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads that the plan may use (%(default)s)")
+    parser.add_argument("--threads", type=from_one, default=1, help="threads that the plan may use (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     add_state_dict_options(parser)
 
@@ -31,8 +30,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print inputs, outputs and layers, or the plan."""
     stored = read_model(arguments.model, state_dict_options(arguments))
-    if arguments.batch < 1:
-        raise InputError(f"--batch should be a whole number from 1 on; got {arguments.batch}.")
     plan = Model(stored.graph, threads=arguments.threads).plan
     layers = [layer.as_data() for layer in summarise(plan)]
     if arguments.json:

@@ -12,6 +12,7 @@ from fastlstm.cli.common import (
     Array,
     Progress,
     add_state_dict_options,
+    check_arrays_path,
     print_json,
     read_inputs,
     read_model,
@@ -40,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run, and write or print the outputs."""
     if not arguments.inputs + arguments.input:
         raise InputError("A model needs inputs: name a .npy, .npz or .csv file for each.")
+    if arguments.output:
+        check_arrays_path(arguments.output)
     graph = read_model(arguments.model, state_dict_options(arguments)).graph
     model = Model(graph)
     inputs = read_inputs(arguments.inputs + arguments.input, graph)

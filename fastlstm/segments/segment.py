@@ -66,12 +66,14 @@ class Segment:
 
     def sequence_program(self, batch: int) -> Program:
         """Return a program for whole sequences of `batch` rows, divided among workers as they divide best."""
-        workers = self.workers(batch)
+        kind = SplitProgram if self.splits(batch) else Program
+        return kind(self.slots, self.stages, batch, self.workers(batch))
+
+    def splits(self, batch: int) -> bool:
+        """Whether workers take rows of the batch for whole sequences, and not hidden units of every step."""
         recurrent = [i for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS]
         panels = max(recurrent, key=lambda i: i.macs).panels if recurrent else 1
-        if not self.lengths and worth_splitting(batch, panels, workers):
-            return SplitProgram(self.slots, self.stages, batch, workers)
-        return Program(self.slots, self.stages, batch, workers)
+        return not self.lengths and worth_splitting(batch, panels, self.workers(batch))
 
     def workers(self, batch: int) -> int:
         """Return how many threads pay off: every time step is a phase that takes all of them."""

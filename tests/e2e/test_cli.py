@@ -298,7 +298,7 @@ def test_warmup_leaves_nothing_to_compile(converted, capsys):
         (["inspect", "absent.onnx"], "No such file or directory: 'absent.onnx'"),
         (["inspect", "model.xyz"], "files ending in '.xyz' are not supported"),
         (["convert", ONNX, "-o", "m.onnx"], "expected an output file ending in .fastlstm"),
-        (["convert", ONNX, "-o", "absent/m.fastlstm"], "absent"),
+        (["convert", "absent.onnx", "-o", "absent/m.fastlstm"], "there is no folder 'absent'"),
         (["convert", ONNX, "-o", "m.fastlstm", "--size", "time"], "--size takes a dimension and a whole number"),
         (["convert", ONNX, "-o", "m.fastlstm", "--size", "width=3"], "no open dimension 'width'"),
         (["convert", ONNX, "-o", "m.fastlstm", "--layers", "lstm"], "no option 'layers'"),
@@ -311,7 +311,10 @@ def test_warmup_leaves_nothing_to_compile(converted, capsys):
         (["run", ONNX, "short.npy"], "cannot be read as .npy"),
         (["run", ONNX, "header.npy"], "cannot be read as .npy"),
         (["run", ONNX, "words.csv"], "cannot be read as .csv"),
-        (["bench", ONNX, "--threads", "0"], "whole numbers from 1 on"),
+        (["run", ONNX, "x.npy", "x.npy"], "one file too many: the model's inputs are x"),
+        (["run", "absent.onnx", "x.npy", "-o", "absent/y.npy"], "there is no folder 'absent'"),
+        (["convert", ONNX, "-o", "m.fastlstm", "--data", "x.npy"], "--data goes with --precision or --max-error"),
+        (["bench", "absent.onnx", "--latency", "--plot", "absent/a.svg"], "there is no folder 'absent'"),
         (["bench", ONNX, "--plot", "a.png"], "draws the histogram of --latency"),
         (["verify", WEIGHTS, "--layers", "lstm | linear", "--input", "x=words.csv"], "words.csv"),
     ],
@@ -335,6 +338,23 @@ def test_bad_words_are_argparse_errors(words, capsys):
         main(words)
     assert stopped.value.code == 2
     assert "usage: fastlstm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["bench", ONNX, "--threads", "0"], "--threads: expected a whole number from 1 on; got '0'"),
+        (["inspect", ONNX, "--plan", "--batch", "x"], "--batch: expected a whole number from 1 on; got 'x'"),
+        (["bench", ONNX, "--latency", "--seconds", "nan"], "--seconds: expected a number above 0; got 'nan'"),
+        (["verify", ONNX, "--atol=-1"], "--atol: expected a number from 0 on; got '-1'"),
+        (["convert", ONNX, "-o", "m.fastlstm", "--max-error", "0"], "--max-error: expected a number above 0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_told(words, sentence, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err
 
 
 def test_damaged_models_are_told_by_every_verb(converted, tmp_path, monkeypatch, capsys, series):

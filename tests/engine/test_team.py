@@ -91,7 +91,7 @@ def test_a_batch_divided_among_workers_gives_the_same_bits(
     segment = shared._model(False, False).plan.parts[0]
     panels = next(i.panels for stage in segment.stages for i in stage.instructions if i.panels)
     divides = worth_splitting(batch, panels, threads)
-    assert isinstance(segment.sequence_program(batch), SplitProgram) == divides
+    assert isinstance(segment.sequence_program(batch), SplitProgram) == segment.splits(batch) == divides
     assert divides or machine.detect().lanes != 16  # with 16 lanes these sizes divide badly by panels
     state = (rng.normal(size=(directions, batch, hidden)).astype(np.float32),) * 2
     for steps in (3, STEPS):  # the parts' buffers grow

@@ -100,6 +100,12 @@ def test_zero_tolerance_asks_for_equality():
     assert not one([1.0], [np.nextafter(1.0, 2)], atol=0, rtol=0).holds
 
 
+@pytest.mark.parametrize("tolerance", [{"atol": -1.0}, {"rtol": float("nan")}])
+def test_tolerances_that_nothing_could_exceed_are_refused(tolerance):
+    with pytest.raises(InputError, match="numbers from 0 on"):
+        one([1.0], [2.0], **tolerance)
+
+
 def test_outputs_of_one_side_only_do_not_hold():
     found = verify.compare({"a": np.ones(1), "b": np.ones(1)}, {"b": np.ones(1), "c": np.ones(1)})
     assert [(d.name, d.holds) for d in found.outputs] == [("a", False), ("b", True), ("c", False)]
