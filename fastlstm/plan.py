@@ -4,8 +4,8 @@ Values around recurrent layers are rows of features, one a time step and batch r
 with their axes (``"TBF"``, ``"BTF"``, ``"BF"``, ids without ``F``), starting at the recurrent layers and going
 through every operator that keeps such rows apart. A connected group of labelled nodes becomes a `Segment`:
 one native call. In it a transpose between time-major and batch-first costs nothing, because buffers are always
-time-major and only the caller's arrays are read and written at their own strides. All other nodes run one by
-one through `fastlstm.ops`.
+time-major and only the caller's arrays are read and written at their own strides. All other nodes run by kernels on
+a tape (`fastlstm.tapes`) or through `fastlstm.ops`.
 """
 
 from __future__ import annotations
@@ -14,33 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from fastlstm import explain
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.machine import Machine
 from fastlstm.ops.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE
-from fastlstm.segments.build import build_segment, consumer_width
+from fastlstm.segments.build import BINARY, UNARY, build_segment, consumer_width
 from fastlstm.segments.segment import Segment
+from fastlstm.tapes import EMITTERS
 
 __all__ = ["REFERENCE_KERNEL", "Plan", "make_plan", "operator", "row_labels"]
-
-UNARY: Mapping[str, tuple[tuple[str, float], ...]] = {
-    "Sigmoid": (),
-    "Tanh": (),
-    "Relu": (),
-    "Softsign": (),
-    "Softplus": (),
-    "Exp": (),
-    "Erf": (),
-    "LeakyRelu": (("alpha", 0.01),),
-    "Elu": (("alpha", 1.0),),
-    "ThresholdedRelu": (("alpha", 1.0),),
-    "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)),
-    "Selu": (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)),
-}
-"""Unary operators with a kernel, and their parameters with ONNX's defaults."""
-
-BINARY = ("Add", "Sub", "Mul", "Div")
 
 REFERENCE_KERNEL = "ONNX reference"
 """What `inspect` calls the kernel of operators that run through ONNX's reference implementation."""
@@ -57,9 +41,6 @@ class Plan:
 
     def as_data(self, batch: int = 1) -> list[dict[str, Any]]:
         """Return the plan as plain data, a dict a step; the bounds are those of a batch of so many rows."""
-        from fastlstm import explain
-        from fastlstm.tapes import EMITTERS  # which reads this module's tables
-
         rows: list[dict[str, Any]] = []
         for part in self.parts:
             if isinstance(part, Segment):

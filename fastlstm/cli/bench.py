@@ -8,17 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from fastlstm.benchmark import compare, histogram, plot_histogram, settings, time_calls
-from fastlstm.cli.common import (
-    above_zero,
-    add_state_dict_options,
-    check_folder,
-    from_one,
-    parse_sizes,
-    print_json,
-    read_model,
-    state_dict_options,
-    table,
-)
+from fastlstm.cli.files import check_folder, read_model
+from fastlstm.cli.options import above_zero, add_state_dict_options, from_one, parse_sizes, state_dict_options
+from fastlstm.cli.printing import print_json, table
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
 from fastlstm.graph import Graph
 from fastlstm.model import Model

@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from fastlstm import __version__, fileformat
-from fastlstm.cli.common import (
+from fastlstm.cli.files import check_folder, read_inputs, read_model
+from fastlstm.cli.options import (
     above_zero,
     add_comparing_options,
     add_state_dict_options,
-    check_folder,
     parse_sizes,
-    print_json,
-    read_inputs,
-    read_model,
     state_dict_options,
 )
+from fastlstm.cli.printing import print_json
 from fastlstm.errors import InputError
 from fastlstm.fileformat import GoldenSample
 from fastlstm.graph import Graph

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from fastlstm import __version__, machine
-from fastlstm.cli.common import print_json
+from fastlstm.cli.printing import print_json
 from fastlstm.kernels import compiler
 
 PACKAGES = (

@@ -6,7 +6,9 @@ import argparse
 from collections.abc import Sequence
 
 from fastlstm import explain
-from fastlstm.cli.common import add_state_dict_options, from_one, print_json, read_model, state_dict_options, table
+from fastlstm.cli.files import read_model
+from fastlstm.cli.options import add_state_dict_options, from_one, state_dict_options
+from fastlstm.cli.printing import print_json, table
 from fastlstm.fileformat import StoredModel
 from fastlstm.graph import Graph
 from fastlstm.model import Model

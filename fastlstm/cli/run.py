@@ -8,17 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastlstm.cli.common import (
-    Array,
-    Progress,
-    add_state_dict_options,
-    check_arrays_path,
-    print_json,
-    read_inputs,
-    read_model,
-    state_dict_options,
-    write_arrays,
-)
+from fastlstm.cli.files import Array, check_arrays_path, read_inputs, read_model, write_arrays
+from fastlstm.cli.options import add_state_dict_options, state_dict_options
+from fastlstm.cli.printing import Progress, print_json
 from fastlstm.errors import InputError
 from fastlstm.graph import Graph
 from fastlstm.model import Model

@@ -8,15 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastlstm.cli.common import (
-    add_comparing_options,
-    add_state_dict_options,
-    parse_sizes,
-    print_json,
-    read_inputs,
-    read_model,
-    state_dict_options,
-)
+from fastlstm.cli.files import read_inputs, read_model
+from fastlstm.cli.options import add_comparing_options, add_state_dict_options, parse_sizes, state_dict_options
+from fastlstm.cli.printing import print_json
 from fastlstm.errors import InputError
 from fastlstm.fileformat import StoredModel
 from fastlstm.graph import Graph

@@ -9,7 +9,8 @@ import time
 
 import numpy as np
 
-from fastlstm.cli.common import add_state_dict_options, read_model, state_dict_options
+from fastlstm.cli.files import read_model
+from fastlstm.cli.options import add_state_dict_options, state_dict_options
 from fastlstm.errors import UnsupportedError
 from fastlstm.kernels import compiler
 from fastlstm.layers import GRU, LSTM, RNN

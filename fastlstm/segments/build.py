@@ -21,9 +21,27 @@ from fastlstm.segments.program import Instruction, Slot, Stage
 from fastlstm.segments.recurrent import recurrent
 from fastlstm.segments.segment import Segment
 
-__all__ = ["build_segment", "consumer_width"]
+__all__ = ["BINARY", "UNARY", "build_segment", "consumer_width"]
 
 Array = npt.NDArray[Any]
+UNARY: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "Sigmoid": (),
+    "Tanh": (),
+    "Relu": (),
+    "Softsign": (),
+    "Softplus": (),
+    "Exp": (),
+    "Erf": (),
+    "LeakyRelu": (("alpha", 0.01),),
+    "Elu": (("alpha", 1.0),),
+    "ThresholdedRelu": (("alpha", 1.0),),
+    "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)),
+    "Selu": (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)),
+}
+"""Unary operators with a kernel, and their parameters with ONNX's defaults."""
+
+BINARY = ("Add", "Sub", "Mul", "Div")
+
 MOST_ROWS = 256  # of a block; with 32 rows of 256 units 2 to 5 % faster than 128, elsewhere the same
 
 
@@ -91,8 +109,6 @@ def _show(build: Builder, name: str) -> None:
 
 def _around(build: Builder, node: Node, infos: Mapping[str, Any]) -> None:
     """Emit a node that is not a recurrent layer."""
-    from fastlstm.plan import BINARY, UNARY
-
     constants, lanes = build.graph.constants, build.machine.lanes
     x, y = node.input(0), node.output(0)
 

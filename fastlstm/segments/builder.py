@@ -41,6 +41,7 @@ class Builder:
     needs_step: str = ""
 
     def slot(self, slot: Slot) -> int:
+        """Add a slot; return its number."""
         self.slots.append(slot)
         return len(self.slots) - 1
 
@@ -51,6 +52,7 @@ class Builder:
         return self.slot(Slot(name, kind, panels_of(width, lanes) * lanes))
 
     def emit(self, stage: int, instruction: Instruction, *used: int) -> None:
+        """Add a kernel call to a stage; `used` are the slots that it reads and writes."""
         self.steps.append((stage, instruction, used))
 
     def read(self, name: str, features: int) -> int:
@@ -77,9 +79,11 @@ class Builder:
         return self.place[key]
 
     def constant(self, row: Array) -> int:
+        """Add a slot that holds one row, the same for all steps and batch rows."""
         return self.slot(Slot("constant", "constant", row.size, value=row))
 
     def made(self, name: str, slot: int, features: int, stage: int) -> None:
+        """Note in which slot a value lies and which stage makes it."""
         self.place[name], self.features[name], self.stage[name] = slot, features, stage
 
 

@@ -14,7 +14,7 @@ from fastlstm.errors import InputError
 from fastlstm.kernels import compiler
 from fastlstm.segments.program import address_of
 from fastlstm.streaming.engines import SegmentEngine
-from fastlstm.streaming.pool_rows import MOST, GraphRows, NativeRows
+from fastlstm.streaming.pool_rows import MOST, GraphRows, NativeRows, Rows
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class StreamPool:
         self._inputs: dict[str, Port] = engine.inputs
         self._outputs: dict[str, Port] = engine.outputs
         self._by_call = not any("T" in port.axes for port in self._inputs.values())
-        self._rows: NativeRows | GraphRows = (
+        self._rows: Rows = (
             NativeRows(engine, capacity) if isinstance(engine, SegmentEngine) else GraphRows(engine, capacity)
         )
         # A word for each stream, -1 while it is closed: see kernels/gather.py.

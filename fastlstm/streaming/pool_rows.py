@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from fastlstm.segments.program import Instruction, Program, Stage, address_of
 from fastlstm.streaming.engines import GraphEngine, SegmentEngine
 from fastlstm.streaming.ports import Port
 
-__all__ = ["MOST", "GraphRows", "NativeRows"]
+__all__ = ["MOST", "GraphRows", "NativeRows", "Rows"]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -24,13 +25,42 @@ MOST = SIZES[-1]  # streams that advance in one native call: more rows would not
 WINDOW = 256  # time steps of `push` that run at once: rows that are shorter cost little
 
 
+class Rows(Protocol):
+    """What a pool asks of the states of its streams, which it knows by their numbers."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of one stream's states, by name."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all states."""
+
+    def reset(self, number: int) -> None:
+        """Put a stream's states back to what a new one has."""
+
+    def state(self, number: int) -> Arrays:
+        """Return a copy of a stream's states."""
+
+    def set_state(self, number: int, value: Arrays) -> None:
+        """Set a stream's states, whose names and shapes are checked already."""
+
+    def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
+        """Advance by one step, if frames and out are just as expected; else return None."""
+
+    def step(self, numbers: Array, arrays: Arrays) -> Arrays:
+        """Advance the streams by a frame each; inputs and outputs have a row a stream."""
+
+    def push(self, numbers: Array, pieces: list[Arrays]) -> list[Arrays]:
+        """Advance each stream by a chunk of its own length."""
+
+
 class NativeRows:
     """The states of streams whose step is one native call, which gathers and scatters them."""
 
     def __init__(self, engine: SegmentEngine, capacity: int) -> None:
         self._engine, self._segment = engine, engine.segment
         self._states = {s.name: aligned_zeros((capacity, s.width), np.float32) for s in self._segment.states}
-        self.shapes = {name: (1, store.shape[1]) for name, store in self._states.items()}
+        self.shapes: Mapping[str, tuple[int, ...]] = {name: (1, store.shape[1]) for name, store in self._states.items()}
         # The rows to gather and scatter: how many, and their numbers.
         self._list = aligned_zeros(1 + MOST, np.int64)
         self._programs: dict[tuple[int, bool], Program] = {}
@@ -52,7 +82,6 @@ class NativeRows:
             store[number] = value[name][0]
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
-        """Advance by one step, if frames and out are just as expected; else return None."""
         count = len(numbers)
         if not count or not self._engine.has_entries:
             return None
@@ -158,7 +187,9 @@ class GraphRows:
         with_rows = all(c.row_axis is not None for c in self._carried) and all("B" in p.axes for p in ports)
         self._together = with_rows and not by_call
         self._start = {c.name: c.start(1) for c in self._carried}
-        self.shapes = {c.name: c.outside(self._start[c.name]).shape for c in self._carried}
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            c.name: c.outside(self._start[c.name]).shape for c in self._carried
+        }
         self._states = {c.name: np.zeros((capacity, *self._start[c.name].shape), c.dtype) for c in self._carried}
 
     @property

@@ -154,6 +154,7 @@ def refusal(node: Node, reason: str) -> UnsupportedError:
 
 
 def looks_ahead(flow: Flow) -> UnsupportedError:
+    """Return what to say of a value that needs frames which have not come."""
     return UnsupportedError(
         f"{flow.source} looks {flow.ahead} frame(s) ahead, so this model cannot stream: its first output needs "
         "frames that have not come. Run it on whole sequences."
@@ -180,6 +181,7 @@ class Unroller:
         self.names = Names(self.graph)
 
     def run(self, frames: Mapping[str, int]) -> Unrolled:
+        """Return the graph of a step; `frames` are the inputs that have a time axis, and which that is."""
         self.flows.update((name, Flow(axis)) for name, axis in frames.items())
         for node in self.graph.nodes:
             self.place(node)
@@ -234,6 +236,7 @@ class Unroller:
     # ------------------------------------------------------------ placing nodes
 
     def put(self, node: Node) -> None:
+        """Add a node to the graph of a step."""
         self.nodes.append(node)
         for name, info in zip(node.outputs, shapes.infer_node(node, self.infos), strict=True):
             if name:
@@ -261,6 +264,7 @@ class Unroller:
         rule(self, node, flows)
 
     def place_sizes(self, node: Node) -> None:
+        """Keep a node that computes with sizes, the number of frames among them, where that is harmless."""
         if node.op == "ConstantOfShape":
             axis = self.axis_by_shape(node)
             if axis is not None and self.shape(node.output(0))[axis] != FRAMES:
@@ -280,6 +284,7 @@ class Unroller:
                 self.flows[name] = flow
 
     def shape(self, name: str) -> tuple[Any, ...]:
+        """Return a value's shape; UnsupportedError if it is not known."""
         shape = self.infos[name].shape if name in self.infos else None
         if shape is None:
             raise UnsupportedError(f"The shape of '{name}' is not known, so this model cannot stream.")
@@ -294,6 +299,7 @@ class Unroller:
         return found[0] if found else None
 
     def constant(self, hint: str, value: Any) -> str:
+        """Add a constant; return its name, which `hint` begins."""
         name, array = self.names.fresh(hint), np.asarray(value)
         self.constants[name] = array
         self.infos[name] = shapes.ValueInfo.of_array(array)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node
-from fastlstm.plan import UNARY
+from fastlstm.segments.build import UNARY
 from fastlstm.tapes.recorder import Cell, Recorder, address, five, loops
 
 __all__ = ["EMITTERS", "apply", "combine"]

@@ -6,7 +6,7 @@ import pytest
 
 from fastlstm import machine
 from fastlstm.kernels import compiler
-from fastlstm.plan import BINARY, UNARY
+from fastlstm.segments.build import BINARY, UNARY
 
 LANES = machine.detect().lanes
 KERNELS = [

@@ -1,12 +1,7 @@
-"""What several verbs share: reading models and arrays, printing tables."""
+"""Reading models and arrays from files, writing arrays to them."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import sys
-import threading
 import tokenize
 import zipfile
 import zlib
@@ -21,101 +16,10 @@ import numpy.typing as npt
 from fastlstm.errors import FileFormatError, InputError
 from fastlstm.fileformat import StoredModel, read
 from fastlstm.graph import Graph, TensorSpec
-from fastlstm.verify import ATOL, RTOL
 
-__all__ = [
-    "Progress",
-    "above_zero",
-    "add_comparing_options",
-    "add_state_dict_options",
-    "check_arrays_path",
-    "check_folder",
-    "from_one",
-    "parse_sizes",
-    "print_json",
-    "read_arrays",
-    "read_inputs",
-    "read_model",
-    "state_dict_options",
-    "table",
-    "write_arrays",
-]
+__all__ = ["check_arrays_path", "check_folder", "read_arrays", "read_inputs", "read_model", "write_arrays"]
 
 Array = npt.NDArray[Any]
-
-
-def from_one(text: str) -> int:
-    """Read an argument that is a whole number from 1 on."""
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on; got '{text}'")
-    return int(text)
-
-
-def above_zero(text: str) -> float:
-    """Read an argument that is a number above zero."""
-    number = _number(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0; got '{text}'")
-    return number
-
-
-def _tolerance(text: str) -> float:
-    number = _number(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 on; got '{text}'")
-    return number
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def add_state_dict_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say what a state dict does not."""
-    group = parser.add_argument_group("of PyTorch state dicts and TorchScript archives")
-    group.add_argument("--layers", help='what runs in which order, such as "lstm | last | relu | linear"')
-    group.add_argument(
-        "--batch-first",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="whether inputs are [batch, time, features] or [time, batch, features]",
-    )
-    group.add_argument("--prefix", help='use only the tensors whose names begin with it, such as "model."')
-    group.add_argument("--shapes", help='of a TorchScript archive\'s inputs, such as "x: float32[batch, time, 40]"')
-
-
-def state_dict_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of `add_state_dict_options` that were given."""
-    names = ("layers", "batch_first", "prefix", "shapes")
-    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
-
-
-def add_comparing_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every verb that compares outputs."""
-    parser.add_argument("--input", action="append", default=[], metavar="[NAME=]FILE", help="compare on this data")
-    parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
-    parser.add_argument("--atol", type=_tolerance, default=ATOL, help="absolute tolerance (%(default)s)")
-    parser.add_argument("--rtol", type=_tolerance, default=RTOL, help="relative tolerance (%(default)s)")
-    parser.add_argument(
-        "--trusted",
-        action="store_true",
-        help="let PyTorch itself load the source, which can run code out of it",
-    )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
-
-
-def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
-    """Return the sizes of open dimensions from ``DIM=N`` arguments."""
-    sizes = {}
-    for argument in arguments:
-        name, _, size = argument.rpartition("=")
-        if not (name and size.isascii() and size.isdigit() and int(size) > 0):
-            raise InputError(f"--size takes a dimension and a whole number from 1 on, as in batch=4; got '{argument}'.")
-        sizes[name] = int(size)
-    return sizes
 
 
 def read_model(path: str, options: Mapping[str, Any] = MappingProxyType({})) -> StoredModel:
@@ -240,63 +144,3 @@ def _rows(array: Array) -> Array:
     if flat.ndim > 2:
         raise InputError(f"An output of the shape {list(array.shape)} is no table; write it to .npy or .npz.")
     return array.reshape(-1, array.shape[-1] if array.ndim else 1)
-
-
-class Progress:
-    """A line on stderr, only where a person looks at it and only when the work takes more than a second.
-
-    A long call into compiled code shows as time that passes; work in parts shows how far it is.
-    """
-
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total, self._done = what, total, 0
-        self._finished = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def at(self, done: int) -> None:
-        """Say how much is done."""
-        self._done = min(done, self._total)
-
-    def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
-            self._thread = threading.Thread(target=self._show, daemon=True)
-            self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._finished.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def _show(self) -> None:
-        seconds = 0
-        while not self._finished.wait(1.0):
-            seconds += 1
-            text = f"\r{self._done:,} of {self._total:,} {self._what}, {seconds} s"
-            print(text, end="", file=sys.stderr, flush=True)
-        if seconds:
-            print(file=sys.stderr)
-
-
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Return rows as aligned text; numbers to the right."""
-    cells = [[_text(row.get(column, "")) for column in columns] for row in rows]
-    widths = [max([len(c), *(len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
-    number = [bool(rows) and isinstance(rows[0].get(c), (int, float)) for c in columns]
-
-    def line(values: Sequence[str]) -> str:
-        parts = [v.rjust(w) if n else v.ljust(w) for v, w, n in zip(values, widths, number, strict=True)]
-        return "  ".join(parts).rstrip()
-
-    return "\n".join([line(list(columns)), line(["-" * w for w in widths]), *map(line, cells)])
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def print_json(data: Any) -> None:
-    """Print data as JSON."""
-    print(json.dumps(data, indent=2))

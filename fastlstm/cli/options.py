@@ -1,0 +1,94 @@
+"""Options that several verbs share, and what their words may be."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from fastlstm.errors import InputError
+from fastlstm.verify import ATOL, RTOL
+
+__all__ = [
+    "above_zero",
+    "add_comparing_options",
+    "add_state_dict_options",
+    "from_one",
+    "parse_sizes",
+    "state_dict_options",
+]
+
+
+def add_state_dict_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what a state dict does not."""
+    group = parser.add_argument_group("of PyTorch state dicts and TorchScript archives")
+    group.add_argument("--layers", help='what runs in which order, such as "lstm | last | relu | linear"')
+    group.add_argument(
+        "--batch-first",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether inputs are [batch, time, features] or [time, batch, features]",
+    )
+    group.add_argument("--prefix", help='use only the tensors whose names begin with it, such as "model."')
+    group.add_argument("--shapes", help='of a TorchScript archive\'s inputs, such as "x: float32[batch, time, 40]"')
+
+
+def state_dict_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `add_state_dict_options` that were given."""
+    names = ("layers", "batch_first", "prefix", "shapes")
+    return {name: value for name in names if (value := getattr(arguments, name)) is not None}
+
+
+def add_comparing_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every verb that compares outputs."""
+    parser.add_argument("--input", action="append", default=[], metavar="[NAME=]FILE", help="compare on this data")
+    parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
+    parser.add_argument("--atol", type=_tolerance, default=ATOL, help="absolute tolerance (%(default)s)")
+    parser.add_argument("--rtol", type=_tolerance, default=RTOL, help="relative tolerance (%(default)s)")
+    parser.add_argument(
+        "--trusted",
+        action="store_true",
+        help="let PyTorch itself load the source, which can run code out of it",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
+    """Return the sizes of open dimensions from ``DIM=N`` arguments."""
+    sizes = {}
+    for argument in arguments:
+        name, _, size = argument.rpartition("=")
+        if not (name and size.isascii() and size.isdigit() and int(size) > 0):
+            raise InputError(f"--size takes a dimension and a whole number from 1 on, as in batch=4; got '{argument}'.")
+        sizes[name] = int(size)
+    return sizes
+
+
+def from_one(text: str) -> int:
+    """Read an argument that is a whole number from 1 on."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on; got '{text}'")
+    return int(text)
+
+
+def above_zero(text: str) -> float:
+    """Read an argument that is a number above zero."""
+    number = _number(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0; got '{text}'")
+    return number
+
+
+def _tolerance(text: str) -> float:
+    number = _number(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on; got '{text}'")
+    return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
