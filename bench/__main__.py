@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +93,44 @@ def _parser() -> argparse.ArgumentParser:
     names = [engine.name for engine in ENGINES]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few cells of each kind: about two minutes")
-    parser.add_argument("--threads", type=_list(int), default=[1, 2], help="thread counts (default: 1,2)")
-    parser.add_argument("--cells", default="", metavar="PATTERN", help="only rows whose name matches")
+    parser.add_argument("--threads", type=_list(_count), default=[1, 2], help="thread counts (default: 1,2)")
+    parser.add_argument("--cells", type=_pattern, default="", metavar="PATTERN", help="only rows whose name matches")
     parser.add_argument("--seconds", type=float, default=3.0, help="time to measure each cell (default: 3)")
-    parser.add_argument("--engines", type=_list(str), default=names, help=f"of {','.join(names)}")
-    parser.add_argument("--sections", type=_list(str), default=SECTIONS, help=f"of {','.join(SECTIONS)}")
+    parser.add_argument("--engines", type=_list(_one_of(names)), default=names, help=f"of {','.join(names)}")
+    parser.add_argument("--sections", type=_list(_one_of(SECTIONS)), default=SECTIONS, help=f"of {','.join(SECTIONS)}")
     parser.add_argument("--json", type=Path, default=RESULTS / "latest.local.json", metavar="FILE")
     parser.add_argument("--html", type=Path, default=RESULTS / "latest.local.html", metavar="FILE")
     return parser
 
 
-def _list(kind: type) -> Any:
+def _list(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
     def read(text: str) -> list[Any]:
         return [kind(part) for part in text.split(",")]
 
     return read
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"expected whole numbers from 1 on, as in 1,2; got '{text}'")
+    return int(text)
+
+
+def _one_of(names: Sequence[str]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(names)}")
+        return text
+
+    return read
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no regular expression: {error}") from None
+    return text
 
 
 if __name__ == "__main__":

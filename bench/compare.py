@@ -15,11 +15,14 @@ from bench.summary import best_ratio, geometric_mean, median_us, time_text
 def main(argv: list[str] | None = None) -> int:
     """Print our time and best ratio in both results for every cell they share; fail if any got slower."""
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
-    parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path)
+    parser.add_argument("before", type=Path, help="a result that python -m bench wrote (--json)")
+    parser.add_argument("after", type=Path, help="another")
     parser.add_argument("--tolerance", type=float, default=0.05, help="growth that is noise (default: 0.05)")
     options = parser.parse_args(argv)
-    before, after = (_cells(json.loads(path.read_text())) for path in (options.before, options.after))
+    try:
+        before, after = (_cells(json.loads(path.read_text())) for path in (options.before, options.after))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        parser.error(f"expected two results that python -m bench wrote: {error!r}")
     growths, slower = [], 0
     for key in [key for key in before if key in after]:
         old, new = median_us(before[key], OURS), median_us(after[key], OURS)

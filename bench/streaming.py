@@ -13,6 +13,7 @@ time, and with the states of any 64 gathered and scattered by NumPy, which is wh
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -130,8 +131,11 @@ def pool_row(inputs: int, hidden: int) -> dict[str, Any]:
     return {name: samples.summary()["median_us"] for name, samples in found.items()}
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     """Print microseconds a sample for every size and engine, and how often ours fits into each peer's time."""
+    argparse.ArgumentParser(
+        prog="python -m bench.streaming", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(argv)
     for name, measure_row in rows(1):
         engines = measure_row()["engines"]
         ours = engines[f"fastlstm push {BLOCK}"]["sample_us"]

@@ -1,12 +1,11 @@
-"""The feature table of README.md, made from what the converters themselves say they support.
+"""``python -m fastlstm.converters.table [FILE]``: the feature table, from what the converters say they support.
 
-    python -m fastlstm.converters.table [README.md]
-
-prints the table, or writes it into the file between its two markers.
+It is printed, or written into a file between its two markers, as in ``README.md`` beside this module.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -47,14 +46,22 @@ def updated(text: str) -> str:
     return f"{before}{BEGIN}\n{render()}\n{END}{after}"
 
 
-def main(arguments: list[str]) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Write the table into the file named, or to standard output."""
-    if not arguments:
+    parser = argparse.ArgumentParser(prog="python -m fastlstm.converters.table", description=__doc__)
+    parser.add_argument("file", nargs="?", type=Path, help="a file with the two markers")
+    path = parser.parse_args(argv).file
+    if path is None:
         sys.stdout.write(render() + "\n")
         return
-    path = Path(arguments[0])
-    path.write_text(updated(path.read_text(encoding="utf-8")), encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        parser.error(f"'{path}' cannot be read: {error}")
+    if BEGIN not in text or END not in text:
+        parser.error(f"'{path}' holds no {BEGIN} and {END} to write between")
+    path.write_text(updated(text), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
