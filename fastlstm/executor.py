@@ -26,7 +26,7 @@ MOST_ENTRIES = 32  # shapes for which it is kept
 class Executor:
     """A planned graph, ready to run; bodies of control flow get executors of their own when first run."""
 
-    def __init__(self, graph: Graph, threads: int = 1) -> None:
+    def __init__(self, graph: Graph, threads: int = 1, is_body: bool = False) -> None:
         self.graph = graph
         self.threads = threads
         self.plan: Plan = make_plan(graph, machine.detect(), threads)
@@ -35,7 +35,8 @@ class Executor:
         self._entries: dict[tuple[int, ...], native.Call] = {}
         self._bodies: dict[int, Executor] = {}
         self.last_use = _last_uses(graph, self.plan)
-        self._tapes = Tapes(self)
+        self._reads = outer_values(Node("", (), (), {"body": graph})) if is_body else []
+        self._tapes = Tapes(self, steers=not is_body)
 
     def _enter(self, array: Any) -> Array | None:
         """Run a shape that was run before through its entry, and make that the one to try first."""
@@ -63,8 +64,9 @@ class Executor:
             known = self._enter(next(iter(inputs.values())))
             if known is not None:
                 return [known]
-        if outer is None and self._tapes.useful:
-            results = self._tapes.run(inputs)
+        if self._tapes.useful:
+            around = {} if outer is None else {name: outer[name] for name in self._reads if name in outer}
+            results = self._tapes.run({**around, **inputs})
             if results is not None:
                 return results
         values: dict[str, Any] = dict(outer or {})
@@ -89,7 +91,10 @@ class Executor:
         """Return the executor of a control-flow node's body."""
         executor = self._bodies.get(id(body))
         if executor is None:
-            executor = self._bodies[id(body)] = Executor(body, self.threads)
+            reads = outer_values(Node("", (), (), {"body": body}))
+            around = {name: self.graph.constants[name] for name in reads if name in self.graph.constants}
+            known = body.replace(constants={**around, **body.constants})
+            executor = self._bodies[id(body)] = Executor(known, self.threads, is_body=True)
         return executor
 
     def repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:

@@ -101,3 +101,10 @@ CREW_FRAMES = 5
 
 AXES = 5  # loops of a kernel over arrays of any shape, see kernels/arrays.py
 TOGETHER = 48  # rows of a product outside segments: enough to use each weight often, few enough for sums to stay in L1
+
+# element types and operations of kernels/whole.py
+KINDS = {"bool": 0, "int8": 1, "uint8": 2, "int32": 3, "int64": 4, "float32": 5}
+OPERATIONS = {
+    "Add": 0, "Sub": 1, "Mul": 2, "And": 3, "Or": 4, "Xor": 5, "Not": 6, "Cast": 7, "Min": 8, "Max": 9,
+    "Less": 10, "LessOrEqual": 11, "Greater": 12, "GreaterOrEqual": 13, "Equal": 14,
+}  # fmt: skip  # those from "Less" on take float32 too

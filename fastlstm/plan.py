@@ -54,7 +54,7 @@ class Plan:
                 elif part.op in EMITTERS:
                     kernel, note = "tape", "for the sizes of each call: see fastlstm.tapes.tape"
                 elif part.op in ("Loop", "Scan"):
-                    note = "no known cell: runs round by round, as written"
+                    kernel, note = "tape", "no known cell: runs round by round, as written"
                 rows.append(
                     {"step": operator(part), "kernel": kernel, "name": part.name or part.output(0), "note": note}
                 )

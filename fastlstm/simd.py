@@ -23,7 +23,7 @@ from numba.extending import intrinsic, lower_builtin
 
 from fastlstm import machine
 
-F32, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+F32, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
 class Vec(types.Type):
@@ -205,6 +205,7 @@ def _memory(kind: Any, numba_type: Any) -> tuple[Any, Any]:
 
 load_i64, store_i64 = _memory(I64, types.int64)
 load_i32, store_i32 = _memory(I32, types.int32)
+load_i8, store_i8 = _memory(I8, types.int8)
 load_f32, store_f32 = _memory(F32, types.float32)
 
 

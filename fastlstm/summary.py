@@ -78,7 +78,7 @@ def _outside(node: Node) -> str:
     """Return what runs a node outside segments."""
     if node.op == REFERENCE:
         return REFERENCE_KERNEL
-    return "tape" if node.op in EMITTERS else "NumPy"
+    return "tape" if node.op in (*EMITTERS, "Loop", "Scan") else "NumPy"
 
 
 def _macs(node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> int:

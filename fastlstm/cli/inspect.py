@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"Runs through ONNX's reference implementation (slow; needs the package onnx): {', '.join(referred)}.")
     for loop in _loops(plan):
         print(
-            f"The loop '{loop}' is none of the recurrent cells that are recognised: it runs round by round, as it is "
-            "written, which is the slow way."
+            f"The loop '{loop}' is none of the recurrent cells that are recognised: its body is compiled and runs "
+            "round by round, as it is written, which is slower than a recurrent layer."
         )
     return 0
 

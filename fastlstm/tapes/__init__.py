@@ -11,18 +11,38 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from fastlstm.graph import Node
-from fastlstm.tapes import convolution, elementwise, lines, movement, products
+from fastlstm.tapes import convolution, elementwise, lines, movement, products, whole
 from fastlstm.tapes.recorder import Cell, Recorder
 
-__all__ = ["EMITTERS", "Emitter"]
+__all__ = ["EMITTERS", "HEAVY", "Emitter"]
 
 Emitter = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
 
-EMITTERS: Mapping[str, Emitter] = {
+
+def _either(first: Emitter, second: Emitter) -> Emitter:
+    """Return the function that asks a second one where the first has no kernel."""
+
+    def emit(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+        made = first(rec, node, cells)
+        return second(rec, node, cells) if made is None else made
+
+    return emit
+
+
+_FLOATS: Mapping[str, Emitter] = {
     **movement.EMITTERS,
     **elementwise.EMITTERS,
     **products.EMITTERS,
     **convolution.EMITTERS,
     **lines.EMITTERS,
 }
+
+EMITTERS: Mapping[str, Emitter] = {
+    **whole.EMITTERS,
+    **_FLOATS,
+    **{op: _either(emit, whole.EMITTERS[op]) for op, emit in _FLOATS.items() if op in whole.EMITTERS},
+}
 """Operator -> its function."""
+
+HEAVY = frozenset(_FLOATS)
+"""Operators for which it is worth recording a tape."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastlstm.graph import Graph, Node, outer_values
-from fastlstm.tapes import EMITTERS
+from fastlstm.tapes import HEAVY
 from fastlstm.tapes.tape import SizesChangedError, Tape, record
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ MOST_TAPES = 32
 MOST_BYTES = 256 << 20  # of memory that all tapes of a model hold
 MOST_CHOICES = 8  # values of steering inputs for which a model is kept
 
+_CONTROL = ("If", "Loop", "Scan")
 _PASSING = frozenset(
     [
         *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "And", "Or", "Xor"),
@@ -59,11 +60,11 @@ def _only_chooses(graph: Graph, name: str, depth: int = 0) -> bool:
 class Tapes:
     """Runs an executor's graph by tapes. May be used by several threads at a time."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, steers: bool) -> None:
         self._executor = executor
         self._packed: dict[Hashable, Any] = {}
         self._kept: OrderedDict[Hashable, list[Tape]] = OrderedDict()
-        self._steering = steering(executor.graph)
+        self._steering = steering(executor.graph) if steers else ()
         self._chosen: OrderedDict[Hashable, Executor] = OrderedDict()
         whole = all(spec.dtype != "sequence" for spec in executor.graph.inputs)
         self.useful = whole and (bool(self._steering) or _has_kernels(executor))
@@ -85,15 +86,29 @@ class Tapes:
             else:
                 try:
                     results = tape.run(arrays)
-                except SizesChangedError:
-                    pass
+                except SizesChangedError as changed:
+                    self._note(changed)
                 else:
                     waiting.append(tape)
                     return results
-        tape, results = record(self._executor, inputs, self._packed)
+        tape, results = self._record(inputs)
         if tape.reusable:
             self._keep(key, tape)
         return results
+
+    def _record(self, inputs: Mapping[str, Any]) -> tuple[Tape, list[Any]]:
+        try:
+            return record(self._executor, inputs, self._packed)
+        except SizesChangedError as changed:  # a loop decided otherwise while it was being recorded: it is noted once
+            if changed.loop in self._packed or not changed.loop:
+                raise
+            self._note(changed)
+        return self._record(inputs)
+
+    def _note(self, changed: SizesChangedError) -> None:
+        """Note a loop whose rounds differ from call to call: it is run as it comes from now on."""
+        if changed.loop:
+            self._packed[changed.loop] = True
 
     def _choose(self, inputs: Mapping[str, Any]) -> list[Any]:
         """Run the model that is left when the steering inputs are constants."""
@@ -127,4 +142,4 @@ def specialised(executor: Executor, fixed: Mapping[str, Any]) -> Executor:
 
 
 def _has_kernels(executor: Executor) -> bool:
-    return any(isinstance(part, Node) and part.op in EMITTERS for part in executor.plan.parts)
+    return any(isinstance(part, Node) and (part.op in HEAVY or part.op in _CONTROL) for part in executor.plan.parts)

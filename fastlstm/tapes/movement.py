@@ -27,12 +27,16 @@ def _known(cells: Sequence[Cell | None]) -> bool:
 def _view(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
     """Let NumPy make the view; where it had to copy, copy in an instruction."""
     x = cells[0]
-    if not _known(cells) or x is None:
+    if x is None or not isinstance(x.array, np.ndarray) or any(c is not None and not c.fixed for c in cells[1:]):
+        return None
+    if x.is_float and not x.roomy:
         return None
     given = [None if c is None else c.array for c in cells]
     results = ops.evaluate(node, given)
     if all(np.may_share_memory(r, x.array) or not r.size for r in results):
-        return [Cell(r, fixed=False, roomy=True) for r in results]
+        return [Cell(r, fixed=False, roomy=x.roomy) for r in results]
+    if not x.is_float:
+        return None
     given[0] = rec.tight(x)
     results = ops.evaluate(node, given)
     if not all(np.may_share_memory(r, given[0]) or not r.size for r in results):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -10,15 +11,44 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm import layout
 from fastlstm.layout import AXES
 from fastlstm.machine import Machine
 from fastlstm.ops.sizes import MAX_ELEMENTS
-from fastlstm.segments.program import SLACK, Instruction
+from fastlstm.segments.program import SLACK, Instruction, Program
 
-__all__ = ["Cell", "Recorder", "address", "axis_of", "five", "loops"]
+__all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "address", "axis_of", "five", "loops"]
 
 Array = npt.NDArray[Any]
 GRAIN = 1024  # memory is asked for in so many floats, so that what is free fits what comes next more often
+
+
+class SizesChangedError(Exception):
+    """A value has another shape or type than when the tape was recorded, or a loop another number of rounds.
+
+    `loop` is the id of that loop's node, 0 if it is no loop.
+    """
+
+    def __init__(self, loop: int = 0) -> None:
+        super().__init__(loop)
+        self.loop = loop
+
+
+class Recorded:
+    """A step that runs a program of instructions."""
+
+    def __init__(self, program: Program) -> None:
+        program.frame[layout.TOTAL] = 1
+        self.program = program
+        function, *arguments = program.call(1)
+        self._run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(function)
+        self._first, self._second = arguments
+
+    def __call__(self) -> None:
+        if self.program.workers > 1:  # the team may have to be started anew
+            self.program.run(1)
+        else:
+            self._run(self._first, self._second, 0)
 
 
 @dataclass

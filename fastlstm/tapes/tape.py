@@ -11,7 +11,6 @@ The kernels and their order are the same whether a tape is kept or recorded anew
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +21,19 @@ from fastlstm import layout, ops
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
 from fastlstm.kernels import compiler
-from fastlstm.segments.program import Program, Stage
+from fastlstm.segments.program import Instruction, Program, Stage
 from fastlstm.segments.segment import COMPLAINT, Segment, axes_of
 from fastlstm.tapes import EMITTERS
-from fastlstm.tapes.recorder import Cell, Recorder, address
+from fastlstm.tapes.recorder import Cell, Recorded, Recorder, SizesChangedError, address
+from fastlstm.tapes.rounds import record_rounds
 
 if TYPE_CHECKING:
     from fastlstm.executor import Executor
 
-__all__ = ["SizesChangedError", "Tape", "record"]
+__all__ = ["Recording", "SizesChangedError", "Tape", "record"]
 
 Array = npt.NDArray[Any]
 WORTH_WORKERS = 200_000  # multiply-adds of a tape that several threads may run
-
-
-class SizesChangedError(Exception):
-    """A value has another shape or type than when the tape was recorded."""
 
 
 class Tape:
@@ -59,6 +55,7 @@ class Tape:
         self.outputs: list[Cell] = []
         self.steps: list[Callable[[], None]] = []
         self.watched: list[Program] = []
+        self.flags: list[tuple[Array, int]] = []
         self.reusable = True
         self.nbytes = 0
         self.keep: list[Any] = []
@@ -72,8 +69,19 @@ class Tape:
         self.check()
         return self.results()
 
+    def watch(self, other: Tape) -> None:
+        """Let another tape complain about what this one does."""
+        other.watched += self.watched
+        other.flags += self.flags
+        other.reusable &= self.reusable
+
     def check(self) -> None:
-        """Complain if a segment has met an id that it has no row for."""
+        """Complain if a loop has decided otherwise than recorded, or an index had nothing to point to."""
+        for flag, loop in self.flags:
+            if flag[0]:
+                for other, _ in self.flags:
+                    other[0] = 0
+                raise SizesChangedError(loop)
         frames = [frame for program in self.watched for frame in program.frames]
         if any(frame[layout.STATUS] for frame in frames):
             for frame in frames:
@@ -88,15 +96,21 @@ class Tape:
         ]
 
 
-class _Recording:
+class Recording:
     """Follows an executor's plan for inputs of known shapes."""
 
     def __init__(self, executor: Executor, packed: dict[Hashable, Any]) -> None:
         self.tape = Tape()
+        self.packed = packed
+        self.history: list[Instruction] = []  # what has been made part of a step
         machine = executor.plan.machine
         self.rec = Recorder(machine, executor.threads, packed)
         self.readers: dict[int, int] = {}  # memory -> the named values that lie in it
         self.owned: dict[int, Array] = {}
+
+    def inner(self, executor: Executor) -> Recording:
+        """Return a recording for the body of a loop, with memory of its own."""
+        return Recording(executor, self.packed)
 
     def input(self, array: Array) -> Cell:
         """Return the cell of an input: memory that every run begins by writing."""
@@ -163,8 +177,21 @@ class _Recording:
         if node.op in ("Shape", "Size") or fixed:
             results = self._evaluate(executor, node, cells, values)
             return {n: Cell(v, fixed=True) for n, v in zip(node.outputs, results, strict=False)}
+        if node.op in ("Loop", "Scan") and id(node) not in self.packed:
+            rounds = self._rounds(executor, node, cells, values)
+            if rounds is not None:
+                return dict(zip(node.outputs, rounds, strict=False))
         made = self._emitted(node, cells)
         return self._called(executor, node, cells, values) if made is None else made
+
+    def _rounds(
+        self, executor: Executor, node: Node, cells: Sequence[Cell | None], values: dict[str, Cell]
+    ) -> list[Cell] | None:
+        """Return the outputs of a loop that was recorded, None if it has to be run as it comes."""
+        try:
+            return record_rounds(self, executor, node, cells, values)
+        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, SizesChangedError):
+            return None
 
     def _emitted(self, node: Node, cells: Sequence[Cell | None]) -> dict[str, Cell] | None:
         """Return the outputs of a node whose instructions were added, None if it has none."""
@@ -229,6 +256,8 @@ class _Recording:
         return Cell(np.array(value), fixed=False)
 
     def _segment(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
+        if segment.flat:
+            return self._flat(segment, values)
         cells = {name: values[name] for name in segment.inputs}
         arrays = {name: cell.array for name, cell in cells.items()}
         given = [values[s.given].array for s in segment.states if s.given]
@@ -244,6 +273,17 @@ class _Recording:
         if not steps or not batch:
             return self._whole(segment, values)
         return self._instruction(segment, values, steps, batch)
+
+    def _flat(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
+        """Run a dense layer whose rows lie on any axes over all of them as if they were time steps."""
+        ((name, (_, _, features)),) = segment.inputs.items()
+        ((shown, (_, _, width)),) = segment.outputs.items()
+        cell = values[name]
+        if not cell.is_float or not cell.array.size or cell.array.shape[-1:] != (features,):
+            return self._whole(segment, values)
+        rows = self.rec.tight(cell).reshape(-1, 1, features)
+        made = self._instruction(segment, {name: Cell(rows, fixed=False, roomy=True)}, len(rows), 1)[shown]
+        return {shown: Cell(made.array.reshape(*cell.array.shape[:-1], width), fixed=False, roomy=True)}
 
     def _whole(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
         """Run a segment by a call from Python, now and in every run."""
@@ -299,35 +339,35 @@ class _Recording:
 
     def flush(self) -> None:
         """Run the instructions that have gathered, and make them a step."""
-        rec = self.rec
-        if not rec.pending:
+        if not self.rec.pending:
             return
-        macs = sum(i.macs for i in rec.pending)
-        workers = rec.workers if macs >= WORTH_WORKERS else 1
-        program = Program((), (Stage(layout.ONCE, tuple(rec.pending)),), 1, workers)
-        program.macs = macs
-        rec.pending = []
-        rec.keep.append(program)
-        program.frame[layout.TOTAL] = 1
-        function, *arguments = program.call(1)
-        run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(function)
-        first, second = arguments
-
-        def step() -> None:
-            run(first, second, 0)
-
-        if workers > 1:  # the team may have to be started anew
-
-            def step() -> None:
-                program.run(1)
-
+        instructions, self.rec.pending = self.rec.pending, []
+        self.history += instructions
+        program = self.program(instructions)
+        self.watch(program, [i.kernel for i in instructions])
+        step = Recorded(program)
         self.tape.steps.append(step)
         step()
+
+    def program(self, instructions: Sequence[Instruction]) -> Program:
+        """Return a program of instructions that run once each."""
+        macs = sum(i.macs for i in instructions)
+        workers = self.rec.workers if macs >= WORTH_WORKERS else 1
+        program = Program((), (Stage(layout.ONCE, tuple(instructions)),), 1, workers)
+        program.macs = macs
+        self.rec.keep.append(program)
+        self.rec.nbytes += program.nbytes()
+        return program
+
+    def watch(self, program: Program, kernels: Sequence[str]) -> None:
+        """Look after every run whether an index of a program had nothing to point to."""
+        if "whole.gather" in kernels:
+            self.tape.watched.append(program)
 
 
 def record(executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashable, Any]) -> tuple[Tape, list[Any]]:
     """Run an executor's graph, and return the tape of it and the outputs; `packed` is what a model's tapes share."""
-    recording = _Recording(executor, packed)
+    recording = Recording(executor, packed)
     values = {name: recording.input(array) for name, array in inputs.items()}
     recording.hold(list(values.values()))
     outputs = recording.graph(executor, values)

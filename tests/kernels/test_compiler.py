@@ -39,6 +39,9 @@ KERNELS = [
     *(("lines.reduce", (name,)) for name in ("Sum", "Mean", "Max", "SumSquare")),
     ("lines.max_pool", ()),
     ("nested.nested", ()),
+    *((f"rounds.{name}", ()) for name in ("repeat", "advance", "verify")),
+    ("rounds.move", (LANES,)),
+    *((f"whole.{name}", ()) for name in ("elementwise", "where", "gather", "argmax")),
     ("entry.call", ()),
     ("team.lead", ()),
 ]

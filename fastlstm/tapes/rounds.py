@@ -1,0 +1,336 @@
+"""Loop and Scan on a tape: the body is recorded once and runs round by round.
+
+What every round needs anew lies at addresses of its own: the round's number, the states, the slices of scanned
+values. A round copies its slices, runs the body, puts what it collects in its place and hands the states on. Where
+all of that are instructions, the whole loop is one instruction of the tape around it (`fastlstm.kernels.rounds`);
+else Python goes round by round, over steps that are recorded all the same.
+
+How many rounds there are is found out while recording. A body that decides by itself is held against that number in
+every run; where it decides otherwise, `SizesChangedError` makes `fastlstm.tapes.by_shape` record anew, and from then on
+the loop is run as it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.graph import Graph, Node
+from fastlstm.kernels import compiler
+from fastlstm.segments.program import Instruction
+from fastlstm.tapes.recorder import Cell, Recorded, SizesChangedError, address, five, loops
+
+if TYPE_CHECKING:
+    from fastlstm.executor import Executor
+    from fastlstm.tapes.tape import Recording
+
+__all__ = ["record_rounds"]
+
+Array = npt.NDArray[Any]
+Values = dict[str, Cell]
+
+
+@dataclass
+class _Loop:
+    """A Loop or Scan that is being recorded.
+
+    Attributes
+    ----------
+    outer, inner : Recording
+        Of the graph around, and of the body.
+    states : list of (Cell, Cell)
+        Initial values, and where the body reads them.
+    slices : list of (array, Cell)
+        Scanned values, their axis in front, and where the body reads a slice.
+    after, collected : list of Cell
+        What the body makes.
+    decision : Cell or None
+        Whether another round follows, if the body decides.
+    most : int or None
+        Rounds at most.
+    """
+
+    node: Node
+    outer: Recording
+    inner: Recording
+    number: Array
+    states: list[tuple[Cell, Cell]]
+    slices: list[tuple[Array, Cell]]
+    most: int | None
+    after: list[Cell] = field(default_factory=list)
+    collected: list[Cell] = field(default_factory=list)
+    decision: Cell | None = None
+    count: int = 0
+    stacked: list[Array] = field(default_factory=list)
+
+
+def record_rounds(
+    outer: Recording, executor: Executor, node: Node, cells: Sequence[Cell | None], values: Values
+) -> list[Cell] | None:
+    """Return the outputs of a Loop or Scan, recorded; None if `fastlstm.ops` has to run it."""
+    body: Graph = node.attrs["body"]
+    if any(c is not None and not isinstance(c.array, np.ndarray) for c in cells):
+        return None
+    loop = _begun(outer, executor, node, cells)
+    if loop is None:
+        return None
+    inner, inside = loop.inner, dict(values)
+    given = [cell for _, cell in loop.states] + [cell for _, cell in loop.slices]
+    if node.op == "Loop":
+        given = [Cell(loop.number.reshape(()), fixed=False), Cell(np.array(True), fixed=True), *given]
+    inside.update((spec.name, cell) for spec, cell in zip(body.inputs, given, strict=True))
+    for _ in range(2):  # a state's memory is never another value's: it is written when the round is over
+        inner.hold(given)
+    for initial, cell in loop.states:
+        np.copyto(cell.array, initial.array)
+    for source, cell in loop.slices:
+        _move(loop, source, source.strides[0], cell.array, 0)
+    made = inner.graph(executor.body(body), inside)
+    inner.flush()
+    if node.op == "Loop":
+        loop.decision, *made = made
+        if loop.decision.fixed:
+            if loop.most is None or not np.asarray(loop.decision.array).reshape(-1)[0]:
+                return None
+            loop.decision = None
+    loop.after, loop.collected = made[: len(loop.states)], made[len(loop.states) :]
+    if not all(_fits(a, b) for a, (_, b) in zip(loop.after, loop.states, strict=True)):
+        return None
+    if not all(isinstance(c.array, np.ndarray) for c in loop.collected):
+        return None
+    return _finished(loop)
+
+
+def _begun(outer: Recording, executor: Executor, node: Node, cells: Sequence[Cell | None]) -> _Loop | None:
+    """Return the loop with room for what its body reads; None if it makes no round, or reads what cannot be moved."""
+    inner = outer.inner(executor.body(node.attrs["body"]))
+    number = np.zeros(1, np.int64)
+    inner.rec.keep.append(number)
+    slices: list[tuple[Array, Cell]] = []
+    if node.op == "Loop":
+        trips, going, *initial = cells
+        expected = [None if c is None else _expect(outer, node, c) for c in (trips, going)]
+        if expected[1] == 0:
+            return None
+        most = expected[0]
+    else:
+        scanned = int(node.attrs["num_scan_inputs"])
+        initial = list(cells[: len(cells) - scanned])
+        axes = node.attrs.get("scan_input_axes") or [0] * scanned
+        turns = node.attrs.get("scan_input_directions") or [0] * scanned
+        for source, axis, turned in zip(cells[len(cells) - scanned :], axes, turns, strict=True):
+            front = None if source is None else _in_front(outer, source, int(axis), bool(turned))
+            if front is None:
+                return None
+            slices.append((front, _room(inner, front.shape[1:], front.dtype)))
+        lengths = {len(front) for front, _ in slices}
+        if len(lengths) != 1:
+            return None  # with its own message
+        most = lengths.pop()
+    if most is not None and most < 1:
+        return None
+    if any(c is None or not _movable(c.array) for c in initial):
+        return None
+    states = [(c, _room(inner, c.array.shape, c.array.dtype)) for c in initial if c is not None]
+    return _Loop(node, outer, inner, number, states, slices, most)
+
+
+def _expect(outer: Recording, node: Node, cell: Cell) -> int:
+    """Return a number that decides how many rounds there are; in every run it has to be the same."""
+    if cell.fixed:
+        return int(cell.array.reshape(-1)[0])
+    outer.flush()
+    found = int(cell.array.reshape(-1)[0])
+
+    def step() -> None:
+        if int(cell.array.reshape(-1)[0]) != found:
+            raise SizesChangedError(id(node))
+
+    outer.tape.steps.append(step)
+    return found
+
+
+def _in_front(outer: Recording, cell: Cell, axis: int, turned: bool) -> Array | None:
+    """Return a scanned value with its axis in front, in memory that stays; None if it cannot be moved by kernels."""
+    if not cell.array.ndim or not -cell.array.ndim <= axis < cell.array.ndim:
+        return None
+    array = outer.rec.roomy(cell) if cell.is_float else cell.array
+    front = np.moveaxis(array, axis, 0)
+    if turned:
+        front = front[::-1]
+    return front if len(front) and _movable(front[0, ...]) else None
+
+
+def _movable(array: Array) -> bool:
+    """Whether a value can be copied as words of 32 bits."""
+    return array.dtype == np.float32 or (array.dtype.itemsize in (4, 8) and array.flags.c_contiguous)
+
+
+def _words(array: Array) -> Array:
+    """Return a value that can be moved as words of 32 bits."""
+    return array if array.dtype == np.float32 else array.reshape(-1).view(np.float32)
+
+
+def _room(inner: Recording, shape: Sequence[int], dtype: Any) -> Cell:
+    """Return memory of the body's own."""
+    if dtype == np.float32:
+        return inner.rec.memory(shape)
+    array = np.zeros(tuple(shape), dtype)
+    inner.rec.keep.append(array)
+    return Cell(array, fixed=False)
+
+
+def _fits(after: Cell, before: Cell) -> bool:
+    a, b = after.array, before.array
+    return isinstance(a, np.ndarray) and a.shape == b.shape and a.dtype == b.dtype and _movable(a)
+
+
+def _finished(loop: _Loop) -> list[Cell] | None:
+    """Count the rounds, make room for what they collect, and add the loop to the tape around it."""
+    inner, outer = loop.inner, loop.outer
+    body_steps, body_run = list(inner.tape.steps), list(inner.history)
+    handed = len(body_run)
+    _hand_on(loop)
+    inner.flush()
+    hand_on = inner.history[handed:]
+    loop.count = _counted(loop, [*body_steps, *inner.tape.steps[len(body_steps) :]])
+    if not all(_movable(cell.array) for cell in loop.collected):
+        return None
+    for cell in loop.collected:
+        made = _room(outer, (loop.count, *cell.array.shape), cell.array.dtype)
+        loop.stacked.append(made.array)
+    placing = _placing(loop)
+    inner.tape.watch(outer.tape)
+    outer.rec.keep += [inner, loop]
+    outer.rec.nbytes += inner.rec.nbytes
+    for initial, cell in loop.states:
+        outer.rec.copy(_steady(outer, initial), _words(cell.array))
+    if all(isinstance(step, Recorded) for step in body_steps):
+        _emit(loop, [*body_run, *placing, *hand_on])
+    else:
+        _call(loop, body_steps, [*placing, *hand_on])
+    return [*_finals(loop), *_axes(loop)]
+
+
+def _steady(outer: Recording, initial: Cell) -> Array:
+    """Return an initial value as words in memory that stays."""
+    if initial.is_float:
+        return outer.rec.roomy(initial)
+    array = initial.array
+    if initial.fixed:
+        array = np.ascontiguousarray(array)
+        outer.rec.keep.append(array)
+    return _words(array)
+
+
+def _move(loop: _Loop, x: Array, x_step: int, out: Array, out_step: int) -> None:
+    """Emit a copy of a slice of x, or into a slice of out, at the round's number; both have the slice's shape.
+
+    The array whose step is not 0 is given whole, with the rounds on its first axis.
+    """
+    rec = loop.inner.rec
+    source = _words(x[0, ...]) if x_step else _words(x)
+    target = _words(out[0, ...]) if out_step else _words(out)
+    if not target.size:
+        return
+    sizes, steps = loops(target.shape, source.strides, target.strides)
+    words = five(sizes, *steps)
+    if words is None:
+        raise ValueError("a slice has more axes than a kernel has loops")
+    args = (address(loop.number), address(source), x_step, address(target), out_step, *words)
+    rec.emit("rounds.move", (rec.machine.lanes,), args)
+
+
+def _hand_on(loop: _Loop) -> None:
+    """Emit the copies of the new states to where the next round reads them."""
+    rec = loop.inner.rec
+    pairs = []
+    for number, (after, (_, before)) in enumerate(zip(loop.after, loop.states, strict=True)):
+        source = _steady(loop.inner, after)
+        others = [cell.array for i, (_, cell) in enumerate(loop.states) if i != number]
+        if any(np.may_share_memory(source, other) for other in others):
+            aside = rec.memory(source.shape).array
+            rec.copy(source, aside)
+            source = aside
+        pairs.append((source, _words(before.array)))
+    for source, target in pairs:
+        if address(source) != address(target) or source.strides != target.strides:
+            rec.copy(source, target)
+
+
+def _counted(loop: _Loop, steps: Sequence[Callable[[], None]]) -> int:
+    """Run the rounds after the first, and return how many there are; with that known beforehand, run none."""
+    if loop.decision is None and loop.most is not None:
+        return loop.most
+    count = 1
+    while (loop.decision is None or bool(loop.decision.array.reshape(-1)[0])) and count != loop.most:
+        loop.number[0] = count
+        for step in steps:
+            step()
+        count += 1
+    return count
+
+
+def _placing(loop: _Loop) -> list[Instruction]:
+    """Return the instructions that put what a round collects in its place, and check what it decides."""
+    rec = loop.inner.rec
+    for cell, stacked in zip(loop.collected, loop.stacked, strict=True):
+        source = rec.roomy(cell) if cell.is_float else cell.array
+        _move(loop, source, 0, stacked, stacked.strides[0])
+    if loop.decision is not None:
+        flag = np.zeros(1, np.int64)
+        rec.keep.append(flag)
+        loop.inner.tape.flags.append((flag, id(loop.node)))
+        last = int(loop.count == loop.most)
+        words = (address(loop.decision.array), address(loop.number), loop.count, last, address(flag))
+        rec.emit("rounds.verify", (), words)
+    placing, rec.pending = rec.pending, []
+    return placing
+
+
+def _emit(loop: _Loop, instructions: list[Instruction]) -> None:
+    """Make the loop one instruction of the tape around it."""
+    rec, place = loop.outer.rec, address(loop.number)
+    advance = Instruction("rounds.advance", (), (place, 1))
+    program = loop.inner.program([advance, *instructions])
+    rec.emit("rounds.advance", (), (place, 0))
+    frames = [address(frame) for frame in (program.frames if program.workers > 1 else [])][1:]
+    words = (compiler.address("drive.drive"), program.code, loop.count, program.workers, address(program.frame))
+    rec.emit("rounds.repeat", (), (*words, *frames), loop.count * program.macs)
+    loop.outer.watch(program, [i.kernel for i in instructions])
+
+
+def _call(loop: _Loop, body: Sequence[Callable[[], None]], instructions: list[Instruction]) -> None:
+    """Make the loop a step in Python: rounds of the body's own steps."""
+    outer = loop.outer
+    steps = [*body, *([Recorded(loop.inner.program(instructions))] if instructions else [])]
+    outer.flush()
+
+    def step() -> None:
+        for number in range(loop.count):
+            loop.number[0] = number
+            for each in steps:
+                each()
+
+    step()
+    outer.tape.steps.append(step)
+
+
+def _finals(loop: _Loop) -> list[Cell]:
+    return [Cell(cell.array, fixed=False, roomy=cell.roomy) for _, cell in loop.states]
+
+
+def _axes(loop: _Loop) -> list[Cell]:
+    """Return what was collected, its rounds on the axis and in the order that the node asks for."""
+    count = len(loop.stacked)
+    axes = loop.node.attrs.get("scan_output_axes") or [0] * count
+    turns = loop.node.attrs.get("scan_output_directions") or [0] * count
+    found = []
+    for array, axis, turned in zip(loop.stacked, axes, turns, strict=True):
+        ordered = array[::-1] if turned else array
+        found.append(Cell(np.moveaxis(ordered, 0, int(axis)), fixed=False, roomy=array.dtype == np.float32))
+    return found

@@ -1,0 +1,171 @@
+"""Whole numbers and truth values: what decides about rounds, picks rows and masks values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import ops
+from fastlstm.graph import Node
+from fastlstm.layout import KINDS, OPERATIONS
+from fastlstm.tapes.recorder import Cell, Recorder, address, axis_of, five, loops
+
+__all__ = ["EMITTERS"]
+
+Array = npt.NDArray[Any]
+_COMPARISONS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal")
+_LOGIC = ("And", "Or", "Xor", "Not")
+
+
+def _tight(rec: Recorder, cell: Cell) -> Array | None:
+    """Return a value's memory without gaps, None if it has some."""
+    if not isinstance(cell.array, np.ndarray) or cell.array.dtype.name not in KINDS:
+        return None
+    array = cell.array
+    if cell.is_float:
+        array = rec.roomy(cell)
+    elif cell.fixed:
+        array = np.ascontiguousarray(array)
+        rec.keep.append(array)
+    return array if array.flags.c_contiguous else None
+
+
+def _made(rec: Recorder, shape: Sequence[int], dtype: Any) -> Cell:
+    """Return memory for a result that is no float."""
+    array = np.zeros(tuple(shape), dtype)
+    rec.keep.append(array)
+    return Cell(array, fixed=False)
+
+
+def _elementwise(rec: Recorder, name: str, a: Cell, b: Cell, dtype: Any) -> list[Cell] | None:
+    """Emit an operation on two values of one shape, or of which one is a single number."""
+    left, right = _tight(rec, a), _tight(rec, b)
+    shape = np.broadcast_shapes(a.array.shape, b.array.shape)
+    if left is None or right is None or not all(v.shape == shape or v.size == 1 for v in (left, right)):
+        return None
+    out = rec.memory(shape) if dtype == np.float32 else _made(rec, shape, dtype)
+    steps = [0 if v.size == 1 else v.itemsize for v in (left, right)]
+    kinds = [KINDS[v.dtype.name] for v in (left, right)]
+    if out.array.size:
+        words = (address(left), kinds[0], steps[0], address(right), kinds[1], steps[1])
+        place = (address(out.array), KINDS[np.dtype(dtype).name])
+        rec.emit("whole.elementwise", (), (OPERATIONS[name], out.array.size, *words, *place))
+    return [out]
+
+
+def _whole(cells: Sequence[Cell | None], *also: str) -> bool:
+    """Whether all values are arrays of one type: whole numbers that the kernel knows, or a type named."""
+    types = {getattr(c.array, "dtype", np.dtype("O")).name for c in cells if c is not None}
+    return None not in cells and len(types) == 1 and types <= {"int8", "uint8", "int32", "int64", *also}
+
+
+def _arithmetic(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    a, b = [*cells, None][:2]
+    if a is None or b is None or len(cells) != 2 or not _whole(cells):
+        return None
+    return _elementwise(rec, node.op, a, b, a.array.dtype)
+
+
+def _comparison(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    a, b = [*cells, None][:2]
+    if a is None or b is None or not _whole(cells, "float32", "bool"):
+        return None
+    return _elementwise(rec, node.op, a, b, np.bool_)
+
+
+def _logic(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    a, b = cells[0], cells[-1]
+    if a is None or b is None or any(c is None or c.array.dtype != np.bool_ for c in cells):
+        return None
+    return _elementwise(rec, node.op, a, b, np.bool_)
+
+
+def _cast(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x = cells[0]
+    if x is None or not isinstance(x.array, np.ndarray):
+        return None
+    target = ops.dtype_of(node.attrs["to"])
+    if target == x.array.dtype and (not x.is_float or x.roomy):
+        return [Cell(x.array, fixed=False, roomy=x.roomy)]
+    if target.name not in KINDS or (x.is_float and target != np.bool_):
+        return None  # what a float past the range of whole numbers becomes is NumPy's business
+    return _elementwise(rec, "Cast", x, x, target)
+
+
+def _where(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    condition, a, b = cells
+    if condition is None or a is None or b is None or not a.is_float or not b.is_float:
+        return None
+    shape = np.broadcast_shapes(condition.array.shape, a.array.shape, b.array.shape)
+    out = rec.memory(shape)
+    given = condition.array
+    if condition.fixed:
+        given = np.ascontiguousarray(given)
+        rec.keep.append(given)
+    views = [np.broadcast_to(v, shape) for v in (given, rec.roomy(a), rec.roomy(b))]
+    sizes, steps = loops(shape, *(view.strides for view in views), out.array.strides)
+    words = five(sizes, *steps[:3])
+    if words is None or given.dtype != np.bool_:
+        return None
+    if out.array.size:
+        rec.emit("whole.where", (), (*map(address, views), address(out.array), *words), out.array.size)
+    return [out]
+
+
+def _gather(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    """Pick slices by indices that only the run knows."""
+    x, index = cells[0], cells[1]
+    if x is None or index is None or not x.is_float or index.fixed or index.array.dtype.name not in ("int32", "int64"):
+        return None
+    places = _tight(rec, index)
+    axis = axis_of(node.attrs.get("axis", 0), x.array.ndim)
+    rest = (*x.array.shape[:axis], *x.array.shape[axis + 1 :])
+    if places is None or not x.array.shape[axis]:
+        return None
+    source = np.moveaxis(rec.roomy(x), axis, 0)
+    out = rec.memory((*x.array.shape[:axis], *places.shape, *x.array.shape[axis + 1 :]))
+    if not out.array.size:
+        return [out]
+    flat = out.array.reshape(*x.array.shape[:axis], places.size, *x.array.shape[axis + 1 :])
+    target = np.moveaxis(flat, axis, 0)
+    sizes, steps = loops(rest, source.strides[1:], target.strides[1:])
+    words = five(sizes, *steps)
+    if words is None:
+        return None
+    if not rest:
+        words = (1,) * 5 + (0,) * 10
+    args = (
+        address(source), address(out.array), address(places), KINDS[places.dtype.name], places.size,
+        source.shape[0], source.strides[0], target.strides[0], *words,
+    )  # fmt: skip
+    rec.emit("whole.gather", (), args, out.array.size)
+    return [out]
+
+
+def _argmax(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x = cells[0]
+    if x is None or not x.is_float or node.attrs.get("select_last_index", 0) or not x.array.size:
+        return None
+    axis = axis_of(node.attrs.get("axis", 0), x.array.ndim)
+    moved = Cell(np.moveaxis(rec.roomy(x), axis, -1), fixed=False, roomy=True)
+    source = rec.tight(moved)
+    out = _made(rec, source.shape[:-1], np.int64)
+    count = source.shape[-1]
+    rec.emit("whole.argmax", (), (address(source), address(out.array), source.size // count, count))
+    return [Cell(np.expand_dims(out.array, axis), fixed=False)] if node.attrs.get("keepdims", 1) else [out]
+
+
+_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
+
+EMITTERS: Mapping[str, _Emit] = {
+    **dict.fromkeys(("Add", "Sub", "Mul", "Min", "Max"), _arithmetic),
+    **dict.fromkeys(_COMPARISONS, _comparison),
+    **dict.fromkeys(_LOGIC, _logic),
+    "Cast": _cast,
+    "Where": _where,
+    "Gather": _gather,
+    "ArgMax": _argmax,
+}
