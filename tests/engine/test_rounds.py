@@ -339,6 +339,15 @@ def test_whole_numbers_are_computed_as_numpy_does(op: str, kind: int) -> None:
         assert np.array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("op", ["And", "Or", "Xor"])
+def test_truth_values_are_joined(op: str) -> None:
+    a, b = np.array([True, True, False, False]), np.array([True, False, True, False])
+    nodes = [node(op, "a b", "c"), node("Not", "c", "d"), node("Where", "d x far", "y"), node("Tanh", "y", "z")]
+    proto = model(nodes, [value("x", [2, 4]), value("a", [4], BOOL), value("b", [4], BOOL)],
+                  [value("c", None, BOOL), value("z")], {"far": np.float32(-3)})  # fmt: skip
+    assert python_steps(agree(proto, {"x": normal(2, 4), "a": a, "b": b})) == 0
+
+
 @pytest.mark.parametrize("source", [BOOL, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, INT64, FLOAT])
 @pytest.mark.parametrize("target", [BOOL, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32, INT64, FLOAT])
 def test_casts_are_numpys(source: int, target: int) -> None:
