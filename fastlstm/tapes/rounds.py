@@ -307,7 +307,9 @@ def _emit(loop: _Loop, instructions: list[Instruction]) -> None:
 def _call(loop: _Loop, body: Sequence[Callable[[], None]], instructions: list[Instruction]) -> None:
     """Make the loop a step in Python: rounds of the body's own steps."""
     outer = loop.outer
-    steps = [*body, *([Recorded(loop.inner.program(instructions))] if instructions else [])]
+    steps = list(body)
+    if instructions:
+        steps.append(Recorded(loop.inner.program(instructions)))
     outer.flush()
 
     def step() -> None:
