@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -36,6 +37,9 @@ class Executor:
         self._bodies: dict[int, Executor] = {}
         self.last_use = _last_uses(graph, self.plan)
         self._reads = outer_values(Node("", (), (), {"body": graph})) if is_body else []
+        self.reads = Counter(spec.name for spec in graph.outputs)  # of each value
+        for node in graph.nodes:
+            self.reads.update([*node.inputs, *outer_values(node)])
         self._tapes = Tapes(self, steers=not is_body)
 
     def _enter(self, array: Any) -> Array | None:

@@ -151,6 +151,27 @@ def vstore(typingctx: Any, address: Any, value: Any) -> Any:
     return types.void(types.int64, value), codegen
 
 
+@intrinsic
+def vstore_first(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
+    """vstore_first(address, vec, count) writes the first `count` lanes (all, if there are fewer) and no byte more."""
+    lanes = value.lanes
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place, vector, n = args
+        kind, flags, module = int_vector(lanes), ir.VectorType(ir.IntType(1), lanes), builder.module
+        wide = builder.select(builder.icmp_signed("<", n, I64(lanes)), n, I64(lanes))
+        one = builder.insert_element(ir.Constant(kind, ir.Undefined), builder.trunc(wide, I32), I32(0))
+        limit = builder.shuffle_vector(one, ir.Constant(kind, ir.Undefined), constant(kind, 0))
+        mask = builder.icmp_signed("<", ir.Constant(kind, list(range(lanes))), limit)
+        name, target = f"llvm.masked.store.v{lanes}f32.p0", vector.type.as_pointer()
+        takes = ir.FunctionType(ir.VoidType(), [vector.type, target, I32, flags])
+        function = module.globals.get(name) or ir.Function(module, takes, name)
+        builder.call(function, [vector, builder.inttoptr(place, target), I32(4), mask])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, value, types.int64), codegen
+
+
 @intrinsic(prefer_literal=True)
 def vsplat_load(typingctx: Any, lanes: Any, address: Any) -> Any:
     """vsplat_load(LANES, address) -> Vec with the one float at `address` in every lane."""

@@ -30,12 +30,22 @@ from fastlstm.simd import (
     vsplat_load,
     vsqrt,
     vstore,
+    vstore_first,
     where_negative,
 )
 
-__all__ = ["binary", "copy", "fill", "function", "logarithm", "unary"]
+__all__ = ["binary", "copy", "fill", "function", "logarithm", "pad", "unary"]
 
 Compiled = Callable[[int, int, int], int]
+
+
+@inlined
+def _repeat(lanes, out, number, value, count):
+    """Write one number so many times; `value` is a vector of it."""
+    done = 0
+    while done < count:
+        vstore_first(out + 4 * done, value, count - done)
+        done += lanes
 
 
 def copy(lanes: int) -> Compiled:
@@ -67,6 +77,47 @@ def copy(lanes: int) -> Compiled:
                             while done < count:
                                 store_f32(out + done * out_step, load_f32(x + done * x_step))
                                 done += 1
+            part = next_share(frame, part)
+        return 0
+
+    return kernel
+
+
+def pad(lanes: int) -> Compiled:
+    """Out = planes [a, b, H, W] with x [a, b, h, w] inside and one number around it; out's planes have no gaps.
+
+    Arguments: x, out, a, b, h, w, lines above and elements before x, H, W, strides of x, those of out's first two
+    axes, address of the number.
+    """
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        b, height, width, top, left = arg(args, 3), arg(args, 4), arg(args, 5), arg(args, 6), arg(args, 7)
+        lines, pitch, step = arg(args, 8), arg(args, 9), arg(args, 13)
+        number, value = load_f32(arg(args, 16)), vsplat_load(lanes, arg(args, 16))
+        planes = arg(args, 2) * b
+        part = first_share(frame)
+        while part >= 0:
+            for plane in range(bound(frame, planes, part), bound(frame, planes, part + 1)):
+                x = arg(args, 0) + plane // b * arg(args, 10) + plane % b * arg(args, 11)
+                out = arg(args, 1) + plane // b * arg(args, 14) + plane % b * arg(args, 15)
+                # The number first, a stretch at a time: what is around x is the end of a line and the start of the next.
+                _repeat(lanes, out, number, value, top * pitch + left)
+                for y in range(height):
+                    line, target, done = x + y * arg(args, 12), out + 4 * ((top + y) * pitch + left), 0
+                    if step == 4:
+                        while done + lanes <= width:
+                            vstore(target + 4 * done, vload(lanes, line + 4 * done))
+                            done += lanes
+                        if done < width:
+                            vstore_first(target + 4 * done, vload(lanes, line + 4 * done), width - done)
+                    else:
+                        while done < width:
+                            store_f32(target + 4 * done, load_f32(line + done * step))
+                            done += 1
+                    between = pitch - width if y + 1 < height else pitch - left - width
+                    _repeat(lanes, target + 4 * width, number, value, between)
+                rest = lines - top - height
+                _repeat(lanes, out + 4 * (top + height) * pitch, number, value, rest * pitch)
             part = next_share(frame, part)
         return 0
 

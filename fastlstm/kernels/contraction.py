@@ -8,22 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
+from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory
 from fastlstm.kernels.memory import clear, copy
-from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import product
-from fastlstm.layout import TOGETHER, WORKER
+from fastlstm.layout import TOGETHER
 from fastlstm.simd import load_f32, store_f32, store_i64
 
-__all__ = ["matmul", "own_memory", "pack"]
+__all__ = ["matmul", "pack"]
 
 Compiled = Callable[[int, int, int], int]
-
-
-@inlined
-def own_memory(frame, memory, size):
-    """Address of this worker's part of `memory`, `size` bytes a worker."""
-    return memory + word(frame, WORKER) * size
 
 
 def pack(lanes: int, vectors: int) -> Compiled:

@@ -1,215 +1,250 @@
-"""Convolutions over one or two axes as matrix products, in two orders with the same bits.
+"""Convolutions: sums of products of weights and inputs that lie at fixed offsets from each output position.
 
-    y[n, m, o] = bias[m] + sum over c, i, j in ascending order of w[m, c, i, j] * x[n, c, window of o]
+    y[m, p] = f(bias[m] + sum over terms t in ascending order of w[m, t] * x[p + offset[t]])
 
-`by_position` gathers the window of each output position as a row and multiplies it with packed weights: good where
-there are many channels and few positions. `by_channel` lays the windows of neighbouring positions side by side as a
-panel and multiplies the weights of each channel with it: good where there are many positions.
+A term is a channel and a tap of the kernel. Positions are numbered through padded planes (`fastlstm.emit.convolution`
+lays them out), so that the inputs of neighbouring positions are neighbours too, and nothing is gathered. `by_channel`
+takes a vector of positions at a time and is right for many of them, `by_position` a vector of output channels.
 
-Sums of more than `PIECE` terms are made of such pieces, each summed from zero: spectra that are computed as long
-convolutions cancel almost to nothing, and one chain over 256 terms was measured to lose twice as much of them.
+Both have the same bits for any number of positions: a sum is made of pieces of some terms (how many depends on the
+weights alone), each one chain of multiply-adds from zero, added in ascending order; then the bias is added. Spectra
+that are computed as long convolutions cancel almost to nothing, and one chain over 256 terms was measured to lose
+twice as much of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-from fastlstm.kernels.contraction import own_memory
-from fastlstm.kernels.frame import arg, bound, first_share, next_share
-from fastlstm.kernels.memory import clear, copy
+from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory, word
+from fastlstm.kernels.memory import clear
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.product import product, shift
-from fastlstm.layout import TOGETHER
-from fastlstm.simd import load_f32, store_f32, store_i64, vload, vstore
+from fastlstm.kernels.product import group_size, in_tiles, shift
+from fastlstm.layout import CLAMPED, SCRATCH, SLOPED, TOGETHER
+from fastlstm.simd import (
+    load_f32,
+    load_i64,
+    store_f32,
+    store_i64,
+    vload,
+    vmax,
+    vmin,
+    vsplat_load,
+    vstore,
+    vstore_first,
+    where_negative,
+)
 
 __all__ = ["by_channel", "by_position"]
 
 Compiled = Callable[[int, int, int], int]
 
-PIECE = 32
+# Arguments of both, in this order. Sizes in elements, strides in bytes.
+X, WEIGHTS, BIAS, OUT, MEMORY, MEMORY_BYTES, OFFSETS, TERMS, PIECE = range(9)
+GROUPS, OUTPUTS, X_GROUP = range(9, 12)
+BATCH, LINES, PITCH = range(12, 15)  # images, lines from one image to the next, elements from one line to the next
+OUT_H, OUT_W, OUT_N, OUT_M, OUT_Y, OUT_X = range(15, 21)
+FINISH, CHUNK = 21, 22
 
-# Arguments of both: x, weights, bias, out, memory of the workers, bytes of it for each, then these sizes.
-BATCH, CHANNELS, HEIGHT, WIDTH, OUT, KERNEL_H, KERNEL_W, OUT_H, OUT_W = range(6, 15)
-STRIDE_H, STRIDE_W, PAD_H, PAD_W, DILATION_H, DILATION_W, GROUPS = range(15, 22)
+# Words at FINISH: which function the outputs go through, the address of its two bounds, that of a slope a channel.
 
 
 @inlined
-def _gather_row(target, plane, args, row, column):
-    """Write the window of one output position: its kernel rows and columns, zero outside the image."""
-    height, width, taps = arg(args, HEIGHT), arg(args, WIDTH), arg(args, KERNEL_W)
-    left = column * arg(args, STRIDE_W) - arg(args, PAD_W)
-    for i in range(arg(args, KERNEL_H)):
-        y = row * arg(args, STRIDE_H) - arg(args, PAD_H) + i * arg(args, DILATION_H)
-        if y < 0 or y >= height:
-            clear(target, taps)
-        else:
-            line = plane + 4 * width * y
-            for j in range(taps):
-                x = left + j * arg(args, DILATION_W)
-                store_f32(target + 4 * j, load_f32(line + 4 * x) if x >= 0 and x < width else 0.0)
-        target += 4 * taps
+def _finished(value, bias, kind, low, high, slope):
+    """Add the bias and apply the function; a NaN stays."""
+    value = value + bias
+    if kind == CLAMPED:
+        value = vmin(high, vmax(low, value))
+    if kind == SLOPED:
+        value = where_negative(value, value * slope, value)
+    return value
 
 
-def _in_pieces(run: Any, lanes: int, vectors: int) -> Any:
-    """Return the product `run` with its sum over k in pieces; it takes room like C and a row of zeros, too."""
-    width = lanes * vectors
+@cache
+def _in_pieces(lanes: int, vectors: int, max_sums: int, gathered: str) -> tuple[Any, Any]:
+    """Return the groups of `fastlstm.kernels.product.in_tiles`, and a function that sums up all terms."""
+    group, all_rows = in_tiles(lanes, vectors, max_sums, gathered=gathered)
+    rows_move = gathered == "vectors"  # the other operand lies term by term
+    panel_row = 0 if rows_move else 4 * lanes * vectors
 
     @inlined
-    def pieces(k, rows, table, panels, w, w_stride, c_in, c_in_stride, out, stride, room, zeros):
-        start, source, source_stride, target = 0, c_in, c_in_stride, out
-        while start < k:
-            size = min(PIECE, k - start)
-            run(size, rows, table, panels, w + 4 * start * width, w_stride, source, source_stride, target, stride)
-            if start > 0:
+    def run(args, rows, table, panels, w, w_stride, zeros, sums, stride):
+        terms, piece = arg(args, TERMS), arg(args, PIECE)
+        source, source_stride, offsets = zeros, 0, arg(args, OFFSETS)
+        for i in range(max(1, (terms + piece - 1) // piece)):
+            size = min(piece, terms - i * piece)
+            all_rows(size, rows, table, panels, w, w_stride, source, source_stride, sums, stride, offsets)
+            source, source_stride = sums, stride
+            offsets += 8 * size
+            w += panel_row * size
+            if rows_move:
+                shift(table, rows, 4 * size)
+
+    return group, run
+
+
+@cache
+def _line(lanes: int) -> Any:
+    """Return a function that finishes neighbouring positions of one channel and writes them out."""
+
+    @inlined
+    def put(target, step, source, count, bias, kind, low, high, slope, spare):
+        done = 0
+        while done < count:
+            value = _finished(vload(lanes, source + 4 * done), bias, kind, low, high, slope)
+            if step == 4:
+                vstore_first(target + 4 * done, value, count - done)
+            else:
+                vstore(spare, value)
+                for i in range(min(lanes, count - done)):
+                    store_f32(target + (done + i) * step, load_f32(spare + 4 * i))
+            done += lanes
+
+    return put
+
+
+def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
+    """Weights are rows [group][output][term]; a panel is `vectors` vectors of positions."""
+    _, run = _in_pieces(lanes, vectors, max_sums, "vectors")
+    put, width = _line(lanes), lanes * vectors
+    alone = group_size(vectors, 1, max_sums)
+
+    @inlined
+    def put_block(args, frame, sums, stride, first, count, rows, channel):
+        """Write out the positions of a block, line by line; those between the lines are nothing."""
+        finish, pitch, out_w = arg(args, FINISH), arg(args, PITCH), arg(args, OUT_W)
+        kind, bounds, slopes = load_i64(finish), load_i64(finish + 8), load_i64(finish + 16) + 4 * channel
+        low, high = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4)
+        done = 0
+        while done < count:
+            line, column = (first + done) // pitch, (first + done) % pitch
+            image, y = line // arg(args, LINES), line % arg(args, LINES)
+            if column < out_w and y < arg(args, OUT_H):
+                here = min(out_w - column, count - done)
+                target = arg(args, OUT) + image * arg(args, OUT_N) + channel * arg(args, OUT_M)
+                target += y * arg(args, OUT_Y) + column * arg(args, OUT_X)
                 for r in range(rows):
-                    for i in range(panels * vectors):
-                        at = r * stride + 4 * lanes * i
-                        vstore(out + at, vload(lanes, out + at) + vload(lanes, room + at))
-            shift(table, rows, 4 * size)
-            source, source_stride, target = zeros, 0, room
-            start += size
-        shift(table, rows, -4 * k)
-
-    return pieces
-
-
-def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
-    """Weights are panels ``[group][panel][k][vector][lane]``, bias ``[group][panel][vector][lane]``."""
-    group, run = product(lanes, vectors, max_sums)
-    pieces = _in_pieces(run, lanes, vectors)
-    panel_width = lanes * vectors
+                    put(
+                        target + r * arg(args, OUT_M), arg(args, OUT_X), sums + r * stride + 4 * done, here,
+                        vsplat_load(lanes, arg(args, BIAS) + 4 * (channel + r)), kind, low, high,
+                        vsplat_load(lanes, slopes + 4 * r), word(frame, SCRATCH),
+                    )  # fmt: skip
+            done += pitch - column
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        groups, channels = arg(args, GROUPS), arg(args, CHANNELS) // arg(args, GROUPS)
-        out_channels = arg(args, OUT) // groups
-        taps = arg(args, KERNEL_H) * arg(args, KERNEL_W)
-        k, positions = channels * taps, arg(args, OUT_H) * arg(args, OUT_W)
-        panels = (out_channels + panel_width - 1) // panel_width
-        plane = 4 * arg(args, HEIGHT) * arg(args, WIDTH)
-        memory = own_memory(frame, arg(args, 4), arg(args, 5))
-        windows = memory + 8 * TOGETHER
-        sums, stride = windows + 4 * TOGETHER * k, 4 * panels * panel_width
-        room, zeros = sums + TOGETHER * stride, sums + 2 * TOGETHER * stride
-        clear(zeros, panels * panel_width)
-        blocks = (positions + TOGETHER - 1) // TOGETHER
-        tasks = arg(args, BATCH) * groups * blocks
+        groups, outputs, chunk, terms = arg(args, GROUPS), arg(args, OUTPUTS), arg(args, CHUNK), arg(args, TERMS)
+        positions = ((arg(args, BATCH) - 1) * arg(args, LINES) + arg(args, OUT_H) - 1) * arg(args, PITCH)
+        positions += arg(args, OUT_W)
+        block = width * (alone if outputs == 1 else 1)  # one row alone has few sums
+        stride = 4 * block
+        zeros = own_memory(frame, arg(args, MEMORY), arg(args, MEMORY_BYTES))
+        table = zeros + stride
+        sums = table + 8 * chunk
+        clear(zeros, block)
+        chunks, blocks = (outputs + chunk - 1) // chunk, (positions + block - 1) // block
+        tasks = groups * blocks * chunks
         part = first_share(frame)
         while part >= 0:
             for task in range(bound(frame, tasks, part), bound(frame, tasks, part + 1)):
-                first, section = task % blocks * TOGETHER, task // blocks % groups
-                image = task // blocks
-                count = min(TOGETHER, positions - first)
-                x = arg(args, 0) + image * channels * plane
-                for r in range(count):
-                    window = windows + 4 * r * k
-                    store_i64(memory + 8 * r, window)
-                    at = first + r
-                    for c in range(channels):
-                        _gather_row(
-                            window + 4 * c * taps, x + c * plane, args, at // arg(args, OUT_W), at % arg(args, OUT_W)
-                        )
-                weights = arg(args, 1) + 4 * section * panels * k * panel_width
-                panel = 0
-                while panel < panels:
-                    together = group(count, panels - panel)
-                    pieces(
-                        k, count, memory, together, weights + 4 * panel * k * panel_width, 4 * k * panel_width,
-                        arg(args, 2) + 4 * (section * panels + panel) * panel_width, 0,
-                        sums + 4 * panel * panel_width, stride, room + 4 * panel * panel_width, zeros,
-                    )  # fmt: skip
-                    panel += together
-                out = arg(args, 3) + 4 * (image * out_channels * positions + first)
-                for m in range(out_channels):
-                    for r in range(count):
-                        store_f32(out + 4 * (m * positions + r), load_f32(sums + r * stride + 4 * m))
+                row, first, section = task % chunks * chunk, task // chunks % blocks * block, task // chunks // blocks
+                count, rows = min(block, positions - first), min(chunk, outputs - row)
+                channel = section * outputs + row
+                for r in range(rows):
+                    store_i64(table + 8 * r, arg(args, WEIGHTS) + 4 * terms * (channel + r))
+                x = arg(args, X) + section * arg(args, X_GROUP) + 4 * first
+                panels = (count + width - 1) // width
+                run(args, rows, table, panels, x, 4 * width, zeros, sums, stride)
+                put_block(args, frame, sums, stride, first, count, rows, channel)
             part = next_share(frame, part)
         return 0
 
     return kernel
 
 
-@inlined
-def _gather_line(target, line, count, start, step, width):
-    """Write `count` elements of an image's line from `start` on, `step` apart, zero outside it."""
-    for r in range(count):
-        x = start + r * step
-        if x >= 0 and x < width:
-            store_f32(target + 4 * r, load_f32(line + 4 * x))
-        else:
-            store_f32(target + 4 * r, 0.0)
-
-
-@inlined
-def _gather_inside(target, line, count, start, step):
-    if step == 1:
-        copy(target, line + 4 * start, count)
-    else:
-        for r in range(count):
-            store_f32(target + 4 * r, load_f32(line + 4 * (start + r * step)))
-
-
-@inlined
-def _gather_panel(target, plane, args, first, count, i, j):
-    """Write the tap (i, j) of `count` neighbouring output positions, line by line."""
-    out_width, width = arg(args, OUT_W), arg(args, WIDTH)
-    step = arg(args, STRIDE_W)
-    done = 0
-    while done < count:
-        row, column = (first + done) // out_width, (first + done) % out_width
-        run = min(count - done, out_width - column)
-        y = row * arg(args, STRIDE_H) - arg(args, PAD_H) + i * arg(args, DILATION_H)
-        start = column * step - arg(args, PAD_W) + j * arg(args, DILATION_W)
-        if y < 0 or y >= arg(args, HEIGHT):
-            clear(target + 4 * done, run)
-        elif start >= 0 and start + (run - 1) * step < width:
-            _gather_inside(target + 4 * done, plane + 4 * width * y, run, start, step)
-        else:
-            _gather_line(target + 4 * done, plane + 4 * width * y, run, start, step, width)
-        done += run
-
-
-def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
-    """Weights are rows [M, k], bias [M]; a panel is as many positions as `vectors` vectors hold."""
-    _, run = product(lanes, vectors, max_sums)
-    pieces = _in_pieces(run, lanes, vectors)
+def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
+    """Weights are panels ``[group][panel][term][vector][lane]``, bias and slopes ``[group][panel][vector][lane]``."""
+    group, run = _in_pieces(lanes, vectors, max_sums, "rows")
     width = lanes * vectors
 
+    @inlined
+    def put_rows(args, sums, stride, first, rows, floats, channel, padded):
+        """Write out one position after the other, `channel` and those that follow."""
+        finish, count = arg(args, FINISH), min(floats, arg(args, OUTPUTS) - channel % arg(args, OUTPUTS))
+        kind, bounds, slopes = load_i64(finish), load_i64(finish + 8), load_i64(finish + 16) + 4 * padded
+        low, high = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4)
+        bias, step = arg(args, BIAS) + 4 * padded, arg(args, OUT_M)
+        x, y = first % arg(args, OUT_W), first // arg(args, OUT_W) % arg(args, OUT_H)
+        target = arg(args, OUT) + channel * step
+        target += first // arg(args, OUT_W) // arg(args, OUT_H) * arg(args, OUT_N)
+        for r in range(rows):
+            here, source, done = target + y * arg(args, OUT_Y) + x * arg(args, OUT_X), sums + r * stride, 0
+            while done < count:
+                value = vload(lanes, source + 4 * done)
+                value = _finished(
+                    value, vload(lanes, bias + 4 * done), kind, low, high, vload(lanes, slopes + 4 * done)
+                )
+                if step == 4:
+                    vstore_first(here + 4 * done, value, count - done)
+                else:
+                    vstore(source + 4 * done, value)
+                    for i in range(done, min(done + lanes, count)):
+                        store_f32(here + i * step, load_f32(source + 4 * i))
+                done += lanes
+            x += 1
+            if x == arg(args, OUT_W):
+                x, y = 0, y + 1
+                if y == arg(args, OUT_H):
+                    y, target = 0, target + arg(args, OUT_N)
+
+    @inlined
+    def list_rows(args, table, x, first, rows):
+        """Write the addresses of positions from `first` on."""
+        column, line = first % arg(args, OUT_W), first // arg(args, OUT_W)
+        y, image = line % arg(args, OUT_H), line // arg(args, OUT_H)
+        for r in range(rows):
+            place = (image * arg(args, LINES) + y) * arg(args, PITCH) + column
+            store_i64(table + 8 * r, x + 4 * place)
+            column += 1
+            if column == arg(args, OUT_W):
+                column, y = 0, y + 1
+                if y == arg(args, OUT_H):
+                    y, image = 0, image + 1
+
     def kernel(args: int, frame: int, unused: int) -> int:
-        groups, channels = arg(args, GROUPS), arg(args, CHANNELS) // arg(args, GROUPS)
-        out_channels = arg(args, OUT) // groups
-        taps_h, taps_w = arg(args, KERNEL_H), arg(args, KERNEL_W)
-        k, positions = channels * taps_h * taps_w, arg(args, OUT_H) * arg(args, OUT_W)
-        plane = 4 * arg(args, HEIGHT) * arg(args, WIDTH)
-        memory = own_memory(frame, arg(args, 4), arg(args, 5))
-        windows = memory + 8 * out_channels
-        sums = windows + 4 * k * width
-        room, zeros = sums + 4 * out_channels * width, sums + 8 * out_channels * width
-        clear(zeros, width)
-        blocks = (positions + width - 1) // width
-        tasks = arg(args, BATCH) * groups * blocks
-        part = first_share(frame)
-        while part >= 0:
-            for task in range(bound(frame, tasks, part), bound(frame, tasks, part + 1)):
-                first, section = task % blocks * width, task // blocks % groups
-                image = task // blocks
-                count = min(width, positions - first)
-                x, at = arg(args, 0) + image * channels * plane, windows
-                for c in range(channels):
-                    for i in range(taps_h):
-                        for j in range(taps_w):
-                            _gather_panel(at, x + c * plane, args, first, count, i, j)
-                            at += 4 * width
-                for m in range(out_channels):
-                    store_i64(memory + 8 * m, arg(args, 1) + 4 * k * (section * out_channels + m))
-                    bias = load_f32(arg(args, 2) + 4 * (section * out_channels + m))
-                    for r in range(width):
-                        store_f32(sums + 4 * (m * width + r), bias)
-                pieces(k, out_channels, memory, 1, windows, 0, sums, 4 * width, sums, 4 * width, room, zeros)
-                out = arg(args, 3) + 4 * (image * out_channels * positions + first)
-                for m in range(out_channels):
-                    copy(out + 4 * m * positions, sums + 4 * m * width, count)
-            part = next_share(frame, part)
+        groups, outputs, terms = arg(args, GROUPS), arg(args, OUTPUTS), arg(args, TERMS)
+        positions = arg(args, BATCH) * arg(args, OUT_H) * arg(args, OUT_W)
+        panels = (outputs + width - 1) // width
+        together = group(min(positions, TOGETHER), panels)
+        stride, panel_bytes = 4 * together * width, 4 * terms * width
+        zeros = own_memory(frame, arg(args, MEMORY), arg(args, MEMORY_BYTES))
+        table = zeros + stride
+        sums = table + 8 * TOGETHER
+        clear(zeros, together * width)
+        parts, blocks = (panels + together - 1) // together, (positions + TOGETHER - 1) // TOGETHER
+        tasks = groups * blocks * parts
+        share = first_share(frame)
+        while share >= 0:
+            for task in range(bound(frame, tasks, share), bound(frame, tasks, share + 1)):
+                section, first, panel = task // parts // blocks, task // parts % blocks * TOGETHER, task % parts
+                panel *= together
+                rows = min(TOGETHER, positions - first)
+                list_rows(args, table, arg(args, X) + section * arg(args, X_GROUP), first, rows)
+                weights = arg(args, WEIGHTS) + (section * panels + panel) * panel_bytes
+                done, last = panel, min(panels, panel + together)
+                while done < last:
+                    some = group(rows, last - done)
+                    run(
+                        args, rows, table, some, weights + (done - panel) * panel_bytes, panel_bytes, zeros,
+                        sums + 4 * width * (done - panel), stride,
+                    )  # fmt: skip
+                    done += some
+                put_rows(
+                    args, sums, stride, first, rows, (last - panel) * width, section * outputs + panel * width,
+                    (section * panels + panel) * width,
+                )  # fmt: skip
+            share = next_share(frame, share)
         return 0
 
     return kernel

@@ -14,6 +14,7 @@ __all__ = [
     "is_last",
     "next_share",
     "origin",
+    "own_memory",
     "row_stride",
     "time_stride",
     "word",
@@ -35,6 +36,12 @@ def word(frame, index):
 def arg(args, index):
     """The instruction's argument `index`."""
     return load_i64(args + 8 * index)
+
+
+@inlined
+def own_memory(frame, memory, size):
+    """Address of this worker's part of `memory`, `size` bytes a worker."""
+    return memory + word(frame, layout.WORKER) * size
 
 
 @inlined

@@ -15,7 +15,7 @@ from fastlstm.kernels.tile import LINE, tile
 from fastlstm.machine import detect
 from fastlstm.simd import load_i64, store_i64
 
-__all__ = ["group_size", "product", "rows_per_tile"]
+__all__ = ["group_size", "in_tiles", "product", "rows_per_tile"]
 
 
 def rows_per_tile(vectors: int, max_sums: int) -> int:
@@ -36,22 +36,22 @@ def shift(table, rows, by):
 
 
 @cache
-def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tuple[Any, Any]:
-    """Return two functions: panels in the next group (`most_panels` at most), and the product for one group.
+def in_tiles(lanes: int, vectors: int, max_sums: int, most_panels: int = 8, gathered: str = "") -> tuple[Any, Any]:
+    """Return two functions: panels in the next group (`most_panels` at most), and all rows by one group.
 
     ``group(rows, panels)`` is how many of the `panels` left go together for `rows` rows.
 
-    ``run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)`` adds to C for all rows,
-    whose addresses stand at `table` (8 bytes each; advanced in place over the blocks of k and put back).
+    ``all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, offsets)`` adds to C for
+    all rows, whose addresses stand at `table` (8 bytes each); `offsets` is read where terms are `gathered`, see
+    `fastlstm.kernels.tile`.
     """
     most_rows = rows_per_tile(vectors, max_sums)
     alone = min(most_panels, group_size(vectors, 1, max_sums))
     together = min(most_panels, group_size(vectors, most_rows, max_sums))
-    block_bytes = detect().l1_bytes // 2
     shapes = [(1, p) for p in range(1, alone + 1)]
     for r in range(2, most_rows + 1):
         shapes += [(r, 1), (r, together)] if together > 1 else [(r, 1)]
-    run_tile = _dispatch(tuple(shapes), vectors, lanes)
+    run_tile = _dispatch(tuple(shapes), vectors, lanes, gathered)
     panel_row = vectors * lanes * 4
 
     @inlined
@@ -63,7 +63,7 @@ def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tu
         return alone if panels >= 2 * alone else (panels + 1) // 2
 
     @inlined
-    def all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
+    def all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, offsets):
         # While the rows pass over this slice of the weights, tile by tile, the next one comes to the L2 cache.
         ahead, end, done = w + k * panel_row, w + 2 * k * panel_row, 0
         while done < rows:
@@ -74,10 +74,24 @@ def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tu
             run_tile(
                 r, panels, k, table + 8 * done, w, w_stride,
                 c_in + done * c_in_stride, c_in_stride, c_out + done * c_out_stride, c_out_stride,
-                ahead if ahead < end else w,
+                offsets if gathered else ahead if ahead < end else w,
             )  # fmt: skip
             ahead += LINE * k
             done += r
+
+    return group, all_rows
+
+
+@cache
+def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tuple[Any, Any]:
+    """Return two functions: panels in the next group (see `in_tiles`), and the product for one group.
+
+    ``run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)`` adds to C for all rows,
+    whose addresses stand at `table` (8 bytes each; advanced in place over the blocks of k and put back).
+    """
+    group, all_rows = in_tiles(lanes, vectors, max_sums, most_panels)
+    most_rows = rows_per_tile(vectors, max_sums)
+    block_bytes, panel_row = detect().l1_bytes // 2, vectors * lanes * 4
 
     @inlined
     def run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
@@ -87,7 +101,7 @@ def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tu
         while start < k:
             size = min(block, k - start)
             at = w + start * panel_row
-            all_rows(size, rows, table, panels, at, w_stride, source, source_stride, c_out, c_out_stride)
+            all_rows(size, rows, table, panels, at, w_stride, source, source_stride, c_out, c_out_stride, 0)
             source, source_stride = c_out, c_out_stride
             start += size
             if block < k:
@@ -99,10 +113,10 @@ def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tu
 
 
 @cache
-def _dispatch(shapes: tuple[tuple[int, int], ...], vectors: int, lanes: int) -> Any:
+def _dispatch(shapes: tuple[tuple[int, int], ...], vectors: int, lanes: int, gathered: str) -> Any:
     """Return a function that runs the tile of the given rows and panels: a chain of comparisons."""
     (rows, panels), others = shapes[-1], shapes[:-1]
-    this = tile(rows, panels, vectors, lanes)
+    this = tile(rows, panels, vectors, lanes, gathered=gathered)
     if not others:
 
         @inlined
@@ -110,7 +124,7 @@ def _dispatch(shapes: tuple[tuple[int, int], ...], vectors: int, lanes: int) -> 
             this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead)
 
         return only
-    rest = _dispatch(others, vectors, lanes)
+    rest = _dispatch(others, vectors, lanes, gathered)
 
     @inlined
     def run(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead):

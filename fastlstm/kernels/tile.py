@@ -9,6 +9,9 @@ batch, chunk and thread count.
 Weights are packed as panels ``[k][vector][lane]``, so a tile reads them once, in order. With one row each
 weight feeds a single FMA straight from memory, and several panels side by side give the independent chains
 that hide the FMA's latency; with several rows each weight is used from a register.
+
+A convolution's terms do not lie one behind the other: a table says where, in A (`gathered` is "rows") or in W
+("vectors"). Its sums start from zero, and C is added to them at the end.
 """
 
 from __future__ import annotations
@@ -19,7 +22,18 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.simd import F32, I64, broadcast, float_vector, load_vector, multiply_add, pointer, prefetch, store_vector
+from fastlstm.simd import (
+    F32,
+    I64,
+    broadcast,
+    constant,
+    float_vector,
+    load_vector,
+    multiply_add,
+    pointer,
+    prefetch,
+    store_vector,
+)
 
 __all__ = ["LINE", "tile"]
 
@@ -28,7 +42,7 @@ LINE = 64
 
 
 @cache
-def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> Any:
+def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2, gathered: str = "") -> Any:
     """Return the intrinsic ``tile(k, a_rows, w, w_stride, c_in, c_in_stride, c_out, c_out_stride,
     ahead)``.
 
@@ -36,6 +50,9 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> A
     one panel to the next; ``c_in`` and ``c_out`` hold, row by row at their strides, the panels' vectors side
     by side (a stride of 0 reads one row, such as a bias, for all). With several rows, a cache line from ``ahead``
     on is prefetched for each k: weights that are needed soon. All arguments are int64.
+
+    With `gathered`, ``ahead`` is the address of a table instead: for each k the bytes from a row's address to its
+    term ("rows"), or from a panel's address to its first vector ("vectors").
     """
     wide = vectors * lanes * FLOAT_BYTES
 
@@ -78,21 +95,33 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> A
             r, p, v = place
             return b.add(b.add(base, b.mul(stride, I64(r))), I64(p * wide + v * lanes * FLOAT_BYTES))
 
-        sums = [load_vector(b, c_address(c_in, c_in_stride, place), lanes) for place in places]
+        def c_vectors() -> list[Any]:
+            return [load_vector(b, c_address(c_in, c_in_stride, place), lanes) for place in places]
+
+        sums = [constant(float_vector(lanes), 0.0) for _ in places] if gathered else c_vectors()
 
         def step(sums: list[Any], index: Any, weight_offset: Any, ahead: int) -> list[Any]:
+            row_offset = b.add(b.mul(index, I64(FLOAT_BYTES)), I64(ahead * FLOAT_BYTES))
+            panel_offset = b.add(weight_offset, I64(ahead * wide))
+            if gathered:
+                entry = b.add(ahead_at, b.add(b.mul(index, I64(8)), I64(8 * ahead)))
+                offset = b.load(pointer(b, entry, I64), align=8)
+                if gathered == "rows":
+                    row_offset = offset
+                else:
+                    panel_offset = offset
+
             def splat(r: int) -> Any:
-                address = b.add(a[r], b.add(b.mul(index, I64(FLOAT_BYTES)), I64(ahead * FLOAT_BYTES)))
-                return broadcast(b, b.load(pointer(b, address, F32), align=4), lanes)
+                return broadcast(b, b.load(pointer(b, b.add(a[r], row_offset), F32), align=4), lanes)
 
             def weight(p: int, v: int) -> Any:
-                offset = b.add(weight_offset, I64(ahead * wide + v * lanes * FLOAT_BYTES))
+                offset = b.add(panel_offset, I64(v * lanes * FLOAT_BYTES))
                 return load_vector(b, b.add(w_panel[p], offset), lanes)
 
             # Alive at any moment: the sums, the whole of the smaller operand and one value of the larger.
             # That is what 16 registers hold for 3 rows x 4 vectors or 6 rows x 2; any other order spills.
             new: dict[tuple[int, int, int], Any] = dict(zip(places, sums, strict=True))
-            if rows > 1:
+            if rows > 1 and not gathered:
                 prefetch(b, b.add(ahead_at, b.add(b.mul(index, I64(LINE)), I64(ahead * LINE))))
             columns = [(p, v) for p in range(panels) for v in range(vectors)]
             if rows < len(columns):
@@ -138,6 +167,8 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2) -> A
         sums, reached = loop(sums, I64(0), k, unroll)
         if unroll > 1:
             sums, _ = loop(sums, reached, k, 1)
+        if gathered:
+            sums = [b.fadd(before, total) for before, total in zip(c_vectors(), sums, strict=True)]
         for place, total in zip(places, sums, strict=True):
             store_vector(b, total, c_address(c_out, c_out_stride, place))
 

@@ -84,7 +84,6 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
     on("MatMul", fuse.dense_of_matmul)
     on("Gemm", fuse.dense_of_gemm)
     on("BatchNormalization", convolve.normalised_convolution)
-    on("Conv", convolve.conv_of_groups, convolve.dense_of_conv)
     on("Add", fuse.dense_bias)
     on("GlobalAveragePool", fuse.pooled_mean)
     on(("Div", "Mul", "Add"), fuse.layer_normalization)

@@ -1,179 +1,260 @@
-"""Convolutions over one or two axes, straight and transposed."""
+"""Convolutions over one or two axes, straight and transposed.
+
+A transposed convolution of stride s is s convolutions of stride 1 an axis, one for each remainder of an output
+position by s: it has the taps that reach such positions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.tapes.planes import Axis, Planes, laid_out
+from fastlstm.tapes.recorder import Cell, Recorder, address
 from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.ops.windows import windows
 from fastlstm.pack import panels_of, plain_panels
-from fastlstm.tapes.recorder import Cell, Recorder, address
 
 __all__ = ["EMITTERS"]
 
 Array = npt.NDArray[Any]
+Axes = tuple[Axis, Axis]
 MOST_VECTORS = 4
+MOST_PANELS = 8  # that a kernel works on side by side
+CHUNK = 96  # channels that share a block of positions: their sums stay in the L1 cache
+PIECES = 32, 128  # terms of a piece where there is one channel, as for a spectrum, and where there are more
 
 
 @dataclass(frozen=True)
-class _Shape:
-    """What a convolution of images [N, C, H, W] is made of, as the kernels take it."""
+class _Weights:
+    """Weights of one set of taps: rows [M, terms] made of a fixed cell, and what names them among the cell's parts."""
 
-    batch: int
-    channels: int
-    size: tuple[int, int]
-    out_channels: int
-    kernel: tuple[int, int]
-    out: tuple[int, int]
-    strides: tuple[int, int]
-    before: tuple[int, int]
-    dilations: tuple[int, int]
+    cell: Cell
+    name: tuple[Any, ...]
+    rows: Callable[[Array], Array]
+    outputs: int  # of a group
     groups: int
-
-    def words(self) -> tuple[int, ...]:
-        return (
-            self.batch, self.channels, *self.size, self.out_channels, *self.kernel, *self.out, *self.strides,
-            *self.before, *self.dilations, self.groups,
-        )  # fmt: skip
-
-    @property
-    def terms(self) -> int:
-        """Products that an output element is the sum of."""
-        return self.channels // self.groups * self.kernel[0] * self.kernel[1]
-
-    @property
-    def positions(self) -> int:
-        return self.out[0] * self.out[1]
-
-    def prefers_positions(self, lanes: int) -> bool:
-        """Whether gathering a row for each position costs less than a panel for each few; both give the same bits.
-
-        Counted in vector instructions: what is gathered element by element, and the multiply-adds.
-        """
-        outputs = self.out_channels // self.groups
-        rows = self.positions * (1.0 + panels_of(outputs, lanes) / 2) + self.positions * outputs / self.terms
-        gathered = panels_of(self.positions, lanes) * (2.0 if self.strides[1] == 1 else float(lanes))
-        return rows < gathered + outputs * panels_of(self.positions, lanes) / 2
-
-
-def _two(values: Sequence[int], one: int) -> tuple[int, int]:
-    """Return what belongs to two axes; a single axis is the second."""
-    return (one, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
+    channels: int  # of the input, in a group
 
 
 def _conv(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
     x, weight, bias = [*cells, None][:3]
     if not _fits(x, weight, bias) or x is None or weight is None:
         return None
-    attrs = node.attrs
-    group = int(attrs.get("group", 1))
+    attrs, groups = node.attrs, int(node.attrs.get("group", 1))
     N, C, *sizes = x.array.shape
     M, channels, *kernel = weight.array.shape
-    if channels * group != C or M % group or list(attrs.get("kernel_shape") or kernel) != kernel:
+    if channels * groups != C or M % groups or list(attrs.get("kernel_shape") or kernel) != kernel:
         return None
     w = windows(
         sizes, kernel, attrs.get("strides"), attrs.get("dilations"), attrs.get("pads"), attrs.get("auto_pad", "NOTSET")
     )
-    shape = _Shape(
-        N, C, _two(sizes, 1), M, _two(kernel, 1), _two(w.outputs, 1), _two(w.strides, 1), _two(w.before, 0),
-        _two(w.dilations, 1), group,
-    )  # fmt: skip
+    axes = [
+        Axis(size, outputs, stride, tuple(tap * dilation for tap in range(taps)), before)
+        for size, outputs, stride, taps, dilation, before in zip(
+            sizes, w.outputs, w.strides, kernel, w.dilations, w.before, strict=True
+        )
+    ]
     out = rec.memory((N, M, *w.outputs))
+    weights = _Weights(weight, (), lambda array: array.reshape(M, -1), M // groups, groups, channels)
     if out.array.size:
-        _emit(rec, shape, rec.tight(x), weight, bias, out.array)
+        both = _two(axes)
+        _emit(rec, x, both, [(both, weights, _images(out.array))], bias, out)
     return [out]
 
 
 def _fits(x: Cell | None, weight: Cell | None, bias: Cell | None) -> bool:
     if x is None or weight is None or not x.is_float or not weight.is_float or not weight.fixed:
         return False
-    return (
-        (bias is None or (bias.fixed and bias.is_float))
-        and x.array.ndim == weight.array.ndim
-        and x.array.ndim in (3, 4)
-    )
+    given = bias is None or (bias.fixed and bias.is_float)
+    return given and x.array.ndim == weight.array.ndim and x.array.ndim in (3, 4)
 
 
-def _emit(rec: Recorder, shape: _Shape, x: Array, weight: Cell, bias: Cell | None, out: Array) -> None:
-    lanes, sums = rec.machine.lanes, rec.machine.max_sums
-    M, outputs, k = shape.out_channels, shape.out_channels // shape.groups, shape.terms
-    if bias is not None and bias.array.shape != (M,):
-        raise ValueError(f"the bias has the shape {bias.array.shape} for {M} channels")
-    macs = out.size * k
-    given = Cell(np.zeros(M, np.float32), fixed=True) if bias is None else bias
-    if shape.prefers_positions(lanes):
-        vectors = min(MOST_VECTORS, panels_of(outputs, lanes))
-        width = -(-outputs // (lanes * vectors)) * lanes * vectors
+def _two(axes: Sequence[Axis]) -> Axes:
+    """Return both axes; a single one is the second."""
+    return (Axis(), axes[0]) if len(axes) == 1 else (axes[0], axes[1])
 
-        def panels(array: Array) -> Array:
-            parts = array.reshape(shape.groups, outputs, k)
-            return np.stack([plain_panels(part.T, vectors, lanes) for part in parts])
 
-        def rows(array: Array) -> Array:
-            padded = np.zeros((shape.groups, width), np.float32)
-            padded[:, :outputs] = array.reshape(shape.groups, outputs)
-            return padded
-
-        packed = rec.prepared(weight, ("by position", vectors, shape.groups), panels)
-        start = rec.prepared(given, ("by position", vectors, shape.groups), rows)
-        scratch = rec.scratch(TOGETHER * (8 + 4 * k + 8 * width) + 4 * width + 256)
-        kernel = "convolution.by_position"
-    else:
-        vectors = min(MOST_VECTORS, panels_of(shape.positions, lanes))
-        packed, start = rec.tight(weight), rec.tight(given)
-        scratch = rec.scratch(8 * outputs + 4 * (k + 2 * outputs + 1) * lanes * vectors + 256)
-        kernel = "convolution.by_channel"
-    args = (address(x), address(packed), address(start), address(out), *scratch, *shape.words())
-    rec.emit(kernel, (lanes, vectors, sums), args, macs)
+def _images(array: Array) -> Array:
+    """Return [N, C, H, W]."""
+    return array[:, :, None] if array.ndim == 3 else array
 
 
 def _conv_transpose(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    """As a convolution of the input with zeros between its elements, by the kernel turned round."""
     x, weight, bias = [*cells, None][:3]
     attrs = node.attrs
     if not _fits(x, weight, bias) or x is None or weight is None:
         return None
     if attrs.get("output_shape") or attrs.get("auto_pad", "NOTSET") != "NOTSET":
         return None
-    group = int(attrs.get("group", 1))
+    groups = int(attrs.get("group", 1))
     N, C, *sizes = x.array.shape
-    channels, *kernel = weight.array.shape[1:]
-    if weight.array.shape[0] != C or C % group or list(attrs.get("kernel_shape") or kernel) != kernel:
+    outputs, *kernel = weight.array.shape[1:]
+    if weight.array.shape[0] != C or C % groups or list(attrs.get("kernel_shape") or kernel) != kernel:
         return None
-    rank, M = len(sizes), channels * group
+    rank, M, channels = len(sizes), outputs * groups, C // groups
     strides, dilations = (list(attrs.get(name) or [1] * rank) for name in ("strides", "dilations"))
     pads, extra = list(attrs.get("pads") or [0] * 2 * rank), list(attrs.get("output_padding") or [0] * rank)
-    spread = [(size - 1) * s + 1 for size, s in zip(sizes, strides, strict=True)]
     reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
-    before = [r - p for r, p in zip(reach, pads[:rank], strict=True)]
-    outputs = [n + r - a - b + e for n, r, a, b, e in zip(spread, reach, pads[:rank], pads[rank:], extra, strict=True)]
-    if min(outputs) <= 0:
+    lengths = [
+        (n - 1) * s + 1 + r - a - b + e
+        for n, s, r, a, b, e in zip(sizes, strides, reach, pads[:rank], pads[rank:], extra, strict=True)
+    ]
+    if min(lengths) <= 0:
         return None
-    source = rec.tight(x)
-    if any(s > 1 for s in strides):
-        wide = rec.memory((N, C, *spread)).array
-        rec.fill(wide, 0.0)
-        rec.copy(source, wide[(slice(None), slice(None), *(slice(None, None, s) for s in strides))])
-        source = wide
+    out = rec.memory((N, M, *lengths))
+    axes = [
+        _by_remainder(*numbers)
+        for numbers in zip(sizes, kernel, strides, dilations, pads[:rank], lengths, strict=True)
+    ]
+    parts = []
+    for chosen in product(*axes):
+        which = tuple(part.taps for part in chosen)
 
-    def turned(array: Array) -> Array:
-        parts = np.flip(array, tuple(range(2, rank + 2))).reshape(group, C // group, channels, *kernel)
-        return np.ascontiguousarray(parts.swapaxes(1, 2)).reshape(M, C // group, *kernel)
+        def rows(array: Array, which: tuple[Any, ...] = which) -> Array:
+            taken = array[np.ix_(range(C), range(outputs), *which)].reshape(groups, channels, outputs, -1)
+            return np.ascontiguousarray(taken.swapaxes(1, 2)).reshape(M, -1)
 
-    flipped = rec.prepared(weight, ("turned", group), turned)
-    shape = _Shape(
-        N, C, _two(spread, 1), M, _two(kernel, 1), _two(outputs, 1), (1, 1), _two(before, 0), _two(dilations, 1), group
-    )
-    out = rec.memory((N, M, *outputs))
-    if out.array.size:
-        _emit(rec, shape, source, Cell(flipped, fixed=True, shared=weight.shared), bias, out.array)
+        weights = _Weights(weight, (which, groups), rows, outputs, groups, channels)
+        place = out.array[(slice(None), slice(None), *(part.outputs for part in chosen))]
+        if place.size:
+            parts.append((_two([part.axis for part in chosen]), weights, _images(place)))
+    whole = _two([_union([part.axis for part in axis]) for axis in axes])
+    _emit(rec, x, whole, parts, bias, out)
     return [out]
+
+
+@dataclass(frozen=True)
+class _Remainder:
+    """What a transposed convolution does along an axis for every s-th output: an axis, taps of the kernel, outputs."""
+
+    axis: Axis
+    taps: tuple[int, ...]
+    outputs: slice
+
+
+def _by_remainder(size: int, kernel: int, stride: int, dilation: int, pad: int, length: int) -> list[_Remainder]:
+    # Output o is the sum of taps k times x[(o + pad - k * dilation) / stride], where that is a whole number.
+    found = []
+    reached = {r: [k for k in range(kernel) if (r + pad - k * dilation) % stride == 0] for r in range(stride)}
+    shifts = {r: [(r + pad - k * dilation) // stride for k in taps] for r, taps in reached.items()}
+    before = max(0, -min((least for some in shifts.values() for least in some), default=0))
+    for r in range(min(stride, length)):
+        outputs = -(-(length - r) // stride)
+        axis = Axis(size, outputs, 1, tuple(shift + before for shift in shifts[r]), before)
+        found.append(_Remainder(axis, tuple(reached[r]), slice(r, None, stride)))
+    return found
+
+
+def _union(axes: Sequence[Axis]) -> Axis:
+    """Return an axis that reads all that these read."""
+    taps = tuple(sorted({tap for axis in axes for tap in axis.taps})) or (0,)
+    return Axis(axes[0].size, max(axis.outputs for axis in axes), 1, taps, axes[0].before)
+
+
+def _emit(
+    rec: Recorder,
+    x: Cell,
+    whole: Axes,
+    parts: Sequence[tuple[Axes, _Weights, Array]],
+    bias: Cell | None,
+    out: Cell,
+) -> None:
+    """Emit convolutions of one input, each with its axes, weights and place; `whole` is what all of them read."""
+    M = out.array.shape[1]
+    if bias is not None and bias.array.shape != (M,):
+        raise ValueError(f"the bias has the shape {bias.array.shape} for {M} channels")
+    given = Cell(np.zeros(M, np.float32), fixed=True) if bias is None else bias
+    lanes, weights = rec.machine.lanes, parts[0][1]
+    by_position, vectors = _order(out.array.shape[0], whole, weights, lanes)
+    wide = lanes * vectors
+    width = panels_of(weights.outputs, wide) * wide if by_position else weights.outputs
+
+    def spread(array: Array) -> Array:
+        """Return one value a channel, each group's first where the kernel looks for it."""
+        padded = np.zeros((weights.groups, width), np.float32)
+        padded[:, : weights.outputs] = array.reshape(weights.groups, weights.outputs)
+        return np.concatenate([padded.reshape(-1), np.zeros(lanes, np.float32)])
+
+    start = rec.prepared(given, ("channels", weights.groups, width), spread)
+    finish = rec.finish(out, start, spread)
+    if by_position:
+        panels = min(MOST_PANELS, width // wide)
+        scratch = rec.scratch(4 * panels * wide * (TOGETHER + 1) + 8 * TOGETHER)
+    else:
+        block = wide * (MOST_PANELS if weights.outputs == 1 else 1)
+        scratch = rec.scratch(4 * block * (min(CHUNK, weights.outputs) + 1) + 8 * CHUNK)
+    kernel = (f"convolution.by_{'position' if by_position else 'channel'}", (lanes, vectors, rec.machine.max_sums))
+    for which, planes in laid_out(rec, _images(rec.roomy(x)), whole):
+        for axes, some, place in parts:
+            offsets = planes.offsets(some.channels, axes)
+            rec.keep.append(offsets)
+            target = place[which]
+            packed = _packed(rec, some, lanes, vectors if by_position else 0)
+            args = (
+                planes.start, address(packed), address(start), address(target), *scratch, address(offsets),
+                offsets.size, PIECES[some.channels > 1], some.groups, some.outputs, some.channels * planes.channel,
+                planes.images, *_lines(planes, target), address(finish), CHUNK,
+            )  # fmt: skip
+            rec.emit(*kernel, args, target.size * offsets.size)
+
+
+def _order(images: int, axes: Axes, weights: _Weights, lanes: int) -> tuple[bool, int]:
+    """Return whether vectors hold channels, not positions, and how many belong together; the bits are the same.
+
+    Counted in multiply-adds of a vector: those that are made, and how many of them wait for the last ones because
+    there are too few sums to fill the time; then what it takes to write one position's channels apart.
+    """
+    outputs = weights.outputs
+    positions, places = images * axes[0].extent * axes[1].extent, images * axes[0].outputs * axes[1].outputs
+    terms = weights.channels * max(1, len(axes[0].taps) * len(axes[1].taps))
+    across = _vectors(positions, lanes)
+    rows = 1 if outputs == 1 else min(outputs, 6)
+    by_channel = panels_of(positions, lanes * across) * across * outputs / min(1.0, rows * across / 8)
+    vectors = min(MOST_VECTORS, panels_of(outputs, lanes))
+    rows = MOST_PANELS if places == 1 else min(places, 6)
+    panels = panels_of(outputs, lanes * vectors) * vectors
+    by_position = places * panels / min(1.0, rows * vectors / 8) + (places * outputs / terms if places > 1 else 0)
+    return (True, vectors) if by_position < by_channel else (False, across)
+
+
+def _vectors(positions: int, lanes: int) -> int:
+    """Return how many vectors of positions make a panel, so that few hold nothing."""
+    needed = panels_of(positions, lanes)
+    if needed <= MOST_VECTORS:
+        return needed
+    return min((MOST_VECTORS, MOST_VECTORS - 1), key=lambda vectors: -(-needed // vectors) * vectors)
+
+
+def _packed(rec: Recorder, weights: _Weights, lanes: int, vectors: int) -> Array:
+    """Return the weights as panels of so many vectors of channels, or as rows if that is 0."""
+
+    def panels(array: Array) -> Array:
+        parts = weights.rows(array).reshape(weights.groups, weights.outputs, -1)
+        return np.stack([plain_panels(part.T, vectors, lanes) for part in parts])
+
+    def rows(array: Array) -> Array:
+        return np.ascontiguousarray(weights.rows(array))
+
+    return rec.prepared(weights.cell, (*weights.name, weights.groups, vectors), panels if vectors else rows)
+
+
+def _lines(planes: Planes, target: Array) -> tuple[int, ...]:
+    """Return lines and pitch of the input, sizes of the output and its strides by image, channel, line and element.
+
+    Where lines follow one another without a gap in both they are one.
+    """
+    height, width = target.shape[2:]
+    by_image, by_channel, by_line, by_element = target.strides
+    if planes.pitch == width and planes.lines == height and by_line == width * by_element:
+        return 1, width * height, 1, width * height, by_image, by_channel, by_line, by_element
+    return planes.lines, planes.pitch, height, width, by_image, by_channel, by_line, by_element
 
 
 _Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]

@@ -70,6 +70,10 @@ def _unary(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell
         return None
     params = [node.attrs.get(name, default) for name, default in UNARY.get(node.op, ())]
     alpha, beta = [None if p is None else float(p) for p in [*params, None, None][:2]]
+    if node.op == "Relu" and rec.absorb(x, low=0.0):
+        return [x]
+    if node.op == "LeakyRelu" and rec.absorb(x, slopes=np.float32(alpha)):
+        return [x]
     return [apply(rec, node.op, alpha, beta, rec.tight(x))]
 
 
@@ -91,6 +95,8 @@ def _clip(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell
     )
     if np.isnan(low) or np.isnan(high):
         return None
+    if rec.absorb(x, low, high):
+        return [x]
     return [apply(rec, "Clip", low, high, rec.tight(x))]
 
 
@@ -111,7 +117,16 @@ def _binary(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
         return None
     if max(a.array.ndim, b.array.ndim) > MOST_RANK:
         return None
+    if node.op == "PRelu" and b.fixed and _per_channel(a, b) and rec.absorb(a, slopes=b.array.reshape(-1)):
+        return [a]
     return [combine(rec, node.op, a, b)]
+
+
+def _per_channel(x: Cell, slope: Cell) -> bool:
+    """Whether there is one slope, or one for each channel."""
+    behind = x.array.ndim - 2
+    shape = (1,) * (x.array.ndim - slope.array.ndim) + slope.array.shape
+    return len(shape) == x.array.ndim and shape[0] == 1 and shape[1] in (1, x.array.shape[1]) and shape[2:] == (1,) * behind
 
 
 def _batch_normalization(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:

@@ -66,17 +66,33 @@ class Cell:
         Whether it lies in memory of the tape: float32, whole vectors may be read behind its end.
     shared : bool
         Whether it is a constant of the graph, whose packed forms serve all tapes.
+    sole : bool
+        Whether one node reads it and nothing else does.
     """
 
     array: Any
     fixed: bool
     roomy: bool = False
     shared: bool = False
+    sole: bool = False
 
     @property
     def is_float(self) -> bool:
         """Whether it is a float32 array."""
         return isinstance(self.array, np.ndarray) and self.array.dtype == np.float32
+
+
+@dataclass
+class _Finish:
+    """What instructions that have not run yet do to the outputs they write: see `fastlstm.kernels.convolution`.
+
+    ``words`` are what the kernel reads, ``bounds`` the two numbers and ``spread`` lays out one value a channel.
+    """
+
+    cell: Cell
+    words: Array
+    bounds: Array
+    spread: Callable[[Array], Array]
 
 
 @dataclass
@@ -103,6 +119,7 @@ class Recorder:
     keep: list[Any] = field(default_factory=list)
     free: dict[int, list[Array]] = field(default_factory=dict)
     nbytes: int = 0
+    _finishes: dict[int, _Finish] = field(default_factory=dict)
     _fresh: list[Array] = field(default_factory=list)
     _scratch: list[Array] = field(default_factory=list)
 
@@ -143,6 +160,48 @@ class Recorder:
     def emit(self, kernel: str, constants: tuple[Any, ...], args: Sequence[int], macs: int = 0) -> None:
         """Add an instruction."""
         self.pending.append(Instruction(kernel, constants, tuple(map(int, args)), kernel, macs))
+
+    def flushed(self) -> list[Instruction]:
+        """Return the instructions that have not run yet; they do now."""
+        pending, self.pending = self.pending, []
+        self._finishes.clear()
+        return pending
+
+    def finish(self, cell: Cell, values: Array, spread: Callable[[Array], Array]) -> Array:
+        """Return the words that say how outputs are finished, at first not at all; `absorb` may change them.
+
+        `values` is anything of the size of what `spread` returns.
+        """
+        bounds = np.zeros(2, np.float32)
+        words = np.array([layout.PLAIN, address(bounds), address(values)], np.int64)
+        self.keep += [bounds, words]
+        self._finishes[id(cell)] = _Finish(cell, words, bounds, spread)
+        return words
+
+    def absorb(self, cell: Cell, low: float = -np.inf, high: float = np.inf, slopes: Array | None = None) -> bool:
+        """Let what writes a value put it between two bounds, or multiply what is negative by a slope a channel.
+
+        Returns
+        -------
+        bool
+            Whether it does: it has not run, and nothing else reads the value.
+        """
+        found = self._finishes.get(id(cell))
+        if found is None or not cell.sole or found.words[0] != layout.PLAIN:
+            return False
+        if slopes is None:
+            found.bounds[:] = low, high
+            found.words[0] = layout.CLAMPED
+        else:
+            values = found.spread(np.broadcast_to(slopes, cell.array.shape[1]).astype(np.float32))
+            self.keep.append(values)
+            found.words[[0, 2]] = layout.SLOPED, address(values)
+        return True
+
+    def number(self, value: float) -> Array:
+        """Return memory that holds one number."""
+        self.keep.append(np.full(1, value, np.float32))
+        return self.keep[-1]  # type: ignore[no-any-return]
 
     def prepared(self, cell: Cell, what: Hashable, make: Callable[[Array], Array]) -> Array:
         """Return what `make` makes of a fixed value; of a shared one it is made once for all tapes."""
@@ -195,9 +254,7 @@ class Recorder:
 
     def fill(self, target: Array, value: float) -> None:
         """Write one number everywhere into an array without gaps."""
-        number = np.full(1, value, np.float32)
-        self.keep.append(number)
-        self.emit("arrays.fill", (self.machine.lanes,), (address(target), target.size, address(number)))
+        self.emit("arrays.fill", (self.machine.lanes,), (address(target), target.size, address(self.number(value))))
 
 
 def address(array: Array) -> int:

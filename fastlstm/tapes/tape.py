@@ -131,6 +131,7 @@ class Recording:
             made = self._segment(part, values) if isinstance(part, Segment) else self._node(executor, part, values)
             for name, cell in made.items():
                 if name:
+                    cell.sole = executor.reads[name] == 1
                     self._name(name, cell, values)
             own.update(made)
             for name in own.intersection(executor.last_use.get(number, ())):
@@ -341,7 +342,7 @@ class Recording:
         """Run the instructions that have gathered, and make them a step."""
         if not self.rec.pending:
             return
-        instructions, self.rec.pending = self.rec.pending, []
+        instructions = self.rec.flushed()
         self.history += instructions
         program = self.program(instructions)
         self.watch(program, [i.kernel for i in instructions])
