@@ -16,7 +16,7 @@ module           noun
 `sink`           Transpose and Reshape moving towards the outputs
 `states`         initial states and lengths that say nothing
 `fuse`           Dense and LayerNormalization
-`convolve`       convolutions as Dense layers
+`convolve`       padding of convolutions in numbers, batch normalisation as part of them
 `stacks`         time steps cut apart and joined again, sequences turned round
 `loops`          what is the same in every round; loops read as rounds over frames
 `recognise`      recurrent cells that are written out: `loop_layers` and `unrolled` find them, by the algebra
@@ -84,6 +84,7 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
     on("MatMul", fuse.dense_of_matmul)
     on("Gemm", fuse.dense_of_gemm)
     on("BatchNormalization", convolve.normalised_convolution)
+    on("Conv", convolve.explicit_padding)
     on("Add", fuse.dense_bias)
     on("GlobalAveragePool", fuse.pooled_mean)
     on(("Div", "Mul", "Add"), fuse.layer_normalization)

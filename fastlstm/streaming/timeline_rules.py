@@ -279,20 +279,20 @@ def _further(node: Node, flow: Flow, extra: int, ahead: int) -> Flow:
 
 @_rule("Conv")
 def _convolved(at: Unroller, node: Node, flows: Flows) -> None:
-    """A convolution in groups; others are Dense already."""
+    """Sums over the frames before each: padding in front of the first becomes a memory of the last frames."""
     x, weight = flows[0], at.constants.get(node.input(1))
     if x is None or weight is None or x.axis == 1 or x.merged or at.shape(node.input(0))[1] == ROWS:
         raise refusal(node, "sums over time")
+    if weight.ndim not in (3, 4) or weight.dtype != np.float32 or node.input(2) not in ("", *at.constants):
+        raise refusal(node, "has no kernel whose sums are the same for any number of time steps")
     if x.axis < 2:
         at.keep(node, x)
         return
-    if int(node.attrs.get("group", 1)) == 1:
-        raise refusal(node, "has no kernel whose sums are the same for any number of time steps")
     spatial, count = x.axis - 2, weight.ndim - 2
     strides, dilations = (list(node.attrs.get(a) or [1] * count) for a in ("strides", "dilations"))
     span = (weight.shape[x.axis] - 1) * dilations[spatial]
     pads = list(node.attrs.get("pads") or [0] * (2 * count))
-    if strides[spatial] != 1 or node.attrs.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+    if strides[spatial] != 1 or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
         raise refusal(node, "takes strides over time" if strides[spatial] != 1 else "pads by the number of frames")
     before, after = pads[spatial], pads[spatial + count]
     pads[spatial] = pads[spatial + count] = 0
