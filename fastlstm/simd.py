@@ -300,12 +300,26 @@ def _emit_pow2_low(builder: Any, x: Any) -> Any:
     return _as_float(builder, builder.add(shifted, constant(kind, 0x3F800000)))
 
 
+def _emit_greater(builder: Any, a: Any, b: Any) -> Any:
+    larger = builder.select(builder.fcmp_ordered(">", a, b), a, b)  # b, if one of the two is a NaN
+    return builder.select(builder.fcmp_unordered("uno", a, a), a, larger)
+
+
+def _emit_every_second(builder: Any, a: Any, b: Any) -> Any:
+    lanes = a.type.count
+    return builder.shuffle_vector(a, b, ir.Constant(int_vector(lanes), list(range(0, 2 * lanes, 2))))
+
+
 fma = _elementwise("fma", 3, multiply_add)
 """fma(a, b, c) = a * b + c with one rounding, where the processor has that."""
 vmin = _elementwise("vmin", 2, _emit_min)
 """vmin(bound, x): the smaller of the two; a NaN in x stays."""
 vmax = _elementwise("vmax", 2, _emit_max)
 """vmax(bound, x): the larger of the two; a NaN in x stays."""
+vgreater = _elementwise("vgreater", 2, _emit_greater)
+"""vgreater(a, b): the larger of the two; a NaN in either stays."""
+every_second = _elementwise("every_second", 2, _emit_every_second)
+"""every_second(a, b): lanes 0, 2, 4 ... of a and then of b."""
 vabs = _elementwise("vabs", 1, _emit_abs)
 """vabs(x): the absolute value."""
 vsqrt = _elementwise("vsqrt", 1, lambda builder, x: call_intrinsic(builder, "sqrt", x))

@@ -100,8 +100,8 @@ def pad(lanes: int) -> Compiled:
             for plane in range(bound(frame, planes, part), bound(frame, planes, part + 1)):
                 x = arg(args, 0) + plane // b * arg(args, 10) + plane % b * arg(args, 11)
                 out = arg(args, 1) + plane // b * arg(args, 14) + plane % b * arg(args, 15)
-                # The number first, a stretch at a time: what is around x is the end of a line and the start of the next.
-                _repeat(lanes, out, number, value, top * pitch + left)
+                # What is around x is the end of a line and the start of the next, in one stretch.
+                _repeat(lanes, out, number, value, top * pitch + (left if height > 0 else 0))
                 for y in range(height):
                     line, target, done = x + y * arg(args, 12), out + 4 * ((top + y) * pitch + left), 0
                     if step == 4:

@@ -2,7 +2,7 @@
 
     y[m, p] = f(bias[m] + sum over terms t in ascending order of w[m, t] * x[p + offset[t]])
 
-A term is a channel and a tap of the kernel. Positions are numbered through padded planes (`fastlstm.emit.convolution`
+A term is a channel and a tap of the kernel. Positions are numbered through padded planes (`fastlstm.tapes.planes`
 lays them out), so that the inputs of neighbouring positions are neighbours too, and nothing is gathered. `by_channel`
 takes a vector of positions at a time and is right for many of them, `by_position` a vector of output channels.
 

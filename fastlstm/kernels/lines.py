@@ -1,4 +1,4 @@
-"""Functions of the last axis of arrays without gaps: softmax, normalisation, reductions, pooling."""
+"""Functions of the last axis of arrays without gaps: softmax, normalisation, reductions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Callable
 from fastlstm.kernels.activations import exp
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
 from fastlstm.kernels.memory import partial_store
-from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import SCRATCH
 from fastlstm.simd import fma, load_f32, store_f32, vload, vsplat, vsplat_load
 
-__all__ = ["layer_norm", "max_pool", "reduce", "softmax"]
+__all__ = ["layer_norm", "reduce", "softmax"]
 
 Compiled = Callable[[int, int, int], int]
 
@@ -112,49 +111,6 @@ def reduce(name: str) -> Compiled:
                     if name == "Mean":
                         total /= count
                 store_f32(arg(args, 1) + 4 * line, total)
-            part = next_share(frame, part)
-        return 0
-
-    return kernel
-
-
-@inlined
-def _first(start, step):
-    """The first tap at or behind position 0."""
-    return (step - 1 - start) // step if start < 0 else 0
-
-
-@inlined
-def _past(start, step, taps, size):
-    """The tap behind the last one before position `size`."""
-    return min(taps, (size - start + step - 1) // step) if start + (taps - 1) * step >= size else taps
-
-
-def max_pool() -> Compiled:
-    """Out = the largest of each window of images [planes, H, W].
-
-    Arguments: x, out, planes, H, W, output H and W, window H and W, strides, pads before, dilations.
-    """
-
-    def kernel(args: int, frame: int, unused: int) -> int:
-        height, width, out_h, out_w = arg(args, 3), arg(args, 4), arg(args, 5), arg(args, 6)
-        part = first_share(frame)
-        while part >= 0:
-            for plane in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
-                x, out = arg(args, 0) + 4 * plane * height * width, arg(args, 1) + 4 * plane * out_h * out_w
-                for row in range(out_h):
-                    y, y_step = row * arg(args, 9) - arg(args, 11), arg(args, 13)
-                    for column in range(out_w):
-                        at, step = column * arg(args, 10) - arg(args, 12), arg(args, 14)
-                        largest = -math.inf
-                        # Only what lies inside the image is looked at.
-                        for i in range(_first(y, y_step), _past(y, y_step, arg(args, 7), height)):
-                            line = x + 4 * ((y + i * y_step) * width + at)
-                            for j in range(_first(at, step), _past(at, step, arg(args, 8), width)):
-                                value = load_f32(line + 4 * j * step)
-                                if value > largest or value != value:
-                                    largest = value
-                        store_f32(out + 4 * (row * out_w + column), largest)
             part = next_share(frame, part)
         return 0
 

@@ -1,4 +1,4 @@
-"""Convolution over any number of spatial axes: a product of matrices, or of numbers, for each tap of the kernel."""
+"""Convolution over any number of spatial axes: a product of matrices for each tap of the kernel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.ops.sizes import checked_shape
-from fastlstm.ops.windows import Windows, windows
+from fastlstm.ops.windows import Windows, padded, windows
 
 __all__ = ["OPS"]
 
@@ -47,17 +47,13 @@ def conv(
     M, channels, *kernel = weight.shape
     _check(x, weight, kernel_shape, C, channels * group, M % group == 0)
     w = windows(sizes, kernel, strides, dilations, pads, auto_pad)
-    padded = np.pad(x, [(0, 0), (0, 0), *zip(w.before, w.after, strict=True)])
-    padded = padded.reshape(N, group, channels, *padded.shape[2:])
+    around = padded(x, w.before, w.after)
+    around = around.reshape(N, group, channels, *around.shape[2:])
     taps = weight.reshape(group, M // group, channels, -1)
     y = np.zeros((N, group, M // group, math.prod(w.outputs)), dtype=x.dtype)
     for i, offsets in enumerate(itertools.product(*map(range, kernel))):
-        rows = padded[w.tap(offsets)].reshape(N, group, channels, y.shape[-1])
-        if group == 1 or x.dtype.kind != "f":
-            y += taps[..., i] @ rows
-            continue
-        for channel in range(channels):  # one by one: the same bits for any number of positions
-            y += taps[:, :, channel, i, None] * rows[:, :, channel, None]
+        rows = around[w.tap(offsets)].reshape(N, group, channels, y.shape[-1])
+        y += taps[..., i] @ rows
     y = y.reshape(N, M, *w.outputs)
     return y if bias is None else y + bias.reshape(-1, *([1] * len(sizes)))
 

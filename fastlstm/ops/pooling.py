@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.windows import Windows, windows
+from fastlstm.ops.sizes import checked_shape
+from fastlstm.ops.windows import Windows, padded, windows
 
 __all__ = ["OPS"]
 
@@ -24,8 +25,9 @@ def _taps(x: Array, w: Windows, fill: Any) -> Array:
         for stride, count, k, dilation in zip(w.strides, w.outputs, w.kernel, w.dilations, strict=True)
     ]
     after = [max(span - size - first, 0) for span, size, first in zip(spans, x.shape[2:], w.before, strict=True)]
-    padded = np.pad(x, [(0, 0), (0, 0), *zip(w.before, after, strict=True)], constant_values=fill)
-    return np.stack([padded[w.tap(at)] for at in itertools.product(*map(range, w.kernel))])
+    around = padded(x, w.before, after, fill)
+    checked_shape([*w.kernel, *x.shape[:2], *w.outputs])
+    return np.stack([around[w.tap(at)] for at in itertools.product(*map(range, w.kernel))])
 
 
 def max_pool(
@@ -72,10 +74,8 @@ def average_pool(
     w = windows(x.shape[2:], kernel_shape, strides, dilations, pads, auto_pad, ceil_mode)
     counted = np.ones((1, 1, *x.shape[2:]), dtype=x.dtype)
     if count_include_pad:
-        around = list(zip(w.before, w.after, strict=True))
-        counted = np.pad(counted, [(0, 0), (0, 0), *around], constant_values=1)
-        x = np.pad(x, [(0, 0), (0, 0), *around])
-        nothing = (0,) * len(around)
+        counted, x = padded(counted, w.before, w.after, 1), padded(x, w.before, w.after)
+        nothing = (0,) * len(w.before)
         w = Windows(w.kernel, w.strides, w.dilations, nothing, nothing, w.outputs)
     return np.asarray(_taps(x, w, 0).sum(axis=0) / _taps(counted, w, 0).sum(axis=0), dtype=x.dtype)
 

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Windows", "windows"]
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.ops.sizes import checked_shape
+
+__all__ = ["Windows", "padded", "windows"]
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -92,4 +99,11 @@ def windows(
         before.append(first)
         after.append(last)
         outputs.append(count)
+    checked_shape(size + first + last for size, first, last in zip(sizes, before, after, strict=True))
     return Windows(kernel, strides, dilations, tuple(before), tuple(after), tuple(outputs))
+
+
+def padded(x: Array, before: Sequence[int], after: Sequence[int], fill: Any = 0) -> Array:
+    """Return x [N, C, ...] with so many elements on either side of each spatial axis; ValueError if it is too much."""
+    checked_shape([*x.shape[:2], *(n + a + b for n, a, b in zip(x.shape[2:], before, after, strict=True))])
+    return np.pad(x, [(0, 0), (0, 0), *zip(before, after, strict=True)], constant_values=fill)

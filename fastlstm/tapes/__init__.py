@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from fastlstm.graph import Node
-from fastlstm.tapes import convolution, elementwise, lines, movement, products, whole
+from fastlstm.tapes import convolution, elementwise, lines, movement, pooling, products, whole
 from fastlstm.tapes.recorder import Cell, Recorder
 
 __all__ = ["EMITTERS", "HEAVY", "Emitter"]
@@ -34,6 +34,7 @@ _FLOATS: Mapping[str, Emitter] = {
     **elementwise.EMITTERS,
     **products.EMITTERS,
     **convolution.EMITTERS,
+    **pooling.EMITTERS,
     **lines.EMITTERS,
 }
 

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.tapes.planes import Axis, Planes, laid_out
-from fastlstm.tapes.recorder import Cell, Recorder, address
 from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.ops.windows import windows
 from fastlstm.pack import panels_of, plain_panels
+from fastlstm.tapes.planes import Axis, Planes, laid_out
+from fastlstm.tapes.recorder import Cell, Recorder, address
 
 __all__ = ["EMITTERS"]
 
@@ -110,8 +110,7 @@ def _conv_transpose(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> 
         return None
     out = rec.memory((N, M, *lengths))
     axes = [
-        _by_remainder(*numbers)
-        for numbers in zip(sizes, kernel, strides, dilations, pads[:rank], lengths, strict=True)
+        _by_remainder(*numbers) for numbers in zip(sizes, kernel, strides, dilations, pads[:rank], lengths, strict=True)
     ]
     parts = []
     for chosen in product(*axes):

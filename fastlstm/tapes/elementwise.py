@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ def _unary(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell
     alpha, beta = [None if p is None else float(p) for p in [*params, None, None][:2]]
     if node.op == "Relu" and rec.absorb(x, low=0.0):
         return [x]
-    if node.op == "LeakyRelu" and rec.absorb(x, slopes=np.float32(alpha)):
+    if node.op == "LeakyRelu" and rec.absorb(x, slopes=np.array([alpha])):
         return [x]
     return [apply(rec, node.op, alpha, beta, rec.tight(x))]
 
@@ -124,9 +125,9 @@ def _binary(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
 
 def _per_channel(x: Cell, slope: Cell) -> bool:
     """Whether there is one slope, or one for each channel."""
-    behind = x.array.ndim - 2
-    shape = (1,) * (x.array.ndim - slope.array.ndim) + slope.array.shape
-    return len(shape) == x.array.ndim and shape[0] == 1 and shape[1] in (1, x.array.shape[1]) and shape[2:] == (1,) * behind
+    ahead = x.array.ndim - slope.array.ndim
+    shape = (1,) * ahead + slope.array.shape
+    return ahead >= 0 and math.prod(shape[:1] + shape[2:]) == 1
 
 
 def _batch_normalization(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:

@@ -1,4 +1,4 @@
-"""Operators over whole axes: softmax, normalisation, reductions, pooling."""
+"""Operators over whole axes: softmax, normalisation, reductions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node
-from fastlstm.ops.windows import windows
 from fastlstm.tapes.elementwise import apply
 from fastlstm.tapes.recorder import Cell, Recorder, address, axis_of
 
@@ -92,32 +91,6 @@ def _global_mean(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> li
     return _reduced(rec, "Mean", x, which, (*x.array.shape[:2], *[1] * len(which)))
 
 
-def _max_pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x, attrs = cells[0], node.attrs
-    if x is None or not x.is_float or x.array.ndim not in (3, 4) or any(node.outputs[1:]):
-        return None
-    if attrs.get("ceil_mode", 0) or attrs.get("storage_order", 0):
-        return None
-    N, C, *sizes = x.array.shape
-    w = windows(
-        sizes, attrs["kernel_shape"], attrs.get("strides"), attrs.get("dilations"), attrs.get("pads"),
-        attrs.get("auto_pad", "NOTSET"),
-    )  # fmt: skip
-
-    def two(values: Sequence[int], one: int) -> tuple[int, int]:
-        return (one, int(values[0])) if len(values) == 1 else (int(values[0]), int(values[1]))
-
-    out = rec.memory((N, C, *w.outputs))
-    if out.array.size:
-        source = rec.tight(x)
-        args = (
-            address(source), address(out.array), N * C, *two(sizes, 1), *two(w.outputs, 1),
-            *two(attrs["kernel_shape"], 1), *two(w.strides, 1), *two(w.before, 0), *two(w.dilations, 1),
-        )  # fmt: skip
-        rec.emit("lines.max_pool", (), args)
-    return [out]
-
-
 _Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
 
 EMITTERS: Mapping[str, _Emit] = {
@@ -126,5 +99,4 @@ EMITTERS: Mapping[str, _Emit] = {
     "LayerNormalization": _layer_norm,
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceL2", "ReduceSumSquare"), _reduce),
     "GlobalAveragePool": _global_mean,
-    "MaxPool": _max_pool,
 }

@@ -288,8 +288,7 @@ def _placing(loop: _Loop) -> list[Instruction]:
         last = int(loop.count == loop.most)
         words = (address(loop.decision.array), address(loop.number), loop.count, last, address(flag))
         rec.emit("rounds.verify", (), words)
-    placing, rec.pending = rec.pending, []
-    return placing
+    return rec.flushed()
 
 
 def _emit(loop: _Loop, instructions: list[Instruction]) -> None:

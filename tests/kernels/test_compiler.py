@@ -23,6 +23,7 @@ KERNELS = [
     ("movement.embed", ()),
     ("arrays.copy", (LANES,)),
     ("arrays.fill", (LANES,)),
+    ("arrays.pad", (LANES,)),
     ("arrays.logarithm", ()),
     *(
         ("arrays.unary", (LANES, name, None, None))
@@ -37,7 +38,7 @@ KERNELS = [
     *(("lines.softmax", (LANES, logarithm)) for logarithm in (False, True)),
     ("lines.layer_norm", (LANES, 1e-5)),
     *(("lines.reduce", (name,)) for name in ("Sum", "Mean", "Max", "SumSquare")),
-    ("lines.max_pool", ()),
+    *(("pooling.pool", (LANES, name)) for name in ("Max", "Mean")),
     ("nested.nested", ()),
     *((f"rounds.{name}", ()) for name in ("repeat", "advance", "verify")),
     ("rounds.move", (LANES,)),
