@@ -127,7 +127,7 @@ def _per_channel(x: Cell, slope: Cell) -> bool:
     """Whether there is one slope, or one for each channel."""
     ahead = x.array.ndim - slope.array.ndim
     shape = (1,) * ahead + slope.array.shape
-    return ahead >= 0 and math.prod(shape[:1] + shape[2:]) == 1
+    return bool(ahead >= 0 and math.prod(shape[:1] + shape[2:]) == 1)
 
 
 def _batch_normalization(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
