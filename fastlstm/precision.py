@@ -13,11 +13,13 @@ from fastlstm import benchmark, passes
 from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, Graph
 from fastlstm.model import Model
-from fastlstm.quantise import layer_name
+from fastlstm.quantise import layer_name, layer_names
 
 __all__ = ["Cost", "cost", "fastest_within"]
 
 Array = npt.NDArray[Any]
+
+WORTH_IT = 1.01  # times as fast, for the whole model, before a layer takes narrower weights: less is noise
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,8 @@ class Cost:
 
 def cost(wide: Model, narrow: Model, samples: Sequence[Mapping[str, Array]]) -> Cost:
     """Return the errors of `narrow` on all samples, and its speed on the largest one."""
-    if not samples:
-        raise InputError("Errors are measured on data, and there is none; give some with --data.")
-    outputs = _errors(wide, narrow, samples)
-    largest = max(samples, key=lambda sample: sum(array.size for array in sample.values()))
+    _check(samples)
+    outputs, largest = _errors(wide, narrow, samples), _largest(samples)
     contest = benchmark.compare({"wide": lambda: wide.run(largest), "narrow": lambda: narrow.run(largest)})
     return Cost(outputs, contest.ratio("wide", "narrow"))
 
@@ -71,14 +71,13 @@ def cost(wide: Model, narrow: Model, samples: Sequence[Mapping[str, Array]]) -> 
 def fastest_within(graph: Graph, samples: Sequence[Mapping[str, Array]], most: float) -> dict[str, str]:
     """Return the precision of every layer with weights, so that no output is off by more than `most` on the samples.
 
-    Layers are tried from the largest to the smallest; each takes the narrowest weights with which the whole model
-    still holds, so that what the error allows is spent where the most time is. Narrower is faster, except for small
-    layers, which `quantise` keeps in float32 whatever is asked.
+    Layers are tried from the largest to the smallest, so that what the error allows is spent where the most time is.
+    Each takes the precision with which the whole model is the fastest on this machine, of those with which it still
+    holds; the wider one of two that are as fast.
     """
-    if not samples:
-        raise InputError("Errors are measured on data, and there is none; give some with --data.")
+    _check(samples)
     optimised = passes.optimise(graph)
-    wide = Model(graph)
+    wide, sample = Model(graph), _largest(samples)
     sizes = {
         layer_name(node): sum(optimised.constants[node.input(w)].size for w, _ in weights if node.input(w))
         for node in optimised.nodes
@@ -87,13 +86,36 @@ def fastest_within(graph: Graph, samples: Sequence[Mapping[str, Array]], most: f
     }
     chosen: dict[str, str] = {}
     for layer in sorted(sizes, key=lambda name: -sizes[name]):
-        for precision in ("int8", "int16"):
-            errors = _errors(wide, Model(graph, precision={**chosen, layer: precision}), samples)
-            if all(figures["max_abs"] <= most for figures in errors.values()):
-                chosen[layer] = precision
-                break
-        chosen.setdefault(layer, "float32")
+        fitting = {}
+        for precision in ("int16", "int8"):
+            narrow = Model(graph, precision={**chosen, layer: precision})
+            if layer not in layer_names(narrow.graph):
+                break  # it stays float32 whatever is asked
+            if all(figures["max_abs"] <= most for figures in _errors(wide, narrow, samples).values()):
+                fitting[precision] = narrow
+        chosen[layer] = _fastest({"float32": Model(graph, precision=chosen), **fitting}, sample)
     return chosen
+
+
+def _fastest(models: Mapping[str, Model], sample: Mapping[str, Array]) -> str:
+    """Return the name of the model that takes the least time; they go from the widest to the narrowest."""
+    best, *others = models
+    if others:
+        calls = {name: lambda model=model: model.run(sample) for name, model in models.items()}
+        contest = benchmark.compare(calls, rounds=7, round_seconds=0.03)
+        for name in others:
+            if contest.ratio(best, name) > WORTH_IT:
+                best = name
+    return best
+
+
+def _largest(samples: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
+    return max(samples, key=lambda sample: sum(array.size for array in sample.values()))
+
+
+def _check(samples: Sequence[Mapping[str, Array]]) -> None:
+    if not samples:
+        raise InputError("Errors are measured on data, and there is none; give some with --data.")
 
 
 def _errors(wide: Model, narrow: Model, samples: Sequence[Mapping[str, Array]]) -> dict[str, dict[str, float]]:

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastlstm
-from fastlstm import fileformat, reference, team
+from fastlstm import benchmark, fileformat, reference, team
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.kernels.limits import BLOCK, BYTE_LIMIT, SUM_LIMIT, VALUE_LIMIT
 from fastlstm.model import Model
+from fastlstm.precision import fastest_within
 from fastlstm.quantise import SMALL, quantise, quantised_rows
 
 Array = npt.NDArray[Any]
@@ -281,6 +282,21 @@ def test_layers_can_differ_and_unknown_ones_are_named() -> None:
         Model(graph, precision={"head": "int16"})
     with pytest.raises(InputError, match="one of float32, int16, int8"):
         Model(graph, precision="int4")
+
+
+def test_of_the_precisions_that_hold_the_fastest_one_here_is_picked(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = make("LSTM", 64, 64, "float32")._model(False, False).graph
+    samples = [{"x": np.random.default_rng(0).standard_normal((20, 1, 64)).astype(np.float32)}]
+    for seconds, most, wanted in (
+        ({"float32": 3.0, "int16": 2.0, "int8": 1.0}, 1e-2, "int8"),
+        ({"float32": 3.0, "int16": 2.0, "int8": 1.0}, 5e-4, "int16"),
+        ({"float32": 3.0, "int16": 2.0, "int8": 2.5}, 1e-2, "int16"),
+        ({"float32": 2.0, "int16": 2.1, "int8": 1.0}, 5e-4, "float32"),
+        ({"float32": 2.0, "int16": 1.99, "int8": 1.99}, 1e-2, "float32"),  # within the noise
+    ):
+        rounds = {name: np.full(3, value) for name, value in seconds.items()}
+        monkeypatch.setattr(benchmark, "compare", lambda calls, times=rounds, **_: benchmark.Contest({}, times))
+        assert fastest_within(graph, samples, most) == {"lstm": wanted}
 
 
 @pytest.mark.parametrize(("precision", "share"), [("int16", 0.52), ("int8", 0.4)])
