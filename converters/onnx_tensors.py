@@ -16,29 +16,19 @@ import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import TensorSpec
+from fastlstm.ops.dtypes import ONNX_TYPES
 
 __all__ = ["BFLOAT16", "ELEMENT_TYPES", "UNKNOWN_RANK", "TensorReader", "element_type", "tensor_spec"]
 
 Array = npt.NDArray[Any]
 
+BFLOAT16 = 16
+
 ELEMENT_TYPES: Mapping[int, str] = {
-    1: "float32",
-    2: "uint8",
-    3: "int8",
-    4: "uint16",
-    5: "int16",
-    6: "int32",
-    7: "int64",
-    9: "bool",
-    10: "float16",
-    11: "float64",
-    12: "uint32",
-    13: "uint64",
-    16: "float32",  # bfloat16, which NumPy lacks, is computed in float32; the graph gets a note
+    **ONNX_TYPES,
+    BFLOAT16: "float32",  # which NumPy lacks, is computed in float32; the graph gets a note
 }
 """Numbers of ``TensorProto.DataType`` and the NumPy type each becomes."""
-
-BFLOAT16 = 16
 
 UNKNOWN_RANK: tuple[int | str, ...] = ("...",)
 """The shape of a value whose rank the file does not give."""

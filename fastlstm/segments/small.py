@@ -139,8 +139,8 @@ def recurrence_for(
     (x, z, y, h, c), (offset, last_width, backwards) = slots, place
     inputs = w_ih.shape[1] if w_ih.shape[1] <= MOST_INPUTS else 0
     args = (
-        x, inputs, packed(w_ih, passes), packed(bias.reshape(-1, 1), passes), z, y, offset, w_hh.shape[1],
-        packed(w_hh, passes), passes.full, last_width, h, c, int(backwards),
+        z, y, offset, w_hh.shape[1], packed(w_hh, passes), passes.full, last_width, h, int(backwards),
+        x, inputs, packed(w_ih, passes), packed(bias.reshape(-1, 1), passes), c,
     )  # fmt: skip
     constants = (passes.lanes, passes.panels, passes.last, passes.tail, tuple(activations))
     return Instruction("small.lstm", constants, args)

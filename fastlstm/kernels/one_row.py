@@ -1,0 +1,180 @@
+"""What kernels of one batch row of a small layer share: passes over the hidden units, and the walk over time.
+
+A step is a chain: the sums need the h of the step before, h needs the sums. A *pass* computes all sums that the
+registers hold (`register_chains`), and the cells take them out of the registers, two panels side by side as vectors of
+twice the lanes, so that the latencies of their activations overlap. The last pass may have another number of panels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from numba.core import types
+from numba.core.types.containers import Tuple
+from numba.extending import intrinsic
+
+from fastlstm.kernels.frame import active_rows, arg, first_share, next_share, origin, time_stride, word
+from fastlstm.kernels.memory import clear, copy, partial_store
+from fastlstm.kernels.pipeline import inlined
+from fastlstm.layout import SCRATCH, START, STEPS
+from fastlstm.simd import (
+    F32,
+    I64,
+    Vec,
+    broadcast,
+    emit_join,
+    float_vector,
+    load_vector,
+    multiply_add,
+    part,
+    pointer,
+    vstore,
+)
+
+__all__ = ["FIRST_OWN", "HIDDEN", "WEIGHTS", "Compiled", "Z", "over_time", "register_chains", "storing"]
+
+# Argument words. Z, Y and H are slots; HIDDEN are the units, FULL the number of passes before the last. A kernel's own
+# words come behind, from FIRST_OWN on.
+Z, Y, Y_OFFSET, HIDDEN, WEIGHTS, FULL, LAST_WIDTH, H, REVERSED, FIRST_OWN = range(10)
+
+Compiled = Callable[[int, int, int], int]
+UNROLL = 4
+
+
+def over_time(lanes: int, panels: int, sources: Any, full_pass: Any, last_pass: Any) -> Compiled:
+    """Return the kernel that runs passes of `panels` panels (none: 0) and the last pass at every time step.
+
+    ``sources(args, frame)`` are the addresses of what the sums start from and of x, each with the bytes from one time
+    step to the next, and the address of the cell states. ``full_pass`` and ``last_pass`` are
+    ``run(args, j, sums, x, h, y, c, last_width, spare)`` for the pass of number j, whose last vector has `last_width`
+    lanes; h is the previous output.
+    """
+
+    @inlined
+    def only_pass(args, t, sums, x, before, y, c, spare):
+        last_pass(args, 0, sums, x, before, y, c, arg(args, LAST_WIDTH), spare)
+
+    @inlined
+    def passes(args, t, sums, x, before, y, c, spare):
+        full = arg(args, FULL)
+        # What was used last is still in the cache: every second step goes the other way.
+        j, by = (full, -1) if t & 1 else (0, 1)
+        for _ in range(full + 1):
+            if j == full:
+                last_pass(args, j, sums, x, before, y, c, arg(args, LAST_WIDTH), spare)
+            else:
+                full_pass(args, j, sums, x, before, y, c, lanes, spare)
+            j += by
+
+    step = passes if panels else only_pass
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        share = first_share(frame)
+        while share >= 0:
+            if share == 0:  # one worker does it all
+                steps = word(frame, STEPS)
+                count = 0
+                while count < steps and active_rows(frame, word(frame, START) + count) > 0:
+                    count += 1
+                sums, sums_time, x, x_time, c = sources(args, frame)
+                y, y_time = origin(frame, arg(args, Y)) + arg(args, Y_OFFSET), time_stride(frame, arg(args, Y))
+                h = origin(frame, arg(args, H))
+                t, by = 0, 1
+                if arg(args, REVERSED) != 0:
+                    t, by = count - 1, -1
+                before = h
+                for i in range(count):
+                    step(args, i, sums + t * sums_time, x + t * x_time, before, y + t * y_time, c, word(frame, SCRATCH))
+                    before = y + t * y_time
+                    t += by
+                if count > 0:
+                    copy(h, before, arg(args, HIDDEN))
+                for t in range(count, steps):
+                    clear(y + t * y_time, arg(args, HIDDEN))
+            share = next_share(frame, share)
+        return 0
+
+    return kernel
+
+
+def storing(lanes: int, beside: int, last: bool) -> Any:
+    """Return ``store(y, h, last_width, spare)`` for `beside` panels; of the `last` ones the last vector is cut."""
+    put = partial_store(lanes)
+
+    @inlined
+    def whole(y, h, last_width, spare):
+        vstore(y, h)
+
+    @inlined
+    def one(y, h, last_width, spare):
+        put(y, h, last_width, spare)
+
+    @inlined
+    def two(y, h, last_width, spare):
+        vstore(y, part(lanes, 0, h))
+        put(y + 4 * lanes, part(lanes, lanes, h), last_width, spare)
+
+    return (two if beside == 2 else one) if last else whole
+
+
+@cache
+def register_chains(lanes: int, groups: tuple[tuple[int, int], ...]) -> Any:
+    """Return the intrinsic ``chains(inputs, x, x_weights, k, h, weights, sums)``: a pass's sums, out of registers.
+
+    Every sum starts at its lane of `sums` and takes the products of x, then of h, in ascending order. The result is
+    a tuple of vectors; those of a group of two panels are joined, gate by gate.
+    """
+    total = sum(beside * vectors for beside, vectors in groups)
+    row = 4 * lanes * total
+    kinds = [Vec(lanes * beside) for beside, vectors in groups for _ in range(vectors)]
+
+    def product(b: Any, sums: list[Any], k: Any, a: Any, w: Any, unroll: int, start: Any) -> tuple[list[Any], Any]:
+        """Emit the loop over k from `start` on, by `unroll`; return the sums and where it stopped."""
+        before, head, body, after = b.block, *(b.append_basic_block(f"chains.{n}") for n in ("head", "body", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        index, carried = b.phi(I64), [b.phi(float_vector(lanes)) for _ in sums]
+        index.add_incoming(start, before)
+        for phi, value in zip(carried, sums, strict=True):
+            phi.add_incoming(value, before)
+        b.cbranch(b.icmp_signed("<=", b.add(index, I64(unroll)), k), body, after)
+        b.position_at_end(body)
+        new: list[Any] = list(carried)
+        a_at, w_at = b.add(a, b.mul(index, I64(4))), b.add(w, b.mul(index, I64(row)))
+        for ahead in range(unroll):
+            one = broadcast(b, b.load(pointer(b, b.add(a_at, I64(4 * ahead)), F32), align=4), lanes)
+            for v in range(total):
+                weight = load_vector(b, b.add(w_at, I64(ahead * row + 4 * lanes * v)), lanes)
+                new[v] = multiply_add(b, one, weight, new[v])
+        index.add_incoming(b.add(index, I64(unroll)), b.block)
+        for phi, value in zip(carried, new, strict=True):
+            phi.add_incoming(value, b.block)
+        b.branch(head)
+        b.position_at_end(after)
+        return carried, index
+
+    def joined(b: Any, sums: list[Any]) -> list[Any]:
+        found, at = [], 0
+        for beside, vectors in groups:
+            own = sums[at : at + beside * vectors]
+            found += [emit_join(b, *own[v::vectors]) if beside == 2 else own[v] for v in range(vectors)]
+            at += beside * vectors
+        return found
+
+    @intrinsic
+    def chains(typingctx: Any, inputs: Any, x: Any, x_weights: Any, k: Any, h: Any, weights: Any, sums: Any) -> Any:
+        result = Tuple(kinds)
+
+        def codegen(context: Any, b: Any, sig: Any, args: Any) -> Any:
+            inputs, x, x_weights, k, h, weights, start = args
+            sums = [load_vector(b, b.add(start, I64(4 * lanes * v)), lanes) for v in range(total)]
+            sums, _ = product(b, sums, inputs, x, x_weights, 1, I64(0))
+            sums, reached = product(b, sums, k, h, weights, UNROLL, I64(0))
+            sums, _ = product(b, sums, k, h, weights, 1, reached)
+            return context.make_tuple(b, result, joined(b, sums))
+
+        return result(*[types.int64] * 7), codegen
+
+    return chains
