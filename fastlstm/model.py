@@ -52,6 +52,8 @@ class Model:
             raise InputError(f"threads should be a whole number from 1 on, or None for all cores; got {threads!r}.")
         optimised = passes.optimise(graph.validate())
         narrow = optimised if precision == "float32" else quantise(optimised, precision)
+        if optimised.notes != graph.notes:
+            graph = graph.replace(notes=tuple(dict.fromkeys(optimised.notes)))
         self.graph = graph if narrow is optimised else narrow
         self.threads = threads
         self._streaming: dict[tuple[tuple[str, str], ...], Engine] = {}

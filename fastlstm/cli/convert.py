@@ -53,9 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.data and arguments.precision == "float32" and arguments.max_error is None:
         raise InputError("--data goes with --precision or --max-error; --input compares on data of your own.")
     stored = read_model(arguments.source, state_dict_options(arguments))
-    for note in stored.graph.notes:
-        print(f"assumed: {note}", file=sys.stderr)
     model = Model(stored.graph)
+    for note in model.graph.notes:
+        print(f"assumed: {note}", file=sys.stderr)
     source = stored.source or fileformat.Source.of(arguments.source)
     report: dict[str, Any] = {"output": arguments.output, "verified": not arguments.no_verify}
     golden, holds = list(stored.golden), True

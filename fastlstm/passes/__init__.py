@@ -19,6 +19,7 @@ module           noun
 `convolve`       padding of convolutions in numbers, batch normalisation as part of them
 `stacks`         time steps cut apart and joined again, sequences turned round
 `loops`          what is the same in every round; loops read as rounds over frames
+`fixed_time`     notes on recurrences written out over an axis that is declared open
 `recognise`      recurrent cells that are written out: `loop_layers` and `unrolled` find them, by the algebra
                  of `vectors`, `formulas` and `cells`; `surgery` puts layers in their place and checks them
 ===============  ======================================================================================
@@ -27,7 +28,7 @@ module           noun
 from __future__ import annotations
 
 from fastlstm.graph import RECURRENT_OPS, Graph
-from fastlstm.passes import convolve, fold, fuse, loops, reshape, shapes, simplify, sink, stacks, states
+from fastlstm.passes import convolve, fixed_time, fold, fuse, loops, reshape, shapes, simplify, sink, stacks, states
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes.recognise import recognise
 from fastlstm.passes.rewrite import Rewrite, settle
@@ -41,12 +42,14 @@ MOST_ROUNDS = 4
 def optimise(graph: Graph) -> Graph:
     """Return a graph with the same inputs, outputs and results, in the form that the planner reads.
 
+    It may have more notes, on what the graph holds in a form that says less than it seems to.
+
     Raises
     ------
     UnsupportedError
         If the graph given is not valid.
     """
-    graph = settle(graph.validate(), RULES)
+    graph = fixed_time.with_notes(settle(graph.validate(), RULES))
     for _ in range(MOST_ROUNDS):
         recognised = recognise(graph)
         if recognised is graph:
@@ -76,6 +79,7 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
     on("Reshape", stacks.turn_of_one_row)
     on("ReverseSequence", stacks.plain_reversal)
     on("Slice", stacks.reversal_of_reversal)
+    on("SequenceAt", stacks.step_of_pieces)
     on("Gather", stacks.step_of_reversal)
     on("Squeeze", simplify.squeeze_of_cut, sink.transpose_after)
     on(reshape.RESHAPES, reshape.merge_reshapes)

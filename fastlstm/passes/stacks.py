@@ -15,6 +15,7 @@ __all__ = [
     "plain_reversal",
     "reversal_of_reversal",
     "reversed_layer",
+    "step_of_pieces",
     "step_of_reversal",
     "turn_of_one_row",
 ]
@@ -60,7 +61,10 @@ def _frame(scope: Scope, name: str, axis: int) -> tuple[str, int, int] | None:
     axes, index = scope.numbers(unsqueeze.input(1)), scope.numbers(cut.input(1))
     here = normal_axis(int(cut.attrs.get("axis", 0)), len(shape))
     size = shape[here]
-    if axes is None or [normal_axis(a, len(out)) for a in axes] != [axis] or index is None:
+    if axes is None or len(axes) != 1 or index is None:
+        return None
+    first, last = sorted((normal_axis(axes[0], len(out)), axis))
+    if first != last and any(size != 1 for size in out[first : last + 1]):  # among axes of size 1 any is the new one
         return None
     if scope.shape(cut.input(1)) != () or not isinstance(size, int):
         return None
@@ -178,3 +182,12 @@ def _unturned(scope: Scope, name: str, nodes: list[Node]) -> str | None:
     value = scope.fresh(name)
     nodes.append(Node("Transpose", (turned[0],), (value,), transpose.attrs))
     return value
+
+
+def step_of_pieces(scope: Scope, node: Node) -> list[Node] | None:
+    """``SequenceAt(SplitToSequence(x), k)``  →  ``x[k]``: pieces of one position each, without its axis."""
+    cut, position = scope.maker(node.input(0), "SplitToSequence"), scope.const(node.input(1))
+    if cut is None or cut.input(1) or cut.attrs.get("keepdims", 1) or position is None or position.size != 1:
+        return None
+    index = scope.constant(f"{node.outputs[0]}.index", int(position.reshape(-1)[0]))
+    return [Node("Gather", (cut.input(0), index), node.outputs, {"axis": int(cut.attrs.get("axis", 0))}, node.name)]
