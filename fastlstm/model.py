@@ -53,7 +53,7 @@ class Model:
         optimised = passes.optimise(graph.validate())
         narrow = optimised if precision == "float32" else quantise(optimised, precision)
         if optimised.notes != graph.notes:
-            graph = graph.replace(notes=tuple(dict.fromkeys(optimised.notes)))
+            graph = graph.replace(notes=optimised.notes)
         self.graph = graph if narrow is optimised else narrow
         self.threads = threads
         self._streaming: dict[tuple[tuple[str, str], ...], Engine] = {}

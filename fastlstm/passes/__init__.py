@@ -55,7 +55,7 @@ def optimise(graph: Graph) -> Graph:
         if recognised is graph:
             break
         graph = settle(recognised, RULES)
-    return graph
+    return graph.replace(notes=tuple(dict.fromkeys(graph.notes)))  # a stored model has those of its last optimisation
 
 
 def _table() -> dict[str, tuple[Rewrite, ...]]:
