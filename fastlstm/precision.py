@@ -13,7 +13,7 @@ from fastlstm import benchmark, passes
 from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, Graph
 from fastlstm.model import Model
-from fastlstm.quantise import layer_name, layer_names
+from fastlstm.quantise import layer_name, precisions
 
 __all__ = ["Cost", "cost", "fastest_within"]
 
@@ -86,11 +86,11 @@ def fastest_within(graph: Graph, samples: Sequence[Mapping[str, Array]], most: f
     }
     chosen: dict[str, str] = {}
     for layer in sorted(sizes, key=lambda name: -sizes[name]):
-        fitting = {}
+        fitting: dict[str, Model] = {}
         for precision in ("int16", "int8"):
             narrow = Model(graph, precision={**chosen, layer: precision})
-            if layer not in layer_names(narrow.graph):
-                break  # it stays float32 whatever is asked
+            if precisions(narrow.graph).get(layer) != precision:
+                break  # it stays as wide as it was, whatever is asked
             if all(figures["max_abs"] <= most for figures in _errors(wide, narrow, samples).values()):
                 fitting[precision] = narrow
         chosen[layer] = _fastest({"float32": Model(graph, precision=chosen), **fitting}, sample)

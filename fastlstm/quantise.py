@@ -29,7 +29,7 @@ from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, outer_values
 from fastlstm.kernels.limits import SUM_LIMIT, largest_sums, value_limit
 
-__all__ = ["PRECISIONS", "layer_name", "layer_names", "quantise", "quantised_rows"]
+__all__ = ["PRECISIONS", "layer_name", "precisions", "quantise", "quantised_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -115,13 +115,14 @@ def layer_name(node: Node) -> str:
     return node.name or next(filter(None, node.outputs), "")
 
 
-def layer_names(graph: Graph) -> list[str]:
-    """Return the names of the layers that have narrow weights."""
-    return [
-        layer_name(node)
-        for node in graph.nodes
-        if any(node.input(scale) for _, scale in QUANTISED_INPUTS.get(node.op, ()))
-    ]
+def precisions(graph: Graph) -> dict[str, str]:
+    """Return the precision of every layer that has narrow weights: that of the narrowest."""
+    found = {}
+    for node in graph.nodes:
+        narrow = [node.input(w) for w, scale in QUANTISED_INPUTS.get(node.op, ()) if node.input(scale)]
+        if narrow:
+            found[layer_name(node)] = f"int{8 * min(graph.constants[name].dtype.itemsize for name in narrow)}"
+    return found
 
 
 def _objection(node: Node, constants: Mapping[str, Array]) -> str:

@@ -7,13 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastlstm.graph import RECURRENT_OPS, Graph, Node
+import numpy.typing as npt
+
+from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node
 from fastlstm.ops.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
 from fastlstm.plan import REFERENCE_KERNEL, Plan, operator
 from fastlstm.tapes import EMITTERS
 
-__all__ = ["Layer", "summarise"]
+__all__ = ["Layer", "parameters_of", "summarise"]
+
+Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Layer:
     shape : str
         Of the first output.
     parameters, bytes : int
-        Elements and size of the floating-point constants that it reads.
+        Its weights: how many, and their size, with that of narrow weights' scales.
     macs : int
         Multiply-adds for one time step of one batch row.
     kernel : str
@@ -56,22 +60,39 @@ def summarise(plan: Plan) -> tuple[Layer, ...]:
     kernels = {row["step"]: row["kernel"] for row in plan.as_data()}
     layers = []
     for node in plan.graph.nodes:
-        weights = [
-            a for name in node.inputs if (a := plan.graph.constants.get(name)) is not None and a.dtype.kind == "f"
-        ]
+        parameters, scales = _weights(node, plan.graph.constants)
         info = infos.get(next(filter(None, node.outputs), ""))
         layers.append(
             Layer(
                 node.name or next(filter(None, node.outputs), ""),
                 operator(node),
                 "?" if info is None or info.shape is None else f"[{', '.join(map(str, info.shape))}]",
-                sum(a.size for a in weights),
-                sum(a.nbytes for a in weights),
+                sum(a.size for a in parameters.values()),
+                sum(a.nbytes for a in [*parameters.values(), *scales.values()]),
                 _macs(node, plan.graph, infos),
                 _outside(node) if id(node) in in_numpy else kernels.get(node.op, "layout"),
             )
         )
     return tuple(layers)
+
+
+def parameters_of(graph: Graph) -> int:
+    """Return how many weights a graph has."""
+    found: dict[str, Array] = {name: array for name, array in graph.constants.items() if array.dtype.kind == "f"}
+    for node in graph.nodes:
+        parameters, scales = _weights(node, graph.constants)
+        found = {name: array for name, array in {**found, **parameters}.items() if name not in scales}
+    return sum(array.size for array in found.values())
+
+
+def _weights(node: Node, constants: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the constants of a node that are weights, and those that are the scales of narrow ones, by name."""
+    places = QUANTISED_INPUTS.get(node.op, ())
+    scales = {node.input(scale) for _, scale in places}
+    narrow = {node.input(weight) for weight, scale in places if node.input(scale)}
+    found = {name: constants[name] for name in node.inputs if name in constants}
+    weights = {n: a for n, a in found.items() if n in narrow or (a.dtype.kind == "f" and n not in scales)}
+    return weights, {n: a for n, a in found.items() if n in scales}
 
 
 def _outside(node: Node) -> str:

@@ -23,7 +23,7 @@ from fastlstm.fileformat import GoldenSample
 from fastlstm.graph import Graph
 from fastlstm.model import Model
 from fastlstm.precision import cost, fastest_within
-from fastlstm.quantise import PRECISIONS, layer_names
+from fastlstm.quantise import PRECISIONS, precisions
 from fastlstm.samples import sample_inputs
 from fastlstm.verify import Verification, verify_source
 
@@ -115,10 +115,9 @@ def _narrow(
         precision = fastest_within(graph, samples, arguments.max_error)
     model = Model(graph, precision=precision)
     found = cost(Model(graph), model, samples)
-    # What was asked of a layer that stays float32 is not what it has.
-    narrow = set(layer_names(model.graph))
-    wanted = precision if isinstance(precision, dict) else dict.fromkeys(narrow, precision)
-    picked = {layer: chosen if layer in narrow else "float32" for layer, chosen in wanted.items()}
+    # What was asked of a layer that stays wider is not what it has.
+    narrow = precisions(model.graph)
+    picked = {layer: narrow.get(layer, "float32") for layer in (precision if isinstance(precision, dict) else narrow)}
     sizes = {"bytes": _weight_bytes(model.graph), "float32_bytes": _weight_bytes(graph)}
     notes = [note for note in model.graph.notes if note not in graph.notes]
     if not arguments.json:

@@ -14,7 +14,7 @@ from fastlstm.graph import Graph
 from fastlstm.model import Model
 from fastlstm.plan import REFERENCE_KERNEL, Plan
 from fastlstm.segments.segment import Segment
-from fastlstm.summary import summarise
+from fastlstm.summary import parameters_of, summarise
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -84,7 +84,7 @@ def _overview(stored: StoredModel, notes: Sequence[str]) -> dict[str, str | int 
     overview: dict[str, str | int | list[str]] = {
         "input": [str(spec) for spec in stored.graph.inputs],
         "output": [str(spec) for spec in stored.graph.outputs],
-        "parameters": sum(array.size for array in constants if array.dtype.kind == "f"),
+        "parameters": parameters_of(stored.graph),
         "bytes": sum(array.nbytes for array in constants),
         "assumed": list(notes),
     }

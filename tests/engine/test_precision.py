@@ -18,7 +18,8 @@ from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.kernels.limits import BLOCK, BYTE_LIMIT, SUM_LIMIT, VALUE_LIMIT
 from fastlstm.model import Model
 from fastlstm.precision import fastest_within
-from fastlstm.quantise import SMALL, quantise, quantised_rows
+from fastlstm.quantise import SMALL, precisions, quantise, quantised_rows
+from fastlstm.summary import parameters_of
 
 Array = npt.NDArray[Any]
 
@@ -282,6 +283,15 @@ def test_layers_can_differ_and_unknown_ones_are_named() -> None:
         Model(graph, precision={"head": "int16"})
     with pytest.raises(InputError, match="one of float32, int16, int8"):
         Model(graph, precision="int4")
+
+
+def test_a_layer_is_said_to_have_the_precision_of_its_narrowest_weights() -> None:
+    assert precisions(quantise(dense(np.ones((64, 64))), "int8")) == {"dense": "int16"}  # only recurrent ones get 8
+    graphs = {p: make("LSTM", 64, 50, p)._model(False, False).plan.graph for p in ("float32", "int16", "int8")}
+    found = {p: precisions(graph) for p, graph in graphs.items()}
+    assert found == {"float32": {}, "int16": {"lstm": "int16"}, "int8": {"lstm": "int8"}}
+    weights = {parameters_of(graph) for graph in graphs.values()}
+    assert weights == {4 * 64 * (50 + 64) + graphs["int8"].constants[graphs["int8"].nodes[0].input(3)].size}
 
 
 def test_of_the_precisions_that_hold_the_fastest_one_here_is_picked(monkeypatch: pytest.MonkeyPatch) -> None:
