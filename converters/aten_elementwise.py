@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from .aten import Arguments, AtenGraph, Handler
 from .exported import Tensor
@@ -215,6 +217,21 @@ def _add_scaled_product(graph: AtenGraph, c: Arguments) -> str:
     return graph.builder.node("Add", graph.operand(c.get("self"), dtype), product)
 
 
+def _lerp(graph: AtenGraph, c: Arguments) -> str:
+    """Start + weight * (end - start)."""
+    start, dtype = c.value("self"), c.out().dtype
+    way = graph.builder.node("Sub", c.value("end"), start)
+    return graph.builder.node("Add", start, graph.builder.node("Mul", way, graph.operand(c.get("weight"), dtype)))
+
+
+def _one_hot(graph: AtenGraph, c: Arguments) -> str:
+    classes = int(c.static("num_classes", -1))
+    if classes < 1:
+        raise c.unsupported("the number of classes depends on the numbers in the tensor; give num_classes")
+    values = graph.builder.constant("one_hot", np.array([0, 1], np.int64))
+    return graph.builder.node("OneHot", c.value("self"), graph.scalar(classes, "int64"), values, axis=-1)
+
+
 def _glu(graph: AtenGraph, c: Arguments) -> str:
     axis = c.axis(default=-1)
     a, b = graph.builder.nodes_out("Split", [c.value("self")], ["glu_a", "glu_b"], axis=axis, num_outputs=2)
@@ -294,20 +311,33 @@ def _variance(root: bool) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
         builder, value = graph.builder, c.value("self")
         axes = _axes(c) or list(range(c.rank("self")))
-        sizes = [c.meta("self").shape[axis] for axis in axes]
         correction = c.static("correction", int(c.static("unbiased", True)))
-        if not all(isinstance(size, int) for size in sizes):
-            raise c.unsupported("the variance over an axis of unknown size is not supported")
-        count = math.prod(int(size) for size in sizes)
-        if count <= correction:
-            raise c.unsupported(f"the variance of {count} numbers with a correction of {correction} is not defined")
         centred = builder.node("Sub", value, builder.node("ReduceMean", value, graph.ints(axes), keepdims=1))
         keep = int(c.static("keepdim", False))
-        total = builder.node("ReduceSum", builder.node("Mul", centred, centred), graph.ints(axes), keepdims=keep)
-        variance = builder.node("Div", total, graph.scalar(count - correction, c.out().dtype))
+        squares = builder.node("Mul", centred, centred)
+        if correction == 0:
+            variance = builder.node("ReduceMean", squares, graph.ints(axes), keepdims=keep)
+        else:
+            total = builder.node("ReduceSum", squares, graph.ints(axes), keepdims=keep)
+            variance = builder.node("Div", total, _count(graph, c, axes, correction))
         return builder.node("Sqrt", variance) if root else variance
 
     return handler
+
+
+def _count(graph: AtenGraph, c: Arguments, axes: Sequence[int], correction: float) -> str:
+    """Return how many numbers the axes hold, less the correction."""
+    sizes, dtype = [c.meta("self").shape[axis] for axis in axes], c.out().dtype
+    known = [size for size in sizes if isinstance(size, int)]
+    if len(known) == len(sizes):
+        count = math.prod(known)
+        if count <= correction:
+            raise c.unsupported(f"the variance of {count} numbers with a correction of {correction} is not defined")
+        return graph.scalar(count - correction, dtype)
+    builder = graph.builder
+    found = builder.node("Gather", builder.node("Shape", c.value("self")), graph.ints(axes), axis=0)
+    count_of_all = graph.cast(builder.node("ReduceProd", found, keepdims=0), "int64", dtype)
+    return builder.node("Sub", count_of_all, graph.scalar(correction, dtype))
 
 
 def _cumulative_sum(graph: AtenGraph, c: Arguments) -> str:
@@ -333,6 +363,7 @@ HANDLERS: dict[str, Handler] = {
     **_overloads({"pow": _power}, "Tensor_Scalar", "Tensor_Tensor", "Scalar"),
     **_overloads({"where": _where}, "self", "ScalarOther", "ScalarSelf", "Scalar"),
     **_overloads({"masked_fill": _masked_fill}, "Scalar", "Tensor"),
+    **_overloads({"lerp": _lerp}, "Scalar", "Tensor"),
     **_overloads({"softmax": _softmax("Softmax"), "log_softmax": _softmax("LogSoftmax")}, "int"),
     **_overloads({"_softmax": _softmax("Softmax"), "_log_softmax": _softmax("LogSoftmax")}, "default"),
     **_overloads({"var": _variance(False), "std": _variance(True)}, "correction", "dim", "default"),
@@ -345,7 +376,8 @@ HANDLERS: dict[str, Handler] = {
             "expm1": _exp_minus_one, "glu": _glu, "hardtanh": _clamp(-1.0, 1.0, ("min_val", "max_val")),
             "leaky_relu": _scaled("LeakyRelu", negative_slope=0.01), "linalg_vector_norm": _vector_norm,
             "log1p": _log_of_one_plus, "log_sigmoid": _log_sigmoid,
-            "logsumexp": _log_sum_exp, "prelu": _prelu, "_prelu_kernel": _prelu, "relu6": _clamp(0.0, 6.0),
+            "logsumexp": _log_sum_exp, "one_hot": _one_hot, "prelu": _prelu, "_prelu_kernel": _prelu,
+            "relu6": _clamp(0.0, 6.0),
             "rsqrt": _rsqrt, "silu": _silu, "softplus": _softplus, "square": _square, "type_as": _cast,
         },
         "default",

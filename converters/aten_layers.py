@@ -182,11 +182,25 @@ def _pool(op: str, spatial: int) -> Handler:
 
 
 def _adaptive_pool(op: str, spatial: int) -> Handler:
+    """Windows as wide as the output size asks for; where the maxima stood is not told."""
+
     def handler(graph: AtenGraph, c: Arguments) -> str:
         _check_batched(c, "self", spatial)
-        if set(_spread(c.static("output_size"), spatial)) != {1}:
-            raise c.unsupported("an output size other than 1 is not supported")
-        return graph.builder.node(op, c.value("self"))
+        have, want = c.meta("self").shape[-spatial:], c.out().shape[-spatial:]
+        value = c.value("self")
+        if set(want) == {1}:
+            return graph.builder.node(f"Global{op}", value)
+        whole = [axis for axis, size in enumerate(want, 2) if size == 1 and have[axis - 2] != 1]
+        if all(a == b or b == 1 for a, b in zip(have, want, strict=True)):
+            reduce = "ReduceMax" if op == "MaxPool" else "ReduceMean"
+            return graph.builder.node(reduce, value, graph.ints(whole), keepdims=1) if whole else value
+        windows = [a // b for a, b in zip(have, want, strict=True) if isinstance(a, int) and isinstance(b, int)]
+        if len(windows) != spatial or any(a % b for a, b in zip(have, want, strict=True)):  # type: ignore[operator]
+            raise c.unsupported(
+                f"the output size {list(want)} of {list(have)} is not supported; supported: 1, the size itself, "
+                "and what divides a size that is fixed"
+            )
+        return graph.builder.node(op, value, kernel_shape=windows, strides=windows)
 
     return handler
 
@@ -243,5 +257,6 @@ HANDLERS: dict[str, Handler] = {
     "aten.conv_transpose2d.input": _convolution(transposed=True),
     **{f"aten.max_pool{d}d.default": _pool("MaxPool", d) for d in (1, 2)},
     **{f"aten.avg_pool{d}d.default": _pool("AveragePool", d) for d in (1, 2)},
-    **{f"aten.adaptive_avg_pool{d}d.default": _adaptive_pool("GlobalAveragePool", d) for d in (1, 2)},
+    **{f"aten.adaptive_avg_pool{d}d.default": _adaptive_pool("AveragePool", d) for d in (1, 2)},
+    **{f"aten.adaptive_max_pool{d}d.default": _adaptive_pool("MaxPool", d) for d in (1, 2)},
 }

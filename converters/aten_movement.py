@@ -108,6 +108,22 @@ def _repeat(graph: AtenGraph, c: Arguments) -> str:
     return _keep_zero(graph, value, graph.builder.node("Tile", tiled, graph.sizes(repeats)))
 
 
+def _repeat_interleave(graph: AtenGraph, c: Arguments) -> str:
+    """Each place along an axis so many times in a row."""
+    builder, value, repeats, rank = graph.builder, c.value("self"), int(c.static("repeats")), c.rank("self")
+    if c.get("dim") is None or repeats < 1:
+        raise c.unsupported("supported: a number of repeats along an axis")
+    axis = c.axis()
+    times = [repeats if a == axis + 1 else 1 for a in range(rank + 1)]
+    tiled = builder.node("Tile", builder.node("Unsqueeze", value, graph.ints([axis + 1])), graph.ints(times))
+    sizes = [builder.node("Shape", value, start=0, end=axis)] if axis else []
+    sizes.append(graph.ints([-1]))
+    if axis + 1 < rank:
+        sizes.append(builder.node("Shape", value, start=axis + 1, end=rank))
+    whole = sizes[0] if len(sizes) == 1 else builder.node("Concat", *sizes, axis=0)
+    return _keep_zero(graph, value, builder.node("Reshape", tiled, whole))
+
+
 def _slice(graph: AtenGraph, c: Arguments) -> str:
     start, end, step = c.get("start", 0), c.get("end", _END), int(c.static("step", 1))
     whole = not isinstance(end, SymInt) and end >= _END
@@ -336,6 +352,7 @@ HANDLERS: dict[str, Handler] = {
     "aten.squeeze.dims": _squeeze,
     "aten.sym_size.int": _size_of,
     "aten.transpose.int": _transpose,
+    "aten.repeat_interleave.self_int": _repeat_interleave,
     "aten.unbind.int": _unbind,
     "aten.unflatten.int": _reshape,
 }

@@ -31,7 +31,7 @@ T self, I dim:
 T self, I dims:
     flip permute
 T self, I output_size:
-    adaptive_avg_pool1d adaptive_avg_pool2d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d
 T self, I repeats:
     repeat
 T self, I shape:
@@ -56,6 +56,14 @@ T self, b unbiased:
     std var
 T self, i diagonal:
     tril triu
+T self, T end, T weight:
+    lerp.Tensor
+T self, T end, n weight:
+    lerp.Scalar
+T self, i num_classes:
+    one_hot
+T self, i repeats, i dim, i output_size:
+    repeat_interleave.self_int
 T self, i dim:
     glu squeeze.dim unbind.int unsqueeze
 T self, n exponent:

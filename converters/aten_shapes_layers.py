@@ -7,6 +7,7 @@ from typing import Any
 
 from . import aten_elementwise as elementwise
 from .aten_shapes_call import CallShapes, Rule, Shape, UnknownShapeError, broadcast, first
+from .exported import SymInt
 from .sizes import Size, Sizes
 
 __all__ = ["RULES"]
@@ -25,12 +26,6 @@ def _reduce(outputs: int) -> Rule:
         return [kept] * (outputs if c.get("dim") is not None else 1)
 
     return rule
-
-
-def _variance(z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = c.shape("self")
-    z.fix(*(shape[axis] for axis in c.axes(len(shape))))
-    return _reduce(1)(z, c)
 
 
 def _layer_norm(z: Sizes, c: CallShapes) -> list[Shape]:
@@ -174,9 +169,22 @@ def _pool(count: int) -> Rule:
     return rule
 
 
-def _adaptive_pool(count: int) -> Rule:
+def _adaptive_pool(count: int, outputs: int = 1) -> Rule:
+    """A number that is the size of the input's axis may be meant as a number: it fixes the axis."""
+
     def rule(z: Sizes, c: CallShapes) -> list[Shape]:
-        return [[*c.shape("self")[:-count], *(z.fixed(n) for n in _numbers(c.get("output_size"), count))]]
+        shape, wanted = c.shape("self"), c.call.arguments["output_size"]
+        wanted = wanted if isinstance(wanted, list) else [wanted]
+        wanted, sizes = wanted if len(wanted) == count else wanted * count, []
+        for position, (size, number) in enumerate(zip(shape[-count:], wanted, strict=True)):
+            if isinstance(number, SymInt):
+                found = c.size("output_size", position)
+                sizes.append(size if found is None or found.root is size.root else found)
+                continue
+            if number != 1:
+                z.fix(size)
+            sizes.append(z.fixed(number))
+        return [[*shape[:-count], *sizes]] * outputs
 
     return rule
 
@@ -216,7 +224,7 @@ def _cell(states: int) -> Rule:
 
 _ELEMENTWISE = [
     *elementwise.ELEMENTWISE, "div", "where", "masked_fill", "pow", "clamp", "clamp_min", "clamp_max", "elu", "gelu",
-    "addcmul", "expm1", "hardtanh", "leaky_relu", "log1p", "log_sigmoid", "relu6", "rsqrt", "silu",
+    "addcmul", "expm1", "hardtanh", "leaky_relu", "lerp", "log1p", "log_sigmoid", "relu6", "rsqrt", "silu",
     "softplus", "square",
 ]  # fmt: skip
 RULES: Mapping[str, Rule] = {
@@ -225,7 +233,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["dropout", "alpha_dropout", "feature_dropout"], first("input")),
     **dict.fromkeys(["mean", "sum", "amax", "amin", "prod", "argmax", "argmin", "logsumexp"], _reduce(1)),
     **dict.fromkeys(["max", "min"], _reduce(2)),
-    **dict.fromkeys(["var", "std"], _variance),
+    **dict.fromkeys(["var", "std"], _reduce(1)),
     **dict.fromkeys(["batch_norm", "group_norm"], _channels_norm),
     **dict.fromkeys(["matmul", "mm", "bmm", "mv"], _matmul),
     **dict.fromkeys(["prelu", "_prelu_kernel"], first("self", 1)),
@@ -234,6 +242,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["gru", "rnn_tanh", "rnn_relu"], _stack_of_layers(1)),
     **dict.fromkeys(["gru_cell", "rnn_tanh_cell", "rnn_relu_cell"], _cell(1)),
     "adaptive_avg_pool1d": _adaptive_pool(1), "adaptive_avg_pool2d": _adaptive_pool(2),
+    "adaptive_max_pool1d": _adaptive_pool(1, 2), "adaptive_max_pool2d": _adaptive_pool(2, 2),
     "addmm": _add_product("mat1", "mat2"), "avg_pool1d": _pool(1), "avg_pool2d": _pool(2),
     "baddbmm": _add_product("batch1", "batch2"), "einsum": _einsum, "embedding": _embedding,
     "embedding_bag": _embedding_bag, "glu": _glu, "layer_norm": _layer_norm, "linalg_vector_norm": _reduce(1),

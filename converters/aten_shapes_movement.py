@@ -70,6 +70,19 @@ def _expand(z: Sizes, c: CallShapes) -> list[Shape]:
     return [result]
 
 
+def _one_hot(z: Sizes, c: CallShapes) -> list[Shape]:
+    return [[*c.shape("self"), z.fixed(c.get("num_classes", -1))]]
+
+
+def _repeat_interleave(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = list(c.shape("self"))
+    if c.get("dim") is None:
+        raise UnknownShapeError
+    axis = c.axis(len(shape))
+    shape[axis] = z.product([shape[axis], z.fixed(c.get("repeats"))])
+    return [shape]
+
+
 def _repeat(z: Sizes, c: CallShapes) -> list[Shape]:
     shape, repeats = c.shape("self"), c.size_list("repeats")
     whole = [z.fixed(1)] * (len(repeats) - len(shape)) + shape
@@ -109,6 +122,9 @@ def _slice(z: Sizes, c: CallShapes) -> list[Shape]:
         shape[axis] = z.fixed(stop)
         return [shape]
     length = len(range(*slice(start, stop, step).indices(size.value)))
+    if step > 1 and size.is_open and 0 <= start < size.value and stop >= _END:
+        shape[axis] = z.ratio(z.shift(size, step - 1 - start), step)
+        return [shape]
     if step != 1 or (size.is_open and start > 0 and 0 <= stop < _END):
         z.fix(size)
     if end is not None and start == 0 and not size.is_open and step == 1 and stop <= size.value:
@@ -257,8 +273,9 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["pad", "constant_pad_nd"], _pad),
     **dict.fromkeys(["t", "mT"], _turned),
     "arange": _arange, "expand": _expand, "flatten": _flatten, "gather": _gather, "index": _index,
-    "index_select": _index_select, "movedim": _movedim, "narrow": _narrow, "permute": _permute, "repeat": _repeat,
-    "reshape": view("shape"), "scalar_tensor": lambda _z, _c: [[]], "select": _select, "slice": _slice,
+    "index_select": _index_select, "movedim": _movedim, "narrow": _narrow, "one_hot": _one_hot, "permute": _permute,
+    "repeat": _repeat, "repeat_interleave": _repeat_interleave, "reshape": view("shape"),
+    "scalar_tensor": lambda _z, _c: [[]], "select": _select, "slice": _slice,
     "squeeze": _squeeze, "stack": _stack, "transpose": _transpose, "unbind": _unbind, "unflatten": _unflatten,
     "unsqueeze": _unsqueeze,
 }  # fmt: skip

@@ -32,6 +32,8 @@ Array = npt.NDArray[Any]
 Sample = tuple[dict[str, Array], dict[str, Array]]
 """Inputs by name, and the outputs by name that the model gave when it was made."""
 
+_MOST_LAYERS = 1000
+
 _ABOUT = frozenset({"metadata", "samplerate", "sample_rate", "version", "name", "author", "esr", "date"})
 """Fields beside a model that say nothing about how it computes."""
 
@@ -79,7 +81,9 @@ def _rtneural(fields: Fields, builder: GraphBuilder) -> tuple[int, int]:
     source = builder.input("input", ["batch", "time", features])
     source = _gain(builder, source, fields.number("in_gain", 0.0), "in_gain")
     value = source
-    for position, layer in enumerate(fields.list("layers")):
+    layers = fields.list("layers")
+    _check_depth(fields, len(layers))
+    for position, layer in enumerate(layers):
         if not isinstance(layer, dict):
             raise FileFormatError(f"{fields.where}: layer {position} should be an object.")
         value, size = add_layer(builder, value, size, Fields(layer, f"{fields.where}, layer {position}"), position)
@@ -100,6 +104,7 @@ def _guitarml(fields: Fields, builder: GraphBuilder) -> tuple[int, int]:
     weights = fields.object("state_dict")
     modules = {m.name: m for m in group({key: weights.array(key) for key in weights.keys})}
     unit, layers = data.text("unit_type", "LSTM").lower(), data.size("num_layers", 1)
+    _check_depth(data, layers)
     rec, lin = modules.get("rec"), modules.get("lin")
     if rec is None or lin is None or len(modules) != 2 or rec.words[0] != unit or "linear" not in lin.words:
         raise UnsupportedError(
@@ -134,6 +139,7 @@ def _nam(fields: Fields, builder: GraphBuilder) -> tuple[int, int]:
     config.only("input_size", "hidden_size", "num_layers", "in_channels", "out_channels")
     features, H, layers = config.size("input_size"), config.size("hidden_size"), config.size("num_layers")
     channels = config.size("out_channels", 1)
+    _check_depth(config, layers)
     if config.size("in_channels", features) != features:
         raise UnsupportedError(f"{config.where}: in_channels should be the input_size {features}.")
     weights = _Flat(fields.array("weights", [None]), fields.where)
@@ -217,6 +223,11 @@ def _note_unread(fields: Fields, builder: GraphBuilder, known: set[str]) -> None
     unread = [key for key in fields.keys if key not in known | _ABOUT]
     if unread:
         builder.note(f"The fields {', '.join(unread)} of the file were taken for remarks and not read.")
+
+
+def _check_depth(fields: Fields, layers: int) -> None:
+    if layers > _MOST_LAYERS:
+        raise UnsupportedError(f"{fields.where} has {layers} layers; at most {_MOST_LAYERS} are read.")
 
 
 def _samples(fields: Fields, features: int, channels: int) -> list[Sample]:

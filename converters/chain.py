@@ -193,8 +193,8 @@ def _layernorm(chain: Chain, step: Step, module: Module, name: str) -> str:
 
 def _batchnorm(chain: Chain, step: Step, module: Module, name: str) -> str:
     parts = {key: array.astype(np.float64) for key, array in module.tensors.items()}
-    scale = parts["weight"] / np.sqrt(parts["running_var"] + _epsilon(chain, step, name))
-    shift = parts["bias"] - parts["running_mean"] * scale
+    scale = parts.get("weight", 1.0) / np.sqrt(parts["running_var"] + _epsilon(chain, step, name))
+    shift = parts.get("bias", 0.0) - parts["running_mean"] * scale
     factor = chain.builder.constant(f"{name}.scale", scale.astype(np.float32))
     offset = chain.builder.constant(f"{name}.shift", shift.astype(np.float32))
     return chain.builder.node("Add", chain.builder.node("Mul", chain.value, factor), offset, name=name)

@@ -113,7 +113,7 @@ def read_program(archive: Archive) -> Program:
     """
     try:
         return _Reader(archive).read()
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise FileFormatError(f"'{archive.path}' holds a damaged program: {type(error).__name__} {error}.") from None
 
 

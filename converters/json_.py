@@ -16,6 +16,7 @@ __all__ = ["Fields", "read_json"]
 
 Array = npt.NDArray[Any]
 
+_LARGEST = 1 << 31
 _BYTES = 32 << 20  # as Python objects a JSON text takes up to twenty times its size
 
 
@@ -87,9 +88,9 @@ class Fields:
         value = self._get(key) if default is None else self._fields.get(key, default)
         while isinstance(value, list) and value:
             value = value[-1]
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 1 << 31:
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < _LARGEST:
             raise FileFormatError(
-                f"{self.where}: '{key}' should be a whole number of at least {least}; got {_brief(value)}."
+                f"{self.where}: '{key}' should be a whole number from {least} to {_LARGEST - 1}; got {_brief(value)}."
             )
         return value
 

@@ -18,6 +18,8 @@ __all__ = ["Module", "group"]
 Array = npt.NDArray[Any]
 
 _RECURRENT = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(?:_l(\d+)(_reverse)?)?")
+_SHOWN = 8
+"""So many tensors are named in an error."""
 _WORDS = {4: "lstm", 3: "gru", 1: "rnn"}
 
 
@@ -104,6 +106,10 @@ def _module(name: str, parts: Mapping[str, Array]) -> Module:
     if any(_RECURRENT.fullmatch(key) for key in parts):
         return _recurrent_module(name, parts)
     weight, keys = parts.get("weight"), set(parts)
+    mean, variance = parts.get("running_mean"), parts.get("running_var")
+    plain = keys - {"num_batches_tracked"} == {"running_mean", "running_var"}
+    if plain and mean is not None and variance is not None and mean.ndim == 1 and mean.shape == variance.shape:
+        return Module(name, parts, ("batchnorm",), len(mean), len(mean))
     if weight is not None and weight.dtype.kind == "f":
         vectors = all(parts[key].shape == weight.shape[:1] for key in keys - {"weight", "num_batches_tracked"})
         statistics = {"weight", "bias", "running_mean", "running_var"}
@@ -116,7 +122,10 @@ def _module(name: str, parts: Mapping[str, Array]) -> Module:
             return Module(name, parts, ("batchnorm",), len(weight), len(weight))
         if weight.ndim == 1 and keys == {"weight"}:
             return Module(name, parts, ("prelu", "layernorm"), len(weight), len(weight))
-    shapes = ", ".join(f"'{name}.{key}' {list(array.shape)}" for key, array in parts.items())
+    shown = list(parts.items())[:_SHOWN]
+    shapes = ", ".join(f"'{f'{name}.' * bool(name)}{key}' {list(array.shape)}" for key, array in shown)
+    if len(parts) > len(shown):
+        shapes += f" and {len(parts) - len(shown)} more"
     raise UnsupportedError(
         f"The tensors {shapes} belong to no layer that a state dict describes fully (supported: LSTM, GRU, "
         "RNN and their cells, Linear, Embedding, LayerNorm, BatchNorm, PReLU). Export the whole model with "

@@ -15,6 +15,7 @@ from .aten_schemas import DTYPES, Device
 from .exported import Tensor
 from .pickle_ import StoredTensor
 from .script_conditions import COMPARISONS, Undecided, compare
+from .script_loops import Collected
 from .script_packed import HANDLES
 from .script_sizes import MismatchError
 from .sizes import Size
@@ -51,6 +52,15 @@ def _numbers(run: Interpreter, *values: Any) -> list[Any] | None:
             return None
         values = tuple(_known(run, value) for value in values)
     return list(values) if _plain(*values) else None
+
+
+def _unbind(run: Interpreter, tensor: Any, dim: int = 0) -> Any:
+    """Cut along an axis of unknown size: a list for loops over all its items."""
+    recorder = run.recorder
+    if recorder.z.traced or not isinstance(tensor, Tensor) or not isinstance(recorder.size(tensor, dim), Size):
+        return NotImplemented
+    axis = dim % recorder.rank(tensor)
+    return [Collected(recorder.call("movedim", [tensor, axis, 0], {}) if axis else tensor)]
 
 
 def _fixed(run: Interpreter, value: Any) -> Any:
@@ -288,6 +298,7 @@ BUILTINS: Mapping[str, Function] = {
     "add": _add,
     "sub": _sub,
     "mul": _mul,
+    "unbind": _unbind,
     "floordiv": _floordiv,
     "floor_divide": _floordiv,
     "div": _div,

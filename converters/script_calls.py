@@ -203,6 +203,8 @@ class Recorder:
                 raise MismatchError(f"aten.{name}: it works on floats", self.sources[tensor])
             if rank != _RANKS.get(name, rank) and self.sources[tensor]:
                 raise MismatchError(f"aten.{name}: it takes {_RANKS[name]} axes", self.sources[tensor])
+        if name in _PRODUCTS and len({dtype for dtype, _ in kinds}) > 1:
+            raise MismatchError(f"aten.{name}: its operands should be of one dtype", sources)
         if name == "masked_fill" and kinds[1][0] != "bool":
             raise MismatchError("aten.masked_fill: its mask should be bool", self.sources[tensors[1]])
         if name == "index" and len({rank for _, rank in kinds[1:]}) > 1:
@@ -328,6 +330,7 @@ _FLOAT_ONLY = frozenset(
         "conv1d", "conv2d", "convolution", "batch_norm", "layer_norm", "group_norm", "softmax", "log_softmax", "mean",
     }
 )  # fmt: skip
+_PRODUCTS = frozenset({"matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "einsum"})
 _RANKS = {
     **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], 3),
     **dict.fromkeys(["lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"], 2),

@@ -15,6 +15,7 @@ from fastlstm.errors import UnsupportedError
 
 from .exported import Tensor
 from .script_sizes import MismatchError
+from .sizes import Size
 
 if TYPE_CHECKING:
     from .script_run import Interpreter
@@ -142,14 +143,29 @@ def _pad(run: Interpreter, packed: Any, _sizes: Any, batch_first: bool, value: f
     recorder, tensor = run.recorder, packed.tensor
     if value != 0:
         raise UnsupportedError(f"{run.where}: padding with {value} is not supported; supported: 0.")
-    if not isinstance(total, _Longest):
-        raise UnsupportedError(f"{run.where}: total_length is not supported.")
-    tensor = recorder.trimmed(tensor, packed.lengths, 1 if packed.batch_first else 0)
+    time = 1 if packed.batch_first else 0
+    if isinstance(total, _Longest):
+        tensor = recorder.trimmed(tensor, packed.lengths, time)
+    elif not _same_size(total, recorder.size(tensor, time)):
+        raise UnsupportedError(
+            f"{run.where}: a total_length other than the size of the tensor packed is not supported."
+        )
     if batch_first != packed.batch_first:
         tensor = recorder.call("transpose", [tensor, 0, 1], {})
     if packed.order is None:
         return tensor, packed.lengths
     return _Sorted(tensor, 0 if batch_first else 1, packed.order), _Sorted(packed.lengths, 0, packed.order)
+
+
+def _same_size(a: Any, b: Any) -> bool:
+    return a.root is b.root if isinstance(a, Size) and isinstance(b, Size) else bool(a == b)
+
+
+def _less(run: Interpreter, first: Any, second: Any) -> bool:
+    """A total length is asked whether it is less than the longest sequence: not if those fit their tensor."""
+    if isinstance(first, (int, Size)) and isinstance(second, _Longest):
+        return False
+    raise UnsupportedError(f"{run.where}: this use of lengths is not supported.")
 
 
 def _recurrent(name: str) -> Callable[..., Any]:
@@ -184,6 +200,7 @@ PACKING: Mapping[str, Callable[..., Any]] = {
     "select": _select,
     "size": _size,
     "dim": _dim,
+    "lt": _less,
     "numel": _numel,
     "to": _same,
     "cpu": _same,

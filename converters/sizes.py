@@ -91,6 +91,11 @@ class Sizes:
         a, b = a.root, b.root
         if a is b:
             return
+        if a.value == b.value and a.kind == b.kind == "product" and not alike(a, b):
+            rest = _left_over(a, b)
+            if rest is not None:
+                self.same(*rest)
+                return
         if a.value != b.value or (a.parts and b.parts and not alike(a, b)):
             self.fix(a, b)
         elif a.kind == "fixed":
@@ -143,6 +148,17 @@ class Sizes:
         if root.kind == "ratio":
             root, number = root.parts[0].root, root.number * number
         return Size(root.value // number, "ratio", (root,), number)
+
+
+def _left_over(a: Size, b: Size) -> tuple[Size, Size] | None:
+    """Return the one factor in which two products differ, on each side; None if there are more."""
+    ours, theirs = [part.root for part in a.parts], [part.root for part in b.parts]
+    for factor in list(ours):
+        match = next((other for other in theirs if other is factor), None)
+        if match is not None:
+            ours.remove(factor)
+            theirs.remove(match)
+    return (ours[0], theirs[0]) if len(ours) == len(theirs) == 1 else None
 
 
 def alike(a: Size, b: Size) -> bool:

@@ -40,7 +40,7 @@ SUPPORTED: Sequence[tuple[str, str, str]] = (
     (
         "packed sequences",
         "pack_padded_sequence sorted or not, pad_packed_sequence, states",
-        "total_length, padding with other numbers than 0",
+        "a total_length other than the tensor's own, padding with other numbers than 0",
     ),
     (
         "control flow",
@@ -58,7 +58,7 @@ _TRUE_DIVISION = 4
 _VISITS = 20_000
 _KINDS: Sequence[tuple[str, int]] = [
     ("float32", 3), ("int64", 2), ("float32", 2), ("float32", 4), ("int64", 1), ("bool", 2), ("float32", 1),
-    ("int64", 3), ("bool", 3), ("float32", 0), ("int64", 0),
+    ("float32", 5), ("int64", 3), ("bool", 3), ("float32", 0), ("int64", 0),
 ]  # fmt: skip
 """Dtypes and ranks that inputs of unknown shape are tried with, the likeliest first."""
 _LENGTHS = sorted(_KINDS, key=lambda kind: kind != ("int64", 1))

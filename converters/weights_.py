@@ -111,7 +111,10 @@ def read_safetensors(path: Path) -> dict[str, Array]:
             )
         raw = bytes(entry["data"])
         flat = widen_bfloat16(raw) if dtype == "bfloat16" else np.frombuffer(raw, dtype)
-        arrays[name] = flat.reshape(entry["shape"])
+        try:
+            arrays[name] = flat.reshape(entry["shape"])
+        except ValueError as error:
+            raise FileFormatError(f"'{path}': the shape of the tensor '{name}' cannot be: {error}.") from None
     return arrays
 
 

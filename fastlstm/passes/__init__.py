@@ -31,7 +31,7 @@ from fastlstm.graph import RECURRENT_OPS, Graph
 from fastlstm.passes import convolve, fixed_time, fold, fuse, loops, reshape, shapes, simplify, sink, stacks, states
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes.recognise import recognise
-from fastlstm.passes.rewrite import Rewrite, settle
+from fastlstm.passes.rewrite import Rewrite, Room, settle
 
 __all__ = ["optimise", "shapes"]
 
@@ -49,12 +49,13 @@ def optimise(graph: Graph) -> Graph:
     UnsupportedError
         If the graph given is not valid.
     """
-    graph = fixed_time.with_notes(settle(graph.validate(), RULES))
+    room = Room(graph)
+    graph = fixed_time.with_notes(settle(graph.validate(), RULES, room))
     for _ in range(MOST_ROUNDS):
         recognised = recognise(graph)
         if recognised is graph:
             break
-        graph = settle(recognised, RULES)
+        graph = settle(recognised, RULES, room)
     return graph.replace(notes=tuple(dict.fromkeys(graph.notes)))  # a stored model has those of its last optimisation
 
 

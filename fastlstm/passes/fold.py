@@ -37,7 +37,8 @@ def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
     if any(isinstance(value, Graph) for value in node.attrs.values()):
         return None
     given = sum(a.nbytes for a in arrays if a is not None)
-    if not all(_affordable(info, given) for info in scope.infer(node)):
+    sizes = [_affordable(info, given) for info in scope.infer(node)]
+    if None in sizes or not scope.room.take(sum(size or 0 for size in sizes)):
         return None
     try:
         results = ops.evaluate(node, arrays)
@@ -70,12 +71,12 @@ def _define(scope: Scope, name: str, array: Array) -> None:
     scope.infos[name] = ValueInfo.of_array(array)
 
 
-def _affordable(info: ValueInfo, given: int) -> bool:
-    """Tell whether a result is known to be small enough to compute."""
+def _affordable(info: ValueInfo, given: int) -> int | None:
+    """Return the bytes of a result that is known to be small enough to compute, else None."""
     if info.shape is None or info.dtype is None or not all(isinstance(d, int) for d in info.shape):
-        return False
+        return None
     size = math.prod(int(d) for d in info.shape) * np.dtype(info.dtype).itemsize
-    return size <= MAX_BYTES and (size <= MAX_GROWN_BYTES or size <= 4 * given)
+    return size if size <= MAX_BYTES and (size <= MAX_GROWN_BYTES or size <= 4 * given) else None
 
 
 def inline_if(scope: Scope, node: Node) -> list[Node] | None:

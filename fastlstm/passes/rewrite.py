@@ -24,17 +24,59 @@ from fastlstm.passes.dims import Shape
 from fastlstm.passes.shapes import body_inputs, infer_node
 from fastlstm.passes.values import UNKNOWN, ValueInfo
 
-__all__ = ["RANDOM", "Names", "Rewrite", "Rules", "Scope", "prune", "renamed", "renamed_body", "settle", "sweep"]
+__all__ = [
+    "RANDOM",
+    "Names",
+    "Rewrite",
+    "Room",
+    "Rules",
+    "Scope",
+    "prune",
+    "renamed",
+    "renamed_body",
+    "settle",
+    "sweep",
+]
 
 Array = npt.NDArray[Any]
 
 _STEPS_PER_NODE = 64
 """So many rewrites in a row at one node mean that two rules undo each other; the node is then kept."""
 
+_ROOM = 64 << 20
+_COPIES = 8
+"""Weights are put in order by some steps (Slice, Concat, Unsqueeze, Transpose), each of which makes them anew."""
+
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
 """Operators whose result is another one every time."""
+
+
+class Room:
+    """How many bytes may still be folded into constants: in proportion to those that the model came with.
+
+    A limit on each result alone would not do: twenty steps that double it make a million times as much of it.
+
+    Parameters
+    ----------
+    graph : Graph
+        As it was read.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.left = _ROOM + _COPIES * _nbytes(graph)
+
+    def take(self, size: int) -> bool:
+        """Use some of it up, if so much is left."""
+        enough = size <= self.left
+        self.left -= size if enough else 0
+        return enough
+
+
+def _nbytes(graph: Graph) -> int:
+    own = sum(array.nbytes for array in graph.constants.values())
+    return own + sum(_nbytes(body) for body in graph.subgraphs())
 
 
 class Names:
@@ -83,6 +125,8 @@ class Scope:
         How often each value is read.
     outputs : frozenset of str
         The names that this graph must define in the end.
+    room : Room
+        For constants, of the whole model.
     """
 
     constants: MutableMapping[str, Array]
@@ -90,6 +134,7 @@ class Scope:
     names: Names
     uses: Counter[str]
     outputs: frozenset[str]
+    room: Room
     producers: dict[str, Node] = field(default_factory=dict)
     transposes: dict[str, list[Node]] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
@@ -140,11 +185,11 @@ Rules = Mapping[str, Sequence[Rewrite]]
 """Operator -> the rewrites to try; those under ``"*"`` are tried on every node."""
 
 
-def settle(graph: Graph, rules: Rules, rounds: int = 12) -> Graph:
+def settle(graph: Graph, rules: Rules, room: Room, rounds: int = 12) -> Graph:
     """Sweep and prune until nothing changes, `rounds` times at most."""
     for _ in range(rounds):
         names = Names(graph)
-        swept, changed = sweep(graph, rules, names)
+        swept, changed = sweep(graph, rules, names, room)
         graph = prune(swept)
         if not changed:
             break
@@ -155,6 +200,7 @@ def sweep(
     graph: Graph,
     rules: Rules,
     names: Names,
+    room: Room,
     around: Scope | None = None,
     inputs: Sequence[ValueInfo] | None = None,
 ) -> tuple[Graph, bool]:
@@ -166,12 +212,14 @@ def sweep(
     rules : Rules
     names : Names
         Of the whole model.
+    room : Room
+        For its constants.
     around : Scope, optional
         For a body: the scope of the control-flow node.
     inputs : sequence of ValueInfo, optional
         For a body: what holds of its inputs.
     """
-    return _Sweep(graph, rules, names, around, inputs).run()
+    return _Sweep(graph, rules, names, room, around, inputs).run()
 
 
 class _Sweep:
@@ -180,6 +228,7 @@ class _Sweep:
         graph: Graph,
         rules: Rules,
         names: Names,
+        room: Room,
         around: Scope | None,
         inputs: Sequence[ValueInfo] | None,
     ) -> None:
@@ -201,6 +250,7 @@ class _Sweep:
             names,
             uses,
             frozenset(outputs),
+            room,
         )
 
     def run(self) -> tuple[Graph, bool]:
@@ -276,7 +326,7 @@ class _Sweep:
         attrs = dict(node.attrs)
         for key, value in node.attrs.items():
             if isinstance(value, Graph):
-                body, changed = sweep(value, self.rules, self.names, self.scope, inputs)
+                body, changed = sweep(value, self.rules, self.names, self.scope.room, self.scope, inputs)
                 attrs[key] = body
                 self.changed |= changed
         return Node(node.op, node.inputs, node.outputs, attrs, node.name)

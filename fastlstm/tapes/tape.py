@@ -247,9 +247,9 @@ class Recording:
 
     def _kept(self, value: Any) -> Cell:
         """Return a cell that holds a result of NumPy's in memory that stays."""
-        if not isinstance(value, np.ndarray):
+        if not isinstance(value, np.ndarray):  # a sequence: its arrays may lie in memory that is free before it is
             self.tape.reusable = False
-            return Cell(value, fixed=False)
+            return Cell([np.array(item) for item in value], fixed=False)
         if value.dtype == np.float32:
             cell = self.rec.memory(value.shape)
             np.copyto(cell.array, value)

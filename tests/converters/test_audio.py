@@ -213,7 +213,7 @@ REFUSED = [
     (changed(GOOD, "layers", 1, "weights", 1, to=["a"]), FileFormatError, "should hold numbers"),
     (changed(GOOD, "layers", 1, "weights", 1, to=[[1], [2, 3]]), FileFormatError, "nested lists of numbers"),
     (changed(GOOD, "layers", 1, "weights", 1, to=[1e300]), FileFormatError, "too large for float32"),
-    (changed(GOOD, "in_shape", to=[None, None, 0]), FileFormatError, "at least 1; got '0'"),
+    (changed(GOOD, "in_shape", to=[None, None, 0]), FileFormatError, "from 1 to 2147483647; got '0'"),
     (changed(GOOD, "in_skip", to=2), UnsupportedError, "2 input channel"),
     (changed(GOOD, "in_gain", to=1e9), FileFormatError, "at most 200"),
     ({**GOOD, "input_batch": [1.0], "output_batch": [1.0, 2.0]}, FileFormatError, "1 inputs and 2 outputs"),
@@ -223,8 +223,11 @@ REFUSED = [
     (changed(PEDAL, "state_dict", "lin.extra", to=[1.0]), UnsupportedError, "lin.extra"),
     (changed(AMP, "architecture", to="WaveNet"), UnsupportedError, "WaveNet"),
     (changed(AMP, "weights", to=AMP["weights"][1:]), FileFormatError, "has 109 weights; the file holds 108"),
-    (changed(AMP, "config", "num_layers", to=1 << 30), FileFormatError, "weights; the file holds 109"),
+    (changed(AMP, "config", "num_layers", to=1000), FileFormatError, "weights; the file holds 109"),
+    (changed(AMP, "config", "num_layers", to=1 << 30), UnsupportedError, "at most 1000 are read"),
     (changed(AMP, "config", "extra", to=1), UnsupportedError, "'extra' is not understood"),
+    ({**GOOD, "layers": [{"type": "activation", "activation": "tanh"}] * 1001}, UnsupportedError, "at most 1000"),
+    (changed(GOOD, "layers", 0, "shape", to=[1 << 40]), FileFormatError, "from 1 to 2147483647"),
 ]
 
 

@@ -121,12 +121,13 @@ def test_lengths_stand_for_packed_sequences() -> None:
     close(got["output"], model.fc(y[torch.arange(B), lengths - 1]))
 
 
-def test_cells_batchnorm_prelu_and_residual() -> None:
+@pytest.mark.parametrize("affine", [True, False])
+def test_cells_batchnorm_prelu_and_residual(affine: bool) -> None:
     class Cells(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.cell = nn.LSTMCell(4, 5)
-            self.bn = nn.BatchNorm1d(5)
+            self.bn = nn.BatchNorm1d(5, affine=affine)
             self.slope = nn.PReLU(5)
             self.fc = nn.Linear(5, 5)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import random
+import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -38,6 +40,15 @@ def test_a_file_cut_at_any_place_is_damaged(good: Path) -> None:
         good.write_bytes(data[: len(data) * part // 10])
         with pytest.raises(FileFormatError):
             load(good)
+
+
+@pytest.mark.parametrize("shape", [[1] * 1000, [0, 1 << 62]])
+def test_a_shape_that_no_array_has_is_damage(tmp_path: Path, shape: list[int]) -> None:
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0 if 0 in shape else 4]}
+    header = json.dumps({"a": entry}).encode()
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(entry["data_offsets"][1]))
+    with pytest.raises(FileFormatError, match="the shape of the tensor 'a' cannot be"):
+        load(tmp_path / "m.safetensors")
 
 
 def test_random_bytes_are_refused_or_change_only_numbers(good: Path) -> None:

@@ -146,6 +146,24 @@ class SelfAttention(nn.Module):
         return self.norm(y + self.attention(y, y, y, need_weights=False)[0])
 
 
+class Rescaled(nn.Module):
+    """Each series by its own spread, both ways of counting; categories one-hot; two rates; pooled in two ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fast, self.slow = nn.LSTM(7, 6, batch_first=True), nn.GRU(6, 5, batch_first=True)
+        self.mix = nn.Parameter(torch.rand(5))
+
+    def forward(self, x: torch.Tensor, kind: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        centre, spread = x.mean(1, keepdim=True), torch.sqrt(x.var(1, keepdim=True, unbiased=False) + 1e-5)
+        scaled = (x - centre) / spread / (1 + x.std(1, keepdim=True))
+        y, _ = self.fast(torch.cat([scaled, nn.functional.one_hot(kind, 3).float()], -1))
+        z = torch.repeat_interleave(self.slow(y)[0], 2, dim=1)
+        z = torch.lerp(z, torch.tanh(z), self.mix)
+        wide = nn.functional.adaptive_max_pool1d(z.transpose(1, 2), 1).flatten(1)
+        return wide + nn.functional.adaptive_avg_pool2d(z.unsqueeze(1), (1, z.size(2))).flatten(1), z.lerp(z * z, 0.25)
+
+
 def ints(high: int, *shape: int) -> torch.Tensor:
     return torch.randint(1, high, shape)
 
@@ -159,6 +177,7 @@ MODELS: list[tuple[Callable[[], nn.Module], Callable[[int, int], tuple[torch.Ten
     (Cells, lambda b, t: (torch.randn(b, 4), torch.randn(b, 5), torch.randn(b, 5))),
     (SelfAttention, lambda b, t: (torch.randn(b, t, 4),)),
     (LastValid, lambda b, t: (torch.randn(b, t, 4), ints(t, b))),
+    (Rescaled, lambda b, t: (torch.randn(b, t, 4), ints(3, b, t))),
 ]
 
 
@@ -194,6 +213,36 @@ def test_a_program_with_a_dynamic_batch_has_its_time_open_too(
     graph = load(tmp_path / "model.pt2")
     for batch, time in [(3, 5), (2, 11), (1, 4)]:
         check(graph, module, *inputs(batch, time))
+
+
+class Words(nn.Module):
+    """The letters of each word, words and batch on one axis: zero states of batch times words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.letters, self.words = nn.GRU(3, 4, batch_first=True), nn.LSTM(4, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        batch, words, letters, features = x.shape
+        _, h = self.letters(x.reshape(-1, letters, features))
+        return self.words(h[-1].reshape(batch, words, -1))[0]
+
+
+def test_axes_made_one_are_open_beside_a_dynamic_batch(tmp_path: Path) -> None:
+    module, x = Words().eval(), torch.randn(2, 5, 7, 3)
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    torch.export.save(program, tmp_path / "m.pt2")
+    graph = load(tmp_path / "m.pt2")
+    for shape in [(2, 5, 7, 3), (3, 4, 7, 3)]:
+        check(graph, module, torch.randn(*shape))
+
+
+def test_a_pooling_to_a_number_fixes_what_it_pools(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.AdaptiveAvgPool2d((2, 5))).eval()
+    torch.export.save(torch.export.export(module, (torch.randn(2, 3, 6, 5),)), tmp_path / "m.pt2")
+    graph = load(tmp_path / "m.pt2")
+    assert graph.inputs[0].shape[2:] == (6, 5), "five may be the size of the axis, or meant as five"
+    check(graph, module, torch.randn(3, 3, 6, 5))
 
 
 def test_an_axis_whose_size_is_calculated_with_stays_as_it_was_exported(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_random_bytes_are_told(tmp_path: Path, program: bytes) -> None:
     assert refuse(tmp_path / "m.pt2", rewritten(program, garbage))
 
 
-@pytest.mark.parametrize("size", [1 << 40, -1, "many", None])
+@pytest.mark.parametrize("size", [1 << 40, -1, "many", None, float("inf")])
 def test_a_tensor_of_a_senseless_shape_is_told_before_memory_is_taken(
     tmp_path: Path, program: bytes, size: object
 ) -> None:

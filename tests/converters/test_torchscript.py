@@ -56,25 +56,29 @@ def test_an_archive_is_read_with_batch_and_time_open(
 class Packed(nn.Module):
     """Rows of different lengths, in any order or the longest first, put back together or not."""
 
-    def __init__(self, kind: type[nn.RNNBase], in_order: bool) -> None:
+    def __init__(self, kind: type[nn.RNNBase], in_order: bool, whole: bool) -> None:
         super().__init__()
+        self.whole = whole
         self.rnn, self.fc = kind(4, 6, 2, bidirectional=True, batch_first=True), nn.Linear(12, 3)
         self.in_order = in_order
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=self.in_order)
         y, h = self.rnn(packed)
-        padded, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True)
+        if self.whole:
+            padded, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True, total_length=x.size(1))
+        else:
+            padded, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True)
         return self.fc(padded), h
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("in_order", [True, False])
-def test_packed_sequences_become_lengths(tmp_path: Path, form: str, in_order: bool) -> None:
+@pytest.mark.parametrize(("in_order", "whole"), [(True, False), (False, False), (False, True)])
+def test_packed_sequences_become_lengths(tmp_path: Path, form: str, in_order: bool, whole: bool) -> None:
     def inputs(batch: int, *lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
         return torch.randn(batch, 7, 4), torch.tensor(sorted(lengths, reverse=True) if in_order else lengths)
 
-    module = Packed(nn.GRU, in_order)
+    module = Packed(nn.GRU, in_order, whole)
     graph = load_graph(save(module, tmp_path / "m.pt", form, inputs(3, 2, 7, 5)))
     assert [str(spec) for spec in graph.inputs] == ["x: float32[batch, time, 4]", "lengths: int64[batch]"]
     assert not {"ArgMax", "TopK", "GatherElements"} & {node.op for node in graph.nodes}, "nothing is sorted"
@@ -330,8 +334,8 @@ class CellLoop(nn.Module):
         g, r = torch.zeros(x.size(0), 5), torch.zeros(x.size(0), 3)
         scale = torch.sigmoid(x).mean(1)
         outputs: list[torch.Tensor] = []
-        for t in range(x.size(1)):
-            state = self.lstm(x[:, t] * scale, state)
+        for frame in x.unbind(1):
+            state = self.lstm(frame * scale, state)
             g = self.gru(state[0], g)
             r = self.rnn(g, r)
             y = torch.relu_(self.fc(g))

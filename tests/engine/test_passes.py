@@ -164,6 +164,14 @@ def test_constants_are_folded_but_never_blown_up():
     assert sum(a.nbytes for a in plain.constants.values()) < 1000
 
 
+def test_many_small_steps_do_not_blow_a_constant_up():
+    doubled = [Node("Concat", (f"v{i}", f"v{i}"), (f"v{i + 1}",), {"axis": 0}) for i in range(40)]
+    graph = model([*doubled, Node("Add", ("x", "v40"), ("y",))], {"v0": constant(1)}, ["y"])
+    plain = passes.optimise(graph)
+    assert "Concat" in ops_of(plain)
+    assert sum(a.nbytes for a in plain.constants.values()) < 2**26
+
+
 def test_symbolic_shapes_are_canonical():
     graph = model(
         [

@@ -86,6 +86,16 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, ...], list[Any]]] = [
 ]
 
 
+def test_a_sequence_keeps_its_tensors_when_their_memory_is_used_again():
+    nodes = [Node("Tanh", ("x",), ("t",)), Node("SplitToSequence", ("t",), ("s",), {"axis": 0, "keepdims": 0})]
+    nodes += [Node("Exp", ("x",), ("a",)), Node("Exp", ("a",), ("b",)), Node("ReduceSum", ("b",), ("c",))]
+    nodes += [Node("SequenceAt", ("s", "one"), ("y",))]
+    specs = (TensorSpec("y", (4,)), TensorSpec("c", (1, 1)))
+    graph = Graph((TensorSpec("x", (3, 4)),), specs, tuple(nodes), {"one": np.array(1)})
+    x = normal(3, 4)
+    np.testing.assert_allclose(Executor(graph).run({"x": x})[0], np.tanh(x[1]), rtol=1e-6)
+
+
 def graph_of(case: tuple[str, dict[str, Any], tuple[int, ...], list[Any]]) -> tuple[Graph, dict[str, np.ndarray]]:
     """Return a graph of one node behind a Tanh and a Transpose there and back, and inputs for it."""
     op, attrs, shape, more = case
