@@ -123,7 +123,7 @@ class Model:
 
     def streaming_engine(self, state: Mapping[str, str] | None = None) -> Engine:
         """Return what a stream runs on; made once, so that streams share their weights."""
-        from fastlstm.streaming.engines import engine_for
+        from fastlstm.streaming.choosing import engine_for
 
         key = tuple(sorted((state or {}).items()))
         if key not in self._streaming:

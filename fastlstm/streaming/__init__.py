@@ -1,5 +1,5 @@
 """Streams and pools of streams: frames in and out, and the states kept in between.
 
-`engines.py` chooses what a stream runs on. Where a model is no single segment, `timeline.py` makes a graph whose states
-are inputs and outputs.
+`choosing.py` says which of `engines.py` a stream runs on. Where a model is no single segment, `timeline.py` makes a
+graph whose states are inputs and outputs.
 """

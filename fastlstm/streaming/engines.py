@@ -1,6 +1,6 @@
 """What a stream runs on: one native call for most models, a graph run part by part for the others.
 
-`engine_for` chooses. A `SegmentEngine` has the whole model in one segment, whose program keeps the states where the
+`choosing.py` says which. A `SegmentEngine` has the whole model in one segment, whose program keeps the states where the
 kernels read them. A `GraphEngine` runs the graph that `timeline.py` has made, in which the states are inputs
 and outputs. Both `open` a *run*: the states of one stream.
 """
@@ -8,33 +8,27 @@ and outputs. Both `open` a *run*: the states of one stream.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import machine, passes
 from fastlstm.errors import UnsupportedError
 from fastlstm.executor import Executor
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
+from fastlstm.graph import TensorSpec
 from fastlstm.native import Call, never
-from fastlstm.plan import make_plan, row_labels
 from fastlstm.segments.segment import Segment
-from fastlstm.streaming.pairs import final_states, initial_states, state_pairs
 from fastlstm.streaming.ports import Port
-from fastlstm.streaming.timeline import FRAMES, ROWS, Carried, Unrolled, refusal
-from fastlstm.streaming.timeline_rules import unroll
+from fastlstm.streaming.timeline import Unrolled
 
 if TYPE_CHECKING:
-    from fastlstm.model import Model
+    pass
 
-__all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun", "engine_for"]
+__all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
 Array = npt.NDArray[Any]
-MOST_TRIALS = 400
 
 
 class SegmentRun:
@@ -226,259 +220,3 @@ def _port_of(spec: TensorSpec, axes: Mapping[str, str]) -> Port:
 
 
 # ---------------------------------------------------------------- choosing
-
-
-def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
-    """Return what a stream of the model runs on.
-
-    Parameters
-    ----------
-    model : Model
-    hand : mapping of str to str, optional
-        State inputs and the outputs that show them, where the graph alone does not say it.
-
-    Raises
-    ------
-    UnsupportedError
-        If the model cannot stream; the message names the layer and the reason.
-    """
-    graph = passes.optimise(model.graph)
-    threads = machine.cores() if model.threads is None else model.threads
-    pairs = state_pairs(graph, hand)
-    found = _one_segment(graph, pairs, threads)
-    if found is not None:
-        return found
-    shown = {given: after for given, after in pairs.items() if after}
-    graph = _without(graph, {given for given, after in pairs.items() if not after})
-    try:
-        return GraphEngine(_unrolled(graph, shown), threads)
-    except UnsupportedError as error:
-        called = _call_by_call(graph, shown, bool(hand))
-        if called is None and shown and not hand:
-            raise UnsupportedError(
-                f"{error} If one call is one frame of it, say which states go from call to call: state={shown}."
-            ) from None
-        if called is None:
-            raise error from None
-        return GraphEngine(called, threads)
-
-
-def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int) -> SegmentEngine | None:
-    """Return the engine of a model that is one native call, None if it is not."""
-    only_recurrent = all(
-        initial_states(graph, given) and (not shown or initial_states(graph, given) == final_states(graph, shown))
-        for given, shown in pairs.items()
-    )
-    recurrent = [node for node in graph.nodes if node.op in RECURRENT_OPS]
-    refused = any("reverse" in n.attrs["directions"] or n.input(4) or n.input(5) for n in recurrent)
-    if not only_recurrent or refused:
-        return None
-    states = set(pairs)
-    initial: dict[str, Array] = {}
-    labels = row_labels(graph, passes.shapes.infer(graph))
-    nodes = []
-    for node in graph.nodes:
-        new = _streaming(node, graph, labels, initial)
-        if new is None:
-            return None
-        nodes.append(new)
-    from_state = {o for n in recurrent for o in n.outputs[1:] if o}
-    for node in nodes:
-        rows = [v for v in node.inputs if v and v not in graph.constants]
-        if rows and all(v in from_state for v in rows):
-            from_state.update(o for o in node.outputs if o)
-    shown = set(pairs.values())
-    outputs = tuple(s for s in graph.outputs if s.name not in shown and not final_states(graph, s.name))
-    inputs = tuple(spec for spec in graph.inputs if spec.name not in states)
-    if not outputs or not inputs or any(spec.name in from_state for spec in outputs):
-        return None
-    wanted = {spec.name for spec in outputs}
-    stream = graph.replace(inputs=inputs, outputs=outputs, nodes=_needed(nodes, wanted))
-    if not recurrent or any(n.op in RECURRENT_OPS and n not in stream.nodes for n in nodes):
-        return None
-    plan = make_plan(stream, machine.detect(), threads)
-    segment = plan.parts[0] if len(plan.parts) == 1 else None
-    if not isinstance(segment, Segment) or segment.flat or set(segment.inputs) != {spec.name for spec in inputs}:
-        return None
-    if set(segment.outputs) != wanted or any("T" not in axes for _, axes, _ in segment.inputs.values()):
-        return None
-    return SegmentEngine(segment, initial)
-
-
-def _streaming(node: Node, graph: Graph, labels: Mapping[str, str], initial: dict[str, Array]) -> Node | None:
-    """Return the node as a segment's stream runs it, None if it does not; note where states start."""
-    if node.op in RECURRENT_OPS:
-        label = node.name or node.output(0) or node.op
-        for position in (6, 7):
-            given = graph.constants.get(node.input(position))
-            if given is not None and np.any(given):
-                if given.shape[1] != 1:
-                    return None
-                initial[f"{label}.{'hc'[position - 6]}"] = given[0, 0]
-            elif node.input(position) and given is None and not _is_state(graph, node.input(position)):
-                return None
-        inputs = tuple("" if i in (6, 7) else v for i, v in enumerate(node.inputs))
-        return Node(node.op, inputs, node.outputs, node.attrs, node.name)
-    index = graph.constants.get(node.input(1)) if node.op == "Gather" else None
-    at = labels.get(node.input(0), "").find("T")
-    is_last = index is not None and index.ndim == 0 and int(index) == -1 and int(node.attrs.get("axis", 0)) % 3 == at
-    if is_last and len(labels[node.input(0)]) == 3:  # the last time step, at every step
-        return Node("Identity", (node.input(0),), node.outputs, {}, node.name)
-    return node
-
-
-def _is_state(graph: Graph, value: str) -> bool:
-    """Whether a value is a state input of the graph, or cut out of one."""
-    made = graph.producers()
-    while value in made:
-        value = made[value].input(0)
-    return bool(initial_states(graph, value))
-
-
-def _needed(nodes: list[Node], wanted: set[str]) -> tuple[Node, ...]:
-    """Return the nodes that the outputs depend on, in order."""
-    wanted, kept = set(wanted), []
-    for node in reversed(nodes):
-        if any(o in wanted for o in node.outputs):
-            kept.append(node)
-            wanted.update(node.inputs)
-    return tuple(reversed(kept))
-
-
-def _without(graph: Graph, states: set[str]) -> Graph:
-    """Return the graph whose recurrent layers do not start from these inputs: the stream keeps their states."""
-    readers = graph.consumers()
-    values = set(states)
-    waiting = list(states)
-    while waiting:
-        for node in readers.get(waiting.pop(), []):
-            if node.op not in RECURRENT_OPS:
-                values.update(node.outputs)
-                waiting += node.outputs
-    nodes = tuple(
-        replace(n, inputs=tuple("" if v in values else v for v in n.inputs)) if n.op in RECURRENT_OPS else n
-        for n in graph.nodes
-        if n.op in RECURRENT_OPS or not values.intersection(n.outputs)
-    )
-    return graph.replace(nodes=nodes, inputs=tuple(spec for spec in graph.inputs if spec.name not in states))
-
-
-def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
-    """Find the time and batch axes of every input; return the stream's graph.
-
-    Exporters do not say which axis is which. Each choice is followed through the graph, and only the right one
-    gets through: a recurrent layer takes time first, a product sums over features.
-    """
-    frames = [spec for spec in graph.inputs if spec.name not in pairs]
-    best: tuple[int, UnsupportedError] | None = None
-    for trial, choice in enumerate(product(*map(_choices, frames))):
-        if trial == MOST_TRIALS:
-            break
-        if all(t is None for t, _ in choice):
-            continue
-        axes = dict(zip([spec.name for spec in frames], choice, strict=True))
-        named = _with_axes(graph, axes, pairs)
-        moving = {name: t for name, (t, _) in axes.items() if t is not None}
-        placed: list[Node] = []
-        try:
-            found = unroll(named, moving, pairs, placed)
-        except UnsupportedError as error:
-            # A layer that does not find its frames says that the axes are wrong, not what is wrong with the model.
-            far = -1 if "one row a frame" in str(error) else len(placed)
-            if best is None or far > best[0]:
-                best = far, error
-            continue
-        if not found.carried:
-            best = (
-                len(graph.nodes),
-                UnsupportedError(
-                    "This model keeps nothing from one time step to the next, so there is nothing to stream. Call it."
-                ),
-            )
-            continue
-        return found
-    raise best[1] if best else UnsupportedError("This model has no input that goes on in time: it cannot stream.")
-
-
-def _choices(spec: TensorSpec) -> list[tuple[int | None, int | None]]:
-    """Return time and batch axes that an input may have, likely ones first."""
-    rank = 0 if "..." in spec.shape else len(spec.shape)
-    open_axes = [i for i, size in enumerate(spec.shape) if isinstance(size, str)] if rank else []
-    times = [i for i in open_axes if i > 0] + [i for i in open_axes if i == 0] or list(range(rank))
-    if len(open_axes) < 2:
-        times = [i for i in range(rank) if i in (0, 1) or i == rank - 1] if not open_axes else times
-        times += [i for i in range(rank) if i not in times]
-    if rank == 2 and spec.shape[0] == 1:  # a batch of one, as a cell takes it
-        times = [t for t in times if t != 0]
-    found: list[tuple[int | None, int | None]] = []
-    for t in times:
-        found += [(t, b) for b in (0, 1) if b != t and b < rank]
-    found += [(t, None) for t in times]
-    found += [(None, 0), (None, None)] if rank else [(None, None)]
-    return found
-
-
-def _with_axes(graph: Graph, axes: Mapping[str, tuple[int | None, int | None]], pairs: Mapping[str, str]) -> Graph:
-    """Return the graph with its inputs' axes named, optimised again where sizes were numbers."""
-    batches = {
-        size
-        for spec in graph.inputs
-        if spec.name in axes and axes[spec.name][1] is not None
-        for size in [spec.shape[axes[spec.name][1] or 0]]
-    }
-    fixed = False
-    inputs = []
-    for spec in graph.inputs:
-        shape = list(spec.shape)
-        if spec.name in pairs:
-            states = initial_states(graph, spec.name)
-            for i, size in enumerate(shape):
-                if (isinstance(size, str) and (size in batches or len(batches) == 0)) or (states and i == 1):
-                    fixed |= isinstance(size, int)
-                    shape[i] = ROWS
-        else:
-            for axis, name in zip(axes[spec.name], (FRAMES, ROWS), strict=True):
-                if axis is not None:
-                    fixed |= isinstance(shape[axis], int)
-                    shape[axis] = name
-        inputs.append(replace(spec, shape=tuple(shape)))
-    named = graph.replace(inputs=tuple(inputs))
-    return passes.optimise(named) if fixed else named
-
-
-def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unrolled | None:
-    """Return the graph of a model that advances its own states by one in a call, None if it is not such a one.
-
-    The frame is then what one call takes, such as a chunk of audio; time may go on inside it.
-    """
-    frames = [spec for spec in graph.inputs if spec.name not in pairs]
-    outputs = [spec for spec in graph.outputs if spec.name not in pairs.values()]
-    is_open = any(isinstance(size, str) for spec in frames for size in spec.shape[1:])
-    recurrent = [node for node in graph.nodes if node.op in RECURRENT_OPS]
-    for node in recurrent:
-        starts = [v for v in (node.input(6), node.input(7)) if v and v not in graph.constants]
-        if starts and "reverse" in node.attrs["directions"]:
-            raise refusal(node, "runs backwards in time, and its first output needs the last frame")
-        if not starts and pairs and "reverse" not in node.attrs["directions"]:
-            return None  # its state would be lost after every call
-    if not pairs or not frames or not outputs or (is_open and not by_hand):
-        return None
-    infos = passes.shapes.infer(graph)
-    for node in recurrent:
-        known = infos[node.input(0)].shape
-        if not by_hand and (known is None or isinstance(known[0], str)):
-            return None  # time is there to be seen, and the model does not go on in it
-    carried = []
-    for given, shown in pairs.items():
-        spec = next(s for s in graph.inputs if s.name == given)
-        free = {size for size in spec.shape if isinstance(size, str)}
-        if len(free) > 1:
-            raise UnsupportedError(f"The shape of the state {spec} is not known, so this model cannot stream.")
-        shape = tuple(ROWS if isinstance(size, str) else size for size in spec.shape)
-        carried.append(Carried(given, given, shown, shape, spec.dtype or "float32", own=True))
-    own = [TensorSpec(c.given, c.shape, c.dtype) for c in carried]
-    after = [TensorSpec(c.shown, c.shape, c.dtype) for c in carried]
-    called = graph.replace(inputs=(*frames, *own), outputs=(*outputs, *after))
-    rows = {size for spec in graph.inputs if spec.name in pairs for size in spec.shape if isinstance(size, str)}
-    axes = {spec.name: "".join("B" if size in rows else "." for size in spec.shape) for spec in (*frames, *outputs)}
-    return Unrolled(called, tuple(carried), axes, False)
