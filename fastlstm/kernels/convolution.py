@@ -119,8 +119,12 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
         low, high = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4)
         done = 0
         while done < count:
-            line, column = (first + done) // pitch, (first + done) % pitch
-            image, y = line // arg(args, LINES), line % arg(args, LINES)
+            line, column, image = 0, first + done, 0
+            if column >= pitch:
+                line, column = column // pitch, column % pitch
+            y = line
+            if y >= arg(args, LINES):
+                image, y = line // arg(args, LINES), line % arg(args, LINES)
             if column < out_w and y < arg(args, OUT_H):
                 here = min(out_w - column, count - done)
                 target = arg(args, OUT) + image * arg(args, OUT_N) + channel * arg(args, OUT_M)
@@ -147,8 +151,9 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
         tasks = groups * blocks * chunks
         part = first_share(frame)
         while part >= 0:
-            for task in range(bound(frame, tasks, part), bound(frame, tasks, part + 1)):
-                row, first, section = task % chunks * chunk, task // chunks % blocks * block, task // chunks // blocks
+            task = bound(frame, tasks, part)
+            row, first, section = task % chunks * chunk, task // chunks % blocks * block, task // chunks // blocks
+            for _ in range(bound(frame, tasks, part + 1) - task):
                 count, rows = min(block, positions - first), min(chunk, outputs - row)
                 channel = section * outputs + row
                 for r in range(rows):
@@ -157,6 +162,11 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
                 panels = (count + width - 1) // width
                 run(args, rows, table, panels, x, 4 * width, zeros, sums, stride)
                 put_block(args, frame, sums, stride, first, count, rows, channel)
+                row += chunk
+                if row >= outputs:
+                    row, first = 0, first + block
+                if first >= positions:
+                    first, section = 0, section + 1
             part = next_share(frame, part)
         return 0
 

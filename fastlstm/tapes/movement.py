@@ -46,7 +46,7 @@ def _view(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
 
 def _gather(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
     x, index = cells[0], cells[1]
-    if not _known(cells) or x is None or index is None or index.array.ndim > 1:
+    if not _known(cells) or x is None or index is None:
         return None
     axis = axis_of(node.attrs.get("axis", 0), x.array.ndim)
     size = x.array.shape[axis]
@@ -60,14 +60,15 @@ def _gather(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     runs = _runs(places)
     if len(runs) > MOST_PARTS:
         return None
-    if len(runs) == 1:
-        return [Cell(x.array[(*before, _slice(*runs[0]))], fixed=False, roomy=True)]
-    out = rec.memory((*x.array.shape[:axis], places.size, *x.array.shape[axis + 1 :]))
+    shape = (*x.array.shape[:axis], *index.array.shape, *x.array.shape[axis + 1 :])
+    if len(runs) == 1:  # one axis that becomes several can always be a view
+        return [Cell(x.array[(*before, _slice(*runs[0]))].reshape(shape), fixed=False, roomy=True)]
+    out = rec.memory((*x.array.shape[:axis], places.size, *x.array.shape[axis + 1 :])).array
     at = 0
     for first, step, count in runs:
-        rec.copy(x.array[(*before, _slice(first, step, count))], out.array[(*before, slice(at, at + count))])
+        rec.copy(x.array[(*before, _slice(first, step, count))], out[(*before, slice(at, at + count))])
         at += count
-    return [out]
+    return [Cell(out.reshape(shape), fixed=False, roomy=True)]
 
 
 def _expand(_rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -110,6 +111,53 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     return [out]
 
 
+def _einsum(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    """A sum over axes that two values share: a product of matrices, one for each index of the axes that stay."""
+    equation = str(node.attrs["equation"]).replace(" ", "")
+    a, b = [*cells, None, None][:2]
+    if len(cells) != 2 or a is None or b is None or not a.is_float or not b.is_float or "." in equation:
+        return None
+    given, arrow, result = equation.partition("->")
+    left, _, right = given.partition(",")
+    if not arrow or any(len(set(axes)) != len(axes) for axes in (left, right, result)):
+        return None
+    if (len(left), len(right)) != (a.array.ndim, b.array.ndim) or set(left + right) < set(result):
+        return None
+    stay = [axis for axis in left if axis in right and axis in result]
+    summed = [axis for axis in left if axis in right and axis not in result]
+    rows, columns = [axis for axis in left if axis not in right], [axis for axis in right if axis not in left]
+    sizes = {**dict(zip(left, a.array.shape, strict=True)), **dict(zip(right, b.array.shape, strict=True))}
+    agree = all(sizes[axis] == size for axis, size in zip(left, a.array.shape, strict=True))
+    if not summed or not agree or set(rows + columns) - set(result):
+        return None  # a sum of one value alone, or of none
+    parts = [math.prod(sizes[axis] for axis in axes) for axes in (stay, rows, summed, columns)]
+
+    def matrices(array: Array, axes: str, order: Sequence[str], shape: Sequence[int]) -> Array:
+        return array.transpose([axes.index(axis) for axis in order]).reshape(shape)
+
+    batch, count, k, n = parts
+    moved = Cell(a.array.transpose([left.index(axis) for axis in (*stay, *rows, *summed)]), a.fixed, a.roomy)
+    x = rec.tight(moved).reshape(batch, count, k)
+    out = rec.memory((batch, count, n))
+    if b.fixed and out.array.size:
+        lanes, vectors = rec.machine.lanes, _vectors(rec, n)
+
+        def panels(array: Array) -> Array:
+            each = matrices(array, right, (*stay, *summed, *columns), (batch, k, n))
+            return np.stack([plain_panels(matrix, vectors, lanes) for matrix in each])
+
+        packed = rec.prepared(b, ("einsum", equation, vectors), panels)
+        of_batch = packed.nbytes // batch
+        _multiply(rec, x, batch, count, (address(packed), of_batch), _bias(rec, None, n), out.array, n)
+    elif out.array.size:
+        turned = b.array.transpose([right.index(axis) for axis in (*stay, *summed, *columns)])
+        weights = rec.tight(Cell(turned, b.fixed, b.roomy)).reshape(batch, k, n)
+        (out,) = _matmul(rec, node, [Cell(x, False, True), Cell(weights, False, True)]) or [out]
+    made = out.array.reshape([sizes[axis] for axis in (*stay, *rows, *columns)])
+    order = [[*stay, *rows, *columns].index(axis) for axis in result]
+    return [Cell(made.transpose(order), fixed=False, roomy=True)]
+
+
 def _evenly_spaced(array: Array) -> bool:
     """Whether the axes before the last two are one axis with one stride."""
     lead = [(size, step) for size, step in zip(array.shape[:-2], array.strides[:-2], strict=True) if size != 1]
@@ -118,4 +166,4 @@ def _evenly_spaced(array: Array) -> bool:
 
 _Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
 
-EMITTERS: Mapping[str, _Emit] = {"Dense": _dense, "MatMul": _matmul}
+EMITTERS: Mapping[str, _Emit] = {"Dense": _dense, "MatMul": _matmul, "Einsum": _einsum}
