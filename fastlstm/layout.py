@@ -108,5 +108,3 @@ OPERATIONS = {
     "Add": 0, "Sub": 1, "Mul": 2, "And": 3, "Or": 4, "Xor": 5, "Not": 6, "Cast": 7, "Min": 8, "Max": 9,
     "Less": 10, "LessOrEqual": 11, "Greater": 12, "GreaterOrEqual": 13, "Equal": 14,
 }  # fmt: skip  # those from "Less" on take float32 too
-# How a convolution's outputs are finished: not at all, put between two bounds, or what is negative times a slope.
-PLAIN, CLAMPED, SLOPED = range(3)

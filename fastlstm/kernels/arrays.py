@@ -19,6 +19,7 @@ from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import SCRATCH
 from fastlstm.simd import (
+    every_second,
     load_f32,
     splat,
     store_f32,
@@ -110,6 +111,11 @@ def pad(lanes: int) -> Compiled:
                             done += lanes
                         if done < width:
                             vstore_first(target + 4 * done, vload(lanes, line + 4 * done), width - done)
+                    elif step == 8:
+                        while done < width:
+                            both = vload(lanes, line + 8 * done), vload(lanes, line + 8 * done + 4 * lanes)
+                            vstore_first(target + 4 * done, every_second(both[0], both[1]), width - done)
+                            done += lanes
                     else:
                         while done < width:
                             store_f32(target + 4 * done, load_f32(line + done * step))

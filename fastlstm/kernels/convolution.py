@@ -22,7 +22,7 @@ from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memo
 from fastlstm.kernels.memory import clear
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import group_size, in_tiles, shift
-from fastlstm.layout import CLAMPED, SCRATCH, SLOPED, TOGETHER
+from fastlstm.layout import SCRATCH, TOGETHER
 from fastlstm.simd import (
     load_f32,
     load_i64,
@@ -48,18 +48,15 @@ BATCH, LINES, PITCH = range(12, 15)  # images, lines from one image to the next,
 OUT_H, OUT_W, OUT_N, OUT_M, OUT_Y, OUT_X = range(15, 21)
 FINISH, CHUNK = 21, 22
 
-# Words at FINISH: which function the outputs go through, the address of its two bounds, that of a slope a channel.
+# Words at FINISH: the addresses of the two bounds between which outputs are put, and of a slope a channel for negative
+# ones. Infinite bounds and slopes of one change nothing.
 
 
 @inlined
-def _finished(value, bias, kind, low, high, slope):
+def _finished(value, bias, low, high, slope):
     """Add the bias and apply the function; a NaN stays."""
     value = value + bias
-    if kind == CLAMPED:
-        value = vmin(high, vmax(low, value))
-    if kind == SLOPED:
-        value = where_negative(value, value * slope, value)
-    return value
+    return vmin(high, vmax(low, where_negative(value, value * slope, value)))
 
 
 @cache
@@ -90,17 +87,21 @@ def _line(lanes: int) -> Any:
     """Return a function that finishes neighbouring positions of one channel and writes them out."""
 
     @inlined
-    def put(target, step, source, count, bias, kind, low, high, slope, spare):
+    def put(target, step, source, count, bias, low, high, slope, spare):
         done = 0
-        while done < count:
-            value = _finished(vload(lanes, source + 4 * done), bias, kind, low, high, slope)
-            if step == 4:
+        if step == 4:
+            while done + lanes <= count:
+                vstore(target + 4 * done, _finished(vload(lanes, source + 4 * done), bias, low, high, slope))
+                done += lanes
+            if done < count:
+                value = _finished(vload(lanes, source + 4 * done), bias, low, high, slope)
                 vstore_first(target + 4 * done, value, count - done)
-            else:
-                vstore(spare, value)
+        else:
+            while done < count:
+                vstore(spare, _finished(vload(lanes, source + 4 * done), bias, low, high, slope))
                 for i in range(min(lanes, count - done)):
                     store_f32(target + (done + i) * step, load_f32(spare + 4 * i))
-            done += lanes
+                done += lanes
 
     return put
 
@@ -114,27 +115,29 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
     @inlined
     def put_block(args, frame, sums, stride, first, count, rows, channel):
         """Write out the positions of a block, line by line; those between the lines are nothing."""
-        finish, pitch, out_w = arg(args, FINISH), arg(args, PITCH), arg(args, OUT_W)
-        kind, bounds, slopes = load_i64(finish), load_i64(finish + 8), load_i64(finish + 16) + 4 * channel
-        low, high = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4)
+        bounds, slopes = load_i64(arg(args, FINISH)), load_i64(arg(args, FINISH) + 8) + 4 * channel
+        low, high, bias = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4), arg(args, BIAS) + 4 * channel
+        pitch, lines, height, width = arg(args, PITCH), arg(args, LINES), arg(args, OUT_H), arg(args, OUT_W)
+        by_channel, by_element, spare = arg(args, OUT_M), arg(args, OUT_X), word(frame, SCRATCH)
         done = 0
         while done < count:
-            line, column, image = 0, first + done, 0
+            y, column, image = 0, first + done, 0
             if column >= pitch:
-                line, column = column // pitch, column % pitch
-            y = line
-            if y >= arg(args, LINES):
-                image, y = line // arg(args, LINES), line % arg(args, LINES)
-            if column < out_w and y < arg(args, OUT_H):
-                here = min(out_w - column, count - done)
-                target = arg(args, OUT) + image * arg(args, OUT_N) + channel * arg(args, OUT_M)
-                target += y * arg(args, OUT_Y) + column * arg(args, OUT_X)
+                y, column = column // pitch, column % pitch
+            if y >= lines:
+                y, image = y % lines, y // lines
+            if column < width and y < height:
+                here = min(width - column, count - done)
+                target = arg(args, OUT) + image * arg(args, OUT_N) + channel * by_channel
+                target += y * arg(args, OUT_Y) + column * by_element
+                source = sums + 4 * done
                 for r in range(rows):
                     put(
-                        target + r * arg(args, OUT_M), arg(args, OUT_X), sums + r * stride + 4 * done, here,
-                        vsplat_load(lanes, arg(args, BIAS) + 4 * (channel + r)), kind, low, high,
-                        vsplat_load(lanes, slopes + 4 * r), word(frame, SCRATCH),
+                        target, by_element, source, here, vsplat_load(lanes, bias + 4 * r), low, high,
+                        vsplat_load(lanes, slopes + 4 * r), spare,
                     )  # fmt: skip
+                    target += by_channel
+                    source += stride
             done += pitch - column
 
     def kernel(args: int, frame: int, unused: int) -> int:
@@ -181,8 +184,8 @@ def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
     @inlined
     def put_rows(args, sums, stride, first, rows, floats, channel, padded):
         """Write out one position after the other, `channel` and those that follow."""
-        finish, count = arg(args, FINISH), min(floats, arg(args, OUTPUTS) - channel % arg(args, OUTPUTS))
-        kind, bounds, slopes = load_i64(finish), load_i64(finish + 8), load_i64(finish + 16) + 4 * padded
+        count = min(floats, arg(args, OUTPUTS) - channel % arg(args, OUTPUTS))
+        bounds, slopes = load_i64(arg(args, FINISH)), load_i64(arg(args, FINISH) + 8) + 4 * padded
         low, high = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4)
         bias, step = arg(args, BIAS) + 4 * padded, arg(args, OUT_M)
         x, y = first % arg(args, OUT_W), first // arg(args, OUT_W) % arg(args, OUT_H)
@@ -192,9 +195,7 @@ def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
             here, source, done = target + y * arg(args, OUT_Y) + x * arg(args, OUT_X), sums + r * stride, 0
             while done < count:
                 value = vload(lanes, source + 4 * done)
-                value = _finished(
-                    value, vload(lanes, bias + 4 * done), kind, low, high, vload(lanes, slopes + 4 * done)
-                )
+                value = _finished(value, vload(lanes, bias + 4 * done), low, high, vload(lanes, slopes + 4 * done))
                 if step == 4:
                     vstore_first(here + 4 * done, value, count - done)
                 else:

@@ -182,7 +182,7 @@ def _emit(
         return np.concatenate([padded.reshape(-1), np.zeros(lanes, np.float32)])
 
     start = rec.prepared(given, ("channels", weights.groups, width), spread)
-    finish = rec.finish(out, start, spread)
+    finish = rec.finish(out, M, spread)
     if by_position:
         panels = min(MOST_PANELS, width // wide)
         scratch = rec.scratch(4 * panels * wide * (TOGETHER + 1) + 8 * TOGETHER)
@@ -208,7 +208,8 @@ def _order(images: int, axes: Axes, weights: _Weights, lanes: int) -> tuple[bool
     """Return whether vectors hold channels, not positions, and how many belong together; the bits are the same.
 
     Counted in multiply-adds of a vector: those that are made, and how many of them wait for the last ones because
-    there are too few sums to fill the time; then what it takes to write one position's channels apart.
+    there are too few sums to fill the time; then what it takes to write one position's channels apart: 64 channels
+    of 1,024 positions took three times as long as 3x3 products of 32 channels, which sum up no more than them.
     """
     outputs = weights.outputs
     positions, places = images * axes[0].extent * axes[1].extent, images * axes[0].outputs * axes[1].outputs
@@ -219,7 +220,7 @@ def _order(images: int, axes: Axes, weights: _Weights, lanes: int) -> tuple[bool
     vectors = min(MOST_VECTORS, panels_of(outputs, lanes))
     rows = MOST_PANELS if places == 1 else min(places, 6)
     panels = panels_of(outputs, lanes * vectors) * vectors
-    by_position = places * panels / min(1.0, rows * vectors / 8) + (places * outputs / terms if places > 1 else 0)
+    by_position = places * panels / min(1.0, rows * vectors / 8) + (8 * places * outputs / terms if places > 1 else 0)
     return (True, vectors) if by_position < by_channel else (False, across)
 
 

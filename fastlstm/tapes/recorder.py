@@ -86,13 +86,15 @@ class Cell:
 class _Finish:
     """What instructions that have not run yet do to the outputs they write: see `fastlstm.kernels.convolution`.
 
-    ``words`` are what the kernel reads, ``bounds`` the two numbers and ``spread`` lays out one value a channel.
+    ``words`` are the addresses that the kernel reads, ``bounds`` the two numbers at one of them, ``spread`` lays out
+    one value a channel.
     """
 
     cell: Cell
     words: Array
     bounds: Array
     spread: Callable[[Array], Array]
+    used: bool = False
 
 
 @dataclass
@@ -167,19 +169,16 @@ class Recorder:
         self._finishes.clear()
         return pending
 
-    def finish(self, cell: Cell, values: Array, spread: Callable[[Array], Array]) -> Array:
-        """Return the words that say how outputs are finished, at first not at all; `absorb` may change them.
-
-        `values` is anything of the size of what `spread` returns.
-        """
-        bounds = np.zeros(2, np.float32)
-        words = np.array([layout.PLAIN, address(bounds), address(values)], np.int64)
-        self.keep += [bounds, words]
+    def finish(self, cell: Cell, channels: int, spread: Callable[[Array], Array]) -> Array:
+        """Return the words that say how outputs are finished, at first as they are; `absorb` may change them."""
+        bounds, slopes = np.array([-np.inf, np.inf], np.float32), spread(np.ones(channels, np.float32))
+        words = np.array([address(bounds), address(slopes)], np.int64)
+        self.keep += [bounds, slopes, words]
         self._finishes[id(cell)] = _Finish(cell, words, bounds, spread)
         return words
 
     def absorb(self, cell: Cell, low: float = -np.inf, high: float = np.inf, slopes: Array | None = None) -> bool:
-        """Let what writes a value put it between two bounds, or multiply what is negative by a slope a channel.
+        """Let what writes a value put it between two bounds, and multiply what is negative by a slope a channel.
 
         Returns
         -------
@@ -187,15 +186,13 @@ class Recorder:
             Whether it does: it has not run, and nothing else reads the value.
         """
         found = self._finishes.get(id(cell))
-        if found is None or not cell.sole or found.words[0] != layout.PLAIN:
+        if found is None or not cell.sole or found.used:
             return False
-        if slopes is None:
-            found.bounds[:] = low, high
-            found.words[0] = layout.CLAMPED
-        else:
-            values = found.spread(np.broadcast_to(slopes, cell.array.shape[1]).astype(np.float32))
-            self.keep.append(values)
-            found.words[[0, 2]] = layout.SLOPED, address(values)
+        found.used = True
+        found.bounds[:] = low, high
+        if slopes is not None:
+            self.keep.append(found.spread(np.broadcast_to(slopes, cell.array.shape[1]).astype(np.float32)))
+            found.words[1] = address(self.keep[-1])
         return True
 
     def number(self, value: float) -> Array:
