@@ -6,6 +6,7 @@ position by s: it has the taps that reach such positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -25,6 +26,7 @@ __all__ = ["EMITTERS"]
 
 Array = npt.NDArray[Any]
 Axes = tuple[Axis, Axis]
+Done = Callable[[slice, int, Array], None]
 MOST_VECTORS = 4
 MOST_PANELS = 8  # that a kernel works on side by side
 CHUNK = 96  # channels that share a block of positions: their sums stay in the L1 cache
@@ -190,18 +192,42 @@ def _emit(
         block = wide * (MOST_PANELS if weights.outputs == 1 else 1)
         scratch = rec.scratch(4 * block * (min(CHUNK, weights.outputs) + 1) + 8 * CHUNK)
     kernel = (f"convolution.by_{'position' if by_position else 'channel'}", (lanes, vectors, rec.machine.max_sums))
-    for which, planes in laid_out(rec, _images(rec.roomy(x)), whole):
-        for axes, some, place in parts:
-            offsets = planes.offsets(some.channels, axes)
-            rec.keep.append(offsets)
-            target = place[which]
-            packed = _packed(rec, some, lanes, vectors if by_position else 0)
-            args = (
-                planes.start, address(packed), address(start), address(target), *scratch, address(offsets),
-                offsets.size, PIECES[some.channels > 1], some.groups, some.outputs, some.channels * planes.channel,
-                planes.images, *_lines(planes, target), address(finish), CHUNK,
-            )  # fmt: skip
-            rec.emit(*kernel, args, target.size * offsets.size)
+    height = whole[0].outputs
+
+    def emit(images: int, lines: int, most: int, place_of: Callable[[int, slice, int, int], Array], done: Done) -> None:
+        """Emit what computes lines up to `most`, so many of at most so many images at a time."""
+        for which, planes in laid_out(rec, _images(rec.roomy(x)), whole, images):
+            for first in range(0, most, lines):
+                for number, (axes, some, _) in enumerate(parts):
+                    offsets = planes.offsets(some.channels, axes)
+                    rec.keep.append(offsets)
+                    target = place_of(number, which, first, min(first + lines, most))
+                    packed = _packed(rec, some, lanes, vectors if by_position else 0)
+                    args = (
+                        planes.start + 4 * planes.pitch * first, address(packed), address(start), address(target),
+                        *scratch, address(offsets), offsets.size, PIECES[some.channels > 1],
+                        some.groups, some.outputs, some.channels * planes.channel,
+                        planes.images, *_lines(planes, target), address(finish), CHUNK,
+                    )  # fmt: skip
+                    rec.emit(*kernel, args, target.size * offsets.size)
+                    done(which, first, target)
+
+    def again(images: int, lines: int, most: int, done: Done) -> None:
+        """Emit the same into memory for some lines of some images."""
+        room: list[Array] = []
+
+        def place_of(_: int, which: slice, first: int, last: int) -> Array:
+            shape = (which.stop - which.start, M, last - first, out.array.shape[-1])
+            if not room:  # the first is the largest
+                room.append(rec.memory(shape).array.reshape(-1))
+            return room[0][: math.prod(shape)].reshape(shape)
+
+        emit(images, lines, most, place_of, done)
+
+    before = len(rec.pending)
+    emit(out.array.shape[0], height, height, lambda number, which, *_: parts[number][2][which], lambda *_: None)
+    if len(parts) == 1:
+        rec.repeatable(out, before, again)
 
 
 def _order(images: int, axes: Axes, weights: _Weights, lanes: int) -> tuple[bool, int]:
@@ -252,7 +278,8 @@ def _lines(planes: Planes, target: Array) -> tuple[int, ...]:
     """
     height, width = target.shape[2:]
     by_image, by_channel, by_line, by_element = target.strides
-    if planes.pitch == width and planes.lines == height and by_line == width * by_element:
+    whole = planes.images == 1 or planes.lines == height
+    if planes.pitch == width and whole and by_line == width * by_element:
         return 1, width * height, 1, width * height, by_image, by_channel, by_line, by_element
     return planes.lines, planes.pitch, height, width, by_image, by_channel, by_line, by_element
 

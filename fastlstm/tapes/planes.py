@@ -98,8 +98,8 @@ class Planes:
         return (of_channels[:, None, None] + down[:, None] + across).reshape(-1)
 
 
-def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis]) -> Iterator[tuple[slice, Planes]]:
-    """Emit what lays out images x [N, C, H, W] for kernels that read `axes`, some images at a time; yield which.
+def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis], most: int) -> Iterator[tuple[slice, Planes]]:
+    """Emit what lays out images x [N, C, H, W] for kernels that read `axes`, at most so many at a time; yield which.
 
     The next images may take the place of the last ones: what is laid out stays in the L2 cache until it is read.
     """
@@ -112,7 +112,7 @@ def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis]) -> Iterator[tuple
     down, across = axes
     phases = len(down.phases), len(across.phases)
     plane = down.extent * across.extent
-    run = max(1, min(N, rec.machine.l2_bytes // 2 // (4 * C * phases[0] * phases[1] * plane)))
+    run = max(1, min(N, most, rec.machine.l2_bytes // 2 // (4 * C * phases[0] * phases[1] * plane)))
     room = rec.memory((C, *phases, run, down.extent, across.extent)).array
     zero = rec.number(0.0)
     for first in range(0, N, run):

@@ -16,6 +16,7 @@ from fastlstm.tapes.recorder import Cell, Recorder, address
 __all__ = ["EMITTERS"]
 
 Array = npt.NDArray[Any]
+SHARE = 4  # of the L2 cache, for the outputs of a convolution that only pooling reads
 
 
 def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
@@ -36,16 +37,38 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
         numbers = [(1, 1, 1, 1, 0, 1, 0), *numbers]
     counts = [_counts(each, padded, lanes) for each in numbers]
     rec.keep += counts
-    width, columns, taps, stride, before, dilation, _ = numbers[1]
+    _, across = numbers
+    width, columns, taps, stride, before, dilation, _ = across
     whole = -(-columns // lanes) * lanes  # vectors are read whole
     room = max(before + width, (whole - 1) * stride + (taps - 1) * dilation + 1) + 2 * lanes
     memory = rec.scratch(4 * checked_shape([room])[0])
-    args = (
-        address(rec.tight(x)), address(out.array), N * C,
-        *(number for field in list(zip(*numbers, strict=True))[:-1] for number in field),
-        *memory, room, *map(address, counts),
-    )  # fmt: skip
-    rec.emit("pooling.pool", (lanes, "Max" if node.op == "MaxPool" else "Mean"), args, out.array.size)
+
+    def emit(source: Array, target: Array, down: tuple[int, ...], first: int) -> None:
+        """Emit pooling of tight images into lines of the output from `first` on."""
+        args = (
+            address(source), address(target), source.shape[0] * C,
+            *(number for field in list(zip(down, across, strict=True))[:-1] for number in field),
+            *memory, room, address(counts[0][first:]), address(counts[1]), target.strides[1],
+        )  # fmt: skip
+        rec.emit("pooling.pool", (lanes, "Max" if node.op == "MaxPool" else "Mean"), args, target.size)
+
+    places = out.array if len(sizes) == 2 else out.array[:, :, None]
+    height, rows, taps, stride, before, dilation, _ = numbers[0]
+    most = (rows - 1) * stride + taps
+    apart = before == 0 and dilation == 1 and taps <= stride and most <= height
+    again = rec.taken_back(x) if apart else None
+    if again is None:
+        emit(rec.tight(x), places, numbers[0], 0)
+        return [out]
+    bands = max(1, rec.machine.l2_bytes // SHARE // (4 * C * width * stride))
+    images = max(1, bands // rows)  # of which whole ones go together
+
+    def pooled(which: slice, line: int, values: Array) -> None:
+        first, count = line // stride, (values.shape[2] - taps) // stride + 1
+        down = (values.shape[2], count, taps, stride, 0, 1, 0)
+        emit(values, places[which, :, first : first + count], down, first)
+
+    again(images, stride * min(bands, rows), most, pooled)
     return [out]
 
 

@@ -20,6 +20,7 @@ from fastlstm.segments.program import SLACK, Instruction, Program
 __all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "address", "axis_of", "five", "loops"]
 
 Array = npt.NDArray[Any]
+PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
 GRAIN = 1024  # memory is asked for in so many floats, so that what is free fits what comes next more often
 
 
@@ -87,7 +88,7 @@ class _Finish:
     """What instructions that have not run yet do to the outputs they write: see `fastlstm.kernels.convolution`.
 
     ``words`` are the addresses that the kernel reads, ``bounds`` the two numbers at one of them, ``spread`` lays out
-    one value a channel.
+    one value a channel. ``again`` emits the instructions, which are those from ``first`` to ``last``, anew.
     """
 
     cell: Cell
@@ -95,6 +96,14 @@ class _Finish:
     bounds: Array
     spread: Callable[[Array], Array]
     used: bool = False
+    first: int = 0
+    last: int = 0
+    again: Again | None = None
+
+
+Again = Callable[[int, int, int, Callable[[slice, int, Array], None]], None]
+"""``again(images, lines, most, done)``: emit what computes a value's lines up to `most`, so many lines of so many
+images at a time, and call ``done(which images, first line, array)`` after each; the next take the array's place."""
 
 
 @dataclass
@@ -122,6 +131,7 @@ class Recorder:
     free: dict[int, list[Array]] = field(default_factory=dict)
     nbytes: int = 0
     _finishes: dict[int, _Finish] = field(default_factory=dict)
+    _released: list[list[Array]] = field(default_factory=lambda: [[]])
     _fresh: list[Array] = field(default_factory=list)
     _scratch: list[Array] = field(default_factory=list)
 
@@ -147,8 +157,15 @@ class Recorder:
         return fresh
 
     def release(self, flat: Array) -> None:
-        """Take memory back that no value lies in any more."""
-        self.free.setdefault(flat.size, []).append(flat)
+        """Take memory back that no value lies in any more; not at once, see `taken_back`."""
+        self._released[-1].append(flat)
+
+    def settle(self) -> None:
+        """Note the end of a node: what was released some nodes ago is free."""
+        self._released.append([])
+        if len(self._released) > PATIENCE:
+            for flat in self._released.pop(0):
+                self.free.setdefault(flat.size, []).append(flat)
 
     def scratch(self, size: int) -> tuple[int, int]:
         """Return the address of memory for the workers, and how many bytes of it each has (at least `size`)."""
@@ -194,6 +211,19 @@ class Recorder:
             self.keep.append(found.spread(np.broadcast_to(slopes, cell.array.shape[1]).astype(np.float32)))
             found.words[1] = address(self.keep[-1])
         return True
+
+    def repeatable(self, cell: Cell, first: int, again: Again) -> None:
+        """Note that the instructions from `first` on are those that make a value, and what emits them anew."""
+        found = self._finishes[id(cell)]
+        found.first, found.last, found.again = first, len(self.pending), again
+
+    def taken_back(self, cell: Cell) -> Again | None:
+        """Take back the instructions that make a value, if they are the last ones and nothing else reads it."""
+        found = self._finishes.pop(id(cell), None)
+        if found is None or found.again is None or not cell.sole or found.last != len(self.pending):
+            return None
+        del self.pending[found.first :]
+        return found.again
 
     def number(self, value: float) -> Array:
         """Return memory that holds one number."""

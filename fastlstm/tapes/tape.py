@@ -160,6 +160,7 @@ class Recording:
                 self.owned[id(flat)] = flat
             else:
                 self.rec.release(flat)
+        self.rec.settle()
 
     def hold(self, cells: Sequence[Cell]) -> None:
         """Keep the memory of values for the tape's whole life."""

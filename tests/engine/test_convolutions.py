@@ -17,7 +17,7 @@ from fastlstm.errors import InputError
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.model import Model
-from fastlstm.tapes import convolution, planes
+from fastlstm.tapes import convolution, planes, recorder
 
 RNG = np.random.default_rng(5)
 
@@ -215,3 +215,31 @@ def test_sizes_are_checked_before_memory_is_taken(op, attrs, weight):
     constants = [] if weight is None else [normal(*weight)]
     with pytest.raises(InputError, match=f"{op} node"):
         Executor(graph_of(op, attrs, (1, 3, 8), *constants)).run({"x": normal(1, 3, 8)})
+
+
+@pytest.mark.parametrize("pool", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("between", [[], ["Relu"], ["Relu", "Tanh"]])
+@pytest.mark.parametrize(
+    ("shape", "weight", "pads", "window"),
+    [
+        ((3, 4, 21, 30), (6, 4, 3, 3), [1, 1, 1, 1], [2, 3]),
+        ((3, 4, 21, 30), (70, 4, 1, 1), [0, 0, 0, 0], [4, 1]),
+        ((2, 5, 40), (6, 5, 3), [0, 1], [2]),
+    ],
+)
+def test_pooling_right_behind_a_convolution_has_the_same_bits_band_by_band(
+    pool, between, shape, weight, pads, window, monkeypatch
+):
+    names = ["conv", *(f"f{i}" for i in range(len(between))), "y"]
+    nodes = [Node("Conv", ("x", "w"), ("conv",), {"pads": pads})]
+    nodes += [Node(op, (names[i],), (names[i + 1],)) for i, op in enumerate(between)]
+    nodes.append(Node(pool, (names[-2],), ("y",), {"kernel_shape": window, "strides": window}))
+    w, x = normal(*weight), normal(*shape)
+    graph = Graph((TensorSpec("x", shape),), (TensorSpec("y", ("...",)),), tuple(nodes), {"w": w})
+    banded = Executor(graph)
+    banded.plan = replace(banded.plan, machine=replace(banded.plan.machine, l2_bytes=1))
+    (got,) = banded.run({"x": x})
+    np.testing.assert_allclose(got, reference.run(graph, {"x": x})["y"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(banded.run({"x": x})[0], got)
+    monkeypatch.setattr(recorder.Recorder, "taken_back", lambda *_: None)
+    np.testing.assert_array_equal(Executor(graph).run({"x": x})[0], got)
