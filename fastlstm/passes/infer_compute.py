@@ -207,6 +207,22 @@ def _matmul(at: Operands) -> ValueInfo:
     return ValueInfo((*batch, *rows, *columns), at[0].dtype)
 
 
+@rule("Einsum")
+def _einsum(at: Operands) -> ValueInfo:
+    given, arrow, result = str(at.attr("equation", "")).replace(" ", "").partition("->")
+    sizes: dict[str, Dim] = {}
+    for i, axes in enumerate(given.split(",")):
+        shape = at[i].shape
+        if not arrow or "." in axes or shape is None or len(shape) != len(axes):
+            return ValueInfo(None, at[0].dtype)
+        for axis, size in zip(axes, shape, strict=True):
+            if sizes.get(axis, 1) == 1:  # one element goes with any number
+                sizes[axis] = size
+    if not set(result) <= set(sizes):
+        return ValueInfo(None, at[0].dtype)
+    return ValueInfo(tuple(sizes[axis] for axis in result), at[0].dtype)
+
+
 @rule("Gemm")
 def _gemm(at: Operands) -> ValueInfo:
     a, b = at[0].shape, at[1].shape

@@ -118,6 +118,21 @@ def _dense(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(node, x)
 
 
+@_rule("Einsum")
+def _einsum(at: Unroller, node: Node, flows: Flows) -> None:
+    """A product with constant weights, along axes that are not time."""
+    weight, x = at.constants.get(node.inputs[-1]), flows[0]
+    given, _, result = str(node.attrs["equation"]).replace(" ", "").partition("->")
+    first, _, second = given.partition(",")
+    if x is None or len(node.inputs) != 2 or weight is None or weight.dtype != np.float32 or x.merged:
+        raise refusal(node, "has weights that change with time")
+    shape = at.shape(node.input(0))
+    own = [axis for axis, size in zip(first, shape, strict=False) if size == ROWS or axis == first[x.axis : x.axis + 1]]
+    if len(first) != len(shape) or any(axis in second or axis not in result for axis in own):
+        raise refusal(node, "sums over time or batch rows")
+    at.keep(node, x if x.axis < 0 else replace(x, axis=result.index(first[x.axis])))
+
+
 @_rule("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "ArgMax")
 def _over_last_axis(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
@@ -302,6 +317,21 @@ def _convolved(at: Unroller, node: Node, flows: Flows) -> None:
     attrs = {**node.attrs, "pads": pads}
     at.put(Node("Conv", (name, *node.inputs[1:]), node.outputs, attrs, node.name))
     at.flows[node.output(0)] = _further(node, flow, after - span, after)
+
+
+@_rule("MaxPool", "AveragePool")
+def _pooled(at: Unroller, node: Node, flows: Flows) -> None:
+    """Over other axes than time."""
+    x, attrs = flows[0], node.attrs
+    count = len(attrs["kernel_shape"])
+    if x is None or any(node.outputs[1:]) or x.merged:
+        raise refusal(node, "tells positions in time")
+    if x.axis >= 2:
+        place, pads = x.axis - 2, attrs.get("pads") or [0] * (2 * count)
+        window = (attrs["kernel_shape"][place], (attrs.get("strides") or [1] * count)[place])
+        if window != (1, 1) or pads[place] or pads[place + count]:
+            raise refusal(node, "pools over time")
+    at.keep(node, x)
 
 
 @_rule("Slice")

@@ -244,9 +244,9 @@ def _order(images: int, axes: Axes, weights: _Weights, lanes: int) -> tuple[bool
     rows = 1 if outputs == 1 else min(outputs, 6)
     by_channel = panels_of(positions, lanes * across) * across * outputs / min(1.0, rows * across / 8)
     vectors = min(MOST_VECTORS, panels_of(outputs, lanes))
-    rows = MOST_PANELS if places == 1 else min(places, 6)
     panels = panels_of(outputs, lanes * vectors) * vectors
-    by_position = places * panels / min(1.0, rows * vectors / 8) + (8 * places * outputs / terms if places > 1 else 0)
+    sums = min(panels, 8) if places == 1 else min(places, 6) * vectors
+    by_position = places * panels / min(1.0, sums / 8) + (8 * places * outputs / terms if places > 1 else 0)
     return (True, vectors) if by_position < by_channel else (False, across)
 
 

@@ -66,6 +66,22 @@ class TwoAxes(nn.Module):
         return self.gru(y.transpose(1, 2).flatten(2))[0]
 
 
+class Spectra(nn.Module):
+    """Wide convolutions over time and frequency, each channel alone, pooling over frequency, layers in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, 40, (3, 3), padding=(0, 1)), nn.Conv2d(40, 40, (2, 3), groups=40, padding=(0, 1))
+        self.c, self.act = nn.Conv2d(40, 8, 1), nn.PReLU(40)
+        self.weight, self.gru = nn.Parameter(torch.randn(4, 4, 3)), nn.GRU(12, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.max_pool2d(self.act(self.a(F.pad(x[:, None], (0, 0, 2, 0)))), (1, 2))
+        y = F.avg_pool2d(self.c(F.relu6(self.b(F.pad(y, (0, 0, 1, 0))))), (1, 1))
+        y = y.transpose(1, 2).reshape(x.shape[0], -1, 4, 4)
+        return self.gru(torch.einsum("btgi,gih->btgh", y, self.weight).flatten(2))[0]
+
+
 class TwoInTwoOut(nn.Module):
     """Features and ids in; a distribution, and what passes through operators that run in NumPy, out."""
 
@@ -171,6 +187,7 @@ def ids(rows: int = 1) -> torch.Tensor:
 KINDS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], dict[str, torch.Tensor]], str, str]] = {
     "causal convolutions": (CausalConvolutions, lambda b: {"x": frames(b)}, "y", ""),
     "temporal convolutions": (TemporalConvolutions, lambda b: {"x": frames(b)}, "y", ""),
+    "spectra": (Spectra, lambda b: {"x": frames(b)}, "y", ""),
     "time and frequency": (TwoAxes, lambda b: {"x": frames(b)}, "y", ""),
     "two inputs, two outputs": (TwoInTwoOut, lambda b: {"x": frames(b), "ids": ids(b)}, "p q", ""),
     "all native": (AllNative, lambda b: {"x": frames(b), "ids": ids(b)}, "p q", ""),
