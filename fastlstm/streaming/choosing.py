@@ -106,7 +106,7 @@ def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int) -> Segmen
         return None
     if set(segment.outputs) != wanted or any("T" not in axes for _, axes, _ in segment.inputs.values()):
         return None
-    return SegmentEngine(segment, initial)
+    return SegmentEngine(segment, initial, tuple(spec.name for spec in outputs))
 
 
 def _streaming(node: Node, graph: Graph, labels: Mapping[str, str], initial: dict[str, Array]) -> Node | None:

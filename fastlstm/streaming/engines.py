@@ -75,6 +75,7 @@ class SegmentEngine:
 
     segment: Segment
     initial: Mapping[str, Array]  # states that do not start from zero
+    shown: tuple[str, ...]  # the outputs, in the model's order
 
     @cached_property
     def inputs(self) -> dict[str, Port]:
@@ -84,7 +85,7 @@ class SegmentEngine:
     @cached_property
     def outputs(self) -> dict[str, Port]:
         """The outputs by name."""
-        return {name: _port(axes, features) for name, (_, axes, features) in self.segment.outputs.items()}
+        return {name: _port(*self.segment.outputs[name][1:]) for name in self.shown}
 
     @cached_property
     def has_entries(self) -> bool:
@@ -217,6 +218,3 @@ def _port_of(spec: TensorSpec, axes: Mapping[str, str]) -> Port:
         size if isinstance(size, int) and axis == "." else None for axis, size in zip(letters, spec.shape, strict=False)
     )
     return Port(letters, sizes, spec.dtype or "float32")
-
-
-# ---------------------------------------------------------------- choosing

@@ -159,7 +159,7 @@ class NativeRows:
         """Run time-major frames [time, streams, …] through the program; return the outputs so."""
         given = {name: np.ascontiguousarray(_as_model(self._engine.inputs[name], a)) for name, a in arrays.items()}
         results = self._segment.advance(program, given, steps, program.used, active)
-        return {name: _as_rows(self._engine.outputs[name], result) for name, result in results.items()}
+        return {name: _as_rows(port, results[name]) for name, port in self._engine.outputs.items()}
 
 
 def _as_model(port: Port, array: Array) -> Array:

@@ -78,8 +78,7 @@ class Stream:
             shapes = {name: port.shape(1, self.batch, "T1" + lone) for name, port in self._outputs.items()}
             check_out(self._outputs, out, shapes)
         results = self._run.advance(arrays, 1)
-        for name, port in self._outputs.items():
-            results[name] = self._shown(port, results[name], "T" + lone)
+        results = {name: self._shown(port, results[name], "T" + lone) for name, port in self._outputs.items()}
         return self._answer(results, out)
 
     def push(self, chunk: Any, out: Any = None) -> Any:
@@ -109,8 +108,7 @@ class Stream:
         arrays, lone = self._arrays(chunk, "A chunk")
         steps = self._steps(arrays)
         results = self._run.advance(arrays, steps)
-        for name, port in self._outputs.items():
-            results[name] = self._shown(port, results[name], lone)
+        results = {name: self._shown(port, results[name], lone) for name, port in self._outputs.items()}
         if self._keeps_entries and 0 < steps <= LONGEST_ENTRY and len(self._chunks) < MOST_ENTRIES:
             self._chunk = self._run.entry(steps, time_axis=True, batch_axis=not lone)
             self._chunks[np.shape(chunk)] = self._chunk

@@ -419,13 +419,16 @@ def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
     x, label = flows[0], node.name or node.output(0) or node.op
     if "reverse" in node.attrs["directions"]:
         raise refusal(node, "runs backwards in time, and its first output needs the last frame")
-    if node.input(4) or node.input(5):
-        raise refusal(node, "takes lengths or a mask")
+    if node.input(4):
+        raise refusal(node, "takes the lengths of whole sequences")
+    mask = node.input(5)
+    if mask and flows[5] != Flow(0):
+        raise refusal(node, "takes a mask that does not go on with its frames")
     if x is not None and x.ahead:
         raise looks_ahead(x)
     if x is None or x.axis != 0 or x.surplus or x.merged or at.shape(node.input(0))[2] == ROWS:
         raise refusal(node, "does not take one row a frame")
-    if any(flow is not None for flow in flows[1:]):
+    if any(flow is not None for position, flow in enumerate(flows) if position not in (0, 5)):
         raise refusal(node, "starts from a state, or has weights, computed from the frames")
     hidden = int(node.attrs["hidden_size"])
     inputs = list(node.inputs) + [""] * (8 - len(node.inputs))
@@ -433,6 +436,8 @@ def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
     rows = at.shape(node.input(0))[1]
     for position, letter in ((6, "h"), (7, "c"))[: 2 if node.op == "LSTM" else 1]:
         given, place = inputs[position], position - 5
+        if mask and given and np.any(at.constants.get(given, 1)):
+            raise refusal(node, "has a mask and starts from a state that is not zero")
         width = int(at.shape(node.input(2))[2]) if letter == "h" else hidden
         outputs[place] = outputs[place] or at.names.fresh(f"{label}.{letter}")
         at.flows.setdefault(outputs[place], Flow(-1))
@@ -447,9 +452,28 @@ def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
         at.carried.append(Carried(f"{label}.{letter}", inputs[position], outputs[place], shape, "float32", initial))
     if node.op != "LSTM":
         outputs = outputs[:2]
+    y = outputs[0]
+    if y and mask:
+        outputs[0] = at.names.fresh(y)
     at.put(Node(node.op, tuple(inputs), tuple(outputs), node.attrs, node.name))
-    if outputs[0]:
-        at.flows[outputs[0]] = x
+    if y and mask:
+        _repeat_last(at, mask, outputs[0], inputs[6], y)
+    if y:
+        at.flows[y] = x
+
+
+def _repeat_last(at: Unroller, mask: str, y: str, before: str, out: str) -> None:
+    """Before the first valid step of a call the last output is that of an earlier call: the state it began with.
+
+    The layer knows the steps of this call alone and gives zeros there. From a state of zeros, output and state are
+    the same, also before any step has been valid.
+    """
+    number, count, seen, wide = (at.names.fresh(mask) for _ in range(4))
+    at.put(Node("Cast", (mask,), (number,), {"to": "int32"}))
+    at.put(Node("CumSum", (number, at.constant(mask, np.array(0, np.int64))), (count,), {}))
+    at.put(Node("Greater", (count, at.constant(mask, np.array(0, np.int32))), (seen,), {}))
+    at.put(Node("Unsqueeze", (seen, at.constant(mask, np.array([2], np.int64))), (wide,), {}))
+    at.put(Node("Where", (wide, y, before), (out,), {}))
 
 
 def _comes_from_state(at: Unroller, name: str) -> bool:
