@@ -120,6 +120,8 @@ def _build(
     ordered: bool,
 ) -> Graph:
     chosen = {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)}
+    if not arrays:
+        raise InputError("The state dict holds no tensors.")
     if not chosen:
         raise InputError(f"No tensor's name begins with '{prefix}'; the names are {', '.join(arrays) or 'none'}.")
     modules = group({key: _float32(a) for key, a in chosen.items()})

@@ -22,6 +22,7 @@ allocated, nothing in it is executed, and whatever does not fit is a `FileFormat
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -234,6 +235,8 @@ def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Array]) -> str:
 
 
 def _replace_file(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         aside.touch(exist_ok=False)

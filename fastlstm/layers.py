@@ -163,6 +163,8 @@ class LSTM(_Layer):
         self, x: Any, state: tuple[Any, Any] | None = None, lengths: Any = None
     ) -> tuple[Array, tuple[Array, Array]]:
         """Return output and (h_n, c_n), each state [directions, batch, size]; `lengths` [batch] ends rows early."""
+        if state is not None and not (isinstance(state, (tuple, list)) and len(state) in (0, 2)):
+            raise InputError("The initial state of an LSTM is a pair of arrays, (h_0, c_0).")
         output, (h, c) = self._run(x, list(state or ()), lengths)
         return output, (h, c)
 

@@ -148,6 +148,11 @@ class Model:
 def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Any]) -> dict[str, Array]:
     """Return the inputs as arrays of the declared dtypes, ranks and sizes; InputError says what does not fit."""
     names = [spec.name for spec in specs]
+    if not isinstance(inputs, Mapping):
+        raise InputError(
+            f"run takes the inputs by name, a dict of {', '.join(names)}; got {type(inputs).__name__}. "
+            "A call of the model itself takes arrays in order."
+        )
     unknown = [name for name in inputs if name not in names]
     missing = [name for name in names if name not in inputs]
     if unknown or missing:

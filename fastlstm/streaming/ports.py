@@ -88,6 +88,8 @@ def check_out(outputs: Mapping[str, Port], out: Any, shape_of: Mapping[str, tupl
 
 def checked_state(value: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Array]:
     """Return a state as arrays; InputError if it is not one of these shapes."""
+    if not isinstance(value, Mapping):
+        raise InputError(f"A state is a dict of arrays by name; got {type(value).__name__}.")
     given = {name: np.asarray(array) for name, array in value.items()}
     if {name: array.shape for name, array in given.items()} != dict(shapes):
         raise InputError(

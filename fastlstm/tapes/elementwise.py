@@ -135,7 +135,8 @@ def _batch_normalization(rec: Recorder, node: Node, cells: Sequence[Cell | None]
     if x is None or not x.is_float or any(c is None or not c.fixed for c in rest) or len(rest) != 4:
         return None
     scale, bias, mean, variance = (c.array.astype(np.float64) for c in rest if c is not None)
-    factor = scale / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN and infinity are results like others
+        factor = scale / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
     behind = (-1, *[1] * (x.array.ndim - 2))
     by, shift = (Cell(v.astype(np.float32).reshape(behind), fixed=True) for v in (factor, bias - mean * factor))
     return [combine(rec, "Add", combine(rec, "Mul", x, by), shift)]

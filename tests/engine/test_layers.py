@@ -163,6 +163,12 @@ def test_bad_input_is_told(x: Array, lengths: Any, words: str) -> None:
         layer(x, lengths=None if lengths is None else np.array(lengths))
 
 
+def test_half_of_an_initial_state_is_told() -> None:
+    layer, _ = pair("LSTM", 3, 8, False)
+    with pytest.raises(InputError, match=r"a pair of arrays, \(h_0, c_0\)"):
+        layer(np.zeros((2, 1, 3)), (np.zeros((1, 1, 8)),))
+
+
 def test_other_strides_and_dtypes_give_the_same_numbers() -> None:
     layer, _ = pair("LSTM", 3, 8, False)
     x = np.random.default_rng(5).standard_normal((6, 4, 3)).astype(np.float32)

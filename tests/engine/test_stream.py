@@ -138,15 +138,23 @@ def test_the_last_step_of_nothing_is_told() -> None:
         ({"x": X[:, :, :2]}, "expected 3 where"),
         ({"x": X.astype(str)}, "Convert it first"),
         ({"x": [[1, 2], [3]]}, "cannot be read as an array"),
+        (X, "takes the inputs by name, a dict of x"),
     ],
 )
-def test_wrong_inputs_are_told(inputs: dict[str, Any], words: str) -> None:
+def test_wrong_inputs_are_told(inputs: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         network().run(inputs)
 
 
+def test_a_state_that_is_no_dict_is_told() -> None:
+    with pytest.raises(InputError, match="a dict of arrays by name"):
+        network().stream().state = X
+
+
 def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
     model = network()
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        model.save(tmp_path / "absent" / "m.fastlstm")
     model.save(tmp_path / "m.fastlstm")
     np.testing.assert_array_equal(fastlstm.load(tmp_path / "m.fastlstm")(X), model(X))
 
