@@ -38,7 +38,7 @@ def division(segment: Segment, batch: int) -> str:
     if workers == 1:
         return "one thread" + (": a time step is too short to share" if segment.threads > 1 else "")
     if segment.splits(batch):
-        return f"{workers} threads, each with its rows of the batch: hidden units divide worse"
+        return f"{workers} threads, each with its rows of the batch, which divide better than hidden units"
     return f"{workers} threads share the hidden units of every step"
 
 

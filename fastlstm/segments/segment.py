@@ -72,8 +72,9 @@ class Segment:
     def splits(self, batch: int) -> bool:
         """Whether workers take rows of the batch for whole sequences, and not hidden units of every step."""
         recurrent = [i for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS]
-        panels = max(recurrent, key=lambda i: i.macs).panels if recurrent else 1
-        return not self.lengths and worth_splitting(batch, panels, self.workers(batch))
+        largest = max(recurrent, key=lambda i: i.macs, default=None)
+        panels, narrow = (1, False) if largest is None else (largest.panels, largest.quantised > 0)
+        return not self.lengths and worth_splitting(batch, panels, self.workers(batch), narrow)
 
     def workers(self, batch: int) -> int:
         """Return how many threads pay off: every time step is a phase that takes all of them."""

@@ -275,6 +275,16 @@ def test_small_layers_stay_float32_and_the_model_says_so() -> None:
     np.testing.assert_array_equal(layer(x)[0], make("LSTM", SMALL["LSTM"], 64, "float32")(x)[0])
 
 
+@pytest.mark.skipif(not team.available(), reason="teams need POSIX threads")
+def test_many_rows_of_narrow_layers_are_divided_among_threads_with_the_same_bits() -> None:
+    x = np.random.default_rng(0).standard_normal((5, 40, 30)).astype(np.float32)
+    alone, shared = (make("LSTM", 128, 30, "int8", threads=threads) for threads in (1, 2))
+    segment = shared._model(False, False).plan.parts[0]
+    assert segment.splits(40)
+    assert not segment.splits(8)
+    np.testing.assert_array_equal(shared(x)[0], alone(x)[0])
+
+
 def test_layers_can_differ_and_unknown_ones_are_named() -> None:
     graph = dense(np.ones((64, 64)))
     narrow = Model(graph, precision={"dense": "int16"})
