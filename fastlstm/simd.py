@@ -173,6 +173,32 @@ def vstore_first(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
 
 
 @intrinsic(prefer_literal=True)
+def transpose_block(typingctx: Any, lanes: Any, x: Any, x_step: Any, out: Any, out_step: Any) -> Any:
+    """transpose_block(LANES, x, x_step, out, out_step) copies LANES rows of LANES floats as columns.
+
+    The steps are the bytes from one row to the next; rows of both have no gaps.
+    """
+    n = lanes.literal_value
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        _, x, x_step, out, out_step = args
+        rows = [load_vector(builder, builder.add(x, builder.mul(x_step, I64(r))), n) for r in range(n)]
+        step = 1
+        while step < n:  # rows i and i + step exchange what lies off the diagonal, in blocks of `step` lanes
+            upper = ir.Constant(int_vector(n), [n + i - step if i & step else i for i in range(n)])
+            lower = ir.Constant(int_vector(n), [n + i if i & step else i + step for i in range(n)])
+            for i in (i for i in range(n) if not i & step):
+                a, b = rows[i], rows[i + step]
+                rows[i], rows[i + step] = builder.shuffle_vector(a, b, upper), builder.shuffle_vector(a, b, lower)
+            step *= 2
+        for r, row in enumerate(rows):
+            store_vector(builder, row, builder.add(out, builder.mul(out_step, I64(r))))
+        return context.get_dummy_value()
+
+    return types.void(lanes, types.int64, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
 def vsplat_load(typingctx: Any, lanes: Any, address: Any) -> Any:
     """vsplat_load(LANES, address) -> Vec with the one float at `address` in every lane."""
     n = lanes.literal_value

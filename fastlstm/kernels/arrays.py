@@ -23,6 +23,7 @@ from fastlstm.simd import (
     load_f32,
     splat,
     store_f32,
+    transpose_block,
     vabs,
     vfloor,
     vload,
@@ -50,34 +51,53 @@ def _repeat(lanes, out, number, value, count):
 
 
 def copy(lanes: int) -> Compiled:
-    """Out = x, each with its own strides. Arguments: x, out, five sizes, strides of x, strides of out."""
+    """Out = x, each with its own strides. Arguments: x, out, five sizes, strides of x, strides of out.
+
+    Where the last axis of out is the last but one of x, blocks are transposed in registers.
+    """
+
+    @inlined
+    def line(x, x_step, out, out_step, count):
+        done = 0
+        if x_step == 4 and out_step == 4:
+            while done + lanes <= count:
+                vstore(out + 4 * done, vload(lanes, x + 4 * done))
+                done += lanes
+        while done < count:
+            store_f32(out + done * out_step, load_f32(x + done * x_step))
+            done += 1
+
+    @inlined
+    def turned(x, x_step, out, out_line, lines, count):
+        """Copy to lines of `count` elements from columns: x has its elements 4 bytes apart from line to line."""
+        whole_lines, whole = lines - lines % lanes, count - count % lanes
+        for first in range(0, whole_lines, lanes):
+            target = out + first * out_line
+            for done in range(0, whole, lanes):
+                transpose_block(lanes, x + 4 * first + done * x_step, x_step, target + 4 * done, out_line)
+            for m in range(first, first + lanes):
+                line(x + 4 * m + whole * x_step, x_step, out + m * out_line + 4 * whole, 4, count - whole)
+        for m in range(whole_lines, lines):
+            line(x + 4 * m, x_step, out + m * out_line, 4, count)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        count = arg(args, 6)
-        x_step, out_step = arg(args, 11), arg(args, 16)
+        lines, count = arg(args, 5), arg(args, 6)
+        x_line, x_step, out_line, out_step = arg(args, 10), arg(args, 11), arg(args, 15), arg(args, 16)
+        turns = x_line == 4 and x_step != 4 and out_step == 4 and lines >= lanes and count >= lanes
         part = first_share(frame)
         while part >= 0:
             for i in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
                 for j in range(arg(args, 3)):
                     for k in range(arg(args, 4)):
-                        for m in range(arg(args, 5)):
-                            x = (
-                                arg(args, 0)
-                                + i * arg(args, 7)
-                                + j * arg(args, 8)
-                                + k * arg(args, 9)
-                                + m * arg(args, 10)
-                            )
-                            out = arg(args, 1) + i * arg(args, 12) + j * arg(args, 13)
-                            out += k * arg(args, 14) + m * arg(args, 15)
-                            done = 0
-                            if x_step == 4 and out_step == 4:
-                                while done + lanes <= count:
-                                    vstore(out + 4 * done, vload(lanes, x + 4 * done))
-                                    done += lanes
-                            while done < count:
-                                store_f32(out + done * out_step, load_f32(x + done * x_step))
-                                done += 1
+                        x = arg(args, 0) + i * arg(args, 7) + j * arg(args, 8) + k * arg(args, 9)
+                        out = arg(args, 1) + i * arg(args, 12) + j * arg(args, 13) + k * arg(args, 14)
+                        if turns:
+                            turned(x, x_step, out, out_line, lines, count)
+                        else:
+                            for _ in range(lines):
+                                line(x, x_step, out, out_step, count)
+                                x += x_line
+                                out += out_line
             part = next_share(frame, part)
         return 0
 

@@ -19,7 +19,6 @@ from functools import cache
 from typing import Any
 
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory, word
-from fastlstm.kernels.memory import clear
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import group_size, in_tiles, shift
 from fastlstm.layout import SCRATCH, TOGETHER
@@ -67,9 +66,9 @@ def _in_pieces(lanes: int, vectors: int, max_sums: int, gathered: str) -> tuple[
     panel_row = 0 if rows_move else 4 * lanes * vectors
 
     @inlined
-    def run(args, rows, table, panels, w, w_stride, zeros, sums, stride):
+    def run(args, rows, table, panels, w, w_stride, sums, stride):
         terms, piece = arg(args, TERMS), arg(args, PIECE)
-        source, source_stride, offsets = zeros, 0, arg(args, OFFSETS)
+        source, source_stride, offsets = 0, 0, arg(args, OFFSETS)  # there is nothing to add to yet
         for i in range(max(1, (terms + piece - 1) // piece)):
             size = min(piece, terms - i * piece)
             all_rows(size, rows, table, panels, w, w_stride, source, source_stride, sums, stride, offsets)
@@ -146,10 +145,8 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
         positions += arg(args, OUT_W)
         block = width * (alone if outputs == 1 else 1)  # one row alone has few sums
         stride = 4 * block
-        zeros = own_memory(frame, arg(args, MEMORY), arg(args, MEMORY_BYTES))
-        table = zeros + stride
+        table = own_memory(frame, arg(args, MEMORY), arg(args, MEMORY_BYTES))
         sums = table + 8 * chunk
-        clear(zeros, block)
         chunks, blocks = (outputs + chunk - 1) // chunk, (positions + block - 1) // block
         tasks = groups * blocks * chunks
         part = first_share(frame)
@@ -163,7 +160,7 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
                     store_i64(table + 8 * r, arg(args, WEIGHTS) + 4 * terms * (channel + r))
                 x = arg(args, X) + section * arg(args, X_GROUP) + 4 * first
                 panels = (count + width - 1) // width
-                run(args, rows, table, panels, x, 4 * width, zeros, sums, stride)
+                run(args, rows, table, panels, x, 4 * width, sums, stride)
                 put_block(args, frame, sums, stride, first, count, rows, channel)
                 row += chunk
                 if row >= outputs:
@@ -229,10 +226,8 @@ def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
         panels = (outputs + width - 1) // width
         together = group(min(positions, TOGETHER), panels)
         stride, panel_bytes = 4 * together * width, 4 * terms * width
-        zeros = own_memory(frame, arg(args, MEMORY), arg(args, MEMORY_BYTES))
-        table = zeros + stride
+        table = own_memory(frame, arg(args, MEMORY), arg(args, MEMORY_BYTES))
         sums = table + 8 * TOGETHER
-        clear(zeros, together * width)
         parts, blocks = (panels + together - 1) // together, (positions + TOGETHER - 1) // TOGETHER
         tasks = groups * blocks * parts
         share = first_share(frame)
@@ -247,7 +242,7 @@ def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
                 while done < last:
                     some = group(rows, last - done)
                     run(
-                        args, rows, table, some, weights + (done - panel) * panel_bytes, panel_bytes, zeros,
+                        args, rows, table, some, weights + (done - panel) * panel_bytes, panel_bytes,
                         sums + 4 * width * (done - panel), stride,
                     )  # fmt: skip
                     done += some

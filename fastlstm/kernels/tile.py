@@ -11,7 +11,8 @@ weight feeds a single FMA straight from memory, and several panels side by side 
 that hide the FMA's latency; with several rows each weight is used from a register.
 
 A convolution's terms do not lie one behind the other: a table says where, in A (`gathered` is "rows") or in W
-("vectors"). Its sums start from zero, and C is added to them at the end.
+("vectors"). Its sums start from zero, and C is added to them at the end, unless its
+address is 0.
 """
 
 from __future__ import annotations
@@ -168,7 +169,15 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2, gath
         if unroll > 1:
             sums, _ = loop(sums, reached, k, 1)
         if gathered:
-            sums = [b.fadd(before, total) for before, total in zip(c_vectors(), sums, strict=True)]
+            there, without = b.icmp_signed("!=", c_in, I64(0)), b.block
+            with b.if_then(there):
+                added = [b.fadd(before, total) for before, total in zip(c_vectors(), sums, strict=True)]
+                with_c = b.block
+            merged = [b.phi(float_vector(lanes)) for _ in places]
+            for phi, total, more in zip(merged, sums, added, strict=True):
+                phi.add_incoming(total, without)
+                phi.add_incoming(more, with_c)
+            sums = merged
         for place, total in zip(places, sums, strict=True):
             store_vector(b, total, c_address(c_out, c_out_stride, place))
 

@@ -187,10 +187,10 @@ def _emit(
     finish = rec.finish(out, M, spread)
     if by_position:
         panels = min(MOST_PANELS, width // wide)
-        scratch = rec.scratch(4 * panels * wide * (TOGETHER + 1) + 8 * TOGETHER)
+        scratch = rec.scratch(4 * panels * wide * TOGETHER + 8 * TOGETHER)
     else:
         block = wide * (MOST_PANELS if weights.outputs == 1 else 1)
-        scratch = rec.scratch(4 * block * (min(CHUNK, weights.outputs) + 1) + 8 * CHUNK)
+        scratch = rec.scratch(4 * block * min(CHUNK, weights.outputs) + 8 * CHUNK)
     kernel = (f"convolution.by_{'position' if by_position else 'channel'}", (lanes, vectors, rec.machine.max_sums))
     height = whole[0].outputs
 

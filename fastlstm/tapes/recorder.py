@@ -275,6 +275,13 @@ class Recorder:
             for part, place in zip(source, target, strict=True):
                 self.copy(part, place)
             return
+        if x[-1] != 4 and 4 in x:  # the last axis of one is the other's last but one: the kernel turns blocks
+            at = x.index(4)
+            for numbers in (sizes, x, out):
+                numbers.insert(-1, numbers.pop(at))
+            sizes, x, out = [
+                [fill] * (len(sizes) == 2) + each for fill, each in zip((1, 0, 0), (sizes, x, out), strict=True)
+            ]
         sizes, x, out = _padded(sizes, 1), _padded(x, 0), _padded(out, 0)
         args = (address(source), address(target), *sizes, *x, *out)
         self.emit("arrays.copy", (self.machine.lanes,), args)
