@@ -1,29 +1,24 @@
-"""A segment's program as one instruction of another program (see `fastlstm.tapes.tape`)."""
+"""A program as one instruction of another: a segment's on a tape (see `fastlstm.tapes.tape`), a loop's body."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fastlstm.kernels.frame import arg, first_share, next_share, word
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import ACTIVE, PHASE, TOTAL, WORKER, WORKERS
 from fastlstm.simd import call_kernel, load_i64, store_i64
 
-__all__ = ["nested"]
+__all__ = ["Compiled", "by_workers", "nested"]
+
+Compiled = Callable[[int, int, int], int]
 
 
-@inlined
-def run(args, frame):
-    """Run the program in one of its frames."""
-    store_i64(frame + 8 * TOTAL, arg(args, 2))
-    store_i64(frame + 8 * ACTIVE, 0)
-    call_kernel(arg(args, 0), arg(args, 1), frame)
+def by_workers(run: Any) -> Compiled:
+    """Return the kernel that calls ``run(args, frame)``, by all workers if it is made for so many, else by the first.
 
-
-def nested() -> Callable[[int, int, int], int]:
-    """Run a program over its time steps, by all workers if it is made for so many, else by the first.
-
-    Arguments: driver, program, time steps, workers, frame for one worker alone, frame of each worker.
+    Its argument 3 are the workers, 4 is the frame for one worker alone; the frame of each worker follows.
     """
 
     def kernel(args: int, frame: int, unused: int) -> int:
@@ -41,3 +36,15 @@ def nested() -> Callable[[int, int, int], int]:
         return 0
 
     return kernel
+
+
+def nested() -> Compiled:
+    """Run a program over its time steps. Arguments: driver, program, time steps, then those of `by_workers`."""
+
+    @inlined
+    def run(args, frame):
+        store_i64(frame + 8 * TOTAL, arg(args, 2))
+        store_i64(frame + 8 * ACTIVE, 0)
+        call_kernel(arg(args, 0), arg(args, 1), frame)
+
+    return by_workers(run)

@@ -7,49 +7,30 @@ away. So nothing here runs longer than it was recorded for, and all workers make
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
+from fastlstm.kernels.frame import arg, bound, first_share, next_share
+from fastlstm.kernels.nested import Compiled, by_workers
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.whole import load
-from fastlstm.layout import ACTIVE, PHASE, TOTAL, WORKER, WORKERS
+from fastlstm.layout import ACTIVE, TOTAL
 from fastlstm.simd import call_kernel, load_f32, load_i64, store_f32, store_i64, vload, vstore
 
 __all__ = ["advance", "move", "repeat", "verify"]
 
-Compiled = Callable[[int, int, int], int]
-
-
-@inlined
-def run(args, frame):
-    """Run the program once for every round, in one of its frames."""
-    store_i64(frame + 8 * TOTAL, 1)
-    store_i64(frame + 8 * ACTIVE, 0)
-    for _round in range(arg(args, 2)):
-        call_kernel(arg(args, 0), arg(args, 1), frame)
-
 
 def repeat() -> Compiled:
-    """Run a body's program, by all workers if it is made for so many, else by the first.
+    """Run a body's program once for every round.
 
-    Arguments: driver, program, rounds, workers, frame for one worker alone, frame of each worker.
+    Arguments: driver, program, rounds, then those of `fastlstm.kernels.nested.by_workers`.
     """
 
-    def kernel(args: int, frame: int, unused: int) -> int:
-        if word(frame, WORKERS) > 1 and arg(args, 3) == word(frame, WORKERS):
-            inner = load_i64(args + 8 * (5 + word(frame, WORKER)))
-            store_i64(inner + 8 * PHASE, word(frame, PHASE))
-            run(args, inner)
-            store_i64(frame + 8 * PHASE, word(inner, PHASE))
-        else:
-            part = first_share(frame)
-            while part >= 0:
-                if part == 0:
-                    run(args, arg(args, 4))
-                part = next_share(frame, part)
-        return 0
+    @inlined
+    def run(args, frame):
+        store_i64(frame + 8 * TOTAL, 1)
+        store_i64(frame + 8 * ACTIVE, 0)
+        for _round in range(arg(args, 2)):
+            call_kernel(arg(args, 0), arg(args, 1), frame)
 
-    return kernel
+    return by_workers(run)
 
 
 def advance() -> Compiled:
