@@ -25,6 +25,7 @@ from fastlstm.simd import (
     store_f32,
     transpose_block,
     vabs,
+    vcopysign,
     vfloor,
     vload,
     vmax,
@@ -33,6 +34,7 @@ from fastlstm.simd import (
     vsqrt,
     vstore,
     vstore_first,
+    where_less,
     where_negative,
 )
 
@@ -192,6 +194,10 @@ def function(name: str, alpha: float | None, beta: float | None) -> Any:
     def floor(x):
         return vfloor(x)
 
+    def nearest(x):
+        far = splat(x, 8388608.0)  # from 2**23 on every float is whole; below, this addition rounds to whole numbers
+        return where_less(vabs(x), far, vcopysign(vabs(x) + far - far, x), x)
+
     def clip(x):
         return vmin(splat(x, beta), vmax(splat(x, alpha), x))
 
@@ -205,6 +211,7 @@ def function(name: str, alpha: float | None, beta: float | None) -> Any:
         "Reciprocal": inverse,
         "Square": square,
         "Floor": floor,
+        "Round": nearest,
         "Clip": clip,
         "HardSwish": hard_swish,
     }

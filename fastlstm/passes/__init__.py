@@ -17,6 +17,7 @@ module           noun
 `states`         initial states and lengths that say nothing
 `fuse`           Dense and LayerNormalization
 `convolve`       padding of convolutions in numbers, batch normalisation as part of them
+`whole_numbers`  quantised operators as float32 arithmetic on whole numbers
 `stacks`         time steps cut apart and joined again, sequences turned round
 `loops`          what is the same in every round; loops read as rounds over frames
 `fixed_time`     notes on recurrences written out over an axis that is declared open
@@ -28,7 +29,20 @@ module           noun
 from __future__ import annotations
 
 from fastlstm.graph import RECURRENT_OPS, Graph
-from fastlstm.passes import convolve, fixed_time, fold, fuse, loops, reshape, shapes, simplify, sink, stacks, states
+from fastlstm.passes import (
+    convolve,
+    fixed_time,
+    fold,
+    fuse,
+    loops,
+    reshape,
+    shapes,
+    simplify,
+    sink,
+    stacks,
+    states,
+    whole_numbers,
+)
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes.recognise import recognise
 from fastlstm.passes.rewrite import Rewrite, Room, settle
@@ -66,6 +80,14 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
         for op in (ops,) if isinstance(ops, str) else tuple(ops):  # type: ignore[arg-type]
             table.setdefault(op, []).extend(rewrites)
 
+    on("DequantizeLinear", whole_numbers.constant_weights, whole_numbers.dequantised)
+    on("QuantizeLinear", whole_numbers.quantised)
+    on("DynamicQuantizeLinear", whole_numbers.dynamic_range)
+    on("MatMulInteger", whole_numbers.product_in_floats)
+    on("ConvInteger", whole_numbers.convolution_in_floats)
+    on(("QLinearMatMul", "QLinearConv"), whole_numbers.quantised_product)
+    on("Cast", whole_numbers.plain_sum)
+    on(("MatMul", "Conv"), whole_numbers.scaled_product)
     on("*", fold.fold_constants, fold.fold_known_content)
     on("If", fold.inline_if)
     on(("Loop", "Scan"), loops.invariants)

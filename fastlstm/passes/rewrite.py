@@ -127,6 +127,8 @@ class Scope:
         The names that this graph must define in the end.
     room : Room
         For constants, of the whole model.
+    whole : dict of str to (array, array)
+        Of constants that were bytes: the whole numbers and the scale, which broadcasts over them.
     """
 
     constants: MutableMapping[str, Array]
@@ -138,6 +140,7 @@ class Scope:
     producers: dict[str, Node] = field(default_factory=dict)
     transposes: dict[str, list[Node]] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
+    whole: dict[str, tuple[Array, Array]] = field(default_factory=dict)
 
     def info(self, name: str) -> ValueInfo:
         """Return what is known of a value; of an absent one, nothing."""

@@ -11,13 +11,13 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 
 from fastlstm.graph import Graph, Node
-from fastlstm.passes import infer_compute, infer_movement
+from fastlstm.passes import infer_compute, infer_movement, infer_quantised
 from fastlstm.passes.dims import Dim, opaque
 from fastlstm.passes.values import RULES, UNKNOWN, Operands, ValueInfo
 
 __all__ = ["ValueInfo", "body_inputs", "infer", "infer_node"]
 
-_ENROLLED = (infer_compute, infer_movement)  # importing them fills RULES
+_ENROLLED = (infer_compute, infer_movement, infer_quantised)  # importing them fills RULES
 
 Infos = Mapping[str, ValueInfo]
 

@@ -17,7 +17,7 @@ __all__ = ["EMITTERS", "apply", "combine"]
 
 Array = npt.NDArray[Any]
 
-PLAIN = ("Sqrt", "Neg", "Abs", "Reciprocal", "Floor", "HardSwish")
+PLAIN = ("Sqrt", "Neg", "Abs", "Reciprocal", "Floor", "Round", "HardSwish")
 BINARY = ("Add", "Sub", "Mul", "Div", "PRelu")
 MOST_RANK = 8
 

@@ -52,6 +52,7 @@ CASES: list[tuple[str, dict[str, Any], tuple[int, ...], list[Any]]] = [
     ("Abs", {}, (3, 37), []),
     ("Neg", {}, (3, 37), []),
     ("Floor", {}, (3, 37), []),
+    ("Round", {}, (3, 37), []),
     ("Reciprocal", {}, (3, 37), []),
     ("HardSwish", {}, (3, 37), []),
     ("Gelu", {"approximate": "tanh"}, (3, 37), []),

@@ -27,7 +27,7 @@ KERNELS = [
     ("arrays.logarithm", ()),
     *(
         ("arrays.unary", (LANES, name, None, None))
-        for name in ("Sqrt", "Neg", "Abs", "Reciprocal", "Floor", "HardSwish")
+        for name in ("Sqrt", "Neg", "Abs", "Reciprocal", "Floor", "Round", "HardSwish")
     ),
     ("arrays.unary", (LANES, "Clip", 0.0, 6.0)),
     ("arrays.binary", (LANES, "PRelu")),
