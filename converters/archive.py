@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from functools import cached_property
 from pathlib import Path
 
 from fastlstm.errors import FileFormatError
@@ -67,7 +68,7 @@ class Archive:
         """The members' names, in the order of the directory."""
         return list(self._members)
 
-    @property
+    @cached_property
     def root(self) -> str:
         """The folder that every member lies in, with its slash; ``""`` if there is none."""
         folders = {name.split("/", 1)[0] for name in self._members}

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from fastlstm.converters.archive import Archive
 from fastlstm.converters.pickle_ import parse
 from fastlstm.converters.state_dict_ import load
 from fastlstm.errors import FastLSTMError, FileFormatError, UnsupportedError
@@ -114,6 +115,12 @@ def test_a_bomb_is_refused_before_it_takes_memory(pt: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16 << 20
+
+
+def test_members_are_looked_through_once(pt: Path) -> None:
+    archive = Archive(pt)  # readers ask for the root at every member: of 200,000 that would take minutes
+    assert archive.root
+    assert archive.root is archive.root
 
 
 def test_compressed_members_are_read(pt: Path) -> None:
