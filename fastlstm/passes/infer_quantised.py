@@ -11,7 +11,10 @@ __all__: list[str] = []
 def _named(at: Operands, otherwise: str | None) -> str | None:
     """Return the element type that the attribute ``output_dtype`` names."""
     number = at.attr("output_dtype", 0)
-    return dtype_of(number).name if number else otherwise
+    try:
+        return dtype_of(number).name if number else otherwise
+    except ValueError:  # said when the operator runs
+        return None
 
 
 @rule("QuantizeLinear")

@@ -198,7 +198,7 @@ def dynamic_range(scope: Scope, node: Node) -> list[Node] | None:
 def product_in_floats(scope: Scope, node: Node) -> list[Node] | None:
     """``MatMulInteger(a, weights)``  →  ``Cast(MatMul(a - zero, weights))``, if the sums are exact."""
     weight, zero = scope.const(node.input(1)), scope.const(node.input(3))
-    if weight is None or weight.ndim != 2 or (node.input(3) and zero is None):
+    if weight is None or weight.ndim != 2 or not _zeros_fit(node, weight, zero, weight.shape[1]):
         return None
     offset = np.int64(0) if zero is None else zero.astype(np.int64)
     return _in_floats(scope, node, weight.astype(np.int64) - offset, "MatMul", (0,), {})
@@ -207,11 +207,18 @@ def product_in_floats(scope: Scope, node: Node) -> list[Node] | None:
 def convolution_in_floats(scope: Scope, node: Node) -> list[Node] | None:
     """``ConvInteger(x, weights)``  →  ``Cast(Conv(x - zero, weights))``, if the sums are exact."""
     weight, zero = scope.const(node.input(1)), scope.const(node.input(3))
-    if weight is None or weight.ndim < 3 or (node.input(3) and zero is None):
+    if weight is None or weight.ndim < 3 or not _zeros_fit(node, weight, zero, weight.shape[0]):
         return None
     offset = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64)
     whole = weight.astype(np.int64) - offset.reshape(-1, *[1] * (weight.ndim - 1))
     return _in_floats(scope, node, whole, "Conv", tuple(range(1, weight.ndim)), dict(node.attrs))
+
+
+def _zeros_fit(node: Node, weight: Array, zero: Array | None, outputs: int) -> bool:
+    """Whether weights are bytes, and their zero point one for all or one an output, if there is one."""
+    if weight.dtype.name not in _BYTES or (node.input(3) and zero is None):
+        return False
+    return zero is None or (zero.dtype == weight.dtype and zero.shape in ((), (1,), (outputs,)))
 
 
 def _in_floats(
@@ -236,14 +243,18 @@ def _in_floats(
 def quantised_product(scope: Scope, node: Node) -> list[Node] | None:
     """``QLinearMatMul`` and ``QLinearConv``  →  the product of integers, scaled, rounded and cut to bytes."""
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = (node.input(i) for i in range(8))
-    scales = [scope.const(name) for name in (a_scale, b_scale, y_scale)]
+    first, second, last = (scope.const(name) for name in (a_scale, b_scale, y_scale))
     zero, kind = _scalar(scope, y_zero), scope.info(y_zero).dtype
     bias = scope.const(node.input(8)) if node.input(8) else np.zeros(1)
-    if any(s is None or s.dtype != np.float32 for s in scales) or zero is None or kind not in _BYTES or bias is None:
+    if zero is None or kind not in _BYTES or bias is None or first is None or second is None or last is None:
         return None
-    if np.abs(bias.astype(np.float64)).max(initial=0) >= EXACT // 2 or scales[0] is None or scales[0].size != 1:
+    if np.abs(bias.astype(np.float64)).max(initial=0) >= EXACT // 2 or bias.ndim != 1:
         return None
-    factor = np.asarray(scales[0] * scales[1] / scales[2])
+    if {first.dtype.name, second.dtype.name, last.dtype.name} != {"float32"}:
+        return None
+    if first.size != 1 or last.size != 1 or second.ndim > 1:
+        return None
+    factor = first.reshape(()) * second / last.reshape(())
     convolved = node.op == "QLinearConv"
     rank = len(scope.shape(a) or ()) if convolved else 0
     if factor.size == 1:

@@ -33,6 +33,9 @@ __all__ = ["record_rounds"]
 Array = npt.NDArray[Any]
 Values = dict[str, Cell]
 
+MOST_NATIVE = 1 << 20
+"""Rounds of one native call: nobody can interrupt that, and a file may ask for any number."""
+
 
 @dataclass
 class _Loop:
@@ -209,7 +212,7 @@ def _finished(loop: _Loop) -> list[Cell] | None:
     outer.rec.nbytes += inner.rec.nbytes
     for initial, cell in loop.states:
         outer.rec.copy(_steady(outer, initial), _words(cell.array))
-    if all(isinstance(step, Recorded) for step in body_steps):
+    if all(isinstance(step, Recorded) for step in body_steps) and loop.count <= MOST_NATIVE:
         _emit(loop, [*body_run, *placing, *hand_on])
     else:
         _call(loop, body_steps, [*placing, *hand_on])

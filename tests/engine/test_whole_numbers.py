@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fastlstm import reference
 from fastlstm.converters.onnx_ import from_onnx
+from fastlstm.errors import FastLSTMError
 from fastlstm.model import Model
 from fastlstm.tapes.recorder import Recorded
 
@@ -152,3 +153,37 @@ def test_the_nearest_whole_number_is_numpys() -> None:
         found = ours.run({"x": x})["y"]
         assert np.array_equal(found, np.rint(x), equal_nan=True)
         assert np.array_equal(np.signbit(found), np.signbit(np.rint(x)))
+
+
+HOSTILE = {
+    "zero points of other rows": ("MatMulInteger", {"W": np.ones((6, 3), np.int8), "wz": np.zeros(5, np.int8)}),
+    "zero points of other channels": ("ConvInteger", {"W": np.ones((3, 6, 1), np.int8), "wz": np.zeros(5, np.int8)}),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_parameters_that_do_not_fit_are_an_error(name: str) -> None:
+    op, weights = HOSTILE[name]
+    node = helper.make_node(op, ["q", "W", "z", "wz"], ["y"])
+    proto = model([node], {"q": (UINT8, ["n", 6, 6]), "z": (UINT8, [])}, {"y": INT32}, weights)
+    ours = Model(from_onnx(proto))
+    with pytest.raises(FastLSTMError):
+        ours.run({"q": np.ones((2, 6, 6), np.uint8), "z": np.array(0, np.uint8)})
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.inf, np.nan])
+def test_scales_that_are_none_do_not_end_the_process(scale: float) -> None:
+    weights = {"s": np.float32(scale), "z": np.uint8(3)}
+    proto = model(pair("x", "y", "s", "z"), {"x": (FLOAT, ["n"])}, {"y": FLOAT}, weights)
+    assert Model(from_onnx(proto)).run({"x": np.ones(4, np.float32)})["y"].shape == (4,)
+
+
+def test_scales_of_other_sizes_in_a_product_are_an_error() -> None:
+    weights = {
+        "s": np.float32(0.1), "z": np.uint8(3), "W": np.ones((6, 3), np.int8), "ws": np.ones(3, np.float32),
+        "wz": np.zeros(3, np.int8), "ys": np.ones(5, np.float32), "yz": np.zeros(5, np.uint8),
+    }  # fmt: skip
+    node = helper.make_node("QLinearMatMul", ["q", "s", "z", "W", "ws", "wz", "ys", "yz"], ["y"])
+    proto = model([node], {"q": (UINT8, ["n", 6])}, {"y": UINT8}, weights)
+    with pytest.raises(FastLSTMError):
+        Model(from_onnx(proto)).run({"q": np.ones((2, 6), np.uint8)})
