@@ -91,7 +91,7 @@ def _fingerprint() -> str:
     for source in [*sorted(here.glob("*.py")), here.parent / "simd.py", here.parent / "layout.py"]:
         digest.update(source.read_bytes())
     versions = (version("numba"), version("llvmlite"), sys.version_info[:2], sys.platform)
-    digest.update(repr((target.cpu, sorted(target.features), target.l1_bytes, versions)).encode())
+    digest.update(repr((target.cpu, sorted(target.features), target.l1_bytes, target.l2_bytes, versions)).encode())
     return digest.hexdigest()[:20]
 
 

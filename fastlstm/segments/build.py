@@ -99,8 +99,14 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
 
 
 def _show(build: Builder, name: str) -> None:
-    """Make a value an output of the segment: copied into the caller's array."""
+    """Make a value an output of the segment: written into the caller's array, or copied where rows are padded."""
     at, features = build.place[name], build.features[name]
+    slot = build.slots[at]
+    # The caller's rows of 1,024 features lie 4 KiB apart, all in the same sets of the L1 cache: 3 % slower than a copy.
+    if at in build.exact and (slot.kind, slot.width) == ("time", features) and features % 1024:
+        build.slots[at] = Slot(slot.name, "external", features)
+        build.outputs[name] = (at, build.labels[name], features)
+        return
     target = build.slot(Slot(f"{name} (out)", "external", features))
     build.outputs[name] = (target, build.labels[name], features)
     move = Instruction("movement.move", (), (at, target, 0, 0, features), "output")

@@ -39,6 +39,7 @@ class Builder:
     masks: list[tuple[int, str, bool]] = field(default_factory=list)
     lengths: str = ""
     needs_step: str = ""
+    exact: set[int] = field(default_factory=set)  # slots whose makers write no lane behind the last feature
 
     def slot(self, slot: Slot) -> int:
         """Add a slot; return its number."""

@@ -33,6 +33,8 @@ def recurrent(build: Builder, node: Node) -> None:
     x, y = node.input(0), node.output(0) or f"{node.output(1) or node.output(2)} (y)"
     x_slot = build.read(x, int(w_ih.shape[2]))
     y_slot = build.buffer(y, len(directions) * size)
+    if size % lanes == 0:
+        build.exact.add(y_slot)
     if node.input(4):
         build.lengths = node.input(4)
     stage = build.stage[x]
