@@ -9,14 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
+from fastlstm.kernels.frame import (
+    active_rows,
+    arg,
+    bound,
+    first_share,
+    next_share,
+    origin,
+    row_stride,
+    time_stride,
+    word,
+)
 from fastlstm.kernels.operand import operand
-from fastlstm.layout import ROWS, SCRATCH, STEPS
+from fastlstm.layout import ROWS, SCRATCH, START, STEPS
 from fastlstm.simd import store_i64
 
 
 def linear(lanes: int, vectors: int, max_sums: int, bits: int = 32) -> Callable[[int, int, int], int]:
-    """Arguments: slots of x and out, k, weights, bias, panels, offset in out's rows in bytes. Workers split panels."""
+    """Arguments: slots of x and out, k, weights, bias, panels, offset in out's rows in bytes, whether only for rows
+    that are active. Those of a block then lie one behind the other in out. Workers split panels.
+    """
     group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, bits)
     panel_row = vectors * lanes * 4
 
@@ -25,15 +37,17 @@ def linear(lanes: int, vectors: int, max_sums: int, bits: int = 32) -> Callable[
         x_time, x_row = time_stride(frame, arg(args, 0)), row_stride(frame, arg(args, 0))
         out_row = row_stride(frame, arg(args, 1))
         k, weights, bias, panels = arg(args, 2), arg(args, 3), arg(args, 4), arg(args, 5)
-        batch = word(frame, ROWS)
-        rows = word(frame, STEPS) * batch
+        start, active = word(frame, START), arg(args, 7) != 0
         table = word(frame, SCRATCH)
         w_stride = panel_bytes(k)
         share = first_share(frame)
         while share >= 0:
+            rows = 0
             for t in range(word(frame, STEPS)):
+                batch = active_rows(frame, start + t) if active else word(frame, ROWS)
                 for b in range(batch):
-                    store_i64(table + 8 * (t * batch + b), x + t * x_time + b * x_row)
+                    store_i64(table + 8 * (rows + b), x + t * x_time + b * x_row)
+                rows += batch
             panel, last = bound(frame, panels, share), bound(frame, panels, share + 1)
             x_rows = prepared(frame, rows, table, k)
             while panel < last:

@@ -1,7 +1,7 @@
 """Recurrent layers over a block of time steps.
 
 The input's part of every gate's sum stands in the slot z already (`fastlstm.kernels.linear` puts it there, bias
-included). A step adds the recurrent part, panel by panel, and turns each panel's sums into new states while
+included), for the active rows of the block's first step, then for those of the next. A step adds the recurrent part, panel by panel, and turns each panel's sums into new states while
 they are in the cache. A panel holds all gates of `lanes` hidden units.
 
 Rows are sorted by length, longest first, so the active rows of a step are a prefix. A row's previous output is
@@ -172,11 +172,7 @@ def over_time(
                 clear(y + b * y_row + mine, units)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        z, z_time, z_row = (
-            origin(frame, arg(args, Z)),
-            time_stride(frame, arg(args, Z)),
-            row_stride(frame, arg(args, Z)),
-        )
+        z, z_row = origin(frame, arg(args, Z)), row_stride(frame, arg(args, Z))
         y_time, y_row = time_stride(frame, arg(args, Y)), row_stride(frame, arg(args, Y))
         y = origin(frame, arg(args, Y)) + arg(args, Y_OFFSET)
         h, h_row = origin(frame, arg(args, H)), row_stride(frame, arg(args, H))
@@ -187,13 +183,21 @@ def over_time(
         if masked:
             table += batch * c_row
         reverse = arg(args, REVERSED) != 0
+        behind = 0
+        if reverse:
+            for t in range(steps):
+                behind += active_rows(frame, start + t)
         for i in range(steps):
             t = steps - 1 - i if reverse else i
             earlier = t + 1 if reverse else t - 1
             later = t - 1 if reverse else t + 1
             rows = active_rows(frame, start + t)
             known = 0 if i == 0 or masked else min(rows, active_rows(frame, start + earlier))
-            now, previous, sums = y + t * y_time, y + earlier * y_time, z + t * z_time
+            if reverse:
+                behind -= rows
+            now, previous, sums = y + t * y_time, y + earlier * y_time, z + behind * z_row
+            if not reverse:
+                behind += rows
             # Every second step walks the panels backwards, and every second run of one step.
             backwards = (start + t + word(frame, RUNS)) & 1 != 0
             if masked:

@@ -204,7 +204,7 @@ def _linear(
         build.machine, weight, plain_panels(np.asarray(weight, np.float32), vectors, lanes), scales
     )
     offset = plain_panels((np.zeros(columns) if bias is None else bias).reshape(1, columns), vectors, lanes)
-    args = (x, out, weight.shape[0], packed, offset, packed.shape[0], 0)
+    args = (x, out, weight.shape[0], packed, offset, packed.shape[0], 0, 0)
     constants = (lanes, vectors, build.machine.max_sums, bits)
     step = Instruction(
         "linear.linear", constants, args, label, weight.size, packed.nbytes, *quantised(bits, len(weight))

@@ -50,7 +50,7 @@ def recurrent(build: Builder, node: Node) -> None:
         scales = None if scale is None else gate_rows(scale[d], gates, lanes)
         packed, bits = packed_panels(machine, w_ih, gate_panels(w_ih[d], gates, lanes), scales)
         offset = gate_rows(bias[d], gates, lanes)
-        args = (x_slot, z_slot, int(w_ih.shape[2]), packed, offset, panels, 0)
+        args = (x_slot, z_slot, int(w_ih.shape[2]), packed, offset, panels, 0, 1)
         step = Instruction(
             "linear.linear",
             (lanes, gates, machine.max_sums, bits),
@@ -64,9 +64,9 @@ def recurrent(build: Builder, node: Node) -> None:
         if tail:
             whole, rest = gate_tail(np.asarray(w_ih[d], np.float32), gates, lanes)
             whole_bias, rest_bias = gate_tail(bias[d].reshape(-1, 1), gates, lanes)
-            args = (*args[:3], whole, whole_bias, panels - 1, 0)
+            args = (*args[:3], whole, whole_bias, panels - 1, 0, 1)
             step = replace(step, args=args, weight_bytes=whole.nbytes, macs=whole.size)
-            args = (*args[:3], rest, rest_bias, 1, whole_bias.nbytes)
+            args = (*args[:3], rest, rest_bias, 1, whole_bias.nbytes, 1)
             rest_step = Instruction(
                 "linear.linear", (lanes, tail, machine.max_sums, 32), args, step.label, rest.size, rest.nbytes
             )

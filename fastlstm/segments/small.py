@@ -118,7 +118,7 @@ def linear_for(weight: Array, bias: Array, passes: Passes, x: int, z: int, machi
     lanes = passes.lanes
     columns, offset = (np.concatenate(_parts(w, passes), axis=1) for w in (weight, bias.reshape(-1, 1)))
     panels = plain_panels(columns, 4, lanes)
-    args = (x, z, weight.shape[1], panels, plain_panels(offset, 4, lanes), panels.shape[0], 0)
+    args = (x, z, weight.shape[1], panels, plain_panels(offset, 4, lanes), panels.shape[0], 0, 0)
     return (Instruction("linear.linear", (lanes, 4, machine.max_sums, 32), args),)
 
 
