@@ -1,8 +1,9 @@
 """Recurrent layers over a block of time steps.
 
 The input's part of every gate's sum stands in the slot z already (`fastlstm.kernels.linear` puts it there, bias
-included), for the active rows of the block's first step, then for those of the next. A step adds the recurrent part, panel by panel, and turns each panel's sums into new states while
-they are in the cache. A panel holds all gates of `lanes` hidden units.
+included), for the active rows of the block's first step, then for those of the next. A step adds the recurrent
+part, panel by panel, and turns each panel's sums into new states while they are in the cache. A panel holds all
+gates of `lanes` hidden units.
 
 Rows are sorted by length, longest first, so the active rows of a step are a prefix. A row's previous output is
 read from y where it was active the step before, else from its state; its state is written when its last step
