@@ -56,7 +56,7 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     height, rows, taps, stride, before, dilation, _ = numbers[0]
     most = (rows - 1) * stride + taps
     apart = before == 0 and dilation == 1 and taps <= stride and most <= height
-    again = rec.taken_back(x) if apart else None
+    again = rec.again(x) if apart else None
     if again is None:
         emit(rec.tight(x), places, numbers[0], 0)
         return [out]
@@ -69,6 +69,7 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
         emit(values, places[which, :, first : first + count], down, first)
 
     again(images, stride * min(bands, rows), most, pooled)
+    rec.replaced(x)
     return [out]
 
 

@@ -157,7 +157,7 @@ class Recorder:
         return fresh
 
     def release(self, flat: Array) -> None:
-        """Take memory back that no value lies in any more; not at once, see `taken_back`."""
+        """Take memory back that no value lies in any more; not at once, see `again`."""
         self._released[-1].append(flat)
 
     def settle(self) -> None:
@@ -217,13 +217,17 @@ class Recorder:
         found = self._finishes[id(cell)]
         found.first, found.last, found.again = first, len(self.pending), again
 
-    def taken_back(self, cell: Cell) -> Again | None:
-        """Take back the instructions that make a value, if they are the last ones and nothing else reads it."""
-        found = self._finishes.pop(id(cell), None)
-        if found is None or found.again is None or not cell.sole or found.last != len(self.pending):
+    def again(self, cell: Cell) -> Again | None:
+        """Return what emits a value's instructions anew, if they are the last ones and nothing else reads the value."""
+        found = self._finishes.get(id(cell))
+        if found is None or not cell.sole or found.last != len(self.pending):
             return None
-        del self.pending[found.first :]
         return found.again
+
+    def replaced(self, cell: Cell) -> None:
+        """Take back the instructions that make a value, now that others do."""
+        found = self._finishes.pop(id(cell))
+        del self.pending[found.first : found.last]
 
     def number(self, value: float) -> Array:
         """Return memory that holds one number."""
