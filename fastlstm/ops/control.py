@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, TensorSpec
-from fastlstm.ops.sizes import MAX_ELEMENTS, integer
+from fastlstm.ops.sizes import MAX_ELEMENTS, checked_rounds, integer
 
 __all__ = ["OPS"]
 
@@ -51,7 +51,7 @@ def loop(
             room -= value.size
         if room < 0:
             raise ValueError(f"the loop has collected more than {MAX_ELEMENTS} elements")
-        iteration += 1
+        iteration = checked_rounds(iteration + 1)
     specs = body.outputs[1 + len(values) :]
     return (*values, *(_stacked(column, 0, spec) for column, spec in zip(collected, specs, strict=True)))
 

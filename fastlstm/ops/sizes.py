@@ -9,10 +9,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_ELEMENTS", "checked_shape", "integer"]
+__all__ = ["MAX_ELEMENTS", "MAX_ROUNDS", "checked_rounds", "checked_shape", "integer"]
 
 MAX_ELEMENTS = 2**28
 """The largest tensor that an operator makes out of a shape alone: 1 GiB of float32."""
+
+
+MAX_ROUNDS = 2**24
+"""The most rounds that a loop may run: a small model file must not be able to run for ever."""
+
+
+def checked_rounds(rounds: int) -> int:
+    """Return a loop's number of rounds, or the number that it has run.
+
+    Raises
+    ------
+    ValueError
+        If there are more than `MAX_ROUNDS`.
+    """
+    if rounds > MAX_ROUNDS:
+        raise ValueError(f"a loop may run {MAX_ROUNDS:,} rounds; this one goes on")
+    return rounds
 
 
 def integer(value: npt.NDArray[Any]) -> int:

@@ -61,7 +61,7 @@ def optimise(graph: Graph) -> Graph:
     Raises
     ------
     UnsupportedError
-        If the graph given is not valid.
+        If the graph given is not valid, or holds a loop that nothing ends.
     """
     room = Room(graph)
     graph = fixed_time.with_notes(settle(graph.validate(), RULES, room))
@@ -70,6 +70,7 @@ def optimise(graph: Graph) -> Graph:
         if recognised is graph:
             break
         graph = settle(recognised, RULES, room)
+    loops.refuse_endless(graph)
     return graph.replace(notes=tuple(dict.fromkeys(graph.notes)))  # a stored model has those of its last optimisation
 
 

@@ -1,22 +1,50 @@
 """Loop and Scan, read: what stays the same in every round, what is counted, what is cut out of a sequence.
 
-`invariants` is a rewrite that moves values which no round changes out of the body. `read_loop` and `read_scan`
-tell of a node how many rounds it runs, which values of its body are frames (a sequence at the position of the
-round), which are handed on, and which are collected.
+`refuse_endless` turns away loops that nothing ends. `invariants` is a rewrite that moves values which no round
+changes out of the body. `read_loop` and `read_scan` tell of a node how many rounds it runs, which values of its body
+are frames (a sequence at the position of the round), which are handed on, and which are collected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph, Node
+from fastlstm.ops.sizes import MAX_ROUNDS, integer
 from fastlstm.passes import dims, shapes
 from fastlstm.passes.dims import Dim
 from fastlstm.passes.rewrite import Scope, renamed_body
 from fastlstm.passes.values import UNKNOWN, ValueInfo, normal_axis
 
-__all__ = ["Collected", "Frame", "Rounds", "State", "invariants", "read_loop", "read_scan"]
+__all__ = ["Collected", "Frame", "Rounds", "State", "invariants", "read_loop", "read_scan", "refuse_endless"]
+
+
+def refuse_endless(graph: Graph, outer: Mapping[str, Any] | None = None) -> None:
+    """Raise `UnsupportedError` if a Loop has no bound on its rounds, or none worth the name, and no way to stop."""
+    constants = {**(outer or {}), **graph.constants}
+    for node in graph.nodes:
+        for body in node.attrs.values():
+            if isinstance(body, Graph):
+                refuse_endless(body, constants)
+        if node.op != "Loop":
+            continue
+        body, trips, going = node.attrs["body"], constants.get(node.input(0)), constants.get(node.input(1))
+        sources = {n.outputs[0]: n.inputs[0] for n in body.nodes if n.op == "Identity"}
+        decides = sources.get(body.outputs[0].name, body.outputs[0].name)
+        stays = {**constants, **body.constants}.get(decides)
+        if node.input(0) and (trips is None or trips.size != 1 or integer(trips) <= MAX_ROUNDS):
+            continue
+        if (bool(stays.all()) if stays is not None else decides == body.inputs[1].name) and (
+            not node.input(1) or (going is not None and bool(going.all()))
+        ):
+            rounds = f"has {integer(trips):,} rounds" if trips is not None else "has no number of rounds"
+            raise UnsupportedError(
+                f"The loop '{node.name or node.output(0)}' {rounds} and no condition that could end it; at most "
+                f"{MAX_ROUNDS:,} rounds are run. Give it a number of rounds, or a condition."
+            )
 
 
 def invariants(_: Scope, node: Node) -> list[Node] | None:

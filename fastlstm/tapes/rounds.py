@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
 from fastlstm.kernels import compiler
+from fastlstm.ops.sizes import checked_rounds
 from fastlstm.segments.program import Instruction
 from fastlstm.tapes.recorder import Cell, Recorded, SizesChangedError, address, five, loops
 
@@ -268,13 +269,13 @@ def _hand_on(loop: _Loop) -> None:
 def _counted(loop: _Loop, steps: Sequence[Callable[[], None]]) -> int:
     """Run the rounds after the first, and return how many there are; with that known beforehand, run none."""
     if loop.decision is None and loop.most is not None:
-        return loop.most
+        return checked_rounds(loop.most)
     count = 1
     while (loop.decision is None or bool(loop.decision.array.reshape(-1)[0])) and count != loop.most:
         loop.number[0] = count
         for step in steps:
             step()
-        count += 1
+        count = checked_rounds(count + 1)
     return count
 
 

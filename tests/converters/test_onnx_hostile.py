@@ -15,8 +15,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import fastlstm
 from fastlstm.converters.onnx_ import from_onnx, load
 from fastlstm.errors import FastLSTMError, FileFormatError, InputError, UnsupportedError
+from fastlstm.ops import sizes
 
 FLOAT = TensorProto.FLOAT
 
@@ -214,3 +216,54 @@ def test_a_function_that_calls_itself_is_refused() -> None:
 def test_a_graph_that_does_not_hold_together_is_refused(nodes: list[Any], named: str) -> None:
     with pytest.raises(FileFormatError, match=named):
         from_onnx(wrapped(nodes))
+
+
+@pytest.mark.parametrize("trips", [None, 1 << 60])
+@pytest.mark.parametrize("decides", ["handed on", "constant"])
+def test_a_loop_that_nothing_ends_is_refused(trips: int | None, decides: str) -> None:
+    true = numpy_helper.from_array(np.array(True), "true")
+    condition = "going" if decides == "handed on" else "inner_true"
+    body = helper.make_graph(
+        [helper.make_node("Identity", [condition], ["goes_on"]), helper.make_node("Add", ["a", "a"], ["twice"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("a", FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("twice", FLOAT, None),
+        ],
+        [numpy_helper.from_array(np.array(True), "inner_true")],
+    )
+    node = helper.make_node("Loop", ["trips" if trips else "", "true", "x"], ["y"], name="endless", body=body)
+    tensors = [true, *([numpy_helper.from_array(np.array(trips), "trips")] if trips else [])]
+    with pytest.raises(UnsupportedError, match=r"'endless' has .* and no condition that could end it"):
+        fastlstm.Model(from_onnx(wrapped([node], tensors)))
+
+
+def test_a_loop_that_decides_never_to_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sizes, "MAX_ROUNDS", 1000)
+    body = helper.make_graph(
+        [
+            helper.make_node("GreaterOrEqual", ["i", "zero"], ["goes_on"]),
+            helper.make_node("Mul", ["a", "half"], ["less"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("a", FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("less", FLOAT, None),
+        ],
+        [numpy_helper.from_array(np.array(0), "zero"), numpy_helper.from_array(np.array(0.5, np.float32), "half")],
+    )
+    node = helper.make_node("Loop", ["", "", "x"], ["y"], name="endless", body=body)
+    model = fastlstm.Model(from_onnx(wrapped([node])))
+    for _ in range(2):
+        with pytest.raises(InputError, match="a loop may run 1,000 rounds; this one goes on"):
+            model(np.ones((2, 1, 3), np.float32))
