@@ -1,14 +1,17 @@
 """The machine's own limits, measured in the same run, and the least time that a cell can take under them.
 
-Two kernels in the project's own SIMD: chains of fused multiply-adds that touch no memory, and sums over a
-buffer that only reads. The bound of a cell is that of the two phases of a recurrent layer, one after the
-other: the input projection (a product over all time steps at once) and the recurrence (a product that every
-step has to wait for, which reads the recurrent weights anew each step). Each takes the longer of
+Kernels in the project's own SIMD: chains of fused multiply-adds that touch no memory, sums over a buffer that
+only reads, and sigmoid and tanh over a buffer that stays in the L1 cache. The bound of a cell is that of the two
+phases of a recurrent layer, one after the other: the input projection (a product over all time steps at once)
+and the recurrence (a product that every step has to wait for, which reads the recurrent weights anew each step).
+Each takes the longer of
 
-    arithmetic:  2 * multiply-adds / FMA peak
-    bytes:       weights / read bandwidth of the smallest cache that holds each thread's share of them
+    arithmetic:  2 * multiply-adds / FMA peak, and for the recurrence its activations at their measured rate
+    bytes:       weights / read bandwidth of each cache, for that part which no smaller cache has room for
 
-The gates' activations and the update of the state are not counted, nor is what a call costs in Python.
+Activations use the same units as multiply-adds. Theirs is the rate of the project's own functions (within 2 ulp)
+side by side, so that none waits for another; other ones may be faster. The update of the state is not counted,
+nor are the waits of one step for another, nor what a call costs in Python.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from numba import njit
 
 from bench.cases import Case
 from fastlstm.graph import RECURRENT_OPS
+from fastlstm.kernels.activations import sigmoid, tanh
 from fastlstm.machine import detect
 from fastlstm.simd import fma, vload, vstore
 
@@ -34,6 +38,9 @@ CHAINS = 12  # enough for two FMA units with a latency of 4 or 5 cycles, and the
 STREAMS = 8
 STRIDE = 4 * LANES * STREAMS
 REPEATS = 5
+BESIDE = 4 * LANES  # of an activation side by side: four vectors
+ACTIVATED = 64  # such groups in the buffer: 16 KiB where a vector has 16 lanes
+ACTIVATIONS = {"LSTM": (3, 2), "GRU": (2, 1), "RNN": (0, 1)}  # sigmoids and tanhs of a unit's step
 MEMORY_BYTES = 128 << 20  # a thread's buffer that no cache holds
 READ_BYTES = 512 << 20  # read in one measurement
 
@@ -68,41 +75,90 @@ def _read(passes: int, address: int, count: int, out: int) -> None:
     vstore(out, a + b + c + d + e + f + g + h)
 
 
+def _activation(function: Any) -> Callable[[int, int], None]:
+    width = 4 * BESIDE
+
+    @njit(nogil=True)
+    def run(passes: int, address: int) -> None:
+        for _ in range(passes):
+            for p in range(address, address + ACTIVATED * width, width):
+                vstore(p, function(vload(BESIDE, p)))
+
+    return run  # type: ignore[no-any-return]
+
+
+def _activation_rate(function: Any, threads: int) -> float:
+    """Return how many of an activation `threads` threads compute in a nanosecond."""
+    passes, run = 2_000, _activation(function)
+    count = ACTIVATED * BESIDE
+    buffers = [_aligned_ones(count) for _ in range(threads)]
+    work = [lambda b=b: run(passes, b.ctypes.data) for b in buffers]  # type: ignore[misc]
+    return threads * count * passes / _together(work) / 1e9
+
+
 def measure_roofline(threads: int) -> dict[str, Any]:
     """Return the FMA peak and the read bandwidths with `threads` threads at once.
 
     Returns
     -------
     dict
-        ``gflops``; ``levels``: a list of {name, bytes (capacity for one thread, None for memory), gbps}.
+        ``gflops``; ``sigmoids`` and ``tanhs`` a nanosecond; ``levels``: a list of {name, bytes (capacity for one
+        thread, None for memory), gbps}.
     """
     steps = 1_000_000
     flops = 2 * CHAINS * LANES * steps
     work = [_aligned_ones((CHAINS + 1) * LANES) * np.float32(1e-3) for _ in range(threads)]
     seconds = _together([lambda a=a: _multiply_add(steps, a.ctypes.data) for a in work])
-    return {"gflops": threads * flops / seconds / 1e9, "levels": [_level(*c, threads) for c in _capacities()]}
+    return {
+        "gflops": threads * flops / seconds / 1e9,
+        "sigmoids": _activation_rate(sigmoid, threads),
+        "tanhs": _activation_rate(tanh, threads),
+        "levels": [_level(*c, threads) for c in _capacities()],
+    }
 
 
 def bound(case: Case, threads: int, roofline: dict[str, Any]) -> dict[str, float]:
-    """Return the least microseconds of a call of `case`, as ``projection``, ``recurrence`` and ``total``."""
+    """Return the least microseconds of a call of `case`: ``projection``, ``recurrence``, and ``total``.
+
+    ``activations`` are the part of the recurrence's arithmetic that these are.
+    """
+    sigmoids, tanhs = ACTIVATIONS[case.op]
+    activations = case.steps * case.H * (sigmoids / roofline["sigmoids"] + tanhs / roofline["tanhs"]) / 1e9
     gates, steps = RECURRENT_OPS[case.op] * case.H, max(case.lengths, default=case.T)
     projection = recurrence = 0.0
     for inputs in case.layer_inputs():
         own = gates * inputs
         recurrent = gates * case.output_size + case.projection * case.H
-        projection += _phase(case.steps * own, own, 1, own + recurrent, threads, roofline)
+        projection += _phase(case.steps * own, own, 1, own + recurrent, threads, roofline, 0.0)
         held = recurrent if steps > 1 else own + recurrent
-        recurrence += _phase(case.steps * recurrent, recurrent, steps, held, threads, roofline)
+        recurrence += _phase(case.steps * recurrent, recurrent, steps, held, threads, roofline, activations)
     projection, recurrence = case.directions * projection * 1e6, case.directions * recurrence * 1e6
-    return {"projection": projection, "recurrence": recurrence, "total": projection + recurrence}
+    activations *= len(case.layer_inputs()) * case.directions * 1e6
+    total = projection + recurrence
+    return {"projection": projection, "recurrence": recurrence, "activations": activations, "total": total}
 
 
-def _phase(multiply_adds: int, weights: int, reads: int, held: int, threads: int, roofline: dict[str, Any]) -> float:
-    """Return the seconds of a product: `weights` numbers read `reads` times while `held` stay in a cache."""
-    share = 4 * held / threads
-    level = next(v for v in roofline["levels"] if v["bytes"] is None or share <= v["bytes"])
-    arithmetic = 2 * multiply_adds / (roofline["gflops"] * 1e9)
-    return max(arithmetic, 4 * weights * reads / (level["gbps"] * 1e9))
+def _phase(
+    multiply_adds: int,
+    weights: int,
+    reads: int,
+    held: int,
+    threads: int,
+    roofline: dict[str, Any],
+    activations: float,
+) -> float:
+    """Return the seconds of a product: `weights` numbers read `reads` times while `held` are read in turn.
+
+    `activations` are the seconds that those behind it take. What a cache holds of what is read in turn need not
+    come from the next: at best that is as much as the cache has room for.
+    """
+    arithmetic = 2 * multiply_adds / (roofline["gflops"] * 1e9) + activations
+    read, kept, seconds = 4 * held / threads, 0, arithmetic
+    for level in roofline["levels"]:
+        missing = max(0.0, read - kept) / read if read else 0.0
+        seconds = max(seconds, missing * 4 * weights * reads / (level["gbps"] * 1e9))
+        kept = level["bytes"] or 0
+    return seconds
 
 
 def _capacities() -> list[tuple[str, int | None]]:

@@ -23,7 +23,11 @@ def _run_lines(run: Run) -> list[str]:
         f"== {run['threads']} thread(s): " + ", ".join(f"{n} {v}" for n, v in run["versions"].items()),
     ]
     limits = ", ".join(f"{v['name']} {v['gbps']:.0f} GB/s" for v in run["roofline"]["levels"])
-    lines += [f"   FMA peak {run['roofline']['gflops']:.0f} GFLOP/s; read {limits}"]
+    peak, rates = (
+        run["roofline"]["gflops"],
+        f"{run['roofline']['sigmoids']:.1f} sigmoids or {run['roofline']['tanhs']:.1f} tanhs",
+    )
+    lines += [f"   FMA peak {peak:.0f} GFLOP/s; {rates} a ns; read {limits}"]
     lines += [f"   {name}: {'; '.join(settings.values())}" for name, settings in run["settings"].items()]
     for title, section in (("cell", "cells"), ("sweep", "sweeps")):
         if run[section]:

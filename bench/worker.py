@@ -74,7 +74,8 @@ def _case(cell: Result) -> Case:
 def _upper(first: Result, second: Result) -> Result:
     """Return the better of two measurements: the limit is what the machine can do, not what it did once."""
     levels = [max(pair, key=lambda v: v["gbps"]) for pair in zip(first["levels"], second["levels"], strict=True)]
-    return {"gflops": max(first["gflops"], second["gflops"]), "levels": levels}
+    rates = {name: max(first[name], second[name]) for name in first if name != "levels"}
+    return {**rates, "levels": levels}
 
 
 if __name__ == "__main__":
