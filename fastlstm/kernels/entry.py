@@ -56,6 +56,29 @@ def fits(context, array, expected, flags):
 
 
 @inlined
+def size_of(context, expected):
+    """Bytes of an array of the expected shape."""
+    size = 4
+    for i in range(word(context, expected + 3)):
+        size *= word(context, expected + 4 + i)
+    return size
+
+
+@inlined
+def apart(context, x, y):
+    """Whether no row of the input is overwritten by another row's output: each is read just before its own is written.
+
+    They share no memory, or all of it, laid out alike.
+    """
+    x_at, y_at = load_i64(x + layout.ARRAY_DATA), load_i64(y + layout.ARRAY_DATA)
+    alike = True
+    for i in range(1, 3):
+        alike = alike and word(context, layout.ENTRY_X + i) == word(context, layout.ENTRY_Y + i)
+    disjoint = x_at + size_of(context, layout.ENTRY_X) <= y_at or y_at + size_of(context, layout.ENTRY_Y) <= x_at
+    return disjoint or (alike and x_at == y_at)
+
+
+@inlined
 def bind(context, expected, array):
     """Point the slot at the array's memory."""
     slot = word(context, expected)
@@ -85,7 +108,7 @@ def call() -> Callable[[int, int, int], int]:
             return new_reference(context, none)
         if count == 2:
             y = load_i64(args + 8)
-            if not fits(context, y, layout.ENTRY_Y, CONTIGUOUS_ALIGNED | WRITEABLE):
+            if not fits(context, y, layout.ENTRY_Y, CONTIGUOUS_ALIGNED | WRITEABLE) or not apart(context, x, y):
                 return new_reference(context, none)
             new_reference(context, y)
         else:

@@ -89,7 +89,7 @@ class Stream:
         chunk : array [n, features], or with a batch axis the model's own layout
             With several inputs a dict of them, all of n frames.
         out : array of the result's shape and dtype, or dict of them, optional
-            Written and returned instead of a new array.
+            Written and returned instead of a new array. It may lie over the chunk, in whole or in part.
 
         Returns
         -------

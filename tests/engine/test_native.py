@@ -70,6 +70,26 @@ def test_the_entry_answers_none_to_what_it_does_not_know(model: Model, wrong: ob
     assert call(frames(7, 2)) is not None
 
 
+@pytest.mark.parametrize("width", [4, 16])
+def test_an_output_over_the_input_does_not_change_what_is_still_to_be_read(width: int) -> None:
+    rng = np.random.default_rng(4)
+    weights = rng.normal(size=(4 * width, width)), rng.normal(size=(4 * width, width))
+    specs = TensorSpec("x", ("time", "batch", width)), TensorSpec("y", ("time", "batch", width))
+    attrs = {"hidden_size": width, "directions": ["forward"], "activations": default_activations("LSTM", 1)}
+    constants = {name: w[None].astype(np.float32) for name, w in zip("wr", weights, strict=True)}
+    node = Node("LSTM", ("x", "w", "r"), ("y",), attrs, "lstm")
+    stream = Model(Graph(specs[:1], specs[1:], (node,), constants)).stream()
+    x = rng.normal(size=(600, width)).astype(np.float32)  # more steps than a block has
+    want = stream.push(x)
+    for shift in (-2, -1, 0, 1, 2, 600):
+        memory = np.zeros((1204, width), np.float32)
+        chunk, out = memory[2:602], memory[2 + shift : 602 + shift]
+        chunk[:] = x
+        stream.reset()
+        assert stream.push(chunk, out=out) is out
+        np.testing.assert_array_equal(out, want, err_msg=f"out begins {shift} frames behind the chunk")
+
+
 def test_what_the_entry_does_not_know_is_converted_or_told(model: Model) -> None:
     x = frames(7, 2)
     want = model(x)
