@@ -235,7 +235,7 @@ REFUSED = [
     (LSTM | HEAD, "lstm | linear | relu(1)", InputError, "at most 0 number"),
     (LSTM | HEAD, "lstm | linear | residual", UnsupportedError, "'residual' adds 4 features to 1"),
     (HEAD, None, UnsupportedError, "no recurrent layer"),
-    ({}, None, InputError, "names are none"),
+    ({}, None, InputError, "holds no tensors"),
     (LSTM | {"conv.weight": np.ones((2, 3, 4))}, None, UnsupportedError, r"'conv\.weight' \[2, 3, 4\]"),
     (LSTM | {"lstm.extra": np.ones(3)}, None, UnsupportedError, r"'lstm\.extra' is not known"),
     (
