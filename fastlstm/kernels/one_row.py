@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from fastlstm.kernels.frame import active_rows, arg, first_share, next_share, origin, time_stride, word
 from fastlstm.kernels.memory import clear, copy, partial_store
 from fastlstm.kernels.pipeline import inlined
+from fastlstm.kernels.recurrent import COUNTS, SKIP
 from fastlstm.layout import SCRATCH, START, STEPS
 from fastlstm.simd import (
     F32,
@@ -26,6 +27,7 @@ from fastlstm.simd import (
     broadcast,
     emit_join,
     float_vector,
+    load_i64,
     load_vector,
     multiply_add,
     part,
@@ -35,21 +37,21 @@ from fastlstm.simd import (
 
 __all__ = ["FIRST_OWN", "HIDDEN", "WEIGHTS", "Compiled", "Z", "over_time", "register_chains", "storing"]
 
-# Argument words. Z, Y and H are slots; HIDDEN are the units, FULL the number of passes before the last. A kernel's own
-# words come behind, from FIRST_OWN on.
-Z, Y, Y_OFFSET, HIDDEN, WEIGHTS, FULL, LAST_WIDTH, H, REVERSED, FIRST_OWN = range(10)
+# Argument words. Z, Y, H and MASK are slots; HIDDEN are the units, FULL the number of passes before the last. A kernel's
+# own words come behind, from FIRST_OWN on.
+Z, Y, Y_OFFSET, HIDDEN, WEIGHTS, FULL, LAST_WIDTH, H, REVERSED, MASK, FIRST_OWN = range(11)
 
 Compiled = Callable[[int, int, int], int]
 UNROLL = 4
 
 
-def over_time(lanes: int, panels: int, sources: Any, full_pass: Any, last_pass: Any) -> Compiled:
+def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: Any, last_pass: Any) -> Compiled:
     """Return the kernel that runs passes of `panels` panels (none: 0) and the last pass at every time step.
 
     ``sources(args, frame)`` are the addresses of what the sums start from and of x, each with the bytes from one time
     step to the next, and the address of the cell states. ``full_pass`` and ``last_pass`` are
     ``run(args, j, sums, x, h, y, c, last_width, spare)`` for the pass of number j, whose last vector has `last_width`
-    lanes; h is the previous output.
+    lanes; h is the previous output. Where it is `masked`, the steps that do not count are not computed.
     """
 
     @inlined
@@ -86,8 +88,17 @@ def over_time(lanes: int, panels: int, sources: Any, full_pass: Any, last_pass: 
                     t, by = count - 1, -1
                 before = h
                 for i in range(count):
-                    step(args, i, sums + t * sums_time, x + t * x_time, before, y + t * y_time, c, word(frame, SCRATCH))
-                    before = y + t * y_time
+                    now, code = y + t * y_time, COUNTS
+                    if masked:  # the codes of `fastlstm.kernels.recurrent`
+                        slot = arg(args, MASK)
+                        code = load_i64(origin(frame, slot) + t * time_stride(frame, slot))
+                    if code == COUNTS:
+                        step(args, i, sums + t * sums_time, x + t * x_time, before, now, c, word(frame, SCRATCH))
+                        before = now
+                    elif code == SKIP:
+                        copy(now, before, arg(args, HIDDEN))
+                    else:
+                        clear(now, arg(args, HIDDEN))
                     t += by
                 if count > 0:
                     copy(h, before, arg(args, HIDDEN))

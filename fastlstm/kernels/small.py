@@ -29,7 +29,12 @@ Activation = tuple[str, float | None, float | None]
 
 
 def lstm(
-    lanes: int, panels: int, last: int, tail: int, activations: tuple[Activation, Activation, Activation]
+    lanes: int,
+    panels: int,
+    last: int,
+    tail: int,
+    activations: tuple[Activation, Activation, Activation],
+    masked: bool = False,
 ) -> Compiled:
     """LSTM over a block of time steps: passes of `panels` panels, one of `last` panels and `tail` vectors."""
     functions = tuple(activation(*a) for a in activations)
@@ -56,7 +61,7 @@ def lstm(
 
         return run
 
-    return over_time(lanes, panels, sources, one_pass(max(panels, 1), 0, False), one_pass(last, tail, True))
+    return over_time(lanes, panels, masked, sources, one_pass(max(panels, 1), 0, False), one_pass(last, tail, True))
 
 
 @cache

@@ -23,7 +23,9 @@ FROM = FIRST_OWN  # argument word: the address of what the sums start from, ``[p
 Activation = tuple[str, float | None, float | None]
 
 
-def gru(lanes: int, panels: int, last: int, activations: tuple[Activation, Activation]) -> Compiled:
+def gru(
+    lanes: int, panels: int, last: int, activations: tuple[Activation, Activation], masked: bool = False
+) -> Compiled:
     """GRU over a block of time steps: passes of `panels` panels, one of `last` panels."""
     gate, candidate = (activation(*a) for a in activations)
     width = 4 * lanes
@@ -40,10 +42,10 @@ def gru(lanes: int, panels: int, last: int, activations: tuple[Activation, Activ
 
         return cell
 
-    return _over_time(lanes, 3, panels, last, cell_of)
+    return _over_time(lanes, 3, panels, last, masked, cell_of)
 
 
-def rnn(lanes: int, panels: int, last: int, activations: tuple[Activation]) -> Compiled:
+def rnn(lanes: int, panels: int, last: int, activations: tuple[Activation], masked: bool = False) -> Compiled:
     """Plain RNN over a block of time steps: passes of `panels` panels, one of `last` panels."""
     function = activation(*activations[0])
 
@@ -56,10 +58,10 @@ def rnn(lanes: int, panels: int, last: int, activations: tuple[Activation]) -> C
 
         return cell
 
-    return _over_time(lanes, 1, panels, last, cell_of)
+    return _over_time(lanes, 1, panels, last, masked, cell_of)
 
 
-def _over_time(lanes: int, gates: int, panels: int, last: int, cell_of: Any) -> Compiled:
+def _over_time(lanes: int, gates: int, panels: int, last: int, masked: bool, cell_of: Any) -> Compiled:
     """Return the kernel; ``cell_of(beside, value)`` makes ``cell(values, z, old)`` for the sums from `value` on."""
 
     @inlined
@@ -80,7 +82,7 @@ def _over_time(lanes: int, gates: int, panels: int, last: int, cell_of: Any) -> 
 
         return run
 
-    return over_time(lanes, panels, sources, one_pass(max(panels, 1), False), one_pass(last, True))
+    return over_time(lanes, panels, masked, sources, one_pass(max(panels, 1), False), one_pass(last, True))
 
 
 @cache

@@ -58,7 +58,7 @@ class Passes:
 
 def fits(node: Node, units: int, bits: int) -> bool:
     """Whether a layer is an LSTM that the kernel knows."""
-    plain = not any(node.input(i) for i in (5, 8, 9)) and not node.attrs.get("input_forget")
+    plain = not any(node.input(i) for i in (8, 9)) and not node.attrs.get("input_forget")
     return node.op == "LSTM" and units <= MOST_UNITS and bits == 32 and plain and node.attrs.get("clip") is None
 
 
@@ -132,15 +132,15 @@ def recurrence_for(
     weights : w_ih, bias, w_hh
     activations : sequence
     passes : Passes
-    slots : x, z, y, h, c
+    slots : x, z, y, h, c, and the mask's, -1 if there is none
     place : offset of y in bytes, width of y's last vector, whether time runs backwards
     """
     w_ih, bias, w_hh = weights
-    (x, z, y, h, c), (offset, last_width, backwards) = slots, place
+    (x, z, y, h, c, mask), (offset, last_width, backwards) = slots, place
     inputs = w_ih.shape[1] if w_ih.shape[1] <= MOST_INPUTS else 0
     args = (
-        z, y, offset, w_hh.shape[1], packed(w_hh, passes), passes.full, last_width, h, int(backwards),
+        z, y, offset, w_hh.shape[1], packed(w_hh, passes), passes.full, last_width, h, int(backwards), mask,
         x, inputs, packed(w_ih, passes), packed(bias.reshape(-1, 1), passes), c,
     )  # fmt: skip
-    constants = (passes.lanes, passes.panels, passes.last, passes.tail, tuple(activations))
+    constants = (passes.lanes, passes.panels, passes.last, passes.tail, tuple(activations), mask >= 0)
     return Instruction("small.lstm", constants, args)

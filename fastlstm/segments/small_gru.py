@@ -30,7 +30,7 @@ def fits(node: Node, units: int, bits: int, machine: Machine) -> bool:
     """
     known = node.op == "RNN" or (node.op == "GRU" and bool(node.attrs["reset_after"]))
     small = units <= MOST_UNITS and RECURRENT_OPS[node.op] * 4 * units**2 <= machine.l1_bytes * 2 // 3
-    return known and small and bits == 32 and not node.input(5) and node.attrs.get("clip") is None
+    return known and small and bits == 32 and node.attrs.get("clip") is None
 
 
 def passes_of(panels: int, gates: int, machine: Machine) -> tuple[int, int, int]:
@@ -56,13 +56,13 @@ def alone(
     activations : sequence
     machine : Machine
     """
-    z, y, offset, hidden, _, _, last_width, h, _, backwards, _, start, *_ = general.args
+    z, y, offset, hidden, _, _, last_width, h, _, backwards, mask, start, *_ = general.args
     gates, lanes = RECURRENT_OPS[node.op], machine.lanes
     panels = gate_panels(np.asarray(w_hh, np.float32), gates, lanes)
     full, each, last = passes_of(len(panels), gates, machine)
     cuts = [i * each for i in range(full + 1)] + [len(panels)]
     weights = np.concatenate([panels[a:b].swapaxes(0, 1).reshape(-1) for a, b in pairwise(cuts)])
-    args = (z, y, offset, hidden, weights, full, last_width, h, backwards, start)
+    args = (z, y, offset, hidden, weights, full, last_width, h, backwards, mask, start)
     kernel = f"small_gru.{node.op.lower()}"
     note = f"one row: {gates * len(panels)} vectors of sums in {full + 1} pass{'es' * (full > 0)}"
-    return Instruction(kernel, (lanes, each, last, tuple(activations)), args), note
+    return Instruction(kernel, (lanes, each, last, tuple(activations), mask >= 0), args), note
