@@ -37,8 +37,8 @@ from fastlstm.simd import (
 
 __all__ = ["FIRST_OWN", "HIDDEN", "WEIGHTS", "Compiled", "Z", "over_time", "register_chains", "storing"]
 
-# Argument words. Z, Y, H and MASK are slots; HIDDEN are the units, FULL the number of passes before the last. A kernel's
-# own words come behind, from FIRST_OWN on.
+# Argument words. Z, Y, H and MASK are slots; HIDDEN are the units, FULL the number of passes before the last. A
+# kernel's own words come behind, from FIRST_OWN on.
 Z, Y, Y_OFFSET, HIDDEN, WEIGHTS, FULL, LAST_WIDTH, H, REVERSED, MASK, FIRST_OWN = range(11)
 
 Compiled = Callable[[int, int, int], int]

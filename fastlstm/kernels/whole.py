@@ -15,10 +15,11 @@ from numba.extending import intrinsic
 
 from fastlstm.kernels.frame import arg, bound, first_share, next_share
 from fastlstm.kernels.pipeline import inlined
+from fastlstm.kernels.recurrent import COUNTS, SKIP, SKIP_FIRST
 from fastlstm.layout import STATUS
 from fastlstm.simd import F32, I8, I32, load_f32, load_i8, load_i32, load_i64, store_f32, store_i8, store_i32, store_i64
 
-__all__ = ["argmax", "elementwise", "gather", "load", "where"]
+__all__ = ["argmax", "elementwise", "gather", "load", "mask_codes", "where"]
 
 Compiled = Callable[[int, int, int], int]
 
@@ -237,6 +238,30 @@ def argmax() -> Compiled:
                     if value > top or (value != value and top == top):
                         best, top = i, value
                 store_i64(arg(args, 1) + 8 * line, best)
+            part = next_share(frame, part)
+        return 0
+
+    return kernel
+
+
+def mask_codes() -> Compiled:
+    """Out = the codes of `fastlstm.kernels.recurrent` for a mask [T, B], as int64.
+
+    Arguments: mask, out, time steps, rows, the mask's strides, whether time runs backwards.
+    """
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        steps, rows = arg(args, 2), arg(args, 3)
+        part = first_share(frame)
+        while part >= 0:
+            for b in range(bound(frame, rows, part), bound(frame, rows, part + 1)):
+                skip = SKIP_FIRST
+                for i in range(steps):
+                    t = steps - 1 - i if arg(args, 6) != 0 else i
+                    code = skip
+                    if load(arg(args, 0) + t * arg(args, 4) + b * arg(args, 5), 0) != 0:
+                        code, skip = COUNTS, SKIP
+                    store_i64(arg(args, 1) + 8 * (t * rows + b), code)
             part = next_share(frame, part)
         return 0
 

@@ -93,8 +93,8 @@ def _one_row(build: Builder, node: Node, d: int, bias: Array, slots: tuple[int, 
     last_width = recurrence.args[13 if tail else 6]  # see kernels/recurrent.py
     place = (recurrence.args[2], last_width, node.attrs["directions"][d] == "reverse")
     h, c = (state.slot for state in build.states[-2:])
-    slots = (x, z, y, h, c, recurrence.args[10])
-    alone = small.recurrence_for((w_ih, bias, w_hh), _activations(node, d), passes, slots, place)
+    mask = build.masks[-1][0] if node.input(5) else -1
+    alone = small.recurrence_for((w_ih, bias, w_hh), _activations(node, d), passes, (x, z, y, h, c, mask), place)
     product = replace(product, alone=small.linear_for(w_ih, bias, passes, x, z, machine))
     if tail:
         before, rest, slots_used = build.steps[-3]

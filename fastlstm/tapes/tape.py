@@ -269,10 +269,11 @@ class Recording:
             for a, (_, axes, features) in zip(arrays.values(), segment.inputs.values(), strict=True)
         )  # fmt: skip
         usual = usual and all(a.dtype == np.float32 and a.ndim == 3 for a in given)
-        if not usual or segment.lengths or segment.masks:
+        if not usual or segment.lengths:
             return self._whole(segment, values)
         steps, batch = segment.sizes(arrays)
-        if not steps or not batch:
+        masks = [values[name].array for _, name, _ in segment.masks]
+        if not steps or not batch or not all(m.dtype == np.bool_ and m.shape == (steps, batch) for m in masks):
             return self._whole(segment, values)
         return self._instruction(segment, values, steps, batch)
 
@@ -327,6 +328,14 @@ class Recording:
                 array = rec.roomy(values[state.given])
                 segment.check_state(state, array, batch)
                 rec.copy(array[state.direction], rows[:, : state.width])
+        for slot, name, backwards in segment.masks:
+            mask, codes = values[name].array, np.empty((steps, batch), np.int64)
+            program.bind(slot, codes, 0, 1)
+            program.keep(slot, codes)
+            rec.keep.append(mask)
+            rec.nbytes += codes.nbytes
+            sizes = (steps, batch, *mask.strides, int(backwards))
+            rec.emit("whole.mask_codes", (), (address(mask), address(codes), *sizes))
         frames = [address(frame) for frame in (program.frames if workers > 1 else [])][1:]
         words = (compiler.address("drive.drive"), program.code, steps, workers, address(program.frame), *frames)
         rec.emit("nested.nested", (), words, steps * program.macs)
