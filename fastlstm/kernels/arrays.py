@@ -38,7 +38,7 @@ from fastlstm.simd import (
     where_negative,
 )
 
-__all__ = ["binary", "copy", "fill", "function", "logarithm", "pad", "unary"]
+__all__ = ["binary", "copied_line", "copy", "fill", "function", "logarithm", "pad", "unary"]
 
 Compiled = Callable[[int, int, int], int]
 
@@ -52,11 +52,9 @@ def _repeat(lanes, out, number, value, count):
         done += lanes
 
 
-def copy(lanes: int) -> Compiled:
-    """Out = x, each with its own strides. Arguments: x, out, five sizes, strides of x, strides of out.
-
-    Where the last axis of out is the last but one of x, blocks are transposed in registers.
-    """
+@cache
+def copied_line(lanes: int) -> Any:
+    """Return ``line(x, x_step, out, out_step, count)``, which copies elements that lie so many bytes apart."""
 
     @inlined
     def line(x, x_step, out, out_step, count):
@@ -68,6 +66,16 @@ def copy(lanes: int) -> Compiled:
         while done < count:
             store_f32(out + done * out_step, load_f32(x + done * x_step))
             done += 1
+
+    return line
+
+
+def copy(lanes: int) -> Compiled:
+    """Out = x, each with its own strides. Arguments: x, out, five sizes, strides of x, strides of out.
+
+    Where the last axis of out is the last but one of x, blocks are transposed in registers.
+    """
+    line = copied_line(lanes)
 
     @inlined
     def turned(x, x_step, out, out_line, lines, count):

@@ -7,12 +7,13 @@ away. So nothing here runs longer than it was recorded for, and all workers make
 
 from __future__ import annotations
 
+from fastlstm.kernels.arrays import copied_line
 from fastlstm.kernels.frame import arg, bound, first_share, next_share
 from fastlstm.kernels.nested import Compiled, by_workers
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.whole import load
 from fastlstm.layout import ACTIVE, TOTAL
-from fastlstm.simd import call_kernel, load_f32, load_i64, store_f32, store_i64, vload, vstore
+from fastlstm.simd import call_kernel, load_i64, store_i64
 
 __all__ = ["advance", "move", "repeat", "verify"]
 
@@ -72,6 +73,7 @@ def move(lanes: int) -> Compiled:
     Arguments: the round's number, x, bytes that it moves on in a round, out, bytes that it moves on, five sizes,
     strides of x, strides of out; as `arrays.copy`.
     """
+    line = copied_line(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
         at, count = load_i64(arg(args, 0)), arg(args, 9)
@@ -86,14 +88,7 @@ def move(lanes: int) -> Compiled:
                             x += k * arg(args, 12) + m * arg(args, 13)
                             out = arg(args, 3) + at * arg(args, 4) + i * arg(args, 15) + j * arg(args, 16)
                             out += k * arg(args, 17) + m * arg(args, 18)
-                            done = 0
-                            if x_step == 4 and out_step == 4:
-                                while done + lanes <= count:
-                                    vstore(out + 4 * done, vload(lanes, x + 4 * done))
-                                    done += lanes
-                            while done < count:
-                                store_f32(out + done * out_step, load_f32(x + done * x_step))
-                                done += 1
+                            line(x, x_step, out, out_step, count)
             part = next_share(frame, part)
         return 0
 
