@@ -19,6 +19,7 @@ from fastlstm.graph import Graph
 
 from .builder import GraphBuilder
 from .exported import Call, Program, SymInt, Tensor, TensorMeta
+from .kept_state import kept
 
 __all__ = ["CHECKS", "Arguments", "AtenGraph", "Handler"]
 
@@ -220,6 +221,8 @@ class AtenGraph:
         seen = {n for later in self.program.calls[position + 1 :] for n in _tensors(later.arguments.values())}
         made_here = {n for c in self.program.calls for o in c.outputs for n in (o if isinstance(o, tuple) else (o,))}
         elsewhere = self.depth > 0 and not family <= made_here
+        if stored := sorted(family & set(self.program.constants)):
+            raise kept(call.target, re.sub("^[bcp]_", "", stored[0]))
         if (family - {target}) & (seen | set(self.program.outputs)) or target in self._constants or elsewhere:
             raise UnsupportedError(
                 f"{call.target} writes into a tensor that is seen under another name; save "

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from fastlstm.errors import FileFormatError, UnsupportedError
 
 from .archive import Archive
+from .kept_state import kept
 from .pickle_ import StoredTensor
 
 __all__ = ["Call", "LoopBody", "Program", "SymInt", "Tensor", "TensorMeta", "read_program"]
@@ -186,9 +187,11 @@ class _Reader:
     def _outputs(self, specs: list[Any]) -> Iterator[str]:
         for spec in specs:
             ((kind, content),) = spec.items()
+            if kind == "buffer_mutation":
+                raise kept(self.where, content["buffer_name"])
             if kind != "user_output":
                 raise UnsupportedError(
-                    f"{self.where}: the program has an output of the kind '{kind}', so it changes its buffers or "
+                    f"{self.where}: the program has an output of the kind '{kind}', so it changes its "
                     "inputs; export it in evaluation mode (model.eval())."
                 )
             names = _tensor_names(content["arg"])
