@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from fastlstm.forking import undisturbed
+
 __all__ = ["Machine", "cores", "detect"]
 
 
@@ -109,7 +111,8 @@ def cores() -> int:
 @cache
 def detect() -> Machine:
     """Return the machine that kernels are compiled for (read once a process)."""
-    import llvmlite.binding as llvm
+    with undisturbed:
+        import llvmlite.binding as llvm
 
     cpu = os.environ.get("NUMBA_CPU_NAME") or ""
     if cpu and cpu != "host":

@@ -17,7 +17,6 @@ import importlib
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Hashable
 from functools import cache
@@ -27,6 +26,7 @@ from typing import Any
 
 from fastlstm import machine
 from fastlstm.errors import FastLSTMError
+from fastlstm.forking import undisturbed
 
 __all__ = ["address", "cache_folder", "loaded", "stored"]
 
@@ -39,7 +39,6 @@ SYSTEM_FUNCTIONS = (
 )
 LINUX_FUNCTIONS = ("sched_getcpu", "sched_getaffinity", "sched_setaffinity")
 
-_lock = threading.RLock()
 _addresses: dict[tuple[str, tuple[Hashable, ...]], int] = {}
 _engines: list[Any] = []  # an LLVM engine owns its machine code, so each is kept alive
 _compiling_seconds = 0.0
@@ -56,7 +55,7 @@ def address(name: str, *params: Hashable) -> int:
     key = (name, params)
     found = _addresses.get(key)
     if found is None:
-        with _lock:
+        with undisturbed:
             found = _addresses.get(key)
             if found is None:
                 found = _addresses[key] = _load(name, params)

@@ -345,7 +345,7 @@ def test_training_mode_and_unknown_operations_are_refused_by_name() -> None:
 def test_what_is_no_module_or_does_not_run_is_said() -> None:
     with pytest.raises(InputError, match="got a dict"):
         from_torch({})
-    with pytest.raises(InputError, match="cannot be called with the inputs given: .*Expected 4"):
+    with pytest.raises(InputError, match=r"cannot be called with the inputs given: .*Expected 4"):
         from_torch(nn.LSTM(4, 6), (torch.randn(3, 2, 5),))
     with pytest.raises(InputError, match="Give example_inputs"):
         from_torch(nn.ReLU())
