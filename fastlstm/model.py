@@ -36,7 +36,8 @@ class Model:
         As a converter made it; it is optimised and planned here.
     threads : int or None
         Threads to use at most, the calling one counted; None asks for the machine's cores. A call uses more than
-        one where that pays off; the bits are the same. Without POSIX threads every call runs on its own thread.
+        one where that pays off; the bits are the same. Without POSIX threads, or where the process may use one
+        processor only, every call runs on its own thread.
     precision : str or mapping of str to str
         "float32", "int16" or "int8" (see `fastlstm.quantise`), for all layers or by layer name. Layers that are
         narrow already, out of a file or a quantised model, stay so.

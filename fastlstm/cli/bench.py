@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastlstm.benchmark import compare, histogram, plot_histogram, settings, time_calls
-from fastlstm.cli.files import check_folder, read_model
+from fastlstm.cli.files import check_output, read_model
 from fastlstm.cli.options import above_zero, add_state_dict_options, from_one, parse_sizes, state_dict_options
 from fastlstm.cli.printing import print_json, table
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot and not arguments.latency:
         raise InputError("--plot draws the histogram of --latency.")
     if arguments.plot:
-        check_folder(arguments.plot)
+        check_output(arguments.plot, [arguments.model])
     graph = read_model(arguments.model, state_dict_options(arguments)).graph
     model = Model(graph, arguments.threads)
     if arguments.latency:

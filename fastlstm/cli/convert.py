@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm import __version__, fileformat
-from fastlstm.cli.files import check_folder, read_inputs, read_model
+from fastlstm.cli.files import check_output, read_inputs, read_model
 from fastlstm.cli.options import (
     above_zero,
     add_comparing_options,
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, verify, write, and load what was written."""
     if Path(arguments.output).suffix != ".fastlstm":
         raise InputError(f"'{arguments.output}': expected an output file ending in .fastlstm.")
-    check_folder(arguments.output)
+    check_output(arguments.output, [arguments.source])
     if arguments.data and arguments.precision == "float32" and arguments.max_error is None:
         raise InputError("--data goes with --precision or --max-error; --input compares on data of your own.")
     stored = read_model(arguments.source, state_dict_options(arguments))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +20,7 @@ from fastlstm.errors import FileFormatError, InputError
 from fastlstm.fileformat import StoredModel, read
 from fastlstm.graph import Graph, TensorSpec
 
-__all__ = ["check_arrays_path", "check_folder", "read_arrays", "read_inputs", "read_model", "write_arrays"]
+__all__ = ["check_arrays_path", "check_output", "files_of", "read_arrays", "read_inputs", "read_model", "write_arrays"]
 
 Array = npt.NDArray[Any]
 
@@ -37,7 +40,8 @@ def read_model(path: str, options: Mapping[str, Any] = MappingProxyType({})) -> 
 def read_arrays(path: str) -> dict[str, Array]:
     """Read a .npy, .npz or .csv file; an array without a name is called ``""``.
 
-    Nothing is unpickled. A CSV file holds numbers, one row a line, under a line of names or not.
+    Nothing is unpickled. A CSV file holds numbers, one row a line, under a line of names or not, which is said on
+    stderr.
     """
     suffix = Path(path).suffix.lower()
     try:
@@ -47,20 +51,42 @@ def read_arrays(path: str) -> dict[str, Array]:
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         if suffix == ".csv":
-            with open(path, encoding="utf-8") as file:
-                named = not _is_numbers(file.readline())
-            return {"": np.loadtxt(path, delimiter=",", ndmin=2, skiprows=int(named), encoding="utf-8")}
+            return {"": _read_table(path)}
     except (ValueError, EOFError, SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error) as error:
         raise FileFormatError(f"'{path}' cannot be read as {suffix}: {str(error).rstrip('.')}.") from error
     raise FileFormatError(f"'{path}': expected a file ending in .npy, .npz or .csv.")
 
 
-def _is_numbers(line: str) -> bool:
+def _read_table(path: str) -> Array:
+    """Return the numbers of a CSV file; a first line in which no cell is a number is said to be left out."""
+    with open(path, encoding="utf-8") as file:
+        cells = file.readline().rstrip("\n").split(",")
+    numbers = sum(map(_is_number, cells))
+    if 0 < numbers < len(cells):
+        other = next(cell for cell in cells if not _is_number(cell))
+        raise ValueError(f"its first line holds {numbers} numbers and '{other[:40]}', so it is no line of names")
+    if not numbers:
+        print(f"{path}: the first line is taken for names and left out: {', '.join(cells)[:200]}", file=sys.stderr)
+    read = partial(np.loadtxt, path, delimiter=",", ndmin=2, skiprows=int(not numbers), encoding="utf-8")
+    table: Array = read()
+    if np.isinf(table).any():
+        words = read(dtype=str)
+        if far := [str(word) for word in words[np.isinf(table)] if "inf" not in word.lower()]:
+            raise ValueError(f"the number {far[0][:40]} is larger than a float64 holds")
+    return table
+
+
+def _is_number(cell: str) -> bool:
     try:
-        [float(cell) for cell in line.split(",")]
+        float(cell)
     except ValueError:
         return False
     return True
+
+
+def files_of(arguments: Sequence[str]) -> list[str]:
+    """Return the files of ``name=file`` or plain file arguments."""
+    return [argument.rpartition("=")[2] for argument in arguments]
 
 
 def read_inputs(paths: Sequence[str], graph: Graph) -> dict[str, Array]:
@@ -98,20 +124,31 @@ def _fitted(array: Array, spec: TensorSpec) -> Array:
         array = np.rint(array)
     elif array.dtype.kind not in "fiub":
         raise InputError(f"The input {spec} takes numbers; the file holds {array.dtype}.")
-    return array.astype(dtype, copy=False)
+    if array.dtype == dtype:
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):
+        fitted = array.astype(dtype)
+    # A float may be rounded, but stays finite; a whole number stays what it is.
+    lost = np.isinf(fitted) & np.isfinite(array) if dtype.kind == "f" else fitted != array
+    if lost.any():
+        raise InputError(f"The input {spec} cannot hold the number {array[lost].flat[0]} of the file.")
+    return fitted
 
 
-def check_folder(path: str) -> None:
-    """Say before anything is computed that the folder of an output file is not there."""
+def check_output(path: str, sources: Sequence[str] = ()) -> None:
+    """Say before anything is computed that an output file's folder is not there, or that it would replace a source."""
     if not Path(path).parent.is_dir():
         raise InputError(f"'{path}' cannot be written: there is no folder '{Path(path).parent}'.")
+    for source in sources:
+        if Path(path).exists() and Path(source).exists() and os.path.samefile(path, source):
+            raise InputError(f"'{path}' is what is read: give the output another name, so that it is not lost.")
 
 
-def check_arrays_path(path: str) -> None:
+def check_arrays_path(path: str, sources: Sequence[str] = ()) -> None:
     """Say before anything is computed that outputs cannot be written to `path`."""
     if Path(path).suffix.lower() not in (".npy", ".npz", ".csv"):
         raise InputError(f"'{path}': expected an output file ending in .npy, .npz or .csv.")
-    check_folder(path)
+    check_output(path, sources)
 
 
 def write_arrays(path: str, arrays: Mapping[str, Array]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastlstm.cli.files import Array, check_arrays_path, read_inputs, read_model, write_arrays
+from fastlstm.cli.files import Array, check_arrays_path, files_of, read_inputs, read_model, write_arrays
 from fastlstm.cli.options import add_state_dict_options, state_dict_options
 from fastlstm.cli.printing import Progress, print_json
 from fastlstm.errors import InputError
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.inputs + arguments.input:
         raise InputError("A model needs inputs: name a .npy, .npz or .csv file for each.")
     if arguments.output:
-        check_arrays_path(arguments.output)
+        check_arrays_path(arguments.output, [arguments.model, *files_of(arguments.inputs + arguments.input)])
     graph = read_model(arguments.model, state_dict_options(arguments)).graph
     model = Model(graph)
     inputs = read_inputs(arguments.inputs + arguments.input, graph)

@@ -11,6 +11,7 @@ Numba; loading one that is there takes about a millisecond.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import importlib
@@ -190,11 +191,13 @@ def _name_system_functions() -> None:
 
 
 def _keep(path: Path, code: bytes) -> None:
-    """Store object code, written aside and renamed; a folder that cannot be written costs a recompile."""
-    try:
+    """Store object code, written aside and renamed; a folder that cannot be written, or is full, costs a recompile."""
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as aside:
-            aside.write(hashlib.sha256(code).digest() + code)
-        os.replace(aside.name, path)
-    except OSError:
-        return
+        descriptor, aside = tempfile.mkstemp(dir=path.parent)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(hashlib.sha256(code).digest() + code)
+            os.replace(aside, path)
+        finally:
+            Path(aside).unlink(missing_ok=True)

@@ -20,6 +20,9 @@ import fastlstm
 from fastlstm import fileformat, precision
 from fastlstm.cli import main
 from fastlstm.cli.demo import DATA
+from fastlstm.cli.files import read_inputs
+from fastlstm.errors import InputError
+from fastlstm.graph import Graph, Node, TensorSpec
 
 ONNX, WEIGHTS = str(DATA / "forecaster.onnx"), str(DATA / "forecaster.safetensors")
 
@@ -245,6 +248,44 @@ def test_run_takes_tables_with_and_without_names(converted, series, tmp_path, ca
     for name in ("plain.csv", "named.csv", "x.npz"):
         found = data(capsys, "run", converted, tmp_path / name)["forecast"]
         np.testing.assert_array_equal(np.array(found["values"], np.float32), expected)
+
+
+def test_a_line_of_names_is_said_and_a_damaged_line_of_numbers_is_none(converted, tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("spots\n1\n2\n")
+    assert main(["run", converted, str(tmp_path / "x.csv")]) == 0
+    assert "the first line is taken for names and left out: spots" in capsys.readouterr().err
+    (tmp_path / "x.csv").write_text("1,2.O,3\n1,2,3\n")
+    assert "its first line holds 2 numbers and '2.O'" in told(capsys, "run", converted, tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [("1e999", "the number 1e999 is larger than a float64"), ("-1e300", "cannot hold the number -1e+300")],
+)
+def test_a_number_too_large_for_the_model_is_refused(converted, tmp_path, capsys, number, said):
+    (tmp_path / "x.csv").write_text(f"1\n{number}\n")
+    assert said in told(capsys, "run", converted, tmp_path / "x.csv")
+    (tmp_path / "x.csv").write_text("1\n-inf\n")  # said outright
+    assert main(["run", converted, str(tmp_path / "x.csv")]) == 0
+
+
+@pytest.mark.parametrize(("dtype", "number"), [("int32", 2**40), ("uint8", -1), ("int64", 1e300), ("bool", 2)])
+def test_a_whole_number_that_does_not_fit_is_refused(tmp_path, dtype, number):
+    spec = TensorSpec("ids", (2,), dtype)
+    graph = Graph((spec,), (TensorSpec("y", (2,), dtype),), (Node("Identity", ("ids",), ("y",)),))
+    np.save(tmp_path / "x.npy", np.array([1, number]))
+    with pytest.raises(InputError, match="cannot hold the number"):
+        read_inputs([str(tmp_path / "x.npy")], graph)
+
+
+def test_no_output_replaces_what_is_read(converted, series, tmp_path, capsys, monkeypatch):
+    before = series.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    os.link(series, "same.npy")
+    for words in (("run", converted, series, "-o", "./x.npy"), ("run", converted, f"x={series}", "-o", "same.npy")):
+        assert "is what is read" in told(capsys, *words)
+    assert "is what is read" in told(capsys, "convert", converted, "-o", converted)
+    assert series.read_bytes() == before
 
 
 def test_run_in_parts_of_the_batch_gives_the_same_bits(converted, tmp_path):

@@ -21,6 +21,12 @@ pytestmark = pytest.mark.skipif(not team.available(), reason="teams need POSIX t
 STEPS, BATCH, FEATURES, HIDDEN = 40, 2, 16, 160
 
 
+@pytest.fixture(autouse=True)
+def enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let models ask for teams on a machine of one processor too."""
+    monkeypatch.setattr(machine, "cores", lambda: 8)
+
+
 def layer(kind: str, threads: int, directions: int = 1) -> object:
     rng = np.random.default_rng(5)
 
@@ -171,3 +177,21 @@ def test_a_process_with_workers_ends_and_forks_in_peace(what: str) -> None:
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code, what], timeout=120, env=os.environ, check=False)
         assert done.returncode == 0
+
+
+ONE_PROCESSOR = """
+    import os
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    import threading
+    import numpy as np
+    import fastlstm
+    rng = np.random.default_rng(0)
+    model = fastlstm.LSTM(rng.normal(size=(640, 8)), rng.normal(size=(640, 160)), threads=2)
+    model(rng.normal(size=(30, 1, 8)).astype(np.float32))
+    assert threading.active_count() == 1, threading.enumerate()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")
+def test_one_processor_has_no_team() -> None:
+    subprocess.run([sys.executable, "-c", textwrap.dedent(ONE_PROCESSOR)], timeout=120, check=True)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
+import errno
+import io
+from pathlib import Path
+
 import pytest
 
 from fastlstm import machine
@@ -46,6 +51,18 @@ KERNELS = [
     ("entry.call", ()),
     ("team.lead", ()),
 ]
+
+
+def test_a_cache_that_is_full_is_left_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.FileIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("FASTLSTM_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(builtins, "open", lambda descriptor, mode: Full(descriptor, mode))
+    compiler._keep(tmp_path / "folder" / "kernel.o", b"code")
+    monkeypatch.undo()
+    assert not list((tmp_path / "folder").iterdir())
 
 
 @pytest.mark.parametrize(("name", "constants"), KERNELS)
