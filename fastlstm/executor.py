@@ -106,7 +106,7 @@ class Executor:
         weights = {name: np.asarray(values[name]) for i in (1, 2, 3, 8, 9) if (name := node.input(i))}
         outputs = tuple(TensorSpec(name, ()) for name in node.outputs if name)
         try:
-            part = make_plan(Graph((), outputs, (node,), weights), self.plan.machine, self.threads).parts[0]
+            part = make_plan(Graph((), outputs, (node,), weights), self.plan.target, self.threads).parts[0]
         except (IndexError, ValueError, KeyError) as error:
             raise InputError(f"The weights given to the layer '{node.name}' do not fit one another: {error}") from error
         if not isinstance(part, Segment):

@@ -35,7 +35,9 @@ QUANTISED = 11  # address of this worker's memory for quantised rows
 FOLLOWING = 12  # address of shares.following
 PHASE = 13  # number of the phase this worker is in
 RUNS = 14  # how often the program ran in this frame
-FRAME_WORDS = 16
+CUT_BYTES = 15  # panels of more bytes are cut, where several rows pass over them ...
+SLICE_BYTES = 16  # ... into slices of so many, which stay in the L1 cache
+FRAME_WORDS = 18
 
 # words that the entry from Python reads (`fastlstm.native` writes them)
 ENTRY_NDARRAY = 0  # the type object numpy.ndarray

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
-from fastlstm.kernels import compiler
+from fastlstm.kernels.compiler import Kernel, address
 from fastlstm.segments.program import Program, address_of
 
 __all__ = ["entry", "never"]
@@ -104,7 +104,7 @@ def entry(
     for number, array in enumerate(clear):
         at = layout.ENTRY_CLEAR + 2 * number
         words[at : at + 2] = (address_of(array), array.size)
-    method = _MethodDef(b"call", compiler.address("entry.call"), METH_FASTCALL, None)
+    method = _MethodDef(b"call", address(Kernel("entry.call"), program.target), METH_FASTCALL, None)
     words.keeps = (method, program, prototype, tuple(clear))
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]

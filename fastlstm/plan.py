@@ -16,13 +16,13 @@ from typing import Any
 
 from fastlstm import explain
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
-from fastlstm.machine import Machine
 from fastlstm.ops.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE
 from fastlstm.segments.build import BINARY, UNARY, build_segment, consumer_width
 from fastlstm.segments.segment import Segment
 from fastlstm.tapes import EMITTERS
+from fastlstm.target import Target
 
 __all__ = ["REFERENCE_KERNEL", "Plan", "make_plan", "operator", "row_labels"]
 
@@ -35,7 +35,7 @@ class Plan:
     """The parts of a model in the order they run: native segments, and nodes that run through NumPy."""
 
     graph: Graph
-    machine: Machine
+    target: Target
     parts: tuple[Segment | Node, ...]
     labels: Mapping[str, str] = field(repr=False)
 
@@ -44,7 +44,7 @@ class Plan:
         rows: list[dict[str, Any]] = []
         for part in self.parts:
             if isinstance(part, Segment):
-                rows += explain.as_data(part, batch, self.machine)
+                rows += explain.as_data(part, batch, self.target)
             else:
                 kernel, note = ("NumPy", "")
                 if part.op == REFERENCE:
@@ -64,7 +64,7 @@ class Plan:
         return rows
 
     def __str__(self) -> str:
-        lines = [f"plan for {self.machine.isa}, {self.machine.lanes} lanes"]
+        lines = [f"plan for {self.target.isa}, {self.target.lanes} lanes"]
         lines += [
             f"  {row['step']:<12} {row['kernel']:<28} {row.get('macs', 0):>12,} multiply-adds "
             f"{row.get('bytes', 0):>12,} bytes {100 * row['share']:5.1f} %  {row.get('note', '')}"
@@ -78,7 +78,7 @@ def operator(node: Node) -> str:
     return str(node.attrs["operator"]) if node.op == REFERENCE else node.op
 
 
-def make_plan(graph: Graph, machine: Machine, threads: int = 1) -> Plan:
+def make_plan(graph: Graph, target: Target, threads: int = 1) -> Plan:
     """Return the plan of an optimised graph; its segments use up to `threads` threads."""
     infos = shapes.infer(graph)
     labels = row_labels(graph, infos)
@@ -88,16 +88,16 @@ def make_plan(graph: Graph, machine: Machine, threads: int = 1) -> Plan:
     done: set[int] = set()
     for node in _ordered(graph, native, groups):
         if id(node) not in native:
-            parts.append(_rows_of(node, graph, infos, machine, threads) or node)
+            parts.append(_rows_of(node, graph, infos, target, threads) or node)
         elif groups[id(node)] not in done:
             done.add(groups[id(node)])
             members = [n for n in graph.nodes if id(n) in native and groups[id(n)] == groups[id(node)]]
-            parts.append(build_segment(members, graph, labels, infos, machine, threads))
-    return Plan(graph, machine, tuple(parts), labels)
+            parts.append(build_segment(members, graph, labels, infos, target, threads))
+    return Plan(graph, target, tuple(parts), labels)
 
 
 def _rows_of(
-    node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo], machine: Machine, threads: int
+    node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo], target: Target, threads: int
 ) -> Segment | None:
     """Return the segment of a dense layer away from recurrent ones, whose rows may lie on any axes."""
     x, y = node.input(0), node.output(0)
@@ -108,7 +108,7 @@ def _rows_of(
     if weight.ndim != 2 or weight.dtype not in ("float32", "int16", "int8") or 0 in weight.shape:
         return None
     alone = graph.replace(nodes=(node,), inputs=(TensorSpec(x, ("", "", "")),), outputs=(TensorSpec(y, ("", "", "")),))
-    return replace(build_segment([node], alone, {x: "TBF", y: "TBF"}, infos, machine, threads), flat=True)
+    return replace(build_segment([node], alone, {x: "TBF", y: "TBF"}, infos, target, threads), flat=True)
 
 
 def row_labels(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str, str]:

@@ -13,8 +13,8 @@ import threading
 
 import numpy as np
 
-from fastlstm import layout
-from fastlstm.kernels import compiler
+from fastlstm import layout, machine
+from fastlstm.kernels.compiler import Kernel, address
 
 __all__ = ["Team", "available", "team_of"]
 
@@ -42,9 +42,9 @@ class Team:
         self.workers = workers
         # Room to start at a cache line.
         self._memory = np.zeros(layout.JOB_SHARES + layout.SHARE_WORDS * workers + 8, np.int64)
-        address = int(self._memory.ctypes.data)
-        self.job = address + -address % 64
-        self._words = self._memory[(self.job - address) // 8 :]
+        start = int(self._memory.ctypes.data)
+        self.job = start + -start % 64
+        self._words = self._memory[(self.job - start) // 8 :]
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -60,8 +60,8 @@ class Team:
             for condition in (layout.JOB_CONDITION, layout.JOB_CONDITION_2):
                 system.pthread_cond_init(ctypes.c_void_p(self.job + 8 * condition), None)
             prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-            follow = prototype(compiler.address("team.follow"))
-            self._dismiss = prototype(compiler.address("team.dismiss"))
+            follow = prototype(address(Kernel("team.follow"), machine.detect()))
+            self._dismiss = prototype(address(Kernel("team.dismiss"), machine.detect()))
             self._words[layout.JOB_ALIVE] = 1
             self._threads = [
                 threading.Thread(target=follow, args=(self.job, worker, 0), name=f"fastlstm-{worker}", daemon=True)

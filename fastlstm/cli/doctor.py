@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         "processor": _processor(),
         "instruction set": target.isa,
         **{k: v for k, v in dataclasses.asdict(target).items() if k != "features"},
-        "features": " ".join(sorted(target.features)),
+        "features": " ".join(target.features),
         "kernel cache": str(folder),
         "kernels kept": f"{len(kept)} ({sum(kept):,} bytes)",
         "cache is writable": os.access(folder if folder.exists() else folder.parent, os.W_OK),

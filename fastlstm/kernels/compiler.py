@@ -3,10 +3,10 @@
 A kernel is a C function ``int64(int64, int64, int64)``, used as ``(args, frame, unused)`` by the program that
 `fastlstm.kernels.drive` runs and as a Python built-in by `fastlstm.native`. It is written as a factory: a
 function in a module of this package whose parameters are compile-time constants (lanes, tile shapes,
-activations) and which returns the function that Numba compiles. `address` finds a variant by name, in a folder
-of the project's own whose name holds everything machine code depends on: the kernels' sources, the processor
-its features and L1 cache, the versions of Python, Numba and llvmlite. Only a variant that is not there yet imports
-Numba; loading one that is there takes about a millisecond.
+activations) and which returns the function that Numba compiles. `compile_kernel` makes a variant's object code for any
+target. `address` finds a variant in this process, in a folder of the project's own whose name holds everything machine
+code depends on: the kernels' sources, the target's code, the versions of Python, Numba and llvmlite. Only a variant
+that is not there yet imports Numba; loading one that is there takes about a millisecond.
 """
 
 from __future__ import annotations
@@ -20,52 +20,90 @@ import tempfile
 import threading
 import time
 from collections.abc import Hashable
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fastlstm import machine
 from fastlstm.errors import FastLSTMError
+from fastlstm.kernels.system import C_FUNCTIONS, LINUX_FUNCTIONS, SYSTEM_FUNCTIONS
+from fastlstm.target import Target
 
-__all__ = ["address", "cache_folder", "loaded", "stored"]
+__all__ = ["Kernel", "address", "cache_folder", "compile_kernel", "loaded", "stored", "template_of"]
 
-C_FUNCTIONS = ("memcpy", "memmove", "memset", "sqrt", "log")  # LLVM makes calls of the first three out of loops
-SYSTEM_FUNCTIONS = (
-    "pthread_mutex_lock",
-    "pthread_mutex_unlock",
-    "pthread_cond_broadcast",
-    "pthread_cond_wait",
-)
-LINUX_FUNCTIONS = ("sched_getcpu", "sched_getaffinity", "sched_setaffinity")
+
+class Kernel(NamedTuple):
+    """A variant of a kernel: ``"module.factory"``, and the constants that the factory takes."""
+
+    name: str
+    constants: tuple[Hashable, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A short name of the variant, for files."""
+        return hashlib.sha256(repr((self.name, self.constants)).encode()).hexdigest()[:16]
+
+    @property
+    def symbol(self) -> str:
+        """The name of its function in object code."""
+        return f"fastlstm_{self.name.replace('.', '_')}_{self.key}"
+
 
 _lock = threading.RLock()
-_addresses: dict[tuple[str, tuple[Hashable, ...]], int] = {}
+_addresses: dict[tuple[Kernel, tuple[object, ...]], int] = {}
 _engines: list[Any] = []  # an LLVM engine owns its machine code, so each is kept alive
 _compiling_seconds = 0.0
 
 
-def address(name: str, *params: Hashable) -> int:
-    """Return the address of kernel `name` (``"module.factory"``) compiled for these constants.
+def compile_kernel(kernel: Kernel, target: Target) -> bytes:
+    """Return the object code of a kernel, which exports `kernel.symbol`; it depends on nothing but the arguments.
 
     Raises
     ------
     FastLSTMError
         If Numba cannot compile it; the message holds Numba's reason.
     """
-    key = (name, params)
+    from fastlstm.kernels.emit import emit
+
+    return emit(template_of(kernel), kernel.symbol, target)
+
+
+@lru_cache(maxsize=256)
+def template_of(kernel: Kernel) -> str:
+    """Return a kernel in LLVM's language, the same for all targets."""
+    import numba
+
+    from fastlstm.kernels.pipeline import template
+
+    module, factory = kernel.name.split(".")
+    function = getattr(importlib.import_module(f"fastlstm.kernels.{module}"), factory)(*kernel.constants)
+    try:
+        return template(function, kernel.symbol)
+    except numba.core.errors.NumbaError as error:
+        raise FastLSTMError(f"Numba could not compile the kernel {kernel.name}{kernel.constants}: {error}") from error
+
+
+def address(kernel: Kernel, target: Target) -> int:
+    """Return where a kernel stands in this process, compiled for `target`.
+
+    Raises
+    ------
+    FastLSTMError
+        If Numba cannot compile it; the message holds Numba's reason.
+    """
+    key = (kernel, target.code)
     found = _addresses.get(key)
     if found is None:
         with _lock:
             found = _addresses.get(key)
             if found is None:
-                found = _addresses[key] = _load(name, params)
+                found = _addresses[key] = _load(kernel, target)
     return found
 
 
-def loaded() -> list[tuple[str, tuple[Hashable, ...]]]:
-    """Return the names and constants of the kernels this process has loaded."""
-    return sorted(_addresses, key=repr)
+def loaded() -> list[Kernel]:
+    """Return the kernels this process has loaded."""
+    return sorted({kernel for kernel, _ in _addresses}, key=repr)
 
 
 def cache_folder() -> Path:
@@ -83,32 +121,28 @@ def cache_folder() -> Path:
 
 
 @cache
-def _fingerprint() -> str:
+def _fingerprint(code: tuple[object, ...]) -> str:
     """Return a hash of all that machine code depends on besides a kernel's own constants."""
-    target = machine.detect()
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for source in [*sorted(here.glob("*.py")), here.parent / "simd.py", here.parent / "layout.py"]:
+    for source in [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in ("simd", "layout", "target"))]:
         digest.update(source.read_bytes())
-    versions = (version("numba"), version("llvmlite"), sys.version_info[:2], sys.platform)
-    digest.update(repr((target.cpu, sorted(target.features), target.l1_bytes, target.l2_bytes, versions)).encode())
+    versions = (version("numba"), version("llvmlite"), sys.version_info[:2])
+    digest.update(repr((code, versions)).encode())
     return digest.hexdigest()[:20]
 
 
-def stored(name: str, params: tuple[Hashable, ...]) -> Path:
+def stored(kernel: Kernel, target: Target) -> Path:
     """Return where the object code of a kernel is kept."""
-    key = hashlib.sha256(repr((name, params)).encode()).hexdigest()[:16]
-    return cache_folder() / _fingerprint() / f"{name}-{key}.o"
+    return cache_folder() / _fingerprint(target.code) / f"{kernel.name}-{kernel.key}.o"
 
 
-def _load(name: str, params: tuple[Hashable, ...]) -> int:
-    key = hashlib.sha256(repr((name, params)).encode()).hexdigest()[:16]
-    symbol = f"fastlstm_{name.replace('.', '_')}_{key}"
-    path = stored(name, params)
-    found = _link(_stored(path), symbol)
+def _load(kernel: Kernel, target: Target) -> int:
+    path = stored(kernel, target)
+    found = _link(_stored(path), kernel.symbol)
     if not found:
-        code = _compile(name, params, symbol)
-        found = _link(code, symbol)
+        code = _compile(kernel, target)
+        found = _link(code, kernel.symbol)
         _keep(path, code)
     return found
 
@@ -123,22 +157,11 @@ def _stored(path: Path) -> bytes:
     return code if hashlib.sha256(code).digest() == digest else b""
 
 
-def _compile(name: str, params: tuple[Hashable, ...], symbol: str) -> bytes:
-    """Return the object code of one variant, exported as `symbol`."""
-    import llvmlite.binding as llvm
-    import numba
-
-    from fastlstm.kernels.pipeline import kernel_module
-
+def _compile(kernel: Kernel, target: Target) -> bytes:
+    """Return the object code of one variant, and say that this is what takes the time."""
     _announce()
     started = time.monotonic()
-    module, factory = name.split(".")
-    function = getattr(importlib.import_module(f"fastlstm.kernels.{module}"), factory)(*params)
-    try:
-        text, target = kernel_module(function, symbol)
-    except numba.core.errors.NumbaError as error:
-        raise FastLSTMError(f"Numba could not compile the kernel {name}{params}: {error}") from error
-    code: bytes = target.emit_object(llvm.parse_assembly(text))
+    code = compile_kernel(kernel, target)
     global _compiling_seconds
     _compiling_seconds += time.monotonic() - started
     return code

@@ -23,6 +23,7 @@ from fastlstm.kernels.recurrent import (
     over_time,
 )
 from fastlstm.simd import fma, load_i64, store_i64, vload, vstore
+from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["gru", "reset_before"]
 
@@ -33,7 +34,7 @@ def gru(
     activations: tuple[Activation, Activation],
     clip: float | None = None,
     masked: bool = False,
-    bits: int = 32,
+    weight_format: WeightFormat = FLOAT32,
 ) -> Compiled:
     """GRU with the reset gate applied after the product.
 
@@ -41,7 +42,7 @@ def gru(
     """
     gate, candidate = (activation(*a) for a in activations)
     clipped, within = clipping(clip), bounded(*activations)
-    group, run, panel_bytes, prepared = operand(lanes, 3, max_sums, bits, True, within)
+    group, run, panel_bytes, prepared = operand(lanes, 3, max_sums, weight_format, True, within)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -79,7 +80,7 @@ def gru(
             n = group(rows, left)
             panel = first + left - n if backwards else last - left
             s_row, start = 3 * n * width, bias + 3 * panel * width
-            run(k, rows, h_rows, n, weights + panel * stride, stride, start, 0, sums, s_row)
+            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, start, 0, sums, s_row)
             # Along the panels of one row, or along the rows of each panel.
             one = rows == 1
             count, s_by, z_by = (n, 3 * width, 3 * width) if one else (rows, s_row, z_row)
@@ -105,7 +106,7 @@ def reset_before(
     activations: tuple[Activation, Activation],
     clip: float | None = None,
     masked: bool = False,
-    bits: int = 32,
+    weight_format: WeightFormat = FLOAT32,
 ) -> Compiled:
     """GRU with the reset gate applied to h before the product.
 
@@ -114,8 +115,8 @@ def reset_before(
     """
     gate, candidate = (activation(*a) for a in activations)
     clipped, within = clipping(clip), bounded(*activations)
-    group, run, panel_bytes, prepared = operand(lanes, 2, max_sums, bits, True, within)
-    new_group, new_run, new_bytes, _ = operand(lanes, 1, max_sums, bits, True, within)
+    group, run, panel_bytes, prepared = operand(lanes, 2, max_sums, weight_format, True, within)
+    new_group, new_run, new_bytes, _ = operand(lanes, 1, max_sums, weight_format, True, within)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -148,7 +149,7 @@ def reset_before(
         h_rows = prepared(frame, rows, table, k)
         while panel < last:
             n = group(rows, last - panel)
-            run(k, rows, h_rows, n, weights + panel * stride, stride, zeros, 0, sums, 2 * n * width)
+            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, zeros, 0, sums, 2 * n * width)
             one = rows == 1
             count, s_by, z_by = (n, 2 * width, 3 * width) if one else (rows, 2 * n * width, z_row)
             for p in range(1 if one else n):
@@ -174,7 +175,7 @@ def reset_before(
         stride = new_bytes(k)
         while panel < last:
             n = new_group(rows, last - panel)
-            new_run(k, rows, reset_rows, n, weights + panel * stride, stride, zeros, 0, sums, n * width)
+            new_run(frame, k, rows, reset_rows, n, weights + panel * stride, stride, zeros, 0, sums, n * width)
             one = rows == 1
             count, s_by, z_by = (n, width, 3 * width) if one else (rows, n * width, z_row)
             for p in range(1 if one else n):

@@ -93,7 +93,7 @@ def integer_product(shape: Shape) -> tuple[Any, Any]:
         return alone if panels >= 2 * alone else (panels + 1) // 2
 
     @inlined
-    def run(k, rows, place, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
+    def run(frame, k, rows, place, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
         a_stride, values = row_bytes(k, lanes, size), place + first_row(rows)
         start, source, source_stride = 0, c_in, c_in_stride
         block = BLOCK if blocked else k

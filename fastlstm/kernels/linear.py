@@ -23,13 +23,16 @@ from fastlstm.kernels.frame import (
 from fastlstm.kernels.operand import operand
 from fastlstm.layout import ROWS, SCRATCH, START, STEPS
 from fastlstm.simd import store_i64
+from fastlstm.target import FLOAT32, WeightFormat
 
 
-def linear(lanes: int, vectors: int, max_sums: int, bits: int = 32) -> Callable[[int, int, int], int]:
+def linear(
+    lanes: int, vectors: int, max_sums: int, weight_format: WeightFormat = FLOAT32
+) -> Callable[[int, int, int], int]:
     """Arguments: slots of x and out, k, weights, bias, panels, offset in out's rows in bytes, whether only for rows
     that are active. Those of a block then lie one behind the other in out. Workers split panels.
     """
-    group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, bits)
+    group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, weight_format)
     panel_row = vectors * lanes * 4
 
     def kernel(args: int, frame: int, unused: int) -> int:
@@ -53,7 +56,7 @@ def linear(lanes: int, vectors: int, max_sums: int, bits: int = 32) -> Callable[
             while panel < last:
                 n = group(rows, last - panel)
                 run(
-                    k, rows, x_rows, n, weights + panel * w_stride, w_stride,
+                    frame, k, rows, x_rows, n, weights + panel * w_stride, w_stride,
                     bias + panel * panel_row, 0, out + panel * panel_row, out_row,
                 )  # fmt: skip
                 panel += n

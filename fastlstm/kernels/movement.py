@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastlstm.kernels.elementwise import row_address
-from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
+from fastlstm.kernels.frame import arg, bound, complain, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.memory import copy
-from fastlstm.layout import ROWS, START, STATUS, STEPS, TOTAL
-from fastlstm.simd import load_f32, load_i64, store_f32, store_i64
+from fastlstm.layout import ROWS, START, STEPS, TOTAL
+from fastlstm.simd import load_f32, load_i64, store_f32
 
 __all__ = ["embed", "last", "move"]
 
@@ -79,7 +79,7 @@ def embed() -> Compiled:
                 if index < 0:
                     index += size
                 if index < 0 or index >= size:
-                    store_i64(frame + 8 * STATUS, 1)
+                    complain(frame)
                 else:
                     copy(row_address(frame, arg(args, 1), row), table + 4 * count * index, count)
             share = next_share(frame, share)

@@ -21,6 +21,7 @@ from fastlstm.kernels.recurrent import (
     over_time,
 )
 from fastlstm.simd import load_i64, store_i64, vload
+from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["lstm"]
 
@@ -33,8 +34,8 @@ def lstm(
     coupled: bool = False,
     peephole: bool = False,
     masked: bool = False,
-    bits: int = 32,
-    projection_bits: int = 32,
+    weight_format: WeightFormat = FLOAT32,
+    projection_format: WeightFormat = FLOAT32,
 ) -> Compiled:
     """LSTM whose output is projected. EXTRA: peepholes; EXTRA_2: slot of the unprojected output, one step;
     EXTRA_3: address of a table: packed projection ``[panel][k][lane]``, its k, and the hidden units' panels.
@@ -42,9 +43,9 @@ def lstm(
     PANELS and LAST_WIDTH are those of the output.
     """
     cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
-    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits, True)
+    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, weight_format, True)
     within = bounded(activations[0], activations[2])
-    project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_bits, bounded=within)
+    project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_format, bounded=within)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -59,7 +60,7 @@ def lstm(
         while panel < last:
             n = group(rows, last - panel)
             sums = z + panel * 4 * width
-            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
             cells(
                 rows, n, sums, z_row, c + panel * width, c_row, extra + panel * 3 * width, full + panel * width,
                 full_row, n, lanes, table + 8 * rows,
@@ -82,7 +83,7 @@ def lstm(
             n = project_group(rows, last - panel)
             clear(sums, rows * n * lanes)
             run_at = load_i64(more) + panel * stride
-            project(hidden_k, rows, full_rows, n, run_at, stride, sums, n * width, sums, n * width)
+            project(frame, hidden_k, rows, full_rows, n, run_at, stride, sums, n * width, sums, n * width)
             for p in range(n):
                 for b in range(rows):
                     value = vload(lanes, sums + (b * n + p) * width)

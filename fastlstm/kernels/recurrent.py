@@ -38,6 +38,7 @@ from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import product
 from fastlstm.layout import ROWS, RUNS, SCRATCH, START, STEPS
 from fastlstm.simd import load_i64, store_i64
+from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["lstm"]
 
@@ -60,7 +61,7 @@ def lstm(
     coupled: bool = False,
     peephole: bool = False,
     masked: bool = False,
-    bits: int = 32,
+    weight_format: WeightFormat = FLOAT32,
     tail: int = 0,
 ) -> Compiled:
     """LSTM. EXTRA is the address of the peepholes, packed ``[panel][i, f, o][lane]``.
@@ -71,7 +72,7 @@ def lstm(
     """
     cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
     within = bounded(activations[0], activations[2])
-    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits, True, within)
+    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, weight_format, True, within)
     _, tail_run = product(lanes, max(tail, 1), max_sums, 1)
     tail_cells = lstm_tail(lanes, max(tail, 1), activations, clip)
     width = 4 * lanes
@@ -89,7 +90,7 @@ def lstm(
             n = group(rows, left)
             panel = first + left - n if backwards else last - left
             sums = z + panel * 4 * width
-            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
             whole = n if last_width == lanes else end - panel
             cells(
                 rows, n, sums, z_row, c + panel * width, c_row, extra + panel * 3 * width, y + panel * width, y_row,
@@ -98,7 +99,7 @@ def lstm(
             left -= n
         if tail > 0 and is_last(frame, share):
             rest, place = z + panels * 4 * width, panels * width
-            tail_run(k, rows, h_rows, 1, weights + panels * stride, 0, rest, z_row, rest, z_row)
+            tail_run(frame, k, rows, h_rows, 1, weights + panels * stride, 0, rest, z_row, rest, z_row)
             tail_cells(rows, rest, z_row, c + place, c_row, y + place, y_row, arg(args, EXTRA_3), table + 8 * rows)
 
     return over_time(lanes, step, masked, cells=True, tail=tail > 0)

@@ -12,6 +12,7 @@ from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import EXTRA, LAST_WIDTH, PANELS, WEIGHTS, Activation, Compiled, K, over_time
 from fastlstm.simd import vload
+from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["rnn"]
 
@@ -22,12 +23,12 @@ def rnn(
     activations: tuple[Activation],
     clip: float | None = None,
     masked: bool = False,
-    bits: int = 32,
+    weight_format: WeightFormat = FLOAT32,
 ) -> Compiled:
     """Plain RNN: h = f(z + h W). EXTRA: address of zeros that the sums of a group of panels start from."""
     function = activation(*activations[0])
     clipped = clipping(clip)
-    group, run, panel_bytes, prepared = operand(lanes, 1, max_sums, bits, True, bounded(*activations))
+    group, run, panel_bytes, prepared = operand(lanes, 1, max_sums, weight_format, True, bounded(*activations))
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -54,7 +55,7 @@ def rnn(
         while left > 0:
             n = group(rows, left)
             panel = first + left - n if backwards else last - left
-            run(k, rows, h_rows, n, weights + panel * stride, stride, zeros, 0, sums, n * width)
+            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, zeros, 0, sums, n * width)
             # Along the panels of one row, or along the rows of each panel.
             one = rows == 1
             count, s_by, z_by = (n, width, width) if one else (rows, n * width, z_row)

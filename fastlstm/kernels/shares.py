@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 from fastlstm import layout
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import JOB_CONDITION_2, JOB_MUTEX, JOB_SHARES, JOB_WAITERS, PHASE, SHARES, WORKER, WORKERS
-from fastlstm.simd import I32, I64, load_i64, pointer, store_i64
+from fastlstm.simd import I32, I64, load_i64, pointer, primitive, store_i64
 
 __all__ = ["following"]
 
@@ -72,19 +72,8 @@ def load_atomic(typingctx: Any, address: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-@intrinsic
-def pause(typingctx: Any) -> Any:
-    """pause() tells the processor that this is a waiting loop."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if builder.module.triple.startswith("x86_64"):
-            name = "llvm.x86.sse2.pause"
-            module = builder.module
-            function = module.globals.get(name) or ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
-            builder.call(function, [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
+pause = primitive("fl_pause", 0)
+"""pause() tells the processor that this is a waiting loop."""
 
 
 def _system(name: str, arguments: int) -> Any:

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         "--stride", type=int, default=1, help="try every STRIDE-th block of 65,536 floats (%(default)s)"
     )
     parser.add_argument("--bound", type=float, default=2.0, help="largest error allowed, in ulp (%(default)s)")
-    parser.add_argument("--processes", type=int, default=machine.detect().cores, help="default: one a core")
+    parser.add_argument("--processes", type=int, default=machine.cores(), help="default: one a core")
     arguments = parser.parse_args(argv)
     holds, blocks = True, range(0, 1 << 16, arguments.stride)
     parts = [blocks[start : start + PART] for start in range(0, len(blocks), PART)]

@@ -14,12 +14,12 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
-from fastlstm.machine import Machine
 from fastlstm.pack import padded, panels_of, plain_panels
 from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
 from fastlstm.segments.program import Instruction, Slot, Stage
 from fastlstm.segments.recurrent import recurrent
 from fastlstm.segments.segment import Segment
+from fastlstm.target import Target
 
 __all__ = ["BINARY", "UNARY", "build_segment", "consumer_width"]
 
@@ -50,11 +50,11 @@ def build_segment(
     graph: Graph,
     labels: Mapping[str, str],
     infos: Mapping[str, Any],
-    machine: Machine,
+    target: Target,
     threads: int = 1,
 ) -> Segment:
     """Return the segment of `nodes`, which are in order and share time steps and batch rows."""
-    build = Builder(graph, labels, machine)
+    build = Builder(graph, labels, target)
     for node in nodes:
         if node.op in RECURRENT_OPS:
             recurrent(build, node)
@@ -83,7 +83,7 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
         for i, s in enumerate(build.slots)
     ]
     # Long blocks use each weight of a projection often; what stands in them need only come back from the L3 cache.
-    room = max(build.machine.l2_bytes, build.machine.l3_bytes // 16)
+    room = max(build.target.l2_bytes, build.target.l3_bytes // 16)
     stages = []
     for number in sorted({stage for stage, _, _ in build.steps}):
         steps = [step for stage, step, _ in build.steps if stage == number]
@@ -94,7 +94,7 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
         stages.append(Stage(kind, tuple(steps), block))
     return Segment(
         tuple(slots), tuple(stages), build.inputs, build.outputs, tuple(build.states), build.lengths,
-        tuple(build.masks), build.needs_step, tuple(n.name or n.output(0) for n in nodes),
+        tuple(build.masks), build.needs_step, tuple(n.name or n.output(0) for n in nodes), build.target,
     )  # fmt: skip
 
 
@@ -107,15 +107,15 @@ def _show(build: Builder, name: str) -> None:
         build.slots[at] = Slot(slot.name, "external", features)
         build.outputs[name] = (at, build.labels[name], features)
         return
-    target = build.slot(Slot(f"{name} (out)", "external", features))
-    build.outputs[name] = (target, build.labels[name], features)
-    move = Instruction("movement.move", (), (at, target, 0, 0, features), "output")
-    build.emit(build.stage[name], move, at, target)
+    out = build.slot(Slot(f"{name} (out)", "external", features))
+    build.outputs[name] = (out, build.labels[name], features)
+    move = Instruction("movement.move", (), (at, out, 0, 0, features), "output")
+    build.emit(build.stage[name], move, at, out)
 
 
 def _around(build: Builder, node: Node, infos: Mapping[str, Any]) -> None:
     """Emit a node that is not a recurrent layer."""
-    constants, lanes = build.graph.constants, build.machine.lanes
+    constants, lanes = build.graph.constants, build.target.lanes
     x, y = node.input(0), node.output(0)
 
     def width(name: str) -> int:
@@ -196,18 +196,18 @@ def _linear(
     build: Builder, label: str, weight: Array, scale: Array | None, bias: Array | None, x: int, out: int, stage: int
 ) -> None:
     """Emit ``out = x @ weight + bias`` for weight [K, columns]; `out` has room for whole panels."""
-    lanes = build.machine.lanes
+    lanes = build.target.lanes
     columns = weight.shape[1]
     vectors = min(4, panels_of(columns, lanes))
     scales = None if scale is None else plain_panels(scale.reshape(1, columns), vectors, lanes)
-    packed, bits = packed_panels(
-        build.machine, weight, plain_panels(np.asarray(weight, np.float32), vectors, lanes), scales
+    packed, form = packed_panels(
+        build.target, weight, plain_panels(np.asarray(weight, np.float32), vectors, lanes), scales
     )
     offset = plain_panels((np.zeros(columns) if bias is None else bias).reshape(1, columns), vectors, lanes)
     args = (x, out, weight.shape[0], packed, offset, packed.shape[0], 0, 0)
-    constants = (lanes, vectors, build.machine.max_sums, bits)
+    constants = (lanes, vectors, build.target.max_sums, form)
     step = Instruction(
-        "linear.linear", constants, args, label, weight.size, packed.nbytes, *quantised(bits, len(weight))
+        "linear.linear", constants, args, label, weight.size, packed.nbytes, *quantised(form, len(weight))
     )
     build.emit(stage, step, x, out)
 

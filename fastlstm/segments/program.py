@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout
-from fastlstm.kernels import compiler
+from fastlstm import layout, machine
+from fastlstm.kernels.compiler import Kernel, address
 from fastlstm.memory import aligned, aligned_zeros
+from fastlstm.target import Target
 from fastlstm.team import team_of
 
 __all__ = ["Instruction", "Program", "Slot", "Stage", "address_of"]
@@ -28,7 +29,6 @@ WORTH_A_TEAM = 200_000  # multiply-adds of a call, a few microseconds: workers t
 WORTH_WAKING = 1_000_000  # to wake workers takes them some 20 microseconds, and the caller a few
 FEWEST_ROWS = 24
 LINE = 16  # floats of a cache line
-SLACK = 64  # floats behind every buffer that a whole-vector load may touch
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ class Program:
     batch: int
     workers: int = 1
     steps: int = 0
+    target: Target = field(default_factory=machine.detect)
     frame: Array = field(init=False)
     used: int = field(init=False)  # rows of the batch that run
 
@@ -136,9 +137,12 @@ class Program:
         self._frames = [self.frame]
         self._set_frame(self.frame, self._scratch[0], words)
         self._place_buffers(max(self.steps, 1))
-        self._alone = (compiler.address("drive.drive"), address_of(self._code), address_of(self.frame))
+        self._alone = (self._address("drive.drive"), address_of(self._code), address_of(self.frame))
         if self.workers > 1:
             self._hire(words)
+
+    def _address(self, name: str) -> int:
+        return address(Kernel(name), self.target)
 
     def _set_frame(self, frame: Array, scratch: Array, words: int) -> None:
         for word, value in (
@@ -147,6 +151,8 @@ class Program:
             (layout.WORKERS, 1),
             (layout.SCRATCH, address_of(scratch)),
             (layout.QUANTISED, address_of(scratch) + 8 * words),
+            (layout.CUT_BYTES, min(self.target.l2_bytes // 8, 4 * self.target.l1_bytes)),
+            (layout.SLICE_BYTES, self.target.l1_bytes // 2),
         ):
             frame[word] = value
 
@@ -157,7 +163,7 @@ class Program:
             frame = np.zeros(layout.FRAME_WORDS, np.int64)
             self._set_frame(frame, scratch, words)
             frame[layout.WORKER], frame[layout.WORKERS] = worker, self.workers
-            frame[layout.SHARES], frame[layout.FOLLOWING] = self._team.job, compiler.address("shares.following")
+            frame[layout.SHARES], frame[layout.FOLLOWING] = self._team.job, self._address("shares.following")
             self._frames.append(frame)
         crew = [self._team.job, self._alone[1], self._alone[0], self._alone[2], self.workers]
         self._crew = np.array([*crew, *(address_of(frame) for frame in self._frames[1:])], np.int64)
@@ -178,7 +184,7 @@ class Program:
             return self._alone
         self._team.start()
         light = steps * self.macs < WORTH_WAKING
-        return compiler.address("team.lead"), address_of(self._crew), int(light)
+        return self._address("team.lead"), address_of(self._crew), int(light)
 
     def _assemble(self) -> Array:
         words: list[int] = [len(self.stages)]
@@ -188,7 +194,7 @@ class Program:
                 steps = tuple(s for step in steps for s in ((step,) if step.alone is None else step.alone))
             words += [stage.kind, stage.block(self.batch), len(steps)]
             for step in steps:
-                words += [compiler.address(step.kernel, *step.constants), len(step.args)]
+                words += [address(Kernel(step.kernel, step.constants), self.target), len(step.args)]
                 for value in step.args:
                     if isinstance(value, int):
                         words.append(value)
@@ -208,7 +214,7 @@ class Program:
                 self._table[index] = (address_of(slot.value), 0, 0, 1)
                 continue
             held = 1 if slot.kind == "row" else min(self._block, steps) if slot.local else steps
-            needed = held * self.batch * slot.stride + SLACK
+            needed = held * self.batch * slot.stride + self.target.slack
             buffer = self._buffers[index]
             if buffer is None or buffer.size < needed:
                 buffer = self._buffers[index] = aligned_zeros(needed, np.float32)

@@ -16,6 +16,7 @@ from fastlstm.segments import small, small_gru
 from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
 from fastlstm.segments.program import Instruction, Slot, address_of
 from fastlstm.segments.segment import State
+from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["recurrent"]
 
@@ -24,8 +25,8 @@ Array = npt.NDArray[Any]
 
 def recurrent(build: Builder, node: Node) -> None:
     """Emit every direction of a recurrent layer: its input projection, then its recurrence."""
-    constants, machine = build.graph.constants, build.machine
-    lanes, attrs = machine.lanes, node.attrs
+    constants, target = build.graph.constants, build.target
+    lanes, attrs = target.lanes, node.attrs
     w_ih, w_hh = constants[node.input(1)], constants[node.input(2)]
     hidden, size = int(attrs["hidden_size"]), int(w_hh.shape[2])
     gates, directions = RECURRENT_OPS[node.op], attrs["directions"]
@@ -48,19 +49,19 @@ def recurrent(build: Builder, node: Node) -> None:
         z_slot = build.slot(Slot(f"{y} gates {d}", "time", panels * lanes * gates, local=True))
         scale = constants.get(node.input(10))
         scales = None if scale is None else gate_rows(scale[d], gates, lanes)
-        packed, bits = packed_panels(machine, w_ih, gate_panels(w_ih[d], gates, lanes), scales)
+        packed, form = packed_panels(target, w_ih, gate_panels(w_ih[d], gates, lanes), scales)
         offset = gate_rows(bias[d], gates, lanes)
         args = (x_slot, z_slot, int(w_ih.shape[2]), packed, offset, panels, 0, 1)
         step = Instruction(
             "linear.linear",
-            (lanes, gates, machine.max_sums, bits),
+            (lanes, gates, target.max_sums, form),
             args,
             f"{node.op} input",
             int(w_ih[d].size),
             packed.nbytes,
-            *quantised(bits, int(w_ih.shape[2])),
+            *quantised(form, int(w_ih.shape[2])),
         )
-        tail = _tail(node, hidden, bits, lanes)
+        tail = _tail(node, hidden, form.bits, lanes)
         if tail:
             whole, rest = gate_tail(np.asarray(w_ih[d], np.float32), gates, lanes)
             whole_bias, rest_bias = gate_tail(bias[d].reshape(-1, 1), gates, lanes)
@@ -68,16 +69,16 @@ def recurrent(build: Builder, node: Node) -> None:
             step = replace(step, args=args, weight_bytes=whole.nbytes, macs=whole.size)
             args = (*args[:3], rest, rest_bias, 1, whole_bias.nbytes, 1)
             rest_step = Instruction(
-                "linear.linear", (lanes, tail, machine.max_sums, 32), args, step.label, rest.size, rest.nbytes
+                "linear.linear", (lanes, tail, target.max_sums, FLOAT32), args, step.label, rest.size, rest.nbytes
             )
             build.emit(mine, rest_step, x_slot, z_slot)
         build.emit(mine, step, x_slot, z_slot)
         _direction(build, node, d, backwards, mine, z_slot, y_slot, size)
-        if small.fits(node, hidden, bits):
+        if small.fits(node, hidden, form.bits):
             _one_row(build, node, d, bias[d], (x_slot, z_slot, y_slot))
-        elif small_gru.fits(node, hidden, bits, machine):
+        elif small_gru.fits(node, hidden, form.bits, target):
             at, general, slots = build.steps[-1]
-            alone, note = small_gru.alone(node, w_hh[d], general, _activations(node, d), machine)
+            alone, note = small_gru.alone(node, w_hh[d], general, _activations(node, d), target)
             build.steps[-1] = (at, replace(general, alone=(alone,), note=note), slots)
         stage = max(stage, mine)
     build.made(y, y_slot, len(directions) * size, stage)
@@ -85,17 +86,17 @@ def recurrent(build: Builder, node: Node) -> None:
 
 def _one_row(build: Builder, node: Node, d: int, bias: Array, slots: tuple[int, int, int]) -> None:
     """Let other kernels run a direction of a small LSTM, which was emitted last, where there is one batch row."""
-    constants, machine, (x, z, y) = build.graph.constants, build.machine, slots
+    constants, target, (x, z, y) = build.graph.constants, build.target, slots
     w_ih, w_hh = constants[node.input(1)][d], constants[node.input(2)][d]
-    passes = small.passes_of(w_hh.shape[1], machine)
+    passes = small.passes_of(w_hh.shape[1], target)
     (stage, product, used), (_, recurrence, also) = build.steps[-2:]
-    tail = _tail(node, w_hh.shape[1], 32, machine.lanes)
+    tail = _tail(node, w_hh.shape[1], 32, target.lanes)
     last_width = recurrence.args[13 if tail else 6]  # see kernels/recurrent.py
     place = (recurrence.args[2], last_width, node.attrs["directions"][d] == "reverse")
     h, c = (state.slot for state in build.states[-2:])
     mask = build.masks[-1][0] if node.input(5) else -1
     alone = small.recurrence_for((w_ih, bias, w_hh), _activations(node, d), passes, (x, z, y, h, c, mask), place)
-    product = replace(product, alone=small.linear_for(w_ih, bias, passes, x, z, machine))
+    product = replace(product, alone=small.linear_for(w_ih, bias, passes, x, z, target))
     if tail:
         before, rest, slots_used = build.steps[-3]
         build.steps[-3] = (before, replace(rest, alone=()), slots_used)
@@ -143,8 +144,8 @@ def _direction(
     build: Builder, node: Node, d: int, backwards: bool, stage: int, z_slot: int, y_slot: int, size: int
 ) -> None:
     """Emit the recurrence of one direction."""
-    constants, machine, attrs = build.graph.constants, build.machine, node.attrs
-    lanes, hidden, gates = machine.lanes, int(attrs["hidden_size"]), RECURRENT_OPS[node.op]
+    constants, target, attrs = build.graph.constants, build.target, node.attrs
+    lanes, hidden, gates = target.lanes, int(attrs["hidden_size"]), RECURRENT_OPS[node.op]
     w_hh = constants[node.input(2)][d]
     scale = constants.get(node.input(11))
     label = node.name or node.output(0) or node.op
@@ -170,12 +171,13 @@ def _direction(
     used = [z_slot, y_slot, h_slot, c_slot]
     longest = [size] if scale is not None else []
 
-    def gate_weights(weight: Array, rows: slice, count: int) -> tuple[Array, int]:
+    def gate_weights(weight: Array, rows: slice, count: int) -> tuple[Array, WeightFormat]:
         scales = None if scale is None else gate_rows(scale[d][rows], count, lanes)
-        return packed_panels(machine, weight, gate_panels(weight[rows], count, lanes), scales, recurrent=True)
+        return packed_panels(target, weight, gate_panels(weight[rows], count, lanes), scales, recurrent=True)
 
-    packed, bits = gate_weights(w_hh, slice(None), gates)
-    more: tuple[int, ...] = ()
+    packed, form = gate_weights(w_hh, slice(None), gates)
+    more: tuple[Any, ...] = ()
+    narrowest = form
     if node.op == "LSTM":
         peephole = constants.get(node.input(8))
         if peephole is not None:
@@ -188,9 +190,10 @@ def _direction(
             scales = None if narrow is None else plain_panels(narrow[d].reshape(1, size), 1, lanes)
             columns_first = np.asarray(constants[node.input(9)][d].T, np.float32)
             projected = plain_panels(columns_first, 1, lanes)
-            projection, projection_bits = packed_panels(machine, constants[node.input(9)], projected, scales)
+            projection, projection_form = packed_panels(target, constants[node.input(9)], projected, scales)
             projection = aligned(projection)
-            more = (projection_bits,)
+            more = (projection_form,)
+            narrowest = min(form, projection_form)
             longest += [hidden] if narrow is not None else []
             extra[1] = build.slot(Slot(f"{label} unprojected {d}", "row", wide))
             extra[2] = np.array([address_of(projection), hidden, panels_of(hidden, lanes)], np.int64)
@@ -202,7 +205,7 @@ def _direction(
         if attrs["reset_after"]:
             extra[0] = gate_rows(np.concatenate([np.zeros(2 * hidden), b_hn]), gates, lanes)
         else:
-            packed, bits = gate_weights(w_hh, slice(2 * hidden), 2)
+            packed, form = gate_weights(w_hh, slice(2 * hidden), 2)
             extra[0], _ = gate_weights(w_hh, slice(2 * hidden, None), 1)
             extra[1] = build.slot(Slot(f"{label} reset {d}", "row", wide))
             extra[2] = np.zeros(2 * wide, np.float32)
@@ -213,7 +216,7 @@ def _direction(
         z_slot, y_slot, 4 * d * size, size, packed, columns, last_width, h_slot, c_slot, int(backwards), mask_slot,
         *extra,
     )  # fmt: skip
-    tail, panels, note = _tail(node, hidden, bits, lanes), float(panels_of(hidden, lanes)), ""
+    tail, panels, note = _tail(node, hidden, form.bits, lanes), float(panels_of(hidden, lanes)), ""
     if tail:
         whole, rest = gate_tail(np.asarray(w_hh, np.float32), gates, lanes)
         packed = aligned(np.concatenate([whole.reshape(-1), rest.reshape(-1)]))
@@ -223,8 +226,8 @@ def _direction(
         more, panels = (tail,), columns - 1 + tail / 4
         note = f"gates of the last {units} units share {tail} vector{'s' * (tail > 1)}"
     macs = int(w_hh.size) + (size * hidden if node.input(9) else 0)
-    kernel_constants = (lanes, machine.max_sums, *options, masked, bits, *more)
-    values, narrow_note = (0, "") if tail else quantised(min(bits, *more, 32), max(longest, default=0))
+    kernel_constants = (lanes, target.max_sums, *options, masked, form, *more)
+    values, narrow_note = (0, "") if tail else quantised(narrowest, max(longest, default=0))
     step = Instruction(
         kernel, kernel_constants, args, node.op, macs, packed.nbytes, values, note or narrow_note, panels
     )

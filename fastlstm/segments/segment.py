@@ -19,6 +19,7 @@ from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS
 from fastlstm.segments.program import Program, Slot, Stage
 from fastlstm.segments.split import SplitProgram, worth_splitting
+from fastlstm.target import Target
 
 __all__ = ["COMPLAINT", "Segment", "State", "axes_of"]
 
@@ -56,18 +57,19 @@ class Segment:
     masks: tuple[tuple[int, str, bool], ...]  # slot, value, backwards
     needs_step: str  # name of a layer that needs at least one time step, "" if none
     names: tuple[str, ...]
+    target: Target
     threads: int = 1  # as many as the caller allows
     flat: bool = False  # one input and one output, all whose axes but the last are rows alike
     _idle: dict[int, list[Program]] = field(default_factory=dict, repr=False, compare=False)
 
     def program(self, batch: int, before: Sequence[Stage] = (), after: Sequence[Stage] = ()) -> Program:
         """Return a program of one's own for `batch` rows, with more stages before and after the segment's."""
-        return Program(self.slots, (*before, *self.stages, *after), batch, self.workers(batch))
+        return Program(self.slots, (*before, *self.stages, *after), batch, self.workers(batch), target=self.target)
 
     def sequence_program(self, batch: int) -> Program:
         """Return a program for whole sequences of `batch` rows, divided among workers as they divide best."""
         kind = SplitProgram if self.splits(batch) else Program
-        return kind(self.slots, self.stages, batch, self.workers(batch))
+        return kind(self.slots, self.stages, batch, self.workers(batch), target=self.target)
 
     def splits(self, batch: int) -> bool:
         """Whether workers take rows of the batch for whole sequences, and not hidden units of every step."""

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node
-from fastlstm.machine import Machine
 from fastlstm.pack import gate_panels, plain_panels
 from fastlstm.segments.program import Instruction
+from fastlstm.target import FLOAT32, Target
 
 __all__ = ["Passes", "fits", "linear_for", "packed", "passes_of", "recurrence_for"]
 
@@ -62,15 +62,15 @@ def fits(node: Node, units: int, bits: int) -> bool:
     return node.op == "LSTM" and units <= MOST_UNITS and bits == 32 and plain and node.attrs.get("clip") is None
 
 
-def passes_of(units: int, machine: Machine) -> Passes:
+def passes_of(units: int, target: Target) -> Passes:
     """Return the division that needs the least time: long passes, and few."""
-    lanes = machine.lanes
+    lanes = target.lanes
     panels, rest = divmod(units, lanes)
     tail = -(-rest * 4 // lanes)
     if tail > 2:
         panels, tail = panels + 1, 0
-    most = machine.max_sums
-    if 4 * lanes * (4 * panels + tail) * units > machine.l1_bytes:
+    most = target.max_sums
+    if 4 * lanes * (4 * panels + tail) * units > target.l1_bytes:
         # Weights come from the L2 cache: short passes leave the last ones in the L1 cache for the next step, which
         # goes the other way, and the cells of one overlap with the loads of the next (64 units: 0.55 to 0.33 us).
         each = max(1, min(WIDE // lanes, (most - tail) // 4))
@@ -111,7 +111,7 @@ def _parts(weight: Array, passes: Passes) -> list[Array]:
     return found
 
 
-def linear_for(weight: Array, bias: Array, passes: Passes, x: int, z: int, machine: Machine) -> tuple[Instruction, ...]:
+def linear_for(weight: Array, bias: Array, passes: Passes, x: int, z: int, target: Target) -> tuple[Instruction, ...]:
     """Return the input projection for one row: none where the recurrence does it."""
     if weight.shape[1] <= MOST_INPUTS:
         return ()
@@ -119,7 +119,7 @@ def linear_for(weight: Array, bias: Array, passes: Passes, x: int, z: int, machi
     columns, offset = (np.concatenate(_parts(w, passes), axis=1) for w in (weight, bias.reshape(-1, 1)))
     panels = plain_panels(columns, 4, lanes)
     args = (x, z, weight.shape[1], panels, plain_panels(offset, 4, lanes), panels.shape[0], 0, 0)
-    return (Instruction("linear.linear", (lanes, 4, machine.max_sums, 32), args),)
+    return (Instruction("linear.linear", (lanes, 4, target.max_sums, FLOAT32), args),)
 
 
 def recurrence_for(

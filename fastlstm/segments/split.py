@@ -15,8 +15,9 @@ from dataclasses import replace
 import numpy as np
 
 from fastlstm import layout
-from fastlstm.kernels import compiler
+from fastlstm.kernels.compiler import Kernel, address
 from fastlstm.segments.program import Instruction, Program, Slot, Stage, address_of
+from fastlstm.target import Target
 
 __all__ = ["SplitProgram", "worth_splitting"]
 
@@ -52,20 +53,22 @@ class SplitProgram(Program):
     this program's buffers, and external arrays are bound here: the parts look at their own rows of them.
     """
 
-    def __init__(self, slots: Sequence[Slot], stages: Sequence[Stage], batch: int, workers: int) -> None:
+    def __init__(
+        self, slots: Sequence[Slot], stages: Sequence[Stage], batch: int, workers: int, target: Target
+    ) -> None:
         bounds = [batch * i // workers for i in range(workers + 1)]
         self._starts = bounds[:-1]
-        self._parts = [Program(slots, stages, end - start) for start, end in itertools.pairwise(bounds)]
+        self._parts = [Program(slots, stages, end - start, target=target) for start, end in itertools.pairwise(bounds)]
         self._inner = slots
         external = [i for i, slot in enumerate(slots) if slot.kind == "external"]
-        words = [workers, compiler.address("drive.drive"), len(external)]
+        words = [workers, address(Kernel("drive.drive"), target), len(external)]
         for part, start in zip(self._parts, self._starts, strict=True):
             words += [*part.call(0)[1:], part.slot_address(0), start]
         table = np.array([*words, *external], np.int64)
         # What has a time axis has no memory here.
         outer = [replace(slot, kind="external") if slot.kind == "time" else slot for slot in slots]
         step = Instruction("split.split", (), (table,))
-        super().__init__(outer, (Stage(layout.ONCE, (step,)),), batch, workers)
+        super().__init__(outer, (Stage(layout.ONCE, (step,)),), batch, workers, target=target)
         self.macs = sum(part.macs for part in self._parts)
 
     def _place_buffers(self, steps: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm import machine
 from fastlstm.errors import InputError
 from fastlstm.kernels import compiler
 from fastlstm.segments.program import address_of
@@ -202,4 +203,4 @@ class StreamPool:
 def _check_function() -> Any:
     """Return the compiled check of ids, which keeps the interpreter lock: it takes less than a microsecond."""
     kind = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-    return kind(compiler.address("gather.check"))
+    return kind(compiler.address(compiler.Kernel("gather.check"), machine.detect()))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout, machine
+from fastlstm import layout
 from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call
 from fastlstm.segments.program import Instruction, Program, Stage, address_of
@@ -144,7 +144,7 @@ class NativeRows:
             for state in self._segment.states:
                 store = self._states[state.name]
                 words += [state.slot, address_of(store), store.strides[0], state.width]
-            lanes = machine.detect().lanes
+            lanes = self._segment.target.lanes
             before, after = (
                 Stage(layout.ONCE, (Instruction(kernel, (lanes,), tuple(words)),))
                 for kernel in ("gather.gather", "gather.scatter")

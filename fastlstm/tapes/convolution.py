@@ -172,7 +172,7 @@ def _emit(
     if bias is not None and bias.array.shape != (M,):
         raise ValueError(f"the bias has the shape {bias.array.shape} for {M} channels")
     given = Cell(np.zeros(M, np.float32), fixed=True) if bias is None else bias
-    lanes, weights = rec.machine.lanes, parts[0][1]
+    lanes, weights = rec.target.lanes, parts[0][1]
     by_position, vectors = _order(out.array.shape[0], whole, weights, lanes)
     wide = lanes * vectors
     width = panels_of(weights.outputs, wide) * wide if by_position else weights.outputs
@@ -191,7 +191,7 @@ def _emit(
     else:
         block = wide * (MOST_PANELS if weights.outputs == 1 else 1)
         scratch = rec.scratch(4 * block * min(CHUNK, weights.outputs) + 8 * CHUNK)
-    kernel = (f"convolution.by_{'position' if by_position else 'channel'}", (lanes, vectors, rec.machine.max_sums))
+    kernel = (f"convolution.by_{'position' if by_position else 'channel'}", (lanes, vectors, rec.target.max_sums))
     height = whole[0].outputs
 
     def emit(images: int, lines: int, most: int, place_of: Callable[[int, slice, int, int], Array], done: Done) -> None:

@@ -28,7 +28,7 @@ def apply(rec: Recorder, name: str, alpha: float | None, beta: float | None, x: 
     if name == "Log":
         rec.emit("arrays.logarithm", (), (address(x), address(out.array), x.size))
     else:
-        kernel = ("arrays.unary", (rec.machine.lanes, name, alpha, beta))
+        kernel = ("arrays.unary", (rec.target.lanes, name, alpha, beta))
         rec.emit(*kernel, (address(x), address(out.array), x.size))
     return out
 
@@ -53,7 +53,7 @@ def combine(rec: Recorder, name: str, a: Cell, b: Cell) -> Cell:
         views, words = full, _words(full, out.array)
     assert words is not None
     args = (*map(address, views), address(out.array), *words)
-    rec.emit("arrays.binary", (rec.machine.lanes, name), args, out.array.size)
+    rec.emit("arrays.binary", (rec.target.lanes, name), args, out.array.size)
     return out
 
 

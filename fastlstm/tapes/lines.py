@@ -26,7 +26,7 @@ def _softmax(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Ce
     source, out = rec.tight(moved), rec.memory(moved.array.shape)
     if out.array.size:
         count = source.shape[-1]
-        kernel = ("lines.softmax", (rec.machine.lanes, node.op == "LogSoftmax"))
+        kernel = ("lines.softmax", (rec.target.lanes, node.op == "LogSoftmax"))
         rec.emit(*kernel, (address(source), address(out.array), source.size // count, count))
     return [Cell(np.moveaxis(out.array, -1, axis), fixed=False, roomy=True)]
 
@@ -49,7 +49,7 @@ def _layer_norm(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list
     source, out = rec.tight(x), rec.memory(x.array.shape)
     if out.array.size:
         args = (address(source), address(out.array), source.size // count, count, *map(address, rows))
-        rec.emit("lines.layer_norm", (rec.machine.lanes, float(node.attrs.get("epsilon", 1e-5))), args)
+        rec.emit("lines.layer_norm", (rec.target.lanes, float(node.attrs.get("epsilon", 1e-5))), args)
     return [out]
 
 

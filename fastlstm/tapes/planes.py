@@ -112,7 +112,7 @@ def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis], most: int) -> Ite
     down, across = axes
     phases = len(down.phases), len(across.phases)
     plane = down.extent * across.extent
-    run = max(1, min(N, most, rec.machine.l2_bytes // 2 // (4 * C * phases[0] * phases[1] * plane)))
+    run = max(1, min(N, most, rec.target.l2_bytes // 2 // (4 * C * phases[0] * phases[1] * plane)))
     room = rec.memory((C, *phases, run, down.extent, across.extent)).array
     zero = rec.number(0.0)
     for first in range(0, N, run):
@@ -124,7 +124,7 @@ def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis], most: int) -> Ite
                 address(source), address(target), C, len(images), *source.shape[2:], top, left, *target.shape[2:],
                 *source.strides, *target.strides[:2], address(zero),
             )  # fmt: skip
-            rec.emit("arrays.pad", (rec.machine.lanes,), args)
+            rec.emit("arrays.pad", (rec.target.lanes,), args)
         yield (
             slice(first, first + len(images)),
             Planes(address(room), room.strides[0], room.strides[1:3], len(images), *room.shape[-2:]),

@@ -31,7 +31,7 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     out = rec.memory((N, C, *w.outputs))
     if not out.array.size:
         return [out]
-    lanes, padded = rec.machine.lanes, bool(attrs.get("count_include_pad", 0))
+    lanes, padded = rec.target.lanes, bool(attrs.get("count_include_pad", 0))
     numbers = [*zip(sizes, w.outputs, w.kernel, w.strides, w.before, w.dilations, w.after, strict=True)]
     if len(numbers) == 1:
         numbers = [(1, 1, 1, 1, 0, 1, 0), *numbers]
@@ -60,7 +60,7 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     if again is None:
         emit(rec.tight(x), places, numbers[0], 0)
         return [out]
-    bands = max(1, rec.machine.l2_bytes // SHARE // (4 * C * width * stride))
+    bands = max(1, rec.target.l2_bytes // SHARE // (4 * C * width * stride))
     images = max(1, bands // rows)  # of which whole ones go together
 
     def pooled(which: slice, line: int, values: Array) -> None:

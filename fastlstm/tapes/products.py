@@ -21,11 +21,11 @@ MOST_VECTORS = 4
 
 
 def _vectors(rec: Recorder, columns: int) -> int:
-    return min(MOST_VECTORS, panels_of(columns, rec.machine.lanes))
+    return min(MOST_VECTORS, panels_of(columns, rec.target.lanes))
 
 
 def _bias(rec: Recorder, bias: Cell | None, columns: int) -> Array:
-    room = -(-columns // (MOST_VECTORS * rec.machine.lanes)) * MOST_VECTORS * rec.machine.lanes
+    room = -(-columns // (MOST_VECTORS * rec.target.lanes)) * MOST_VECTORS * rec.target.lanes
 
     def padded(array: Array) -> Array:
         row = np.zeros(room, np.float32)
@@ -39,13 +39,13 @@ def _multiply(
     rec: Recorder, a: Array, batch: int, rows: int, panels: tuple[int, int], bias: Array, out: Array, n: int
 ) -> None:
     """Emit ``out = bias + a @ panels`` for `a` [batch, rows, k]; `panels` is an address and bytes a batch."""
-    lanes, vectors, k = rec.machine.lanes, _vectors(rec, n), a.shape[-1]
+    lanes, vectors, k = rec.target.lanes, _vectors(rec, n), a.shape[-1]
     width = -(-n // (lanes * vectors)) * lanes * vectors
     scratch = rec.scratch(8 * TOGETHER + 4 * TOGETHER * width)
     args = (
         address(a), 4 * rows * k, 4 * k, batch, rows, k, panels[0], panels[1], address(bias), address(out), n, *scratch
     )  # fmt: skip
-    rec.emit("contraction.matmul", (lanes, vectors, rec.machine.max_sums), args, batch * rows * k * n)
+    rec.emit("contraction.matmul", (lanes, vectors, rec.target.max_sums), args, batch * rows * k * n)
 
 
 def _dense(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
@@ -57,7 +57,7 @@ def _dense(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cel
     k, n = weight.array.shape
     if x.array.shape[-1] != k:
         return None
-    lanes, vectors = rec.machine.lanes, _vectors(rec, n)
+    lanes, vectors = rec.target.lanes, _vectors(rec, n)
     packed = rec.prepared(weight, ("panels", vectors), lambda array: plain_panels(array, vectors, lanes))
     out = rec.memory((*x.array.shape[:-1], n))
     if out.array.size:
@@ -90,7 +90,7 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     weights = rec.roomy(b)
     if not _evenly_spaced(weights):
         weights = rec.tight(b)
-    lanes, vectors = rec.machine.lanes, _vectors(rec, n)
+    lanes, vectors = rec.target.lanes, _vectors(rec, n)
     panel_floats = -(-n // (lanes * vectors)) * lanes * vectors * k
     packed = rec.memory((batch, panel_floats)).array
     step = weights.strides[-3] if weights.ndim > 2 else 0
@@ -140,7 +140,7 @@ def _einsum(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     x = rec.tight(moved).reshape(batch, count, k)
     out = rec.memory((batch, count, n))
     if b.fixed and out.array.size:
-        lanes, vectors = rec.machine.lanes, _vectors(rec, n)
+        lanes, vectors = rec.target.lanes, _vectors(rec, n)
 
         def panels(array: Array) -> Array:
             each = matrices(array, right, (*stay, *summed, *columns), (batch, k, n))

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.layout import AXES
-from fastlstm.machine import Machine
 from fastlstm.ops.sizes import MAX_ELEMENTS
-from fastlstm.segments.program import SLACK, Instruction, Program
+from fastlstm.segments.program import Instruction, Program
+from fastlstm.target import Target
 
 __all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "address", "axis_of", "five", "loops"]
 
@@ -112,7 +112,7 @@ class Recorder:
 
     Attributes
     ----------
-    machine : Machine
+    target : Target
     workers : int
         How many threads may run the tape.
     packed : dict
@@ -123,7 +123,7 @@ class Recorder:
         What instructions point to.
     """
 
-    machine: Machine
+    target: Target
     workers: int
     packed: dict[Hashable, Any]
     pending: list[Instruction] = field(default_factory=list)
@@ -140,7 +140,7 @@ class Recorder:
         count = math.prod(shape)
         if count > MAX_ELEMENTS:
             raise ValueError(f"{count} elements are more than {MAX_ELEMENTS}")
-        size = -(-(count + SLACK) // GRAIN) * GRAIN
+        size = -(-(count + self.target.slack) // GRAIN) * GRAIN
         spare = self.free.get(size)
         if spare:
             flat = spare.pop()
@@ -252,7 +252,7 @@ class Recorder:
             return cell.array  # type: ignore[no-any-return]
 
         def with_room(array: Array) -> Array:
-            flat = np.zeros(array.size + SLACK, np.float32)
+            flat = np.zeros(array.size + self.target.slack, np.float32)
             flat[: array.size] = array.reshape(-1)
             return flat
 
@@ -288,11 +288,11 @@ class Recorder:
             ]
         sizes, x, out = _padded(sizes, 1), _padded(x, 0), _padded(out, 0)
         args = (address(source), address(target), *sizes, *x, *out)
-        self.emit("arrays.copy", (self.machine.lanes,), args)
+        self.emit("arrays.copy", (self.target.lanes,), args)
 
     def fill(self, target: Array, value: float) -> None:
         """Write one number everywhere into an array without gaps."""
-        self.emit("arrays.fill", (self.machine.lanes,), (address(target), target.size, address(self.number(value))))
+        self.emit("arrays.fill", (self.target.lanes,), (address(target), target.size, address(self.number(value))))
 
 
 def address(array: Array) -> int:

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
-from fastlstm.kernels import compiler
+from fastlstm.kernels.compiler import Kernel
+from fastlstm.kernels.compiler import address as kernel_address
 from fastlstm.ops.sizes import checked_rounds
 from fastlstm.segments.program import Instruction
 from fastlstm.tapes.recorder import Cell, Recorded, SizesChangedError, address, five, loops
@@ -246,7 +247,7 @@ def _move(loop: _Loop, x: Array, x_step: int, out: Array, out_step: int) -> None
     if words is None:
         raise ValueError("a slice has more axes than a kernel has loops")
     args = (address(loop.number), address(source), x_step, address(target), out_step, *words)
-    rec.emit("rounds.move", (rec.machine.lanes,), args)
+    rec.emit("rounds.move", (rec.target.lanes,), args)
 
 
 def _hand_on(loop: _Loop) -> None:
@@ -302,7 +303,13 @@ def _emit(loop: _Loop, instructions: list[Instruction]) -> None:
     program = loop.inner.program([advance, *instructions])
     rec.emit("rounds.advance", (), (place, 0))
     frames = [address(frame) for frame in (program.frames if program.workers > 1 else [])][1:]
-    words = (compiler.address("drive.drive"), program.code, loop.count, program.workers, address(program.frame))
+    words = (
+        kernel_address(Kernel("drive.drive"), rec.target),
+        program.code,
+        loop.count,
+        program.workers,
+        address(program.frame),
+    )
     rec.emit("rounds.repeat", (), (*words, *frames), loop.count * program.macs)
     loop.outer.watch(program, [i.kernel for i in instructions])
 

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from fastlstm import layout, ops
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
-from fastlstm.kernels import compiler
+from fastlstm.kernels.compiler import Kernel
+from fastlstm.kernels.compiler import address as kernel_address
 from fastlstm.segments.program import Instruction, Program, Stage
 from fastlstm.segments.segment import COMPLAINT, Segment, axes_of
 from fastlstm.tapes import EMITTERS
@@ -103,8 +104,7 @@ class Recording:
         self.tape = Tape()
         self.packed = packed
         self.history: list[Instruction] = []  # what has been made part of a step
-        machine = executor.plan.machine
-        self.rec = Recorder(machine, executor.threads, packed)
+        self.rec = Recorder(executor.plan.target, executor.threads, packed)
         self.readers: dict[int, int] = {}  # memory -> the named values that lie in it
         self.owned: dict[int, Array] = {}
 
@@ -307,7 +307,7 @@ class Recording:
         """Make a segment's program an instruction; its arrays and states are copied where they are not in place."""
         rec = self.rec
         workers = rec.workers if segment.workers(batch) == rec.workers else 1
-        program = Program(segment.slots, segment.stages, batch, workers)
+        program = Program(segment.slots, segment.stages, batch, workers, target=segment.target)
         program.reserve(steps)
         rec.keep.append(program)
         rec.nbytes += program.nbytes()
@@ -337,7 +337,14 @@ class Recording:
             sizes = (steps, batch, *mask.strides, int(backwards))
             rec.emit("whole.mask_codes", (), (address(mask), address(codes), *sizes))
         frames = [address(frame) for frame in (program.frames if workers > 1 else [])][1:]
-        words = (compiler.address("drive.drive"), program.code, steps, workers, address(program.frame), *frames)
+        words = (
+            kernel_address(Kernel("drive.drive"), rec.target),
+            program.code,
+            steps,
+            workers,
+            address(program.frame),
+            *frames,
+        )
         rec.emit("nested.nested", (), words, steps * program.macs)
         for state in segment.states:
             if state.shown:
@@ -364,7 +371,7 @@ class Recording:
         """Return a program of instructions that run once each."""
         macs = sum(i.macs for i in instructions)
         workers = self.rec.workers if macs >= WORTH_WORKERS else 1
-        program = Program((), (Stage(layout.ONCE, tuple(instructions)),), 1, workers)
+        program = Program((), (Stage(layout.ONCE, tuple(instructions)),), 1, workers, target=self.rec.target)
         program.macs = macs
         self.rec.keep.append(program)
         self.rec.nbytes += program.nbytes()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm.kernels import compiler
+from fastlstm.kernels import system
 
 UNITS = 20
 
@@ -102,9 +102,10 @@ def test_compiled_code_of_a_step_knows_no_allocator_and_no_lock() -> None:
     # In a process of its own: `loaded` names what a stream and a pool need and nothing else.
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_real_time as t\n"
+        "from fastlstm import machine\n"
         "from fastlstm.kernels import compiler\n"
         "[call() for call in t.calls().values()]\n"
-        "print('\\n'.join(str(compiler.stored(*kernel)) for kernel in compiler.loaded()))"
+        "print('\\n'.join(str(compiler.stored(kernel, machine.detect())) for kernel in compiler.loaded()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(Path(__file__).parent)], capture_output=True, text=True, check=True
@@ -119,7 +120,7 @@ def test_compiled_code_of_a_step_knows_no_allocator_and_no_lock() -> None:
 
 
 def test_no_system_call_is_a_name_that_kernels_may_use() -> None:
-    assert not {"malloc", "calloc", "realloc", "free", "mmap"} & {*compiler.C_FUNCTIONS, *compiler.SYSTEM_FUNCTIONS}
+    assert not {"malloc", "calloc", "realloc", "free", "mmap"} & system.KNOWN
 
 
 def test_decaying_states_are_zero_or_normal_but_never_denormal() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from fastlstm import machine
 from fastlstm.kernels import compiler
+from fastlstm.kernels.compiler import Kernel
 from fastlstm.segments.build import BINARY, UNARY
 
 LANES = machine.detect().lanes
@@ -50,4 +51,4 @@ KERNELS = [
 
 @pytest.mark.parametrize(("name", "constants"), KERNELS)
 def test_kernels_compile_and_link(name: str, constants: tuple[object, ...]) -> None:
-    assert compiler.address(name, *constants)
+    assert compiler.address(Kernel(name, constants), machine.detect())
