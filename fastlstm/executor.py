@@ -59,7 +59,7 @@ class Executor:
         (_, axes, features) = next(iter(segment.inputs.values()))
         if not features or array.shape in self._entries or len(self._entries) >= MOST_ENTRIES:
             return
-        program = segment.sequence_program(array.shape[axes.index("B")])
+        program = segment.bound_for_sequences(array.shape[axes.index("B")])
         self.quick = self._entries[array.shape] = segment.entry(program, array.shape[axes.index("T")])
 
     def run(self, inputs: Mapping[str, Any], outer: Mapping[str, Any] | None = None) -> list[Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastlstm.segments.program import Instruction
+from fastlstm.program import Instruction
 from fastlstm.segments.segment import Segment
 from fastlstm.target import Target
 
@@ -50,7 +50,7 @@ def _rows(step: Instruction, stage_rows: int, batch: int) -> int:
 def as_data(segment: Segment, batch: int, target: Target) -> list[dict[str, Any]]:
     """Return the rows of a segment's plan, each with its bound."""
     workers = segment.workers(batch)
-    steps = [(stage, step) for stage in segment.stages for step in stage.instructions]
+    steps = [(stage, step) for stage in segment.program.stages for step in stage.instructions]
     return [
         row | {"bound": bound(step, _rows(step, stage.rows, batch), workers, target)}
         for row, (stage, step) in zip(segment.as_data(), steps, strict=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["aligned", "aligned_zeros"]
+__all__ = ["aligned", "aligned_zeros", "memory_of"]
 
 LINE = 64  # bytes of a cache line
 
@@ -20,10 +20,19 @@ LINE = 64  # bytes of a cache line
 def aligned_zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return zeros that begin on a cache line."""
     kind = np.dtype(dtype)
-    size = kind.itemsize * math.prod(shape if isinstance(shape, tuple) else (shape,))
-    room = np.zeros(size + LINE, np.uint8)
+    count = math.prod(shape if isinstance(shape, tuple) else (shape,))
+    room = np.zeros(kind.itemsize * max(count, 1) + LINE, np.uint8)
     start = -int(room.__array_interface__["data"][0]) % LINE
-    return room[start : start + size].view(kind).reshape(shape)
+    # By way of a buffer: views of the array lie at offsets from the cache line, not from where `room` begins.
+    flat = np.frombuffer(room.data[start : start + kind.itemsize * max(count, 1)], kind)
+    return flat if flat.shape in (shape, (shape,)) else flat[:count].reshape(shape)
+
+
+def memory_of(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the array that an array is a view of, itself if it is none."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.kernels.compiler import Kernel, address
-from fastlstm.segments.program import Program, address_of
+from fastlstm.segments.program import BoundProgram, address_of
 
 __all__ = ["entry", "never"]
 
@@ -56,7 +56,7 @@ class _MethodDef(ctypes.Structure):
 
 
 def entry(
-    program: Program,
+    program: BoundProgram,
     steps: int,
     x: tuple[int, str, Sequence[int]],
     y: tuple[int, str, Sequence[int]],
@@ -66,7 +66,7 @@ def entry(
 
     Parameters
     ----------
-    program : Program
+    program : BoundProgram
         Used from one thread at a time: a call that finds it busy returns None.
     x, y : slot, axes, shape
         The input and the output: float32, contiguous. The shape may leave out axes of size 1.
@@ -104,7 +104,7 @@ def entry(
     for number, array in enumerate(clear):
         at = layout.ENTRY_CLEAR + 2 * number
         words[at : at + 2] = (address_of(array), array.size)
-    method = _MethodDef(b"call", address(Kernel("entry.call"), program.target), METH_FASTCALL, None)
+    method = _MethodDef(b"call", address(Kernel("entry.call"), program.program.target), METH_FASTCALL, None)
     words.keeps = (method, program, prototype, tuple(clear))
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastlstm.arguments import GRU, ResetBefore, positions
 from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.lockstep import in_lockstep
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.recurrent import (
-    EXTRA,
-    EXTRA_2,
-    EXTRA_3,
-    LAST_WIDTH,
-    PANELS,
-    WEIGHTS,
-    Activation,
-    Compiled,
-    K,
-    over_time,
-)
+from fastlstm.kernels.recurrent import Activation, Compiled, over_time
 from fastlstm.simd import fma, load_i64, store_i64, vload, vstore
 from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["gru", "reset_before"]
+
+A, B = positions(GRU), positions(ResetBefore)
 
 
 def gru(
@@ -36,10 +28,7 @@ def gru(
     masked: bool = False,
     weight_format: WeightFormat = FLOAT32,
 ) -> Compiled:
-    """GRU with the reset gate applied after the product.
-
-    EXTRA: address of what the recurrent sums start from, ``[panel][0, 0, b_hn][lane]``.
-    """
+    """GRU with the reset gate applied after the product. Arguments: `GRU`."""
     gate, candidate = (activation(*a) for a in activations)
     clipped, within = clipping(clip), bounded(*activations)
     group, run, panel_bytes, prepared = operand(lanes, 3, max_sums, weight_format, True, within)
@@ -67,13 +56,13 @@ def gru(
 
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights, bias = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
-        end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
+        k, weights, bias = arg(args, A.k), arg(args, A.weights), arg(args, A.start)
+        end, last_width = arg(args, A.panels) - 1, arg(args, A.last_width)
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
         spare = table + 8 * rows
         sums = spare + width
-        panels = arg(args, PANELS)
+        panels = arg(args, A.panels)
         first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         left = last - first
         while left > 0:
@@ -108,11 +97,7 @@ def reset_before(
     masked: bool = False,
     weight_format: WeightFormat = FLOAT32,
 ) -> Compiled:
-    """GRU with the reset gate applied to h before the product.
-
-    WEIGHTS holds r and z, ``[panel][k][2][lane]``; EXTRA is the address of n's, ``[panel][k][lane]``; EXTRA_2 a
-    slot for r * h, one step; EXTRA_3 the address of zeros that the sums of a group of panels start from.
-    """
+    """GRU with the reset gate applied to h before the product. Arguments: `ResetBefore`."""
     gate, candidate = (activation(*a) for a in activations)
     clipped, within = clipping(clip), bounded(*activations)
     group, run, panel_bytes, prepared = operand(lanes, 2, max_sums, weight_format, True, within)
@@ -140,9 +125,9 @@ def reset_before(
 
     @inlined
     def gates(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights, zeros = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA_3)
-        reset, reset_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
-        panels = arg(args, PANELS)
+        k, weights, zeros = arg(args, B.k), arg(args, B.weights), arg(args, B.zeros)
+        reset, reset_row = origin(frame, arg(args, B.reset)), row_stride(frame, arg(args, B.reset))
+        panels = arg(args, B.panels)
         panel, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         sums = table + 8 * rows
         stride = panel_bytes(k)
@@ -163,9 +148,9 @@ def reset_before(
 
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights, zeros = arg(args, K), arg(args, EXTRA), arg(args, EXTRA_3)
-        reset, reset_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
-        panels, last_width = arg(args, PANELS), arg(args, LAST_WIDTH)
+        k, weights, zeros = arg(args, B.k), arg(args, B.new_weights), arg(args, B.zeros)
+        reset, reset_row = origin(frame, arg(args, B.reset)), row_stride(frame, arg(args, B.reset))
+        panels, last_width = arg(args, B.panels), arg(args, B.last_width)
         panel, last, end = bound(frame, panels, share), bound(frame, panels, share + 1), panels - 1
         resets, spare = table + 8 * rows, table + 16 * rows
         sums = spare + width

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout, machine
-from fastlstm.segments.program import Instruction, Program, Slot, Stage
+from fastlstm.program import Instruction, Program, Slot, Stage
+from fastlstm.segments.program import BoundProgram
 
 __all__ = ["largest_error", "main"]
 
@@ -32,7 +33,8 @@ class Mapped:
         lanes = machine.detect().lanes
         slots = (Slot("x", "external", BLOCK), Slot("y", "external", BLOCK))
         step = Instruction("elementwise.unary", (lanes, name, None, None), (0, 1, BLOCK // lanes))
-        self._program = Program(slots, (Stage(layout.ONCE, (step,)),), batch=1)
+        program = Program(machine.detect(), slots, (Stage(layout.ONCE, (step,)),))
+        self._program = BoundProgram(program, batch=1)
 
     def __call__(self, x: Array) -> Array:
         """Return f(x) for a float32 array of `BLOCK` elements."""

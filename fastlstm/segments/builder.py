@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy.typing as npt
 
+from fastlstm.arguments import Move
 from fastlstm.graph import Graph
 from fastlstm.kernels.limits import BYTE_OFFSET
 from fastlstm.pack import integer_panels, panels_of
-from fastlstm.segments.program import Instruction, Slot
+from fastlstm.program import Instruction, Slot
 from fastlstm.segments.segment import State
 from fastlstm.target import FLOAT32, Target, WeightFormat
 
@@ -75,7 +76,7 @@ class Builder:
             kind = "time" if "T" in self.labels[name] else "row"
             lanes = self.target.lanes
             self.place[key] = self.slot(Slot(key, kind, panels_of(features, lanes) * lanes))
-            move = Instruction("movement.move", (), (at, self.place[key], 0, 0, features), "copy")
+            move = Instruction("movement.move", (), Move(at, self.place[key], 0, 0, features), "copy")
             self.emit(self.stage[name], move, at, self.place[key])
         return self.place[key]
 

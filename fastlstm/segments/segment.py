@@ -8,7 +8,7 @@ stages are held for all time steps.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,9 @@ import numpy.typing as npt
 
 from fastlstm import layout, native, team
 from fastlstm.errors import InputError
-from fastlstm.graph import RECURRENT_OPS
-from fastlstm.segments.program import Program, Slot, Stage
+from fastlstm.program import Program, Stage
+from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.split import SplitProgram, worth_splitting
-from fastlstm.target import Target
 
 __all__ = ["COMPLAINT", "Segment", "State", "axes_of"]
 
@@ -48,8 +47,7 @@ class State:
 class Segment:
     """Stages, slots, and how the outside connects to them."""
 
-    slots: tuple[Slot, ...]
-    stages: tuple[Stage, ...]
+    program: Program
     inputs: Mapping[str, tuple[int, str, int]]  # value -> slot, axes, features (0: ids)
     outputs: Mapping[str, tuple[int, str, int]]
     states: tuple[State, ...]
@@ -57,23 +55,23 @@ class Segment:
     masks: tuple[tuple[int, str, bool], ...]  # slot, value, backwards
     needs_step: str  # name of a layer that needs at least one time step, "" if none
     names: tuple[str, ...]
-    target: Target
     threads: int = 1  # as many as the caller allows
     flat: bool = False  # one input and one output, all whose axes but the last are rows alike
-    _idle: dict[int, list[Program]] = field(default_factory=dict, repr=False, compare=False)
+    _idle: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)
 
-    def program(self, batch: int, before: Sequence[Stage] = (), after: Sequence[Stage] = ()) -> Program:
-        """Return a program of one's own for `batch` rows, with more stages before and after the segment's."""
-        return Program(self.slots, (*before, *self.stages, *after), batch, self.workers(batch), target=self.target)
+    def bound(self, batch: int, before: Sequence[Stage] = (), after: Sequence[Stage] = ()) -> BoundProgram:
+        """Return a bound program of one's own for `batch` rows, with more stages before and after the segment's."""
+        stages = (*before, *self.program.stages, *after)
+        return BoundProgram(replace(self.program, stages=stages), batch, self.workers(batch))
 
-    def sequence_program(self, batch: int) -> Program:
+    def bound_for_sequences(self, batch: int) -> BoundProgram:
         """Return a program for whole sequences of `batch` rows, divided among workers as they divide best."""
-        kind = SplitProgram if self.splits(batch) else Program
-        return kind(self.slots, self.stages, batch, self.workers(batch), target=self.target)
+        kind = SplitProgram if self.splits(batch) else BoundProgram
+        return kind(self.program, batch, self.workers(batch))
 
     def splits(self, batch: int) -> bool:
         """Whether workers take rows of the batch for whole sequences, and not hidden units of every step."""
-        recurrent = [i for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS]
+        recurrent = [i for i in self.program.instructions if i.recurrent]
         largest = max(recurrent, key=lambda i: i.macs, default=None)
         panels, narrow = (1, False) if largest is None else (largest.panels, largest.quantised > 0)
         return not self.lengths and worth_splitting(batch, panels, self.workers(batch), narrow)
@@ -83,9 +81,7 @@ class Segment:
         if not team.available():
             return 1
         # What a multiply-add takes goes down with the bytes of its weight.
-        recurrent = [
-            min(i.macs, i.weight_bytes // 4) for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS
-        ]
+        recurrent = [min(i.macs, i.weight_bytes // 4) for i in self.program.instructions if i.recurrent]
         return max(1, min(self.threads, batch * min(recurrent, default=0) // WORTH_A_WORKER))
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
@@ -102,7 +98,7 @@ class Segment:
         try:
             program = idle.pop()  # another thread may have taken the last one since we looked
         except IndexError:
-            program = self.sequence_program(batch)
+            program = self.bound_for_sequences(batch)
         self._set_states(program, values, batch, order)
         self._set_masks(program, values, steps, batch, lengths, order)
         active = None
@@ -129,14 +125,14 @@ class Segment:
         try:
             program = idle.pop()
         except IndexError:
-            program = self.program(1)
+            program = self.bound(1)
         result = self.advance(program, {name: rows}, len(rows), 1)[shown]
         idle.append(program)
         return {shown: result.reshape(*array.shape[:-1], result.shape[-1])}
 
     def advance(
         self,
-        program: Program,
+        program: BoundProgram,
         arrays: Mapping[str, Array],
         steps: int,
         batch: int,
@@ -183,7 +179,7 @@ class Segment:
         return one and not (asked or self.lengths or self.masks)
 
     def entry(
-        self, program: Program, steps: int, keep: bool = False, time_axis: bool = True, batch_axis: bool = True
+        self, program: BoundProgram, steps: int, keep: bool = False, time_axis: bool = True, batch_axis: bool = True
     ) -> native.Call:
         """Return a built-in that runs `program` over arrays of one shape; see `fastlstm.native.entry`.
 
@@ -237,7 +233,7 @@ class Segment:
             )
         return lengths.astype(np.int64)
 
-    def _set_states(self, program: Program, values: Mapping[str, Any], batch: int, order: Array | None) -> None:
+    def _set_states(self, program: BoundProgram, values: Mapping[str, Any], batch: int, order: Array | None) -> None:
         for state in self.states:
             rows = program.rows(state.slot)
             rows[:] = 0
@@ -264,7 +260,7 @@ class Segment:
 
     def _set_masks(
         self,
-        program: Program,
+        program: BoundProgram,
         values: Mapping[str, Any],
         steps: int,
         batch: int,
@@ -295,7 +291,7 @@ class Segment:
                 "tile": f"{stage.rows} rows a block",
                 "note": " ".join(filter(None, (names[stage.kind], step.note))),
             }
-            for stage in self.stages
+            for stage in self.program.stages
             for step in stage.instructions
         ]
 

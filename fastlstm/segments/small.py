@@ -6,19 +6,20 @@ kernel is used for programs of one batch row; with more, the general kernels use
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.arguments import Linear, SmallLSTM
 from fastlstm.graph import Node
 from fastlstm.pack import gate_panels, plain_panels
-from fastlstm.segments.program import Instruction
+from fastlstm.program import Instruction
+from fastlstm.segments.direction import Direction
 from fastlstm.target import FLOAT32, Target
 
-__all__ = ["Passes", "fits", "linear_for", "packed", "passes_of", "recurrence_for"]
+__all__ = ["Passes", "fits", "packed", "passes_of", "projection", "recurrence"]
 
 Array = npt.NDArray[Any]
 MOST_UNITS = 64  # above, a step is bound by the cache that the weights lie in
@@ -111,36 +112,25 @@ def _parts(weight: Array, passes: Passes) -> list[Array]:
     return found
 
 
-def linear_for(weight: Array, bias: Array, passes: Passes, x: int, z: int, target: Target) -> tuple[Instruction, ...]:
+def projection(one: Direction, target: Target) -> tuple[Instruction, ...]:
     """Return the input projection for one row: none where the recurrence does it."""
-    if weight.shape[1] <= MOST_INPUTS:
+    k = one.w_ih.shape[1]
+    if k <= MOST_INPUTS:
         return ()
-    lanes = passes.lanes
-    columns, offset = (np.concatenate(_parts(w, passes), axis=1) for w in (weight, bias.reshape(-1, 1)))
+    passes, lanes = passes_of(one.hidden, target), target.lanes
+    columns, offset = (np.concatenate(_parts(w, passes), axis=1) for w in (one.w_ih, one.bias.reshape(-1, 1)))
     panels = plain_panels(columns, 4, lanes)
-    args = (x, z, weight.shape[1], panels, plain_panels(offset, 4, lanes), panels.shape[0], 0, 0)
+    args = Linear(one.x, one.z, k, panels, plain_panels(offset, 4, lanes), panels.shape[0], 0, 0)
     return (Instruction("linear.linear", (lanes, 4, target.max_sums, FLOAT32), args),)
 
 
-def recurrence_for(
-    weights: tuple[Array, Array, Array], activations: Sequence[Any], passes: Passes, slots: Sequence[int], place: Any
-) -> Instruction:
-    """Return the recurrence for one row.
-
-    Parameters
-    ----------
-    weights : w_ih, bias, w_hh
-    activations : sequence
-    passes : Passes
-    slots : x, z, y, h, c, and the mask's, -1 if there is none
-    place : offset of y in bytes, width of y's last vector, whether time runs backwards
-    """
-    w_ih, bias, w_hh = weights
-    (x, z, y, h, c, mask), (offset, last_width, backwards) = slots, place
-    inputs = w_ih.shape[1] if w_ih.shape[1] <= MOST_INPUTS else 0
-    args = (
-        z, y, offset, w_hh.shape[1], packed(w_hh, passes), passes.full, last_width, h, int(backwards), mask,
-        x, inputs, packed(w_ih, passes), packed(bias.reshape(-1, 1), passes), c,
+def recurrence(one: Direction, passes: Passes) -> Instruction:
+    """Return the recurrence for one row."""
+    k = one.w_ih.shape[1]
+    args = SmallLSTM(
+        one.z, one.y, one.y_bytes, one.hidden, packed(one.w_hh, passes), passes.full, one.last_width, one.h,
+        one.reverse, one.mask, one.x, k if k <= MOST_INPUTS else 0, packed(one.w_ih, passes),
+        packed(one.bias.reshape(-1, 1), passes), one.c,
     )  # fmt: skip
-    constants = (passes.lanes, passes.panels, passes.last, passes.tail, tuple(activations), mask >= 0)
+    constants = (passes.lanes, passes.panels, passes.last, passes.tail, one.activations, one.mask >= 0)
     return Instruction("small.lstm", constants, args)

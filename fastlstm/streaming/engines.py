@@ -36,7 +36,7 @@ class SegmentRun:
 
     def __init__(self, engine: SegmentEngine, batch: int) -> None:
         self.engine, self.batch = engine, batch
-        self.program = engine.segment.program(batch)
+        self.program = engine.segment.bound(batch)
         self.shapes = {state.name: (batch, state.width) for state in engine.segment.states}
         self.reset()
 

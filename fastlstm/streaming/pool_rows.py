@@ -11,7 +11,8 @@ import numpy.typing as npt
 from fastlstm import layout
 from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call
-from fastlstm.segments.program import Instruction, Program, Stage, address_of
+from fastlstm.program import Instruction, Stage, place
+from fastlstm.segments.program import BoundProgram
 from fastlstm.streaming.engines import GraphEngine, SegmentEngine
 from fastlstm.streaming.ports import Port
 
@@ -63,7 +64,7 @@ class NativeRows:
         self.shapes: Mapping[str, tuple[int, ...]] = {name: (1, store.shape[1]) for name, store in self._states.items()}
         # The rows to gather and scatter: how many, and their numbers.
         self._list = aligned_zeros(1 + MOST, np.int64)
-        self._programs: dict[tuple[int, bool], Program] = {}
+        self._programs: dict[tuple[int, bool], BoundProgram] = {}
         self._entries: dict[int, Call] = {}
 
     @property
@@ -135,7 +136,7 @@ class NativeRows:
             for row, i in enumerate(left):
                 results[i][name][start : start + steps[row]] = y[: steps[row], row]
 
-    def _program(self, count: int, chunks: bool) -> Program:
+    def _program(self, count: int, chunks: bool) -> BoundProgram:
         """Return a program that runs `count` rows; chunks, which need more memory, have programs of their own."""
         size = next(size for size in SIZES if size >= count)
         program = self._programs.get((size, chunks))
@@ -143,19 +144,19 @@ class NativeRows:
             words: list[int | Array] = [self._list, len(self._segment.states)]
             for state in self._segment.states:
                 store = self._states[state.name]
-                words += [state.slot, address_of(store), store.strides[0], state.width]
-            lanes = self._segment.target.lanes
+                words += [state.slot, place(store), store.strides[0], state.width]
+            lanes = self._segment.program.target.lanes
             before, after = (
                 Stage(layout.ONCE, (Instruction(kernel, (lanes,), tuple(words)),))
                 for kernel in ("gather.gather", "gather.scatter")
             )
-            program = self._segment.program(size, (before,), (after,))
+            program = self._segment.bound(size, (before,), (after,))
             self._programs[size, chunks] = program
         if program.used != count:
             program.use(count)
         return program
 
-    def _advance(self, program: Program, arrays: Arrays, steps: int, active: Array | None) -> Arrays:
+    def _advance(self, program: BoundProgram, arrays: Arrays, steps: int, active: Array | None) -> Arrays:
         """Run time-major frames [time, streams, …] through the program; return the outputs so."""
         given = {name: np.ascontiguousarray(_as_model(self._engine.inputs[name], a)) for name, a in arrays.items()}
         results = self._segment.advance(program, given, steps, program.used, active)

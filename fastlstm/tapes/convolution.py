@@ -19,8 +19,9 @@ from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.ops.windows import windows
 from fastlstm.pack import panels_of, plain_panels
+from fastlstm.program import place
 from fastlstm.tapes.planes import Axis, Planes, laid_out
-from fastlstm.tapes.recorder import Cell, Recorder, address
+from fastlstm.tapes.recorder import Cell, Recorder
 
 __all__ = ["EMITTERS"]
 
@@ -204,10 +205,10 @@ def _emit(
                     target = place_of(number, which, first, min(first + lines, most))
                     packed = _packed(rec, some, lanes, vectors if by_position else 0)
                     args = (
-                        planes.start + 4 * planes.pitch * first, address(packed), address(start), address(target),
-                        *scratch, address(offsets), offsets.size, PIECES[some.channels > 1],
+                        planes.start + 4 * planes.pitch * first, place(packed), place(start), place(target),
+                        *scratch, place(offsets), offsets.size, PIECES[some.channels > 1],
                         some.groups, some.outputs, some.channels * planes.channel,
-                        planes.images, *_lines(planes, target), address(finish), CHUNK,
+                        planes.images, *_lines(planes, target), finish, CHUNK,
                     )  # fmt: skip
                     rec.emit(*kernel, args, target.size * offsets.size)
                     done(which, first, target)

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.pack import panels_of, plain_panels
-from fastlstm.tapes.recorder import Cell, Recorder, address
+from fastlstm.program import place
+from fastlstm.tapes.recorder import Cell, Recorder
 
 __all__ = ["EMITTERS"]
 
@@ -43,7 +44,7 @@ def _multiply(
     width = -(-n // (lanes * vectors)) * lanes * vectors
     scratch = rec.scratch(8 * TOGETHER + 4 * TOGETHER * width)
     args = (
-        address(a), 4 * rows * k, 4 * k, batch, rows, k, panels[0], panels[1], address(bias), address(out), n, *scratch
+        place(a), 4 * rows * k, 4 * k, batch, rows, k, panels[0], panels[1], place(bias), place(out), n, *scratch
     )  # fmt: skip
     rec.emit("contraction.matmul", (lanes, vectors, rec.target.max_sums), args, batch * rows * k * n)
 
@@ -61,7 +62,7 @@ def _dense(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cel
     packed = rec.prepared(weight, ("panels", vectors), lambda array: plain_panels(array, vectors, lanes))
     out = rec.memory((*x.array.shape[:-1], n))
     if out.array.size:
-        _multiply(rec, rec.tight(x), 1, out.array.size // n, (address(packed), 0), _bias(rec, bias, n), out.array, n)
+        _multiply(rec, rec.tight(x), 1, out.array.size // n, (place(packed), 0), _bias(rec, bias, n), out.array, n)
     return [out]
 
 
@@ -97,7 +98,7 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     rec.emit(
         "contraction.pack",
         (lanes, vectors),
-        (address(weights), address(packed), batch, k, n, step, weights.strides[-2], weights.strides[-1]),
+        (place(weights), place(packed), batch, k, n, step, weights.strides[-2], weights.strides[-1]),
     )
     times = int(np.prod(lead, dtype=np.int64))
     if batch == 1:
@@ -105,7 +106,7 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     else:
         batch_rows = (times, rows, 4 * panel_floats)
     _multiply(
-        rec, rec.tight(a), batch_rows[0], batch_rows[1], (address(packed), batch_rows[2]), _bias(rec, None, n),
+        rec, rec.tight(a), batch_rows[0], batch_rows[1], (place(packed), batch_rows[2]), _bias(rec, None, n),
         out.array, n,
     )  # fmt: skip
     return [out]
@@ -148,7 +149,7 @@ def _einsum(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
 
         packed = rec.prepared(b, ("einsum", equation, vectors), panels)
         of_batch = packed.nbytes // batch
-        _multiply(rec, x, batch, count, (address(packed), of_batch), _bias(rec, None, n), out.array, n)
+        _multiply(rec, x, batch, count, (place(packed), of_batch), _bias(rec, None, n), out.array, n)
     elif out.array.size:
         turned = b.array.transpose([right.index(axis) for axis in (*stay, *summed, *columns)])
         weights = rec.tight(Cell(turned, b.fixed, b.roomy)).reshape(batch, k, n)
