@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +15,10 @@ from fastlstm.converters.torch.program import Tensor
 from fastlstm.converters.torch.script.conditions import COMPARISONS, Undecided, compare
 from fastlstm.converters.torch.script.loops import Collected
 from fastlstm.converters.torch.script.packed import HANDLES
+from fastlstm.converters.torch.script.run import Run
 from fastlstm.converters.torch.script.sizes import MismatchError
 from fastlstm.converters.torch.sizes import Size
 from fastlstm.errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from fastlstm.converters.torch.script.interpreter import Interpreter
 
 __all__ = ["BUILTINS", "PRIMITIVES"]
 
@@ -32,7 +30,7 @@ def _plain(*values: Any) -> bool:
     return all(isinstance(value, (int, float, Size)) for value in values)
 
 
-def _known(run: Interpreter, value: Any) -> Any:
+def _known(run: Run, value: Any) -> Any:
     """Return a tensor of one number as that number if it is a constant, any other value as it is."""
     if not isinstance(value, Tensor):
         return value
@@ -44,7 +42,7 @@ def _known(run: Interpreter, value: Any) -> Any:
     return stored.reshape(()).item()
 
 
-def _numbers(run: Interpreter, *values: Any) -> list[Any] | None:
+def _numbers(run: Run, *values: Any) -> list[Any] | None:
     """Return the values if all are numbers, or numbers but for constants of one number; else None."""
     if any(isinstance(value, Tensor) for value in values) and _plain(*(v for v in values if not isinstance(v, Tensor))):
         if all(isinstance(value, Tensor) for value in values):
@@ -53,7 +51,7 @@ def _numbers(run: Interpreter, *values: Any) -> list[Any] | None:
     return list(values) if _plain(*values) else None
 
 
-def _unbind(run: Interpreter, tensor: Any, dim: int = 0) -> Any:
+def _unbind(run: Run, tensor: Any, dim: int = 0) -> Any:
     """Cut along an axis of unknown size: a list for loops over all its items."""
     recorder = run.recorder
     if recorder.z.traced or not isinstance(tensor, Tensor) or not isinstance(recorder.size(tensor, dim), Size):
@@ -62,7 +60,7 @@ def _unbind(run: Interpreter, tensor: Any, dim: int = 0) -> Any:
     return [Collected(recorder.call("movedim", [tensor, axis, 0], {}) if axis else tensor)]
 
 
-def _fixed(run: Interpreter, value: Any) -> Any:
+def _fixed(run: Run, value: Any) -> Any:
     """Return a number whose calculation follows no input; a size has to be what it is in the example."""
     if isinstance(value, Size):
         run.recorder.z.fix(value)
@@ -70,7 +68,7 @@ def _fixed(run: Interpreter, value: Any) -> Any:
     return value
 
 
-def _add(run: Interpreter, a: Any, b: Any, *, alpha: Any = 1) -> Any:
+def _add(run: Run, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     for kind in (list, tuple, str):
         if isinstance(a, kind) and isinstance(b, kind):
             if len(a) + len(b) > _ITEMS:
@@ -91,18 +89,18 @@ def _add(run: Interpreter, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     return _small(run, a + b)
 
 
-def _small(run: Interpreter, number: float) -> float:
+def _small(run: Run, number: float) -> float:
     """Return a number if TorchScript's whole numbers hold it."""
     if isinstance(number, int) and abs(number) >= 1 << 63:
         raise UnsupportedError(f"{run.where}: the number has more than 64 bits.")
     return number
 
 
-def _swapped(run: Interpreter, name: str, a: Any, b: Tensor) -> Any:
+def _swapped(run: Run, name: str, a: Any, b: Tensor) -> Any:
     return run.recorder.call(name, [b, a], {})
 
 
-def _sub(run: Interpreter, a: Any, b: Any, *, alpha: Any = 1) -> Any:
+def _sub(run: Run, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     numbers = _numbers(run, a, b)
     if numbers is None:
         return NotImplemented if isinstance(a, Tensor) or not isinstance(b, Tensor) else _swapped(run, "rsub", a, b)
@@ -114,7 +112,7 @@ def _sub(run: Interpreter, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     return _fixed(run, a) - _fixed(run, b) * alpha
 
 
-def _mul(run: Interpreter, a: Any, b: Any) -> Any:
+def _mul(run: Run, a: Any, b: Any) -> Any:
     if isinstance(a, list) and isinstance(b, int) and len(a) * max(b, 0) < _ITEMS:
         return a * b
     numbers = _numbers(run, a, b)
@@ -129,7 +127,7 @@ def _mul(run: Interpreter, a: Any, b: Any) -> Any:
     return z.product([v if isinstance(v, Size) else z.fixed(v) for v in (a, b)])
 
 
-def _floordiv(run: Interpreter, a: Any, b: Any) -> Any:
+def _floordiv(run: Run, a: Any, b: Any) -> Any:
     numbers = _numbers(run, a, b)
     if numbers is None:
         return NotImplemented
@@ -139,7 +137,7 @@ def _floordiv(run: Interpreter, a: Any, b: Any) -> Any:
     return _fixed(run, a) // _fixed(run, b)
 
 
-def _div(run: Interpreter, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
+def _div(run: Run, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
     numbers = _numbers(run, a, b)
     if numbers is None:
         return NotImplemented
@@ -152,7 +150,7 @@ def _div(run: Interpreter, a: Any, b: Any, *, rounding_mode: str | None = None) 
 def _calculated(function: Function) -> Function:
     """A calculation with numbers alone."""
 
-    def builtin(run: Interpreter, *values: Any) -> Any:
+    def builtin(run: Run, *values: Any) -> Any:
         if not _plain(*values):
             return NotImplemented
         return function(*(_fixed(run, value) for value in values))
@@ -161,7 +159,7 @@ def _calculated(function: Function) -> Function:
 
 
 def _comparison(name: str) -> Function:
-    def builtin(run: Interpreter, a: Any, b: Any) -> Any:
+    def builtin(run: Run, a: Any, b: Any) -> Any:
         if isinstance(a, Tensor) or isinstance(b, Tensor):
             return NotImplemented
         if isinstance(a, Device) or isinstance(b, Device):
@@ -173,35 +171,35 @@ def _comparison(name: str) -> Function:
     return builtin
 
 
-def _not(_run: Interpreter, value: Any) -> Any:
+def _not(_run: Run, value: Any) -> Any:
     if isinstance(value, Undecided):
         return value.negated()
     return NotImplemented if isinstance(value, Tensor) else not value
 
 
-def _contains(run: Interpreter, container: Any, item: Any) -> Any:
+def _contains(run: Run, container: Any, item: Any) -> Any:
     item = _fixed(run, item)
     if isinstance(item, Tensor):
         raise UnsupportedError(f"{run.where}: whether a tensor is in a list is not supported.")
     return item in container
 
 
-def _len(run: Interpreter, value: Any) -> Any:
+def _len(run: Run, value: Any) -> Any:
     return run.recorder.size(value, 0) if isinstance(value, Tensor) else len(value)
 
 
-def _size(run: Interpreter, value: Any, axis: int | None = None) -> Any:
+def _size(run: Run, value: Any, axis: int | None = None) -> Any:
     return run.recorder.sizes(value) if axis is None else run.recorder.size(value, axis)
 
 
-def _numel(run: Interpreter, value: Any) -> Any:
+def _numel(run: Run, value: Any) -> Any:
     z = run.recorder.z
     sizes = [size if isinstance(size, Size) else z.fixed(size) for size in run.recorder.sizes(value)]
     whole = z.product(sizes) if sizes else z.fixed(1)
     return whole if whole.is_open else whole.value
 
 
-def _item(run: Interpreter, container: Any, index: Any) -> Any:
+def _item(run: Run, container: Any, index: Any) -> Any:
     if isinstance(container, Tensor):
         return run.recorder.call("select", [container, 0, index], {})
     if isinstance(container, dict) or isinstance(index, int):
@@ -209,21 +207,21 @@ def _item(run: Interpreter, container: Any, index: Any) -> Any:
     raise UnsupportedError(f"{run.where}: which item is taken depends on an input.")
 
 
-def _slice(run: Interpreter, value: Any, *bounds: Any) -> Any:
+def _slice(run: Run, value: Any, *bounds: Any) -> Any:
     if isinstance(value, Tensor):
         return NotImplemented
     start, end, step = (_fixed(run, bound) for bound in (*bounds, None, None, None)[:3])
     return value[slice(start, end, step)]
 
 
-def _append(_run: Interpreter, items: list[Any], item: Any) -> Any:
+def _append(_run: Run, items: list[Any], item: Any) -> Any:
     items.append(item)
     if len(items) > _ITEMS:
         raise UnsupportedError(f"A list of more than {_ITEMS} items is not supported.")
     return items
 
 
-def _extend(_run: Interpreter, items: Any, more: Any, **_: Any) -> Any:
+def _extend(_run: Run, items: Any, more: Any, **_: Any) -> Any:
     """``items += more``."""
     if not isinstance(items, list):
         return NotImplemented
@@ -234,7 +232,7 @@ def _extend(_run: Interpreter, items: Any, more: Any, **_: Any) -> Any:
 def _number_of(kind: type) -> Function:
     """``int(x)``, ``float(x)`` and ``bool(x)`` of a number, or of a tensor whose numbers are known."""
 
-    def builtin(run: Interpreter, value: Any) -> Any:
+    def builtin(run: Run, value: Any) -> Any:
         value = _known(run, value)
         if (isinstance(value, Undecided) and kind is bool) or isinstance(value, HANDLES):
             return value
@@ -245,14 +243,14 @@ def _number_of(kind: type) -> Function:
     return builtin
 
 
-def _item_of(run: Interpreter, value: Any) -> Any:
+def _item_of(run: Run, value: Any) -> Any:
     value = _known(run, value)
     if isinstance(value, Tensor):
         raise UnsupportedError(f"{run.where}: a number of the program depends on the numbers in a tensor.")
     return value
 
 
-def _new_tensor(run: Interpreter, value: Any, dtype: int | None = None, **_: Any) -> Any:
+def _new_tensor(run: Run, value: Any, dtype: int | None = None, **_: Any) -> Any:
     """``torch.tensor(numbers)``."""
     if isinstance(value, Size):
         return value  # the same in everything that can be done with it here
@@ -262,13 +260,13 @@ def _new_tensor(run: Interpreter, value: Any, dtype: int | None = None, **_: Any
     return run.recorder.constant(f"made_{run.fresh}", array.astype("float32" if kind == "bfloat16" else kind))
 
 
-def _same_number(_run: Interpreter, value: Any, *_: Any, **__: Any) -> Any:
+def _same_number(_run: Run, value: Any, *_: Any, **__: Any) -> Any:
     """Conversions of a number that stands for a tensor."""
     return value if _plain(value) else NotImplemented
 
 
 def _extreme(function: Function, name: str) -> Function:
-    def builtin(run: Interpreter, a: Any, *rest: Any) -> Any:
+    def builtin(run: Run, a: Any, *rest: Any) -> Any:
         if isinstance(a, Tensor):
             if len(rest) == 1 and isinstance(rest[0], Tensor):
                 return run.recorder.call(name, [a, *rest], {})
@@ -284,12 +282,12 @@ def _power(a: float, b: float) -> float:
     return float(float(a) ** b)
 
 
-def _dtype(run: Interpreter, tensor: Any) -> Any:
+def _dtype(run: Run, tensor: Any) -> Any:
     name = run.recorder.dtypes[getattr(tensor, "tensor", tensor).name]
     return next(number for number, dtype in DTYPES.items() if dtype == name)
 
 
-def _raise(run: Interpreter, message: Any = "", *_: Any) -> Any:
+def _raise(run: Run, message: Any = "", *_: Any) -> Any:
     raise MismatchError(f"the program refuses its inputs: {str(message)[:200]}", run.recorder.blamed())
 
 

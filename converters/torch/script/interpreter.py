@@ -19,6 +19,7 @@ from fastlstm.converters.torch.script.composites import COMPOSITES
 from fastlstm.converters.torch.script.conditions import Undecided, demand
 from fastlstm.converters.torch.script.loops import Collected, collected, follow_loop
 from fastlstm.converters.torch.script.packed import HANDLES, PACKING
+from fastlstm.converters.torch.script.run import Run
 from fastlstm.converters.torch.script.sizes import MismatchError, NeedsSizeError
 from fastlstm.converters.torch.script.source import ClassSource, Sources
 from fastlstm.converters.torch.sizes import Size
@@ -52,7 +53,7 @@ class _Frame:
 _UNINITIALISED = object()
 
 
-class Interpreter:
+class Interpreter(Run):
     """Follows the code of one archive.
 
     Parameters
@@ -75,13 +76,10 @@ class Interpreter:
         names: Mapping[StoredTensor, str],
         read: Callable[[StoredTensor], Any],
     ) -> None:
+        super().__init__(recorder, read)
         self.sources = sources
-        self.recorder = recorder
         self.constants = constants
         self.names = names
-        self.read = read
-        self.fresh = 0
-        self.where = ""
         self._depth = 0
 
     # -- calls -------------------------------------------------------------------------------------------------------

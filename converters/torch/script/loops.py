@@ -9,16 +9,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastlstm.converters.torch.program import Call, LoopBody, Tensor
 from fastlstm.converters.torch.script.calls import Recorder
+from fastlstm.converters.torch.script.run import Run
 from fastlstm.converters.torch.script.sizes import MismatchError
 from fastlstm.converters.torch.sizes import Size
 from fastlstm.errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from fastlstm.converters.torch.script.interpreter import Interpreter
 
 __all__ = ["Collected", "collected", "follow_loop"]
 
@@ -30,12 +28,12 @@ class Collected:
     tensor: Tensor
 
 
-def follow_loop(run: Interpreter, statement: ast.For, trips: Size, names: dict[str, Any], body: Any) -> None:
+def follow_loop(run: Run, statement: ast.For, trips: Size, names: dict[str, Any], body: Any) -> None:
     """Write a loop down and leave in `names` what its variables are after it.
 
     Parameters
     ----------
-    run : Interpreter
+    run : Run
     statement : ast.For
         Over ``range(trips)``.
     trips : Size
@@ -107,7 +105,7 @@ def _with(value: Any, tensors: Iterator[Tensor]) -> Any:
     return tuple(_with(item, tensors) for item in value) if isinstance(value, tuple) else value
 
 
-def _same_form(run: Interpreter, name: str, before: Any, after: Any) -> list[Tensor]:
+def _same_form(run: Run, name: str, before: Any, after: Any) -> list[Tensor]:
     tensors = _tensors(after)
     if _form(before) != _form(after):
         raise UnsupportedError(f"{run.where}: the loop makes something else of '{name}' than it was before.")
@@ -122,7 +120,7 @@ def _form(value: Any) -> Any:
 
 
 def _grown(
-    run: Interpreter,
+    run: Run,
     lists: Sequence[list[Any]],
     lengths: Sequence[int],
     before: dict[str, Any],
@@ -140,13 +138,13 @@ def _grown(
             yield items, length
 
 
-def _one_item(run: Interpreter, items: list[Any], length: int) -> tuple[Tensor, list[Any]]:
+def _one_item(run: Run, items: list[Any], length: int) -> tuple[Tensor, list[Any]]:
     if length or len(items) != 1 or not isinstance(items[0], Tensor):
         raise UnsupportedError(f"{run.where}: a list should be empty before the loop and get one tensor a round.")
     return items[0], items
 
 
-def _check_alike(run: Interpreter, recorder: Recorder, tensor: Tensor, result: Tensor) -> None:
+def _check_alike(run: Run, recorder: Recorder, tensor: Tensor, result: Tensor) -> None:
     have, want = recorder.shapes[result.name], recorder.shapes[tensor.name]
     if len(have) != len(want) or recorder.dtypes[result.name] != recorder.dtypes[tensor.name]:
         reason = f"{run.where}: a state of the loop changes its rank or dtype"
@@ -155,7 +153,7 @@ def _check_alike(run: Interpreter, recorder: Recorder, tensor: Tensor, result: T
         recorder.z.same(a, b)
 
 
-def collected(run: Interpreter, name: str, items: list[Any], *arguments: Any) -> Any:
+def collected(run: Run, name: str, items: list[Any], *arguments: Any) -> Any:
     """Return what an operation makes of a list that a loop has filled."""
     recorder, tensor = run.recorder, items[0].tensor
     rank = recorder.rank(tensor)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastlstm.converters.torch.program import Tensor
+from fastlstm.converters.torch.script.run import Run
 from fastlstm.converters.torch.script.sizes import MismatchError
 from fastlstm.converters.torch.sizes import Size
 from fastlstm.errors import UnsupportedError
-
-if TYPE_CHECKING:
-    from fastlstm.converters.torch.script.interpreter import Interpreter
 
 __all__ = ["HANDLES", "PACKING"]
 
@@ -67,7 +65,7 @@ HANDLES = (_Order, _Sorted, _Packed, _BatchSizes, _Longest)
 """What stands for packed and sorted tensors in the program."""
 
 
-def _sort(run: Interpreter, tensor: Any, *settings: Any, **keywords: Any) -> Any:
+def _sort(run: Run, tensor: Any, *settings: Any, **keywords: Any) -> Any:
     recorder = run.recorder
     if not isinstance(tensor, Tensor) or (settings or tuple(keywords.values())) != (-1, True):
         raise UnsupportedError(f"{run.where}: sorting is supported where sequences are packed, by length.")
@@ -77,13 +75,13 @@ def _sort(run: Interpreter, tensor: Any, *settings: Any, **keywords: Any) -> Any
     return _Sorted(tensor, 0, order), order
 
 
-def _check_lengths(run: Interpreter, lengths: Tensor) -> None:
+def _check_lengths(run: Run, lengths: Tensor) -> None:
     recorder = run.recorder
     if recorder.rank(lengths) != 1 or "int" not in recorder.dtypes[lengths.name]:
         raise MismatchError("lengths should be whole numbers [batch]", recorder.sources[lengths.name])
 
 
-def _index_select(run: Interpreter, tensor: Any, axis: int, index: Any) -> Any:
+def _index_select(run: Run, tensor: Any, axis: int, index: Any) -> Any:
     if isinstance(index, _Order):
         if isinstance(tensor, Tensor) and not index.inverse:
             return _Sorted(tensor, axis, index)
@@ -92,11 +90,11 @@ def _index_select(run: Interpreter, tensor: Any, axis: int, index: Any) -> Any:
     raise UnsupportedError(f"{run.where}: this use of sorted rows is not supported.")
 
 
-def _index(run: Interpreter, tensor: Any, indices: Sequence[Any]) -> Any:
+def _index(run: Run, tensor: Any, indices: Sequence[Any]) -> Any:
     return _index_select(run, tensor, 0, indices[0])
 
 
-def _pack(run: Interpreter, tensor: Any, lengths: Any, batch_first: bool) -> Any:
+def _pack(run: Run, tensor: Any, lengths: Any, batch_first: bool) -> Any:
     order = tensor.order if isinstance(tensor, _Sorted) else None
     if order is not None:
         if not isinstance(lengths, _Sorted) or lengths.order != order or tensor.axis != (0 if batch_first else 1):
@@ -110,14 +108,14 @@ def _pack(run: Interpreter, tensor: Any, lengths: Any, batch_first: bool) -> Any
     return packed, _BatchSizes(packed)
 
 
-def _select(run: Interpreter, sizes: Any, axis: int, index: int) -> Any:
+def _select(run: Run, sizes: Any, axis: int, index: int) -> Any:
     """The number of rows at the first step is that of all rows."""
     if not isinstance(sizes, _BatchSizes) or (axis, index) != (0, 0):
         raise UnsupportedError(f"{run.where}: this use of packed sequences is not supported.")
     return run.recorder.size(sizes.packed.tensor, 0 if sizes.packed.batch_first else 1)
 
 
-def _size(run: Interpreter, value: Any, axis: int | None = None) -> Any:
+def _size(run: Run, value: Any, axis: int | None = None) -> Any:
     if isinstance(value, _BatchSizes) and axis == 0:
         return _Longest(value.packed.lengths)
     if isinstance(value, _Packed) and axis in (-1, 1):
@@ -125,20 +123,20 @@ def _size(run: Interpreter, value: Any, axis: int | None = None) -> Any:
     raise UnsupportedError(f"{run.where}: the size of a packed or sorted tensor is not supported.")
 
 
-def _dim(run: Interpreter, value: Any) -> int:
+def _dim(run: Run, value: Any) -> int:
     """What is packed has one axis less: steps, features."""
     if isinstance(value, _Packed):
         return run.recorder.rank(value.tensor) - 1
     return run.recorder.rank(value.tensor) if isinstance(value, _Sorted) else 1
 
 
-def _numel(run: Interpreter, value: Any) -> Any:
+def _numel(run: Run, value: Any) -> Any:
     if isinstance(value, _Order):
         return run.recorder.size(value.lengths, 0)
     raise UnsupportedError(f"{run.where}: the size of a packed or sorted tensor is not supported.")
 
 
-def _pad(run: Interpreter, packed: Any, _sizes: Any, batch_first: bool, value: float, total: Any) -> tuple[Any, Any]:
+def _pad(run: Run, packed: Any, _sizes: Any, batch_first: bool, value: float, total: Any) -> tuple[Any, Any]:
     recorder, tensor = run.recorder, packed.tensor
     if value != 0:
         raise UnsupportedError(f"{run.where}: padding with {value} is not supported; supported: 0.")
@@ -160,7 +158,7 @@ def _same_size(a: Any, b: Any) -> bool:
     return a.root is b.root if isinstance(a, Size) and isinstance(b, Size) else bool(a == b)
 
 
-def _less(run: Interpreter, first: Any, second: Any) -> bool:
+def _less(run: Run, first: Any, second: Any) -> bool:
     """A total length is asked whether it is less than the longest sequence: not if those fit their tensor."""
     if isinstance(first, (int, Size)) and isinstance(second, _Longest):
         return False
@@ -168,7 +166,7 @@ def _less(run: Interpreter, first: Any, second: Any) -> bool:
 
 
 def _recurrent(name: str) -> Callable[..., Any]:
-    def packing(run: Interpreter, packed: Any, _sizes: Any, hx: Any, params: Any, *settings: Any) -> Any:
+    def packing(run: Run, packed: Any, _sizes: Any, hx: Any, params: Any, *settings: Any) -> Any:
         if not isinstance(packed, _Packed):
             raise UnsupportedError(f"{run.where}: this use of packed sequences is not supported.")
         plain = [_unsorted(state) for state in hx] if isinstance(hx, list) else _unsorted(hx)
@@ -186,7 +184,7 @@ def _unsorted(state: Any) -> Any:
     return state.tensor if isinstance(state, _Sorted) else state
 
 
-def _same(_run: Interpreter, value: Any, *_: Any, **__: Any) -> Any:
+def _same(_run: Run, value: Any, *_: Any, **__: Any) -> Any:
     return value
 
 
