@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError, InputError, UnsupportedError
+from fastlstm.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     Precision = str | Mapping[str, str]
 
-__version__ = "0.1.0"
 
 __all__ = [
     "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
