@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError, InputError, UnsupportedError
+from fastlstm.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
     Precision = str | Mapping[str, str]
 
-__version__ = "0.1.0"
 
 __all__ = [
     "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
@@ -83,10 +83,10 @@ def load(
 
 def from_onnx(proto: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of an ONNX ModelProto."""
-    from fastlstm.converters import onnx_
+    from fastlstm.converters.onnx.load import from_onnx as read
     from fastlstm.model import Model
 
-    return Model(onnx_.from_onnx(proto), threads, precision)
+    return Model(read(proto), threads, precision)
 
 
 def from_torch(
@@ -103,25 +103,25 @@ def from_torch(
     threads, precision
         As in `load`.
     """
-    from fastlstm.converters import torch_
+    from fastlstm.converters.torch.export import from_torch as read
     from fastlstm.model import Model
 
-    return Model(torch_.from_torch(module, example_inputs), threads, precision)
+    return Model(read(module, example_inputs), threads, precision)
 
 
 def from_state_dict(
     mapping: Any, *, threads: int | None = 1, precision: Precision = "float32", **options: Any
 ) -> Model:
     """Return the model of a PyTorch state dict; ``layers=`` says what it does not."""
-    from fastlstm.converters import state_dict_
+    from fastlstm.converters.torch.state_dict import from_state_dict as read
     from fastlstm.model import Model
 
-    return Model(state_dict_.from_state_dict(mapping, **options), threads, precision)
+    return Model(read(mapping, **options), threads, precision)
 
 
 def from_keras(model: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of a Keras model object."""
-    from fastlstm.converters import keras_
+    from fastlstm.converters.keras.load import from_keras as read
     from fastlstm.model import Model
 
-    return Model(keras_.from_keras(model), threads, precision)
+    return Model(read(model), threads, precision)
