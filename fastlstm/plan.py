@@ -265,10 +265,15 @@ def _width(infos: Mapping[str, shapes.ValueInfo], name: str) -> int | None:
 
 
 def _group(graph: Graph, native: set[int]) -> dict[int, int]:
-    """Return a group number for every native node: nodes that share rows and can run in one call."""
+    """Return a group number for every native node: nodes that share rows and can run in one call.
+
+    A call has one set of lengths: it decides the order of rows and how many are active. So all recurrent layers of a
+    group read the same one, or none does.
+    """
     producer = {value: node for node in graph.nodes for value in node.outputs if value}
     level: dict[int, int] = {}
     parent: dict[int, int] = {}
+    lengths: dict[int, str] = {}  # of a group's recurrent layers, by its root; "" if they take whole sequences
 
     def root(key: int) -> int:
         while parent[key] != key:
@@ -289,10 +294,17 @@ def _group(graph: Graph, native: set[int]) -> dict[int, int]:
             at = max(at, level[id(source)] + (0 if together else 1))
             if together:
                 friends.append(id(source))
+        roots = {root(friend) for friend in friends if level[friend] == at}
+        read = {lengths[group] for group in roots if group in lengths}
+        if is_native and node.op in RECURRENT_OPS:
+            read.add(node.input(4))
+        if len(read) > 1:  # rows come from layers of other lengths: they are complete before this call starts
+            at, roots, read = at + 1, set(), {node.input(4)} if node.op in RECURRENT_OPS else set()
         level[key], parent[key] = at, key
-        for friend in friends:
-            if is_native and level[friend] == at:
-                parent[root(friend)] = root(key)
+        for group in roots:
+            parent[group] = key
+        if read:
+            lengths[key] = read.pop()
     return {key: root(key) for key in native}
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, check_weights, outer_values
 from fastlstm.machine import Machine
 from fastlstm.pack import padded, panels_of, plain_panels
 from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
@@ -56,6 +56,7 @@ def build_segment(
     """Return the segment of `nodes`, which are in order and share time steps and batch rows."""
     build = Builder(graph, labels, machine)
     for node in nodes:
+        check_weights(node, graph.constants)
         if node.op in RECURRENT_OPS:
             recurrent(build, node)
         else:
@@ -93,7 +94,7 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
         block = 1 if kind == layout.ONCE else max(8, min(MOST_ROWS, room // row_bytes))
         stages.append(Stage(kind, tuple(steps), block))
     return Segment(
-        tuple(slots), tuple(stages), build.inputs, build.outputs, tuple(build.states), build.lengths,
+        tuple(slots), tuple(stages), build.inputs, build.outputs, tuple(build.states), build.lengths or "",
         tuple(build.masks), build.needs_step, tuple(n.name or n.output(0) for n in nodes),
     )  # fmt: skip
 

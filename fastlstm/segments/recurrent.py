@@ -35,8 +35,9 @@ def recurrent(build: Builder, node: Node) -> None:
     y_slot = build.buffer(y, len(directions) * size)
     if size % lanes == 0:
         build.exact.add(y_slot)
-    if node.input(4):
-        build.lengths = node.input(4)
+    if build.lengths not in (None, node.input(4)):
+        raise AssertionError(f"layers that read '{build.lengths}' and '{node.input(4)}' as lengths share a segment")
+    build.lengths = node.input(4)
     stage = build.stage[x]
     for d, direction in enumerate(directions):
         backwards = direction == "reverse"
@@ -151,9 +152,13 @@ def _direction(
     wide = panels_of(hidden, lanes) * lanes
     h_slot = build.slot(Slot(f"{label} h {d}", "row", panels_of(size, lanes) * lanes))
     c_slot = build.slot(Slot(f"{label} c {d}", "row", wide))
-    build.states.append(State(h_slot, size, d, node.input(6), node.output(1), f"{label}.h{d or ''}"))
+    build.states.append(
+        State(h_slot, size, d, len(attrs["directions"]), node.input(6), node.output(1), f"{label}.h{d or ''}")
+    )
     if node.op == "LSTM":
-        build.states.append(State(c_slot, hidden, d, node.input(7), node.output(2), f"{label}.c{d or ''}"))
+        build.states.append(
+            State(c_slot, hidden, d, len(attrs["directions"]), node.input(7), node.output(2), f"{label}.c{d or ''}")
+        )
     masked = bool(node.input(5))
     mask_slot = -1
     if masked:

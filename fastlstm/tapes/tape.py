@@ -342,7 +342,7 @@ class Recording:
         for state in segment.states:
             if state.shown:
                 if state.shown not in made:
-                    made[state.shown] = rec.memory((segment.directions(state.shown), batch, state.width))
+                    made[state.shown] = rec.memory((state.directions, batch, state.width))
                 rec.copy(program.rows(state.slot)[:, : state.width], made[state.shown].array[state.direction])
         if any(i.kernel == "movement.embed" for stage in segment.stages for i in stage.instructions):
             self.tape.watched.append(program)
