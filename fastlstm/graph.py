@@ -372,8 +372,9 @@ def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> 
         )
         scaled = position in (1, 2, 9) and bool(node.input(dict(QUANTISED_INPUTS[node.op])[position]))
         narrow = array.dtype.name in ("int16", "int8") and scaled
-        if not fits or not (array.dtype.kind == "f" or narrow):
-            wanted = ", ".join("any" if w is None else str(w) for w in shape)
+        # Products over no value at all are nobody's layer, and kernels start from at least one.
+        if not fits or not array.size or not (array.dtype.kind == "f" or narrow):
+            wanted = ", ".join("any but 0" if w is None else str(w) for w in shape)
             raise UnsupportedError(
                 f"{label}: {name} should be a float array of shape [{wanted}] "
                 f"(directions {D}, hidden size {H}); got {array.dtype}{list(array.shape)}."

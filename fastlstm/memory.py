@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["aligned", "aligned_zeros"]
+from fastlstm.protected import CHECKING, LINE, protected_zeros
 
-LINE = 64  # bytes of a cache line
+__all__ = ["aligned", "aligned_zeros", "guarded", "zeros"]
 
 
 def aligned_zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return zeros that begin on a cache line."""
+    if CHECKING:
+        return protected_zeros(math.prod(shape if isinstance(shape, tuple) else (shape,)), dtype).reshape(shape)
     kind = np.dtype(dtype)
     size = kind.itemsize * math.prod(shape if isinstance(shape, tuple) else (shape,))
     room = np.zeros(size + LINE, np.uint8)
@@ -28,8 +30,18 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDA
 
 def aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a contiguous array as it is if it begins on a cache line, else a copy that does."""
-    if array.flags.c_contiguous and int(array.__array_interface__["data"][0]) % LINE == 0:
+    if not CHECKING and array.flags.c_contiguous and int(array.__array_interface__["data"][0]) % LINE == 0:
         return array
     copy = aligned_zeros(array.shape, array.dtype)
     copy[...] = array
     return copy
+
+
+def zeros(count: int) -> npt.NDArray[Any]:
+    """Return float32 zeros that are nobody's view; between protected pages in check mode."""
+    return protected_zeros(count, np.float32) if CHECKING else np.zeros(count, np.float32)
+
+
+def guarded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the array; in check mode a contiguous copy between protected pages."""
+    return aligned(array) if CHECKING else array

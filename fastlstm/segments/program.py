@@ -19,6 +19,7 @@ import numpy.typing as npt
 from fastlstm import layout
 from fastlstm.kernels import compiler
 from fastlstm.memory import aligned, aligned_zeros
+from fastlstm.protected import CHECKING
 from fastlstm.team import team_of
 
 __all__ = ["Instruction", "Program", "Slot", "Stage", "address_of"]
@@ -188,6 +189,10 @@ class Program:
                 steps = tuple(s for step in steps for s in ((step,) if step.alone is None else step.alone))
             words += [stage.kind, stage.block(self.batch), len(steps)]
             for step in steps:
+                if CHECKING and self.slots:
+                    from fastlstm.segments import bounds
+
+                    bounds.check(self.slots, step)
                 words += [compiler.address(step.kernel, *step.constants), len(step.args)]
                 for value in step.args:
                     if isinstance(value, int):

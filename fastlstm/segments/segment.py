@@ -17,6 +17,7 @@ import numpy.typing as npt
 from fastlstm import layout, native, team
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS
+from fastlstm.memory import guarded
 from fastlstm.segments.program import Program, Slot, Stage
 from fastlstm.segments.split import SplitProgram, worth_splitting
 
@@ -148,12 +149,13 @@ class Segment:
             array = arrays[name]
             if order is not None:
                 array = np.ascontiguousarray(np.take(array, order, axis=axes.index("B")))
+            array = guarded(array)
             held.append(array)
             program.bind(slot, array, *axes_of(axes))
         sizes = {"T": steps, "B": batch, "1": 1}
         for name, (slot, axes, features) in self.outputs.items():
             shape = [sizes.get(axis, features) for axis in axes]
-            target = np.empty(shape, np.float32) if out is None else out[name]
+            target = guarded(np.empty(shape, np.float32)) if out is None else out[name]
             result[name] = target
             program.bind(slot, target, *axes_of(axes))
         if batch and (steps or not self.needs_step):

@@ -14,14 +14,18 @@ import numpy.typing as npt
 from fastlstm import layout
 from fastlstm.layout import AXES
 from fastlstm.machine import Machine
+from fastlstm.memory import zeros
 from fastlstm.ops.sizes import MAX_ELEMENTS
+from fastlstm.protected import CHECKING
 from fastlstm.segments.program import SLACK, Instruction, Program
 
 __all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "address", "axis_of", "five", "loops"]
 
 Array = npt.NDArray[Any]
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
-GRAIN = 1024  # memory is asked for in so many floats, so that what is free fits what comes next more often
+GRAIN = (
+    16 if CHECKING else 1024
+)  # memory is asked for in so many floats, so that what is free fits what comes next more often
 
 
 class SizesChangedError(Exception):
@@ -145,7 +149,7 @@ class Recorder:
         if spare:
             flat = spare.pop()
         else:
-            flat = np.zeros(size, np.float32)
+            flat = zeros(size)
             self.keep.append(flat)
             self.nbytes += flat.nbytes
         self._fresh.append(flat)
@@ -171,7 +175,7 @@ class Recorder:
         """Return the address of memory for the workers, and how many bytes of it each has (at least `size`)."""
         floats = -(-(size + 64) // 256) * 64
         if not self._scratch or self._scratch[-1].size < floats * self.workers:
-            self._scratch.append(np.zeros(floats * self.workers, np.float32))
+            self._scratch.append(zeros(floats * self.workers))
             self.keep.append(self._scratch[-1])
         whole = self._scratch[-1]
         return address(whole), whole.nbytes // self.workers
@@ -252,7 +256,7 @@ class Recorder:
             return cell.array  # type: ignore[no-any-return]
 
         def with_room(array: Array) -> Array:
-            flat = np.zeros(array.size + SLACK, np.float32)
+            flat = zeros(array.size + SLACK)
             flat[: array.size] = array.reshape(-1)
             return flat
 
