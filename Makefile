@@ -2,6 +2,7 @@
 #   make demo     install, convert two real models, verify, stream, time, draw
 #   make test     install what the tests need and run them      (ARGS="-k stream" picks some)
 #   make check    what CI runs: format, lint, build the wheel, types, tests against the wheel
+#   make differ   random models beside onnxruntime, PyTorch and a float64 reference (ARGS="--count N --seed S")
 #   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
@@ -29,7 +30,7 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test check lint types bench ulp warmup test-oldest clean
+.PHONY: demo test check lint types differ bench ulp warmup test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -51,6 +52,9 @@ types: $(STAMP)dev
 	ln -s $(abspath $(filter-out fastlstm/converters,$(wildcard fastlstm/*))) build/types/fastlstm
 	ln -s $(abspath $(wildcard fastlstm/converters/*.py converters/*)) build/types/fastlstm/converters
 	cd build/types && $(BIN)/python -m mypy --strict --config-file $(CURDIR)/pyproject.toml -p fastlstm
+
+differ: $(STAMP)test
+	cd $(VENV) && bin/python $(CURDIR)/tests/differ $(ARGS)
 
 bench: $(STAMP)bench
 	$(BIN)/python -m bench $(ARGS)

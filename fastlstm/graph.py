@@ -59,7 +59,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
-from fastlstm.kernels.limits import SUM_LIMIT, largest_sums, value_limit
+from fastlstm.limits import SUM_LIMIT, largest_sums, value_limit
 
 __all__ = [
     "ACTIVATIONS",
@@ -68,6 +68,7 @@ __all__ = [
     "Graph",
     "Node",
     "TensorSpec",
+    "check_weights",
     "default_activations",
     "is_narrow",
 ]
@@ -265,7 +266,7 @@ def _check_structure(graph: Graph, outer: frozenset[str]) -> None:
     for name in graph.constants:
         define(name, "a constant")
     for node in graph.nodes:
-        label = f"{node.op} node '{node.name or node.output(0)}'"
+        label = _label(node)
         for value in node.inputs:
             if value and value not in defined and value not in outer:
                 raise UnsupportedError(f"{label} reads '{value}', which no input, constant or earlier node defines.")
@@ -274,13 +275,49 @@ def _check_structure(graph: Graph, outer: frozenset[str]) -> None:
         for value in node.outputs:
             if value:
                 define(value, label)
-        if node.op in RECURRENT_OPS:
-            _check_recurrent(node, graph.constants, label)
+        check_weights(node, graph.constants)
         if node.op in QUANTISED_INPUTS:
             _check_scales(node, graph.constants, label)
     for spec in graph.outputs:
         if spec.name not in defined and spec.name not in outer:
             raise UnsupportedError(f"The output '{spec.name}' is defined by no node, constant or input.")
+
+
+def _label(node: Node) -> str:
+    return f"{node.op} node '{node.name or node.output(0)}'"
+
+
+def check_weights(node: Node, constants: Mapping[str, Array]) -> None:
+    """Check those weights of a recurrent or dense layer that are constants; other nodes pass.
+
+    Kernels take the sizes of weights from the layer. So whatever packs weights for a kernel asks here first: what
+    passes have folded and what comes at run time has not been part of the graph that was validated.
+
+    Raises
+    ------
+    UnsupportedError
+        If a weight is missing, or its shape or dtype is not the layer's. The message names the node.
+    """
+    if node.op in RECURRENT_OPS:
+        _check_recurrent(node, constants, _label(node))
+    elif node.op == "Dense":
+        _check_dense(node, constants, _label(node))
+
+
+def _check_dense(node: Node, constants: Mapping[str, Array], label: str) -> None:
+    weight, bias = constants.get(node.input(1)), constants.get(node.input(2))
+    if weight is None:
+        return
+    if weight.ndim != 2 or not (weight.dtype.kind == "f" or (node.input(3) and weight.dtype.kind == "i")):
+        raise UnsupportedError(
+            f"{label}: the weight should be a float array of shape [inputs, outputs]; "
+            f"got {weight.dtype}{list(weight.shape)}."
+        )
+    if bias is not None and (bias.dtype.kind != "f" or bias.shape != weight.shape[1:]):
+        raise UnsupportedError(
+            f"{label}: the bias should be a float array of shape {list(weight.shape[1:])}; "
+            f"got {bias.dtype}{list(bias.shape)}."
+        )
 
 
 def _check_scales(node: Node, constants: Mapping[str, Array], label: str) -> None:
@@ -313,6 +350,8 @@ def _check_scales(node: Node, constants: Mapping[str, Array], label: str) -> Non
 def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> None:
     G, H = RECURRENT_OPS[node.op], int(node.attrs["hidden_size"])
     D = len(node.attrs["directions"])
+    if H < 1 or not all(node.input(i) for i in (0, 1, 2)):
+        raise UnsupportedError(f"{label}: expected x, w_ih, w_hh and a hidden size of at least 1; got a size of {H}.")
     w_hr = constants.get(node.input(9))
     P: int | None = H
     if node.input(9):
@@ -331,9 +370,11 @@ def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> 
         fits = array.ndim == len(shape) and all(
             want in (None, got) for got, want in zip(array.shape, shape, strict=True)
         )
-        narrow = array.dtype.name in ("int16", "int8") and position in (1, 2, 9)
-        if not fits or not (array.dtype.kind == "f" or narrow):
-            wanted = ", ".join("any" if w is None else str(w) for w in shape)
+        scaled = position in (1, 2, 9) and bool(node.input(dict(QUANTISED_INPUTS[node.op])[position]))
+        narrow = array.dtype.name in ("int16", "int8") and scaled
+        # Products over no value at all are nobody's layer, and kernels start from at least one.
+        if not fits or not array.size or not (array.dtype.kind == "f" or narrow):
+            wanted = ", ".join("any but 0" if w is None else str(w) for w in shape)
             raise UnsupportedError(
                 f"{label}: {name} should be a float array of shape [{wanted}] "
                 f"(directions {D}, hidden size {H}); got {array.dtype}{list(array.shape)}."

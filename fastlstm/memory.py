@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["aligned", "aligned_zeros", "memory_of"]
+from fastlstm.protected import CHECKING, LINE, protected_zeros
 
-LINE = 64  # bytes of a cache line
+__all__ = ["aligned", "aligned_zeros", "guarded", "memory_of"]
 
 
 def aligned_zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     """Return zeros that begin on a cache line."""
     kind = np.dtype(dtype)
     count = math.prod(shape if isinstance(shape, tuple) else (shape,))
+    if CHECKING:
+        flat = protected_zeros(count, kind)
+        return flat if flat.shape in (shape, (shape,)) else flat.reshape(shape)
     room = np.zeros(kind.itemsize * max(count, 1) + LINE, np.uint8)
     start = -int(room.__array_interface__["data"][0]) % LINE
     # By way of a buffer: views of the array lie at offsets from the cache line, not from where `room` begins.
@@ -37,8 +40,13 @@ def memory_of(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a contiguous array as it is if it begins on a cache line, else a copy that does."""
-    if array.flags.c_contiguous and int(array.__array_interface__["data"][0]) % LINE == 0:
+    if not CHECKING and array.flags.c_contiguous and int(array.__array_interface__["data"][0]) % LINE == 0:
         return array
     copy = aligned_zeros(array.shape, array.dtype)
     copy[...] = array
     return copy
+
+
+def guarded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the array; in check mode a contiguous copy between protected pages."""
+    return aligned(array) if CHECKING else array

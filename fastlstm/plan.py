@@ -214,7 +214,8 @@ def _is_native(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mappi
         # Two layers may read one value along different axes, so that its labels are not those of the other.
         return moved == labels[y] != labels[x] and _known_width(graph, infos, x, y)
     if node.op == "Dense":
-        return all(not n or n in constants for n in node.inputs[1:]) and labels[x] == labels[y]
+        known = all(not n or n in constants for n in node.inputs[1:])
+        return known and labels[x] == labels[y] and 0 not in constants[node.input(1)].shape
     if node.op in ("Softmax", "LogSoftmax"):
         axis = int(node.attrs.get("axis", -1))
         return axis in (-1, last) and _width(infos, y) is not None
@@ -265,10 +266,15 @@ def _width(infos: Mapping[str, shapes.ValueInfo], name: str) -> int | None:
 
 
 def _group(graph: Graph, native: set[int]) -> dict[int, int]:
-    """Return a group number for every native node: nodes that share rows and can run in one call."""
+    """Return a group number for every native node: nodes that share rows and can run in one call.
+
+    A call has one set of lengths: it decides the order of rows and how many are active. So all recurrent layers of a
+    group read the same one, or none does.
+    """
     producer = {value: node for node in graph.nodes for value in node.outputs if value}
     level: dict[int, int] = {}
     parent: dict[int, int] = {}
+    lengths: dict[int, str] = {}  # of a group's recurrent layers, by its root; "" if they take whole sequences
 
     def root(key: int) -> int:
         while parent[key] != key:
@@ -289,10 +295,17 @@ def _group(graph: Graph, native: set[int]) -> dict[int, int]:
             at = max(at, level[id(source)] + (0 if together else 1))
             if together:
                 friends.append(id(source))
+        roots = {root(friend) for friend in friends if level[friend] == at}
+        read = {lengths[group] for group in roots if group in lengths}
+        if is_native and node.op in RECURRENT_OPS:
+            read.add(node.input(4))
+        if len(read) > 1:  # rows come from layers of other lengths: they are complete before this call starts
+            at, roots, read = at + 1, set(), {node.input(4)} if node.op in RECURRENT_OPS else set()
         level[key], parent[key] = at, key
-        for friend in friends:
-            if is_native and level[friend] == at:
-                parent[root(friend)] = root(key)
+        for group in roots:
+            parent[group] = key
+        if read:
+            lengths[key] = read.pop()
     return {key: root(key) for key in native}
 
 

@@ -74,13 +74,13 @@ def recurrent(node: OnnxNode, scope: Scope) -> None:
     x = _cast(scope, node.input(0), dtype, "float32", f"{node.name}.x")
     inputs = [
         scope.node("Transpose", x, name=f"{node.name}.x", perm=[1, 0, 2]) if layout else x,
-        _weight(node, scope, 1, "w_ih", dtype),
-        _weight(node, scope, 2, "w_hh", dtype),
-        _bias(node, scope, dtype),
+        _weight(node, scope, 1, "w_ih", dtype, hidden),
+        _weight(node, scope, 2, "w_hh", dtype, hidden),
+        _bias(node, scope, dtype, hidden),
         scope.settled(node.input(4), f"{node.name}.lengths"),
         "",  # mask: ONNX has none
         h_0,
-        *([c_0, _peepholes(node, scope, dtype)] if node.op == "LSTM" else []),
+        *([c_0, _peepholes(node, scope, dtype, hidden)] if node.op == "LSTM" else []),
     ]
     if any(value and scope.known(value) is None for value in [*inputs[1:4], *inputs[8:9]]):
         scope.note(f"The weights of {node.op} '{node.name}' come at run time: they are packed anew for each call.")
@@ -217,43 +217,45 @@ def _cast(scope: Scope, value: str, source: str, target: str, hint: str) -> str:
     return scope.node("Cast", value, name=f"{hint}.cast", to=_NUMBERS[target])
 
 
-def _parts(scope: Scope, value: str, count: int, hint: str) -> list[str]:
-    """Split the rows of a weight (its axis 1) into `count` equal parts."""
+def _parts(scope: Scope, value: str, count: int, size: int, hint: str) -> list[str]:
+    """Split the rows of a weight (its axis 1) into `count` parts of `size`; weights of other sizes are refused."""
     names = [f"{hint}.{i}" for i in range(count)]
-    return scope.nodes_out("Split", [value], names, axis=1, num_outputs=count)
+    sizes = scope.constant(f"{hint}.sizes", np.full(count, size, np.int64))
+    return scope.nodes_out("Split", [value, sizes], names, axis=1)
 
 
 def _joined(scope: Scope, parts: Sequence[str], hint: str) -> str:
     return scope.node("Concat", *parts, name=f"{hint}.joined", axis=1)
 
 
-def _weight(node: OnnxNode, scope: Scope, position: int, name: str, dtype: str) -> str:
+def _weight(node: OnnxNode, scope: Scope, position: int, name: str, dtype: str, hidden: int) -> str:
     value = _cast(scope, node.input(position), dtype, "float32", f"{node.name}.{name}")
     gates = _GATES[node.op]
     if len(gates) > 1:
-        parts = _parts(scope, value, len(gates), f"{node.name}.{name}.gate")
+        parts = _parts(scope, value, len(gates), hidden, f"{node.name}.{name}.gate")
         value = _joined(scope, [parts[g] for g in gates], f"{node.name}.{name}")
     return scope.settled(value, f"{node.name}.{name}")
 
 
-def _bias(node: OnnxNode, scope: Scope, dtype: str) -> str:
+def _bias(node: OnnxNode, scope: Scope, dtype: str, hidden: int) -> str:
     """Return the sum of the two biases; of a GRU's candidate they stay apart, as [.., b_in, b_hn]."""
     if not node.input(3):
         return ""
     gates, hint = _GATES[node.op], f"{node.name}.bias"
     value = _cast(scope, node.input(3), dtype, "float32", hint)
-    parts = _parts(scope, value, 2 * len(gates), f"{hint}.gate")
+    parts = _parts(scope, value, 2 * len(gates), hidden, f"{hint}.gate")
     pairs = [(parts[g], parts[len(gates) + g]) for g in gates]
     apart = pairs.pop() if node.op == "GRU" else ()
     sums = [scope.node("Add", *pair, name=f"{hint}.sum") for pair in pairs]
     return scope.settled(_joined(scope, [*sums, *apart], hint), hint)
 
 
-def _peepholes(node: OnnxNode, scope: Scope, dtype: str) -> str:
+def _peepholes(node: OnnxNode, scope: Scope, dtype: str, hidden: int) -> str:
     if not node.input(7):
         return ""
     hint = f"{node.name}.peephole"
-    parts = _parts(scope, _cast(scope, node.input(7), dtype, "float32", hint), 3, f"{hint}.gate")
+    value = _cast(scope, node.input(7), dtype, "float32", hint)
+    parts = _parts(scope, value, 3, hidden, f"{hint}.gate")
     return scope.settled(_joined(scope, [parts[p] for p in _PEEPHOLES], hint), hint)
 
 

@@ -125,7 +125,8 @@ def _fingerprint(code: tuple[object, ...]) -> str:
     """Return a hash of all that machine code depends on besides a kernel's own constants."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for source in [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in ("simd", "layout", "target"))]:
+    shared = ("arguments", "layout", "limits", "simd", "target")
+    for source in [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in shared)]:
         digest.update(source.read_bytes())
     versions = (version("numba"), version("llvmlite"), sys.version_info[:2])
     digest.update(repr((code, versions)).encode())

@@ -15,11 +15,12 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fastlstm.kernels.integer_product import Shape, integer_product
+from fastlstm.kernels.integer_product import integer_product
 from fastlstm.kernels.integer_rows import quantised
-from fastlstm.kernels.limits import BYTE_LIMIT, BYTE_OFFSET, VALUE_LIMIT
+from fastlstm.kernels.integer_shape import Shape
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import product
+from fastlstm.limits import BYTE_LIMIT, BYTE_OFFSET, VALUE_LIMIT
 from fastlstm.target import WeightFormat
 
 __all__ = ["operand"]

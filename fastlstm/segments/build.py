@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.arguments import Binary, Embed, Last, LayerNorm, Linear, Move, Softmax, Unary
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, check_weights, outer_values
 from fastlstm.pack import padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage
 from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
@@ -57,6 +57,7 @@ def build_segment(
     """Return the segment of `nodes`, which are in order and share time steps and batch rows."""
     build = Builder(graph, labels, target)
     for node in nodes:
+        check_weights(node, graph.constants)
         if node.op in RECURRENT_OPS:
             recurrent(build, node)
         else:
@@ -95,7 +96,7 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
         stages.append(Stage(kind, tuple(steps), block))
     return Segment(
         Program(build.target, tuple(slots), tuple(stages)), build.inputs, build.outputs, tuple(build.states),
-        build.lengths, tuple(build.masks), build.needs_step, tuple(n.name or n.output(0) for n in nodes),
+        build.lengths or "", tuple(build.masks), build.needs_step, tuple(n.name or n.output(0) for n in nodes),
     )  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.arguments import Move
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph
-from fastlstm.kernels.limits import BYTE_OFFSET
+from fastlstm.limits import BYTE_OFFSET
 from fastlstm.pack import integer_panels, panels_of
 from fastlstm.program import Instruction, Slot
 from fastlstm.segments.segment import State
@@ -38,7 +39,7 @@ class Builder:
     outputs: dict[str, tuple[int, str, int]] = field(default_factory=dict)
     states: list[State] = field(default_factory=list)
     masks: list[tuple[int, str, bool]] = field(default_factory=list)
-    lengths: str = ""
+    lengths: str | None = None  # None before the first recurrent layer
     needs_step: str = ""
     exact: set[int] = field(default_factory=set)  # slots whose makers write no lane behind the last feature
 
@@ -58,12 +59,23 @@ class Builder:
         self.steps.append((stage, instruction, used))
 
     def read(self, name: str, features: int) -> int:
-        """Return the slot of a value, made an input of the segment if no node before makes it."""
+        """Return the slot of a value, made an input of the segment if no node before makes it.
+
+        Raises
+        ------
+        UnsupportedError
+            If the value is known to have another number of features: a kernel would read past its rows.
+        """
         if name not in self.place:
             self.place[name] = self.slot(Slot(name, "external", features or 1))
             self.stage[name] = 0 if "T" in self.labels[name] else LAST_STAGE
             self.features[name] = features
             self.inputs[name] = (self.place[name], self.labels[name], features)
+        if self.features[name] != features:
+            raise UnsupportedError(
+                f"'{name}' is read as rows of {features} features, and has {self.features[name]}. "
+                "The sizes of the layers that make and read it have to agree."
+            )
         return self.place[name]
 
     def read_padded(self, name: str, features: int) -> int:

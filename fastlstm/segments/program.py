@@ -20,6 +20,7 @@ from fastlstm import layout
 from fastlstm.kernels.compiler import Kernel, address
 from fastlstm.memory import aligned_zeros
 from fastlstm.program import Argument, Body, Place, Program, Table
+from fastlstm.protected import CHECKING
 from fastlstm.team import team_of
 
 __all__ = ["BoundProgram", "address_of"]
@@ -120,6 +121,10 @@ class BoundProgram:
             steps = stage.chosen(self.batch)
             words += [stage.kind, stage.block(self.batch), len(steps)]
             for step in steps:
+                if CHECKING and self.program.slots:
+                    from fastlstm.segments import bounds
+
+                    bounds.check(self.program.slots, step)
                 args = [word for value in step.args for word in self._words(value)]
                 words += [address(Kernel(step.kernel, step.constants), self.program.target), len(args), *args]
         return np.array(words, np.int64)

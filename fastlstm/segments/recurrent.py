@@ -33,8 +33,9 @@ def recurrent(build: Builder, node: Node) -> None:
     x_slot, y_slot = build.read(x, int(w_ih.shape[2])), build.buffer(y, count * size)
     if size % lanes == 0:
         build.exact.add(y_slot)
-    if node.input(4):
-        build.lengths = node.input(4)
+    if build.lengths not in (None, node.input(4)):
+        raise AssertionError(f"layers that read '{build.lengths}' and '{node.input(4)}' as lengths share a segment")
+    build.lengths = node.input(4)
     stage = build.stage[x]
     rest = size - (panels_of(size, lanes) - 1) * lanes
     gates = panels_of(hidden, lanes) * lanes * RECURRENT_OPS[node.op]
@@ -95,12 +96,12 @@ def _emit(build: Builder, one: Direction, stage: int) -> None:
 def _states(build: Builder, node: Node, d: int, size: int) -> tuple[int, int]:
     """Add the slots of a direction's states."""
     lanes, hidden = build.target.lanes, int(node.attrs["hidden_size"])
-    label = node.name or node.output(0) or node.op
+    label, count = node.name or node.output(0) or node.op, len(node.attrs["directions"])
     h_slot = build.slot(Slot(f"{label} h {d}", "row", panels_of(size, lanes) * lanes))
     c_slot = build.slot(Slot(f"{label} c {d}", "row", panels_of(hidden, lanes) * lanes))
-    build.states.append(State(h_slot, size, d, node.input(6), node.output(1), f"{label}.h{d or ''}"))
+    build.states.append(State(h_slot, size, d, count, node.input(6), node.output(1), f"{label}.h{d or ''}"))
     if node.op == "LSTM":
-        build.states.append(State(c_slot, hidden, d, node.input(7), node.output(2), f"{label}.c{d or ''}"))
+        build.states.append(State(c_slot, hidden, d, count, node.input(7), node.output(2), f"{label}.c{d or ''}"))
     return h_slot, c_slot
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from fastlstm import layout, native, team
 from fastlstm.errors import InputError
+from fastlstm.memory import guarded
 from fastlstm.program import Program, Stage
 from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.split import SplitProgram, worth_splitting
@@ -38,6 +39,7 @@ class State:
     slot: int
     width: int
     direction: int
+    directions: int  # of its layer
     given: str  # value name of the initial state, "" for zero
     shown: str  # value name of the final state, "" if nobody asks
     name: str
@@ -108,9 +110,7 @@ class Segment:
         for state in self.states:
             if state.shown:
                 part = program.rows(state.slot)[:, : state.width]
-                whole = result.setdefault(
-                    state.shown, np.empty((self.directions(state.shown), batch, state.width), np.float32)
-                )
+                whole = result.setdefault(state.shown, np.empty((state.directions, batch, state.width), np.float32))
                 whole[state.direction] = part if order is None else part[np.argsort(order)]
         idle.append(program)
         return result
@@ -147,12 +147,13 @@ class Segment:
             array = arrays[name]
             if order is not None:
                 array = np.ascontiguousarray(np.take(array, order, axis=axes.index("B")))
+            array = guarded(array)
             held.append(array)
             program.bind(slot, array, *axes_of(axes))
         sizes = {"T": steps, "B": batch, "1": 1}
         for name, (slot, axes, features) in self.outputs.items():
             shape = [sizes.get(axis, features) for axis in axes]
-            target = np.empty(shape, np.float32) if out is None else out[name]
+            target = guarded(np.empty(shape, np.float32)) if out is None else out[name]
             result[name] = target
             program.bind(slot, target, *axes_of(axes))
         if batch and (steps or not self.needs_step):
@@ -196,10 +197,6 @@ class Segment:
 
         clear = [] if keep else [program.rows(state.slot) for state in self.states]
         return native.entry(program, steps, place(x), place(y), clear)
-
-    def directions(self, shown: str) -> int:
-        """Return how many directions a final state has."""
-        return 1 + max(s.direction for s in self.states if s.shown == shown)
 
     def sizes(self, arrays: Mapping[str, Array]) -> tuple[int, int]:
         """Return the time steps and batch rows of the inputs; InputError if they do not agree."""
@@ -246,16 +243,15 @@ class Segment:
 
     def check_state(self, state: State, given: Array, batch: int) -> None:
         """Raise InputError unless an initial state has the shape that it should have."""
-        directions = 1 + max(s.direction for s in self.states if s.given == state.given)
         if (
             given.ndim != 3
-            or given.shape[0] != directions
+            or given.shape[0] != state.directions
             or given.shape[2] != state.width
             or given.shape[1] not in (1, batch)
         ):
             raise InputError(
                 f"The initial state '{state.given}' should have the shape "
-                f"[{directions}, {batch}, {state.width}]; got {list(given.shape)}."
+                f"[{state.directions}, {batch}, {state.width}]; got {list(given.shape)}."
             )
 
     def _set_masks(

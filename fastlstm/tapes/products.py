@@ -56,7 +56,7 @@ def _dense(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cel
     if not weight.fixed or (bias is not None and not bias.fixed) or x.array.ndim == 0:
         return None
     k, n = weight.array.shape
-    if x.array.shape[-1] != k:
+    if x.array.shape[-1] != k or not k:  # sums of nothing are left to NumPy
         return None
     lanes, vectors = rec.target.lanes, _vectors(rec, n)
     packed = rec.prepared(weight, ("panels", vectors), lambda array: plain_panels(array, vectors, lanes))
@@ -72,7 +72,7 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
         return None
     if b.fixed and b.array.ndim == 2:
         return _dense(rec, node, cells)
-    if a.array.shape[-1] != b.array.shape[-2]:
+    if a.array.shape[-1] != b.array.shape[-2] or not a.array.shape[-1]:
         return None
     lead = np.broadcast_shapes(a.array.shape[:-2], b.array.shape[:-2])
     rows, k, n = a.array.shape[-2], a.array.shape[-1], b.array.shape[-1]
@@ -129,7 +129,7 @@ def _einsum(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     rows, columns = [axis for axis in left if axis not in right], [axis for axis in right if axis not in left]
     sizes = {**dict(zip(left, a.array.shape, strict=True)), **dict(zip(right, b.array.shape, strict=True))}
     agree = all(sizes[axis] == size for axis, size in zip(left, a.array.shape, strict=True))
-    if not summed or not agree or set(rows + columns) - set(result):
+    if not summed or not agree or set(rows + columns) - set(result) or not all(sizes[axis] for axis in summed):
         return None  # a sum of one value alone, or of none
     parts = [math.prod(sizes[axis] for axis in axes) for axes in (stay, rows, summed, columns)]
 

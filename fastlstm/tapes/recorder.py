@@ -16,6 +16,7 @@ from fastlstm.layout import AXES
 from fastlstm.memory import aligned_zeros
 from fastlstm.ops.sizes import MAX_ELEMENTS
 from fastlstm.program import Argument, Body, Instruction, Place, Table, place
+from fastlstm.protected import CHECKING
 from fastlstm.segments.program import BoundProgram
 from fastlstm.target import Target
 
@@ -23,7 +24,9 @@ __all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "axis_of", "five
 
 Array = npt.NDArray[Any]
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
-GRAIN = 1024  # memory is asked for in so many floats, so that what is free fits what comes next more often
+GRAIN = (
+    16 if CHECKING else 1024
+)  # memory is asked for in so many floats, so that what is free fits what comes next more often
 
 
 class SizesChangedError(Exception):
@@ -257,7 +260,7 @@ class Recorder:
             return cell.array  # type: ignore[no-any-return]
 
         def with_room(array: Array) -> Array:
-            flat = np.zeros(array.size + self.target.slack, np.float32)
+            flat = aligned_zeros(array.size + self.target.slack, np.float32)
             flat[: array.size] = array.reshape(-1)
             return flat
 

@@ -350,7 +350,7 @@ class Recording:
         for state in segment.states:
             if state.shown:
                 if state.shown not in made:
-                    made[state.shown] = rec.memory((segment.directions(state.shown), batch, state.width))
+                    made[state.shown] = rec.memory((state.directions, batch, state.width))
                 rec.copy(states[state.slot][:, : state.width], made[state.shown].array[state.direction])
         return made
 

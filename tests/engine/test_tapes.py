@@ -308,3 +308,20 @@ def test_batch_normalisation_becomes_part_of_the_convolution_before_it():
     expected = reference.run(model.graph, {"x": x})
     for name, got in model.run({"x": x}).items():
         np.testing.assert_allclose(got, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("op", "attrs"), [("MatMul", {}), ("Einsum", {"equation": "ab,bc->ac"})])
+def test_a_product_over_no_values_is_zero(op: str, attrs: dict[str, Any]) -> None:
+    """Its memory held what another product had left there."""
+    nodes = (
+        Node("Tanh", ("x",), ("t",)),
+        Node("MatMul", ("t", "w"), ("m",)),
+        Node("Slice", ("x", "none", "none", "second"), ("no x",)),
+        Node("Slice", ("w", "none", "none", "none"), ("no w",)),
+        Node(op, ("no x", "no w"), ("p",), attrs),
+        Node("Add", ("p", "m"), ("y",)),
+    )
+    inputs = (TensorSpec("x", ("a", "b")), TensorSpec("w", ("b", "c")))
+    graph = Graph(inputs, (TensorSpec("y", ("...",)),), nodes, {"none": ints(0), "second": ints(1)})
+    feeds = {"x": normal(2, 3), "w": normal(3, 4)}
+    np.testing.assert_allclose(Model(graph).run(feeds)["y"], reference.run(graph, feeds)["y"], rtol=1e-5)
