@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
+from fastlstm.busy import Busy, in_use
 from fastlstm.kernels import compiler
 from fastlstm.memory import aligned, aligned_zeros
 from fastlstm.team import team_of
@@ -115,13 +116,15 @@ class Program:
     steps: int = 0
     frame: Array = field(init=False)
     used: int = field(init=False)  # rows of the batch that run
+    busy: Busy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.used = self.batch
+        self.busy = Busy()
         self._table = np.zeros((len(self.slots), layout.SLOT_WORDS), np.int64)
         self._buffers: list[Array | None] = [None] * len(self.slots)
         self._arrays: list[Array] = []  # what the instruction table points to
-        self.frame = np.zeros(layout.FRAME_WORDS + 1, np.int64)  # one more: see `busy_address`
+        self.frame = np.zeros(layout.FRAME_WORDS, np.int64)
         self._code = self._assemble()
         self._block = max((stage.block(self.batch) for stage in self.stages), default=1)
         rows = self.batch * self._block
@@ -243,10 +246,22 @@ class Program:
         self._buffers[index] = array
 
     def run(self, steps: int, active: Array | None = None) -> int:
-        """Run all stages over `steps` time steps; return the frame's status.
+        """Run all stages over `steps` time steps; return the frame's status. InputError if a run is under way.
 
         `active` holds, for rows sorted by length, the number of rows active at each step.
         """
+        busy = self.busy
+        try:
+            del busy.free
+        except AttributeError:
+            raise in_use("program") from None
+        try:
+            return self.drive(steps, active)
+        finally:
+            busy.free = None
+
+    def drive(self, steps: int, active: Array | None = None) -> int:
+        """Run as `run` does; for callers that have the program to themselves."""
         if steps > self.steps:
             self._place_buffers(max(steps, min(2 * self.steps, 4096)))
         frame = self.frame
@@ -269,11 +284,6 @@ class Program:
     def place_row(self, index: int, address: int) -> None:
         """Point a "row" slot at memory that belongs to somebody else."""
         self._table[index, layout.SLOT_BASE] = address
-
-    @property
-    def busy_address(self) -> int:
-        """Address of the word that is 1 while an entry runs the program."""
-        return address_of(self.frame) + 8 * layout.FRAME_WORDS
 
     def nbytes(self) -> int:
         """Return the bytes of working memory."""
