@@ -3,8 +3,8 @@
 The flag is a slot of a Python object: filled while the thing is free, empty while a call uses it. Deleting a slot is
 one step of the interpreter, so of two threads only one succeeds; and no signal is handled between it and the next
 step, so an interrupt never leaves a thing in use for good. Compiled code reads and writes the very same slot while it
-holds the interpreter lock (`fastlstm.kernels.entry`). Taking and giving back cost about 20 ns together from Python,
-and one or two in compiled code::
+holds the interpreter lock (`fastlstm.kernels.entry`), so a step that goes through an entry pays one load and two
+stores for it. From Python::
 
     try:
         del busy.free
