@@ -51,7 +51,7 @@ ENTRY_RESTORE = 7
 ENTRY_RUN = 8  # address of the function to call (the driver, or a team's), and its two arguments
 ENTRY_FRAME = 31
 ENTRY_STEPS = 11
-ENTRY_BUSY = 12  # address of the program's word that is 1 while it runs
+ENTRY_BUSY = 12  # the flag (`fastlstm.busy.Busy`) that says whether the program is in use
 ENTRY_X = 13  # address of the slot, bytes between time steps and between rows, rank, up to 4 sizes
 ENTRY_Y = 21
 ENTRY_CLEARS = 29  # states to clear; address and floats of each from ENTRY_CLEAR on
@@ -59,6 +59,7 @@ ENTRY_CLEAR = 32
 
 # bytes from the start of a Python object, and of an array object, to its fields (64-bit CPython)
 OBJECT_TYPE = 8
+OBJECT_SLOT = 16  # the first slot of an object whose class names its slots: 0 if it is empty
 ARRAY_DATA = 16
 ARRAY_RANK = 24
 ARRAY_DIMS = 32

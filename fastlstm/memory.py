@@ -1,4 +1,4 @@
-"""Arrays that begin on a cache line.
+"""Arrays that begin on a cache line; what is too large for this machine's memory.
 
 NumPy's begin on 16 bytes. A vector of 64 bytes that does not begin on a cache line is a load of two, and a store that
 spans two is slow to be read back: aligned weights and buffers took a third off a step of 40 hidden units.
@@ -7,14 +7,17 @@ spans two is slow to be read back: aligned weights and buffers took a third off 
 from __future__ import annotations
 
 import math
+import os
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.errors import InputError
 from fastlstm.protected import CHECKING, LINE, protected_zeros
 
-__all__ = ["aligned", "aligned_zeros", "guarded", "memory_of"]
+__all__ = ["aligned", "aligned_zeros", "check_memory", "guarded", "memory_of"]
 
 
 def aligned_zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -50,3 +53,19 @@ def aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def guarded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the array; in check mode a contiguous copy between protected pages."""
     return aligned(array) if CHECKING else array
+
+
+def check_memory(what: str, nbytes: int) -> None:
+    """InputError if `what` takes more bytes than this machine has: asking for them could end other processes."""
+    if nbytes > _installed():
+        have = f"this machine has {_installed() / 2**30:.3g}"
+        raise InputError(f"{what} would take at least {nbytes / 2**30:.3g} GiB of memory; {have}. Ask for fewer.")
+
+
+@cache
+def _installed() -> int:
+    """Return the bytes of memory that are installed, as far as the system tells; else what can be addressed."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 1 << 47

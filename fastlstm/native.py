@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
+from fastlstm.busy import Busy
 from fastlstm.kernels.compiler import Kernel, address
 from fastlstm.segments.program import BoundProgram, address_of
 
@@ -64,10 +65,13 @@ def entry(
 ) -> Call:
     """Return a built-in ``call(array, out=None)`` that runs `program` over `steps` time steps.
 
+    A call that finds the program in use returns None, unless its third argument is the flag ``program.busy``: who
+    took that says so.
+
     Parameters
     ----------
     program : BoundProgram
-        Used from one thread at a time: a call that finds it busy returns None.
+        Not in use while the entry is made.
     x, y : slot, axes, shape
         The input and the output: float32, contiguous. The shape may leave out axes of size 1.
     clear : sequence of arrays
@@ -96,7 +100,7 @@ def entry(
     words[layout.ENTRY_RUN : layout.ENTRY_RUN + 3] = program.call(steps)
     words[layout.ENTRY_FRAME] = address_of(program.frame)
     words[layout.ENTRY_STEPS] = steps
-    words[layout.ENTRY_BUSY] = program.busy_address
+    words[layout.ENTRY_BUSY] = id(program.busy)
     for at, (slot, axes, shape) in ((layout.ENTRY_X, x), (layout.ENTRY_Y, y)):
         words[at : at + 4] = (program.slot_address(slot), *_strides(axes, shape, program.used, steps), len(shape))
         words[at + 4 : at + 4 + len(shape)] = shape
@@ -158,6 +162,11 @@ def _layout_known() -> bool:
         )
         if not as_expected:
             return False
+    flag = Busy()
+    filled = _word(id(flag) + layout.OBJECT_SLOT)
+    del flag.free
+    if filled != id(None) or _word(id(flag) + layout.OBJECT_SLOT) != 0:
+        return False
     prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
     like = prototype(_functions()[1])(np.zeros((3, 5), np.float32), 0, None, 0)
     return type(like) is np.ndarray and like.shape == (3, 5) and like.dtype == np.float32

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
+from fastlstm.busy import Busy, in_use
 from fastlstm.kernels.compiler import Kernel, address
 from fastlstm.memory import aligned_zeros
 from fastlstm.program import Argument, Body, Place, Program, Table
@@ -43,15 +44,17 @@ class BoundProgram:
     steps: int = 0
     frame: Array = field(init=False)
     used: int = field(init=False)  # rows of the batch that run
+    busy: Busy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.used = self.batch
+        self.busy = Busy()
         self._table = np.zeros((len(self.program.slots), layout.SLOT_WORDS), np.int64)
         self._buffers: list[Array | None] = [None] * len(self.program.slots)
         self._arrays: list[Array] = []  # what the instruction table points to
         self._tables: dict[int, Array] = {}
         self.bodies: list[BoundProgram] = []  # programs inside this one
-        self.frame = np.zeros(layout.FRAME_WORDS + 1, np.int64)  # one more: see `busy_address`
+        self.frame = np.zeros(layout.FRAME_WORDS, np.int64)
         self._code = self._assemble()
         self._block = max((stage.block(self.batch) for stage in self.program.stages), default=1)
         rows = self.batch * self._block
@@ -206,10 +209,22 @@ class BoundProgram:
         self._buffers[index] = array
 
     def run(self, steps: int, active: Array | None = None) -> int:
-        """Run all stages over `steps` time steps; return the frame's status.
+        """Run all stages over `steps` time steps; return the frame's status. InputError if a run is under way.
 
         `active` holds, for rows sorted by length, the number of rows active at each step.
         """
+        busy = self.busy
+        try:
+            del busy.free
+        except AttributeError:
+            raise in_use("program") from None
+        try:
+            return self.drive(steps, active)
+        finally:
+            busy.free = None
+
+    def drive(self, steps: int, active: Array | None = None) -> int:
+        """Run as `run` does; for callers that have the program to themselves."""
         if steps > self.steps:
             self._place_buffers(max(steps, min(2 * self.steps, 4096)))
         frame = self.frame
@@ -232,11 +247,6 @@ class BoundProgram:
     def place_row(self, index: int, address: int) -> None:
         """Point a "row" slot at memory that belongs to somebody else."""
         self._table[index, layout.SLOT_BASE] = address
-
-    @property
-    def busy_address(self) -> int:
-        """Address of the word that is 1 while an entry runs the program."""
-        return address_of(self.frame) + 8 * layout.FRAME_WORDS
 
     def family(self) -> Iterator[BoundProgram]:
         """Return this program and those inside it."""

@@ -66,6 +66,11 @@ class Segment:
         stages = (*before, *self.program.stages, *after)
         return BoundProgram(replace(self.program, stages=stages), batch, self.workers(batch))
 
+    def least_bytes(self, batch: int) -> int:
+        """Return what a program for `batch` rows takes at least: one time step of every buffer, and its scratch."""
+        strides = [slot.stride for slot in self.program.slots if slot.kind in ("time", "row")]
+        return batch * (4 * sum(strides) + 8 * 6 * max(strides, default=1))
+
     def bound_for_sequences(self, batch: int) -> BoundProgram:
         """Return a program for whole sequences of `batch` rows, divided among workers as they divide best."""
         kind = SplitProgram if self.splits(batch) else BoundProgram
@@ -140,7 +145,7 @@ class Segment:
         order: Array | None = None,
         out: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
-        """Run `program` over `steps` time steps from the states it holds; return the outputs."""
+        """Run `program`, which the caller has to itself, from the states it holds; return the outputs."""
         result: dict[str, Array] = {}
         held = []  # the arrays that slots point to while the program runs
         for name, (slot, axes, _) in self.inputs.items():
@@ -157,7 +162,7 @@ class Segment:
             result[name] = target
             program.bind(slot, target, *axes_of(axes))
         if batch and (steps or not self.needs_step):
-            status = program.run(steps, active)
+            status = program.drive(steps, active)
             if status:
                 raise InputError(COMPLAINT)
         elif batch and self.needs_step:
