@@ -9,6 +9,7 @@ module           noun
 `dims`           symbolic dimensions and their arithmetic
 `values`         what is known of a value
 `shapes`         inference over a graph (`infer_compute`, `infer_movement`: its rules by operator)
+`fit`            whether a node can run on what is known of its inputs
 `rewrite`        applying rewrites: one sweep is linear in the size of the graph
 `fold`           constants, known content, If with a known condition
 `simplify`       operations that do nothing, cuts and joins that cancel

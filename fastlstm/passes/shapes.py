@@ -1,8 +1,9 @@
 """Symbolic shape and dtype inference over a whole graph, bodies of control flow included.
 
 `infer` runs forward once; each operator's rule stands in `infer_compute` and `infer_movement`, and an
-operator without a rule yields values of which nothing is known. Shape arithmetic (Shape, Gather, Mul, Concat
-and the like) is followed element by element, so a Reshape to a computed target has a known shape.
+operator without a rule, or one that its inputs do not fit (`fit`), yields values of which nothing is known.
+Shape arithmetic (Shape, Gather, Mul, Concat and the like) is followed element by element, so a Reshape to a
+computed target has a known shape.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from fastlstm.graph import Graph, Node
 from fastlstm.passes import infer_compute, infer_movement, infer_quantised
 from fastlstm.passes.dims import Dim, opaque
+from fastlstm.passes.fit import misfit
 from fastlstm.passes.values import RULES, UNKNOWN, Operands, ValueInfo
 
-__all__ = ["ValueInfo", "body_inputs", "infer", "infer_node"]
+__all__ = ["ValueInfo", "body_inputs", "infer", "infer_node", "operands"]
 
 _ENROLLED = (infer_compute, infer_movement, infer_quantised)  # importing them fills RULES
 
@@ -47,13 +49,20 @@ def infer_node(node: Node, known: Infos) -> tuple[ValueInfo, ...]:
     """Return what is known of each output of `node`, given what is known of the values it reads."""
     count = len(node.outputs)
     infos: Sequence[ValueInfo] = ()
-    if node.op in _CONTROL:
+    at = operands(node, known)
+    if misfit(at):
+        pass
+    elif node.op in _CONTROL:
         infos = _CONTROL[node.op](node, known)
     elif node.op in RULES:
-        at = Operands(node, tuple(known.get(name, UNKNOWN) if name else UNKNOWN for name in node.inputs))
         found = RULES[node.op](at)
         infos = (found,) if isinstance(found, ValueInfo) else found
     return (*infos[:count], *[UNKNOWN] * (count - len(infos)))
+
+
+def operands(node: Node, known: Infos) -> Operands:
+    """Return a node with what is known of its inputs."""
+    return Operands(node, tuple(known.get(name, UNKNOWN) if name else UNKNOWN for name in node.inputs))
 
 
 def body_inputs(node: Node, known: Infos) -> list[ValueInfo]:
