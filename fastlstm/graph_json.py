@@ -147,7 +147,7 @@ def _spec(entry: Any) -> TensorSpec:
     for size in _list(shape, f"shape of '{name}'"):
         if not (isinstance(size, str) or (type(size) is int and 0 <= size < 1 << 48)):
             raise FileFormatError(f"The shape of '{name}' is damaged: {_short(size)} is no dimension.")
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise FileFormatError(f"'{name}' has the dtype {_short(dtype)}, which is not known.")
     return TensorSpec(name, tuple(shape), dtype)
 

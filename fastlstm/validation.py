@@ -103,11 +103,21 @@ def _check_signature(node: Node, label: str) -> None:
 
 def _is_of(kind: str, value: Any) -> bool:
     """Tell whether a value is of one of the kinds that an annotation such as ``int | None`` names."""
+    if kind.startswith("int | str"):  # an element type
+        return (value is None and kind.endswith("None")) or _is_dtype(value)
     return any(_KINDS[one](value) for one in kind.split(" | "))
 
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, Integral) and -(1 << 63) <= int(value) < 1 << 64
+
+
+def _is_dtype(value: Any) -> bool:
+    try:
+        ops.dtype_of(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_list(value: Any, of: Callable[[Any], bool]) -> bool:

@@ -1,4 +1,4 @@
-"""A bound on what an operator may allocate: a small model file must not be able to take all memory."""
+"""Bounds on what is allocated or run: a small model file must not be able to take all memory, or all time."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_ELEMENTS", "MAX_ROUNDS", "checked_rounds", "checked_shape", "integer"]
+__all__ = ["MAX_ELEMENTS", "MAX_ROUNDS", "checked_rounds", "checked_shape", "integer", "is_small"]
 
 MAX_ELEMENTS = 2**28
 """The largest tensor that an operator makes out of a shape alone: 1 GiB of float32."""
@@ -30,6 +30,11 @@ def checked_rounds(rounds: int) -> int:
     if rounds > MAX_ROUNDS:
         raise ValueError(f"a loop may run {MAX_ROUNDS:,} rounds; this one goes on")
     return rounds
+
+
+def is_small(shape: Iterable[int], most: int = MAX_ELEMENTS) -> bool:
+    """Tell whether an array of `shape` has `most` elements or fewer."""
+    return math.prod(map(int, shape)) <= most
 
 
 def integer(value: npt.NDArray[Any]) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from fastlstm.graph import Graph, Node
 from fastlstm.passes import infer_compute, infer_movement, infer_quantised
@@ -17,11 +18,14 @@ from fastlstm.passes.dims import Dim, opaque
 from fastlstm.passes.fit import misfit
 from fastlstm.passes.values import RULES, UNKNOWN, Operands, ValueInfo
 
-__all__ = ["ValueInfo", "body_inputs", "infer", "infer_node", "operands"]
+__all__ = ["ValueInfo", "body_inputs", "infer", "infer_node", "misfits", "operands"]
 
 _ENROLLED = (infer_compute, infer_movement, infer_quantised)  # importing them fills RULES
 
 Infos = Mapping[str, ValueInfo]
+
+DEEPEST_SETTLED = 3
+"""Loops in loops whose states are followed; see `_settled`."""
 
 
 def infer(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] | None = None) -> dict[str, ValueInfo]:
@@ -38,11 +42,20 @@ def infer(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] 
     known: dict[str, ValueInfo] = {name: ValueInfo.of_array(array) for name, array in graph.constants.items()}
     given = [ValueInfo.of_spec(spec) for spec in graph.inputs] if inputs is None else inputs
     known.update((spec.name, info) for spec, info in zip(graph.inputs, given, strict=True))
-    scope: Infos = known if outer is None else ChainMap(known, dict(outer))
+    scope = _inside(known, outer)
     for node in graph.nodes:
         known.update(zip(node.outputs, infer_node(node, scope), strict=True))
     known.pop("", None)
     return known
+
+
+def _inside(known: dict[str, ValueInfo], outer: Infos | None) -> Infos:
+    """Return what can be seen from a body: its own values, then those around it, which are not copied."""
+    if outer is None:
+        return known
+    return (
+        outer.new_child(known) if isinstance(outer, ChainMap) else ChainMap(known, cast("dict[str, ValueInfo]", outer))
+    )
 
 
 def infer_node(node: Node, known: Infos) -> tuple[ValueInfo, ...]:
@@ -58,6 +71,13 @@ def infer_node(node: Node, known: Infos) -> tuple[ValueInfo, ...]:
         found = RULES[node.op](at)
         infos = (found,) if isinstance(found, ValueInfo) else found
     return (*infos[:count], *[UNKNOWN] * (count - len(infos)))
+
+
+def misfits(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] | None = None) -> str:
+    """Return why a node of the graph cannot run on its inputs (see `fit`), empty if all may; parameters as `infer`."""
+    known = infer(graph, outer, inputs)
+    scope = _inside(known, outer)
+    return next((problem for node in graph.nodes if (problem := misfit(operands(node, scope)))), "")
 
 
 def operands(node: Node, known: Infos) -> Operands:
@@ -86,7 +106,13 @@ def _settled(
     skip: int,
     known: Infos,
 ) -> list[ValueInfo]:
-    """Weaken the infos of the states until one round of the body leaves them as they are."""
+    """Weaken the infos of the states until one round of the body leaves them as they are.
+
+    Of a body in which loops lie `DEEPEST_SETTLED` deep nothing is told: each level would be gone through several
+    times for each time of the level around it.
+    """
+    if _loops_inside(body, DEEPEST_SETTLED):
+        return [*before, *[UNKNOWN] * len(states), *after]
     states = [info.but(const=None, fill=None) for info in states]
     names = [spec.name for spec in body.inputs[len(before) :]]
     for _ in range(3):
@@ -96,6 +122,12 @@ def _settled(
             return [*before, *states, *after]
         states = weaker
     return [*before, *[UNKNOWN] * len(states), *after]
+
+
+def _loops_inside(body: Graph, depth: int) -> bool:
+    """Tell whether loops lie at least `depth` deep in a body."""
+    inner = [value for n in body.nodes if n.op in ("Loop", "Scan") for value in n.attrs.values()]
+    return any(depth == 1 or _loops_inside(value, depth - 1) for value in inner if isinstance(value, Graph))
 
 
 def _results(body: Graph, inputs: list[ValueInfo], known: Infos) -> list[ValueInfo]:

@@ -70,7 +70,7 @@ def _judged(call: Any) -> tuple[str, str, Any]:
         return "model", "", call()
     except FastLSTMError as error:
         return "refused", f"{type(error).__name__}: {error}", None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - any other is what is looked for
         at = traceback.extract_tb(error.__traceback__)[-1]
         ours = [
             f

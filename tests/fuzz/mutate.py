@@ -24,6 +24,7 @@ __all__ = ["draw", "mutated"]
 
 SIZES = (-(2**63), -(2**31), -3, -2, -1, 0, 1, 2, 3, 4, 5, 7, 16, 255, 4096, 2**20, 1919120248, 2**31, 2**40, 2**62)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-30, 1e38, 1e300, float("inf"), float("nan"))
+KINDS = ("float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool")
 WORDS = ("", "forward", "reverse", "bidirectional", "Tanh", "Relu", "linear", "float64", "int64", "bool", "SAME_UPPER")
 OPS = tuple(sorted(OPERATORS))
 
@@ -53,7 +54,7 @@ def damaged(data: bytes, choose: random.Random) -> bytes:
         if kind == 0 and at < len(changed):
             changed[at] = choose.randrange(256)
         elif kind == 1:
-            size = choose.choice("<i <q <I >i".split())
+            size = choose.choice(("<i", "<q", "<I", ">i"))
             number = choose.choice(SIZES) & (2 ** (8 * struct.calcsize(size) - 1) - 1)
             changed[at : at + struct.calcsize(size)] = struct.pack(size, number)
         elif kind == 2:
@@ -126,7 +127,7 @@ def _another_op(graph: Any, choose: random.Random) -> None:
 def _attribute(graph: Any, choose: random.Random) -> None:
     node = _node(graph, choose)
     if not node.attribute:
-        name, number = choose.choice("axis keepdims hidden_size perm axes".split()), choose.choice(SIZES)
+        name, number = choose.choice(("axis", "keepdims", "hidden_size", "perm", "axes")), choose.choice(SIZES)
         node.attribute.append(onnx.helper.make_attribute(name, [number] if name in ("perm", "axes") else number))
         return
     attribute = choose.choice(node.attribute)
@@ -159,7 +160,10 @@ def _tensor(graph: Any, choose: random.Random) -> None:
     if not graph.initializer:
         return
     tensor = choose.choice(graph.initializer)
-    array = numpy_helper.to_array(tensor)
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (TypeError, ValueError):  # changed before, so that its bytes do not fit any more
+        return
     kind = choose.randrange(4)
     if array.dtype.kind == "i" and kind < 3:
         array = array.copy()
@@ -167,7 +171,7 @@ def _tensor(graph: Any, choose: random.Random) -> None:
             if array.size:
                 array.reshape(-1)[choose.randrange(array.size)] = _fitting(choose.choice(SIZES), array.dtype)
     elif kind == 0:
-        array = array.astype(choose.choice("float32 float64 float16 int64 int32 int8 uint8 bool".split()))
+        array = array.astype(choose.choice(KINDS))
     else:
         shape = list(array.shape)
         _list(shape, choose, (0, 1, 2, 3, 4, 8, 16, 32, 512))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import onnx
 import torch
@@ -304,17 +303,11 @@ def _write_keras(folder: Path) -> None:
     }  # fmt: skip
     owners = {"lstm": "layers/lstm/cell", "gru": "layers/gru/cell", "conv": "layers/conv1d", "dense": "layers/dense"}
     write_keras(folder / "stack.keras", model, {owners[name]: held for name, held in arrays.items()})
-    named = {
-        name: {f"{name}/{'kernel recurrent bias'.split()[i] if len(held) == 3 else 'kernel bias'.split()[i]}:0": a}
-        for name, held in arrays.items()
-        for i, a in enumerate(held)
-    }
+    named: dict[str, dict[str, np.ndarray]] = {}
     for name, held in arrays.items():
         words = ("kernel", "recurrent_kernel", "bias") if len(held) == 3 else ("kernel", "bias")
         named[name] = {f"{name}/{word}:0": array for word, array in zip(words, held, strict=True)}
     write_h5(folder / "stack.h5", model, {"x": {}, **named})
-    with h5py.File(folder / "stack.h5", "r"):
-        pass
 
 
 def _write_audio(folder: Path) -> None:
