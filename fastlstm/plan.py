@@ -225,8 +225,8 @@ def _is_native(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mappi
         # Two layers may read one value along different axes, so that its labels are not those of the other.
         return moved == labels[y] != labels[x] and _known_width(graph, infos, x, y)
     if node.op == "Dense":
-        given = all(not n or n in constants for n in node.inputs[1:])
-        return given and labels[x] == labels[y] and 0 not in constants[node.input(1)].shape
+        known = all(not n or n in constants for n in node.inputs[1:])
+        return known and labels[x] == labels[y] and 0 not in constants[node.input(1)].shape
     if node.op in ("Softmax", "LogSoftmax"):
         axis = int(node.attrs.get("axis", -1))
         return axis in (-1, last) and _width(infos, y) is not None

@@ -206,10 +206,12 @@ def _check_attributes(node: Node, label: str) -> None:
             raise UnsupportedError(f"{label}: the attribute '{key}' should be {what}; got {_short(attrs[key])}.")
 
     size, directions, clip, activations = (attrs[k] for k in ("hidden_size", "directions", "clip", "activations"))
-    require("hidden_size", isinstance(size, Integral) and 0 < size <= MOST_UNITS, f"a number from 1 to {MOST_UNITS}")
+    require(
+        "hidden_size", isinstance(size, Integral) and 0 < int(size) <= MOST_UNITS, f"a number from 1 to {MOST_UNITS}"
+    )
     words = _is_list(directions, lambda d: d in ("forward", "reverse"))
     require("directions", words and 1 <= len(directions) <= 2, "one or two of 'forward' and 'reverse'")
-    require("clip", clip is None or (isinstance(clip, Real) and clip > 0), "a number above 0, or None")
+    require("clip", clip is None or (isinstance(clip, Real) and float(clip) > 0), "a number above 0, or None")
     for flag in flags:
         require(flag, isinstance(attrs[flag], Integral) and attrs[flag] in (0, 1), "0 or 1")
     count = _ACTIVATIONS_OF[node.op]

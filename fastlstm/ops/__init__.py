@@ -183,6 +183,8 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
         given = ", ".join(_described(value) for value in inputs)
         raise InputError(f"{label} does not fit its inputs ({given}): {error}") from error
     results = result if isinstance(result, tuple) else (result,)
+    if any(node.outputs[len(results) :]):
+        raise UnsupportedError(f"{label} names {len(node.outputs)} outputs; the operator gives {len(results)} here.")
     return tuple(value if isinstance(value, list) or value is None else np.asarray(value) for value in results)
 
 

@@ -133,6 +133,8 @@ def _joined(at: Operands) -> str:
 def _split(at: Operands) -> str:
     wrong, parts = _axis(0)(at), len(at.node.outputs)
     sizes = at[1].numbers if at.given(1) else None
+    if not wrong and int(at.attr("num_outputs", parts)) != parts:
+        return f"num_outputs to be the number of its outputs, {parts}"
     if wrong or sizes is None:
         return wrong
     size = None if at[0].shape is None else at[0].shape[normal_axis(int(at.attr("axis", 0)), len(at[0].shape))]
