@@ -2,6 +2,7 @@
 #   make demo     install, convert two real models, verify, stream, time, draw
 #   make test     install what the tests need and run them      (ARGS="-k stream" picks some)
 #   make check    what CI runs: format, lint, build the wheel, types, tests against the wheel
+#   make fuzz     mutated model files of every format: load or refuse (ARGS="--minutes 10")
 #   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
@@ -29,7 +30,7 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test check lint types bench ulp warmup test-oldest clean
+.PHONY: demo test check lint types fuzz bench ulp warmup test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -47,6 +48,9 @@ lint: $(STAMP)dev
 
 types: $(STAMP)dev
 	cd $(VENV) && bin/python -m mypy --strict --config-file $(CURDIR)/pyproject.toml -p fastlstm
+
+fuzz: $(STAMP)test
+	cd $(VENV) && PYTHONPATH=$(CURDIR)/tests:$(CURDIR)/tests/converters bin/python -W ignore -m fuzz $(ARGS)
 
 bench: $(STAMP)bench
 	$(BIN)/python -m bench $(ARGS)
