@@ -34,6 +34,9 @@ MOST_UNITS = 1 << 24
 
 def check(graph: Graph) -> None:
     """Raise `UnsupportedError` if the graph does not hold together."""
+    for spec in graph.inputs:
+        if any(isinstance(size, int) and size < 0 for size in spec.shape):
+            raise UnsupportedError(f"The input {spec} has a negative size; a size that may vary has a name instead.")
     _check_graph(graph, frozenset(), 0)
 
 

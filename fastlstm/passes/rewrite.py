@@ -293,13 +293,15 @@ class _Sweep:
             node = self.with_bodies(node)
         if self.repeats(node):
             return
+        # No rewrite looks into a node that cannot run, or that reverses axes whose number is not known.
+        plain = fits and (node.op != "Transpose" or node.attrs.get("perm") is not None)
         for name, info in zip(node.outputs, infer_node(node, self.scope.infos), strict=True):
             if name:
                 self.scope.infos[name] = info
                 self.scope.order[name] = len(self.nodes)
-                if fits:  # no rewrite looks into a node that cannot run
+                if plain:
                     self.scope.producers[name] = node
-        if node.op == "Transpose" and fits:
+        if node.op == "Transpose" and plain:
             self.scope.transposes.setdefault(node.inputs[0], []).append(node)
         self.nodes.append(node)
 

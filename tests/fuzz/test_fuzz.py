@@ -77,6 +77,7 @@ MISFITS: list[tuple[Graph, str]] = [
     (graph([node("Scan", "x", body=BODY)]), "num_scan_inputs"),
     (graph([node("Loop", "", body=BODY)]), "body"),
     (graph([node("Tanh", "x", "")]), "no output"),
+    (graph([node("Tanh", "x")], shape=(-1, 3)), "negative size"),
 ]
 
 
@@ -159,6 +160,23 @@ def test_small_values_do_not_make_a_terabyte(make: Callable[[], Node], shapes: l
     given = {"x": np.ones(shapes[0], np.float32), "k": np.ones(shapes[1], np.float32), "b": np.ones(1, bool)}
     with pytest.raises(InputError, match="elements allowed"):
         ops.evaluate(one, [given[name] for name in one.inputs])
+
+
+def test_axes_reversed_of_a_value_of_unknown_rank_are_left_as_they_are() -> None:
+    """Every rewrite that looks into a Transpose reads its order."""
+    nodes = [
+        node("Unique", "x", "u", sorted=1), node("Reshape", "x s", "r"), node("Transpose", "r", "t"),
+        node("Slice", "t a b c d", "v"), node("Transpose", "v"),
+    ]  # fmt: skip
+    constants = {"a": [-1], "b": [-(2**63)], "c": [0], "d": [-1]}
+    inputs = (TensorSpec("x", ("n",)), TensorSpec("s", ("rank",), "int64"))
+    model = fastlstm.Model(Graph(inputs, (TensorSpec("y", ("...",)),), tuple(nodes), _arrays(constants)))
+    x = np.arange(6, dtype=np.float32)
+    np.testing.assert_array_equal(model(x, np.array([2, 3])), x.reshape(2, 3)[:, ::-1])
+
+
+def _arrays(constants: dict[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(array) for name, array in constants.items()}
 
 
 def test_names_of_nodes_are_told_with_what_came() -> None:
