@@ -3,6 +3,7 @@
 #   make test     install what the tests need and run them      (ARGS="-k stream" picks some)
 #   make check    what CI runs: format, lint, build the wheel, types, tests against the wheel
 #   make differ   random models beside onnxruntime, PyTorch and a float64 reference (ARGS="--count N --seed S")
+#   make fuzz     mutated model files of every format: load or refuse (ARGS="--minutes 10")
 #   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
@@ -30,7 +31,7 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test check lint types differ bench ulp warmup test-oldest clean
+.PHONY: demo test check lint types differ fuzz bench ulp warmup test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -55,6 +56,9 @@ types: $(STAMP)dev
 
 differ: $(STAMP)test
 	cd $(VENV) && bin/python $(CURDIR)/tests/differ $(ARGS)
+
+fuzz: $(STAMP)test
+	cd $(VENV) && PYTHONPATH=$(CURDIR)/tests:$(CURDIR)/tests/helpers bin/python -W ignore -m fuzz $(ARGS)
 
 bench: $(STAMP)bench
 	$(BIN)/python -m bench $(ARGS)

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from fastlstm import machine, native, ops
 from fastlstm.errors import InputError, UnsupportedError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, check_weights, outer_values
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.plan import Plan, make_plan
 from fastlstm.protected import CHECKING
 from fastlstm.segments.segment import Segment
 from fastlstm.tapes.by_shape import Tapes
+from fastlstm.validation import check_weights
 
 __all__ = ["Executor"]
 

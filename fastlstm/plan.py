@@ -15,9 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastlstm import explain
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.ops.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
+from fastlstm.passes.fit import misfit
 from fastlstm.passes.infer_compute import ELEMENTWISE
 from fastlstm.segments.build import BINARY, UNARY, build_segment, consumer_width
 from fastlstm.segments.segment import Segment
@@ -79,8 +81,17 @@ def operator(node: Node) -> str:
 
 
 def make_plan(graph: Graph, target: Target, threads: int = 1) -> Plan:
-    """Return the plan of an optimised graph; its segments use up to `threads` threads."""
+    """Return the plan of an optimised graph; its segments use up to `threads` threads.
+
+    Raises
+    ------
+    UnsupportedError
+        If a node cannot run on its inputs (see `fastlstm.passes.fit`).
+    """
     infos = shapes.infer(graph)
+    for node in graph.nodes:
+        if problem := misfit(shapes.operands(node, infos)):
+            raise UnsupportedError(problem)
     labels = row_labels(graph, infos)
     native = {id(node) for node in graph.nodes if _is_native(node, graph, labels, infos)}
     groups = _group(graph, native)

@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.arguments import Binary, Embed, Last, LayerNorm, Linear, Move, Softmax, Unary
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, check_weights, outer_values
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
 from fastlstm.pack import padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage
 from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
 from fastlstm.segments.recurrent import recurrent
 from fastlstm.segments.segment import Segment
 from fastlstm.target import Target
+from fastlstm.validation import check_weights
 
 __all__ = ["BINARY", "UNARY", "build_segment", "consumer_width"]
 

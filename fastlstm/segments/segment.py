@@ -7,6 +7,7 @@ stages are held for all time steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -125,7 +126,8 @@ class Segment:
         ((name, (_, axes, features)),) = self.inputs.items()
         ((shown, _),) = self.outputs.items()
         array = np.asarray(values[name])
-        rows = _rows_array(array.reshape(-1, 1, array.shape[-1] if array.ndim else 1), axes, features, name)
+        width = array.shape[-1] if array.ndim else 1
+        rows = _rows_array(array.reshape(math.prod(array.shape[:-1]), 1, width), axes, features, name)
         idle = self._idle.setdefault(1, [])
         try:
             program = idle.pop()

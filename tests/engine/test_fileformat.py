@@ -243,7 +243,7 @@ DAMAGE = {
     ),
     "recurrent attribute wrong": (
         edit_graph(lambda g: g["nodes"][0][4].update(hidden_size="3")),
-        "'hidden_size' of LSTM node 'lstm' is damaged",
+        "'hidden_size' should be a number from 1 to .*; got '3'",
     ),
     "sizes disagree": (
         edit_graph(lambda g: g["nodes"][0][4].update(hidden_size=4)),

@@ -295,10 +295,11 @@ def test_ids_outside_an_embedding_table_are_told_and_do_not_stick():
         ("Gather", {"axis": 1}, {"i": ints(0, 7)}, "Gather node"),
     ],
 )
-def test_what_does_not_fit_is_said_by_the_node_and_reads_no_memory_of_others(op, attrs, constants, says):
+@pytest.mark.parametrize("shape", [(1, 3, 8), ("n", "c", "t")], ids=["known", "open"])
+def test_what_does_not_fit_is_said_by_the_node_and_reads_no_memory_of_others(op, attrs, constants, says, shape):
     node = Node(op, ("x", *constants), ("y",), attrs, "here")
-    graph = Graph((TensorSpec("x", (1, 3, 8)),), (TensorSpec("y", ("...",)),), (node,), constants)
-    with pytest.raises(fastlstm.InputError, match=says):
+    graph = Graph((TensorSpec("x", shape),), (TensorSpec("y", ("...",)),), (node,), constants)
+    with pytest.raises(fastlstm.FastLSTMError, match=says):
         Executor(graph).run({"x": normal(1, 3, 8)})
 
 
