@@ -37,7 +37,8 @@ CAPACITY = 6
 def parts(drawn: Drawn) -> dict[str, str]:
     """Return what each way of running the model gives: a hash of all outputs, or the name of the error.
 
-    An error that is not fastlstm's own is a finding like any other: it is named, and the next model is run.
+    A model whose batch is fixed to other than one row has no pool. An error that is not fastlstm's own is a finding
+    like any other: it is named, and the next model is run.
     """
     if drawn.source == "arrays":
         layer = layer_of_arrays(drawn)
@@ -50,7 +51,9 @@ def parts(drawn: Drawn) -> dict[str, str]:
             model = fastlstm.from_state_dict(state_dict(drawn), batch_first=False, **options)
     except fastlstm.FastLSTMError as error:
         return {"loading": type(error).__name__}
-    ways = {"whole": _whole_outputs, "stream": _stream_outputs, "pool": _pool_outputs}
+    ways: dict[str, Callable[[Any, Drawn], Iterator[Array]]] = {"whole": _whole_outputs, "stream": _stream_outputs}
+    if not drawn.fixed or drawn.batch == 1:
+        ways["pool"] = _pool_outputs
     return {name: _fingerprint(lambda way=way: way(model, drawn)) for name, way in ways.items()}
 
 
@@ -91,10 +94,10 @@ def _whole_outputs(model: Any, drawn: Drawn) -> Iterator[Array]:
     """Yield outputs of both lengths, by name and in order; the second call of a shape may take another way."""
     rng = drawn.rng(3)
     for steps in drawn.steps:
-        feed = _feed(drawn, steps, rng)
-        yield from _arrays(model.run(feed))
+        arrays = _feed(drawn, steps, rng).values()
+        yield from _arrays(model.run({spec.name: array for spec, array in zip(model.inputs, arrays, strict=True)}))
         for _ in range(2):
-            yield from _arrays(model(*feed.values()))
+            yield from _arrays(model(*arrays))
 
 
 def _layer_outputs(layer: Callable[..., Any], drawn: Drawn) -> Iterator[Array]:

@@ -28,8 +28,7 @@ FEATURES = (1, 3, 8, 20, 40, 64)
 BATCHES = (1, 1, 1, 2, 3, 4, 8, 19)
 STEPS = (1, 2, 3, 5, 8, 13)
 # Options of a cell; every set has kernels of its own.
-PLAIN: dict[str, Any] = {"activations": (), "clip": 0.0, "input_forget": 0, "peepholes": False}
-PLAIN |= {"linear_before_reset": 1}
+PLAIN: dict[str, Any] = {"activations": (), "clip": 0.0, "input_forget": 0, "peepholes": False, "reset_before": False}
 CELLS: dict[str, tuple[dict[str, Any], ...]] = {
     "LSTM": (
         *[PLAIN] * 6,
@@ -38,7 +37,7 @@ CELLS: dict[str, tuple[dict[str, Any], ...]] = {
     ),
     "GRU": (
         *[PLAIN] * 3,
-        PLAIN | {"linear_before_reset": 0},
+        PLAIN | {"reset_before": True},
         PLAIN | {"activations": ("Sigmoid", "Relu"), "clip": 0.7},
     ),
     "RNN": (PLAIN, PLAIN, PLAIN | {"activations": ("Relu",)}),
@@ -47,12 +46,16 @@ CELLS: dict[str, tuple[dict[str, Any], ...]] = {
 
 @dataclass(frozen=True)
 class Layer:
-    """One recurrent layer and its options, by the names of the ONNX operators' attributes where they have one.
+    """One recurrent layer and its options.
 
     Attributes
     ----------
     activations : tuple of str
         Of one direction; empty for the operator's own.
+    clip : float
+        0 for none.
+    reset_before : bool
+        Whether a GRU's reset gate comes before the product with the recurrent weights.
     states : str
         "zero", "constant" or "given".
     """
@@ -65,7 +68,7 @@ class Layer:
     clip: float
     input_forget: int
     peepholes: bool
-    linear_before_reset: int
+    reset_before: bool
     bias: bool
     states: str
 
@@ -112,6 +115,11 @@ class Drawn:
         )
         return f"{self.source}: {self.features} -> {chain}; " + " ".join(_options(self, ("key", "source", "layers")))
 
+    @property
+    def fixed(self) -> bool:
+        """Whether constants of the model have the size of its batch."""
+        return self.lengths == "constant" or any(layer.states == "constant" for layer in self.layers)
+
     def rng(self, stream: int) -> np.random.Generator:
         """Return random numbers of the model's own: 0 chose it, 1 are its weights, 2 and on what it runs on."""
         return np.random.default_rng([*self.key, stream])
@@ -139,7 +147,7 @@ def draw(seed: int, number: int) -> Drawn:
     onnx = source == "onnx"
     projection = one(PROJECTIONS) if source == "state dict" or (source == "arrays" and one((True, False))) else 0
     op = "LSTM" if projection else one(("LSTM", "LSTM", "GRU", "RNN"))
-    direction = one(("forward", "forward", "forward", "bidirectional", "reverse" if onnx else "bidirectional"))
+    direction = one((*["forward"] * 5, "bidirectional", "reverse" if onnx else "bidirectional"))
     units = [
         one([u for u in UNITS if u > projection]) for _ in range(1 if source == "arrays" else one((1, 1, 1, 2, 3)))
     ]
@@ -162,7 +170,7 @@ def draw(seed: int, number: int) -> Drawn:
         tuple(layers),
         features=one(FEATURES),
         dense=one((0, 0, 4, 17)) if onnx else 0,
-        lengths=one(("full", "full", "full", "constant", "given")) if source != "state dict" else "full",
+        lengths=one((*["full"] * 5, "constant", "given")) if source != "state dict" else "full",
         layout=one((0, 0, 1)) if onnx else 0,
         batch=one(BATCHES),
         steps=(one(STEPS), one((0, 1, *STEPS))),
@@ -194,8 +202,7 @@ def onnx_model(drawn: Drawn) -> Any:
     """Return the model as a ModelProto; time is open, the batch too unless constants have its size."""
     tensors: dict[str, Array] = {}
     inputs, outputs, nodes, x = [], [], [], "x"
-    fixed = drawn.lengths == "constant" or any(layer.states == "constant" for layer in drawn.layers)
-    batch: int | str = drawn.batch if fixed else "batch"
+    batch: int | str = drawn.batch if drawn.fixed else "batch"
     axes = [batch, "time"] if drawn.layout else ["time", batch]
     inputs.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, [*axes, drawn.features]))
     if drawn.lengths == "given":
@@ -235,7 +242,7 @@ def _attributes(layer: Layer, layout: int) -> dict[str, Any]:
     found |= {"activations": list(layer.activations * layer.directions)} if layer.activations else {}
     found |= {"clip": layer.clip} if layer.clip else {}
     found |= {"input_forget": 1} if layer.input_forget else {}
-    return found | ({"linear_before_reset": layer.linear_before_reset} if layer.op == "GRU" else {})
+    return found | ({"linear_before_reset": int(not layer.reset_before)} if layer.op == "GRU" else {})
 
 
 def _merge(nodes: list[Any], tensors: dict[str, Array], y: str, to: str, layout: int, directions: int) -> None:
