@@ -38,16 +38,18 @@ SIDES = ("before", "after", "again")
 ORDERS = tuple(permutations(SIDES))
 START = Case("sequence", "LSTM", 100, 1, 64, 128)
 SAMPLE = 0.01
+LEAST_TURNS = 5
+"""Fewer have no spread to speak of: such a row is shown, and not judged."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is compared: rows whose name matches `cells`, with each of `threads`; how often; where compiled code is kept.
+    """What is compared, how often, and where compiled code is kept.
 
     Attributes
     ----------
     cells : str
-        A regular expression.
+        A regular expression that the rows' names match.
     threads : sequence of int
     rounds, turns, cold : int
         Rounds of new processes, turns of each cell in a round, rounds in which all is compiled anew.
@@ -65,7 +67,7 @@ class Settings:
 
 @dataclass
 class Row:
-    """The seconds of each side, turn by turn, and whether both wheels give the same bits (None where it is not asked)."""
+    """The seconds of each side, turn by turn, and whether both wheels give the same bits (None if nobody asked)."""
 
     name: str
     seconds: dict[str, list[float]] = field(default_factory=lambda: {side: [] for side in SIDES})
@@ -110,21 +112,28 @@ def render(rows: Sequence[Row]) -> str:
             "  ".join([f"{row.name:{wide}}", *(f"{t:>9}" for t in times), *(f"{r:>24}" for r in ratios), *notes])
         )
     for title, group in _groups(rows).items():
-        after, again = (geometric_mean(row.ratio(side)[0] for row in group) for side in ("after", "again"))
+        after, again = _means(group)
         lines.append(f"{title}: geometric mean of {len(group)}: after/before {after:.4f}, before/before {again:.4f}")
     return "\n".join(lines)
 
 
 def slower(rows: Sequence[Row], tolerance: float) -> list[str]:
-    """Return what got slower by more than `tolerance`: a geometric mean, or a row beyond its own noise as well."""
+    """Return what got slower by more than `tolerance`, and by more than the first wheel differs from itself."""
+    rows = [row for row in rows if len(row.seconds["before"]) >= LEAST_TURNS]
     found = []
     for title, group in _groups(rows).items():
-        mean = geometric_mean(row.ratio("after")[0] for row in group)
-        found += [f"the geometric mean of the {title}"] if mean is not None and mean > 1 + tolerance else []
+        after, again = _means(group)
+        found += [f"the geometric mean of the {title}"] if after > max(1.0, again) * (1 + tolerance) else []
     for row in rows:
         if row.ratio("after")[1] > max(1 + tolerance, row.ratio("again")[2]):
             found.append(row.name)
     return found
+
+
+def _means(rows: Sequence[Row]) -> tuple[float, float]:
+    """Return the geometric means of after/before and of before/before."""
+    after, again = (geometric_mean(row.ratio(side)[0] for row in rows) for side in ("after", "again"))
+    return after or 1.0, again or 1.0
 
 
 def _groups(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -207,7 +216,7 @@ def _starts(sides: Mapping[str, dict[str, str]], settings: Settings, scratch: Pa
     """Return the rows of new processes: with an empty cache folder each, and with what that one holds then."""
     rows = [Row(f"start, {kind}: {START.name}, 1 thread") for kind in ("cold", "warm")]
     wanted = [row for row in rows if re.search(settings.cells, row.name)]
-    if not wanted or not settings.cold:
+    if not wanted or settings.cold < 1:
         return []
     told = json.dumps(_written(START, 1, scratch))
     for number in range(settings.cold):
