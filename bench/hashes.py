@@ -18,6 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def parts(drawn: Drawn) -> dict[str, str]:
     """
     if drawn.source == "arrays":
         layer = layer_of_arrays(drawn)
-        return {"whole": _fingerprint(lambda: _layer_outputs(layer, drawn))}
+        return {"whole": _fingerprint(partial(_layer_outputs, layer, drawn))}
     options: dict[str, Any] = {"threads": drawn.threads, "precision": drawn.precision}
     try:
         if drawn.source == "onnx":
@@ -54,7 +55,7 @@ def parts(drawn: Drawn) -> dict[str, str]:
     ways: dict[str, Callable[[Any, Drawn], Iterator[Array]]] = {"whole": _whole_outputs, "stream": _stream_outputs}
     if not drawn.fixed or drawn.batch == 1:
         ways["pool"] = _pool_outputs
-    return {name: _fingerprint(lambda way=way: way(model, drawn)) for name, way in ways.items()}
+    return {name: _fingerprint(partial(way, model, drawn)) for name, way in ways.items()}
 
 
 def _fingerprint(run: Callable[[], Iterable[Any]]) -> str:

@@ -187,7 +187,7 @@ def weights(drawn: Drawn) -> list[dict[str, Array]]:
     rng, size, found = drawn.rng(1), drawn.features, []
     for layer in drawn.layers:
         D, H, G, P = layer.directions, layer.units, GATES[layer.op], layer.width
-        shapes = {"W": (D, G * H, size), "R": (D, G * H, P)}
+        shapes: dict[str, tuple[int, ...]] = {"W": (D, G * H, size), "R": (D, G * H, P)}
         shapes |= {"B": (D, 2 * G * H)} if layer.bias else {}
         shapes |= {"P": (D, 3 * H)} if layer.peepholes else {}
         shapes |= {"V": (D, P, H)} if layer.projection else {}
@@ -212,7 +212,7 @@ def onnx_model(drawn: Drawn) -> Any:
     for number, (layer, arrays) in enumerate(zip(drawn.layers, weights(drawn), strict=True)):
         last, D, H = number == len(drawn.layers) - 1, layer.directions, layer.units
         named = {name: f"{name}_{number}" for name in arrays}
-        tensors |= {named[name]: batch_first(a, drawn.layout and name in "hc") for name, a in arrays.items()}
+        tensors |= {named[name]: batch_first(a, bool(drawn.layout) and name in "hc") for name, a in arrays.items()}
         shape = [batch, D, H] if drawn.layout else [D, batch, H]
         if layer.states == "given":
             named |= {name: f"{name}_{number}" for name in STATES[layer.op]}

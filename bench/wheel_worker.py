@@ -32,7 +32,7 @@ def prepare(told: dict[str, Any]) -> Call:
         return lambda: step(frame)
     if told["kind"] == "call":
         return lambda: model(x)
-    feed = {"x": x} | {spec.name: np.zeros(spec.shape, np.float32) for spec in model.inputs[1:]}
+    feed = {"x": x} | {spec.name: np.zeros([int(n) for n in spec.shape], np.float32) for spec in model.inputs[1:]}
     pairs = list(zip(list(feed)[1:], [spec.name for spec in model.outputs[1:]], strict=True))
 
     def call() -> Any:
