@@ -35,7 +35,8 @@ __all__ = ["Row", "Settings", "measure", "render", "slower"]
 ROOT = Path(__file__).parents[1]
 SIDES = ("before", "after", "again")
 """The two wheels, and the first one once more."""
-ORDERS = tuple(permutations(SIDES))
+ORDERS = tuple(tuple(permutations(SIDES))[i] for i in (0, 3, 4, 1, 2, 5))
+"""Three orders in a row put each side in each place once: who starts first finds files unread."""
 START = Case("sequence", "LSTM", 100, 1, 64, 128)
 SAMPLE = 0.01
 LEAST_TURNS = 5

@@ -133,6 +133,8 @@ def test_every_side_is_measured_after_each_other_one_equally():
     follows = [(order[i], order[i + 1]) for order in wheels.ORDERS for i in range(2)]
     assert len(wheels.ORDERS) == 6
     assert {follows.count(pair) for pair in follows} == {2}
+    for orders in (wheels.ORDERS[:3], wheels.ORDERS[3:]):
+        assert all(set(place) == set(wheels.SIDES) for place in zip(*orders, strict=True))
 
 
 def test_a_comparison_refuses_what_has_no_effect(tmp_path, capsys):
