@@ -12,6 +12,7 @@ Nothing but compiling imports Numba or llvmlite.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import importlib
 import os
@@ -19,7 +20,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +33,17 @@ from fastlstm.kernels.image import Image, image_of
 from fastlstm.kernels.packfile import Pack, pack_bytes, read_pack
 from fastlstm.target import LEVELS, Target
 
-__all__ = ["Kernel", "address", "compile_kernel", "kernel_image", "loaded", "made_with", "stored", "template_of"]
+__all__ = [
+    "Kernel",
+    "address",
+    "compile_kernel",
+    "kernel_image",
+    "listing",
+    "loaded",
+    "made_with",
+    "stored",
+    "template_of",
+]
 
 PACKS = Path(__file__).parent.parent / "packs"
 """The folder of the packs that came with the package: a file a level, which `fastlstm.prebuild` makes."""
@@ -58,6 +70,9 @@ _lock = threading.RLock()
 _addresses: dict[tuple[Kernel, tuple[object, ...]], int] = {}
 _packs: dict[tuple[object, ...], tuple[Pack, int] | None] = {}  # and where they lie in memory
 _compiling_seconds = 0.0
+_listed: list[set[Kernel]] = []  # by `listing`
+_nothing = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(lambda *_: 0)
+_not_run = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t)(lambda *_: None)
 
 
 def operation(kernel: Kernel) -> str:
@@ -119,6 +134,10 @@ def address(kernel: Kernel, target: Target) -> int:
     FastLSTMError
         If Numba cannot compile it, or is needed and not installed; or if the system runs no code from memory.
     """
+    if _listed:
+        _listed[-1].add(kernel)
+        stands_in = _nothing if kernel.name != "entry.call" else _not_run
+        return ctypes.cast(stands_in, ctypes.c_void_p).value or 0
     key = (kernel, target.code)
     found = _addresses.get(key)
     if found is None:
@@ -127,6 +146,20 @@ def address(kernel: Kernel, target: Target) -> int:
             if found is None:
                 found = _addresses[key] = _load(kernel, target)
     return found
+
+
+@contextmanager
+def listing() -> Iterator[set[Kernel]]:
+    """Note the kernels that are asked for and compile none: what models run meanwhile computes nothing.
+
+    It is for processes that do nothing else, because models and streams keep what they were given. With
+    `fastlstm.machine.supposing` it says what a model needs on another machine.
+    """
+    _listed.append(set())
+    try:
+        yield _listed[-1]
+    finally:
+        _listed.pop()
 
 
 def loaded() -> list[Kernel]:

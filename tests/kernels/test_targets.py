@@ -149,7 +149,7 @@ def test_a_level_that_the_processor_lacks_is_refused_by_what_is_missing(monkeypa
     other = "aarch64" if machine.detect().architecture == "x86_64" else "x86-64-v2"
     monkeypatch.setenv("FASTLSTM_TARGET", other)
     with pytest.raises(InputError, match="lacks"):
-        machine.detect.__wrapped__()
+        machine._detected.__wrapped__()
     monkeypatch.setenv("FASTLSTM_TARGET", "pentium")
     with pytest.raises(InputError, match="expected one of"):
-        machine.detect.__wrapped__()
+        machine._detected.__wrapped__()
