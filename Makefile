@@ -7,6 +7,7 @@
 #   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
+#   make wheel    the wheel with compiled kernels for every level of processor  (minutes; LEVELS=x86-64-v3 for one)
 #   make clean    remove everything that make made
 
 PYTHON        ?= python3
@@ -15,6 +16,8 @@ VENV          ?= .venv
 # How fastlstm gets into $(VENV): "editable" follows the checkout, "wheel" is what users will have.
 INSTALL       ?= editable
 ARGS          ?=
+# Whose compiled kernels go into the wheel that `make wheel` builds: none named means all.
+LEVELS        ?=
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 WHEEL   := dist/fastlstm-$(VERSION)-py3-none-any.whl
@@ -31,7 +34,7 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test check lint types differ fuzz bench ulp warmup test-oldest clean
+.PHONY: demo test check lint types differ fuzz bench ulp warmup wheel test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -68,6 +71,13 @@ ulp: $(STAMP)demo
 
 warmup: $(STAMP)demo
 	$(BIN)/fastlstm warmup $(ARGS)
+
+# Packs lie in the package while the wheel is built and no longer: a checkout's sources change, packs do not.
+wheel: $(STAMP)prebuild
+	rm -rf build dist/packs fastlstm/packs
+	$(BIN)/python -m fastlstm.prebuild --out dist/packs $(LEVELS)
+	cp -r dist/packs fastlstm/packs
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ; status=$$?; rm -rf fastlstm/packs; exit $$status
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST)

@@ -80,7 +80,19 @@ JOB_WAITERS = 17  # threads that sleep until a share is done, or a worker has le
 JOB_MUTEX = 24  # the system's: 64 bytes at most, and so the condition variables
 JOB_CONDITION = 32
 JOB_CONDITION_2 = 40
-JOB_SHARES = 48  # `SHARE_WORDS` a worker
+JOB_SYSTEM = 48  # addresses of the functions `SYSTEM_FUNCTIONS`, 0 where the system has none of that name
+JOB_SHARES = 56  # `SHARE_WORDS` a worker
+
+# functions of the system's that a team's kernels call, in the order of their addresses in the job
+SYSTEM_FUNCTIONS = (
+    "pthread_mutex_lock",
+    "pthread_mutex_unlock",
+    "pthread_cond_broadcast",
+    "pthread_cond_wait",
+    "sched_getcpu",
+    "sched_getaffinity",
+    "sched_setaffinity",
+)
 
 # words of a worker's share of every phase, and of the worker
 SHARE_CLAIMED = 0  # the last phase in which somebody claimed the share

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,7 +16,7 @@ from pathlib import Path
 from fastlstm.errors import InputError
 from fastlstm.target import LEVELS, Target
 
-__all__ = ["cores", "detect", "level_of"]
+__all__ = ["cores", "detect", "level_of", "supposing"]
 
 NEEDS = {
     "x86-64-v2": {"ssse3", "sse4_1", "sse4_2", "popcnt"},
@@ -48,9 +50,8 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-@cache
 def detect() -> Target:
-    """Return the target of this machine, read once a process.
+    """Return the target of this machine, read once a process, or the one that is supposed (see `supposing`).
 
     The environment variable ``FASTLSTM_TARGET`` names another level that this machine can run, for example
     ``x86-64-v3`` on a processor with AVX-512. ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` narrow the target as they
@@ -61,6 +62,24 @@ def detect() -> Target:
     InputError
         If ``FASTLSTM_TARGET`` names no level, or one that this processor does not have.
     """
+    return _supposed[-1] if _supposed else _detected()
+
+
+@contextmanager
+def supposing(target: Target) -> Iterator[None]:
+    """Let the whole process plan for another machine: see `fastlstm.kernels.compiler.listing`."""
+    _supposed.append(target)
+    try:
+        yield
+    finally:
+        _supposed.pop()
+
+
+_supposed: list[Target] = []
+
+
+@cache
+def _detected() -> Target:
     flags = _flags()
     wanted, cpu = os.environ.get("FASTLSTM_TARGET"), os.environ.get("NUMBA_CPU_NAME")
     if wanted:

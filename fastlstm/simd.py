@@ -402,6 +402,33 @@ def join(typingctx: Any, a: Any, b: Any) -> Any:
     return Vec(2 * a.lanes)(a, b), codegen
 
 
+def _reinterpreted(source: Any, target: Any, kind: Any) -> Any:
+    @intrinsic
+    def cast(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], kind)
+
+        return target(source), codegen
+
+    return cast
+
+
+word_from_float = _reinterpreted(types.float64, types.int64, I64)
+"""word_from_float(x) -> the 64 bits of a double, as an integer."""
+float_from_word = _reinterpreted(types.int64, types.float64, ir.DoubleType())
+"""float_from_word(word) -> the double with these bits."""
+
+
+@intrinsic
+def sqrt(typingctx: Any, value: Any) -> Any:
+    """sqrt(x) -> the square root of a double: an instruction, where Numba's own is a call of the C library."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [ir.DoubleType()]), args)
+
+    return types.float64(types.float64), codegen
+
+
 # ---------------------------------------------------------------- calls and the floating-point mode
 
 
@@ -414,6 +441,17 @@ def call_kernel(typingctx: Any, address: Any, args: Any, frame: Any) -> Any:
         return builder.call(builder.inttoptr(values[0], kind.as_pointer()), [*values[1:], I64(0)])
 
     return types.int64(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_c(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """call_c(address, a, b, c, d) calls a C function of up to four words that returns one at most."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = ir.FunctionType(I64, [I64] * 4)
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
+
+    return types.int64(*[types.int64] * 5), codegen
 
 
 def primitive(name: str, arguments: int) -> Any:

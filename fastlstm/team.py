@@ -59,6 +59,9 @@ class Team:
             system.pthread_mutex_init(ctypes.c_void_p(self.job + 8 * layout.JOB_MUTEX), None)
             for condition in (layout.JOB_CONDITION, layout.JOB_CONDITION_2):
                 system.pthread_cond_init(ctypes.c_void_p(self.job + 8 * condition), None)
+            for number, name in enumerate(layout.SYSTEM_FUNCTIONS):
+                found = ctypes.cast(getattr(system, name, 0), ctypes.c_void_p).value
+                self._words[layout.JOB_SYSTEM + number] = found or 0
             prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
             follow = prototype(address(Kernel("team.follow"), machine.detect()))
             self._dismiss = prototype(address(Kernel("team.dismiss"), machine.detect()))

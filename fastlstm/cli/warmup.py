@@ -13,6 +13,7 @@ from fastlstm.cli.files import read_model
 from fastlstm.cli.options import add_state_dict_options, state_dict_options
 from fastlstm.errors import UnsupportedError
 from fastlstm.kernels import compiler
+from fastlstm.kernels.cache import cache_folder
 from fastlstm.layers import GRU, LSTM, RNN
 from fastlstm.model import Model
 from fastlstm.samples import sample_inputs
@@ -40,5 +41,5 @@ def run(arguments: argparse.Namespace) -> int:
             for rows in (1, 2):  # one row of a small layer has kernels of its own
                 one(np.zeros((1, rows, 4)))
             print(f"{layer.__name__}: ready", file=sys.stderr)
-    print(f"{len(compiler.loaded())} kernels ready in {time.monotonic() - started:.1f} s: {compiler.cache_folder()}")
+    print(f"{len(compiler.loaded())} kernels ready in {time.monotonic() - started:.1f} s: {cache_folder()}")
     return 0

@@ -1,12 +1,13 @@
-"""Compiling kernels: one calling convention, one set of options, one cache on disk.
+"""Compiling and finding kernels: one calling convention, one set of options.
 
 A kernel is a C function ``int64(int64, int64, int64)``, used as ``(args, frame, unused)`` by the program that
 `fastlstm.kernels.drive` runs and as a Python built-in by `fastlstm.native`. It is written as a factory: a
 function in a module of this package whose parameters are compile-time constants (lanes, tile shapes,
 activations) and which returns the function that Numba compiles. `compile_kernel` makes a variant's object code for any
-target. `address` finds a variant in this process, in a folder of the project's own whose name holds everything machine
-code depends on: the kernels' sources, the target's code, the versions of Python, Numba and llvmlite. Only a variant
-that is not there yet imports Numba; loading one that is there takes about a millisecond.
+target.
+
+`address` finds a variant in this process, in the packs that came with the package, in the cache, or compiles it.
+Nothing but compiling imports Numba or llvmlite.
 """
 
 from __future__ import annotations
@@ -16,20 +17,36 @@ import hashlib
 import importlib
 import os
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Hashable
-from functools import cache, lru_cache
+import warnings
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from fastlstm.errors import FastLSTMError
-from fastlstm.kernels.system import C_FUNCTIONS, LINUX_FUNCTIONS, SYSTEM_FUNCTIONS
-from fastlstm.target import Target
+from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError
+from fastlstm.kernels import cache, loader
+from fastlstm.kernels.image import Image, image_of
+from fastlstm.kernels.packfile import Pack, pack_bytes, read_pack
+from fastlstm.target import LEVELS, Target
 
-__all__ = ["Kernel", "address", "cache_folder", "compile_kernel", "loaded", "stored", "template_of"]
+__all__ = [
+    "Kernel",
+    "address",
+    "compile_kernel",
+    "kernel_image",
+    "listing",
+    "loaded",
+    "made_with",
+    "stored",
+    "template_of",
+]
+
+PACKS = Path(__file__).parent.parent / "packs"
+"""The folder of the packs that came with the package: a file a level, which `fastlstm.prebuild` makes."""
 
 
 class Kernel(NamedTuple):
@@ -51,8 +68,27 @@ class Kernel(NamedTuple):
 
 _lock = threading.RLock()
 _addresses: dict[tuple[Kernel, tuple[object, ...]], int] = {}
-_engines: list[Any] = []  # an LLVM engine owns its machine code, so each is kept alive
+_packs: dict[tuple[object, ...], tuple[Pack, int] | None] = {}  # and where they lie in memory
 _compiling_seconds = 0.0
+_listed: list[set[Kernel]] = []  # by `listing`
+_nothing = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(lambda *_: 0)
+_not_run = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t)(lambda *_: None)
+
+
+def operation(kernel: Kernel) -> str:
+    """Return what a kernel computes, in the words of a model."""
+    module, factory = kernel.name.split(".")
+    named = [constant for constant in kernel.constants if isinstance(constant, str)]
+    layers = {"lstm": "LSTM layers", "gru": "GRU layers", "reset_before": "GRU layers", "rnn": "RNN layers"}
+    modules = {"linear": "dense layers and input projections", "contraction": "matrix products",
+               "convolution": "convolutions"}  # fmt: skip
+    what = layers.get(factory) or modules.get(module) or (named[0] if named else factory)
+    return f"{what} (kernel {kernel.name}{kernel.constants})"
+
+
+def kernel_image(kernel: Kernel, target: Target) -> Image:
+    """Return a kernel compiled for `target`, ready to be loaded anywhere; see `compile_kernel`."""
+    return image_of(compile_kernel(kernel, target), kernel.symbol)
 
 
 def compile_kernel(kernel: Kernel, target: Target) -> bytes:
@@ -63,17 +99,24 @@ def compile_kernel(kernel: Kernel, target: Target) -> bytes:
     FastLSTMError
         If Numba cannot compile it; the message holds Numba's reason.
     """
+    template = template_of(kernel)
     from fastlstm.kernels.emit import emit
 
-    return emit(template_of(kernel), kernel.symbol, target)
+    return emit(template, kernel.symbol, target)
 
 
 @lru_cache(maxsize=256)
 def template_of(kernel: Kernel) -> str:
     """Return a kernel in LLVM's language, the same for all targets."""
-    import numba
+    try:
+        import numba
 
-    from fastlstm.kernels.pipeline import template
+        from fastlstm.kernels.pipeline import template
+    except ImportError as error:
+        raise DependencyError(
+            f"The code of {operation(kernel)} is not among what was compiled beforehand, and Numba, which compiles it, "
+            f"cannot be imported ({error}). Install it with: pip install numba"
+        ) from error
 
     module, factory = kernel.name.split(".")
     function = getattr(importlib.import_module(f"fastlstm.kernels.{module}"), factory)(*kernel.constants)
@@ -89,8 +132,12 @@ def address(kernel: Kernel, target: Target) -> int:
     Raises
     ------
     FastLSTMError
-        If Numba cannot compile it; the message holds Numba's reason.
+        If Numba cannot compile it, or is needed and not installed; or if the system runs no code from memory.
     """
+    if _listed:
+        _listed[-1].add(kernel)
+        stands_in = _nothing if kernel.name != "entry.call" else _not_run
+        return ctypes.cast(stands_in, ctypes.c_void_p).value or 0
     key = (kernel, target.code)
     found = _addresses.get(key)
     if found is None:
@@ -101,125 +148,136 @@ def address(kernel: Kernel, target: Target) -> int:
     return found
 
 
+@contextmanager
+def listing() -> Iterator[set[Kernel]]:
+    """Note the kernels that are asked for and compile none: what models run meanwhile computes nothing.
+
+    It is for processes that do nothing else, because models and streams keep what they were given. With
+    `fastlstm.machine.supposing` it says what a model needs on another machine.
+    """
+    _listed.append(set())
+    try:
+        yield _listed[-1]
+    finally:
+        _listed.pop()
+
+
 def loaded() -> list[Kernel]:
     """Return the kernels this process has loaded."""
     return sorted({kernel for kernel, _ in _addresses}, key=repr)
 
 
-def cache_folder() -> Path:
-    """Return the folder of compiled kernels; the environment variable ``FASTLSTM_CACHE_DIR`` moves it."""
-    chosen = os.environ.get("FASTLSTM_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local")))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "fastlstm"
+def stored(kernel: Kernel, target: Target) -> Path | None:
+    """Return where the cache keeps a kernel, None if there is no cache."""
+    return cache.place_of(target, f"{kernel.name}-{kernel.key}")
 
 
-@cache
-def _fingerprint(code: tuple[object, ...]) -> str:
-    """Return a hash of all that machine code depends on besides a kernel's own constants."""
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    shared = ("arguments", "layout", "limits", "simd", "target")
-    for source in [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in shared)]:
-        digest.update(source.read_bytes())
-    versions = (version("numba"), version("llvmlite"), sys.version_info[:2])
-    digest.update(repr((code, versions)).encode())
-    return digest.hexdigest()[:20]
-
-
-def stored(kernel: Kernel, target: Target) -> Path:
-    """Return where the object code of a kernel is kept."""
-    return cache_folder() / _fingerprint(target.code) / f"{kernel.name}-{kernel.key}.o"
+def made_with() -> dict[str, str]:
+    """Return the versions of what compiles kernels."""
+    return {package: version(package) for package in ("numba", "llvmlite")}
 
 
 def _load(kernel: Kernel, target: Target) -> int:
+    found = _prebuilt(kernel, target)
+    if found:
+        return found
     path = stored(kernel, target)
-    found = _link(_stored(path), kernel.symbol)
-    if not found:
-        code = _compile(kernel, target)
-        found = _link(code, kernel.symbol)
-        _keep(path, code)
-    return found
-
-
-def _stored(path: Path) -> bytes:
-    """Return the object code kept at `path`, empty if there is none or it is damaged."""
+    image = None if path is None else _cached(kernel, target, path)
+    if image is None:
+        image = _compile(kernel, target)
+        _keep(path, kernel, target, image)
     try:
-        content = path.read_bytes()
+        return loader.place(image.code) + image.entry
+    except OSError as error:
+        raise FastLSTMError(f"The system runs no code that was loaded at run time: {error}.") from error
+
+
+def _prebuilt(kernel: Kernel, target: Target) -> int:
+    """Return the address of a kernel out of the pack for `target`, 0 if there is none."""
+    if target.code not in _packs:
+        _packs[target.code] = _pack(target)
+    found = _packs[target.code]
+    if found is None:
+        return 0
+    pack, start = found
+    try:
+        place = pack.find(kernel.key)
+    except FileFormatError as error:
+        warnings.warn(f"The pack for {target.name} is not used: {error}", RuntimeWarning, stacklevel=2)
+        _packs[target.code] = None
+        return 0
+    return 0 if place is None else start + place[0] + place[1].entry
+
+
+def _pack(target: Target) -> tuple[Pack, int] | None:
+    """Open the pack that came with the package for `target`: it is trusted as the modules beside it are."""
+    name = next((level.name for level in LEVELS.values() if level.code == target.code), "")
+    path = PACKS / f"{name}.pack"
+    if not name or not path.exists():
+        return None
+    try:
+        start, content = loader.map_file(path)
+        return read_pack(content, target, cache.sources()), start
+    except (OSError, ValueError, FileFormatError) as error:
+        warnings.warn(f"{path} is not used: {error}", RuntimeWarning, stacklevel=2)
+        return None
+
+
+def _cached(kernel: Kernel, target: Target, path: Path) -> Image | None:
+    """Return a kernel out of the cache, None if it is not there, damaged or not to be trusted."""
+    try:
+        reason = cache.mistrust(path)
+        content = memoryview(path.read_bytes())
     except OSError:
-        return b""
-    digest, code = content[:32], content[32:]
-    return code if hashlib.sha256(code).digest() == digest else b""
+        return None
+    if reason:
+        warnings.warn(f"Compiled code in the cache is not run: {reason}.", RuntimeWarning, stacklevel=2)
+        return None
+    try:
+        found = read_pack(content, target, cache.sources()).find(kernel.key)
+    except FileFormatError:
+        return None  # it is compiled again, and written anew
+    return None if found is None else found[1]
 
 
-def _compile(kernel: Kernel, target: Target) -> bytes:
-    """Return the object code of one variant, and say that this is what takes the time."""
+def _compile(kernel: Kernel, target: Target) -> Image:
+    """Return the image of one variant, and say that this is what takes the time."""
     _announce()
     started = time.monotonic()
-    code = compile_kernel(kernel, target)
+    image = kernel_image(kernel, target)
     global _compiling_seconds
     _compiling_seconds += time.monotonic() - started
-    return code
+    return image
 
 
 def _announce() -> None:
     """Say once, on stderr, that compiling is what takes the time."""
     global _compiling_seconds
-    if _compiling_seconds >= 1.0 and not os.environ.get("FASTLSTM_QUIET"):
-        print(  # noqa: T201
-            f"fastlstm: compiling kernels for this machine, once; they are kept in {cache_folder()}",
-            file=sys.stderr,
-            flush=True,
-        )
+    if _compiling_seconds >= 1.0:
+        kept = cache.cache_folder()
+        _say(f"compiling kernels for this machine, once; they are kept in {kept}" if kept else "compiling kernels")
         _compiling_seconds = float("-inf")
 
 
-def _link(code: bytes, symbol: str) -> int:
-    """Return the address of `symbol` in object code, 0 if the code is damaged or does not hold it."""
-    import llvmlite.binding as llvm
-
-    if not code:
-        return 0
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    _name_system_functions()
-    empty = llvm.parse_assembly("")
-    target = llvm.Target.from_default_triple().create_target_machine()
-    engine = llvm.create_mcjit_compiler(empty, target)
+def _keep(path: Path | None, kernel: Kernel, target: Target, image: Image) -> None:
+    """Store an image; where that cannot be done every process compiles anew, and it is said once."""
     try:
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        engine.finalize_object()
-        found = int(engine.get_function_address(symbol))
-    except RuntimeError:
-        return 0
-    if found:
-        _engines.append(engine)
-    return found
+        if path is None:
+            raise OSError("this user has no home folder")
+        content = pack_bytes(target, cache.sources(), {kernel.key: (kernel.name, image)}, made_with())
+        cache.keep(path, content)
+    except OSError as error:
+        _say_once(
+            f"compiled kernels cannot be kept ({error}): every process will compile them anew. "
+            "FASTLSTM_CACHE_DIR names a folder that can be written to."
+        )
 
 
-@cache
-def _name_system_functions() -> None:
-    """Tell LLVM where the functions are that kernels call: it does not look through the process by itself."""
-    import llvmlite.binding as llvm
-
-    system = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
-    names = C_FUNCTIONS + (SYSTEM_FUNCTIONS if os.name == "posix" else ())
-    for name in names + (LINUX_FUNCTIONS if sys.platform == "linux" else ()):
-        llvm.add_symbol(name, ctypes.cast(getattr(system, name), ctypes.c_void_p).value)
+@lru_cache
+def _say_once(text: str) -> None:
+    _say(text)
 
 
-def _keep(path: Path, code: bytes) -> None:
-    """Store object code, written aside and renamed; a folder that cannot be written costs a recompile."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as aside:
-            aside.write(hashlib.sha256(code).digest() + code)
-        os.replace(aside.name, path)
-    except OSError:
-        return
+def _say(text: str) -> None:
+    if not os.environ.get("FASTLSTM_QUIET"):
+        print(f"fastlstm: {text}", file=sys.stderr, flush=True)  # noqa: T201

@@ -5,16 +5,16 @@ The lanes behind a row's last feature may hold anything; nothing here lets them 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from fastlstm.arguments import Binary, LayerNorm, Softmax, Unary, positions
 from fastlstm.kernels.activations import activation, exp
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
+from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import ROWS, STEPS
-from fastlstm.simd import fma, load_f32, splat, store_f32, vload, vmax, vmin, vsplat, vsplat_load, vstore
+from fastlstm.simd import fma, load_f32, splat, sqrt, store_f32, vload, vmax, vmin, vsplat, vsplat_load, vstore
 
 __all__ = ["binary", "layer_norm", "operation", "row_address", "softmax", "unary"]
 
@@ -123,7 +123,7 @@ def softmax(lanes: int, logarithm: bool) -> Compiled:
                 for i in range(features):
                     total += load_f32(out + 4 * i)
                 if logarithm:
-                    shift = vsplat(lanes, math.log(total))
+                    shift = vsplat(lanes, log(total))
                     for i in range(vectors):
                         vstore(out + i * width, vload(lanes, x + i * width) - top - shift)
                 else:
@@ -159,7 +159,7 @@ def layer_norm(lanes: int, epsilon: float) -> Compiled:
                 for i in range(features):
                     away = load_f32(x + 4 * i) - mean
                     square += away * away
-                factor = vsplat(lanes, 1.0 / math.sqrt(square / features + epsilon))
+                factor = vsplat(lanes, 1.0 / sqrt(square / features + epsilon))
                 middle = vsplat(lanes, mean)
                 for i in range((features + lanes - 1) // lanes):
                     at = i * width

@@ -15,7 +15,6 @@ import llvmlite.binding as llvm
 
 from fastlstm.errors import FastLSTMError
 from fastlstm.kernels.primitives import frame_primitives, target_primitives
-from fastlstm.kernels.system import KNOWN
 from fastlstm.target import Target
 
 __all__ = ["assembly", "emit", "optimise", "target_machine"]
@@ -41,7 +40,7 @@ def emit(text: str, symbol: str, target: Target) -> bytes:
     Raises
     ------
     FastLSTMError
-        If it calls a function that no kernel may call.
+        If it calls a function: a kernel holds all that it runs.
     """
     machine = target_machine(target)
     code: bytes = machine.emit_object(_optimised(text, symbol, target, machine))
@@ -60,9 +59,9 @@ def _optimised(text: str, symbol: str, target: Target, machine: Any) -> Any:
     for more in (frame_primitives(), target_primitives(target, names)):
         module.link_in(llvm.parse_assembly(for_target(more, target, machine)))
     optimise(module, machine, {symbol})
-    unknown = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")} - KNOWN
+    unknown = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
     if unknown:
-        raise FastLSTMError(f"The kernel {symbol} calls {', '.join(sorted(unknown))}, which it cannot.")
+        raise FastLSTMError(f"The kernel {symbol} calls {', '.join(sorted(unknown))}, which it does not hold.")
     return module
 
 

@@ -13,30 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
-
 from fastlstm import layout
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.memory import clear
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import I64, load_i32, load_i64, store_i64
+from fastlstm.simd import call_c, load_i32, load_i64, store_i64
 
 __all__ = ["call"]
 
 CONTIGUOUS_ALIGNED, WRITEABLE = 0x101, 0x400  # NumPy's flags
-
-
-@intrinsic
-def call_c(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """call_c(address, a, b, c, d) calls a C function of up to four words that returns one."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        kind = ir.FunctionType(I64, [I64] * 4)
-        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-
-    return types.int64(*[types.int64] * 5), codegen
 
 
 @inlined

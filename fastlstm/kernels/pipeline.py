@@ -73,9 +73,10 @@ def template(function: Callable[[int, int, int], int], symbol: str) -> str:
     return text + _EXPORTED.format(symbol=symbol, inner=f'@"{result.fndesc.llvm_func_name}"')
 
 
-# Numba's own convention returns a status and writes the result to memory; a kernel neither raises nor fails.
+# Numba's own convention returns a status and writes the result to memory; a kernel neither raises nor fails. Without
+# the attribute LLVM could make calls of memset and memcpy out of loops.
 _EXPORTED = """
-define i64 @{symbol}(i64 %a, i64 %b, i64 %c) nounwind {{
+define i64 @{symbol}(i64 %a, i64 %b, i64 %c) nounwind "no-builtins" {{
   %result = alloca i64
   %error = alloca ptr
   store i64 0, ptr %result

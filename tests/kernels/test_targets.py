@@ -14,6 +14,7 @@ import pytest
 from fastlstm import machine
 from fastlstm.errors import InputError
 from fastlstm.kernels.compiler import Kernel, compile_kernel
+from fastlstm.kernels.image import image_of
 from fastlstm.target import FLOAT32, LEVELS, TARGETS, Target
 
 FOREIGN = ("x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "riscv64", "cortex-m4")
@@ -75,6 +76,9 @@ def test_every_kernel_is_made_for_every_kind_of_processor(kernel: str) -> None:
         assert code[:4] == b"\x7fELF"
         assert found == ELF_MACHINES[target.architecture], name
         assert variant.symbol.encode() in code
+        if target.architecture in ("x86_64", "aarch64"):  # what is loaded here refers to nothing outside of itself
+            image = image_of(code, variant.symbol)
+            assert 0 <= image.entry < len(image.code) < len(code)
 
 
 def test_the_list_of_kernels_is_complete() -> None:
@@ -145,7 +149,7 @@ def test_a_level_that_the_processor_lacks_is_refused_by_what_is_missing(monkeypa
     other = "aarch64" if machine.detect().architecture == "x86_64" else "x86-64-v2"
     monkeypatch.setenv("FASTLSTM_TARGET", other)
     with pytest.raises(InputError, match="lacks"):
-        machine.detect.__wrapped__()
+        machine._detected.__wrapped__()
     monkeypatch.setenv("FASTLSTM_TARGET", "pentium")
     with pytest.raises(InputError, match="expected one of"):
-        machine.detect.__wrapped__()
+        machine._detected.__wrapped__()
