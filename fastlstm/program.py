@@ -373,7 +373,7 @@ class _Reader:
         return array
 
     def program(self, data: Mapping[str, Any]) -> Program:
-        given = {name: tuple(v) if isinstance(v, list) else v for name, v in data["target"].items()}
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data["target"].items()}
         slots = tuple(Slot(name, kind, width, local, self.array(n)) for name, kind, width, local, n in data["slots"])
         stages = tuple(
             Stage(kind, tuple(self.instruction(step) for step in steps), rows) for kind, rows, steps in data["stages"]
@@ -396,7 +396,8 @@ class _Reader:
             return value
         kind, *rest = value
         if kind == "array":
-            return self.memory[rest[0]]
+            found_array: Array = self.memory[rest[0]]
+            return found_array
         if kind == "place":
             return Place(self.memory[rest[0]], rest[1])
         if kind == "table":

@@ -167,7 +167,7 @@ def _around(build: Builder, node: Node, infos: Mapping[str, Any]) -> None:
             else:
                 places.append(build.read_padded(name, features))
                 stage = max(stage, build.stage[name])
-        operands = Binary(*places, out, vectors)
+        operands = Binary._make((*places, out, vectors))
         build.emit(stage, Instruction("elementwise.binary", (lanes, node.op), operands, node.op), *places, out)
     elif node.op in ("Softmax", "LogSoftmax"):
         at, stage = build.read_padded(x, features), build.stage[x]

@@ -79,14 +79,14 @@ def _lstm(build: Builder, one: Direction) -> Instruction:
         weights = aligned(np.concatenate([whole.reshape(-1), rest.reshape(-1)]))
         units = one.hidden % lanes
         stored = units if len(node.attrs["directions"]) > 1 else lanes
-        args = LSTM(*_shared(one, weights, panels - 1, lanes), 0, units, stored)
+        args = LSTM._make((*_shared(one, weights, panels - 1, lanes), 0, units, stored))
         note = f"gates of the last {units} units share {tail} vector{'s' * (tail > 1)}"
         return _step(
             build, one, "recurrent.lstm", (False, False, masked, form, tail), args,
             panels=panels - 1 + tail / 4, note=note,
         )  # fmt: skip
     peepholes = 0 if peephole is None else gate_rows(np.asarray(peephole[one.d]), 3, lanes)
-    args = LSTM(*_shared(one, weights, panels, one.last_width), peepholes, 0, 0)
+    args = LSTM._make((*_shared(one, weights, panels, one.last_width), peepholes, 0, 0))
     options = (coupled, peephole is not None, masked, form)
     return _step(build, one, "recurrent.lstm", options, args, **_narrow(form, one.size))
 
@@ -102,10 +102,10 @@ def _projected(build: Builder, one: Direction) -> Instruction:
     label = node.name or node.output(0) or node.op
     unprojected = build.slot(Slot(f"{label} unprojected {one.d}", "row", one.panels(lanes) * lanes))
     peepholes = 0 if peephole is None else gate_rows(np.asarray(peephole[one.d]), 3, lanes)
-    args = Projected(
+    args = Projected._make((
         *_shared(one, weights, panels_of(one.size, lanes), one.last_width),
         peepholes, unprojected, projection, one.hidden, one.panels(lanes),
-    )  # fmt: skip
+    ))  # fmt: skip
     options = (bool(node.attrs.get("input_forget")), peephole is not None, one.mask >= 0, form, projection_form)
     longest = max(one.size if form.bits < 32 else 0, one.hidden if projection_form.bits < 32 else 0)
     macs = int(one.w_hh.size) + one.size * one.hidden
@@ -117,7 +117,7 @@ def _gru(build: Builder, one: Direction) -> tuple[Instruction, Array]:
     b_hn = np.zeros(hidden) if bias is None else np.asarray(bias[one.d][3 * hidden :])
     start = gate_rows(np.concatenate([np.zeros(2 * hidden), b_hn]), 3, lanes)
     weights, form = _weights(build, one, slice(None), 3)
-    args = GRU(*_shared(one, weights, one.panels(lanes), one.last_width), start)
+    args = GRU._make((*_shared(one, weights, one.panels(lanes), one.last_width), start))
     return _step(build, one, "gru.gru", (one.mask >= 0, form), args, **_narrow(form, one.size)), start
 
 
@@ -129,7 +129,7 @@ def _reset_before(build: Builder, one: Direction) -> Instruction:
     label = one.node.name or one.node.output(0) or one.node.op
     reset = build.slot(Slot(f"{label} reset {one.d}", "row", wide))
     shared = _shared(one, weights, one.panels(lanes), one.last_width)
-    args = ResetBefore(*shared, new_weights, reset, np.zeros(2 * wide, np.float32))
+    args = ResetBefore._make((*shared, new_weights, reset, np.zeros(2 * wide, np.float32)))
     return _step(build, one, "gru.reset_before", (one.mask >= 0, form), args, **_narrow(form, one.size))
 
 
@@ -137,5 +137,5 @@ def _rnn(build: Builder, one: Direction) -> tuple[Instruction, Array]:
     lanes = build.target.lanes
     zeros = np.zeros(one.panels(lanes) * lanes, np.float32)
     weights, form = _weights(build, one, slice(None), 1)
-    args = RNN(*_shared(one, weights, one.panels(lanes), one.last_width), zeros)
+    args = RNN._make((*_shared(one, weights, one.panels(lanes), one.last_width), zeros))
     return _step(build, one, "rnn.rnn", (one.mask >= 0, form), args, **_narrow(form, one.size)), zeros

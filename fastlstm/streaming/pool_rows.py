@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fastlstm import layout
 from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call
-from fastlstm.program import Instruction, Stage, place
+from fastlstm.program import Argument, Instruction, Stage, place
 from fastlstm.segments.program import BoundProgram
 from fastlstm.streaming.engines import GraphEngine, SegmentEngine
 from fastlstm.streaming.ports import Port
@@ -163,7 +163,7 @@ class NativeRows(_Stored):
         size = next(size for size in SIZES if size >= count)
         program = self._programs.get((size, chunks))
         if program is None:
-            words: list[int | Array] = [self._list, len(self._segment.states)]
+            words: list[Argument] = [self._list, len(self._segment.states)]
             for state in self._segment.states:
                 store = self._states[state.name]
                 words += [state.slot, place(store), store.strides[0], state.width]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.pack import panels_of, plain_panels
-from fastlstm.program import place
+from fastlstm.program import Place, place
 from fastlstm.tapes.recorder import Cell, Recorder
 
 __all__ = ["EMITTERS"]
@@ -37,7 +37,7 @@ def _bias(rec: Recorder, bias: Cell | None, columns: int) -> Array:
 
 
 def _multiply(
-    rec: Recorder, a: Array, batch: int, rows: int, panels: tuple[int, int], bias: Array, out: Array, n: int
+    rec: Recorder, a: Array, batch: int, rows: int, panels: tuple[Place, int], bias: Array, out: Array, n: int
 ) -> None:
     """Emit ``out = bias + a @ panels`` for `a` [batch, rows, k]; `panels` is an address and bytes a batch."""
     lanes, vectors, k = rec.target.lanes, _vectors(rec, n), a.shape[-1]

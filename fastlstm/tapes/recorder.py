@@ -15,7 +15,7 @@ from fastlstm import layout
 from fastlstm.layout import AXES
 from fastlstm.memory import aligned_zeros
 from fastlstm.ops.sizes import MAX_ELEMENTS
-from fastlstm.program import Argument, Body, Instruction, Place, Table, place
+from fastlstm.program import Body, Instruction, Place, Table, place
 from fastlstm.protected import CHECKING
 from fastlstm.segments.program import BoundProgram
 from fastlstm.target import Target
@@ -184,8 +184,8 @@ class Recorder:
         whole = self._scratch[-1]
         return place(whole), whole.nbytes // self.workers
 
-    def emit(self, kernel: str, constants: tuple[Any, ...], args: Sequence[Argument], macs: int = 0) -> None:
-        """Add an instruction."""
+    def emit(self, kernel: str, constants: tuple[Any, ...], args: Sequence[Any], macs: int = 0) -> None:
+        """Add an instruction; its arguments are integers, or what `fastlstm.program` has in their place."""
         words = tuple(value if isinstance(value, (Place, Table, Body)) else int(value) for value in args)
         self.pending.append(Instruction(kernel, constants, words, kernel, macs))
 
