@@ -5,6 +5,7 @@
 #   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
+#   make test-kills  50 scoring runs killed and gone on with (minutes)
 #   make clean    remove everything that make made
 
 PYTHON        ?= python3
@@ -29,7 +30,7 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test check lint types bench ulp warmup test-oldest clean
+.PHONY: demo test check lint types bench ulp warmup test-kills test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -56,6 +57,10 @@ ulp: $(STAMP)demo
 
 warmup: $(STAMP)demo
 	$(BIN)/fastlstm warmup $(ARGS)
+
+# Half a hundred runs killed at random moments, in place of three.
+test-kills: $(STAMP)test
+	cd $(VENV) && FASTLSTM_KILLS=50 FASTLSTM_KILL_ROWS=20000 bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests/scoring -k killed $(ARGS)
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST)

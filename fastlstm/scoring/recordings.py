@@ -317,7 +317,7 @@ def _samples(data: bytes, width: int) -> Array:
 
 
 def _numpy(fs: Any, path: str, frame: tuple[int, ...], dtype: Any) -> Callable[[int], Array]:
-    file = fs.open(path, "rb")  # noqa: SIM115 - read from later
+    file = fs.open(path, "rb")
     try:
         version = np.lib.format.read_magic(file)
         reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -59,7 +59,8 @@ class Scorer:
     model : Model or path
     columns : mapping of str to str or sequence of str, optional
         The column of each input; several (patterns such as ``"sensor_*"`` among them) stand side by side as features.
-        An input without an entry takes the column of its own name; a model's only input, else the only column of a type that fits.
+        An input without an entry takes the column of its own name; a model's only input, else the only column of a
+        type that fits.
     constants : mapping of str to number or array, optional
         Values of inputs that are the same for every row.
     outputs : sequence of str, or mapping of str to str, optional

@@ -173,7 +173,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_column_of_the_wrong_type_is_refused_before_anything_runs(kind, model):
-    with pytest.raises(InputError, match="Column 'x' is .*: input 'input' takes a list of steps with 3 values each"):
+    with pytest.raises(InputError, match=r"Column 'x' is .*: input 'input' takes a list of steps with 3 values each"):
         Scorer(model, {"input": "x"})(batch(pa.array([], REFUSED[kind])))
 
 

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -159,7 +158,7 @@ def test_a_changed_input_is_refused(tmp_path, model, rows):
         fastlstm.score(model, path, out, part_rows=PART)
     with pytest.raises(InputError, match="holds a run already"):
         fastlstm.score(model, path, out, part_rows=PART, resume=False)
-    with pytest.raises(InputError, match="no run in .* to go on with"):
+    with pytest.raises(InputError, match=r"no run in .* to go on with"):
         fastlstm.score(model, path, tmp_path / "other", resume=True)
     with pytest.raises(InputError, match="holds something else already"):
         fastlstm.score(model, path, tmp_path)
@@ -274,7 +273,7 @@ def test_a_full_disk_is_told_and_a_later_run_goes_on(tmp_path, model, data, undi
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(LocalFileOpener, "write", full, raising=False)
-        with pytest.raises(OSError, match="No space left on device: '.*_aside") as caught:
+        with pytest.raises(OSError, match=r"No space left on device: '.*_aside") as caught:
             fastlstm.score(model, data, out, part_rows=PART)
     assert caught.value.errno == errno.ENOSPC
     assert not list((out / "_aside").iterdir())
