@@ -8,6 +8,7 @@
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
 #   make wheel    the wheel with compiled kernels for every level of processor  (minutes; LEVELS=x86-64-v3 for one)
+#   make test-kills  50 scoring runs killed and gone on with (minutes)
 #   make clean    remove everything that make made
 
 PYTHON        ?= python3
@@ -34,14 +35,14 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test check lint types differ fuzz bench ulp warmup wheel test-oldest clean
+.PHONY: demo test test-kills check lint types differ fuzz bench ulp warmup wheel test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
 
 # Started outside the checkout: only there does Python import what is installed and nothing else.
 test: $(STAMP)test
-	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests $(ARGS)
+	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -n auto $(CURDIR)/tests $(ARGS)
 
 check:
 	$(MAKE) lint types test VENV=.venv-check INSTALL=wheel
@@ -78,6 +79,10 @@ wheel: $(STAMP)prebuild
 	$(BIN)/python -m fastlstm.prebuild --out dist/packs $(LEVELS)
 	cp -r dist/packs fastlstm/packs
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ; status=$$?; rm -rf fastlstm/packs; exit $$status
+
+# Half a hundred runs killed at random moments, in place of three.
+test-kills: $(STAMP)test
+	cd $(VENV) && FASTLSTM_KILLS=50 FASTLSTM_KILL_ROWS=20000 bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests/scoring -k killed $(ARGS)
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST)

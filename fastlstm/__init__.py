@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from fastlstm.graph import Graph, Node, TensorSpec
     from fastlstm.layers import GRU, LSTM, RNN
+    from fastlstm.loading import load
     from fastlstm.model import Model
+    from fastlstm.scoring.run import Summary
+    from fastlstm.scoring.scorer import Columns, Scorer
     from fastlstm.streaming.pool import StreamPool
     from fastlstm.streaming.stream import Stream
 
@@ -26,14 +29,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
-    "Node", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx", "from_state_dict",
-    "from_torch", "load",
+    "Node", "Scorer", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx",
+    "from_state_dict", "from_torch", "load", "score",
 ]  # fmt: skip
 
 _LAZY = {
     "GRU": "layers", "LSTM": "layers", "RNN": "layers", "Model": "model",
     "Graph": "graph", "Node": "graph", "TensorSpec": "graph",
-    "Stream": "streaming.stream", "StreamPool": "streaming.pool",
+    "Stream": "streaming.stream", "StreamPool": "streaming.pool", "Scorer": "scoring.scorer",
+    "load": "loading",
 }  # fmt: skip
 
 
@@ -42,43 +46,11 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return getattr(import_module(f"fastlstm.{_LAZY[name]}"), name)
+    if name == "ray":
+        from importlib import import_module
+
+        return import_module("fastlstm.ray")
     raise AttributeError(f"module 'fastlstm' has no attribute '{name}'")
-
-
-def load(
-    path: str | os.PathLike[str], *, threads: int | None = 1, precision: Precision = "float32", **options: Any
-) -> Model:
-    """Load a model file.
-
-    Parameters
-    ----------
-    path : str or path
-        ``.onnx .pt .pth .pt2 .safetensors .keras .h5 .json .nam`` or ``.fastlstm``.
-    threads : int or None
-        Worker threads; None asks for the machine's cores.
-    precision : str or mapping of str to str
-        "float32", "int16" or "int8", for all layers or by layer name.
-    **options
-        What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
-
-    Raises
-    ------
-    FileFormatError, UnsupportedError, DependencyError, InputError
-        One sentence each; OSError if the file cannot be read.
-    """
-    from fastlstm.model import Model
-
-    if os.fspath(path).endswith(".fastlstm"):
-        from fastlstm import fileformat
-
-        if options:
-            raise InputError(f"A .fastlstm file takes no option {', '.join(options)}.")
-        graph = fileformat.read(path).graph
-    else:
-        from fastlstm.converters import load_graph
-
-        graph = load_graph(path, **options)
-    return Model(graph, threads, precision)
 
 
 def from_onnx(proto: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
@@ -125,3 +97,75 @@ def from_keras(model: Any, *, threads: int | None = 1, precision: Precision = "f
     from fastlstm.model import Model
 
     return Model(read(model), threads, precision)
+
+
+def score(
+    model: Model | str | os.PathLike[str],
+    source: Any,
+    out: str | os.PathLike[str],
+    columns: Columns | None = None,
+    *,
+    stream: bool = False,
+    **options: Any,
+) -> Summary:
+    """Score a data set: every row exactly once, with the same bits for any partition, batch size and restart.
+
+    Parameters
+    ----------
+    model : Model or path
+        With one thread, each worker runs it by itself, which is fastest.
+    source : path, sequence of paths, or table
+        Parquet or CSV files or folders of them, a ``.npz`` file, fsspec URLs, ``"-"`` (an Arrow stream on stdin); an
+        Arrow, polars or pandas table. With `stream`, ``.wav`` and ``.npy`` recordings.
+    out : path
+        A folder, or an fsspec URL of one. It is made; a run that was stopped in it goes on where it stopped.
+    columns : mapping of str to str or sequence of str, optional
+        The column of each input, as for `fastlstm.scoring.scorer.Scorer`: a list column is a sequence, lists of lists
+        are frames × features, several columns or a struct's fields stand side by side as features.
+    stream : bool
+        Feed whole recordings in pieces, with constant memory; see `fastlstm.scoring.recordings.score_recordings` for
+        its options.
+    **options
+        ``constants``, ``outputs``, ``keep``, ``max_length``, ``batch_rows``, ``batch_frames`` as for `Scorer`, and
+
+        on_error : "aside" or "stop"
+            Rows that cannot be scored go to ``_rejected/`` with their numbers and reasons, or stop the run.
+        resume : bool, optional
+            True: there has to be a run to go on with; False: there may be none.
+        part_rows : int
+            Rows of the input that make a part (16384; 2048 if outputs are whole sequences).
+        workers : int
+            Threads; as many as cores if not given. On Ray, actors.
+        memory : int
+            Bytes to take beside the model, about (1 GiB).
+        ray : str
+            The address of a Ray cluster ("auto", "local", "ray://..."): its workers read `source` and write `out`.
+        watch : callable
+            Called once with a `fastlstm.scoring.progress.Progress`, which then follows the run.
+
+    Returns
+    -------
+    Summary
+        Rows, rejected rows, seconds and rows a second; ``as_data()`` gives plain data.
+
+    Raises
+    ------
+    InputError
+        If columns do not fit the model, the folder holds a run with another input, model or setting, or a row cannot be
+        scored and `on_error` is "stop". Nothing is computed in the first two cases.
+    FileFormatError
+        If a file cannot be read; the parts that are written stay.
+    OSError
+        If the disk is full, say; a later run goes on.
+    """
+    try:
+        from fastlstm.scoring.run import score as score_rows
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise DependencyError.missing("pyarrow", "score", "Scoring data sets") from error
+    if stream:
+        from fastlstm.scoring.recordings import score_recordings
+
+        return score_recordings(model, source, out, **options)
+    return score_rows(model, source, out, columns, **options)

@@ -34,7 +34,8 @@ ALLOWED: Mapping[str, str] = {
     "runners": "graph reference",
     "team": "kernels layout machine",
     "samples": "graph passes",
-    "segments": "arguments busy graph kernels layout limits memory native pack program protected target team validation",
+    "segments": "arguments busy graph kernels layout limits memory native pack program "
+    "protected target team validation",
     "explain": "program segments target",
     "tapes": "graph layout memory ops pack passes program protected segments target",
     "verify": "fileformat graph passes reference runners samples",
@@ -46,10 +47,13 @@ ALLOWED: Mapping[str, str] = {
     "streaming": "busy executor graph kernels layout machine memory native passes plan program segments",
     "model": "executor fileformat graph machine passes plan quantise streaming",
     "layers": "graph model",
+    "loading": "converters fileformat model",
+    "scoring": "graph graph_json loading machine model samples version",
+    "ray": "model scoring",
     "onnx_backend": "converters.onnx model",
     "precision": "benchmark graph model passes quantise",
     "fastlstm": "converters converters.keras converters.onnx converters.torch fileformat "
-    "graph layers model streaming version",
+    "graph layers loading model scoring streaming version",
     "onnx_conformance": "converters.onnx onnx_backend ops",
     "cli": "benchmark converters explain fastlstm fileformat graph kernels layers machine "
     "model plan precision quantise runners samples segments summary verify",
