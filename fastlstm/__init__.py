@@ -53,6 +53,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'fastlstm' has no attribute '{name}'")
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__", "ray"]
+
+
 def from_onnx(proto: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of an ONNX ModelProto."""
     from fastlstm.converters.onnx.load import from_onnx as read

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastlstm.errors import DependencyError, FastLSTMError, InputError
+from fastlstm.scoring.local import score_parts
 from fastlstm.scoring.parts import OutputFolder
 from fastlstm.scoring.progress import Progress
-from fastlstm.scoring.run import score_parts
 from fastlstm.scoring.scorer import Scorer
 from fastlstm.scoring.sources import open_source
 
