@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -196,6 +195,8 @@ def keep_image(kernel: Kernel, target: Target, image: Image) -> None:
 
 def made_with() -> dict[str, str]:
     """Return the versions of what compiles kernels."""
+    from importlib.metadata import version  # imports a parser of mails, which loading code needs not wait for
+
     return {package: version(package) for package in ("numba", "llvmlite")}
 
 
