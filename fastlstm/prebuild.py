@@ -9,45 +9,22 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fastlstm.kernels import cache
-from fastlstm.kernels.compiler import Kernel, kernel_image, made_with
+from fastlstm.kernels.compiler import Kernel, made_with
 from fastlstm.kernels.image import Image
 from fastlstm.kernels.packfile import pack_bytes
+from fastlstm.kernels.side_by_side import compiled
 from fastlstm.machine import cores
 from fastlstm.target import LEVELS, Target
 from fastlstm.usual import usual_kernels
 
-__all__ = ["PACKED", "images_of", "packs"]
+__all__ = ["PACKED", "packs"]
 
 PACKED = tuple(name for name, level in LEVELS.items() if level.fma)
 """The levels that have packs."""
-
-
-def images_of(wanted: Mapping[str, Sequence[Kernel]], workers: int) -> Iterator[tuple[Kernel, Mapping[str, Image]]]:
-    """Compile kernels side by side, each once for all levels that want it; yield them one by one.
-
-    Parameters
-    ----------
-    wanted : mapping of str to sequence of Kernel
-        By the level's name.
-    workers : int
-        Processes: Numba compiles on one core a process.
-    """
-    jobs: dict[Kernel, list[Target]] = {}
-    for name, kernels in wanted.items():
-        for kernel in kernels:
-            jobs.setdefault(kernel, []).append(LEVELS[name])
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(_made, jobs.items())
-
-
-def _made(job: tuple[Kernel, Sequence[Target]]) -> tuple[Kernel, Mapping[str, Image]]:
-    kernel, targets = job
-    return kernel, {target.name: kernel_image(kernel, target) for target in targets}
 
 
 def packs(names: Sequence[str], workers: int) -> Iterator[tuple[str, bytes]]:
@@ -55,9 +32,13 @@ def packs(names: Sequence[str], workers: int) -> Iterator[tuple[str, bytes]]:
     sources = cache.sources()
     wanted = {name: usual_kernels(LEVELS[name]) for name in names}
     made: dict[str, dict[str, tuple[str, Image]]] = {name: {} for name in names}
-    for kernel, images in images_of(wanted, workers):
-        for name, image in images.items():
-            made[name][kernel.key] = (f"{kernel.name}{kernel.constants}", image)
+    jobs: dict[Kernel, list[Target]] = {}
+    for name, kernels in wanted.items():
+        for kernel in kernels:
+            jobs.setdefault(kernel, []).append(LEVELS[name])
+    for kernel, images in compiled(jobs, workers):
+        for target, image in images.items():
+            made[target.name][kernel.key] = (f"{kernel.name}{kernel.constants}", image)
     for name in names:
         yield name, pack_bytes(LEVELS[name], sources, made[name], made_with())
 

@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +36,8 @@ __all__ = [
     "Kernel",
     "address",
     "compile_kernel",
+    "is_kept",
+    "keep_image",
     "kernel_image",
     "listing",
     "loaded",
@@ -172,8 +173,30 @@ def stored(kernel: Kernel, target: Target) -> Path | None:
     return cache.place_of(target, f"{kernel.name}-{kernel.key}")
 
 
+def is_kept(kernel: Kernel, target: Target) -> bool:
+    """Whether the cache holds a kernel that can be run."""
+    path = stored(kernel, target)
+    return path is not None and _cached(kernel, target, path) is not None
+
+
+def keep_image(kernel: Kernel, target: Target, image: Image) -> None:
+    """Write a kernel into the cache.
+
+    Raises
+    ------
+    OSError
+        If that cannot be done.
+    """
+    path = stored(kernel, target)
+    if path is None:
+        raise OSError("this user has no home folder")
+    cache.keep(path, pack_bytes(target, cache.sources(), {kernel.key: (kernel.name, image)}, made_with()))
+
+
 def made_with() -> dict[str, str]:
     """Return the versions of what compiles kernels."""
+    from importlib.metadata import version  # imports a parser of mails, which loading code needs not wait for
+
     return {package: version(package) for package in ("numba", "llvmlite")}
 
 
@@ -185,7 +208,7 @@ def _load(kernel: Kernel, target: Target) -> int:
     image = None if path is None else _cached(kernel, target, path)
     if image is None:
         image = _compile(kernel, target)
-        _keep(path, kernel, target, image)
+        _keep(kernel, target, image)
     try:
         return loader.place(image.code) + image.entry
     except OSError as error:
@@ -259,13 +282,10 @@ def _announce() -> None:
         _compiling_seconds = float("-inf")
 
 
-def _keep(path: Path | None, kernel: Kernel, target: Target, image: Image) -> None:
+def _keep(kernel: Kernel, target: Target, image: Image) -> None:
     """Store an image; where that cannot be done every process compiles anew, and it is said once."""
     try:
-        if path is None:
-            raise OSError("this user has no home folder")
-        content = pack_bytes(target, cache.sources(), {kernel.key: (kernel.name, image)}, made_with())
-        cache.keep(path, content)
+        keep_image(kernel, target, image)
     except OSError as error:
         _say_once(
             f"compiled kernels cannot be kept ({error}): every process will compile them anew. "

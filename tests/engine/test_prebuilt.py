@@ -18,7 +18,8 @@ from fastlstm import machine, prebuild
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
 from fastlstm.kernels import cache, compiler
 from fastlstm.kernels.compiler import Kernel
-from fastlstm.kernels.packfile import read_pack
+from fastlstm.kernels.packfile import pack_bytes, read_pack
+from fastlstm.kernels.side_by_side import compiled
 from fastlstm.model import Model
 from fastlstm.target import LEVELS
 from fastlstm.usual import usual_kernels
@@ -136,7 +137,7 @@ for level in LEVELS.values():
                     model.streams(4)
                 except UnsupportedError:
                     pass
-            print(len(asked), level.name, name, precision, sorted(asked - usual))
+            print(len(asked), level.name, name, precision, sorted(asked - usual, key=repr))
 """
 
 
@@ -156,15 +157,15 @@ def test_names_of_kernels_are_made_of_plain_values() -> None:
             assert "np." not in repr(kernel), f"{name}: another NumPy would write it otherwise"
 
 
-def test_a_pack_is_the_same_bytes_each_time_and_holds_what_was_asked(tmp_path: Path) -> None:
+def test_a_pack_is_the_same_bytes_each_time_and_holds_what_was_asked() -> None:
     wanted = (Kernel("movement.move"), Kernel("arrays.fill", (4,)))
-    made = []
+    level, made = LEVELS["aarch64"], []
     for workers in (1, 2):
         images = {
-            kernel.key: (kernel.name, image["aarch64"])
-            for kernel, image in prebuild.images_of({"aarch64": wanted}, workers)
+            kernel.key: (kernel.name, image[level])
+            for kernel, image in compiled(dict.fromkeys(wanted, (level,)), workers)
         }
-        made.append(prebuild.pack_bytes(LEVELS["aarch64"], cache.sources(), images, {}))
+        made.append(pack_bytes(LEVELS["aarch64"], cache.sources(), images, {}))
     assert made[0] == made[1]
     pack = read_pack(memoryview(made[0]), LEVELS["aarch64"], cache.sources())
     assert all(pack.find(kernel.key) for kernel in wanted)
@@ -211,7 +212,7 @@ def small_image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
         model = Model(graph)
         model.run(inputs)
         model.stream().step(inputs["x"][0, 0])
-    images = {kernel.key: (kernel.name, compiler.kernel_image(kernel, target)) for kernel in sorted(kernels)}
+    images = {kernel.key: (kernel.name, compiler.kernel_image(kernel, target)) for kernel in kernels}
     site = tmp_path_factory.mktemp("site")
     package = Path(fastlstm.__file__).parent
     shutil.copytree(package, site / "fastlstm", ignore=shutil.ignore_patterns("__pycache__", "packs"))
@@ -221,7 +222,7 @@ def small_image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Model]:
             if folder.exists():
                 (site / folder.name).symlink_to(folder)
     (site / "fastlstm" / "packs").mkdir()
-    content = prebuild.pack_bytes(target, cache.sources(), images, {})
+    content = pack_bytes(target, cache.sources(), images, {})
     (site / "fastlstm" / "packs" / f"{target.name}.pack").write_bytes(content)
     return site, Model(graph)
 
@@ -267,3 +268,39 @@ def test_a_damaged_pack_is_not_run(small_image: tuple[Path, Model], tmp_path: Pa
     assert "is damaged: its checksum is another" in done.stderr
     assert done.stderr.splitlines()[-1].endswith("pip install numba")
     assert not (tmp_path / "y.npz").exists()
+
+
+BLOCKED = """
+import sys
+sys.modules.update(numba=None, llvmlite=None)
+import numpy as np, fastlstm
+x = np.load(sys.argv[2])
+y = fastlstm.load(sys.argv[1])
+np.save(sys.argv[3], np.concatenate([y(x), y(np.repeat(x, 2, axis=1))], axis=1))
+"""
+
+
+@pytest.mark.parametrize("level", sorted({machine.detect().name, "aarch64"}))
+def test_warmup_fills_a_folder_for_a_level(level: str, tmp_path: Path) -> None:
+    graph, inputs = MODELS["LSTM(1 -> 20), Dense"]()
+    model = Model(graph)
+    model.save(tmp_path / "model.fastlstm")
+    folder = tmp_path / "folder"
+    words = ["warmup", str(tmp_path / "model.fastlstm"), "--target", level, "--folder", str(folder)]
+    command = [sys.executable, "-c", f"from fastlstm.cli import main; raise SystemExit(main({words!r}))"]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(2))
+    assert f"for {level}, 0 left" in first.stderr
+    assert second.stderr == ""
+    files = list(folder.glob("*/*.kernel"))
+    assert len(files) > 5
+    assert {read_pack(memoryview(f.read_bytes()), LEVELS[level], cache.sources()).header["level"] for f in files} == {
+        level
+    }
+    if LEVELS[level].code != machine.detect().code:
+        return
+    np.save(tmp_path / "x.npy", inputs["x"])
+    files_given = [str(tmp_path / name) for name in ("model.fastlstm", "x.npy", "y.npy")]
+    environment = {**os.environ, "FASTLSTM_CACHE_DIR": str(folder)}
+    subprocess.run([sys.executable, "-c", BLOCKED, *files_given], check=True, env=environment)
+    expected = [model(inputs["x"]), model(np.repeat(inputs["x"], 2, axis=1))]
+    assert np.array_equal(np.load(tmp_path / "y.npy"), np.concatenate(expected, axis=1))
