@@ -29,7 +29,7 @@ import os
 import secrets
 import stat
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from fastlstm.errors import FastLSTMError, FileFormatError, InputError
+from fastlstm.errors import FastLSTMError, FileFormatError, InputError, UnsupportedError
 from fastlstm.graph import Graph, TensorSpec, is_narrow
 from fastlstm.graph_json import from_json, parse_json, to_json
 from fastlstm.graph_json import tensors as graph_tensors
@@ -125,8 +125,12 @@ def write(
     graph: Graph,
     golden: Sequence[GoldenSample] | None = None,
     source: Source | None = None,
+    *,
+    check: Callable[[StoredModel], None] | None = None,
 ) -> None:
-    """Write a model to `path`: beside it first, then renamed, so that no half-written file is ever seen.
+    """Write a model to `path`: beside it first, read back, then renamed.
+
+    So no half-written file is ever seen, and none that cannot be read again.
 
     Parameters
     ----------
@@ -137,11 +141,16 @@ def write(
     golden : sequence of GoldenSample, optional
     source : Source, optional
         The file the model was converted from.
+    check : callable, optional
+        Called with what was read back, before `path` is touched; whatever it raises keeps the file from being
+        written (see `fastlstm.verify.check_stored`).
 
     Raises
     ------
     InputError
         If a constant's dtype cannot be stored, or a golden sample does not fit the graph.
+    UnsupportedError
+        If what was written does not read back as the same model, or `check` raised a `FastLSTMError`.
     """
     samples = tuple(golden or ())
     if len(samples) > MAX_GOLDEN:
@@ -165,7 +174,19 @@ def write(
             f".fastlstm file's header of {MAX_HEADER_BYTES >> 20} MiB takes. Was a recurrence unrolled "
             "over time by the exporter? Export it with a loop or a recurrent layer instead."
         )
-    _replace_file(Path(path), tensors, metadata)
+
+    def accept(aside: Path) -> None:
+        try:
+            stored = read(aside)
+            if to_json(stored.graph) != metadata["graph"]:
+                raise FileFormatError("its graph reads back as another one.")
+            if check is not None:
+                check(stored)
+        except FastLSTMError as error:
+            reason = str(error).removeprefix(f"{aside}: ")
+            raise UnsupportedError(f"{path} was not written, because it could not be used again: {reason}") from error
+
+    _replace_file(Path(path), tensors, metadata, accept)
 
 
 def read(path: str | os.PathLike[str]) -> StoredModel:
@@ -234,7 +255,10 @@ def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Array]) -> str:
     return digest.hexdigest()
 
 
-def _replace_file(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
+def _replace_file(
+    path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str], accept: Callable[[Path], None]
+) -> None:
+    """Put a new file in place of `path` once `accept` has taken it; `accept` raises otherwise."""
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -245,6 +269,7 @@ def _replace_file(path: Path, tensors: Mapping[str, Array], metadata: Mapping[st
         aside.chmod(stat.S_IMODE(mode))
         with open(aside, "rb") as file:
             os.fsync(file.fileno())
+        accept(aside)
         os.replace(aside, path)
     except safetensors.SafetensorError as error:
         raise OSError(f"{path} could not be written: {error}") from error
@@ -412,9 +437,11 @@ def _misfit(sample: GoldenSample, graph: Graph) -> str:
         names = {spec.name for spec in specs}
         if set(arrays) != names:
             return f"its {kind} are {sorted(arrays)}, the model's {sorted(names)}"
+        if lists := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
+            return f"'{lists[0]}' is no array; a sample holds arrays only"
     for spec in graph.inputs:
-        array = np.asarray(sample.inputs[spec.name])
-        if array.dtype.name != spec.dtype or not _fits(array.shape, spec):
+        array = sample.inputs[spec.name]
+        if spec.dtype not in ("", array.dtype.name) or not _fits(array.shape, spec):
             return f"its input {spec.name} is {array.dtype}{list(array.shape)}, the model's {spec}"
     return ""
 

@@ -26,6 +26,7 @@ _FIELDS = ("name", "inputs", "outputs", "constants", "notes", "nodes")
 _DTYPES = frozenset(
     ["float16", "float32", "float64", "int8", "int16", "int32", "int64"]
     + ["uint8", "uint16", "uint32", "uint64", "bool"]
+    + ["", "sequence"]  # not said by the source, and a sequence of tensors (see `TensorSpec`)
 )
 
 

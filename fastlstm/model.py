@@ -131,10 +131,16 @@ class Model:
         return self._streaming[key]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model as a ``.fastlstm`` file, aside first and then renamed."""
-        from fastlstm import fileformat
+        """Write the model as a ``.fastlstm`` file: aside first, loaded again, then renamed.
 
-        fileformat.write(path, self.graph)
+        Raises
+        ------
+        UnsupportedError
+            If the file could not be loaded again; nothing is written then.
+        """
+        from fastlstm import fileformat, verify
+
+        fileformat.write(path, self.graph, check=lambda stored: verify.check_stored(stored, Model(stored.graph).run))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Model, (self.graph, self.threads)

@@ -14,6 +14,7 @@ import threading
 import numpy as np
 
 from fastlstm import layout, machine
+from fastlstm.forking import undisturbed
 from fastlstm.kernels.compiler import Kernel, address
 
 __all__ = ["Team", "available", "team_of"]
@@ -21,7 +22,6 @@ __all__ = ["Team", "available", "team_of"]
 FAREWELL_SECONDS = 2.0
 
 _teams: dict[int, Team] = {}
-_starting = threading.Lock()
 
 
 def available() -> bool:
@@ -51,7 +51,7 @@ class Team:
         """Start the threads if they do not run."""
         if self._words[layout.JOB_ALIVE]:
             return
-        with _starting:
+        with undisturbed:
             if self._words[layout.JOB_ALIVE]:
                 return
             self._words[:] = 0
@@ -99,8 +99,6 @@ def _dismiss_all() -> None:
 
 
 def _forget_all() -> None:
-    global _starting
-    _starting = threading.Lock()
     for team in _teams.values():
         team.forget()
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fastlstm import reference
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
-from fastlstm.fileformat import GoldenSample
+from fastlstm.fileformat import GoldenSample, StoredModel
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.runners import Runner, RunnerError, own_framework, reference_runner
 from fastlstm.samples import sample_inputs
@@ -28,6 +28,7 @@ __all__ = [
     "Difference",
     "LayerDifference",
     "Verification",
+    "check_stored",
     "compare",
     "compare_layers",
     "expected_runner",
@@ -161,6 +162,8 @@ def _difference(
         return Difference(name, "expected, but not among the outputs")
     if name not in expected:
         return Difference(name, "not expected among the outputs")
+    if isinstance(expected[name], list) or isinstance(got[name], list):
+        return _sequence_difference(name, expected[name], got[name], atol, rtol)
     a, b = np.asarray(expected[name], np.float64), np.asarray(got[name], np.float64)
     if a.shape != b.shape:
         return Difference(name, f"expected the shape {list(a.shape)}, got {list(b.shape)}")
@@ -185,6 +188,15 @@ def _difference(
         ratio=float(ratios.max()),
         nan_mismatches=int(np.count_nonzero(np.isnan(a) != np.isnan(b))),
     )
+
+
+def _sequence_difference(name: str, expected: Any, got: Any, atol: float, rtol: float) -> Difference:
+    """Compare two sequences of arrays by place; the worst stands for all."""
+    if not (isinstance(expected, list) and isinstance(got, list) and len(expected) == len(got)):
+        words = [f"{len(v)} arrays" if isinstance(v, list) else "one array" for v in (expected, got)]
+        return Difference(name, f"expected {words[0]}, got {words[1]}")
+    pairs = [compare({name: a}, {name: b}, atol, rtol) for a, b in zip(expected, got, strict=True)]
+    return Comparison.worst(pairs).outputs[0] if pairs else Difference(name)
 
 
 @dataclass(frozen=True)
@@ -323,6 +335,19 @@ def _made_up(graph: Graph, sizes: Mapping[str, int] | None, seed: int) -> Iterat
 def replay(run: Run, samples: Sequence[GoldenSample], atol: float = ATOL, rtol: float = RTOL) -> tuple[Comparison, ...]:
     """Run the inputs of stored samples again and compare with the outputs stored beside them."""
     return tuple(compare(sample.outputs, run(sample.inputs), atol, rtol) for sample in samples)
+
+
+def check_stored(stored: StoredModel, run: Run, atol: float = ATOL, rtol: float = RTOL) -> None:
+    """Replay the golden samples of what was read back from a file; `run` is a model's that was made of it.
+
+    Raises
+    ------
+    FastLSTMError
+        If an output is further off than the tolerances allow.
+    """
+    for comparison in replay(run, stored.golden, atol, rtol):
+        if differs := [output for output in comparison.outputs if not output.holds]:
+            raise InputError(f"of its golden samples, one gives another result: {differs[0]}.")
 
 
 @dataclass(frozen=True)

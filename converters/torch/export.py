@@ -19,6 +19,7 @@ from fastlstm.converters.torch.aten import control, elementwise, layers, movemen
 from fastlstm.converters.torch.aten.graph import AtenGraph
 from fastlstm.converters.torch.aten.schemas import SYNONYMS
 from fastlstm.converters.torch.free_axes import with_free_axes
+from fastlstm.converters.torch.kept_state import check_module, restored
 from fastlstm.converters.torch.program import Program, read_program
 from fastlstm.converters.torch.quantised import Unpacked
 from fastlstm.converters.torch.state_dict import from_state_dict
@@ -82,7 +83,8 @@ def from_torch(obj: Any, example_inputs: Sequence[Any] | None = None) -> Graph:
     InputError
         If the module needs example inputs, or does not run with them.
     UnsupportedError
-        If an operation is not supported; the message names it.
+        If an operation is not supported, or the module keeps something in its attributes or buffers that changes
+        the results of later calls; the message names it.
     """
     try:
         import torch
@@ -104,7 +106,10 @@ def _from_module(torch: Any, obj: Any, example_inputs: Sequence[Any] | None) -> 
         word = obj.mode.lower().removesuffix("_tanh")
         return from_state_dict(obj.state_dict(), layers=word, batch_first=obj.batch_first, name=type(obj).__name__)
     examples = _examples(torch, obj) if example_inputs is None else tuple(example_inputs)
-    graph = program_graph(_read(torch, _export(torch, obj, examples)), type(obj).__name__)
+    with restored(torch, obj), _evaluating(obj):
+        stored = check_module(torch, obj, examples)
+        graph = program_graph(_read(torch, _export(torch, obj, examples)), type(obj).__name__)
+    graph = graph.replace(notes=(*graph.notes, *stored))
     if example_inputs is None:
         shapes = ", ".join(str(list(example.shape)) for example in examples)
         graph = graph.replace(notes=(*graph.notes, f"The module was followed with an input of the shape {shapes}."))
@@ -131,8 +136,6 @@ def _read(torch: Any, program: Any) -> Program:
 
 def _export(torch: Any, module: Any, examples: tuple[Any, ...]) -> Any:
     """Return the exported program of a module with every axis open that it leaves open."""
-    training = {part: part.training for part in module.modules()}
-    module.eval()
     open_axes = tuple(
         dict.fromkeys(range(e.dim()), torch.export.Dim.AUTO) if isinstance(e, torch.Tensor) else None for e in examples
     )
@@ -142,10 +145,19 @@ def _export(torch: Any, module: Any, examples: tuple[Any, ...]) -> Any:
     except Exception as error:  # torch raises what the module raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"torch.export cannot follow the module with the inputs given: {reason[:300]}") from error
+    return program
+
+
+@contextlib.contextmanager
+def _evaluating(module: Any) -> Iterator[None]:
+    """Put a module and its parts in evaluation mode for as long as the context lasts."""
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
     finally:
         for part, mode in training.items():
             part.training = mode
-    return program
 
 
 @contextlib.contextmanager

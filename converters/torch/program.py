@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.converters.common.archive import Archive
+from fastlstm.converters.torch.kept_state import kept
 from fastlstm.converters.torch.pickles import StoredTensor
 from fastlstm.errors import FileFormatError, UnsupportedError
 
@@ -185,9 +186,11 @@ class _Reader:
     def _outputs(self, specs: list[Any]) -> Iterator[str]:
         for spec in specs:
             ((kind, content),) = spec.items()
+            if kind == "buffer_mutation":
+                raise kept(self.where, content["buffer_name"])
             if kind != "user_output":
                 raise UnsupportedError(
-                    f"{self.where}: the program has an output of the kind '{kind}', so it changes its buffers or "
+                    f"{self.where}: the program has an output of the kind '{kind}', so it changes its "
                     "inputs; export it in evaluation mode (model.eval())."
                 )
             names = _tensor_names(content["arg"])

@@ -268,6 +268,7 @@ class _Reader:
         run = Interpreter(self.sources, recorder, self.constants, self.names, self._read_tensor)
         self.run = run
         result = run.method(self.module, self.forward, self.structure, {})
+        run.check_lists()
         outputs = [tensor.name for tensor in _flat(result, run.where)]
         if not outputs:
             raise UnsupportedError(f"'{self.archive.path}': its forward gives no tensor.")

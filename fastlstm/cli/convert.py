@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from fastlstm import __version__, fileformat
 from fastlstm.cli.files import check_folder, read_inputs, read_model
@@ -25,7 +29,7 @@ from fastlstm.model import Model
 from fastlstm.precision import cost, fastest_within
 from fastlstm.quantise import PRECISIONS, precisions
 from fastlstm.samples import sample_inputs
-from fastlstm.verify import Verification, verify_source
+from fastlstm.verify import Verification, check_stored, verify_source
 
 GOLDEN_BYTES = 4 << 20  # larger samples are compared, but not stored
 
@@ -46,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, verify, write."""
+    """Convert, verify, write, and load what was written."""
     if Path(arguments.output).suffix != ".fastlstm":
         raise InputError(f"'{arguments.output}': expected an output file ending in .fastlstm.")
     check_folder(arguments.output)
@@ -71,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             trusted=arguments.trusted,
         )
         holds = found.holds
-        golden = golden or [sample for sample in found.samples if _bytes(sample) <= GOLDEN_BYTES]
+        golden = golden or [sample for sample in found.samples if _can_be_kept(sample)]
         report |= {**found.worst.as_data(), "expected_from": found.expected_from, "reason": found.reason or None}
         _tell(found, arguments.json)
     graph = stored.graph
@@ -81,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         golden = [_replayed(sample, graph) for sample in golden]
     size = 0
     if holds:
-        fileformat.write(arguments.output, graph, golden, source)
+        fileformat.write(arguments.output, graph, golden, source, check=partial(_check, arguments))
         size = Path(arguments.output).stat().st_size
     if arguments.json:
         report |= {"golden_samples": len(golden) if holds else 0, "file_bytes": size}
@@ -140,5 +144,13 @@ def _replayed(sample: GoldenSample, graph: Graph) -> GoldenSample:
     return GoldenSample(sample.inputs, Model(graph).run(sample.inputs), f"fastlstm {__version__}, narrow weights")
 
 
-def _bytes(sample: GoldenSample) -> int:
-    return sum(array.nbytes for arrays in (sample.inputs, sample.outputs) for array in arrays.values())
+def _can_be_kept(sample: GoldenSample) -> bool:
+    """Whether a sample is small enough for the file, and holds arrays only: sequences are compared, not stored."""
+    arrays = [*sample.inputs.values(), *sample.outputs.values()]
+    return all(isinstance(a, np.ndarray) for a in arrays) and sum(a.nbytes for a in arrays) <= GOLDEN_BYTES
+
+
+def _check(arguments: argparse.Namespace, stored: fileformat.StoredModel) -> None:
+    """Load what was written; replay its samples too, unless outputs are not to be compared."""
+    compared = () if arguments.no_verify else stored.golden
+    check_stored(replace(stored, golden=compared), Model(stored.graph).run, arguments.atol, arguments.rtol)

@@ -17,7 +17,6 @@ import hashlib
 import importlib
 import os
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Hashable, Iterator
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError
+from fastlstm.forking import undisturbed
 from fastlstm.kernels import cache, loader
 from fastlstm.kernels.image import Image, image_of
 from fastlstm.kernels.packfile import Pack, pack_bytes, read_pack
@@ -67,7 +67,6 @@ class Kernel(NamedTuple):
         return f"fastlstm_{self.name.replace('.', '_')}_{self.key}"
 
 
-_lock = threading.RLock()
 _addresses: dict[tuple[Kernel, tuple[object, ...]], int] = {}
 _packs: dict[tuple[object, ...], tuple[Pack, int] | None] = {}  # and where they lie in memory
 _compiling_seconds = 0.0
@@ -142,7 +141,7 @@ def address(kernel: Kernel, target: Target) -> int:
     key = (kernel, target.code)
     found = _addresses.get(key)
     if found is None:
-        with _lock:
+        with undisturbed:
             found = _addresses.get(key)
             if found is None:
                 found = _addresses[key] = _load(kernel, target)

@@ -10,8 +10,10 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pytest
 import safetensors.numpy
+from onnx import TensorProto, helper
 from written_out import CELLS, looped, unrolled
 
 import fastlstm
@@ -118,6 +120,37 @@ def test_convert_says_what_it_assumed_and_why_it_compared_with_the_reference(tmp
     assert "compared with the float64 reference" in captured.out
     assert "assumed: " in captured.err
     assert "holds no program" in captured.err
+
+
+def test_convert_compares_sequences_and_writes_them_without_samples(tmp_path, capsys):
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, "features"])
+    s = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)
+    split = helper.make_node("SplitToSequence", ["x"], ["s"], axis=0)
+    graph = helper.make_graph([split], "rows", [x], [s])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    report = data(capsys, "convert", tmp_path / "m.onnx", "-o", tmp_path / "m.fastlstm")
+    assert report["holds"]
+    assert report["golden_samples"] == 0
+    rows = fastlstm.load(tmp_path / "m.fastlstm")(np.ones((3, 2), np.float32))
+    assert [row.shape for row in rows] == [(1, 2)] * 3
+
+
+def test_convert_leaves_no_file_that_does_not_load(tmp_path, capsys):
+    same = helper.make_tensor_value_info("same", TensorProto.FLOAT, [3])
+    plain = helper.make_graph([helper.make_node("Identity", ["x"], ["same"])], "plain", [], [same])
+    node = helper.make_node("Neg", ["x"], ["y"])
+    for level in range(18):  # deeper than a .fastlstm file takes
+        y = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [3])
+        body = helper.make_graph([node], "body", [], [y])
+        node = helper.make_node("If", ["flag"], [f"y{level}"], then_branch=body, else_branch=plain)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3])
+    flag = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
+    y = helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [3])
+    model = helper.make_model(helper.make_graph([node], "g", [x, flag], [y]), ir_version=8)
+    onnx.save(model, tmp_path / "deep.onnx")
+    said = told(capsys, "convert", tmp_path / "deep.onnx", "-o", tmp_path / "m.fastlstm")
+    assert "was not written" in said
+    assert os.listdir(tmp_path) == ["deep.onnx"]
 
 
 def test_convert_without_verifying_says_so(tmp_path, capsys):

@@ -12,9 +12,11 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from fastlstm import fileformat
-from fastlstm.errors import FileFormatError, InputError
+from fastlstm.errors import FileFormatError, InputError, UnsupportedError
 from fastlstm.fileformat import GoldenSample, Source
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
+from fastlstm.model import Model
+from fastlstm.verify import check_stored
 
 H, I = 3, 2  # noqa: E741
 
@@ -154,6 +156,72 @@ def test_what_cannot_be_stored_is_refused_before_writing(tmp_path):
     with pytest.raises(InputError, match="Golden sample 0 does not match the model: its inputs are"):
         fileformat.write(tmp_path / "m.fastlstm", lstm_graph(), [GoldenSample({}, {})])
     assert not os.listdir(tmp_path)
+
+
+def nested(depth: int) -> Graph:
+    """A choice within a choice, `depth` deep; the source says no dtype of what the bodies give."""
+    plain = Graph((), (TensorSpec("same", ("...",), ""),), (Node("Identity", ("x",), ("same",)),))
+    node = Node("Neg", ("x",), ("y",))
+    for level in range(depth):
+        body = Graph((), (TensorSpec(node.outputs[0], ("...",), ""),), (node,))
+        node = Node("If", ("flag",), (f"y{level}",), {"then_branch": body, "else_branch": plain})
+    return Graph(
+        (TensorSpec("x", ("time",)), TensorSpec("flag", (), "bool")), (TensorSpec(node.outputs[0], ("...",)),), (node,)
+    )
+
+
+def test_values_of_unknown_dtype_and_sequences_in_loops_come_back(tmp_path):
+    body = Graph(
+        (TensorSpec("i", (), "int64"), TensorSpec("go", (), "bool"), TensorSpec("held", ("...",), "sequence")),
+        (TensorSpec("go_on", (), "bool"), TensorSpec("longer", ("...",), "sequence")),
+        (Node("Identity", ("go",), ("go_on",)), Node("SequenceInsert", ("held", "x"), ("longer",))),
+    )
+    nodes = (
+        Node("SequenceEmpty", (), ("none",), {"dtype": "float32"}),
+        Node("Loop", ("three", "", "none"), ("all",), {"body": body}),
+        Node("ConcatFromSequence", ("all",), ("joined",), {"axis": 0, "new_axis": 0}),
+    )
+    looped = Graph((TensorSpec("x", (2,)),), (TensorSpec("joined", ("...",), ""),), nodes, {"three": np.array(3)})
+    x = np.array([1, 2], np.float32)
+    for name, graph in {"loop": looped, "choice": nested(2)}.items():
+        path = tmp_path / f"{name}.fastlstm"
+        given = {"x": x, "flag": np.array(True)} if name == "choice" else {"x": x}
+        outputs = Model(graph).run(given)
+        fileformat.write(
+            path,
+            graph,
+            [GoldenSample(given, outputs)],
+            check=lambda stored: check_stored(stored, Model(stored.graph).run),
+        )
+        assert str(fileformat.read(path).graph) == str(graph)
+    np.testing.assert_array_equal(fileformat.read(tmp_path / "loop.fastlstm").golden[0].outputs["joined"], [1, 2] * 3)
+
+
+def test_what_could_not_be_read_again_is_not_written(path):
+    before = path.read_bytes()
+    with pytest.raises(UnsupportedError, match=r"m\.fastlstm was not written, because .*nested more than 16 deep"):
+        fileformat.write(path, nested(18))
+    with pytest.raises(UnsupportedError, match=r"m\.fastlstm was not written, because .*gives another result: out: "):
+        fileformat.write(
+            path, lstm_graph(), [sample()], check=lambda stored: check_stored(stored, Model(stored.graph).run)
+        )
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == ["m.fastlstm"]
+
+
+def test_save_leaves_no_file_that_does_not_load(tmp_path):
+    with pytest.raises(UnsupportedError, match="was not written"):
+        Model(nested(18)).save(tmp_path / "m.fastlstm")
+    assert not os.listdir(tmp_path)
+
+
+def test_a_sample_holds_arrays_only(tmp_path):
+    graph = Graph(
+        (TensorSpec("x", (2,)),), (TensorSpec("s", ("...",), "sequence"),), (Node("SequenceConstruct", ("x",), ("s",)),)
+    )
+    one = GoldenSample({"x": np.ones(2, np.float32)}, {"s": [np.ones(2, np.float32)]})
+    with pytest.raises(InputError, match="'s' is no array"):
+        fileformat.write(tmp_path / "m.fastlstm", graph, [one])
 
 
 def set_metadata(key, value):

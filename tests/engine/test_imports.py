@@ -25,14 +25,14 @@ ALLOWED: Mapping[str, str] = {
     "converters.onnx": "converters.common graph ops quantise",
     "converters.torch": "converters.common graph quantise",
     "graph_json": "graph ops",
-    "kernels": "arguments layout limits machine simd target",
+    "kernels": "arguments forking layout limits machine simd target",
     "reference": "graph ops",
     "converters.table": "converters.keras converters.onnx converters.torch",
     "fileformat": "graph graph_json version",
     "native": "busy kernels layout",
     "passes": "graph ops reference",
     "runners": "graph reference",
-    "team": "kernels layout machine",
+    "team": "forking kernels layout machine",
     "samples": "graph passes",
     "segments": "arguments busy graph kernels layout limits memory native pack program "
     "protected target team validation",
@@ -45,7 +45,7 @@ ALLOWED: Mapping[str, str] = {
     "usual": "graph kernels plan segments target",
     "prebuild": "kernels machine target usual",
     "streaming": "busy executor graph kernels layout machine memory native passes plan program segments",
-    "model": "executor fileformat graph machine passes plan quantise streaming",
+    "model": "executor fileformat graph machine passes plan quantise streaming verify",
     "layers": "graph model",
     "loading": "converters fileformat model",
     "scoring": "graph graph_json loading machine model samples version",
@@ -56,7 +56,7 @@ ALLOWED: Mapping[str, str] = {
     "graph layers loading model scoring streaming version",
     "onnx_conformance": "converters.onnx onnx_backend ops",
     "cli": "benchmark converters explain fastlstm fileformat graph kernels layers machine "
-    "model plan precision quantise runners samples segments summary verify",
+    "model passes plan precision quantise runners samples segments summary target usual verify",
 }
 
 # Against the order above. None may be added, and one that is mended is struck from the list.

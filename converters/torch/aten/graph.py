@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.converters.common.builder import GraphBuilder
+from fastlstm.converters.torch.kept_state import kept
 from fastlstm.converters.torch.program import Call, Program, SymInt, Tensor, TensorMeta
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import Graph
@@ -220,6 +221,8 @@ class AtenGraph:
         seen = {n for later in self.program.calls[position + 1 :] for n in _tensors(later.arguments.values())}
         made_here = {n for c in self.program.calls for o in c.outputs for n in (o if isinstance(o, tuple) else (o,))}
         elsewhere = self.depth > 0 and not family <= made_here
+        if stored := sorted(family & set(self.program.constants)):
+            raise kept(call.target, re.sub("^[bcp]_", "", stored[0]))
         if (family - {target}) & (seen | set(self.program.outputs)) or target in self._constants or elsewhere:
             raise UnsupportedError(
                 f"{call.target} writes into a tensor that is seen under another name; save "

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fastlstm.converters.torch.kept_state import kept
 from fastlstm.converters.torch.pickles import Foreign, StoredTensor
 from fastlstm.converters.torch.program import Tensor
 from fastlstm.converters.torch.script.builtins import BUILTINS, PRIMITIVES
@@ -80,6 +81,8 @@ class Interpreter(Run):
         self.sources = sources
         self.constants = constants
         self.names = names
+        self.lists: dict[int, tuple[str, list[Any], int]] = {}
+        """Lists that the model holds, with their names and first lengths, by the identity of what is stored."""
         self._depth = 0
 
     # -- calls -------------------------------------------------------------------------------------------------------
@@ -140,10 +143,7 @@ class Interpreter(Run):
             for part, item in zip(target.elts, value, strict=True):
                 self._store(part, item, frame)
         elif isinstance(target, ast.Attribute):
-            raise UnsupportedError(
-                f"{self.where}: the model keeps '{target.attr}' for the next call. Give the state as an input and "
-                "return it as an output: a stream carries it from call to call."
-            )
+            raise kept(self.where, target.attr)
         else:
             raise UnsupportedError(f"{self.where}: assigning to this is not supported.")
 
@@ -227,22 +227,31 @@ class Interpreter(Run):
         if not isinstance(owner, Foreign):
             raise UnsupportedError(f"{self.where}: '{name}' of a {type(owner).__name__} is not supported.")
         if name in owner.attributes:
-            return self._held(owner.attributes[name])
+            return self._held(owner.attributes[name], name)
         source = self.sources.class_of(owner.name)
         if name in source.constants:
             return self.value(source.constants[name], _Frame({}, owner.name))
         raise FileFormatError(f"{self.where}: {owner.name} has no '{name}'.")
 
-    def _held(self, value: Any) -> Any:
-        """Return what a module holds, with its tensors as those of the program."""
+    def check_lists(self) -> None:
+        """Refuse a model that has added to a list of its own: all that the code can do to one is to add to it."""
+        for name, items, length in self.lists.values():
+            if len(items) != length:
+                raise kept(self.where, name)
+
+    def _held(self, value: Any, name: str) -> Any:
+        """Return what a module holds under `name`, with its tensors as those of the program."""
         if isinstance(value, StoredTensor):
             return self.recorder.constant(self.names.get(value, "constant"), value)
         if isinstance(value, list):
-            return [self._held(item) for item in value]
+            if id(value) not in self.lists:
+                items = [self._held(item, name) for item in value]
+                self.lists[id(value)] = name, items, len(items)
+            return self.lists[id(value)][1]
         if isinstance(value, tuple):
-            return tuple(self._held(item) for item in value)
+            return tuple(self._held(item, name) for item in value)
         if isinstance(value, dict):
-            return {key: self._held(item) for key, item in value.items()}
+            return {key: self._held(item, name) for key, item in value.items()}
         return value
 
     def _constant(self, number: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -179,10 +180,97 @@ def test_training_mode_and_unknown_operations_are_refused_by_name() -> None:
 def test_what_is_no_module_or_does_not_run_is_said() -> None:
     with pytest.raises(InputError, match="got a dict"):
         from_torch({})
-    with pytest.raises(InputError, match="cannot follow the module"):
+    with pytest.raises(InputError, match=r"cannot be called with the inputs given: .*Expected 4"):
         from_torch(nn.LSTM(4, 6), (torch.randn(3, 2, 5),))
     with pytest.raises(InputError, match="Give example_inputs"):
         from_torch(nn.ReLU())
+
+
+class Keeping(nn.Module):
+    """A layer that starts from where its last call ended: the state is kept in one of many ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.hidden, self.calls, self.seen = how, None, 0, None
+        self.inner = nn.Module()
+        self.inner.lstm = nn.LSTM(3, 4, bias=False)
+        self.inner.store = {"h": [torch.zeros(1, 2, 4)]}
+        self.inner.recent = deque([torch.zeros(1, 2, 4)], maxlen=2)
+        self.inner.register_buffer("state", torch.zeros(1, 2, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        store, recent = self.inner.store["h"], self.inner.recent
+        if self.how == "tuple":
+            y, self.hidden = self.inner.lstm(x, self.hidden)
+            return y
+        before = {"item": store[0], "list": store[-1], "deque": recent[-1]}.get(self.how, self.inner.state)
+        y, (h, _) = self.inner.lstm(x, (before, before))
+        if self.how == "buffer":
+            self.inner.state = h
+        elif self.how in ("in place", "data"):
+            (self.inner.state if self.how == "in place" else self.inner.state.data).copy_(h)
+        elif self.how == "item":
+            store[0] = h
+        elif self.how in ("list", "deque"):
+            (store if self.how == "list" else recent).append(h)
+        elif self.how == "count":
+            self.calls += 1
+            return y * self.calls
+        return y
+
+
+KEEPING = {
+    "tuple": "hidden",
+    "buffer": "inner.state",
+    "in place": "inner.state",
+    "data": "inner.state",
+    "item": r"inner.store\['h'\]\[0\]",
+    "list": r"inner.store\['h'\]\[1\]",
+    "deque": r"inner.recent\[1\]",
+    "count": "calls",
+}
+
+
+@pytest.mark.parametrize("x", [torch.zeros(5, 2, 3), torch.ones(5, 2, 3)], ids=["zeros", "ones"])
+@pytest.mark.parametrize(("how", "name"), KEEPING.items(), ids=list(KEEPING))
+def test_a_module_that_keeps_a_state_is_refused_and_left_as_it_was(how: str, name: str, x: torch.Tensor) -> None:
+    module = Keeping(how)
+    with pytest.raises(UnsupportedError, match=f"Keeping: the model keeps '{name}' for the next call. Give the state"):
+        from_torch(module, (x,))
+    assert (module.hidden, module.calls, module.training) == (None, 0, True)
+    assert module.inner.state.eq(0).all()
+    assert len(module.inner.store["h"]) == len(module.inner.recent) == 1
+    assert module.inner.store["h"][0].eq(0).all()
+
+
+class Noting(nn.Module):
+    """A layer that stores what it does not read, and a table that it makes once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.weights, self.table = nn.LSTM(3, 4), None, None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.table is None:
+            self.table = torch.ones(4) * 1.5
+        y = self.lstm(x)[0] * self.table
+        self.weights = torch.softmax(y, -1)
+        return y
+
+
+def test_what_a_module_stores_without_reading_it_is_said() -> None:
+    module, x = Noting(), torch.randn(5, 2, 3)
+    graph = from_torch(module, (x,))
+    assert (module.weights, module.table) == (None, None)
+    assert [note for note in graph.notes if "stores 'weights'" in note]
+    check(graph, Noting.eval(module), x)
+
+
+@pytest.mark.parametrize("decomposed", [False, True])
+def test_a_program_that_changes_a_buffer_is_refused(decomposed: bool) -> None:
+    program = torch.export.export(Keeping("in place").eval(), (torch.randn(5, 2, 3),))
+    with pytest.raises(UnsupportedError, match=r"keeps 'inner\.state' for the next call"):
+        from_torch(program.run_decompositions({}) if decomposed else program)
 
 
 def test_half_precision_is_computed_in_float32_and_said() -> None:

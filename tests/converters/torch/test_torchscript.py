@@ -200,6 +200,16 @@ class Keeps(nn.Module):
         return self.h
 
 
+class Appends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = [torch.zeros(1, 4)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(self.seen[-1] + x)
+        return self.seen[-1]
+
+
 class Sorts(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.sort(x)[0]
@@ -211,6 +221,7 @@ class Sorts(nn.Module):
         (DependsOnNumbers(), "depends on the numbers in a tensor"),
         (DependsOnSize(), r"it depends on the size of x_0 .*shapes="),
         (Keeps(), "keeps 'h' for the next call"),
+        (Appends(), "keeps 'seen' for the next call"),
         (Sorts(), "sorting is supported where sequences are packed"),
     ],
 )
