@@ -36,9 +36,11 @@ def packs(names: Sequence[str], workers: int) -> Iterator[tuple[str, bytes]]:
     for name, kernels in wanted.items():
         for kernel in kernels:
             jobs.setdefault(kernel, []).append(LEVELS[name])
-    for kernel, images in compiled(jobs, workers):
+    for number, (kernel, images) in enumerate(compiled(jobs, workers), 1):
+        print(f"\r{number} of {len(jobs)} kernels: {kernel.name:<30}", end="", file=sys.stderr, flush=True)  # noqa: T201
         for target, image in images.items():
             made[target.name][kernel.key] = (f"{kernel.name}{kernel.constants}", image)
+    print(file=sys.stderr)  # noqa: T201
     for name in names:
         yield name, pack_bytes(LEVELS[name], sources, made[name], made_with())
 
