@@ -68,7 +68,7 @@ bench: $(STAMP)bench
 	$(BIN)/python -m bench $(ARGS)
 
 ulp: $(STAMP)demo
-	$(BIN)/python -m fastlstm.kernels.ulp $(ARGS)
+	$(BIN)/python -m fastlstm.ulp $(ARGS)
 
 warmup: $(STAMP)demo
 	$(BIN)/fastlstm warmup $(ARGS)

@@ -79,9 +79,9 @@ def _check_node(node: Node, constants: Mapping[str, Array], label: str) -> None:
         _check_signature(node, label)
     if node.op in _BODIES:
         _BODIES[node.op](node, label)
-    check_weights(node, constants)
     if node.op in QUANTISED_INPUTS:
         _check_scales(node, constants, label)
+    check_weights(node, constants)
 
 
 # --- operators -------------------------------------------------------------------------------------------

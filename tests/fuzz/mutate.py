@@ -18,7 +18,7 @@ import safetensors.numpy
 from onnx import numpy_helper
 
 from fastlstm import fileformat
-from fastlstm.converters.onnx_operators import OPERATORS
+from fastlstm.converters.onnx.operators import OPERATORS
 
 __all__ = ["draw", "mutated"]
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastlstm import layout, machine
+from fastlstm import layout, machine, ulp
 from fastlstm.graph import ACTIVATIONS
-from fastlstm.kernels import ulp
 from fastlstm.ops.activations import activation
 from fastlstm.program import Instruction, Program, Slot, Stage
 from fastlstm.segments.program import BoundProgram

@@ -172,10 +172,13 @@ def test_a_stored_file_cannot_name_another_operator() -> None:
         hostile.run({"x": np.zeros(1, np.float32)})
 
 
+def run_once(graph: Graph) -> None:
+    Model(graph).run({"x": np.zeros((1, 1, 2, 2), np.float32), "g": np.zeros((1, 1, 1, 2), np.float32)})
+
+
 @pytest.mark.parametrize("attributes", [3, [3], [["mode"]], [["no_such", 1]], [[["mode"], 1]], [["mode", [None]]]])
 def test_damaged_attributes_are_an_error(attributes: Any) -> None:
     node = Node(REFERENCE, ("x", "g"), ("y",), {"operator": "GridSample", "opset": 20, "attributes": attributes})
     inputs = (TensorSpec("x", (1, 1, 2, 2)), TensorSpec("g", (1, 1, 1, 2)))
-    damaged = Model(Graph(inputs, (TensorSpec("y", ("...",)),), (node,)))
-    with pytest.raises(FastLSTMError, match="GridSample"):
-        damaged.run({"x": np.zeros((1, 1, 2, 2), np.float32), "g": np.zeros((1, 1, 1, 2), np.float32)})
+    with pytest.raises(FastLSTMError, match=r"GridSample|the attribute 'attributes' should be"):
+        run_once(Graph(inputs, (TensorSpec("y", ("...",)),), (node,)))

@@ -1,4 +1,4 @@
-"""``python -m fastlstm.kernels.ulp``: sigmoid and tanh against double precision, over all 2^32 floats.
+"""``python -m fastlstm.ulp``: sigmoid and tanh against double precision, over all 2^32 floats.
 
 An error is counted in ulp of the exact result (units in the last place of its float32 neighbour); below the
 smallest normal number the kernels return zero, and the error is counted in units of that number's last place.
@@ -90,7 +90,7 @@ def sweep(task: tuple[str, range]) -> tuple[float, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Try all floats (or every STRIDE-th block of them) and print the largest errors."""
-    parser = argparse.ArgumentParser("python -m fastlstm.kernels.ulp", description=__doc__)
+    parser = argparse.ArgumentParser("python -m fastlstm.ulp", description=__doc__)
     parser.add_argument(
         "--stride", type=int, default=1, help="try every STRIDE-th block of 65,536 floats (%(default)s)"
     )
