@@ -2,9 +2,13 @@
 #   make demo     install, convert two real models, verify, stream, time, draw
 #   make test     install what the tests need and run them      (ARGS="-k stream" picks some)
 #   make check    what CI runs: format, lint, build the wheel, types, tests against the wheel
+#   make differ   random models beside onnxruntime, PyTorch and a float64 reference (ARGS="--count N --seed S")
+#   make fuzz     mutated model files of every format: load or refuse (ARGS="--minutes 10")
 #   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
+#   make wheel    the wheel with compiled kernels for every level of processor  (minutes; LEVELS=x86-64-v3 for one)
+#   make test-kills  50 scoring runs killed and gone on with (minutes)
 #   make clean    remove everything that make made
 
 PYTHON        ?= python3
@@ -13,6 +17,8 @@ VENV          ?= .venv
 # How fastlstm gets into $(VENV): "editable" follows the checkout, "wheel" is what users will have.
 INSTALL       ?= editable
 ARGS          ?=
+# Whose compiled kernels go into the wheel that `make wheel` builds: none named means all.
+LEVELS        ?=
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 WHEEL   := dist/fastlstm-$(VERSION)-py3-none-any.whl
@@ -29,14 +35,14 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test check lint types bench ulp warmup test-oldest clean
+.PHONY: demo test test-kills check lint types differ fuzz bench ulp warmup wheel test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
 
 # Started outside the checkout: only there does Python import what is installed and nothing else.
 test: $(STAMP)test
-	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests $(ARGS)
+	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -n auto $(CURDIR)/tests $(ARGS)
 
 check:
 	$(MAKE) lint types test VENV=.venv-check INSTALL=wheel
@@ -45,17 +51,38 @@ lint: $(STAMP)dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
+# mypy runs no code and so cannot know where a checkout has the folders of fastlstm.converters: links show it.
 types: $(STAMP)dev
-	cd $(VENV) && bin/python -m mypy --strict --config-file $(CURDIR)/pyproject.toml -p fastlstm
+	rm -rf build/types && mkdir -p build/types/fastlstm/converters
+	ln -s $(abspath $(filter-out fastlstm/converters,$(wildcard fastlstm/*))) build/types/fastlstm
+	ln -s $(abspath $(wildcard fastlstm/converters/*.py converters/*)) build/types/fastlstm/converters
+	cd build/types && $(BIN)/python -m mypy --strict --config-file $(CURDIR)/pyproject.toml -p fastlstm
+
+differ: $(STAMP)test
+	cd $(VENV) && bin/python $(CURDIR)/tests/differ $(ARGS)
+
+fuzz: $(STAMP)test
+	cd $(VENV) && PYTHONPATH=$(CURDIR)/tests:$(CURDIR)/tests/helpers bin/python -W ignore -m fuzz $(ARGS)
 
 bench: $(STAMP)bench
 	$(BIN)/python -m bench $(ARGS)
 
 ulp: $(STAMP)demo
-	$(BIN)/python -m fastlstm.kernels.ulp $(ARGS)
+	$(BIN)/python -m fastlstm.ulp $(ARGS)
 
 warmup: $(STAMP)demo
 	$(BIN)/fastlstm warmup $(ARGS)
+
+# Packs lie in the package while the wheel is built and no longer: a checkout's sources change, packs do not.
+wheel: $(STAMP)prebuild
+	rm -rf build dist/packs fastlstm/packs
+	$(BIN)/python -m fastlstm.prebuild --out dist/packs $(LEVELS)
+	cp -r dist/packs fastlstm/packs
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ; status=$$?; rm -rf fastlstm/packs; exit $$status
+
+# Half a hundred runs killed at random moments, in place of three.
+test-kills: $(STAMP)test
+	cd $(VENV) && FASTLSTM_KILLS=50 FASTLSTM_KILL_ROWS=20000 bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests/scoring -k killed $(ARGS)
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST)

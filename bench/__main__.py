@@ -93,24 +93,29 @@ def _parser() -> argparse.ArgumentParser:
     names = [engine.name for engine in ENGINES]
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few cells of each kind: about two minutes")
-    parser.add_argument("--threads", type=_list(_count), default=[1, 2], help="thread counts (default: 1,2)")
-    parser.add_argument("--cells", type=_pattern, default="", metavar="PATTERN", help="only rows whose name matches")
+    parser.add_argument("--threads", type=list_of(count), default=[1, 2], help="thread counts (default: 1,2)")
+    parser.add_argument("--cells", type=pattern, default="", metavar="PATTERN", help="only rows whose name matches")
     parser.add_argument("--seconds", type=float, default=3.0, help="time to measure each cell (default: 3)")
-    parser.add_argument("--engines", type=_list(_one_of(names)), default=names, help=f"of {','.join(names)}")
-    parser.add_argument("--sections", type=_list(_one_of(SECTIONS)), default=SECTIONS, help=f"of {','.join(SECTIONS)}")
+    parser.add_argument("--engines", type=list_of(_one_of(names)), default=names, help=f"of {','.join(names)}")
+    parser.add_argument(
+        "--sections", type=list_of(_one_of(SECTIONS)), default=SECTIONS, help=f"of {','.join(SECTIONS)}"
+    )
     parser.add_argument("--json", type=Path, default=RESULTS / "latest.local.json", metavar="FILE")
     parser.add_argument("--html", type=Path, default=RESULTS / "latest.local.html", metavar="FILE")
     return parser
 
 
-def _list(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+def list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """Return what reads a list with commas between its parts."""
+
     def read(text: str) -> list[Any]:
         return [kind(part) for part in text.split(",")]
 
     return read
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """Read a whole number from 1 on."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"expected whole numbers from 1 on, as in 1,2; got '{text}'")
     return int(text)
@@ -125,7 +130,8 @@ def _one_of(names: Sequence[str]) -> Callable[[str], str]:
     return read
 
 
-def _pattern(text: str) -> str:
+def pattern(text: str) -> str:
+    """Read a regular expression, which stays text."""
     try:
         re.compile(text)
     except re.error as error:

@@ -27,7 +27,8 @@ class Case:
     Attributes
     ----------
     group : str
-        The family of cells it belongs to; "step" carries its state from call to call.
+        The family of cells it belongs to; "step" and "states" carry their state from call to call, "states" through
+        the inputs and outputs of the model in every engine.
     op : str
         "LSTM", "GRU" or "RNN" (tanh).
     T, B, I, H : int
@@ -60,7 +61,7 @@ class Case:
     @property
     def stateful(self) -> bool:
         """Whether the state of one call is the initial state of the next."""
-        return self.group == "step"
+        return self.group in ("step", "states")
 
     @property
     def steps(self) -> int:
@@ -165,6 +166,8 @@ _ONE_STEP = ((1, 20), (32, 64), (40, 128), (64, 256), (512, 512))
 GRID: tuple[Case, ...] = (
     *(Case("step", "LSTM", 1, 1, *sizes) for sizes in _ONE_STEP),
     *(Case("call", "LSTM", 1, 1, *sizes) for sizes in _ONE_STEP),
+    *(Case("states", "LSTM", 1, 1, *sizes) for sizes in _ONE_STEP),
+    *(Case("states", "LSTM", *shape) for shape in ((7, 1, 192, 192), (50, 3, 384, 384))),
     *(
         Case("sequence", "LSTM", 100, 1, *sizes)
         for sizes in ((10, 64), (64, 128), (256, 256), (512, 512), (1024, 1024))
@@ -213,6 +216,8 @@ QUICK: tuple[Case, ...] = tuple(
         ("step", 1, 1, 20),
         ("step", 1, 1, 128),
         ("call", 1, 1, 64),
+        ("states", 1, 1, 20),
+        ("states", 50, 3, 384),
         ("sequence", 100, 1, 64),
         ("sequence", 100, 1, 256),
         ("long", 2048, 1, 20),

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import fastlstm
 from fastlstm import reference
-from fastlstm.converters.onnx_ import from_onnx
+from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.graph import RECURRENT_OPS
 
 __all__ = ["FEATURES", "main", "render"]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.cases import Case, goal
-from bench.measure import Budget, Samples, measure, ratios
+from bench.measure import Budget, Samples, measure, ratios, rest_summary
 from bench.peers import OURS, Call, Engine, Refused
 from fastlstm import reference
 
@@ -54,20 +54,20 @@ def measure_cell(case: Case, threads: int, engines: Sequence[Engine], budget: Bu
 
 
 def timed(calls: Mapping[str, Call], results: dict[str, dict[str, Any]], budget: Budget) -> dict[str, Any]:
-    """Time `calls`, add each one's summary to `results`, and return the ratios to ours."""
+    """Time `calls`, add each one's summary to `results`; return the ratios to ours, and how the rests were."""
     samples: Mapping[str, Samples] = measure(calls, budget) if calls else {}
     for name, found in samples.items():
         results.setdefault(name, {}).update(found.summary())
-    return {"ratios": ratios(samples, OURS) if OURS in samples else {}}
+    return {"ratios": ratios(samples, OURS) if OURS in samples else {}, "rest": rest_summary(samples)}
 
 
 def expected_output(case: Case) -> Array:
-    """Return what the float64 oracle says of the case (of `STATEFUL_CALLS` calls with the same frame)."""
+    """Return what the float64 oracle says of the case (of the last of `STATEFUL_CALLS` calls with the same frames)."""
     x = case.x().astype(np.float64)
     if case.stateful:
-        x = np.repeat(x, STATEFUL_CALLS, axis=0)
+        x = np.tile(x, (STATEFUL_CALLS, 1, 1))
     (y,) = reference.run(case.graph(len(x)), {"x": x}).values()
-    return y[-1:] if case.stateful else y
+    return y[-case.T :] if case.stateful else y
 
 
 def disagreement(case: Case, call: Call, expected: Array) -> tuple[float, bool]:

@@ -9,18 +9,23 @@ calls timed as one; short calls are also timed one by one, for the distribution 
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Budget", "Samples", "measure", "ratios", "rest"]
+__all__ = ["Budget", "Rest", "Samples", "measure", "other_threads_run", "ratios", "rest", "rest_summary"]
 
 Call = Callable[[], Any]
+
+TASKS = Path("/proc/self/task")
+"""Where Linux lists the threads of a process."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,14 @@ class Samples:
         One entry a round: the sample's wall time and the whole process's CPU time, divided by its calls.
     latencies : list of int
         Calls timed one by one.
+    rests : list of Rest
+        What came before its turns.
     """
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     latencies: list[int] = field(default_factory=list)
+    rests: list[Rest] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
         """Return medians, the tail and the distribution, in microseconds, as JSON-able data."""
@@ -84,7 +92,7 @@ def measure(calls: Mapping[str, Call], budget: Budget) -> dict[str, Samples]:
                 break
             first = number % len(names)
             for name in names[first:] + names[:first]:
-                rest()
+                samples[name].rests.append(rest())
                 _sample(calls[name], batches[name], budget.sample, samples[name])
     return samples
 
@@ -99,16 +107,63 @@ def ratios(samples: Mapping[str, Samples], ours: str) -> dict[str, float]:
     return found
 
 
-def rest(longest: float = 0.25) -> None:
-    """Wait until the process uses no CPU, at most `longest` seconds.
+@dataclass(frozen=True)
+class Rest:
+    """What came before an engine's turn: the seconds waited, and whether every other thread slept in the end."""
 
-    onnxruntime's threads spin for up to 80 ms after a call, OpenMP's for about 10 ms.
+    seconds: float
+    quiet: bool
+
+
+def rest(longest: float = 1.0, fixed: float = 0.2) -> Rest:
+    """Wait until every other thread of the process sleeps, at most `longest` seconds.
+
+    onnxruntime's threads spin for up to 80 ms of their own time after a call (170 ms where they share a core), OpenMP's
+    for about 10 ms. Linux says which threads run. It is asked for each, because a process's CPU time moves by whole
+    ticks on some kernels: over a few milliseconds a spinning thread then seems to use none. Elsewhere the wait is
+    `fixed` seconds.
     """
-    for _ in range(int(longest / 0.002)):
-        before = time.process_time()
-        time.sleep(0.002)
-        if time.process_time() - before < 0.0004:
-            return
+    start = time.perf_counter()
+    quiet = 0
+    while (elapsed := time.perf_counter() - start) < longest:
+        running = other_threads_run()
+        if running is None:
+            time.sleep(fixed)
+            return Rest(time.perf_counter() - start, True)
+        quiet = 0 if running else quiet + 1
+        if quiet == 2:  # threads are looked at one after the other, and one may have woken another meanwhile
+            return Rest(elapsed, True)
+        time.sleep(0.001)
+    return Rest(elapsed, False)
+
+
+def other_threads_run() -> bool | None:
+    """Return whether another thread of this process runs or waits for a core, None where the system does not say."""
+    if not TASKS.is_dir():
+        return None
+    own = str(threading.get_native_id())
+    return any(_state(task) == "R" for task in TASKS.iterdir() if task.name != own)
+
+
+def _state(task: Path) -> str:
+    """Return the letter of a thread's state; "X", as for a dead one, if it has ended meanwhile."""
+    try:
+        text = (task / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+    return text.rpartition(")")[2].split()[0]  # the name in brackets may hold spaces and brackets itself
+
+
+def rest_summary(samples: Mapping[str, Samples]) -> dict[str, Any]:
+    """Return how long was waited before the turns, and before how many some thread still ran in the end."""
+    rests = [each for found in samples.values() for each in found.rests]
+    waited = [1e3 * each.seconds for each in rests]
+    return {
+        "turns": len(rests),
+        "median_ms": float(np.median(waited)) if waited else 0.0,
+        "longest_ms": max(waited, default=0.0),
+        "unquiet": sum(not each.quiet for each in rests),
+    }
 
 
 def _batch(call: Call, least: float) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench import svg, table
 from bench.peers import OURS
-from bench.summary import ORDER, best_ratio, cells_below_goal, geometric_mean, median_us, share_of_bound
+from bench.summary import ORDER, best_ratio, cells_below_goal, geometric_mean, median_us, rest_text, share_of_bound
 
 Run = dict[str, Any]
 Cell = dict[str, Any]
@@ -66,6 +66,7 @@ def _run_parts(run: Run) -> list[str]:
         f"<p>Right of the line {OURS} is faster; each dot is the median over the rounds. "
         + (f"Geometric mean against the best peer of each cell: <b>{mean:.2f}</b>; " if mean else "")
         + f"cells below their goal: {len(cells_below_goal(run))} of {len(run['cells'])}.</p>",
+        f'<p class="soft">In one process; {waited}.</p>' if (waited := rest_text(run)) else "",
         svg.dots([(c["name"], _ratios(c)) for c in run["cells"]], "×"),
         f"<h2>Share of the least possible time, {count}</h2>",
         f"<p>What the measured limits of this machine allow ({_limits(run)}), over the time {OURS} took. "

@@ -13,7 +13,7 @@ from bench.summary import best_ratio, geometric_mean, median_us, time_text
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-GROUPS = ("step", "sequence", "long", "batch", "stack", "ragged")
+GROUPS = ("step", "states", "sequence", "long", "batch", "stack", "ragged")
 
 
 def main(argv: list[str] | None = None) -> int:

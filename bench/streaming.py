@@ -24,7 +24,7 @@ import numpy.typing as npt
 import fastlstm
 from bench.cases import Case
 from bench.grid import ABSOLUTE, RELATIVE
-from bench.measure import Budget, measure
+from bench.measure import Budget, measure, rest_summary
 from bench.onnx_models import recurrent_dense_model, recurrent_model
 from bench.peers import Call, realtime
 from bench.peers.onnxruntime_ import OnnxRuntime
@@ -59,10 +59,12 @@ def _stream(H: int, threads: int) -> dict[str, Any]:
             engines[name]["missing"] = f"wrong result: off by {error.max():.1e}"
         else:
             calls[name] = partial(run, x[:samples].reshape(shape))
-    for name, found in measure(calls, Budget()).items():
+    timed = measure(calls, Budget())
+    for name, found in timed.items():
         summary = found.summary()
         engines[name] |= summary | {"sample_us": summary["median_us"] / engines[name]["samples"]}
-    return {"name": f"LSTM(1->{H}) + Dense(1)", "H": H, "threads": threads, "engines": engines}
+    name = f"LSTM(1->{H}) + Dense(1)"
+    return {"name": name, "H": H, "threads": threads, "engines": engines, "rest": rest_summary(timed)}
 
 
 def _runs(case: Case, dense: Array, threads: int) -> dict[str, tuple[int, tuple[int, ...], Callable[[Array], Any]]]:

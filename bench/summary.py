@@ -47,6 +47,21 @@ def cells_below_goal(run: dict[str, Any]) -> list[Cell]:
     return [c for c in run["cells"] if (r := best_ratio(c)) is not None and r < c["goal"]]
 
 
+def rest_text(run: dict[str, Any]) -> str:
+    """Return how long was waited for other threads to sleep, over all rows, "" where the result does not say."""
+    rows = run["cells"] + run["sweeps"] + run["streams"]
+    rests = [row["rest"] for row in rows if row.get("rest", {}).get("turns")]
+    if not rests:
+        return ""
+    medians = sorted(rest["median_ms"] for rest in rests)
+    turns, unquiet = (sum(rest[key] for rest in rests) for key in ("turns", "unquiet"))
+    text = (
+        f"before each turn the other threads were waited for: {medians[len(medians) // 2]:.0f} ms in the median row, "
+        f"{max(rest['longest_ms'] for rest in rests):.0f} ms at most, {turns} turns"
+    )
+    return text + (f"; {unquiet} began while a thread still ran" if unquiet else "; all slept then")
+
+
 def time_text(us: float) -> str:
     """Return microseconds in three digits with a fitting unit."""
     for limit, factor, unit in ((1e3, 1.0, "µs"), (1e6, 1e3, "ms"), (math.inf, 1e6, "s")):

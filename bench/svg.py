@@ -12,7 +12,9 @@ from html import escape
 
 __all__ = ["bars", "dots", "lines", "ranges"]
 
-WIDTH, LABELS, RIGHT, ROW, TOP, BOTTOM = 900, 290, 60, 18, 12, 34
+WIDTH, RIGHT, ROW, TOP, BOTTOM = 960, 60, 18, 12, 34
+LETTER = 6.5
+"""The room for a letter of a label, in 11 pixels: the names take 5.9 a letter in DejaVu Sans, which is a wide font."""
 
 Scale = Callable[[float], float]
 Row = tuple[str, Mapping[int, float]]
@@ -24,7 +26,7 @@ def dots(rows: Sequence[Row], unit: str, reference: float = 1.0) -> str:
     values = [v for _, series in rows for v in series.values()]
     if not values:
         return ""
-    x, ticks = _log_axis([*values, reference / 1.2, reference * 1.2], LABELS, WIDTH - RIGHT)
+    x, ticks = _log_axis([*values, reference / 1.2, reference * 1.2], _left(rows), WIDTH - RIGHT)
     marks = [_line(x(reference), TOP, x(reference), _height(rows) - BOTTOM, "reference")]
     for y, (_, series) in _at(rows):
         marks += [_dot(x(value), y, 4, f"{value:.2f}{unit}", f"s{number}") for number, value in series.items()]
@@ -35,16 +37,16 @@ def bars(rows: Sequence[tuple[str, float]], unit: str, full: float, mark: float)
     """Draw one bar a row from 0 on a linear axis that reaches at least `full`, with a line at `mark`."""
     if not rows:
         return ""
-    most = max(full, *(value for _, value in rows))
+    most, left = max(full, *(value for _, value in rows)), _left(rows)
 
     def x(value: float) -> float:
-        return LABELS + (WIDTH - RIGHT - LABELS) * value / most
+        return left + (WIDTH - RIGHT - left) * value / most
 
     ticks = [full * k / 5 for k in range(int(5 * most / full) + 1)]
     marks = [_line(x(mark), TOP, x(mark), _height(rows) - BOTTOM, "reference")]
     for y, (_, value) in _at(rows):
         marks.append(
-            f'<rect class="s0" x="{LABELS}" y="{y - 5}" width="{x(value) - LABELS:.1f}" height="10"/>'
+            f'<rect class="s0" x="{left:.1f}" y="{y - 5}" width="{x(value) - left:.1f}" height="10"/>'
             f'<text class="value" x="{x(value) + 4:.1f}" y="{y + 4}">{value:.0f}{unit}</text>'
         )
     return _by_row(rows, x, ticks, unit, marks)
@@ -59,7 +61,7 @@ def ranges(rows: Sequence[RangeRow], unit: str) -> str:
     if not values:
         return ""
     tall = max(ROW, 7 * max(len(series) for _, series in rows) + 8)
-    x, ticks = _log_axis(values, LABELS, WIDTH - RIGHT)
+    x, ticks = _log_axis(values, _left(rows), WIDTH - RIGHT)
     marks: list[str] = []
     for middle, (_, series) in _at(rows, tall):
         for place, (number, (low, q1, median, q3, high)) in enumerate(series.items()):
@@ -101,8 +103,13 @@ def _by_row(
     height = _height(rows, tall)
     parts = [_line(x(t), TOP, x(t), height - BOTTOM, "grid") for t in ticks]
     parts += [_text(x(t), height - BOTTOM + 16, f"{t:g}{unit}", "tick") for t in ticks]
-    parts += [_text(LABELS - 8, y + 4, label, "end") for y, (label, _) in _at(rows, tall)]
+    parts += [_text(_left(rows) - 8, y + 4, label, "end") for y, (label, _) in _at(rows, tall)]
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{"".join(parts + marks)}</svg>'
+
+
+def _left(rows: Sequence[tuple[str, object]]) -> float:
+    """Return where the plot begins: right of the longest label."""
+    return 16 + LETTER * max(len(label) for label, _ in rows)
 
 
 def _at(rows: Sequence[tuple[str, object]], tall: int = ROW) -> list[tuple[int, tuple[str, object]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.peers import OURS
-from bench.summary import best_ratio, cells_below_goal, engines, geometric_mean, share_of_bound, time_text
+from bench.summary import best_ratio, cells_below_goal, engines, geometric_mean, rest_text, share_of_bound, time_text
 
 Run = dict[str, Any]
 
@@ -28,6 +28,7 @@ def _run_lines(run: Run) -> list[str]:
         f"{run['roofline']['sigmoids']:.1f} sigmoids or {run['roofline']['tanhs']:.1f} tanhs",
     )
     lines += [f"   FMA peak {peak:.0f} GFLOP/s; {rates} a ns; read {limits}"]
+    lines += [f"   {waited}"] if (waited := rest_text(run)) else []
     lines += [f"   {name}: {'; '.join(settings.values())}" for name, settings in run["settings"].items()]
     for title, section in (("cell", "cells"), ("sweep", "sweeps")):
         if run[section]:

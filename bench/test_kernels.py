@@ -18,7 +18,7 @@ import fastlstm
 from bench.cases import Case
 from fastlstm.kernels import ulp
 from fastlstm.quantise import PRECISIONS
-from fastlstm.segments.program import Program
+from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import Segment
 
 CASES = (
@@ -44,10 +44,10 @@ def kernels(case: Case, precision: str) -> list[tuple[str, Callable[[], Any]]]:
     for name, (_, axes, features) in segment.outputs.items():
         arrays[name] = np.empty([sizes.get(axis, features) for axis in axes], np.float32)
     found = []
-    for stage in segment.stages:
+    for stage in segment.program.stages:
         for step in stage.instructions:
             if step.macs:
-                program = Program(segment.slots, (replace(stage, instructions=(step,)),), case.B)
+                program = BoundProgram(replace(segment.program, stages=(replace(stage, instructions=(step,)),)), case.B)
                 for name, (slot, axes, _) in (segment.inputs | segment.outputs).items():
                     program.bind(slot, arrays[name], axes.index("T"), axes.index("B"))
                     program.keep(slot, arrays[name])

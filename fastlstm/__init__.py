@@ -10,30 +10,34 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError, InputError, UnsupportedError
+from fastlstm.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fastlstm.graph import Graph, Node, TensorSpec
     from fastlstm.layers import GRU, LSTM, RNN
+    from fastlstm.loading import load
     from fastlstm.model import Model
+    from fastlstm.scoring.run import Summary
+    from fastlstm.scoring.scorer import Columns, Scorer
     from fastlstm.streaming.pool import StreamPool
     from fastlstm.streaming.stream import Stream
 
     Precision = str | Mapping[str, str]
 
-__version__ = "0.1.0"
 
 __all__ = [
     "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
-    "Node", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx", "from_state_dict",
-    "from_torch", "load",
+    "Node", "Scorer", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx",
+    "from_state_dict", "from_torch", "load", "score",
 ]  # fmt: skip
 
 _LAZY = {
     "GRU": "layers", "LSTM": "layers", "RNN": "layers", "Model": "model",
     "Graph": "graph", "Node": "graph", "TensorSpec": "graph",
-    "Stream": "streaming.stream", "StreamPool": "streaming.pool",
+    "Stream": "streaming.stream", "StreamPool": "streaming.pool", "Scorer": "scoring.scorer",
+    "load": "loading",
 }  # fmt: skip
 
 
@@ -42,51 +46,23 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         return getattr(import_module(f"fastlstm.{_LAZY[name]}"), name)
+    if name == "ray":
+        from importlib import import_module
+
+        return import_module("fastlstm.ray")
     raise AttributeError(f"module 'fastlstm' has no attribute '{name}'")
 
 
-def load(
-    path: str | os.PathLike[str], *, threads: int | None = 1, precision: Precision = "float32", **options: Any
-) -> Model:
-    """Load a model file.
-
-    Parameters
-    ----------
-    path : str or path
-        ``.onnx .pt .pth .pt2 .safetensors .keras .h5 .json .nam`` or ``.fastlstm``.
-    threads : int or None
-        Worker threads; None asks for the machine's cores.
-    precision : str or mapping of str to str
-        "float32", "int16" or "int8", for all layers or by layer name.
-    **options
-        What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
-
-    Raises
-    ------
-    FileFormatError, UnsupportedError, DependencyError, InputError
-        One sentence each; OSError if the file cannot be read.
-    """
-    from fastlstm.model import Model
-
-    if os.fspath(path).endswith(".fastlstm"):
-        from fastlstm import fileformat
-
-        if options:
-            raise InputError(f"A .fastlstm file takes no option {', '.join(options)}.")
-        graph = fileformat.read(path).graph
-    else:
-        from fastlstm.converters import load_graph
-
-        graph = load_graph(path, **options)
-    return Model(graph, threads, precision)
+def __dir__() -> list[str]:
+    return [*__all__, "__version__", "ray"]
 
 
 def from_onnx(proto: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of an ONNX ModelProto."""
-    from fastlstm.converters import onnx_
+    from fastlstm.converters.onnx.load import from_onnx as read
     from fastlstm.model import Model
 
-    return Model(onnx_.from_onnx(proto), threads, precision)
+    return Model(read(proto), threads, precision)
 
 
 def from_torch(
@@ -103,25 +79,97 @@ def from_torch(
     threads, precision
         As in `load`.
     """
-    from fastlstm.converters import torch_
+    from fastlstm.converters.torch.export import from_torch as read
     from fastlstm.model import Model
 
-    return Model(torch_.from_torch(module, example_inputs), threads, precision)
+    return Model(read(module, example_inputs), threads, precision)
 
 
 def from_state_dict(
     mapping: Any, *, threads: int | None = 1, precision: Precision = "float32", **options: Any
 ) -> Model:
     """Return the model of a PyTorch state dict; ``layers=`` says what it does not."""
-    from fastlstm.converters import state_dict_
+    from fastlstm.converters.torch.state_dict import from_state_dict as read
     from fastlstm.model import Model
 
-    return Model(state_dict_.from_state_dict(mapping, **options), threads, precision)
+    return Model(read(mapping, **options), threads, precision)
 
 
 def from_keras(model: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of a Keras model object."""
-    from fastlstm.converters import keras_
+    from fastlstm.converters.keras.load import from_keras as read
     from fastlstm.model import Model
 
-    return Model(keras_.from_keras(model), threads, precision)
+    return Model(read(model), threads, precision)
+
+
+def score(
+    model: Model | str | os.PathLike[str],
+    source: Any,
+    out: str | os.PathLike[str],
+    columns: Columns | None = None,
+    *,
+    stream: bool = False,
+    **options: Any,
+) -> Summary:
+    """Score a data set: every row exactly once, with the same bits for any partition, batch size and restart.
+
+    Parameters
+    ----------
+    model : Model or path
+        With one thread, each worker runs it by itself, which is fastest.
+    source : path, sequence of paths, or table
+        Parquet or CSV files or folders of them, a ``.npz`` file, fsspec URLs, ``"-"`` (an Arrow stream on stdin); an
+        Arrow, polars or pandas table. With `stream`, ``.wav`` and ``.npy`` recordings.
+    out : path
+        A folder, or an fsspec URL of one. It is made; a run that was stopped in it goes on where it stopped.
+    columns : mapping of str to str or sequence of str, optional
+        The column of each input, as for `fastlstm.scoring.scorer.Scorer`: a list column is a sequence, lists of lists
+        are frames × features, several columns or a struct's fields stand side by side as features.
+    stream : bool
+        Feed whole recordings in pieces, with constant memory; see `fastlstm.scoring.recordings.score_recordings` for
+        its options.
+    **options
+        ``constants``, ``outputs``, ``keep``, ``max_length``, ``batch_rows``, ``batch_frames`` as for `Scorer`, and
+
+        on_error : "aside" or "stop"
+            Rows that cannot be scored go to ``_rejected/`` with their numbers and reasons, or stop the run.
+        resume : bool, optional
+            True: there has to be a run to go on with; False: there may be none.
+        part_rows : int
+            Rows of the input that make a part (16384; 2048 if outputs are whole sequences).
+        workers : int
+            Threads; as many as cores if not given. On Ray, actors.
+        memory : int
+            Bytes to take beside the model, about (1 GiB).
+        ray : str
+            The address of a Ray cluster ("auto", "local", "ray://..."): its workers read `source` and write `out`.
+        watch : callable
+            Called once with a `fastlstm.scoring.progress.Progress`, which then follows the run.
+
+    Returns
+    -------
+    Summary
+        Rows, rejected rows, seconds and rows a second; ``as_data()`` gives plain data.
+
+    Raises
+    ------
+    InputError
+        If columns do not fit the model, the folder holds a run with another input, model or setting, or a row cannot be
+        scored and `on_error` is "stop". Nothing is computed in the first two cases.
+    FileFormatError
+        If a file cannot be read; the parts that are written stay.
+    OSError
+        If the disk is full, say; a later run goes on.
+    """
+    try:
+        from fastlstm.scoring.run import score as score_rows
+    except ModuleNotFoundError as error:
+        if error.name != "pyarrow":
+            raise
+        raise DependencyError.missing("pyarrow", "score", "Scoring data sets") from error
+    if stream:
+        from fastlstm.scoring.recordings import score_recordings
+
+        return score_recordings(model, source, out, **options)
+    return score_rows(model, source, out, columns, **options)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm import machine, native, ops
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.plan import Plan, make_plan
+from fastlstm.protected import CHECKING
 from fastlstm.segments.segment import Segment
 from fastlstm.tapes.by_shape import Tapes
+from fastlstm.validation import check_weights
 
 __all__ = ["Executor"]
 
@@ -51,6 +54,8 @@ class Executor:
 
     def _remember(self, array: Any) -> None:
         """Keep an entry for arrays of this shape, if the plan is one plain segment and the memory it holds small."""
+        if CHECKING:  # an entry takes the caller's arrays as they lie in memory
+            return
         segment = self.plan.parts[0] if len(self.plan.parts) == 1 else None
         if not isinstance(segment, Segment) or not segment.is_plain or not 0 < array.size <= SMALL:
             return
@@ -59,7 +64,7 @@ class Executor:
         (_, axes, features) = next(iter(segment.inputs.values()))
         if not features or array.shape in self._entries or len(self._entries) >= MOST_ENTRIES:
             return
-        program = segment.sequence_program(array.shape[axes.index("B")])
+        program = segment.bound_for_sequences(array.shape[axes.index("B")])
         self.quick = self._entries[array.shape] = segment.entry(program, array.shape[axes.index("T")])
 
     def run(self, inputs: Mapping[str, Any], outer: Mapping[str, Any] | None = None) -> list[Any]:
@@ -103,15 +108,19 @@ class Executor:
 
     def repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:
         """Run a recurrent layer whose weights are computed or given: they are packed for this call."""
-        weights = {name: np.asarray(values[name]) for i in (1, 2, 3, 8, 9) if (name := node.input(i))}
+        names, weights = list(node.inputs), {}
+        for position in (1, 2, 3, 8, 9):
+            if node.input(position):  # under names of their own: a value may be a weight and something else too
+                names[position] = f"weight {position}"
+                weights[names[position]] = np.asarray(values[node.input(position)])
+        layer = replace(node, inputs=tuple(names))
         outputs = tuple(TensorSpec(name, ()) for name in node.outputs if name)
         try:
-            part = make_plan(Graph((), outputs, (node,), weights), self.plan.machine, self.threads).parts[0]
-        except (IndexError, ValueError, KeyError) as error:
-            raise InputError(f"The weights given to the layer '{node.name}' do not fit one another: {error}") from error
-        if not isinstance(part, Segment):
-            raise InputError(f"The layer '{node.name}' has a constant as its input; it takes a variable one.")
-        return part.run(values)
+            check_weights(layer, weights)
+        except UnsupportedError as error:
+            raise InputError(f"{error} These weights are given or computed at run time; make them fit.") from error
+        (part,) = make_plan(Graph((), outputs, (layer,), weights), self.plan.target, self.threads).parts
+        return part.run(values)  # type: ignore[union-attr]  # a layer of constant weights is a segment
 
 
 def _last_uses(graph: Graph, plan: Plan) -> dict[int, list[str]]:

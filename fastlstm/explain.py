@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastlstm.machine import Machine
-from fastlstm.segments.program import Instruction
+from fastlstm.program import Instruction
 from fastlstm.segments.segment import Segment
+from fastlstm.target import Target
 
 __all__ = ["as_data", "bound", "division"]
 
@@ -19,14 +19,14 @@ MULTIPLY_ADDS = 2  # vectors a cycle
 CACHE_BYTES = {"L1": 128, "L2": 32, "L3": 24, "memory": 10}  # a cycle
 
 
-def bound(step: Instruction, rows: int, workers: int, machine: Machine) -> str:
+def bound(step: Instruction, rows: int, workers: int, target: Target) -> str:
     """Return what bounds a step of `rows` rows, "" where it multiplies nothing."""
     if not step.macs:
         return ""
     share = step.weight_bytes / workers
-    sizes = {"L1": machine.l1_bytes, "L2": machine.l2_bytes, "L3": machine.l3_bytes}
+    sizes = {"L1": target.l1_bytes, "L2": target.l2_bytes, "L3": target.l3_bytes}
     level = next((name for name, size in sizes.items() if share <= size), "memory")
-    arithmetic = step.macs * rows / (MULTIPLY_ADDS * machine.lanes)
+    arithmetic = step.macs * rows / (MULTIPLY_ADDS * target.lanes)
     if arithmetic >= step.weight_bytes / CACHE_BYTES[level]:
         return "arithmetic"
     return f"weights from {level}, {step.weight_bytes / 1024:,.0f} KiB a step"
@@ -47,11 +47,11 @@ def _rows(step: Instruction, stage_rows: int, batch: int) -> int:
     return stage_rows if step.kernel.startswith("linear.") else batch
 
 
-def as_data(segment: Segment, batch: int, machine: Machine) -> list[dict[str, Any]]:
+def as_data(segment: Segment, batch: int, target: Target) -> list[dict[str, Any]]:
     """Return the rows of a segment's plan, each with its bound."""
     workers = segment.workers(batch)
-    steps = [(stage, step) for stage in segment.stages for step in stage.instructions]
+    steps = [(stage, step) for stage in segment.program.stages for step in stage.instructions]
     return [
-        row | {"bound": bound(step, _rows(step, stage.rows, batch), workers, machine)}
+        row | {"bound": bound(step, _rows(step, stage.rows, batch), workers, target)}
         for row, (stage, step) in zip(segment.as_data(), steps, strict=True)
     ]

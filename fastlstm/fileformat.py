@@ -39,11 +39,11 @@ import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from fastlstm import __version__
 from fastlstm.errors import FastLSTMError, FileFormatError, InputError, UnsupportedError
 from fastlstm.graph import Graph, TensorSpec, is_narrow
 from fastlstm.graph_json import from_json, parse_json, to_json
 from fastlstm.graph_json import tensors as graph_tensors
+from fastlstm.version import __version__
 
 __all__ = ["FORMAT_VERSION", "GoldenSample", "Source", "StoredModel", "read", "write"]
 

@@ -58,9 +58,6 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm.errors import UnsupportedError
-from fastlstm.kernels.limits import SUM_LIMIT, largest_sums, value_limit
-
 __all__ = [
     "ACTIVATIONS",
     "QUANTISED_INPUTS",
@@ -222,15 +219,18 @@ class Graph:
         return "\n".join(lines)
 
     def validate(self) -> Graph:
-        """Check the structure and every recurrent layer's shapes; return self.
+        """Check all that can be told without knowing the shapes of values (see `fastlstm.validation`); return self.
 
         Raises
         ------
         UnsupportedError
-            If a value is defined twice, used before it is defined, or not defined at all, or a recurrent
-            layer's weights do not fit one another. The message names the node and the value.
+            If a value is defined twice, used before it is defined, or not defined at all, an operator has another
+            number of inputs or attributes of another kind than it takes, or a recurrent layer's weights do not fit
+            one another. The message names the node and the value.
         """
-        _check_structure(self, outer=frozenset())
+        from fastlstm import validation  # here, because it knows the operators, which know the Graph
+
+        validation.check(self)
         return self
 
 
@@ -250,99 +250,3 @@ def outer_values(node: Node) -> list[str]:
         reads += [spec.name for spec in body.outputs]
         found += [v for v in reads if v and v not in own]
     return list(dict.fromkeys(found))
-
-
-def _check_structure(graph: Graph, outer: frozenset[str]) -> None:
-    defined: set[str] = set()
-
-    def define(value: str, where: str) -> None:
-        if value in defined:
-            raise UnsupportedError(f"The value '{value}' is defined twice (again by {where}).")
-        defined.add(value)
-
-    for spec in graph.inputs:
-        define(spec.name, "an input")
-    for name in graph.constants:
-        define(name, "a constant")
-    for node in graph.nodes:
-        label = f"{node.op} node '{node.name or node.output(0)}'"
-        for value in node.inputs:
-            if value and value not in defined and value not in outer:
-                raise UnsupportedError(f"{label} reads '{value}', which no input, constant or earlier node defines.")
-        for body in (v for v in node.attrs.values() if isinstance(v, Graph)):
-            _check_structure(body, outer=outer | frozenset(defined))
-        for value in node.outputs:
-            if value:
-                define(value, label)
-        if node.op in RECURRENT_OPS:
-            _check_recurrent(node, graph.constants, label)
-        if node.op in QUANTISED_INPUTS:
-            _check_scales(node, graph.constants, label)
-    for spec in graph.outputs:
-        if spec.name not in defined and spec.name not in outer:
-            raise UnsupportedError(f"The output '{spec.name}' is defined by no node, constant or input.")
-
-
-def _check_scales(node: Node, constants: Mapping[str, Array], label: str) -> None:
-    """Check that integer weights, and only they, have a scale for each row that fits."""
-    for position, scale_position in QUANTISED_INPUTS[node.op]:
-        weight, scale = constants.get(node.input(position)), constants.get(node.input(scale_position))
-        if bool(node.input(scale_position)) != (weight is not None and weight.dtype.kind == "i"):
-            raise UnsupportedError(
-                f"{label}: integer weights, and only they, take a scale; '{node.input(position)}' "
-                f"{'has' if node.input(scale_position) else 'has no'} scale."
-            )
-        if weight is None or not node.input(scale_position):
-            continue
-        wanted = weight.shape[1:] if node.op == "Dense" else weight.shape[:-1]
-        if weight.dtype.itemsize > 2 or scale is None or scale.dtype.name != "float32" or scale.shape != wanted:
-            got = "none" if scale is None else f"{scale.dtype}{list(scale.shape)}"
-            raise UnsupportedError(
-                f"{label}: '{node.input(position)}' should be int16 or int8 with a float32 scale of the shape "
-                f"{list(wanted)}; got {weight.dtype}{list(weight.shape)} with {got}."
-            )
-        rows = weight.T if node.op == "Dense" else weight
-        limit, block = value_limit(8 * weight.dtype.itemsize, node.op in RECURRENT_OPS and position == 2)
-        if limit * largest_sums(rows.astype("int64"), block).max(initial=0) > SUM_LIMIT:
-            raise UnsupportedError(
-                f"{label}: '{node.input(position)}' holds integers so large that their sums could pass 32 bits. "
-                "Convert the model again from its source."
-            )
-
-
-def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> None:
-    G, H = RECURRENT_OPS[node.op], int(node.attrs["hidden_size"])
-    D = len(node.attrs["directions"])
-    w_hr = constants.get(node.input(9))
-    P: int | None = H
-    if node.input(9):
-        P = int(w_hr.shape[1]) if w_hr is not None and w_hr.ndim == 3 else None
-    expected: list[tuple[int, str, tuple[int | None, ...]]] = [
-        (1, "w_ih", (D, G * H, None)),
-        (2, "w_hh", (D, G * H, P)),
-        (3, "bias", (D, 4 * H if node.op == "GRU" else G * H)),
-        (8, "peephole", (D, 3 * H)),
-        (9, "w_hr", (D, P, H)),
-    ]
-    for position, name, shape in expected:
-        array = constants.get(node.input(position))
-        if array is None:
-            continue
-        fits = array.ndim == len(shape) and all(
-            want in (None, got) for got, want in zip(array.shape, shape, strict=True)
-        )
-        narrow = array.dtype.name in ("int16", "int8") and position in (1, 2, 9)
-        if not fits or not (array.dtype.kind == "f" or narrow):
-            wanted = ", ".join("any" if w is None else str(w) for w in shape)
-            raise UnsupportedError(
-                f"{label}: {name} should be a float array of shape [{wanted}] "
-                f"(directions {D}, hidden size {H}); got {array.dtype}{list(array.shape)}."
-            )
-    if len(node.attrs["activations"]) != D:
-        raise UnsupportedError(
-            f"{label}: expected activations for {D} direction(s); got {len(node.attrs['activations'])}."
-        )
-    for per_direction in node.attrs["activations"]:
-        for name, *_ in per_direction:
-            if name not in ACTIVATIONS:
-                raise UnsupportedError(f"{label}: unknown activation '{name}'; supported: {', '.join(ACTIVATIONS)}.")

@@ -28,11 +28,6 @@ _DTYPES = frozenset(
     + ["uint8", "uint16", "uint32", "uint64", "bool"]
     + ["", "sequence"]  # not said by the source, and a sequence of tensors (see `TensorSpec`)
 )
-_RECURRENT_ATTRS = {
-    "LSTM": {"hidden_size", "directions", "activations", "clip", "input_forget"},
-    "GRU": {"hidden_size", "directions", "activations", "clip", "reset_after"},
-    "RNN": {"hidden_size", "directions", "activations", "clip"},
-}
 
 
 def tensors(graph: Graph, prefix: str = "") -> Iterator[tuple[str, Array]]:
@@ -153,7 +148,7 @@ def _spec(entry: Any) -> TensorSpec:
     for size in _list(shape, f"shape of '{name}'"):
         if not (isinstance(size, str) or (type(size) is int and 0 <= size < 1 << 48)):
             raise FileFormatError(f"The shape of '{name}' is damaged: {_short(size)} is no dimension.")
-    if dtype not in _DTYPES:
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise FileFormatError(f"'{name}' has the dtype {_short(dtype)}, which is not known.")
     return TensorSpec(name, tuple(shape), dtype)
 
@@ -174,8 +169,6 @@ def _node(entry: Any, values: dict[str, Array], prefix: str, depth: int) -> Node
             attrs[key] = _graph(value["graph"], values, f"{prefix}{key}/", depth + 1)
         else:
             attrs[key] = _attr(value, f"'{key}' of {op} node '{name}'")
-    if op in RECURRENT_OPS:
-        _check_recurrent(op, name, attrs)
     return Node(op, tuple(inputs), tuple(outputs), attrs, name)
 
 
@@ -197,41 +190,6 @@ def _attr(value: Any, where: str, depth: int = 0) -> Any:
     if isinstance(value, int) and -(1 << 63) <= value < 1 << 64:
         return value
     raise FileFormatError(f"The attribute {where} is damaged: got {_short(value)}.")
-
-
-def _check_recurrent(op: str, name: str, attrs: Mapping[str, Any]) -> None:
-    label = f"{op} node '{name}'"
-    if set(attrs) != _RECURRENT_ATTRS[op]:
-        raise FileFormatError(
-            f"The {label} should have the attributes {sorted(_RECURRENT_ATTRS[op])}; it has {sorted(attrs)}."
-        )
-
-    def require(key: str, holds: bool) -> None:
-        if not holds:
-            raise FileFormatError(f"The attribute '{key}' of {label} is damaged: got {_short(attrs[key])}.")
-
-    size, directions, clip = attrs["hidden_size"], attrs["directions"], attrs["clip"]
-    require("hidden_size", type(size) is int and 0 < size < 1 << 31)
-    require("directions", isinstance(directions, list) and 1 <= len(directions) <= 2)
-    require("directions", all(direction in ("forward", "reverse") for direction in directions))
-    require("clip", clip is None or (isinstance(clip, int | float) and clip > 0))
-    for flag in {"input_forget", "reset_after"} & set(attrs):
-        require(flag, type(attrs[flag]) is int and attrs[flag] in (0, 1))
-    per_direction = attrs["activations"]
-    require("activations", isinstance(per_direction, list) and all(isinstance(a, list) for a in per_direction))
-    count = {"LSTM": 3, "GRU": 2, "RNN": 1}[op]
-    for activations in per_direction:
-        require("activations", len(activations) == count)
-        require("activations", all(_is_activation(entry) for entry in activations))
-
-
-def _is_activation(entry: Any) -> bool:
-    return (
-        isinstance(entry, list)
-        and len(entry) == 3
-        and isinstance(entry[0], str)
-        and all(value is None or isinstance(value, int | float) for value in entry[1:])
-    )
 
 
 def _list(data: Any, what: str) -> list[Any]:

@@ -35,7 +35,9 @@ QUANTISED = 11  # address of this worker's memory for quantised rows
 FOLLOWING = 12  # address of shares.following
 PHASE = 13  # number of the phase this worker is in
 RUNS = 14  # how often the program ran in this frame
-FRAME_WORDS = 16
+CUT_BYTES = 15  # panels of more bytes are cut, where several rows pass over them ...
+SLICE_BYTES = 16  # ... into slices of so many, which stay in the L1 cache
+FRAME_WORDS = 18
 
 # words that the entry from Python reads (`fastlstm.native` writes them)
 ENTRY_NDARRAY = 0  # the type object numpy.ndarray
@@ -49,7 +51,7 @@ ENTRY_RESTORE = 7
 ENTRY_RUN = 8  # address of the function to call (the driver, or a team's), and its two arguments
 ENTRY_FRAME = 31
 ENTRY_STEPS = 11
-ENTRY_BUSY = 12  # address of the program's word that is 1 while it runs
+ENTRY_BUSY = 12  # the flag (`fastlstm.busy.Busy`) that says whether the program is in use
 ENTRY_X = 13  # address of the slot, bytes between time steps and between rows, rank, up to 4 sizes
 ENTRY_Y = 21
 ENTRY_CLEARS = 29  # states to clear; address and floats of each from ENTRY_CLEAR on
@@ -57,6 +59,7 @@ ENTRY_CLEAR = 32
 
 # bytes from the start of a Python object, and of an array object, to its fields (64-bit CPython)
 OBJECT_TYPE = 8
+OBJECT_SLOT = 16  # the first slot of an object whose class names its slots: 0 if it is empty
 ARRAY_DATA = 16
 ARRAY_RANK = 24
 ARRAY_DIMS = 32
@@ -77,7 +80,19 @@ JOB_WAITERS = 17  # threads that sleep until a share is done, or a worker has le
 JOB_MUTEX = 24  # the system's: 64 bytes at most, and so the condition variables
 JOB_CONDITION = 32
 JOB_CONDITION_2 = 40
-JOB_SHARES = 48  # `SHARE_WORDS` a worker
+JOB_SYSTEM = 48  # addresses of the functions `SYSTEM_FUNCTIONS`, 0 where the system has none of that name
+JOB_SHARES = 56  # `SHARE_WORDS` a worker
+
+# functions of the system's that a team's kernels call, in the order of their addresses in the job
+SYSTEM_FUNCTIONS = (
+    "pthread_mutex_lock",
+    "pthread_mutex_unlock",
+    "pthread_cond_broadcast",
+    "pthread_cond_wait",
+    "sched_getcpu",
+    "sched_getaffinity",
+    "sched_setaffinity",
+)
 
 # words of a worker's share of every phase, and of the worker
 SHARE_CLAIMED = 0  # the last phase in which somebody claimed the share

@@ -1,103 +1,45 @@
-"""What this machine can do: instruction set, vector width, caches and cores.
+"""What this machine is: the level of its processor, its caches and cores.
 
-The code generator's target is read the way Numba reads it, so ``NUMBA_CPU_NAME`` and
-``NUMBA_CPU_FEATURES`` narrow the kernels as they narrow Numba's code.
+Only here is the machine asked. What is found is a `fastlstm.target.Target`, which everything else is given.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from fastlstm.forking import undisturbed
+from fastlstm.errors import InputError
+from fastlstm.target import LEVELS, Target
 
-__all__ = ["Machine", "cores", "detect"]
+__all__ = ["cores", "detect", "level_of", "supposing"]
 
+NEEDS = {
+    "x86-64-v2": {"ssse3", "sse4_1", "sse4_2", "popcnt"},
+    "x86-64-v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"},
+    "x86-64-v3-vnni": {"avx_vnni"},
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v4-vnni": {"avx512_vnni"},
+    "aarch64": {"asimd"},
+    "aarch64-dotprod": {"asimddp"},
+}
+"""What each level needs beyond the one it builds on, by the names of ``/proc/cpuinfo``."""
 
-@dataclass(frozen=True)
-class Machine:
-    """The target of code generation and planning.
+BUILDS_ON = {
+    "x86-64-v3": "x86-64-v2",
+    "x86-64-v3-vnni": "x86-64-v3",
+    "x86-64-v4": "x86-64-v3",
+    "x86-64-v4-vnni": "x86-64-v4",
+    "aarch64-dotprod": "aarch64",
+}
 
-    Attributes
-    ----------
-    cpu : str
-        LLVM's name of the processor.
-    features : frozenset of str
-        LLVM's names of the instruction-set features in use.
-    lanes : int
-        float32 values in one vector register: 16, 8 or 4.
-    registers : int
-        Vector registers: 32 or 16.
-    fma : bool
-        Whether multiply-add is one instruction with one rounding.
-    l1_bytes, l2_bytes, l3_bytes : int
-        Data cache sizes; L1 and L2 of one core. A guess where the system does not say.
-    cores : int
-        Processors that this process may use.
-    """
-
-    cpu: str
-    features: frozenset[str]
-    lanes: int
-    registers: int
-    fma: bool
-    l1_bytes: int
-    l2_bytes: int
-    l3_bytes: int
-    cores: int
-
-    @property
-    def max_sums(self) -> int:
-        """Accumulators of a tile: what is left of the registers beside the operands."""
-        return 24 if self.registers >= 32 else 12
-
-    def together(self, eight: bool) -> int:
-        """Return how many neighbouring integers one instruction multiplies and adds, for each of `lanes` sums.
-
-        Parameters
-        ----------
-        eight : bool
-            Whether both factors have 8 bits; else 16.
-        """
-        if eight and self.byte_products:
-            return 4
-        return 2 if self.pairwise else 1
-
-    @property
-    def byte_products(self) -> bool:
-        """Whether an instruction adds four products of 8 bits to each of `lanes` sums."""
-        if self.arm:
-            return "dotprod" in self.features
-        return "avx512vnni" in self.features if self.lanes == 16 else self.lanes == 8 and "avxvnni" in self.features
-
-    @property
-    def unsigned_bytes(self) -> bool:
-        """Whether that instruction takes one factor without a sign."""
-        return not self.arm
-
-    @property
-    def pairwise(self) -> bool:
-        """Whether an instruction multiplies pairs of 16 bits and adds each pair, in vectors of `lanes` sums."""
-        if self.arm:
-            return False
-        return self.lanes == 4 or ("avx512bw" if self.lanes == 16 else "avx2") in self.features
-
-    @property
-    def arm(self) -> bool:
-        """Whether this is a 64-bit ARM processor."""
-        return platform.machine().lower() in ("arm64", "aarch64")
-
-    @property
-    def isa(self) -> str:
-        """A short name of the vector instruction set."""
-        if self.lanes == 16:
-            return "AVX-512"
-        if self.lanes == 8:
-            return "AVX2" if self.fma else "AVX"
-        return "NEON" if self.arm else "SSE"
+FLAGS = {"sse4.1": "sse4_1", "sse4.2": "sse4_2", "bmi": "bmi1", "avxvnni": "avx_vnni", "avx512vnni": "avx512_vnni",
+         "neon": "asimd", "dotprod": "asimddp"}  # fmt: skip
+"""Names of ``/proc/cpuinfo`` where LLVM has others."""
 
 
 def cores() -> int:
@@ -108,36 +50,128 @@ def cores() -> int:
         return os.cpu_count() or 1
 
 
-@cache
-def detect() -> Machine:
-    """Return the machine that kernels are compiled for (read once a process)."""
-    with undisturbed:
-        import llvmlite.binding as llvm
+def detect() -> Target:
+    """Return the target of this machine, read once a process, or the one that is supposed (see `supposing`).
 
-    cpu = os.environ.get("NUMBA_CPU_NAME") or ""
-    if cpu and cpu != "host":
-        text = os.environ.get("NUMBA_CPU_FEATURES", "")
-        features = frozenset(f[1:] for f in text.split(",") if f.startswith("+"))
+    The environment variable ``FASTLSTM_TARGET`` names another level that this machine can run, for example
+    ``x86-64-v3`` on a processor with AVX-512. ``NUMBA_CPU_NAME`` and ``NUMBA_CPU_FEATURES`` narrow the target as they
+    narrow Numba's code.
+
+    Raises
+    ------
+    InputError
+        If ``FASTLSTM_TARGET`` names no level, or one that this processor does not have.
+    """
+    return _supposed[-1] if _supposed else _detected()
+
+
+@contextmanager
+def supposing(target: Target) -> Iterator[None]:
+    """Let the whole process plan for another machine: see `fastlstm.kernels.compiler.listing`."""
+    _supposed.append(target)
+    try:
+        yield
+    finally:
+        _supposed.pop()
+
+
+_supposed: list[Target] = []
+
+
+@cache
+def _detected() -> Target:
+    flags = _flags()
+    wanted, cpu = os.environ.get("FASTLSTM_TARGET"), os.environ.get("NUMBA_CPU_NAME")
+    if wanted:
+        found = _wanted(wanted, flags)
+    elif cpu and cpu != "host":
+        found = _narrowed(cpu, os.environ.get("NUMBA_CPU_FEATURES", ""))
     else:
-        cpu = llvm.get_host_cpu_name()
-        features = frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
-        narrowed = os.environ.get("NUMBA_CPU_FEATURES")
-        if narrowed:
-            features = frozenset(f[1:] for f in narrowed.split(",") if f.startswith("+"))
-    arm = llvm.get_process_triple().split("-")[0] in ("aarch64", "arm64")
-    wide = "avx512f" in features and "avx512vl" in features
-    lanes = 16 if wide else 8 if "avx" in features else 4
-    return Machine(
-        cpu=cpu,
-        features=features,
-        lanes=lanes,
-        registers=32 if wide or arm else 16,
-        fma=arm or "fma" in features,
-        l1_bytes=_cache_bytes(1) or 32 << 10,
-        l2_bytes=_cache_bytes(2) or 512 << 10,
-        l3_bytes=_cache_bytes(3) or 8 << 20,
-        cores=cores(),
+        found = level_of(flags)
+    sizes = [_cache_bytes(level) for level in (1, 2, 3)]
+    return replace(
+        found,
+        triple=_triple(found),
+        l1_bytes=sizes[0] or found.l1_bytes,
+        l2_bytes=sizes[1] or found.l2_bytes,
+        l3_bytes=sizes[2] or found.l3_bytes,
     )
+
+
+def level_of(flags: frozenset[str]) -> Target:
+    """Return the most demanding level for a processor with these flags of ``/proc/cpuinfo``.
+
+    Raises
+    ------
+    InputError
+        If it has none of them: no processor of the last 15 years.
+    """
+    found = [level for name, level in LEVELS.items() if _missing(name, flags) == set()]
+    if not found:
+        raise InputError(
+            "This processor has neither SSE4.2 (x86-64-v2) nor Advanced SIMD (AArch64); fastlstm needs one of the two."
+        )
+    return max(found, key=lambda level: (level.lanes, bool(level.byte_products)))
+
+
+def _missing(name: str, flags: frozenset[str]) -> set[str]:
+    needed: set[str] = set()
+    level: str | None = name
+    while level is not None:
+        needed |= NEEDS[level]
+        level = BUILDS_ON.get(level)
+    return needed - flags
+
+
+def _wanted(name: str, flags: frozenset[str]) -> Target:
+    if name not in LEVELS:
+        raise InputError(f"FASTLSTM_TARGET is '{name}'; expected one of {', '.join(LEVELS)}.")
+    missing = _missing(name, flags)
+    if missing:
+        raise InputError(
+            f"FASTLSTM_TARGET is '{name}', but this processor lacks {', '.join(sorted(missing))}; unset it, or name "
+            f"a level that it has, such as {level_of(flags).name}."
+        )
+    return LEVELS[name]
+
+
+def _narrowed(cpu: str, text: str) -> Target:
+    """Return the target for LLVM's name of a processor and a list of its features."""
+    parts = tuple(sorted(part for part in text.split(",") if part))
+    has = {part[1:] for part in parts if part.startswith("+")}
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        level = LEVELS["aarch64-dotprod" if "dotprod" in has else "aarch64"]
+    else:
+        wide, half = {"avx512f", "avx512vl"} <= has, "avx" in has
+        vnni = "avx512vnni" in has if wide else "avxvnni" in has
+        level = LEVELS["x86-64-v4" if wide else "x86-64-v3" if half else "x86-64-v2"]
+        pairs = ("avx512bw" if wide else "avx2") in has or not half
+        level = replace(level, fma="fma" in has, pairs=pairs, byte_products="unsigned" if vnni else "")
+    return replace(level, name=cpu, cpu=cpu, features=parts)
+
+
+def _flags() -> frozenset[str]:
+    """Return the processor's features by the names of ``/proc/cpuinfo``."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("flags", "Features"):
+                return frozenset(value.split())
+    except OSError:
+        pass
+    import llvmlite.binding as llvm  # other systems: it asks the processor itself
+
+    features = {name for name, on in llvm.get_host_cpu_features().items() if on}
+    return frozenset(FLAGS.get(name, name) for name in features)
+
+
+def _triple(target: Target) -> str:
+    """Return the triple of this process; only Linux is known without asking LLVM."""
+    if platform.system() == "Linux":
+        return target.triple
+    import llvmlite.binding as llvm
+
+    return str(llvm.get_process_triple())
 
 
 def _cache_bytes(level: int) -> int:

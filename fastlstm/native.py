@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
-from fastlstm.kernels import compiler
-from fastlstm.segments.program import Program, address_of
+from fastlstm.busy import Busy
+from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.segments.program import BoundProgram, address_of
 
 __all__ = ["entry", "never"]
 
@@ -56,7 +57,7 @@ class _MethodDef(ctypes.Structure):
 
 
 def entry(
-    program: Program,
+    program: BoundProgram,
     steps: int,
     x: tuple[int, str, Sequence[int]],
     y: tuple[int, str, Sequence[int]],
@@ -64,10 +65,13 @@ def entry(
 ) -> Call:
     """Return a built-in ``call(array, out=None)`` that runs `program` over `steps` time steps.
 
+    A call that finds the program in use returns None, unless its third argument is the flag ``program.busy``: who
+    took that says so.
+
     Parameters
     ----------
-    program : Program
-        Used from one thread at a time: a call that finds it busy returns None.
+    program : BoundProgram
+        Not in use while the entry is made.
     x, y : slot, axes, shape
         The input and the output: float32, contiguous. The shape may leave out axes of size 1.
     clear : sequence of arrays
@@ -96,7 +100,7 @@ def entry(
     words[layout.ENTRY_RUN : layout.ENTRY_RUN + 3] = program.call(steps)
     words[layout.ENTRY_FRAME] = address_of(program.frame)
     words[layout.ENTRY_STEPS] = steps
-    words[layout.ENTRY_BUSY] = program.busy_address
+    words[layout.ENTRY_BUSY] = id(program.busy)
     for at, (slot, axes, shape) in ((layout.ENTRY_X, x), (layout.ENTRY_Y, y)):
         words[at : at + 4] = (program.slot_address(slot), *_strides(axes, shape, program.used, steps), len(shape))
         words[at + 4 : at + 4 + len(shape)] = shape
@@ -104,7 +108,7 @@ def entry(
     for number, array in enumerate(clear):
         at = layout.ENTRY_CLEAR + 2 * number
         words[at : at + 2] = (address_of(array), array.size)
-    method = _MethodDef(b"call", compiler.address("entry.call"), METH_FASTCALL, None)
+    method = _MethodDef(b"call", address(Kernel("entry.call"), program.program.target), METH_FASTCALL, None)
     words.keeps = (method, program, prototype, tuple(clear))
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
@@ -158,6 +162,11 @@ def _layout_known() -> bool:
         )
         if not as_expected:
             return False
+    flag = Busy()
+    filled = _word(id(flag) + layout.OBJECT_SLOT)
+    del flag.free
+    if filled != id(None) or _word(id(flag) + layout.OBJECT_SLOT) != 0:
+        return False
     prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object, ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
     like = prototype(_functions()[1])(np.zeros((3, 5), np.float32), 0, None, 0)
     return type(like) is np.ndarray and like.shape == (3, 5) and like.dtype == np.float32

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.converters.onnx_ import from_onnx
-from fastlstm.converters.onnx_graph import NEWEST_OPSET
+from fastlstm.converters.onnx.graph import NEWEST_OPSET
+from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import DependencyError, FastLSTMError, InputError
 from fastlstm.model import Model
 

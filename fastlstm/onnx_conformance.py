@@ -1,7 +1,7 @@
 """``python -m fastlstm.onnx_conformance``: ONNX's own test cases, which of them run here, and why the others do not.
 
 The cases come with the package onnx (``onnx.backend.test``); nothing is downloaded. A case is *claimed* if every
-operator in it is read by `fastlstm.converters.onnx_`. Claimed cases run through `fastlstm.onnx_backend`, but for
+operator in it is read by `fastlstm.converters.onnx.load`. Claimed cases run through `fastlstm.onnx_backend`, but for
 those that `EXCLUDED` names with a reason; the reasons hold only as long as the cases fail. ``--write FILE`` puts the
 table into a file: ``docs/onnx.md`` is made so, for the version of onnx that it names.
 """
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastlstm.converters.onnx_graph import NEWEST_OPSET, OLDEST_OPSET
-from fastlstm.converters.onnx_operators import OPERATORS
-from fastlstm.converters.onnx_opsets import FORMS
-from fastlstm.converters.onnx_recurrent import ATTRIBUTES as RECURRENT
+from fastlstm.converters.onnx.graph import NEWEST_OPSET, OLDEST_OPSET
+from fastlstm.converters.onnx.operators import OPERATORS
+from fastlstm.converters.onnx.opsets import FORMS
+from fastlstm.converters.onnx.recurrent import ATTRIBUTES as RECURRENT
 from fastlstm.errors import DependencyError
 from fastlstm.onnx_backend import FastLSTMBackend
 from fastlstm.ops.onnx_reference import OPERATORS as REFERRED

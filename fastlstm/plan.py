@@ -15,14 +15,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastlstm import explain
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
-from fastlstm.machine import Machine
 from fastlstm.ops.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
+from fastlstm.passes.fit import misfit
 from fastlstm.passes.infer_compute import ELEMENTWISE
 from fastlstm.segments.build import BINARY, UNARY, build_segment, consumer_width
 from fastlstm.segments.segment import Segment
 from fastlstm.tapes import EMITTERS
+from fastlstm.target import Target
 
 __all__ = ["REFERENCE_KERNEL", "Plan", "make_plan", "operator", "row_labels"]
 
@@ -35,7 +37,7 @@ class Plan:
     """The parts of a model in the order they run: native segments, and nodes that run through NumPy."""
 
     graph: Graph
-    machine: Machine
+    target: Target
     parts: tuple[Segment | Node, ...]
     labels: Mapping[str, str] = field(repr=False)
 
@@ -44,7 +46,7 @@ class Plan:
         rows: list[dict[str, Any]] = []
         for part in self.parts:
             if isinstance(part, Segment):
-                rows += explain.as_data(part, batch, self.machine)
+                rows += explain.as_data(part, batch, self.target)
             else:
                 kernel, note = ("NumPy", "")
                 if part.op == REFERENCE:
@@ -64,7 +66,7 @@ class Plan:
         return rows
 
     def __str__(self) -> str:
-        lines = [f"plan for {self.machine.isa}, {self.machine.lanes} lanes"]
+        lines = [f"plan for {self.target.isa}, {self.target.lanes} lanes"]
         lines += [
             f"  {row['step']:<12} {row['kernel']:<28} {row.get('macs', 0):>12,} multiply-adds "
             f"{row.get('bytes', 0):>12,} bytes {100 * row['share']:5.1f} %  {row.get('note', '')}"
@@ -78,9 +80,18 @@ def operator(node: Node) -> str:
     return str(node.attrs["operator"]) if node.op == REFERENCE else node.op
 
 
-def make_plan(graph: Graph, machine: Machine, threads: int = 1) -> Plan:
-    """Return the plan of an optimised graph; its segments use up to `threads` threads."""
+def make_plan(graph: Graph, target: Target, threads: int = 1) -> Plan:
+    """Return the plan of an optimised graph; its segments use up to `threads` threads.
+
+    Raises
+    ------
+    UnsupportedError
+        If a node cannot run on its inputs (see `fastlstm.passes.fit`).
+    """
     infos = shapes.infer(graph)
+    for node in graph.nodes:
+        if problem := misfit(shapes.operands(node, infos)):
+            raise UnsupportedError(problem)
     labels = row_labels(graph, infos)
     native = {id(node) for node in graph.nodes if _is_native(node, graph, labels, infos)}
     groups = _group(graph, native)
@@ -88,16 +99,16 @@ def make_plan(graph: Graph, machine: Machine, threads: int = 1) -> Plan:
     done: set[int] = set()
     for node in _ordered(graph, native, groups):
         if id(node) not in native:
-            parts.append(_rows_of(node, graph, infos, machine, threads) or node)
+            parts.append(_rows_of(node, graph, infos, target, threads) or node)
         elif groups[id(node)] not in done:
             done.add(groups[id(node)])
             members = [n for n in graph.nodes if id(n) in native and groups[id(n)] == groups[id(node)]]
-            parts.append(build_segment(members, graph, labels, infos, machine, threads))
-    return Plan(graph, machine, tuple(parts), labels)
+            parts.append(build_segment(members, graph, labels, infos, target, threads))
+    return Plan(graph, target, tuple(parts), labels)
 
 
 def _rows_of(
-    node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo], machine: Machine, threads: int
+    node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo], target: Target, threads: int
 ) -> Segment | None:
     """Return the segment of a dense layer away from recurrent ones, whose rows may lie on any axes."""
     x, y = node.input(0), node.output(0)
@@ -108,7 +119,7 @@ def _rows_of(
     if weight.ndim != 2 or weight.dtype not in ("float32", "int16", "int8") or 0 in weight.shape:
         return None
     alone = graph.replace(nodes=(node,), inputs=(TensorSpec(x, ("", "", "")),), outputs=(TensorSpec(y, ("", "", "")),))
-    return replace(build_segment([node], alone, {x: "TBF", y: "TBF"}, infos, machine, threads), flat=True)
+    return replace(build_segment([node], alone, {x: "TBF", y: "TBF"}, infos, target, threads), flat=True)
 
 
 def row_labels(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str, str]:
@@ -214,7 +225,8 @@ def _is_native(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mappi
         # Two layers may read one value along different axes, so that its labels are not those of the other.
         return moved == labels[y] != labels[x] and _known_width(graph, infos, x, y)
     if node.op == "Dense":
-        return all(not n or n in constants for n in node.inputs[1:]) and labels[x] == labels[y]
+        known = all(not n or n in constants for n in node.inputs[1:])
+        return known and labels[x] == labels[y] and 0 not in constants[node.input(1)].shape
     if node.op in ("Softmax", "LogSoftmax"):
         axis = int(node.attrs.get("axis", -1))
         return axis in (-1, last) and _width(infos, y) is not None
@@ -265,10 +277,15 @@ def _width(infos: Mapping[str, shapes.ValueInfo], name: str) -> int | None:
 
 
 def _group(graph: Graph, native: set[int]) -> dict[int, int]:
-    """Return a group number for every native node: nodes that share rows and can run in one call."""
+    """Return a group number for every native node: nodes that share rows and can run in one call.
+
+    A call has one set of lengths: it decides the order of rows and how many are active. So all recurrent layers of a
+    group read the same one, or none does.
+    """
     producer = {value: node for node in graph.nodes for value in node.outputs if value}
     level: dict[int, int] = {}
     parent: dict[int, int] = {}
+    lengths: dict[int, str] = {}  # of a group's recurrent layers, by its root; "" if they take whole sequences
 
     def root(key: int) -> int:
         while parent[key] != key:
@@ -289,10 +306,17 @@ def _group(graph: Graph, native: set[int]) -> dict[int, int]:
             at = max(at, level[id(source)] + (0 if together else 1))
             if together:
                 friends.append(id(source))
+        roots = {root(friend) for friend in friends if level[friend] == at}
+        read = {lengths[group] for group in roots if group in lengths}
+        if is_native and node.op in RECURRENT_OPS:
+            read.add(node.input(4))
+        if len(read) > 1:  # rows come from layers of other lengths: they are complete before this call starts
+            at, roots, read = at + 1, set(), {node.input(4)} if node.op in RECURRENT_OPS else set()
         level[key], parent[key] = at, key
-        for friend in friends:
-            if is_native and level[friend] == at:
-                parent[root(friend)] = root(key)
+        for group in roots:
+            parent[group] = key
+        if read:
+            lengths[key] = read.pop()
     return {key: root(key) for key in native}
 
 

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, outer_values
-from fastlstm.kernels.limits import SUM_LIMIT, largest_sums, value_limit
+from fastlstm.limits import SUM_LIMIT, largest_sums, value_limit
 
 __all__ = ["PRECISIONS", "layer_name", "precisions", "quantise", "quantised_rows"]
 

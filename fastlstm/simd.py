@@ -21,8 +21,6 @@ from numba.core.datamodel import models, register_default
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin
 
-from fastlstm import machine
-
 F32, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
 
 
@@ -88,11 +86,16 @@ def call_intrinsic(builder: Any, name: str, *args: Any) -> Any:
     return builder.call(function, args)
 
 
+def call_primitive(builder: Any, name: str, returns: Any, *args: Any) -> Any:
+    """Emit a call of what `fastlstm.kernels.primitives` defines for each target."""
+    module = builder.module
+    function = module.globals.get(name) or ir.Function(module, ir.FunctionType(returns, [a.type for a in args]), name)
+    return builder.call(function, args)
+
+
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """Emit a * b + c: fused where the processor can, else rounded twice (LLVM would call a slow library)."""
-    if machine.detect().fma:
-        return call_intrinsic(builder, "fma", a, b, c)
-    return builder.fadd(builder.fmul(a, b), c)
+    """Emit a * b + c: fused where the target can, else rounded twice; see `fastlstm.kernels.primitives`."""
+    return call_primitive(builder, f"fl_multiply_add_{a.type.count}", a.type, a, b, c)
 
 
 def pointer(builder: Any, address: Any, kind: Any) -> Any:
@@ -399,6 +402,33 @@ def join(typingctx: Any, a: Any, b: Any) -> Any:
     return Vec(2 * a.lanes)(a, b), codegen
 
 
+def _reinterpreted(source: Any, target: Any, kind: Any) -> Any:
+    @intrinsic
+    def cast(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], kind)
+
+        return target(source), codegen
+
+    return cast
+
+
+word_from_float = _reinterpreted(types.float64, types.int64, I64)
+"""word_from_float(x) -> the 64 bits of a double, as an integer."""
+float_from_word = _reinterpreted(types.int64, types.float64, ir.DoubleType())
+"""float_from_word(word) -> the double with these bits."""
+
+
+@intrinsic
+def sqrt(typingctx: Any, value: Any) -> Any:
+    """sqrt(x) -> the square root of a double: an instruction, where Numba's own is a call of the C library."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [ir.DoubleType()]), args)
+
+    return types.float64(types.float64), codegen
+
+
 # ---------------------------------------------------------------- calls and the floating-point mode
 
 
@@ -413,61 +443,43 @@ def call_kernel(typingctx: Any, address: Any, args: Any, frame: Any) -> Any:
     return types.int64(types.int64, types.int64, types.int64), codegen
 
 
-def _float_mode_intrinsic(emit: Callable[[Any, str, Any], Any], takes_value: bool) -> Any:
+@intrinsic
+def call_c(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+    """call_c(address, a, b, c, d) calls a C function of up to four words that returns one at most."""
+
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        architecture = builder.module.triple.split("-")[0]
-        return emit(builder, architecture, args[0] if takes_value else None)
+        kind = ir.FunctionType(I64, [I64] * 4)
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
 
-    if takes_value:
+    return types.int64(*[types.int64] * 5), codegen
 
-        def typer(typingctx: Any, value: Any) -> Any:
+
+def primitive(name: str, arguments: int) -> Any:
+    """Return the intrinsic that calls a primitive with 64-bit integers and returns one."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return call_primitive(builder, name, I64, *args)
+
+    if arguments == 0:
+
+        def typer(typingctx: Any) -> Any:
+            return types.int64(), codegen
+    elif arguments == 1:
+
+        def typer(typingctx: Any, a: Any) -> Any:  # type: ignore[misc]
             return types.int64(types.int64), codegen
     else:
 
-        def typer(typingctx: Any) -> Any:  # type: ignore[misc]
-            return types.int64(), codegen
+        def typer(typingctx: Any, a: Any, b: Any) -> Any:  # type: ignore[misc]
+            return types.int64(types.int64, types.int64), codegen
 
+    typer.__name__ = typer.__qualname__ = name
     return intrinsic(typer)
 
 
-def _function(builder: Any, name: str, returns: Any, takes: list[Any]) -> Any:
-    module = builder.module
-    return module.globals.get(name) or ir.Function(module, ir.FunctionType(returns, takes), name)
-
-
-def _emit_get_mode(builder: Any, architecture: str, _: Any) -> Any:
-    if architecture in ("x86_64", "i386", "i686"):
-        place = builder.alloca(I32)
-        raw = builder.bitcast(place, ir.IntType(8).as_pointer())
-        builder.call(_function(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [raw.type]), [raw])
-        return builder.zext(builder.load(place), I64)
-    if architecture in ("aarch64", "arm64"):
-        return builder.call(_function(builder, "llvm.aarch64.get.fpcr", I64, []), [])
-    return I64(0)
-
-
-def _emit_set_mode(builder: Any, architecture: str, value: Any) -> Any:
-    if architecture in ("x86_64", "i386", "i686"):
-        place = builder.alloca(I32)
-        builder.store(builder.trunc(value, I32), place)
-        raw = builder.bitcast(place, ir.IntType(8).as_pointer())
-        builder.call(_function(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [raw.type]), [raw])
-    elif architecture in ("aarch64", "arm64"):
-        builder.call(_function(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [I64]), [value])
-    return value
-
-
-def _emit_flush_bits(builder: Any, architecture: str, value: Any) -> Any:
-    if architecture in ("x86_64", "i386", "i686"):
-        return builder.or_(value, I64(0x8040))  # MXCSR: FTZ (bit 15) and DAZ (bit 6)
-    if architecture in ("aarch64", "arm64"):
-        return builder.or_(value, I64(1 << 24))  # FPCR: FZ
-    return value
-
-
-get_float_mode = _float_mode_intrinsic(_emit_get_mode, takes_value=False)
+get_float_mode = primitive("fl_get_float_mode", 0)
 """get_float_mode() -> the processor's floating-point control word (0 where unknown)."""
-set_float_mode = _float_mode_intrinsic(_emit_set_mode, takes_value=True)
+set_float_mode = primitive("fl_set_float_mode", 1)
 """set_float_mode(word) restores what get_float_mode returned."""
-with_flush_to_zero = _float_mode_intrinsic(_emit_flush_bits, takes_value=True)
+with_flush_to_zero = primitive("fl_with_flush_to_zero", 1)
 """with_flush_to_zero(word) -> the control word that treats denormals as zero."""

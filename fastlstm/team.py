@@ -13,9 +13,9 @@ import threading
 
 import numpy as np
 
-from fastlstm import layout
+from fastlstm import layout, machine
 from fastlstm.forking import undisturbed
-from fastlstm.kernels import compiler
+from fastlstm.kernels.compiler import Kernel, address
 
 __all__ = ["Team", "available", "team_of"]
 
@@ -42,9 +42,9 @@ class Team:
         self.workers = workers
         # Room to start at a cache line.
         self._memory = np.zeros(layout.JOB_SHARES + layout.SHARE_WORDS * workers + 8, np.int64)
-        address = int(self._memory.ctypes.data)
-        self.job = address + -address % 64
-        self._words = self._memory[(self.job - address) // 8 :]
+        start = int(self._memory.ctypes.data)
+        self.job = start + -start % 64
+        self._words = self._memory[(self.job - start) // 8 :]
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -59,9 +59,12 @@ class Team:
             system.pthread_mutex_init(ctypes.c_void_p(self.job + 8 * layout.JOB_MUTEX), None)
             for condition in (layout.JOB_CONDITION, layout.JOB_CONDITION_2):
                 system.pthread_cond_init(ctypes.c_void_p(self.job + 8 * condition), None)
+            for number, name in enumerate(layout.SYSTEM_FUNCTIONS):
+                found = ctypes.cast(getattr(system, name, 0), ctypes.c_void_p).value
+                self._words[layout.JOB_SYSTEM + number] = found or 0
             prototype = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-            follow = prototype(compiler.address("team.follow"))
-            self._dismiss = prototype(compiler.address("team.dismiss"))
+            follow = prototype(address(Kernel("team.follow"), machine.detect()))
+            self._dismiss = prototype(address(Kernel("team.dismiss"), machine.detect()))
             self._words[layout.JOB_ALIVE] = 1
             self._threads = [
                 threading.Thread(target=follow, args=(self.job, worker, 0), name=f"fastlstm-{worker}", daemon=True)

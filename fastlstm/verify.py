@@ -337,17 +337,15 @@ def replay(run: Run, samples: Sequence[GoldenSample], atol: float = ATOL, rtol: 
     return tuple(compare(sample.outputs, run(sample.inputs), atol, rtol) for sample in samples)
 
 
-def check_stored(stored: StoredModel, atol: float = ATOL, rtol: float = RTOL) -> None:
-    """Make a model of what was read back from a file, and replay its golden samples.
+def check_stored(stored: StoredModel, run: Run, atol: float = ATOL, rtol: float = RTOL) -> None:
+    """Replay the golden samples of what was read back from a file; `run` is a model's that was made of it.
 
     Raises
     ------
     FastLSTMError
-        If it cannot be loaded, or an output is further off than the tolerances allow.
+        If an output is further off than the tolerances allow.
     """
-    from fastlstm.model import Model
-
-    for comparison in replay(Model(stored.graph).run, stored.golden, atol, rtol):
+    for comparison in replay(run, stored.golden, atol, rtol):
         if differs := [output for output in comparison.outputs if not output.holds]:
             raise InputError(f"of its golden samples, one gives another result: {differs[0]}.")
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 import fastlstm
 from bench.cases import Case
 from bench.peers.engine import Call, Engine
 
 
 class FastLSTM(Engine):
-    """`Model` called with the input; a stateful case is a stream's step."""
+    """`Model` called with the input; a step is a stream's, states go through `Model.run` by name."""
 
     name = package = "fastlstm"
+
+    def version(self) -> str:
+        """Return the version of what is imported: a checkout need not be installed."""
+        return fastlstm.__version__
 
     def settings(self, threads: int) -> dict[str, str]:
         """Describe the model."""
@@ -23,9 +29,11 @@ class FastLSTM(Engine):
         }
 
     def prepare(self, case: Case, threads: int) -> Call:
-        """Return a call of the model, or of a stream's step for a stateful case."""
+        """Return a call of the model, of `Model.run` with its states, or of a stream's step."""
         model = self.model(case, threads)
         x = case.x()
+        if case.group == "states":
+            return _with_states(model, case)
         if case.stateful:
             step, frame = model.stream(batch=case.B).step, x[0, 0]
             return lambda: step(frame)
@@ -41,3 +49,16 @@ class FastLSTM(Engine):
         from bench.onnx_models import recurrent_model
 
         return fastlstm.from_onnx(recurrent_model(case), threads=threads)
+
+
+def _with_states(model: Any, case: Case) -> Call:
+    """Return a call that takes a dict and gives one, as onnxruntime's users know it, and feeds the states back."""
+    feed = {"x": case.x(), "h_0": np.zeros((1, case.B, case.H), np.float32)}
+    feed["c_0"] = feed["h_0"].copy()
+
+    def call() -> Any:
+        results = model.run(feed)
+        feed["h_0"], feed["c_0"] = results["h_n"], results["c_n"]
+        return results["y"]
+
+    return call

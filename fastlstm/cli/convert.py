@@ -153,4 +153,4 @@ def _can_be_kept(sample: GoldenSample) -> bool:
 def _check(arguments: argparse.Namespace, stored: fileformat.StoredModel) -> None:
     """Load what was written; replay its samples too, unless outputs are not to be compared."""
     compared = () if arguments.no_verify else stored.golden
-    check_stored(replace(stored, golden=compared), arguments.atol, arguments.rtol)
+    check_stored(replace(stored, golden=compared), Model(stored.graph).run, arguments.atol, arguments.rtol)

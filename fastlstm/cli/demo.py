@@ -23,6 +23,7 @@ from fastlstm import fileformat
 from fastlstm.benchmark import Contest, Timing, compare
 from fastlstm.cli.chart import Line, line_chart
 from fastlstm.graph import Graph
+from fastlstm.model import Model
 from fastlstm.runners import Runner, reference_runner, torch_runner
 from fastlstm.verify import Verification, check_stored, expected_runner, verify
 
@@ -79,7 +80,13 @@ def convert(source: Path, target: Path, x: Array, **options: Any) -> tuple[fastl
         weights_runner(source, model.graph) if source.suffix == ".safetensors" else expected_runner(source, model.graph)
     )
     verification = verify(model.graph, expected, model.run, given=[{model.inputs[0].name: x}], reason=reason)
-    fileformat.write(target, model.graph, verification.samples, fileformat.Source.of(source), check=check_stored)
+    fileformat.write(
+        target,
+        model.graph,
+        verification.samples,
+        fileformat.Source.of(source),
+        check=lambda stored: check_stored(stored, Model(stored.graph).run),
+    )
     print(f"Converted {source.name} to {target.name}: {describe(verification)}")
     return model, verification.holds
 

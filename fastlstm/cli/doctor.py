@@ -11,7 +11,7 @@ from typing import Any
 
 from fastlstm import __version__, machine
 from fastlstm.cli.printing import print_json
-from fastlstm.kernels import compiler
+from fastlstm.kernels.cache import cache_folder
 
 PACKAGES = (
     "numba",
@@ -34,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the machine and the installation."""
     target = machine.detect()
-    folder = compiler.cache_folder()
-    kept = [path.stat().st_size for path in folder.glob("*/*.o")]
+    folder = cache_folder()
+    kept = [] if folder is None else [path.stat().st_size for path in folder.glob("*/*.kernel")]
     data: dict[str, Any] = {
         "fastlstm": __version__,
         "python": platform.python_version(),
@@ -43,10 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
         "processor": _processor(),
         "instruction set": target.isa,
         **{k: v for k, v in dataclasses.asdict(target).items() if k != "features"},
-        "features": " ".join(sorted(target.features)),
-        "kernel cache": str(folder),
+        "features": " ".join(target.features),
+        "kernel cache": str(folder or "none: this user has no home folder"),
         "kernels kept": f"{len(kept)} ({sum(kept):,} bytes)",
-        "cache is writable": os.access(folder if folder.exists() else folder.parent, os.W_OK),
+        "cache is writable": folder is not None and os.access(folder if folder.exists() else folder.parent, os.W_OK),
         **{name: _version(name) for name in PACKAGES},
     }
     if arguments.json:

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         rows = plan.as_data(arguments.batch)
         print(table(rows, ["step", "kernel", "macs", "bytes", "share", "bound", "tile", "note"]))
-        print(f"\n{plan.machine.isa}, vectors of {plan.machine.lanes}; {arguments.batch} row(s) of a batch:")
+        print(f"\n{plan.target.isa}, vectors of {plan.target.lanes}; {arguments.batch} row(s) of a batch:")
         for part in plan.parts:
             if isinstance(part, Segment):
                 print(f"  {', '.join(part.names)}: {explain.division(part, arguments.batch)}")

@@ -1,6 +1,6 @@
 """Activations on SIMD vectors.
 
-Sigmoid and tanh are within 2 ulp over all float32 inputs (``python -m fastlstm.kernels.ulp`` tries them all),
+Sigmoid and tanh are within 2 ulp over all float32 inputs (``python -m fastlstm.ulp`` tries them all),
 tanh is odd and never past 1, small arguments keep their relative accuracy, a NaN stays a NaN.
 
 They rest on one expansion. With y = n * ln 2 + r, n an integer and ``|r| <= ln(2) / 2``,

@@ -7,7 +7,6 @@ array's end (a tape leaves room there), but nothing is written past it: another 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from fastlstm.kernels.activations import activation
 from fastlstm.kernels.elementwise import operation
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
+from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import SCRATCH
@@ -251,11 +251,7 @@ def logarithm() -> Compiled:
         part = first_share(frame)
         while part >= 0:
             for i in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
-                value = load_f32(arg(args, 0) + 4 * i)
-                if value > 0.0:
-                    store_f32(arg(args, 1) + 4 * i, math.log(value))
-                else:
-                    store_f32(arg(args, 1) + 4 * i, -math.inf if value == 0.0 else math.nan)
+                store_f32(arg(args, 1) + 4 * i, log(load_f32(arg(args, 0) + 4 * i)))
             part = next_share(frame, part)
         return 0
 

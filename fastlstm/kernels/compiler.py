@@ -1,203 +1,302 @@
-"""Compiling kernels: one calling convention, one set of options, one cache on disk.
+"""Compiling and finding kernels: one calling convention, one set of options.
 
 A kernel is a C function ``int64(int64, int64, int64)``, used as ``(args, frame, unused)`` by the program that
 `fastlstm.kernels.drive` runs and as a Python built-in by `fastlstm.native`. It is written as a factory: a
 function in a module of this package whose parameters are compile-time constants (lanes, tile shapes,
-activations) and which returns the function that Numba compiles. `address` finds a variant by name, in a folder
-of the project's own whose name holds everything machine code depends on: the kernels' sources, the processor
-its features and L1 cache, the versions of Python, Numba and llvmlite. Only a variant that is not there yet imports
-Numba; loading one that is there takes about a millisecond.
+activations) and which returns the function that Numba compiles. `compile_kernel` makes a variant's object code for any
+target.
+
+`address` finds a variant in this process, in the packs that came with the package, in the cache, or compiles it.
+Nothing but compiling imports Numba or llvmlite.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import hashlib
 import importlib
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Hashable
-from functools import cache
-from importlib.metadata import version
+import warnings
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from fastlstm import machine
-from fastlstm.errors import FastLSTMError
+from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError
 from fastlstm.forking import undisturbed
+from fastlstm.kernels import cache, loader
+from fastlstm.kernels.image import Image, image_of
+from fastlstm.kernels.packfile import Pack, pack_bytes, read_pack
+from fastlstm.target import LEVELS, Target
 
-__all__ = ["address", "cache_folder", "loaded", "stored"]
+__all__ = [
+    "Kernel",
+    "address",
+    "compile_kernel",
+    "is_kept",
+    "keep_image",
+    "kernel_image",
+    "listing",
+    "loaded",
+    "made_with",
+    "stored",
+    "template_of",
+]
 
-C_FUNCTIONS = ("memcpy", "memmove", "memset", "sqrt", "log")  # LLVM makes calls of the first three out of loops
-SYSTEM_FUNCTIONS = (
-    "pthread_mutex_lock",
-    "pthread_mutex_unlock",
-    "pthread_cond_broadcast",
-    "pthread_cond_wait",
-)
-LINUX_FUNCTIONS = ("sched_getcpu", "sched_getaffinity", "sched_setaffinity")
+PACKS = Path(__file__).parent.parent / "packs"
+"""The folder of the packs that came with the package: a file a level, which `fastlstm.prebuild` makes."""
 
-_addresses: dict[tuple[str, tuple[Hashable, ...]], int] = {}
-_engines: list[Any] = []  # an LLVM engine owns its machine code, so each is kept alive
+
+class Kernel(NamedTuple):
+    """A variant of a kernel: ``"module.factory"``, and the constants that the factory takes."""
+
+    name: str
+    constants: tuple[Hashable, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """A short name of the variant, for files."""
+        return hashlib.sha256(repr((self.name, self.constants)).encode()).hexdigest()[:16]
+
+    @property
+    def symbol(self) -> str:
+        """The name of its function in object code."""
+        return f"fastlstm_{self.name.replace('.', '_')}_{self.key}"
+
+
+_addresses: dict[tuple[Kernel, tuple[object, ...]], int] = {}
+_packs: dict[tuple[object, ...], tuple[Pack, int] | None] = {}  # and where they lie in memory
 _compiling_seconds = 0.0
+_listed: list[set[Kernel]] = []  # by `listing`
+_nothing = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(lambda *_: 0)
+_not_run = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t)(lambda *_: None)
 
 
-def address(name: str, *params: Hashable) -> int:
-    """Return the address of kernel `name` (``"module.factory"``) compiled for these constants.
+def operation(kernel: Kernel) -> str:
+    """Return what a kernel computes, in the words of a model."""
+    module, factory = kernel.name.split(".")
+    named = [constant for constant in kernel.constants if isinstance(constant, str)]
+    layers = {"lstm": "LSTM layers", "gru": "GRU layers", "reset_before": "GRU layers", "rnn": "RNN layers"}
+    modules = {"linear": "dense layers and input projections", "contraction": "matrix products",
+               "convolution": "convolutions"}  # fmt: skip
+    what = layers.get(factory) or modules.get(module) or (named[0] if named else factory)
+    return f"{what} (kernel {kernel.name}{kernel.constants})"
+
+
+def kernel_image(kernel: Kernel, target: Target) -> Image:
+    """Return a kernel compiled for `target`, ready to be loaded anywhere; see `compile_kernel`."""
+    return image_of(compile_kernel(kernel, target), kernel.symbol)
+
+
+def compile_kernel(kernel: Kernel, target: Target) -> bytes:
+    """Return the object code of a kernel, which exports `kernel.symbol`; it depends on nothing but the arguments.
 
     Raises
     ------
     FastLSTMError
         If Numba cannot compile it; the message holds Numba's reason.
     """
-    key = (name, params)
+    template = template_of(kernel)
+    from fastlstm.kernels.emit import emit
+
+    return emit(template, kernel.symbol, target)
+
+
+@lru_cache(maxsize=256)
+def template_of(kernel: Kernel) -> str:
+    """Return a kernel in LLVM's language, the same for all targets."""
+    try:
+        import numba
+
+        from fastlstm.kernels.pipeline import template
+    except ImportError as error:
+        raise DependencyError(
+            f"The code of {operation(kernel)} is not among what was compiled beforehand, and Numba, which compiles it, "
+            f"cannot be imported ({error}). Install it with: pip install numba"
+        ) from error
+
+    module, factory = kernel.name.split(".")
+    function = getattr(importlib.import_module(f"fastlstm.kernels.{module}"), factory)(*kernel.constants)
+    try:
+        return template(function, kernel.symbol)
+    except numba.core.errors.NumbaError as error:
+        raise FastLSTMError(f"Numba could not compile the kernel {kernel.name}{kernel.constants}: {error}") from error
+
+
+def address(kernel: Kernel, target: Target) -> int:
+    """Return where a kernel stands in this process, compiled for `target`.
+
+    Raises
+    ------
+    FastLSTMError
+        If Numba cannot compile it, or is needed and not installed; or if the system runs no code from memory.
+    """
+    if _listed:
+        _listed[-1].add(kernel)
+        stands_in = _nothing if kernel.name != "entry.call" else _not_run
+        return ctypes.cast(stands_in, ctypes.c_void_p).value or 0
+    key = (kernel, target.code)
     found = _addresses.get(key)
     if found is None:
         with undisturbed:
             found = _addresses.get(key)
             if found is None:
-                found = _addresses[key] = _load(name, params)
+                found = _addresses[key] = _load(kernel, target)
     return found
 
 
-def loaded() -> list[tuple[str, tuple[Hashable, ...]]]:
-    """Return the names and constants of the kernels this process has loaded."""
-    return sorted(_addresses, key=repr)
+@contextmanager
+def listing() -> Iterator[set[Kernel]]:
+    """Note the kernels that are asked for and compile none: what models run meanwhile computes nothing.
 
-
-def cache_folder() -> Path:
-    """Return the folder of compiled kernels; the environment variable ``FASTLSTM_CACHE_DIR`` moves it."""
-    chosen = os.environ.get("FASTLSTM_CACHE_DIR")
-    if chosen:
-        return Path(chosen)
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData" / "Local")))
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "fastlstm"
-
-
-@cache
-def _fingerprint() -> str:
-    """Return a hash of all that machine code depends on besides a kernel's own constants."""
-    target = machine.detect()
-    here = Path(__file__).parent
-    digest = hashlib.sha256()
-    for source in [*sorted(here.glob("*.py")), here.parent / "simd.py", here.parent / "layout.py"]:
-        digest.update(source.read_bytes())
-    versions = (version("numba"), version("llvmlite"), sys.version_info[:2], sys.platform)
-    digest.update(repr((target.cpu, sorted(target.features), target.l1_bytes, target.l2_bytes, versions)).encode())
-    return digest.hexdigest()[:20]
-
-
-def stored(name: str, params: tuple[Hashable, ...]) -> Path:
-    """Return where the object code of a kernel is kept."""
-    key = hashlib.sha256(repr((name, params)).encode()).hexdigest()[:16]
-    return cache_folder() / _fingerprint() / f"{name}-{key}.o"
-
-
-def _load(name: str, params: tuple[Hashable, ...]) -> int:
-    key = hashlib.sha256(repr((name, params)).encode()).hexdigest()[:16]
-    symbol = f"fastlstm_{name.replace('.', '_')}_{key}"
-    path = stored(name, params)
-    found = _link(_stored(path), symbol)
-    if not found:
-        code = _compile(name, params, symbol)
-        found = _link(code, symbol)
-        _keep(path, code)
-    return found
-
-
-def _stored(path: Path) -> bytes:
-    """Return the object code kept at `path`, empty if there is none or it is damaged."""
+    It is for processes that do nothing else, because models and streams keep what they were given. With
+    `fastlstm.machine.supposing` it says what a model needs on another machine.
+    """
+    _listed.append(set())
     try:
-        content = path.read_bytes()
+        yield _listed[-1]
+    finally:
+        _listed.pop()
+
+
+def loaded() -> list[Kernel]:
+    """Return the kernels this process has loaded."""
+    return sorted({kernel for kernel, _ in _addresses}, key=repr)
+
+
+def stored(kernel: Kernel, target: Target) -> Path | None:
+    """Return where the cache keeps a kernel, None if there is no cache."""
+    return cache.place_of(target, f"{kernel.name}-{kernel.key}")
+
+
+def is_kept(kernel: Kernel, target: Target) -> bool:
+    """Whether the cache holds a kernel that can be run."""
+    path = stored(kernel, target)
+    return path is not None and _cached(kernel, target, path) is not None
+
+
+def keep_image(kernel: Kernel, target: Target, image: Image) -> None:
+    """Write a kernel into the cache.
+
+    Raises
+    ------
+    OSError
+        If that cannot be done.
+    """
+    path = stored(kernel, target)
+    if path is None:
+        raise OSError("this user has no home folder")
+    cache.keep(path, pack_bytes(target, cache.sources(), {kernel.key: (kernel.name, image)}, made_with()))
+
+
+def made_with() -> dict[str, str]:
+    """Return the versions of what compiles kernels."""
+    from importlib.metadata import version  # imports a parser of mails, which loading code needs not wait for
+
+    return {package: version(package) for package in ("numba", "llvmlite")}
+
+
+def _load(kernel: Kernel, target: Target) -> int:
+    found = _prebuilt(kernel, target)
+    if found:
+        return found
+    path = stored(kernel, target)
+    image = None if path is None else _cached(kernel, target, path)
+    if image is None:
+        image = _compile(kernel, target)
+        _keep(kernel, target, image)
+    try:
+        return loader.place(image.code) + image.entry
+    except OSError as error:
+        raise FastLSTMError(f"The system runs no code that was loaded at run time: {error}.") from error
+
+
+def _prebuilt(kernel: Kernel, target: Target) -> int:
+    """Return the address of a kernel out of the pack for `target`, 0 if there is none."""
+    if target.code not in _packs:
+        _packs[target.code] = _pack(target)
+    found = _packs[target.code]
+    if found is None:
+        return 0
+    pack, start = found
+    try:
+        place = pack.find(kernel.key)
+    except FileFormatError as error:
+        warnings.warn(f"The pack for {target.name} is not used: {error}", RuntimeWarning, stacklevel=2)
+        _packs[target.code] = None
+        return 0
+    return 0 if place is None else start + place[0] + place[1].entry
+
+
+def _pack(target: Target) -> tuple[Pack, int] | None:
+    """Open the pack that came with the package for `target`: it is trusted as the modules beside it are."""
+    name = next((level.name for level in LEVELS.values() if level.code == target.code), "")
+    path = PACKS / f"{name}.pack"
+    if not name or not path.exists():
+        return None
+    try:
+        start, content = loader.map_file(path)
+        return read_pack(content, target, cache.sources()), start
+    except (OSError, ValueError, FileFormatError) as error:
+        warnings.warn(f"{path} is not used: {error}", RuntimeWarning, stacklevel=2)
+        return None
+
+
+def _cached(kernel: Kernel, target: Target, path: Path) -> Image | None:
+    """Return a kernel out of the cache, None if it is not there, damaged or not to be trusted."""
+    try:
+        reason = cache.mistrust(path)
+        content = memoryview(path.read_bytes())
     except OSError:
-        return b""
-    digest, code = content[:32], content[32:]
-    return code if hashlib.sha256(code).digest() == digest else b""
+        return None
+    if reason:
+        warnings.warn(f"Compiled code in the cache is not run: {reason}.", RuntimeWarning, stacklevel=2)
+        return None
+    try:
+        found = read_pack(content, target, cache.sources()).find(kernel.key)
+    except FileFormatError:
+        return None  # it is compiled again, and written anew
+    return None if found is None else found[1]
 
 
-def _compile(name: str, params: tuple[Hashable, ...], symbol: str) -> bytes:
-    """Return the object code of one variant, exported as `symbol`."""
-    import llvmlite.binding as llvm
-    import numba
-
-    from fastlstm.kernels.pipeline import kernel_module
-
+def _compile(kernel: Kernel, target: Target) -> Image:
+    """Return the image of one variant, and say that this is what takes the time."""
     _announce()
     started = time.monotonic()
-    module, factory = name.split(".")
-    function = getattr(importlib.import_module(f"fastlstm.kernels.{module}"), factory)(*params)
-    try:
-        text, target = kernel_module(function, symbol)
-    except numba.core.errors.NumbaError as error:
-        raise FastLSTMError(f"Numba could not compile the kernel {name}{params}: {error}") from error
-    code: bytes = target.emit_object(llvm.parse_assembly(text))
+    image = kernel_image(kernel, target)
     global _compiling_seconds
     _compiling_seconds += time.monotonic() - started
-    return code
+    return image
 
 
 def _announce() -> None:
     """Say once, on stderr, that compiling is what takes the time."""
     global _compiling_seconds
-    if _compiling_seconds >= 1.0 and not os.environ.get("FASTLSTM_QUIET"):
-        print(  # noqa: T201
-            f"fastlstm: compiling kernels for this machine, once; they are kept in {cache_folder()}",
-            file=sys.stderr,
-            flush=True,
-        )
+    if _compiling_seconds >= 1.0:
+        kept = cache.cache_folder()
+        _say(f"compiling kernels for this machine, once; they are kept in {kept}" if kept else "compiling kernels")
         _compiling_seconds = float("-inf")
 
 
-def _link(code: bytes, symbol: str) -> int:
-    """Return the address of `symbol` in object code, 0 if the code is damaged or does not hold it."""
-    import llvmlite.binding as llvm
-
-    if not code:
-        return 0
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    _name_system_functions()
-    empty = llvm.parse_assembly("")
-    target = llvm.Target.from_default_triple().create_target_machine()
-    engine = llvm.create_mcjit_compiler(empty, target)
+def _keep(kernel: Kernel, target: Target, image: Image) -> None:
+    """Store an image; where that cannot be done every process compiles anew, and it is said once."""
     try:
-        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
-        engine.finalize_object()
-        found = int(engine.get_function_address(symbol))
-    except RuntimeError:
-        return 0
-    if found:
-        _engines.append(engine)
-    return found
+        keep_image(kernel, target, image)
+    except OSError as error:
+        _say_once(
+            f"compiled kernels cannot be kept ({error}): every process will compile them anew. "
+            "FASTLSTM_CACHE_DIR names a folder that can be written to."
+        )
 
 
-@cache
-def _name_system_functions() -> None:
-    """Tell LLVM where the functions are that kernels call: it does not look through the process by itself."""
-    import llvmlite.binding as llvm
-
-    system = ctypes.CDLL(None) if os.name == "posix" else ctypes.cdll.msvcrt
-    names = C_FUNCTIONS + (SYSTEM_FUNCTIONS if os.name == "posix" else ())
-    for name in names + (LINUX_FUNCTIONS if sys.platform == "linux" else ()):
-        llvm.add_symbol(name, ctypes.cast(getattr(system, name), ctypes.c_void_p).value)
+@lru_cache
+def _say_once(text: str) -> None:
+    _say(text)
 
 
-def _keep(path: Path, code: bytes) -> None:
-    """Store object code, written aside and renamed; a folder that cannot be written, or is full, costs a recompile."""
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, aside = tempfile.mkstemp(dir=path.parent)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(hashlib.sha256(code).digest() + code)
-            os.replace(aside, path)
-        finally:
-            Path(aside).unlink(missing_ok=True)
+def _say(text: str) -> None:
+    if not os.environ.get("FASTLSTM_QUIET"):
+        print(f"fastlstm: {text}", file=sys.stderr, flush=True)  # noqa: T201

@@ -75,7 +75,7 @@ def matmul(lanes: int, vectors: int, max_sums: int) -> Compiled:
                 while panel < panels:
                     together = group(count, panels - panel)
                     run(
-                        k, count, memory, together, weights + 4 * panel * k * width, 4 * k * width,
+                        frame, k, count, memory, together, weights + 4 * panel * k * width, 4 * k * width,
                         arg(args, 8) + 4 * panel * width, 0, sums + 4 * panel * width, stride,
                     )  # fmt: skip
                     panel += together

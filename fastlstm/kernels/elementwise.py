@@ -5,17 +5,21 @@ The lanes behind a row's last feature may hold anything; nothing here lets them 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
+from fastlstm.arguments import Binary, LayerNorm, Softmax, Unary, positions
 from fastlstm.kernels.activations import activation, exp
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
+from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import ROWS, STEPS
-from fastlstm.simd import fma, load_f32, splat, store_f32, vload, vmax, vmin, vsplat, vsplat_load, vstore
+from fastlstm.simd import fma, load_f32, splat, sqrt, store_f32, vload, vmax, vmin, vsplat, vsplat_load, vstore
 
 __all__ = ["binary", "layer_norm", "operation", "row_address", "softmax", "unary"]
+
+UNARY, BINARY, SOFTMAX = positions(Unary), positions(Binary), positions(Softmax)
+LAYER_NORM = positions(LayerNorm)
 
 Compiled = Callable[[int, int, int], int]
 
@@ -30,7 +34,7 @@ def row_address(frame, slot, row):
 
 
 def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Compiled:
-    """Out = f(x). Arguments: slots of x and out, vectors in a row."""
+    """Out = f(x). Arguments: `Unary`."""
     function = activation(name, alpha, beta)
     width = 4 * lanes
 
@@ -39,8 +43,8 @@ def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Com
         share = first_share(frame)
         while share >= 0:
             for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
-                x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
-                for i in range(arg(args, 2)):
+                x, out = row_address(frame, arg(args, UNARY.x), row), row_address(frame, arg(args, UNARY.out), row)
+                for i in range(arg(args, UNARY.vectors)):
                     vstore(out + i * width, function(vload(lanes, x + i * width)))
             share = next_share(frame, share)
         return 0
@@ -73,7 +77,7 @@ def operation(name: str) -> Any:
 
 
 def binary(lanes: int, name: str) -> Compiled:
-    """Out = a op b. Arguments: slots of a, b and out, vectors in a row. A constant is a slot without strides."""
+    """Out = a op b. Arguments: `Binary`. A constant is a slot without strides."""
     function = operation(name)
     width = 4 * lanes
 
@@ -82,9 +86,9 @@ def binary(lanes: int, name: str) -> Compiled:
         share = first_share(frame)
         while share >= 0:
             for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
-                a, b = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
-                out = row_address(frame, arg(args, 2), row)
-                for i in range(arg(args, 3)):
+                a, b = row_address(frame, arg(args, BINARY.a), row), row_address(frame, arg(args, BINARY.b), row)
+                out = row_address(frame, arg(args, BINARY.out), row)
+                for i in range(arg(args, BINARY.vectors)):
                     at = i * width
                     vstore(out + at, function(vload(lanes, a + at), vload(lanes, b + at)))
             share = next_share(frame, share)
@@ -94,17 +98,17 @@ def binary(lanes: int, name: str) -> Compiled:
 
 
 def softmax(lanes: int, logarithm: bool) -> Compiled:
-    """Out = exp(x - max) / sum, or its logarithm. Arguments: slots of x and out, features in a row."""
+    """Out = exp(x - max) / sum, or its logarithm. Arguments: `Softmax`."""
     width = 4 * lanes
 
     def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
-        features = arg(args, 2)
+        features = arg(args, SOFTMAX.features)
         vectors = (features + lanes - 1) // lanes
         share = first_share(frame)
         while share >= 0:
             for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
-                x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
+                x, out = row_address(frame, arg(args, SOFTMAX.x), row), row_address(frame, arg(args, SOFTMAX.out), row)
                 largest = load_f32(x)
                 for i in range(features):
                     value = load_f32(x + 4 * i)
@@ -119,7 +123,7 @@ def softmax(lanes: int, logarithm: bool) -> Compiled:
                 for i in range(features):
                     total += load_f32(out + 4 * i)
                 if logarithm:
-                    shift = vsplat(lanes, math.log(total))
+                    shift = vsplat(lanes, log(total))
                     for i in range(vectors):
                         vstore(out + i * width, vload(lanes, x + i * width) - top - shift)
                 else:
@@ -134,18 +138,19 @@ def softmax(lanes: int, logarithm: bool) -> Compiled:
 def layer_norm(lanes: int, epsilon: float) -> Compiled:
     """Out = (x - mean) / sqrt(var + epsilon) * scale + bias, sums in double precision.
 
-    Arguments: slots of x and out, features in a row, slots of scale and bias (constants, padded).
+    Arguments: `LayerNorm`; scale and bias are padded.
     """
     width = 4 * lanes
 
     def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
-        features = arg(args, 2)
-        scale, bias = origin(frame, arg(args, 3)), origin(frame, arg(args, 4))
+        features = arg(args, LAYER_NORM.features)
+        scale, bias = origin(frame, arg(args, LAYER_NORM.scale)), origin(frame, arg(args, LAYER_NORM.bias))
         share = first_share(frame)
         while share >= 0:
             for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
-                x, out = row_address(frame, arg(args, 0), row), row_address(frame, arg(args, 1), row)
+                x = row_address(frame, arg(args, LAYER_NORM.x), row)
+                out = row_address(frame, arg(args, LAYER_NORM.out), row)
                 total = 0.0
                 for i in range(features):
                     total += load_f32(x + 4 * i)
@@ -154,7 +159,7 @@ def layer_norm(lanes: int, epsilon: float) -> Compiled:
                 for i in range(features):
                     away = load_f32(x + 4 * i) - mean
                     square += away * away
-                factor = vsplat(lanes, 1.0 / math.sqrt(square / features + epsilon))
+                factor = vsplat(lanes, 1.0 / sqrt(square / features + epsilon))
                 middle = vsplat(lanes, mean)
                 for i in range((features + lanes - 1) // lanes):
                     at = i * width

@@ -3,6 +3,9 @@
 `fastlstm.native` makes it a built-in whose `self` is an array of words that say what to expect and what to run.
 It holds the interpreter lock but while a long program runs, and it raises nothing: whatever is not as expected
 is answered with None, before anything is written.
+
+While a program runs, its flag is empty: the entry takes the reference out of the flag's slot and puts it back. It
+holds the interpreter lock at both moments, so no other call comes in between.
 """
 
 from __future__ import annotations
@@ -10,30 +13,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
-
 from fastlstm import layout
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.memory import clear
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import I64, load_i32, load_i64, store_i64
+from fastlstm.simd import call_c, load_i32, load_i64, store_i64
 
 __all__ = ["call"]
 
 CONTIGUOUS_ALIGNED, WRITEABLE = 0x101, 0x400  # NumPy's flags
-
-
-@intrinsic
-def call_c(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """call_c(address, a, b, c, d) calls a C function of up to four words that returns one."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        kind = ir.FunctionType(I64, [I64] * 4)
-        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), args[1:])
-
-    return types.int64(*[types.int64] * 5), codegen
 
 
 @inlined
@@ -96,17 +84,23 @@ def new_reference(context, what):
 
 
 def call() -> Callable[[int, int, int], int]:
-    """Run the program on the array in args[0]; write to args[1] if it is given, else to a new array."""
+    """Run the program on the array in args[0]; write to args[1] if it is given, else to a new array.
+
+    Who uses the program already shows its flag as args[2].
+    """
 
     def kernel(self: int, args: int, count: int) -> Any:
         context = load_i64(self + layout.ARRAY_DATA)
         none, busy = word(context, layout.ENTRY_NONE), word(context, layout.ENTRY_BUSY)
-        if count < 1 or count > 2 or load_i64(busy) != 0:
+        free = load_i64(busy + layout.OBJECT_SLOT)
+        if count < 1 or count > 3:
+            return new_reference(context, none)
+        if free == 0 and (count < 3 or load_i64(args + 16) != busy):
             return new_reference(context, none)
         x = load_i64(args)
         if not fits(context, x, layout.ENTRY_X, CONTIGUOUS_ALIGNED):
             return new_reference(context, none)
-        if count == 2:
+        if count > 1:
             y = load_i64(args + 8)
             if not fits(context, y, layout.ENTRY_Y, CONTIGUOUS_ALIGNED | WRITEABLE) or not apart(context, x, y):
                 return new_reference(context, none)
@@ -115,7 +109,7 @@ def call() -> Callable[[int, int, int], int]:
             y = call_c(word(context, layout.ENTRY_NEW_LIKE), word(context, layout.ENTRY_PROTOTYPE), 0, 0, 0)
             if y == 0:
                 return 0
-        store_i64(busy, 1)
+        store_i64(busy + layout.OBJECT_SLOT, 0)
         bind(context, layout.ENTRY_X, x)
         bind(context, layout.ENTRY_Y, y)
         frame = word(context, layout.ENTRY_FRAME)
@@ -130,7 +124,7 @@ def call() -> Callable[[int, int, int], int]:
         call_c(word(context, run), word(context, run + 1), word(context, run + 2), 0, 0)
         if save != 0:
             call_c(word(context, layout.ENTRY_RESTORE), thread, 0, 0, 0)
-        store_i64(busy, 0)
+        store_i64(busy + layout.OBJECT_SLOT, free)
         return y
 
     return kernel

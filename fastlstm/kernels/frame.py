@@ -1,15 +1,20 @@
-"""What every kernel asks of its frame and slots."""
+"""What every kernel asks of its frame and slots.
+
+The six first are primitives: `fastlstm.kernels.primitives` reads them from memory, an exported model has constants in
+their place.
+"""
 
 from __future__ import annotations
 
 from fastlstm import layout
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import call_kernel, load_i64
+from fastlstm.simd import call_kernel, primitive
 
 __all__ = [
     "active_rows",
     "arg",
     "bound",
+    "complain",
     "first_share",
     "is_last",
     "next_share",
@@ -20,61 +25,28 @@ __all__ = [
     "word",
 ]
 
-SLOTS, START, ACTIVE, ROWS, TOTAL = layout.SLOTS, layout.START, layout.ACTIVE, layout.ROWS, layout.TOTAL
 WORKERS, FOLLOWING = layout.WORKERS, layout.FOLLOWING
-BASE, TIME, ROW, BLOCK = layout.SLOT_BASE, layout.SLOT_TIME, layout.SLOT_ROW, layout.SLOT_BLOCK
-SLOT_BYTES = 8 * layout.SLOT_WORDS
 
-
-@inlined
-def word(frame, index):
-    """The frame's word `index`."""
-    return load_i64(frame + 8 * index)
-
-
-@inlined
-def arg(args, index):
-    """The instruction's argument `index`."""
-    return load_i64(args + 8 * index)
+word = primitive("fl_word", 2)
+"""word(frame, INDEX) -> the frame's word."""
+arg = primitive("fl_arg", 2)
+"""arg(args, INDEX) -> the instruction's argument."""
+origin = primitive("fl_origin", 2)
+"""origin(frame, slot) -> address of batch row 0 at the first time step of the running block."""
+time_stride = primitive("fl_time_stride", 2)
+"""time_stride(frame, slot) -> bytes from one time step to the next."""
+row_stride = primitive("fl_row_stride", 2)
+"""row_stride(frame, slot) -> bytes from one batch row to the next."""
+complain = primitive("fl_complain", 1)
+"""complain(frame) notes that an index points to nothing; the caller raises an error."""
+active_rows = primitive("fl_active_rows", 2)
+"""active_rows(frame, t) -> how many rows (sorted by length, longest first) are active at absolute time `t`."""
 
 
 @inlined
 def own_memory(frame, memory, size):
     """Address of this worker's part of `memory`, `size` bytes a worker."""
     return memory + word(frame, layout.WORKER) * size
-
-
-@inlined
-def origin(frame, slot):
-    """Address of batch row 0 at the first time step of the running block."""
-    place = load_i64(frame + 8 * SLOTS) + slot * SLOT_BYTES
-    base = load_i64(place + 8 * BASE)
-    if load_i64(place + 8 * BLOCK) != 0:
-        return base
-    return base + load_i64(frame + 8 * START) * load_i64(place + 8 * TIME)
-
-
-@inlined
-def time_stride(frame, slot):
-    """Bytes from one time step of `slot` to the next."""
-    return load_i64(load_i64(frame + 8 * SLOTS) + slot * SLOT_BYTES + 8 * TIME)
-
-
-@inlined
-def row_stride(frame, slot):
-    """Bytes from one batch row of `slot` to the next."""
-    return load_i64(load_i64(frame + 8 * SLOTS) + slot * SLOT_BYTES + 8 * ROW)
-
-
-@inlined
-def active_rows(frame, t):
-    """How many rows (they are sorted by length, longest first) are active at absolute time `t`."""
-    table = load_i64(frame + 8 * ACTIVE)
-    if table == 0:
-        return load_i64(frame + 8 * ROWS)
-    if t < 0 or t >= load_i64(frame + 8 * TOTAL):
-        return 0
-    return load_i64(table + 8 * t)
 
 
 @inlined
@@ -88,27 +60,27 @@ def first_share(frame):
             ...  # items bound(frame, count, share) to bound(frame, count, share + 1)
             share = next_share(frame, share)
     """
-    if load_i64(frame + 8 * WORKERS) == 1:
+    if word(frame, WORKERS) == 1:
         return 0
-    return call_kernel(load_i64(frame + 8 * FOLLOWING), frame, -1)
+    return call_kernel(word(frame, FOLLOWING), frame, -1)
 
 
 @inlined
 def next_share(frame, done):
     """Note that a share is done, and return the next one to work on, -1 if the phase is over."""
-    if load_i64(frame + 8 * WORKERS) == 1:
+    if word(frame, WORKERS) == 1:
         return -1
-    return call_kernel(load_i64(frame + 8 * FOLLOWING), frame, done)
+    return call_kernel(word(frame, FOLLOWING), frame, done)
 
 
 @inlined
 def is_last(frame, share):
     """Whether no share comes after this one; there is one such share, also where some have no items."""
-    return share + 1 == load_i64(frame + 8 * WORKERS)
+    return share + 1 == word(frame, WORKERS)
 
 
 @inlined
 def bound(frame, count, share):
     """Where a share of `count` items begins; the last shares are the smaller ones."""
-    workers = load_i64(frame + 8 * WORKERS)
+    workers = word(frame, WORKERS)
     return (count * share + workers - 1) // workers

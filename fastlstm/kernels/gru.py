@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastlstm.arguments import GRU, ResetBefore, positions
 from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.lockstep import in_lockstep
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.recurrent import (
-    EXTRA,
-    EXTRA_2,
-    EXTRA_3,
-    LAST_WIDTH,
-    PANELS,
-    WEIGHTS,
-    Activation,
-    Compiled,
-    K,
-    over_time,
-)
+from fastlstm.kernels.recurrent import Activation, Compiled, over_time
 from fastlstm.simd import fma, load_i64, store_i64, vload, vstore
+from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["gru", "reset_before"]
+
+A, B = positions(GRU), positions(ResetBefore)
 
 
 def gru(
@@ -33,15 +26,12 @@ def gru(
     activations: tuple[Activation, Activation],
     clip: float | None = None,
     masked: bool = False,
-    bits: int = 32,
+    weight_format: WeightFormat = FLOAT32,
 ) -> Compiled:
-    """GRU with the reset gate applied after the product.
-
-    EXTRA: address of what the recurrent sums start from, ``[panel][0, 0, b_hn][lane]``.
-    """
+    """GRU with the reset gate applied after the product. Arguments: `GRU`."""
     gate, candidate = (activation(*a) for a in activations)
     clipped, within = clipping(clip), bounded(*activations)
-    group, run, panel_bytes, prepared = operand(lanes, 3, max_sums, bits, True, within)
+    group, run, panel_bytes, prepared = operand(lanes, 3, max_sums, weight_format, True, within)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -66,20 +56,20 @@ def gru(
 
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights, bias = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
-        end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
+        k, weights, bias = arg(args, A.k), arg(args, A.weights), arg(args, A.start)
+        end, last_width = arg(args, A.panels) - 1, arg(args, A.last_width)
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
         spare = table + 8 * rows
         sums = spare + width
-        panels = arg(args, PANELS)
+        panels = arg(args, A.panels)
         first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         left = last - first
         while left > 0:
             n = group(rows, left)
             panel = first + left - n if backwards else last - left
             s_row, start = 3 * n * width, bias + 3 * panel * width
-            run(k, rows, h_rows, n, weights + panel * stride, stride, start, 0, sums, s_row)
+            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, start, 0, sums, s_row)
             # Along the panels of one row, or along the rows of each panel.
             one = rows == 1
             count, s_by, z_by = (n, 3 * width, 3 * width) if one else (rows, s_row, z_row)
@@ -105,17 +95,13 @@ def reset_before(
     activations: tuple[Activation, Activation],
     clip: float | None = None,
     masked: bool = False,
-    bits: int = 32,
+    weight_format: WeightFormat = FLOAT32,
 ) -> Compiled:
-    """GRU with the reset gate applied to h before the product.
-
-    WEIGHTS holds r and z, ``[panel][k][2][lane]``; EXTRA is the address of n's, ``[panel][k][lane]``; EXTRA_2 a
-    slot for r * h, one step; EXTRA_3 the address of zeros that the sums of a group of panels start from.
-    """
+    """GRU with the reset gate applied to h before the product. Arguments: `ResetBefore`."""
     gate, candidate = (activation(*a) for a in activations)
     clipped, within = clipping(clip), bounded(*activations)
-    group, run, panel_bytes, prepared = operand(lanes, 2, max_sums, bits, True, within)
-    new_group, new_run, new_bytes, _ = operand(lanes, 1, max_sums, bits, True, within)
+    group, run, panel_bytes, prepared = operand(lanes, 2, max_sums, weight_format, True, within)
+    new_group, new_run, new_bytes, _ = operand(lanes, 1, max_sums, weight_format, True, within)
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -139,16 +125,16 @@ def reset_before(
 
     @inlined
     def gates(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights, zeros = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA_3)
-        reset, reset_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
-        panels = arg(args, PANELS)
+        k, weights, zeros = arg(args, B.k), arg(args, B.weights), arg(args, B.zeros)
+        reset, reset_row = origin(frame, arg(args, B.reset)), row_stride(frame, arg(args, B.reset))
+        panels = arg(args, B.panels)
         panel, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         sums = table + 8 * rows
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
         while panel < last:
             n = group(rows, last - panel)
-            run(k, rows, h_rows, n, weights + panel * stride, stride, zeros, 0, sums, 2 * n * width)
+            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, zeros, 0, sums, 2 * n * width)
             one = rows == 1
             count, s_by, z_by = (n, 2 * width, 3 * width) if one else (rows, 2 * n * width, z_row)
             for p in range(1 if one else n):
@@ -162,9 +148,9 @@ def reset_before(
 
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights, zeros = arg(args, K), arg(args, EXTRA), arg(args, EXTRA_3)
-        reset, reset_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
-        panels, last_width = arg(args, PANELS), arg(args, LAST_WIDTH)
+        k, weights, zeros = arg(args, B.k), arg(args, B.new_weights), arg(args, B.zeros)
+        reset, reset_row = origin(frame, arg(args, B.reset)), row_stride(frame, arg(args, B.reset))
+        panels, last_width = arg(args, B.panels), arg(args, B.last_width)
         panel, last, end = bound(frame, panels, share), bound(frame, panels, share + 1), panels - 1
         resets, spare = table + 8 * rows, table + 16 * rows
         sums = spare + width
@@ -174,7 +160,7 @@ def reset_before(
         stride = new_bytes(k)
         while panel < last:
             n = new_group(rows, last - panel)
-            new_run(k, rows, reset_rows, n, weights + panel * stride, stride, zeros, 0, sums, n * width)
+            new_run(frame, k, rows, reset_rows, n, weights + panel * stride, stride, zeros, 0, sums, n * width)
             one = rows == 1
             count, s_by, z_by = (n, width, 3 * width) if one else (rows, n * width, z_row)
             for p in range(1 if one else n):

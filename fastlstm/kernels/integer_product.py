@@ -6,63 +6,18 @@ whatever the tile.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from fastlstm.kernels.integer_rows import first_row, row_bytes
+from fastlstm.kernels.integer_shape import Shape
 from fastlstm.kernels.integer_tile import integer_tile
-from fastlstm.kernels.limits import BLOCK
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import group_size
 from fastlstm.kernels.tile import LINE
+from fastlstm.limits import BLOCK
 
-__all__ = ["Shape", "integer_product"]
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a product with integer weights is compiled for.
-
-    Attributes
-    ----------
-    lanes, vectors, max_sums : int
-        As in `fastlstm.kernels.product`.
-    bits : int
-        Of a weight: 16 or 8.
-    together : int
-        Values of k that an instruction multiplies and adds: 4, 2 or 1.
-    row_size : int
-        Bytes of a row's value: 2, or 1 where four are multiplied together.
-    blocked : bool
-        Whether sums are cut into blocks.
-    offset : int
-        What was added to every value of a row; each panel then holds the sums to start from.
-    """
-
-    lanes: int
-    vectors: int
-    max_sums: int
-    bits: int
-    together: int
-    row_size: int
-    blocked: bool
-    offset: int
-
-    @property
-    def vector_bytes(self) -> int:
-        """Bytes of a panel's scales, of its first sums, and of 32-bit sums."""
-        return self.vectors * self.lanes * 4
-
-    @property
-    def header_bytes(self) -> int:
-        """Bytes of a panel before its weights."""
-        return self.vector_bytes * (2 if self.offset else 1)
-
-    @property
-    def k_bytes(self) -> int:
-        """Bytes of a panel's weights for one k."""
-        return self.vectors * self.lanes * self.bits // 8
+__all__ = ["integer_product"]
 
 
 @cache
@@ -93,7 +48,7 @@ def integer_product(shape: Shape) -> tuple[Any, Any]:
         return alone if panels >= 2 * alone else (panels + 1) // 2
 
     @inlined
-    def run(k, rows, place, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
+    def run(frame, k, rows, place, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
         a_stride, values = row_bytes(k, lanes, size), place + first_row(rows)
         start, source, source_stride = 0, c_in, c_in_stride
         block = BLOCK if blocked else k

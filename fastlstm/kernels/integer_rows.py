@@ -17,6 +17,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.kernels.frame import word
 from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.tile import LINE
@@ -108,7 +109,7 @@ def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool) -> 
 
     @inlined
     def kernel(frame, rows, table, k):
-        place = load_i64(frame + 8 * QUANTISED)
+        place = word(frame, QUANTISED)
         stride, values = row_bytes(k, lanes, size), place + first_row(rows)
         whole = k // lanes
         rest = k - lanes * whole

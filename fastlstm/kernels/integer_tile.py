@@ -16,12 +16,13 @@ by one and the compiler widens, multiplies and adds (on NEON ``smlal``).
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.kernels.integer_shape import Shape
 from fastlstm.kernels.tile import LINE
 from fastlstm.simd import (
     F32,
@@ -35,9 +36,6 @@ from fastlstm.simd import (
     prefetch,
     store_vector,
 )
-
-if TYPE_CHECKING:
-    from fastlstm.kernels.integer_product import Shape
 
 __all__ = ["integer_tile"]
 

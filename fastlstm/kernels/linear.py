@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fastlstm.arguments import Linear, positions
 from fastlstm.kernels.frame import (
     active_rows,
     arg,
@@ -23,21 +24,24 @@ from fastlstm.kernels.frame import (
 from fastlstm.kernels.operand import operand
 from fastlstm.layout import ROWS, SCRATCH, START, STEPS
 from fastlstm.simd import store_i64
+from fastlstm.target import FLOAT32, WeightFormat
+
+A = positions(Linear)
 
 
-def linear(lanes: int, vectors: int, max_sums: int, bits: int = 32) -> Callable[[int, int, int], int]:
-    """Arguments: slots of x and out, k, weights, bias, panels, offset in out's rows in bytes, whether only for rows
-    that are active. Those of a block then lie one behind the other in out. Workers split panels.
-    """
-    group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, bits)
+def linear(
+    lanes: int, vectors: int, max_sums: int, weight_format: WeightFormat = FLOAT32
+) -> Callable[[int, int, int], int]:
+    """Arguments: `Linear`. Workers split panels."""
+    group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, weight_format)
     panel_row = vectors * lanes * 4
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        x, out = origin(frame, arg(args, 0)), origin(frame, arg(args, 1)) + arg(args, 6)
-        x_time, x_row = time_stride(frame, arg(args, 0)), row_stride(frame, arg(args, 0))
-        out_row = row_stride(frame, arg(args, 1))
-        k, weights, bias, panels = arg(args, 2), arg(args, 3), arg(args, 4), arg(args, 5)
-        start, active = word(frame, START), arg(args, 7) != 0
+        x, out = origin(frame, arg(args, A.x)), origin(frame, arg(args, A.out)) + arg(args, A.out_bytes)
+        x_time, x_row = time_stride(frame, arg(args, A.x)), row_stride(frame, arg(args, A.x))
+        out_row = row_stride(frame, arg(args, A.out))
+        k, weights, bias, panels = arg(args, A.k), arg(args, A.weights), arg(args, A.bias), arg(args, A.panels)
+        start, active = word(frame, START), arg(args, A.active) != 0
         table = word(frame, SCRATCH)
         w_stride = panel_bytes(k)
         share = first_share(frame)
@@ -53,7 +57,7 @@ def linear(lanes: int, vectors: int, max_sums: int, bits: int = 32) -> Callable[
             while panel < last:
                 n = group(rows, last - panel)
                 run(
-                    k, rows, x_rows, n, weights + panel * w_stride, w_stride,
+                    frame, k, rows, x_rows, n, weights + panel * w_stride, w_stride,
                     bias + panel * panel_row, 0, out + panel * panel_row, out_row,
                 )  # fmt: skip
                 panel += n

@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from fastlstm.kernels.activations import exp
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
+from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.memory import partial_store
 from fastlstm.layout import SCRATCH
-from fastlstm.simd import fma, load_f32, store_f32, vload, vsplat, vsplat_load
+from fastlstm.simd import fma, load_f32, sqrt, store_f32, vload, vsplat, vsplat_load
 
 __all__ = ["layer_norm", "reduce", "softmax"]
 
@@ -40,7 +41,7 @@ def softmax(lanes: int, logarithm: bool) -> Compiled:
                 total = 0.0
                 for i in range(count):
                     total += load_f32(out + 4 * i)
-                shift, divisor = vsplat(lanes, math.log(total)), vsplat(lanes, total)
+                shift, divisor = vsplat(lanes, log(total)), vsplat(lanes, total)
                 done = 0
                 while done < count:
                     here = vload(lanes, out + 4 * done) / divisor
@@ -72,7 +73,7 @@ def layer_norm(lanes: int, epsilon: float) -> Compiled:
                 for i in range(count):
                     away = load_f32(x + 4 * i) - mean
                     square += away * away
-                factor, middle = vsplat(lanes, 1.0 / math.sqrt(square / count + epsilon)), vsplat(lanes, mean)
+                factor, middle = vsplat(lanes, 1.0 / sqrt(square / count + epsilon)), vsplat(lanes, mean)
                 done = 0
                 while done < count:
                     value = (vload(lanes, x + 4 * done) - middle) * factor

@@ -4,37 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fastlstm.arguments import Embed, Last, Move, positions
 from fastlstm.kernels.elementwise import row_address
-from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
+from fastlstm.kernels.frame import arg, bound, complain, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.memory import copy
-from fastlstm.layout import ROWS, START, STATUS, STEPS, TOTAL
-from fastlstm.simd import load_f32, load_i64, store_f32, store_i64
+from fastlstm.layout import ROWS, START, STEPS, TOTAL
+from fastlstm.simd import load_f32, load_i64, store_f32
 
 __all__ = ["embed", "last", "move"]
+
+MOVE, LAST, EMBED = positions(Move), positions(Last), positions(Embed)
 
 Compiled = Callable[[int, int, int], int]
 
 
 def move() -> Compiled:
-    """Out = x. Arguments: slots of x and out, offsets into their rows in bytes, floats to copy."""
+    """Out = x. Arguments: `Move`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
-        count = arg(args, 4)
+        count = arg(args, MOVE.floats)
         share = first_share(frame)
         while share >= 0:
             first, last = bound(frame, rows, share), bound(frame, rows, share + 1)
             if count == 1 and word(frame, ROWS) == 1:
                 # One number a row, as an audio effect has it: finding the rows would take longer than the copy.
-                x_time, out_time = time_stride(frame, arg(args, 0)), time_stride(frame, arg(args, 1))
-                x = origin(frame, arg(args, 0)) + first * x_time + arg(args, 2)
-                out = origin(frame, arg(args, 1)) + first * out_time + arg(args, 3)
+                x_time, out_time = time_stride(frame, arg(args, MOVE.x)), time_stride(frame, arg(args, MOVE.out))
+                x = origin(frame, arg(args, MOVE.x)) + first * x_time + arg(args, MOVE.x_bytes)
+                out = origin(frame, arg(args, MOVE.out)) + first * out_time + arg(args, MOVE.out_bytes)
                 for row in range(last - first):
                     store_f32(out + row * out_time, load_f32(x + row * x_time))
                 first = last
             for row in range(first, last):
-                x = row_address(frame, arg(args, 0), row) + arg(args, 2)
-                copy(row_address(frame, arg(args, 1), row) + arg(args, 3), x, count)
+                x = row_address(frame, arg(args, MOVE.x), row) + arg(args, MOVE.x_bytes)
+                copy(row_address(frame, arg(args, MOVE.out), row) + arg(args, MOVE.out_bytes), x, count)
             share = next_share(frame, share)
         return 0
 
@@ -42,20 +45,20 @@ def move() -> Compiled:
 
 
 def last() -> Compiled:
-    """Out = x at the last time step, when its block comes. Arguments: slots of x and out, floats to copy."""
+    """Out = x at the last time step, when its block comes. Arguments: `Last`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
         steps = word(frame, STEPS)
         if word(frame, START) + steps == word(frame, TOTAL):
-            x = origin(frame, arg(args, 0)) + (steps - 1) * time_stride(frame, arg(args, 0))
-            out = origin(frame, arg(args, 1))
+            x = origin(frame, arg(args, LAST.x)) + (steps - 1) * time_stride(frame, arg(args, LAST.x))
+            out = origin(frame, arg(args, LAST.out))
             share = first_share(frame)
             while share >= 0:
                 for b in range(bound(frame, word(frame, ROWS), share), bound(frame, word(frame, ROWS), share + 1)):
                     copy(
-                        out + b * row_stride(frame, arg(args, 1)),
-                        x + b * row_stride(frame, arg(args, 0)),
-                        arg(args, 2),
+                        out + b * row_stride(frame, arg(args, LAST.out)),
+                        x + b * row_stride(frame, arg(args, LAST.x)),
+                        arg(args, LAST.floats),
                     )
                 share = next_share(frame, share)
         return 0
@@ -64,24 +67,24 @@ def last() -> Compiled:
 
 
 def embed() -> Compiled:
-    """Out = table[ids]. Arguments: slots of ids (int64) and out, table, its rows, floats in a row.
+    """Out = table[ids], the ids int64. Arguments: `Embed`.
 
     An id outside the table leaves a 1 in the frame's status and reads nothing; negative ids count from the end.
     """
 
     def kernel(args: int, frame: int, unused: int) -> int:
         rows = word(frame, STEPS) * word(frame, ROWS)
-        table, size, count = arg(args, 2), arg(args, 3), arg(args, 4)
+        table, size, count = arg(args, EMBED.table), arg(args, EMBED.rows), arg(args, EMBED.floats)
         share = first_share(frame)
         while share >= 0:
             for row in range(bound(frame, rows, share), bound(frame, rows, share + 1)):
-                index = load_i64(row_address(frame, arg(args, 0), row))
+                index = load_i64(row_address(frame, arg(args, EMBED.ids), row))
                 if index < 0:
                     index += size
                 if index < 0 or index >= size:
-                    store_i64(frame + 8 * STATUS, 1)
+                    complain(frame)
                 else:
-                    copy(row_address(frame, arg(args, 1), row), table + 4 * count * index, count)
+                    copy(row_address(frame, arg(args, EMBED.out), row), table + 4 * count * index, count)
             share = next_share(frame, share)
         return 0
 

@@ -15,6 +15,7 @@ from numba.core import types
 from numba.core.types.containers import Tuple
 from numba.extending import intrinsic
 
+from fastlstm.arguments import SmallLSTM, positions
 from fastlstm.kernels.frame import active_rows, arg, first_share, next_share, origin, time_stride, word
 from fastlstm.kernels.memory import clear, copy, partial_store
 from fastlstm.kernels.pipeline import inlined
@@ -35,11 +36,9 @@ from fastlstm.simd import (
     vstore,
 )
 
-__all__ = ["FIRST_OWN", "HIDDEN", "WEIGHTS", "Compiled", "Z", "over_time", "register_chains", "storing"]
+__all__ = ["Compiled", "over_time", "register_chains", "storing"]
 
-# Argument words. Z, Y, H and MASK are slots; HIDDEN are the units, FULL the number of passes before the last. A
-# kernel's own words come behind, from FIRST_OWN on.
-Z, Y, Y_OFFSET, HIDDEN, WEIGHTS, FULL, LAST_WIDTH, H, REVERSED, MASK, FIRST_OWN = range(11)
+A = positions(SmallLSTM)  # its first words, which `SmallGRU` has too
 
 Compiled = Callable[[int, int, int], int]
 UNROLL = 4
@@ -56,16 +55,16 @@ def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: An
 
     @inlined
     def only_pass(args, t, sums, x, before, y, c, spare):
-        last_pass(args, 0, sums, x, before, y, c, arg(args, LAST_WIDTH), spare)
+        last_pass(args, 0, sums, x, before, y, c, arg(args, A.last_width), spare)
 
     @inlined
     def passes(args, t, sums, x, before, y, c, spare):
-        full = arg(args, FULL)
+        full = arg(args, A.full)
         # What was used last is still in the cache: every second step goes the other way.
         j, by = (full, -1) if t & 1 else (0, 1)
         for _ in range(full + 1):
             if j == full:
-                last_pass(args, j, sums, x, before, y, c, arg(args, LAST_WIDTH), spare)
+                last_pass(args, j, sums, x, before, y, c, arg(args, A.last_width), spare)
             else:
                 full_pass(args, j, sums, x, before, y, c, lanes, spare)
             j += by
@@ -81,29 +80,29 @@ def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: An
                 while count < steps and active_rows(frame, word(frame, START) + count) > 0:
                     count += 1
                 sums, sums_time, x, x_time, c = sources(args, frame)
-                y, y_time = origin(frame, arg(args, Y)) + arg(args, Y_OFFSET), time_stride(frame, arg(args, Y))
-                h = origin(frame, arg(args, H))
+                y, y_time = origin(frame, arg(args, A.y)) + arg(args, A.y_bytes), time_stride(frame, arg(args, A.y))
+                h = origin(frame, arg(args, A.h))
                 t, by = 0, 1
-                if arg(args, REVERSED) != 0:
+                if arg(args, A.reverse) != 0:
                     t, by = count - 1, -1
                 before = h
                 for i in range(count):
                     now, code = y + t * y_time, COUNTS
                     if masked:  # the codes of `fastlstm.kernels.recurrent`
-                        slot = arg(args, MASK)
+                        slot = arg(args, A.mask)
                         code = load_i64(origin(frame, slot) + t * time_stride(frame, slot))
                     if code == COUNTS:
                         step(args, i, sums + t * sums_time, x + t * x_time, before, now, c, word(frame, SCRATCH))
                         before = now
                     elif code == SKIP:
-                        copy(now, before, arg(args, HIDDEN))
+                        copy(now, before, arg(args, A.hidden))
                     else:
-                        clear(now, arg(args, HIDDEN))
+                        clear(now, arg(args, A.hidden))
                     t += by
                 if count > 0:
-                    copy(h, before, arg(args, HIDDEN))
+                    copy(h, before, arg(args, A.hidden))
                 for t in range(count, steps):
-                    clear(y + t * y_time, arg(args, HIDDEN))
+                    clear(y + t * y_time, arg(args, A.hidden))
             share = next_share(frame, share)
         return 0
 

@@ -5,7 +5,7 @@ weights the rows of the other operand are quantised first: to 14 bits and a sign
 meet recurrent weights of 8 bits, to 8.
 
 A panel of integer weights is its float32 scales ``[vector][lane]``, then ``[k / g][vector][lane][g]``, where g
-values of k are multiplied and added by one instruction (`Machine.together`). Where that instruction wants rows
+values of k are multiplied and added by one instruction (`WeightFormat.together`). Where that instruction wants rows
 without a sign, they have `BYTE_OFFSET` added, and what this adds to each sum stands behind the scales, negated, as
 int32: the sums start there.
 """
@@ -15,35 +15,37 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fastlstm import machine
-from fastlstm.kernels.integer_product import Shape, integer_product
+from fastlstm.kernels.integer_product import integer_product
 from fastlstm.kernels.integer_rows import quantised
-from fastlstm.kernels.limits import BYTE_LIMIT, BYTE_OFFSET, VALUE_LIMIT
+from fastlstm.kernels.integer_shape import Shape
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import product
+from fastlstm.limits import BYTE_LIMIT, BYTE_OFFSET, VALUE_LIMIT
+from fastlstm.target import WeightFormat
 
 __all__ = ["operand"]
 
 
 @cache
 def operand(
-    lanes: int, vectors: int, max_sums: int, bits: int, recurrent: bool = False, bounded: bool = False
+    lanes: int, vectors: int, max_sums: int, weights: WeightFormat, recurrent: bool = False, bounded: bool = False
 ) -> tuple[Any, Any, Any, Any]:
-    """Return ``group``, ``run``, ``panel_bytes`` and ``prepared`` for weights of that many bits.
+    """Return ``group``, ``run``, ``panel_bytes`` and ``prepared`` for weights of a format.
 
     ``group`` and ``run`` are as in `fastlstm.kernels.product`, except that ``run`` takes what ``prepared(frame,
     rows, table, k)`` returns for the addresses of rows at `table`; ``panel_bytes(k)`` is the size of a panel.
 
     Parameters
     ----------
-    lanes, vectors, max_sums, bits : int
+    lanes, vectors, max_sums : int
+    weights : WeightFormat
     recurrent : bool
         Whether rows are a layer's own outputs and the weights its recurrent ones.
     bounded : bool
         Whether rows lie within [-1, 1] as a rule.
     """
     width = vectors * lanes * 4
-    if bits == 32:
+    if weights.bits == 32:
 
         @inlined
         def float_bytes(k):
@@ -55,12 +57,11 @@ def operand(
 
         return *product(lanes, vectors, max_sums), float_bytes, as_they_are
 
-    this = machine.detect()
-    eight = recurrent and bits == 8
-    together = this.together(eight)
+    eight = recurrent and weights.bits == 8
+    together = weights.together(recurrent)
     size = 1 if together == 4 else 2
-    offset = BYTE_OFFSET if together == 4 and this.unsigned_bytes else 0
-    shape = Shape(lanes, vectors, max_sums, bits, together, size, not eight, offset)
+    offset = BYTE_OFFSET if together == 4 and weights.unsigned else 0
+    shape = Shape(lanes, vectors, max_sums, weights.bits, together, size, not eight, offset)
     header, each = shape.header_bytes, shape.k_bytes
 
     @inlined

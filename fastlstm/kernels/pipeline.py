@@ -1,9 +1,8 @@
-"""How Numba compiles a kernel: its helpers inlined, LLVM run over it once.
+"""How Numba writes a kernel down: as a template for all targets, which nothing has optimised yet.
 
-Numba optimises and emits every function on its own, with wrappers to call it from Python, before it links it
-into its callers; a kernel of thirty helpers would go through LLVM thirty times. Nobody calls these from Python:
-helpers stay as LLVM wrote them down and are optimised where they are inlined, and machine code is emitted once,
-by `fastlstm.kernels.compiler`.
+Numba optimises and emits every function on its own, with wrappers to call it from Python, before it links it into its
+callers; a kernel of thirty helpers would go through LLVM thirty times, for this machine. Nobody calls these from
+Python: helpers stay as they were written down, and `fastlstm.kernels.emit` makes machine code of the whole, once.
 """
 
 from __future__ import annotations
@@ -16,10 +15,7 @@ from numba.core import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 
-from fastlstm.errors import FastLSTMError
-from fastlstm.kernels.compiler import C_FUNCTIONS, LINUX_FUNCTIONS, SYSTEM_FUNCTIONS
-
-__all__ = ["inlined", "kernel_module"]
+__all__ = ["inlined", "template"]
 
 
 _OPTIONS = {"error_model": "numpy", "boundscheck": False}
@@ -32,12 +28,15 @@ class _NotRun:
         pass
 
 
-class _Helper(JITCodeLibrary):  # type: ignore[misc]
-    """Code that is only linked into its callers."""
+class _Library(JITCodeLibrary):  # type: ignore[misc]
+    """Code that stays as Numba wrote it down: it is optimised once, for its target."""
 
     @property
     def codegen(self) -> _NotRun:
         return _NotRun()
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        pass
 
     def _optimize_final_module(self) -> None:
         pass
@@ -51,50 +50,38 @@ class _Helper(JITCodeLibrary):  # type: ignore[misc]
         return 0
 
 
-class _Kernel(_Helper):
-    """Code that is optimised, but not emitted: the compiler takes the module."""
-
-    def _optimize_final_module(self) -> None:
-        JITCodeLibrary._optimize_final_module(self)
-
-
-def _pipeline(library: type[JITCodeLibrary]) -> type[CompilerBase]:
-    class Pipeline(CompilerBase):  # type: ignore[misc]
-        def define_pipelines(self) -> list[Any]:
-            state = self.state
-            state.library = library(state.targetctx.codegen(), state.func_id.func_qualname)
-            return [DefaultPassBuilder.define_nopython_pipeline(state)]
-
-    return Pipeline
+class _Pipeline(CompilerBase):  # type: ignore[misc]
+    def define_pipelines(self) -> list[Any]:
+        state = self.state
+        state.library = _Library(state.targetctx.codegen(), state.func_id.func_qualname)
+        return [DefaultPassBuilder.define_nopython_pipeline(state)]
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Make `function` a helper that is inlined into the kernels that call it."""
     return numba.njit(
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
-        forceinline=True,
-        pipeline_class=_pipeline(_Helper),
-        **_OPTIONS,
+        no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True, pipeline_class=_Pipeline, **_OPTIONS
     )(function)
 
 
-def kernel_module(function: Callable[[int, int, int], int], symbol: str) -> tuple[str, Any]:
-    """Compile a kernel.
+def template(function: Callable[[int, int, int], int], symbol: str) -> str:
+    """Return a kernel as LLVM assembly, not optimised: the C function `symbol` and all its helpers."""
+    compiled = inlined(function)
+    compiled.compile((types.int64, types.int64, types.int64))
+    (result,) = compiled.overloads.values()
+    text = str(result.library._final_module)
+    return text + _EXPORTED.format(symbol=symbol, inner=f'@"{result.fndesc.llvm_func_name}"')
 
-    Returns
-    -------
-    str
-        LLVM assembly, optimised, in which the kernel is the C function `symbol`.
-    target machine
-        That which Numba generates code with.
-    """
-    convention = types.int64(types.int64, types.int64, types.int64)
-    # Inlined into its C wrapper, so that the wrapper's branch for exceptions, which needs Numba at run time, goes.
-    compiled = numba.cfunc(convention, pipeline_class=_pipeline(_Kernel), forceinline=True, **_OPTIONS)(function)
-    library = compiled._library
-    needed = {f.name for f in library._final_module.functions if f.is_declaration and not f.name.startswith("llvm.")}
-    unknown = needed - {*C_FUNCTIONS, *SYSTEM_FUNCTIONS, *LINUX_FUNCTIONS}
-    if unknown:
-        raise FastLSTMError(f"The kernel {symbol} calls {', '.join(sorted(unknown))}, which it cannot.")
-    return str(library._final_module).replace(compiled._wrapper_name, symbol), library._codegen._tm
+
+# Numba's own convention returns a status and writes the result to memory; a kernel neither raises nor fails. Without
+# the attribute LLVM could make calls of memset and memcpy out of loops.
+_EXPORTED = """
+define i64 @{symbol}(i64 %a, i64 %b, i64 %c) nounwind "no-builtins" {{
+  %result = alloca i64
+  %error = alloca ptr
+  store i64 0, ptr %result
+  %status = call i32 {inner}(ptr %result, ptr %error, i64 %a, i64 %b, i64 %c)
+  %value = load i64, ptr %result
+  ret i64 %value
+}}
+"""

@@ -12,9 +12,10 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from fastlstm.kernels.frame import word
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.tile import LINE, tile
-from fastlstm.machine import detect
+from fastlstm.layout import CUT_BYTES, SLICE_BYTES
 from fastlstm.simd import load_i64, store_i64
 
 __all__ = ["group_size", "in_tiles", "product", "rows_per_tile"]
@@ -88,18 +89,19 @@ def in_tiles(lanes: int, vectors: int, max_sums: int, most_panels: int = 8, gath
 def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tuple[Any, Any]:
     """Return two functions: panels in the next group (see `in_tiles`), and the product for one group.
 
-    ``run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)`` adds to C for all rows,
+    ``run(frame, k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)`` adds to C for all rows,
     whose addresses stand at `table` (8 bytes each; advanced in place over the blocks of k and put back).
     """
     group, all_rows = in_tiles(lanes, vectors, max_sums, most_panels)
     most_rows = rows_per_tile(vectors, max_sums)
-    machine, panel_row = detect(), vectors * lanes * 4
-    block_bytes, whole_bytes = machine.l1_bytes // 2, min(machine.l2_bytes // 8, 4 * machine.l1_bytes)
+    panel_row = vectors * lanes * 4
 
     @inlined
-    def run(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
+    def run(frame, k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride):
         row_bytes = panel_row * panels
-        block = max(1, block_bytes // row_bytes) if rows > most_rows and k * row_bytes > whole_bytes else k
+        block = k
+        if rows > most_rows and k * row_bytes > word(frame, CUT_BYTES):
+            block = max(1, word(frame, SLICE_BYTES) // row_bytes)
         # One place that runs tiles: every further one would compile all of them again.
         start, source, source_stride = 0, c_in, c_in_stride
         while start < k:

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+from fastlstm.arguments import Projected, positions
 from fastlstm.kernels.activations import bounded
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.lstm_cell import lstm_cells
 from fastlstm.kernels.memory import clear, partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.recurrent import (
-    EXTRA,
-    EXTRA_2,
-    EXTRA_3,
-    LAST_WIDTH,
-    PANELS,
-    WEIGHTS,
-    Activation,
-    Compiled,
-    K,
-    over_time,
-)
-from fastlstm.simd import load_i64, store_i64, vload
+from fastlstm.kernels.recurrent import Activation, Compiled, over_time
+from fastlstm.simd import store_i64, vload
+from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["lstm"]
+
+A = positions(Projected)
 
 
 def lstm(
@@ -33,33 +26,29 @@ def lstm(
     coupled: bool = False,
     peephole: bool = False,
     masked: bool = False,
-    bits: int = 32,
-    projection_bits: int = 32,
+    weight_format: WeightFormat = FLOAT32,
+    projection_format: WeightFormat = FLOAT32,
 ) -> Compiled:
-    """LSTM whose output is projected. EXTRA: peepholes; EXTRA_2: slot of the unprojected output, one step;
-    EXTRA_3: address of a table: packed projection ``[panel][k][lane]``, its k, and the hidden units' panels.
-
-    PANELS and LAST_WIDTH are those of the output.
-    """
+    """LSTM whose output is projected. Arguments: `Projected`."""
     cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
-    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits, True)
+    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, weight_format, True)
     within = bounded(activations[0], activations[2])
-    project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_bits, bounded=within)
+    project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_format, bounded=within)
     put = partial_store(lanes)
     width = 4 * lanes
 
     @inlined
     def hidden(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights, extra, more = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA), arg(args, EXTRA_3)
-        full, full_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
-        panels = load_i64(more + 16)
+        k, weights, extra = arg(args, A.k), arg(args, A.weights), arg(args, A.peepholes)
+        full, full_row = origin(frame, arg(args, A.unprojected)), row_stride(frame, arg(args, A.unprojected))
+        panels = arg(args, A.hidden_panels)
         panel, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
         while panel < last:
             n = group(rows, last - panel)
             sums = z + panel * 4 * width
-            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
             cells(
                 rows, n, sums, z_row, c + panel * width, c_row, extra + panel * 3 * width, full + panel * width,
                 full_row, n, lanes, table + 8 * rows,
@@ -68,9 +57,9 @@ def lstm(
 
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        more, hidden_k = arg(args, EXTRA_3), load_i64(arg(args, EXTRA_3) + 8)
-        full, full_row = origin(frame, arg(args, EXTRA_2)), row_stride(frame, arg(args, EXTRA_2))
-        panels, last_width = arg(args, PANELS), arg(args, LAST_WIDTH)
+        hidden_k = arg(args, A.hidden)
+        full, full_row = origin(frame, arg(args, A.unprojected)), row_stride(frame, arg(args, A.unprojected))
+        panels, last_width = arg(args, A.panels), arg(args, A.last_width)
         panel, last, end = bound(frame, panels, share), bound(frame, panels, share + 1), panels - 1
         for b in range(rows):
             store_i64(table + 8 * b, full + b * full_row)
@@ -81,8 +70,8 @@ def lstm(
         while panel < last:
             n = project_group(rows, last - panel)
             clear(sums, rows * n * lanes)
-            run_at = load_i64(more) + panel * stride
-            project(hidden_k, rows, full_rows, n, run_at, stride, sums, n * width, sums, n * width)
+            run_at = arg(args, A.projection) + panel * stride
+            project(frame, hidden_k, rows, full_rows, n, run_at, stride, sums, n * width, sums, n * width)
             for p in range(n):
                 for b in range(rows):
                     value = vload(lanes, sums + (b * n + p) * width)

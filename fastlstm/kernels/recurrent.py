@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastlstm.arguments import LSTM, Projected, positions
 from fastlstm.kernels.activations import bounded
 from fastlstm.kernels.frame import (
     active_rows,
@@ -38,12 +39,12 @@ from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import product
 from fastlstm.layout import ROWS, RUNS, SCRATCH, START, STEPS
 from fastlstm.simd import load_i64, store_i64
+from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["lstm"]
 
-# Argument words of every kernel here. Z, Y, H, C and MASK are slots; H and C hold the states. EXTRA and the words
-# after it depend on the kernel; each factory's docstring says what they are.
-Z, Y, Y_OFFSET, K, WEIGHTS, PANELS, LAST_WIDTH, H, C, REVERSED, MASK, EXTRA, EXTRA_2, EXTRA_3 = range(14)
+PROJECTED = positions(Projected)
+A = positions(LSTM)  # and of the first words of every recurrent kernel
 
 Activation = tuple[str, float | None, float | None]
 Compiled = Callable[[int, int, int], int]
@@ -60,36 +61,35 @@ def lstm(
     coupled: bool = False,
     peephole: bool = False,
     masked: bool = False,
-    bits: int = 32,
+    weight_format: WeightFormat = FLOAT32,
     tail: int = 0,
 ) -> Compiled:
-    """LSTM. EXTRA is the address of the peepholes, packed ``[panel][i, f, o][lane]``.
+    """LSTM. Arguments: `LSTM`.
 
-    With a `tail` of one or two vectors the gates of the last units share them, instead of padding a panel: PANELS are
-    the whole ones before, the tail's weights ``[k][vector][lane]`` stand behind theirs, EXTRA_2 are its units and
-    EXTRA_3 how many lanes of its output are stored.
+    With a `tail` of one or two vectors the gates of the last units share them, instead of padding a panel: `panels`
+    are the whole ones before.
     """
     cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
     within = bounded(activations[0], activations[2])
-    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, bits, True, within)
+    group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, weight_format, True, within)
     _, tail_run = product(lanes, max(tail, 1), max_sums, 1)
     tail_cells = lstm_tail(lanes, max(tail, 1), activations, clip)
     width = 4 * lanes
 
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights, extra = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
-        end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
+        k, weights, extra = arg(args, A.k), arg(args, A.weights), arg(args, A.peepholes)
+        end, last_width = arg(args, A.panels) - 1, arg(args, A.last_width)
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
-        panels = arg(args, PANELS)
+        panels = arg(args, A.panels)
         first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         left = last - first
         while left > 0:
             n = group(rows, left)
             panel = first + left - n if backwards else last - left
             sums = z + panel * 4 * width
-            run(k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
             whole = n if last_width == lanes else end - panel
             cells(
                 rows, n, sums, z_row, c + panel * width, c_row, extra + panel * 3 * width, y + panel * width, y_row,
@@ -98,8 +98,8 @@ def lstm(
             left -= n
         if tail > 0 and is_last(frame, share):
             rest, place = z + panels * 4 * width, panels * width
-            tail_run(k, rows, h_rows, 1, weights + panels * stride, 0, rest, z_row, rest, z_row)
-            tail_cells(rows, rest, z_row, c + place, c_row, y + place, y_row, arg(args, EXTRA_3), table + 8 * rows)
+            tail_run(frame, k, rows, h_rows, 1, weights + panels * stride, 0, rest, z_row, rest, z_row)
+            tail_cells(rows, rest, z_row, c + place, c_row, y + place, y_row, arg(args, A.tail_width), table + 8 * rows)
 
     return over_time(lanes, step, masked, cells=True, tail=tail > 0)
 
@@ -124,19 +124,19 @@ def over_time(
     @inlined
     def own_cells(args, frame, share):
         """Offset in bytes of a share's first cell state in a row."""
-        panels = load_i64(arg(args, EXTRA_3) + 16) if projected else arg(args, PANELS)
+        panels = arg(args, PROJECTED.hidden_panels) if projected else arg(args, A.panels)
         return 4 * lanes * bound(frame, panels, share)
 
     @inlined
     def own_outputs(args, frame, share):
         """Offset in bytes of a share's first output in a row, and how many there are."""
-        panels, last_width = arg(args, PANELS), arg(args, LAST_WIDTH)
+        panels, last_width = arg(args, A.panels), arg(args, A.last_width)
         first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         units = lanes * (last - first)
         if last == panels and last > first:
             units += last_width - lanes
         if tail and is_last(frame, share):
-            units += arg(args, EXTRA_2)
+            units += arg(args, A.tail_units)
         return 4 * lanes * first, units
 
     @inlined
@@ -173,17 +173,17 @@ def over_time(
                 clear(y + b * y_row + mine, units)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        z, z_row = origin(frame, arg(args, Z)), row_stride(frame, arg(args, Z))
-        y_time, y_row = time_stride(frame, arg(args, Y)), row_stride(frame, arg(args, Y))
-        y = origin(frame, arg(args, Y)) + arg(args, Y_OFFSET)
-        h, h_row = origin(frame, arg(args, H)), row_stride(frame, arg(args, H))
-        c, c_row = origin(frame, arg(args, C)), row_stride(frame, arg(args, C))
+        z, z_row = origin(frame, arg(args, A.z)), row_stride(frame, arg(args, A.z))
+        y_time, y_row = time_stride(frame, arg(args, A.y)), row_stride(frame, arg(args, A.y))
+        y = origin(frame, arg(args, A.y)) + arg(args, A.y_bytes)
+        h, h_row = origin(frame, arg(args, A.h)), row_stride(frame, arg(args, A.h))
+        c, c_row = origin(frame, arg(args, A.c)), row_stride(frame, arg(args, A.c))
         start, steps, batch = word(frame, START), word(frame, STEPS), word(frame, ROWS)
         table = word(frame, SCRATCH)
         codes, codes_row, saved = 0, 0, table
         if masked:
             table += batch * c_row
-        reverse = arg(args, REVERSED) != 0
+        reverse = arg(args, A.reverse) != 0
         behind = 0
         if reverse:
             for t in range(steps):
@@ -202,8 +202,8 @@ def over_time(
             # Every second step walks the panels backwards, and every second run of one step.
             backwards = (start + t + word(frame, RUNS)) & 1 != 0
             if masked:
-                codes = origin(frame, arg(args, MASK)) + t * time_stride(frame, arg(args, MASK))
-                codes_row = row_stride(frame, arg(args, MASK))
+                codes = origin(frame, arg(args, A.mask)) + t * time_stride(frame, arg(args, A.mask))
+                codes_row = row_stride(frame, arg(args, A.mask))
             if before is not None:
                 share = first_share(frame)
                 while share >= 0:

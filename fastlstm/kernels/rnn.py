@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from fastlstm.arguments import RNN, positions
 from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound
 from fastlstm.kernels.lockstep import in_lockstep
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.recurrent import EXTRA, LAST_WIDTH, PANELS, WEIGHTS, Activation, Compiled, K, over_time
+from fastlstm.kernels.recurrent import Activation, Compiled, over_time
 from fastlstm.simd import vload
+from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["rnn"]
+
+A = positions(RNN)
 
 
 def rnn(
@@ -22,12 +26,12 @@ def rnn(
     activations: tuple[Activation],
     clip: float | None = None,
     masked: bool = False,
-    bits: int = 32,
+    weight_format: WeightFormat = FLOAT32,
 ) -> Compiled:
-    """Plain RNN: h = f(z + h W). EXTRA: address of zeros that the sums of a group of panels start from."""
+    """Plain RNN: h = f(z + h W). Arguments: `RNN`."""
     function = activation(*activations[0])
     clipped = clipping(clip)
-    group, run, panel_bytes, prepared = operand(lanes, 1, max_sums, bits, True, bounded(*activations))
+    group, run, panel_bytes, prepared = operand(lanes, 1, max_sums, weight_format, True, bounded(*activations))
     put = partial_store(lanes)
     width = 4 * lanes
 
@@ -42,19 +46,19 @@ def rnn(
 
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        k, weights, zeros = arg(args, K), arg(args, WEIGHTS), arg(args, EXTRA)
+        k, weights, zeros = arg(args, A.k), arg(args, A.weights), arg(args, A.zeros)
         spare = table + 8 * rows
         sums = spare + width
-        end, last_width = arg(args, PANELS) - 1, arg(args, LAST_WIDTH)
+        end, last_width = arg(args, A.panels) - 1, arg(args, A.last_width)
         stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
-        panels = arg(args, PANELS)
+        panels = arg(args, A.panels)
         first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         left = last - first
         while left > 0:
             n = group(rows, left)
             panel = first + left - n if backwards else last - left
-            run(k, rows, h_rows, n, weights + panel * stride, stride, zeros, 0, sums, n * width)
+            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, zeros, 0, sums, n * width)
             # Along the panels of one row, or along the rows of each panel.
             one = rows == 1
             count, s_by, z_by = (n, width, width) if one else (rows, n * width, z_row)

@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 from fastlstm import layout
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import JOB_CONDITION_2, JOB_MUTEX, JOB_SHARES, JOB_WAITERS, PHASE, SHARES, WORKER, WORKERS
-from fastlstm.simd import I32, I64, load_i64, pointer, store_i64
+from fastlstm.simd import I64, call_c, load_i64, pointer, primitive, store_i64
 
 __all__ = ["following"]
 
@@ -72,64 +71,64 @@ def load_atomic(typingctx: Any, address: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-@intrinsic
-def pause(typingctx: Any) -> Any:
-    """pause() tells the processor that this is a waiting loop."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        if builder.module.triple.startswith("x86_64"):
-            name = "llvm.x86.sse2.pause"
-            module = builder.module
-            function = module.globals.get(name) or ir.Function(module, ir.FunctionType(ir.VoidType(), []), name)
-            builder.call(function, [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
+pause = primitive("fl_pause", 0)
+"""pause() tells the processor that this is a waiting loop."""
 
 
-def _system(name: str, arguments: int) -> Any:
-    """Return the intrinsic that calls a function of the system's with whole numbers or addresses."""
+def _system(name: str) -> Any:
+    """Return a helper ``call(job, a, b, c)`` of a function of the system's that takes words and returns an int."""
+    at = 8 * (layout.JOB_SYSTEM + layout.SYSTEM_FUNCTIONS.index(name))
 
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        module = builder.module
-        kind = ir.FunctionType(I32, [I64] * arguments)
-        function = module.globals.get(name) or ir.Function(module, kind, name)
-        return builder.sext(builder.call(function, args), I64)
+    @inlined
+    def call(job, a, b, c):
+        return call_c(load_i64(job + at), a, b, c, 0) & 0xFFFFFFFF  # the upper half of the register may hold anything
 
-    if arguments == 0:
-
-        def none(typingctx: Any) -> Any:
-            return types.int64(), codegen
-
-        return intrinsic(none)
-
-    if arguments == 1:
-
-        def one(typingctx: Any, a: Any) -> Any:
-            return types.int64(types.int64), codegen
-
-        return intrinsic(one)
-
-    if arguments == 2:
-
-        def two(typingctx: Any, a: Any, b: Any) -> Any:
-            return types.int64(types.int64, types.int64), codegen
-
-        return intrinsic(two)
-
-    def three(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-        return types.int64(types.int64, types.int64, types.int64), codegen
-
-    return intrinsic(three)
+    return call
 
 
-lock = _system("pthread_mutex_lock", 1)
-unlock = _system("pthread_mutex_unlock", 1)
-wake_all = _system("pthread_cond_broadcast", 1)
-sleep_on = _system("pthread_cond_wait", 2)
-processor = _system("sched_getcpu", 0)
-get_affinity = _system("sched_getaffinity", 3)
-set_affinity = _system("sched_setaffinity", 3)
+_lock = _system("pthread_mutex_lock")
+_unlock = _system("pthread_mutex_unlock")
+_broadcast = _system("pthread_cond_broadcast")
+_wait = _system("pthread_cond_wait")
+_getcpu = _system("sched_getcpu")
+get_affinity = _system("sched_getaffinity")
+set_affinity = _system("sched_setaffinity")
+
+
+@inlined
+def lock(job):
+    """Enter what one thread at a time is in."""
+    _lock(job, job + 8 * JOB_MUTEX, 0, 0)
+
+
+@inlined
+def unlock(job):
+    """Leave it."""
+    _unlock(job, job + 8 * JOB_MUTEX, 0, 0)
+
+
+@inlined
+def wake_all(job, condition):
+    """Wake all threads that sleep on a condition variable, a word of the job."""
+    _broadcast(job, job + 8 * condition, 0, 0)
+
+
+@inlined
+def sleep_on(job, condition):
+    """Leave, sleep until woken, and enter again."""
+    _wait(job, job + 8 * condition, job + 8 * JOB_MUTEX, 0)
+
+
+@inlined
+def knows_processors(job):
+    """Whether the system tells on which processor a thread runs, and lets that be chosen."""
+    return load_i64(job + 8 * (layout.JOB_SYSTEM + len(layout.SYSTEM_FUNCTIONS) - 1)) != 0
+
+
+@inlined
+def processor(job):
+    """The number of the processor that this thread runs on."""
+    return _getcpu(job, 0, 0, 0)
 
 
 @inlined
@@ -143,9 +142,9 @@ def publish(job, address, value):
     """Write a word that others wait for, and wake those that sleep."""
     swap(address, value)
     if load_atomic(job + 8 * JOB_WAITERS) != 0:
-        lock(job + 8 * JOB_MUTEX)
-        wake_all(job + 8 * JOB_CONDITION_2)
-        unlock(job + 8 * JOB_MUTEX)
+        lock(job)
+        wake_all(job, JOB_CONDITION_2)
+        unlock(job)
 
 
 @inlined
@@ -157,12 +156,12 @@ def wait_for(job, address, value):
         if looks < SPINS:
             pause()
         else:
-            lock(job + 8 * JOB_MUTEX)
+            lock(job)
             add_atomic(job + 8 * JOB_WAITERS, 1)
             while load_atomic(address) < value:
-                sleep_on(job + 8 * JOB_CONDITION_2, job + 8 * JOB_MUTEX)
+                sleep_on(job, JOB_CONDITION_2)
             add_atomic(job + 8 * JOB_WAITERS, -1)
-            unlock(job + 8 * JOB_MUTEX)
+            unlock(job)
 
 
 @inlined

@@ -13,17 +13,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from fastlstm.arguments import SmallLSTM, positions
 from fastlstm.kernels.activations import activation
 from fastlstm.kernels.frame import arg, origin, time_stride
-from fastlstm.kernels.one_row import FIRST_OWN, HIDDEN, WEIGHTS, Compiled, Z, over_time, register_chains, storing
+from fastlstm.kernels.one_row import Compiled, over_time, register_chains, storing
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.simd import fma, join, part, vload, vstore
 
 __all__ = ["lstm"]
 
-# Argument words behind the shared ones. X and C are slots. With INPUTS features of x the sums start at BIAS; with none,
-# where x's part was computed before, at Z.
-X, INPUTS, X_WEIGHTS, BIAS, C = range(FIRST_OWN, FIRST_OWN + 5)
+A = positions(SmallLSTM)
 
 Activation = tuple[str, float | None, float | None]
 
@@ -36,16 +35,19 @@ def lstm(
     activations: tuple[Activation, Activation, Activation],
     masked: bool = False,
 ) -> Compiled:
-    """LSTM over a block of time steps: passes of `panels` panels, one of `last` panels and `tail` vectors."""
+    """LSTM over a block of time steps: passes of `panels` panels, one of `last` panels and `tail` vectors.
+
+    Arguments: `SmallLSTM`.
+    """
     functions = tuple(activation(*a) for a in activations)
 
     @inlined
     def sources(args, frame):
-        x, x_time = origin(frame, arg(args, X)), time_stride(frame, arg(args, X))
-        sums, sums_time = arg(args, BIAS), 0
-        if arg(args, INPUTS) == 0:
-            sums, sums_time = origin(frame, arg(args, Z)), time_stride(frame, arg(args, Z))
-        return sums, sums_time, x, x_time, origin(frame, arg(args, C))
+        x, x_time = origin(frame, arg(args, A.x)), time_stride(frame, arg(args, A.x))
+        sums, sums_time = arg(args, A.bias), 0
+        if arg(args, A.inputs) == 0:
+            sums, sums_time = origin(frame, arg(args, A.z)), time_stride(frame, arg(args, A.z))
+        return sums, sums_time, x, x_time, origin(frame, arg(args, A.c))
 
     def one_pass(own: int, own_tail: int, last: bool) -> Any:
         groups = ((2, 4),) * (own // 2) + ((1, 4),) * (own % 2) + (((1, own_tail),) if own_tail else ())
@@ -55,8 +57,8 @@ def lstm(
 
         @inlined
         def run(args, j, sums, x, h, y, c, last_width, spare):
-            inputs, k, at, place = arg(args, INPUTS), arg(args, HIDDEN), j * row, j * units
-            x_weights, weights = arg(args, X_WEIGHTS) + inputs * at, arg(args, WEIGHTS) + k * at
+            inputs, k, at, place = arg(args, A.inputs), arg(args, A.hidden), j * row, j * units
+            x_weights, weights = arg(args, A.x_weights) + inputs * at, arg(args, A.weights) + k * at
             cells(chains(inputs, x, x_weights, k, h, weights, sums + at), y + place, c + place, last_width, spare)
 
         return run

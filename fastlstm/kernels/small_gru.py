@@ -9,16 +9,17 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from fastlstm.arguments import SmallGRU, positions
 from fastlstm.kernels.activations import activation
 from fastlstm.kernels.frame import arg, origin, time_stride
 from fastlstm.kernels.lockstep import access
-from fastlstm.kernels.one_row import FIRST_OWN, HIDDEN, WEIGHTS, Compiled, Z, over_time, register_chains, storing
+from fastlstm.kernels.one_row import Compiled, over_time, register_chains, storing
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.simd import fma, vload
 
 __all__ = ["gru", "rnn"]
 
-FROM = FIRST_OWN  # argument word: the address of what the sums start from, ``[panel][gate][lane]``
+A = positions(SmallGRU)
 
 Activation = tuple[str, float | None, float | None]
 
@@ -66,7 +67,7 @@ def _over_time(lanes: int, gates: int, panels: int, last: int, masked: bool, cel
 
     @inlined
     def sources(args, frame):
-        return origin(frame, arg(args, Z)), time_stride(frame, arg(args, Z)), 0, 0, 0
+        return origin(frame, arg(args, A.z)), time_stride(frame, arg(args, A.z)), 0, 0, 0
 
     def one_pass(own: int, last: bool) -> Any:
         groups = ((2, gates),) * (own // 2) + ((1, gates),) * (own % 2)
@@ -76,8 +77,8 @@ def _over_time(lanes: int, gates: int, panels: int, last: int, masked: bool, cel
 
         @inlined
         def run(args, j, z, x, h, y, c, last_width, spare):
-            k, at = arg(args, HIDDEN), j * units
-            weights, start = arg(args, WEIGHTS) + k * gates * at, arg(args, FROM) + gates * at
+            k, at = arg(args, A.hidden), j * units
+            weights, start = arg(args, A.weights) + k * gates * at, arg(args, A.start) + gates * at
             cells(chains(0, h, weights, k, h, weights, start), z + gates * at, h + at, y + at, last_width, spare)
 
         return run

@@ -8,7 +8,6 @@ team at work for somebody else is run by its leader alone: the results are the s
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from fastlstm.kernels.shares import (
     add_atomic,
     claim,
     get_affinity,
+    knows_processors,
     load_atomic,
     lock,
     pause,
@@ -41,8 +41,6 @@ Compiled = Callable[[int, int, int], int]
 SPINS = 3000  # looks before a worker sleeps: some 30 to 80 microseconds
 RARELY = 16
 
-
-LINUX = sys.platform == "linux"
 MASK_BYTES = 128
 
 
@@ -51,60 +49,60 @@ def announce(job, workers):
     """Make the next job known, and wake who sleeps."""
     swap(job + 8 * layout.JOB_NUMBER, word(job, layout.JOB_NUMBER) + 1)
     if load_atomic(job + 8 * layout.JOB_SLEEPERS) != 0:
-        lock(job + 8 * layout.JOB_MUTEX)
-        if LINUX:
-            here = processor()
+        lock(job)
+        if knows_processors(job):
+            here = processor(job)
             for worker in range(1, workers):
                 if word(place(job, worker), layout.WORKER_ASLEEP) != 0:
-                    keep_off(place(job, worker), here)
-        wake_all(job + 8 * layout.JOB_CONDITION)
-        unlock(job + 8 * layout.JOB_MUTEX)
+                    keep_off(job, place(job, worker), here)
+        wake_all(job, layout.JOB_CONDITION)
+        unlock(job)
 
 
 @inlined
-def keep_off(words, here):
+def keep_off(job, words, here):
     """Forbid a sleeping worker the processor `here`, the leader's, where the system might put it when it wakes.
 
     There it would take the leader's time, or wait for it, until the system notices: a matter of milliseconds.
     """
     mask, at = words + 8 * layout.WORKER_MASK, words + 8 * layout.WORKER_MASK + here // 64 * 8
     thread = word(words, layout.WORKER_THREAD)
-    if thread == 0 or here >= 8 * MASK_BYTES or get_affinity(thread, MASK_BYTES, mask) != 0:
+    if thread == 0 or here >= 8 * MASK_BYTES or get_affinity(job, thread, MASK_BYTES, mask) != 0:
         return
     allowed = load_i64(at)
     store_i64(at, allowed & ~(1 << (here & 63)))
     # Refused if no other processor is allowed.
-    if load_i64(at) != allowed and set_affinity(thread, MASK_BYTES, mask) == 0:
+    if load_i64(at) != allowed and set_affinity(job, thread, MASK_BYTES, mask) == 0:
         store_i64(words + 8 * layout.WORKER_KEPT_OFF, here + 1)
 
 
 @inlined
-def roam(words):
+def roam(job, words):
     """Allow a worker that has woken the processor that it was kept off."""
     mask, here = words + 8 * layout.WORKER_MASK, word(words, layout.WORKER_KEPT_OFF) - 1
     if here < 0:
         return
     store_i64(words + 8 * layout.WORKER_KEPT_OFF, 0)
-    if get_affinity(0, MASK_BYTES, mask) == 0:
+    if get_affinity(job, 0, MASK_BYTES, mask) == 0:
         at = mask + here // 64 * 8
         store_i64(at, load_i64(at) | 1 << (here & 63))
-        set_affinity(0, MASK_BYTES, mask)
+        set_affinity(job, 0, MASK_BYTES, mask)
 
 
 @inlined
 def sleep(job, worker, seen):
     """Return when the job's number is no longer `seen`."""
-    mutex, words = job + 8 * layout.JOB_MUTEX, place(job, worker)
-    lock(mutex)
+    words = place(job, worker)
+    lock(job)
     add_atomic(job + 8 * layout.JOB_SLEEPERS, 1)
     store_i64(words + 8 * layout.WORKER_ASLEEP, 1)
     while load_atomic(job + 8 * layout.JOB_NUMBER) == seen:
-        sleep_on(job + 8 * layout.JOB_CONDITION, mutex)
+        sleep_on(job, layout.JOB_CONDITION)
     store_i64(words + 8 * layout.WORKER_ASLEEP, 0)
     add_atomic(job + 8 * layout.JOB_SLEEPERS, -1)
-    unlock(mutex)
-    if LINUX:
-        roam(words)
+    unlock(job)
+    if knows_processors(job):
+        roam(job, words)
 
 
 def lead() -> Compiled:

@@ -13,10 +13,9 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.kernels.frame import arg, bound, first_share, next_share
+from fastlstm.kernels.frame import arg, bound, complain, first_share, next_share
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import COUNTS, SKIP, SKIP_FIRST
-from fastlstm.layout import STATUS
 from fastlstm.simd import F32, I8, I32, load_f32, load_i8, load_i32, load_i64, store_f32, store_i8, store_i32, store_i64
 
 __all__ = ["argmax", "elementwise", "gather", "load", "mask_codes", "where"]
@@ -202,7 +201,7 @@ def gather() -> Compiled:
                 if index < 0:
                     index += size
                 if index < 0 or index >= size:
-                    store_i64(frame + 8 * STATUS, 1)
+                    complain(frame)
                 else:
                     x_base, out_base = arg(args, 0) + index * arg(args, 6), arg(args, 1) + number * arg(args, 7)
                     for i in range(first, last):

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,7 @@ from fastlstm.ops import (
 )
 from fastlstm.ops.dtypes import ONNX_TYPES, dtype_of
 
-__all__ = ["SUPPORTED", "dtype_of", "evaluate"]
+__all__ = ["SUPPORTED", "Signature", "dtype_of", "evaluate", "signature"]
 
 RunGraph = Callable[[Graph, Mapping[str, Any]], Sequence[Any]]
 
@@ -88,6 +90,47 @@ _NO_EFFECT: Mapping[str, frozenset[str]] = {
 """Attributes that are understood and change nothing in what the operators here compute."""
 
 _DTYPES = frozenset(map(np.dtype, ONNX_TYPES.values()))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What an operator takes, as the parameters of its function say.
+
+    Attributes
+    ----------
+    least, most : int
+        How many inputs there may be.
+    optional : frozenset of int
+        The positions below `least` that may be absent.
+    attributes : mapping of str to str
+        Attribute name to its kind, written as an annotation: ``"int"``, ``"Sequence[int] | None"``.
+    required : frozenset of str
+        The attributes that have no default.
+    """
+
+    least: int
+    most: int
+    optional: frozenset[int]
+    attributes: Mapping[str, str]
+    required: frozenset[str]
+
+
+@functools.cache
+def signature(op: str) -> Signature:
+    """Return what the operator `op`, one of `SUPPORTED`, takes."""
+    parameters = inspect.signature(_TABLE[op]).parameters.values()
+    placed = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
+    listed = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    named = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("run_graph", "count")]
+    least = sum(p.default is p.empty for p in placed)
+    return Signature(
+        # Operators of any number of inputs take one at least.
+        max(least, int(listed and not placed)),
+        sys.maxsize if listed else len(placed),
+        frozenset(i for i, p in enumerate(placed) if "None" in str(p.annotation)),
+        {p.name: str(p.annotation) for p in named},
+        frozenset(p.name for p in named if p.default is p.empty),
+    )
 
 
 def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = None) -> tuple[Any, ...]:
@@ -140,6 +183,8 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
         given = ", ".join(_described(value) for value in inputs)
         raise InputError(f"{label} does not fit its inputs ({given}): {error}") from error
     results = result if isinstance(result, tuple) else (result,)
+    if any(node.outputs[len(results) :]):
+        raise UnsupportedError(f"{label} names {len(node.outputs)} outputs; the operator gives {len(results)} here.")
     return tuple(value if isinstance(value, list) or value is None else np.asarray(value) for value in results)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.ops.dtypes import dtype_of
+from fastlstm.ops.sizes import check_broadcast
 
 __all__ = ["OPS"]
 
@@ -25,6 +26,7 @@ def _binary(function: Callable[[Array, Array], Any]) -> Callable[[Array, Array],
 
     def operator(a: Array, b: Array) -> Any:
         _same_dtype(a, b)
+        check_broadcast(a, b)
         return function(a, b)
 
     return operator
@@ -35,6 +37,7 @@ def _variadic(function: Callable[[Array, Array], Any]) -> Callable[..., Any]:
 
     def operator(*arrays: Array) -> Any:
         _same_dtype(*arrays)
+        check_broadcast(*arrays)
         return reduce(function, arrays)
 
     return operator
@@ -48,6 +51,7 @@ def _same_dtype(*arrays: Array) -> None:
 def div(a: Array, b: Array) -> Array:
     """Return a / b; for integers the quotient rounded towards zero."""
     _same_dtype(a, b)
+    check_broadcast(a, b)
     if a.dtype.kind == "f":
         return np.asarray(a / b)
     quotient = np.floor_divide(a, b)
@@ -57,17 +61,20 @@ def div(a: Array, b: Array) -> Array:
 
 def power(base: Array, exponent: Array) -> Array:
     """Return base to the power of exponent, in the element type of the base."""
+    check_broadcast(base, exponent)
     return np.asarray(np.power(base, exponent), dtype=base.dtype)
 
 
 def mod(a: Array, b: Array, *, fmod: int = 0) -> Array:
     """Return the remainder: of b's sign, or with fmod=1 of a's, as C's fmod."""
     _same_dtype(a, b)
+    check_broadcast(a, b)
     return np.asarray(np.fmod(a, b) if fmod else np.mod(a, b))
 
 
 def bit_shift(x: Array, by: Array, *, direction: str) -> Array:
     """Return x shifted by a number of bits to the "LEFT" or the "RIGHT"."""
+    check_broadcast(x, by)
     return np.asarray({"LEFT": np.left_shift, "RIGHT": np.right_shift}[direction](x, by))
 
 
@@ -96,11 +103,13 @@ def cast_like(x: Array, like: Array) -> Array:
 def where(condition: Array, x: Array, y: Array) -> Array:
     """Return x where the condition holds, else y."""
     _same_dtype(x, y)
+    check_broadcast(condition, x, y)
     return np.where(condition, x, y)
 
 
 def mean(*arrays: Array) -> Array:
     """Return the mean of any number of arrays."""
+    check_broadcast(*arrays)
     return np.asarray(reduce(np.add, arrays) / len(arrays), dtype=arrays[0].dtype)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.ops.sizes import checked_shape
+
 __all__ = ["OPS"]
 
 Array = npt.NDArray[Any]
@@ -17,6 +19,8 @@ def matmul(a: Array, b: Array) -> Array:
     """Return a @ b."""
     if a.dtype != b.dtype:
         raise ValueError("the inputs must have one element type; cast them to it first")
+    if a.ndim > 1 and b.ndim > 1:
+        checked_shape([*np.broadcast_shapes(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]])
     return np.asarray(a @ b)
 
 
@@ -46,6 +50,11 @@ def gemm(
 
 def einsum(*arrays: Array, equation: str) -> Array:
     """Return the sum of products that Einstein's notation describes."""
+    given, arrow, result = equation.replace(" ", "").partition("->")
+    if arrow and "." not in given:
+        axes = zip(given.split(","), arrays, strict=True)
+        sizes = {axis: size for letters, array in axes for axis, size in zip(letters, array.shape, strict=True)}
+        checked_shape([sizes[axis] for axis in result])
     return np.asarray(np.einsum(equation, *arrays, optimize=len(arrays) > 2))
 
 

@@ -74,7 +74,7 @@ def pad(
         raise ValueError(f"expected two pads for each of {len(chosen)} axes; got {len(pads)} pads")
     widths = np.zeros((x.ndim, 2), dtype=np.int64)
     widths[chosen] = np.reshape(pads, (2, -1)).T
-    checked_shape(np.asarray(x.shape) + widths.sum(axis=1))
+    checked_shape(n + sum(map(int, around)) for n, around in zip(x.shape, widths, strict=True))
     cropped = x[
         tuple(slice(max(-before, 0), n - max(-after, 0)) for n, (before, after) in zip(x.shape, widths, strict=True))
     ]
@@ -91,7 +91,7 @@ def tile(x: Array, repeats: Array) -> Array:
     """Return x repeated along each axis."""
     if len(repeats) != x.ndim:
         raise ValueError(f"expected a number of repeats for each of {x.ndim} axes; got {len(repeats)}")
-    checked_shape(np.asarray(x.shape) * repeats)
+    checked_shape(n * int(times) for n, times in zip(x.shape, repeats, strict=True))
     return np.tile(x, repeats)
 
 

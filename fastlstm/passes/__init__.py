@@ -9,6 +9,7 @@ module           noun
 `dims`           symbolic dimensions and their arithmetic
 `values`         what is known of a value
 `shapes`         inference over a graph (`infer_compute`, `infer_movement`: its rules by operator)
+`fit`            whether a node can run on what is known of its inputs
 `rewrite`        applying rewrites: one sweep is linear in the size of the graph
 `fold`           constants, known content, If with a known condition
 `simplify`       operations that do nothing, cuts and joins that cancel
@@ -28,6 +29,7 @@ module           noun
 
 from __future__ import annotations
 
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph
 from fastlstm.passes import (
     convolve,
@@ -61,10 +63,13 @@ def optimise(graph: Graph) -> Graph:
     Raises
     ------
     UnsupportedError
-        If the graph given is not valid, or holds a loop that nothing ends.
+        If the graph given is not valid, holds a node that cannot run on its inputs, or a loop that nothing ends.
     """
     room = Room(graph)
-    graph = fixed_time.with_notes(settle(graph.validate(), RULES, room))
+    graph = settle(graph.validate(), RULES, room)
+    if problem := shapes.misfits(graph):
+        raise UnsupportedError(problem)
+    graph = fixed_time.with_notes(graph)
     for _ in range(MOST_ROUNDS):
         recognised = recognise(graph)
         if recognised is graph:

@@ -3,11 +3,13 @@
 ``"2*batch*time + 4*time - 1"`` is a dimension. Two dimensions are equal for every input exactly when their
 strings are equal, because every function here returns the canonical string: products sorted by degree and
 name, the constant last, nothing that cancels. What cannot be written as a polynomial becomes one opaque
-name, such as ``"floor((time - 1)/2)"``. Names stand for integers that are zero or more.
+name, such as ``"floor((time - 1)/2)"``; so does what is too long to be written, ``"long#..."`` with a digest.
+Names stand for integers that are zero or more.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
@@ -33,6 +35,13 @@ _Terms = dict[tuple[str, ...], int]
 """A polynomial: the names that are multiplied, sorted -> coefficient; ``()`` holds the constant."""
 
 
+MOST_TEXT = 1024
+"""Characters of a dimension: sums of products multiplied with one another would double them at every step."""
+
+MOST_PRODUCTS = 256
+"""Products that are multiplied out; as above."""
+
+
 def add(a: Dim, b: Dim) -> Dim:
     """Return a + b."""
     if isinstance(a, int) and isinstance(b, int):
@@ -53,6 +62,8 @@ def multiply(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return a * b
     terms: _Terms = {}
+    if len(_parse(a)) * len(_parse(b)) > MOST_PRODUCTS:
+        return _bounded("*".join(sorted((f"({a})", f"({b})"))), always=True)
     for left, i in _parse(a):
         for right, j in _parse(b):
             names = tuple(sorted(left + right))
@@ -94,7 +105,7 @@ def floor_divide(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int) and b:
         return a // b
     exact = divide(a, b)
-    return f"floor({_grouped(a)}/{_grouped(b)})" if exact is None else exact
+    return _bounded(f"floor({_grouped(a)}/{_grouped(b)})") if exact is None else exact
 
 
 def ceil_divide(a: Dim, b: Dim) -> Dim:
@@ -102,7 +113,7 @@ def ceil_divide(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int) and b:
         return -(-a // b)
     exact = divide(a, b)
-    return f"ceil({_grouped(a)}/{_grouped(b)})" if exact is None else exact
+    return _bounded(f"ceil({_grouped(a)}/{_grouped(b)})") if exact is None else exact
 
 
 def at_least(a: Dim, b: Dim) -> bool:
@@ -123,7 +134,7 @@ def broadcast(a: Dim, b: Dim) -> Dim | None:
         return a
     if isinstance(b, int):
         return b
-    return "broadcast({}, {})".format(*sorted((a, b)))
+    return _bounded("broadcast({}, {})".format(*sorted((a, b))))
 
 
 def opaque(value: str, axis: int) -> str:
@@ -189,7 +200,14 @@ def _format(terms: _Terms) -> Dim:
         factors = ([str(abs(c))] if abs(c) != 1 or not names else []) + list(names)
         sign = (" - " if c < 0 else " + ") if text else ("-" if c < 0 else "")
         text += sign + "*".join(factors)
-    return text
+    return _bounded(text)
+
+
+def _bounded(text: str, always: bool = False) -> str:
+    """Return the text, or one name for it if it is too long: the same text has the same name."""
+    if len(text) <= MOST_TEXT and not always:
+        return text
+    return f"long#{hashlib.blake2b(text.encode(), digest_size=16).hexdigest()}"
 
 
 def _grouped(dim: Dim) -> str:

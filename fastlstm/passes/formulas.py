@@ -8,7 +8,7 @@ leaf stands for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from fastlstm.graph import Graph, Node
 from fastlstm.passes.dims import Shape
 from fastlstm.passes.infer_movement import slice_bounds
 from fastlstm.passes.values import UNKNOWN, Operands, ValueInfo, normal_axis
-from fastlstm.passes.vectors import Act, Leaf, Monomial, Vector, add, multiply
+from fastlstm.passes.vectors import Leaf, Monomial, Vector, activated, add, multiply
 
 __all__ = ["RESHAPES", "Formulas", "Row", "alike", "rows"]
 
@@ -59,6 +59,14 @@ def alike(a: Shape, b: Shape) -> bool:
     )
 
 
+MOST_ABREAST = 64
+"""Vectors that stand side by side in one value: more than that is no formula of a cell."""
+
+_ROOM, _ROOM_A_NODE, _COPIES = 1 << 22, 1 << 14, 64
+"""Numbers that the formulas of a graph may hold: in proportion to its nodes and to the numbers in its constants, not to
+the sizes that it names. A step of an LSTM of 512 units takes some 90,000 for its 15 nodes."""
+
+
 class Formulas:
     """The formulas of a graph's values.
 
@@ -80,6 +88,8 @@ class Formulas:
         self.meanings: dict[str, Vector] = {}
         self.names: dict[Monomial, str] = {}
         self.states: dict[bytes, str] = {}
+        given = sum(array.size for array in self.constants.values())
+        self.room = _ROOM + _ROOM_A_NODE * len(graph.nodes) + _COPIES * given
         for node in graph.nodes:
             self._visit(node)
 
@@ -109,7 +119,7 @@ class Formulas:
             flat = array.reshape(-1, array.shape[-1]) if array.ndim else array.reshape(1, 1)
             if array.size and (flat[0] == flat).all():
                 return (Vector.constant(flat[0], flat.shape[1]),)
-        if width is None:
+        if width is None or not self._take(2 * width):
             return None
         if self.infos[name].fill == 0:  # as constant as any, whatever its number of rows
             return (Vector.constant(np.zeros(1), width),)
@@ -120,6 +130,12 @@ class Formulas:
         if info.dtype not in ("float32", "float64", "bool") or not info.shape:
             return None
         return info.shape[-1] if isinstance(info.shape[-1], int) and info.shape[-1] > 0 else None
+
+    def _take(self, elements: int) -> bool:
+        """Use up room for so many numbers; with none left, values are not written out any more."""
+        enough = elements <= self.room
+        self.room -= elements if enough else 0
+        return enough
 
     def leaf(self, name: str) -> Vector | None:
         """Take a value as a leaf from here on, and remember its meaning."""
@@ -141,7 +157,7 @@ class Formulas:
             self._split(node)
             return
         row = rule(self, node)
-        if row is None:
+        if row is None or len(row) > MOST_ABREAST or not self._take(sum(vector.elements for vector in row)):
             return
         self.rows[node.outputs[0]] = row
         monomial = row[0].product if len(row) == 1 else None
@@ -235,12 +251,17 @@ def _divide(a: Vector, b: Vector) -> Vector | None:
     return None if b.terms or not b.bias.all() else multiply(a, Vector.constant(1 / b.bias, b.width))
 
 
+def _all(vectors: Iterable[Vector | None]) -> Row | None:
+    """Return the vectors side by side, None if there are none or one is missing."""
+    results = list(vectors)
+    found = tuple(v for v in results if v is not None)
+    return found if found and len(found) == len(results) else None
+
+
 def _each(function: Callable[[Vector], Vector | None]) -> Rule:
     def rule(at: Formulas, node: Node) -> Row | None:
         row = at.of(node.inputs[0])
-        results = [function(vector) for vector in row or ()]
-        found = tuple(v for v in results if v is not None)
-        return found if found and len(found) == len(results) else None
+        return _all(function(vector) for vector in row or ())
 
     return rule
 
@@ -249,7 +270,7 @@ def _activation(at: Formulas, node: Node) -> Row | None:
     first, second = _ACTIVATIONS[node.op]
     alpha, beta = (None if p is None else float(node.attrs.get(*p)) for p in (first, second))
     row = _whole_sums(at, node.inputs[0])
-    return None if row is None else tuple(Vector.of_atom(Act(v.width, node.op, alpha, beta, v)) for v in row)
+    return _all(activated(node.op, alpha, beta, v) for v in row or ())
 
 
 def _whole_sums(at: Formulas, name: str) -> Row | None:
@@ -271,7 +292,8 @@ def _clip(at: Formulas, node: Node) -> Row | None:
     bound = float(high.reshape(()))
     if float(low.reshape(())) != 0 or not 0 < bound < np.inf:
         return None
-    return tuple(Vector.of_atom(Act(v.width, "HardSigmoid", 1 / bound, 0.0, v)).scaled(bound) for v in row)
+    clipped = _all(activated("HardSigmoid", 1 / bound, 0.0, v) for v in row)
+    return None if clipped is None else tuple(v.scaled(bound) for v in clipped)
 
 
 def _dense(at: Formulas, node: Node) -> Row | None:

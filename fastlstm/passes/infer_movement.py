@@ -102,11 +102,16 @@ def _backward(start: int, end: int, step: int) -> slice:
     return slice(start, None if end < -FAR else end, step)
 
 
+def _count(numbers: range) -> int:
+    """Return the length of a range, which Python's ``len`` does not tell of more than 2^63 numbers."""
+    return max(0, -((numbers.start - numbers.stop) // numbers.step))
+
+
 def _slice_length(dim: Dim, start: int, end: Dim, step: int) -> Dim | None:
     """Return how many elements of an axis of size `dim` the slice keeps, None if it depends on the input."""
     if isinstance(dim, int) and isinstance(end, int):
         bounds = slice(start, end, step) if step > 0 else _backward(start, end, step)
-        return len(range(dim)[bounds])
+        return _count(range(dim)[bounds])
     if step != 1:
         whole = step < 0 and start == -1 and isinstance(end, int) and end < -FAR
         whole = whole or (step < 0 and start >= FAR and isinstance(end, int) and end < -FAR)
@@ -310,9 +315,9 @@ def _range(at: Operands) -> ValueInfo:
         return ValueInfo((at.fresh(0),), dtype)
     if isinstance(start, int) and isinstance(limit, int):
         numbers = range(start, limit, delta)
-        if len(numbers) <= CONTENT_LIMIT:
-            return ValueInfo.of_content(tuple(numbers), (len(numbers),), dtype)
-        return ValueInfo((len(numbers),), dtype)
+        if _count(numbers) <= CONTENT_LIMIT:
+            return ValueInfo.of_content(tuple(numbers), (_count(numbers),), dtype)
+        return ValueInfo((_count(numbers),), dtype)
     if delta == 1 and dims.at_least(limit, start):
         return ValueInfo((dims.subtract(limit, start),), dtype)
     return ValueInfo((at.fresh(0),), dtype)

@@ -43,21 +43,26 @@ def _with_bodies(
     constants: Mapping[str, Array],
     inputs: Sequence[ValueInfo] | None,
 ) -> Graph:
+    infos = known = None
     for node in graph.nodes:
         if not any(isinstance(value, Graph) for value in node.attrs.values()):
             continue
-        infos = {**outer, **shapes.infer(graph, outer, inputs)}
-        known = {**constants, **graph.constants}
-        layers = layer_of_loop(graph, node, infos, known, fresh) if node.op in ("Loop", "Scan") else None
+        if infos is None or known is None:
+            infos = {**outer, **shapes.infer(graph, outer, inputs)}
+            known = {**constants, **graph.constants}
+        loops = node.op in ("Loop", "Scan")
+        given = shapes.body_inputs(node, infos) if loops else None
+        if any(shapes.misfits(body, infos, given) for body in (v for v in node.attrs.values() if isinstance(v, Graph))):
+            continue  # what cannot run is no cell; running it says why
+        layers = layer_of_loop(graph, node, infos, known, fresh) if loops else None
         if layers is not None:
-            graph = layers
+            graph, infos = layers, None
             continue
-        given = shapes.body_inputs(node, infos) if node.op in ("Loop", "Scan") else None
         attrs: dict[str, Any] = {
             key: _recognised(value, fresh, infos, known, given) if isinstance(value, Graph) else value
             for key, value in node.attrs.items()
         }
         if any(attrs[key] is not value for key, value in node.attrs.items()):
             slow = Node(node.op, node.inputs, node.outputs, attrs, node.name)
-            graph = graph.replace(nodes=tuple(slow if n is node else n for n in graph.nodes))
+            graph, infos = graph.replace(nodes=tuple(slow if n is node else n for n in graph.nodes)), None
     return graph

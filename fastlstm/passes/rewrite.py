@@ -21,7 +21,8 @@ import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node, outer_values
 from fastlstm.passes.dims import Shape
-from fastlstm.passes.shapes import body_inputs, infer_node
+from fastlstm.passes.fit import misfit
+from fastlstm.passes.shapes import body_inputs, infer_node, operands
 from fastlstm.passes.values import UNKNOWN, ValueInfo
 
 __all__ = [
@@ -267,9 +268,10 @@ class _Sweep:
         waiting, steps = deque([original]), 0
         while waiting:
             node = renamed(waiting.popleft(), self.aliases)
-            replacement = self.first(node) if steps < _STEPS_PER_NODE else None
+            fits = not misfit(operands(node, self.scope.infos))
+            replacement = self.first(node) if fits and steps < _STEPS_PER_NODE else None
             if replacement is None:
-                self.put(node)
+                self.put(node, fits)
             else:
                 steps += 1
                 self.changed = True
@@ -283,7 +285,7 @@ class _Sweep:
                 return replacement
         return None
 
-    def put(self, node: Node) -> None:
+    def put(self, node: Node, fits: bool) -> None:
         if node.op == "Identity" and node.outputs[0] not in self.scope.outputs:
             self.alias(node.outputs[0], node.inputs[0])
             return
@@ -291,12 +293,15 @@ class _Sweep:
             node = self.with_bodies(node)
         if self.repeats(node):
             return
+        # No rewrite looks into a node that cannot run, or that reverses axes whose number is not known.
+        plain = fits and (node.op != "Transpose" or node.attrs.get("perm") is not None)
         for name, info in zip(node.outputs, infer_node(node, self.scope.infos), strict=True):
             if name:
                 self.scope.infos[name] = info
-                self.scope.producers[name] = node
                 self.scope.order[name] = len(self.nodes)
-        if node.op == "Transpose":
+                if plain:
+                    self.scope.producers[name] = node
+        if node.op == "Transpose" and plain:
             self.scope.transposes.setdefault(node.inputs[0], []).append(node)
         self.nodes.append(node)
 

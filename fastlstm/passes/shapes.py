@@ -1,25 +1,31 @@
 """Symbolic shape and dtype inference over a whole graph, bodies of control flow included.
 
 `infer` runs forward once; each operator's rule stands in `infer_compute` and `infer_movement`, and an
-operator without a rule yields values of which nothing is known. Shape arithmetic (Shape, Gather, Mul, Concat
-and the like) is followed element by element, so a Reshape to a computed target has a known shape.
+operator without a rule, or one that its inputs do not fit (`fit`), yields values of which nothing is known.
+Shape arithmetic (Shape, Gather, Mul, Concat and the like) is followed element by element, so a Reshape to a
+computed target has a known shape.
 """
 
 from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from fastlstm.graph import Graph, Node
 from fastlstm.passes import infer_compute, infer_movement, infer_quantised
 from fastlstm.passes.dims import Dim, opaque
+from fastlstm.passes.fit import misfit
 from fastlstm.passes.values import RULES, UNKNOWN, Operands, ValueInfo
 
-__all__ = ["ValueInfo", "body_inputs", "infer", "infer_node"]
+__all__ = ["ValueInfo", "body_inputs", "infer", "infer_node", "misfits", "operands"]
 
 _ENROLLED = (infer_compute, infer_movement, infer_quantised)  # importing them fills RULES
 
 Infos = Mapping[str, ValueInfo]
+
+DEEPEST_SETTLED = 3
+"""Loops in loops whose states are followed; see `_settled`."""
 
 
 def infer(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] | None = None) -> dict[str, ValueInfo]:
@@ -36,24 +42,47 @@ def infer(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] 
     known: dict[str, ValueInfo] = {name: ValueInfo.of_array(array) for name, array in graph.constants.items()}
     given = [ValueInfo.of_spec(spec) for spec in graph.inputs] if inputs is None else inputs
     known.update((spec.name, info) for spec, info in zip(graph.inputs, given, strict=True))
-    scope: Infos = known if outer is None else ChainMap(known, dict(outer))
+    scope = _inside(known, outer)
     for node in graph.nodes:
         known.update(zip(node.outputs, infer_node(node, scope), strict=True))
     known.pop("", None)
     return known
 
 
+def _inside(known: dict[str, ValueInfo], outer: Infos | None) -> Infos:
+    """Return what can be seen from a body: its own values, then those around it, which are not copied."""
+    if outer is None:
+        return known
+    return (
+        outer.new_child(known) if isinstance(outer, ChainMap) else ChainMap(known, cast("dict[str, ValueInfo]", outer))
+    )
+
+
 def infer_node(node: Node, known: Infos) -> tuple[ValueInfo, ...]:
     """Return what is known of each output of `node`, given what is known of the values it reads."""
     count = len(node.outputs)
     infos: Sequence[ValueInfo] = ()
-    if node.op in _CONTROL:
+    at = operands(node, known)
+    if misfit(at):
+        pass
+    elif node.op in _CONTROL:
         infos = _CONTROL[node.op](node, known)
     elif node.op in RULES:
-        at = Operands(node, tuple(known.get(name, UNKNOWN) if name else UNKNOWN for name in node.inputs))
         found = RULES[node.op](at)
         infos = (found,) if isinstance(found, ValueInfo) else found
     return (*infos[:count], *[UNKNOWN] * (count - len(infos)))
+
+
+def misfits(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] | None = None) -> str:
+    """Return why a node of the graph cannot run on its inputs (see `fit`), empty if all may; parameters as `infer`."""
+    known = infer(graph, outer, inputs)
+    scope = _inside(known, outer)
+    return next((problem for node in graph.nodes if (problem := misfit(operands(node, scope)))), "")
+
+
+def operands(node: Node, known: Infos) -> Operands:
+    """Return a node with what is known of its inputs."""
+    return Operands(node, tuple(known.get(name, UNKNOWN) if name else UNKNOWN for name in node.inputs))
 
 
 def body_inputs(node: Node, known: Infos) -> list[ValueInfo]:
@@ -77,7 +106,13 @@ def _settled(
     skip: int,
     known: Infos,
 ) -> list[ValueInfo]:
-    """Weaken the infos of the states until one round of the body leaves them as they are."""
+    """Weaken the infos of the states until one round of the body leaves them as they are.
+
+    Of a body in which loops lie `DEEPEST_SETTLED` deep nothing is told: each level would be gone through several
+    times for each time of the level around it.
+    """
+    if _loops_inside(body, DEEPEST_SETTLED):
+        return [*before, *[UNKNOWN] * len(states), *after]
     states = [info.but(const=None, fill=None) for info in states]
     names = [spec.name for spec in body.inputs[len(before) :]]
     for _ in range(3):
@@ -87,6 +122,12 @@ def _settled(
             return [*before, *states, *after]
         states = weaker
     return [*before, *[UNKNOWN] * len(states), *after]
+
+
+def _loops_inside(body: Graph, depth: int) -> bool:
+    """Tell whether loops lie at least `depth` deep in a body."""
+    inner = [value for n in body.nodes if n.op in ("Loop", "Scan") for value in n.attrs.values()]
+    return any(depth == 1 or _loops_inside(value, depth - 1) for value in inner if isinstance(value, Graph))
 
 
 def _results(body: Graph, inputs: list[ValueInfo], known: Infos) -> list[ValueInfo]:

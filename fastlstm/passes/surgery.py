@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fastlstm import reference
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node, TensorSpec, outer_values
+from fastlstm.ops.sizes import is_small
 from fastlstm.passes.cells import Cell, Weights
 from fastlstm.passes.values import UNKNOWN, ValueInfo
 
@@ -20,6 +21,9 @@ Array = npt.NDArray[Any]
 
 STEPS, ROWS = 3, 2
 """Time steps and batch rows of a check, where they are not fixed."""
+
+MOST_ELEMENTS = 1 << 24
+"""Elements of an input of a check: more are not made to see what computes the same."""
 
 TOLERANCE = 1e-5
 """Both sides of a check are computed in float64 from the same float32 weights. They differ by the order of sums and
@@ -217,13 +221,15 @@ def _feeds(
     scale: float,
     sizes: dict[str, int],
 ) -> dict[str, Array] | None:
-    """Return random values for `names`; None if one of them has no known shape or kind."""
+    """Return random values for `names`; None if one of them has no known shape or kind, or is too large."""
     feeds: dict[str, Array] = {}
     for name in names:
         info = infos.get(name, UNKNOWN)
         if info.shape is None or info.dtype not in ("float32", "float64", "bool", "int32", "int64"):
             return None
         shape = [d if isinstance(d, int) else sizes.setdefault(d, ROWS) for d in info.shape]
+        if not is_small(shape, MOST_ELEMENTS):
+            return None
         array = random.standard_normal(shape) * scale
         # Whole numbers are mostly positions in a table, which has at least two rows.
         feeds[name] = array if info.dtype.startswith("float") else (array > 0).astype(info.dtype)

@@ -24,12 +24,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Act", "Atom", "Block", "Leaf", "Monomial", "Vector", "add", "multiply", "width_of"]
+__all__ = ["Act", "Atom", "Block", "Leaf", "Monomial", "Vector", "activated", "add", "multiply", "width_of"]
 
 Array = npt.NDArray[Any]
 
 MOST_TERMS = 16
 """A sum with more terms than this is not written out: no gate has so many, and a long residual network would."""
+
+MOST_PARTS = 256
+"""Nor is a formula of more leaves, functions and factors, each counted as often as it is written: a cell has some 50,
+and a value squared twenty times a million."""
 
 
 def _digest(*parts: object) -> bytes:
@@ -54,6 +58,11 @@ class Atom:
     def key(self) -> bytes:
         """A digest of all that the atom is made of."""
         raise NotImplementedError
+
+    @cached_property
+    def parts(self) -> int:
+        """How much the atom is written with (see `MOST_PARTS`)."""
+        return 1
 
     def columns(self, start: int, stop: int) -> Atom:
         """Return the atom of some of the columns."""
@@ -108,6 +117,11 @@ class Act(Atom):
         """A digest of function and argument."""
         return _digest("act", *self.function, self.of.key)
 
+    @cached_property
+    def parts(self) -> int:
+        """The function and its argument."""
+        return 1 + self.of.parts
+
     @property
     def function(self) -> tuple[str, float | None, float | None]:
         """Name, alpha and beta."""
@@ -128,6 +142,11 @@ class Block(Atom):
     def key(self) -> bytes:
         """The vector's digest."""
         return _digest("block", self.of.key)
+
+    @cached_property
+    def parts(self) -> int:
+        """The factor and what it is a sum of."""
+        return 1 + self.of.parts
 
     def columns(self, start: int, stop: int) -> Block:
         """Return some of the columns."""
@@ -177,6 +196,16 @@ class Vector:
         """A digest of all that the vector is made of."""
         terms = sorted((tuple(atom.key for atom in m), c) for m, c in self.terms.items())
         return _digest(self.width, self.bias, *[part for keys, c in terms for part in (*keys, c)])
+
+    @cached_property
+    def parts(self) -> int:
+        """How much the vector is written with (see `MOST_PARTS`)."""
+        return sum(atom.parts for monomial in self.terms for atom in monomial)
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds itself; views of the graph's constants are not among them."""
+        return sum(array.size for array in (self.bias, *self.terms.values()) if array.base is None)
 
     @property
     def atom(self) -> Atom | None:
@@ -262,7 +291,7 @@ def _as_matrix(coefficient: Array) -> Array:
 
 def add(a: Vector, b: Vector, sign: float = 1.0) -> Vector | None:
     """Return ``a + sign * b``, None if the widths differ or it has too many terms; a constant of width 1 is spread."""
-    if len(a.terms) + len(b.terms) > MOST_TERMS:
+    if len(a.terms) + len(b.terms) > MOST_TERMS or a.parts + b.parts > MOST_PARTS:
         return None
     if a.width != b.width:
         if a.width == 1 and not a.terms:
@@ -273,6 +302,11 @@ def add(a: Vector, b: Vector, sign: float = 1.0) -> Vector | None:
             return None
     other = b if sign == 1.0 else b.scaled(sign)
     return _vector(a.width, a.bias + other.bias, [*a.terms.items(), *other.terms.items()])
+
+
+def activated(name: str, alpha: float | None, beta: float | None, of: Vector) -> Vector | None:
+    """Return a function of a vector, None if that is too much to write out."""
+    return None if of.parts >= MOST_PARTS else Vector.of_atom(Act(of.width, name, alpha, beta, of))
 
 
 def multiply(a: Vector, b: Vector) -> Vector | None:
@@ -291,7 +325,8 @@ def multiply(a: Vector, b: Vector) -> Vector | None:
         return None
     width = max(a.width, b.width)
     a, b = _factor(a), _factor(b)
-    if len(a.terms) * len(b.terms) > MOST_TERMS:
+    parts = a.parts * (len(b.terms) + 1) + b.parts * (len(a.terms) + 1)
+    if len(a.terms) * len(b.terms) > MOST_TERMS or parts > 2 * MOST_PARTS:
         return None
     terms: list[tuple[Monomial, Array]] = []
     spread = np.ones(width)

@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
+from fastlstm.arguments import Binary, Embed, Last, LayerNorm, Linear, Move, Softmax, Unary
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
-from fastlstm.machine import Machine
 from fastlstm.pack import padded, panels_of, plain_panels
+from fastlstm.program import Instruction, Program, Slot, Stage
 from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
-from fastlstm.segments.program import Instruction, Slot, Stage
 from fastlstm.segments.recurrent import recurrent
 from fastlstm.segments.segment import Segment
+from fastlstm.target import Target
+from fastlstm.validation import check_weights
 
 __all__ = ["BINARY", "UNARY", "build_segment", "consumer_width"]
 
@@ -50,12 +52,13 @@ def build_segment(
     graph: Graph,
     labels: Mapping[str, str],
     infos: Mapping[str, Any],
-    machine: Machine,
+    target: Target,
     threads: int = 1,
 ) -> Segment:
     """Return the segment of `nodes`, which are in order and share time steps and batch rows."""
-    build = Builder(graph, labels, machine)
+    build = Builder(graph, labels, target)
     for node in nodes:
+        check_weights(node, graph.constants)
         if node.op in RECURRENT_OPS:
             recurrent(build, node)
         else:
@@ -83,7 +86,7 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
         for i, s in enumerate(build.slots)
     ]
     # Long blocks use each weight of a projection often; what stands in them need only come back from the L3 cache.
-    room = max(build.machine.l2_bytes, build.machine.l3_bytes // 16)
+    room = max(build.target.l2_bytes, build.target.l3_bytes // 16)
     stages = []
     for number in sorted({stage for stage, _, _ in build.steps}):
         steps = [step for stage, step, _ in build.steps if stage == number]
@@ -93,8 +96,8 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
         block = 1 if kind == layout.ONCE else max(8, min(MOST_ROWS, room // row_bytes))
         stages.append(Stage(kind, tuple(steps), block))
     return Segment(
-        tuple(slots), tuple(stages), build.inputs, build.outputs, tuple(build.states), build.lengths,
-        tuple(build.masks), build.needs_step, tuple(n.name or n.output(0) for n in nodes),
+        Program(build.target, tuple(slots), tuple(stages)), build.inputs, build.outputs, tuple(build.states),
+        build.lengths or "", tuple(build.masks), build.needs_step, tuple(n.name or n.output(0) for n in nodes),
     )  # fmt: skip
 
 
@@ -107,15 +110,15 @@ def _show(build: Builder, name: str) -> None:
         build.slots[at] = Slot(slot.name, "external", features)
         build.outputs[name] = (at, build.labels[name], features)
         return
-    target = build.slot(Slot(f"{name} (out)", "external", features))
-    build.outputs[name] = (target, build.labels[name], features)
-    move = Instruction("movement.move", (), (at, target, 0, 0, features), "output")
-    build.emit(build.stage[name], move, at, target)
+    out = build.slot(Slot(f"{name} (out)", "external", features))
+    build.outputs[name] = (out, build.labels[name], features)
+    move = Instruction("movement.move", (), Move(at, out, 0, 0, features), "output")
+    build.emit(build.stage[name], move, at, out)
 
 
 def _around(build: Builder, node: Node, infos: Mapping[str, Any]) -> None:
     """Emit a node that is not a recurrent layer."""
-    constants, lanes = build.graph.constants, build.machine.lanes
+    constants, lanes = build.graph.constants, build.target.lanes
     x, y = node.input(0), node.output(0)
 
     def width(name: str) -> int:
@@ -141,7 +144,7 @@ def _around(build: Builder, node: Node, infos: Mapping[str, Any]) -> None:
     if node.op == "Gather" and x in constants:
         table = np.ascontiguousarray(constants[x], np.float32)
         at, out = build.read(node.input(1), 0), build.buffer(y, table.shape[1])
-        table_args = (at, out, table, table.shape[0], table.shape[1])
+        table_args = Embed(at, out, table, table.shape[0], table.shape[1])
         build.emit(0, Instruction("movement.embed", (), table_args, "Embedding", 0, table.nbytes), at, out)
         build.made(y, out, table.shape[1], 0)
         return
@@ -152,7 +155,7 @@ def _around(build: Builder, node: Node, infos: Mapping[str, Any]) -> None:
         at = build.read_padded(x, features)
         params = [node.attrs.get(name, default) for name, default in UNARY[node.op]]
         kernel = ("elementwise.unary", (lanes, node.op, *[*params, None, None][:2]))
-        build.emit(build.stage[x], Instruction(*kernel, (at, out, vectors), node.op), at, out)
+        build.emit(build.stage[x], Instruction(*kernel, Unary(at, out, vectors), node.op), at, out)
         stage = build.stage[x]
     elif node.op in BINARY:
         stage = max(build.stage.get(n, 0) for n in node.inputs if n not in constants)
@@ -164,29 +167,29 @@ def _around(build: Builder, node: Node, infos: Mapping[str, Any]) -> None:
             else:
                 places.append(build.read_padded(name, features))
                 stage = max(stage, build.stage[name])
-        operands = (*places, out, vectors)
+        operands = Binary._make((*places, out, vectors))
         build.emit(stage, Instruction("elementwise.binary", (lanes, node.op), operands, node.op), *places, out)
     elif node.op in ("Softmax", "LogSoftmax"):
         at, stage = build.read_padded(x, features), build.stage[x]
         kernel = ("elementwise.softmax", (lanes, node.op == "LogSoftmax"))
-        build.emit(stage, Instruction(*kernel, (at, out, features), node.op), at, out)
+        build.emit(stage, Instruction(*kernel, Softmax(at, out, features), node.op), at, out)
     elif node.op == "LayerNormalization":
         at, stage = build.read_padded(x, features), build.stage[x]
         bias = constants[node.input(2)] if node.input(2) else np.zeros(features)
         rows = [build.constant(padded(np.asarray(v, np.float32), lanes)) for v in (constants[node.input(1)], bias)]
         kernel = ("elementwise.layer_norm", (lanes, float(node.attrs.get("epsilon", 1e-5))))
-        build.emit(stage, Instruction(*kernel, (at, out, features, *rows), "LayerNorm"), at, out)
+        build.emit(stage, Instruction(*kernel, LayerNorm(at, out, features, *rows), "LayerNorm"), at, out)
     elif node.op == "Concat":
         places = [build.read(n, width(n)) for n in node.inputs]
         stage = max(build.stage[n] for n in node.inputs)
         offset = 0
         for name, at in zip(node.inputs, places, strict=True):
-            move = (at, out, 0, 4 * offset, width(name))
+            move = Move(at, out, 0, 4 * offset, width(name))
             build.emit(stage, Instruction("movement.move", (), move, "Concat"), at, out)
             offset += width(name)
     else:  # the last time step
         at = build.read(x, features)
-        build.emit(build.stage[x], Instruction("movement.last", (), (at, out, features), "Last step"), at, out)
+        build.emit(build.stage[x], Instruction("movement.last", (), Last(at, out, features), "Last step"), at, out)
         stage = LAST_STAGE
         build.needs_step = build.needs_step or node.name or y
     build.made(y, out, features, stage)
@@ -196,18 +199,18 @@ def _linear(
     build: Builder, label: str, weight: Array, scale: Array | None, bias: Array | None, x: int, out: int, stage: int
 ) -> None:
     """Emit ``out = x @ weight + bias`` for weight [K, columns]; `out` has room for whole panels."""
-    lanes = build.machine.lanes
+    lanes = build.target.lanes
     columns = weight.shape[1]
     vectors = min(4, panels_of(columns, lanes))
     scales = None if scale is None else plain_panels(scale.reshape(1, columns), vectors, lanes)
-    packed, bits = packed_panels(
-        build.machine, weight, plain_panels(np.asarray(weight, np.float32), vectors, lanes), scales
+    packed, form = packed_panels(
+        build.target, weight, plain_panels(np.asarray(weight, np.float32), vectors, lanes), scales
     )
     offset = plain_panels((np.zeros(columns) if bias is None else bias).reshape(1, columns), vectors, lanes)
-    args = (x, out, weight.shape[0], packed, offset, packed.shape[0], 0, 0)
-    constants = (lanes, vectors, build.machine.max_sums, bits)
+    args = Linear(x, out, weight.shape[0], packed, offset, packed.shape[0], 0, 0)
+    constants = (lanes, vectors, build.target.max_sums, form)
     step = Instruction(
-        "linear.linear", constants, args, label, weight.size, packed.nbytes, *quantised(bits, len(weight))
+        "linear.linear", constants, args, label, weight.size, packed.nbytes, *quantised(form, len(weight))
     )
     build.emit(stage, step, x, out)
 

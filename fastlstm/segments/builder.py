@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy.typing as npt
 
+from fastlstm.arguments import Move
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph
-from fastlstm.kernels.limits import BYTE_OFFSET
-from fastlstm.machine import Machine
+from fastlstm.limits import BYTE_OFFSET
 from fastlstm.pack import integer_panels, panels_of
-from fastlstm.segments.program import Instruction, Slot
+from fastlstm.program import Instruction, Slot
 from fastlstm.segments.segment import State
+from fastlstm.target import FLOAT32, Target, WeightFormat
 
 __all__ = ["LAST_STAGE", "Builder", "packed_panels", "quantised"]
 
@@ -27,7 +29,7 @@ class Builder:
 
     graph: Graph
     labels: Mapping[str, str]
-    machine: Machine
+    target: Target
     slots: list[Slot] = field(default_factory=list)
     steps: list[tuple[int, Instruction, tuple[int, ...]]] = field(default_factory=list)  # stage, what, slots used
     place: dict[str, int] = field(default_factory=dict)  # value -> slot
@@ -37,7 +39,7 @@ class Builder:
     outputs: dict[str, tuple[int, str, int]] = field(default_factory=dict)
     states: list[State] = field(default_factory=list)
     masks: list[tuple[int, str, bool]] = field(default_factory=list)
-    lengths: str = ""
+    lengths: str | None = None  # None before the first recurrent layer
     needs_step: str = ""
     exact: set[int] = field(default_factory=set)  # slots whose makers write no lane behind the last feature
 
@@ -48,7 +50,7 @@ class Builder:
 
     def buffer(self, name: str, width: int) -> int:
         """Add a slot for a value's rows, padded to whole vectors."""
-        lanes = self.machine.lanes
+        lanes = self.target.lanes
         kind = "time" if "T" in self.labels.get(name, "T") else "row"
         return self.slot(Slot(name, kind, panels_of(width, lanes) * lanes))
 
@@ -57,12 +59,23 @@ class Builder:
         self.steps.append((stage, instruction, used))
 
     def read(self, name: str, features: int) -> int:
-        """Return the slot of a value, made an input of the segment if no node before makes it."""
+        """Return the slot of a value, made an input of the segment if no node before makes it.
+
+        Raises
+        ------
+        UnsupportedError
+            If the value is known to have another number of features: a kernel would read past its rows.
+        """
         if name not in self.place:
             self.place[name] = self.slot(Slot(name, "external", features or 1))
             self.stage[name] = 0 if "T" in self.labels[name] else LAST_STAGE
             self.features[name] = features
             self.inputs[name] = (self.place[name], self.labels[name], features)
+        if self.features[name] != features:
+            raise UnsupportedError(
+                f"'{name}' is read as rows of {features} features, and has {self.features[name]}. "
+                "The sizes of the layers that make and read it have to agree."
+            )
         return self.place[name]
 
     def read_padded(self, name: str, features: int) -> int:
@@ -73,9 +86,9 @@ class Builder:
         key = f"{name} (copied)"
         if key not in self.place:
             kind = "time" if "T" in self.labels[name] else "row"
-            lanes = self.machine.lanes
+            lanes = self.target.lanes
             self.place[key] = self.slot(Slot(key, kind, panels_of(features, lanes) * lanes))
-            move = Instruction("movement.move", (), (at, self.place[key], 0, 0, features), "copy")
+            move = Instruction("movement.move", (), Move(at, self.place[key], 0, 0, features), "copy")
             self.emit(self.stage[name], move, at, self.place[key])
         return self.place[key]
 
@@ -89,20 +102,20 @@ class Builder:
 
 
 def packed_panels(
-    machine: Machine, weight: Array, panels: Array, scales: Array | None, recurrent: bool = False
-) -> tuple[Array, int]:
-    """Return a weight's panels as the kernels read them, and the bits of each value.
+    target: Target, weight: Array, panels: Array, scales: Array | None, recurrent: bool = False
+) -> tuple[Array, WeightFormat]:
+    """Return a weight's panels as the kernels read them, and their format.
 
     `recurrent` weights meet a layer's own outputs: where both have 8 bits, four are multiplied together.
     """
     if scales is None:
-        return panels, 32
-    bits = 8 * weight.dtype.itemsize
-    together = machine.together(recurrent and bits == 8)
-    offset = BYTE_OFFSET if together == 4 and machine.unsigned_bytes else 0
-    return integer_panels(panels, scales, bits, together, offset), bits
+        return panels, FLOAT32
+    form = target.weights(8 * weight.dtype.itemsize)
+    together = form.together(recurrent)
+    offset = BYTE_OFFSET if together == 4 and form.unsigned else 0
+    return integer_panels(panels, scales, form.bits, together, offset), form
 
 
-def quantised(bits: int, k: int) -> tuple[int, str]:
+def quantised(form: WeightFormat, k: int) -> tuple[int, str]:
     """Return what an instruction says of its weights: the values of a row that it quantises, and a note."""
-    return (0, "") if bits == 32 else (k, f"int{bits}")
+    return (0, "") if form.bits == 32 else (k, f"int{form.bits}")

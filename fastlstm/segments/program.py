@@ -1,14 +1,14 @@
-"""A program: what a plan's native part becomes once the batch size is known.
+"""A program bound to memory in this process.
 
-`Program` owns the memory of one run at a time: the slots, the buffers behind them, the instruction table and
-the frame. It is bound to a batch size and grows with the number of time steps. A model keeps programs in a
-pool, one a running call; a stream owns one for its whole life.
+`BoundProgram` owns the memory of one run at a time: the slots, the buffers behind them, the instruction table and
+the frame. It is bound to a batch size and grows with the number of time steps. A model keeps some in a pool, one a
+running call; a stream owns one for its whole life.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -17,128 +17,64 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
-from fastlstm.kernels import compiler
-from fastlstm.memory import aligned, aligned_zeros
+from fastlstm.busy import Busy, in_use
+from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.memory import aligned_zeros
+from fastlstm.program import Argument, Body, Place, Program, Table
+from fastlstm.protected import CHECKING
 from fastlstm.team import team_of
 
-__all__ = ["Instruction", "Program", "Slot", "Stage", "address_of"]
+__all__ = ["BoundProgram", "address_of"]
 
 Array = npt.NDArray[Any]
 WORTH_A_TEAM = 200_000  # multiply-adds of a call, a few microseconds: workers that are awake join in less than one
 WORTH_WAKING = 1_000_000  # to wake workers takes them some 20 microseconds, and the caller a few
-FEWEST_ROWS = 24
-LINE = 16  # floats of a cache line
-SLACK = 64  # floats behind every buffer that a whole-vector load may touch
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a value lies.
-
-    Attributes
-    ----------
-    name : str
-    kind : str
-        "time": one row a time step and batch row; "row": one a batch row; "external": the caller's array;
-        "constant": one row for all.
-    width : int
-        float32 elements of a row, padding included (int64 elements for ids).
-    local : bool
-        For "time": holds one block of time steps only.
-    value : array or None
-        For "constant": the row.
-    """
-
-    name: str
-    kind: str
-    width: int
-    local: bool = False
-    value: Array | None = None
-
-    @property
-    def stride(self) -> int:
-        """Elements from one row of a buffer to the next.
-
-        Long rows take an odd number of cache lines: rows a power of two apart would share a few sets of the cache.
-        """
-        return self.width if self.width < 8 * LINE else -(-self.width // LINE) // 2 * 2 * LINE + LINE
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """One call of a kernel. Arguments are integers; an array stands for its address, and begins on a cache line."""
-
-    kernel: str
-    constants: tuple[Any, ...]
-    args: tuple[int | Array, ...]
-    label: str = ""
-    macs: int = 0  # multiply-adds a time step and batch row
-    weight_bytes: int = 0
-    quantised: int = 0  # values of a row that it turns into integers
-    note: str = ""
-    panels: float = 0  # of hidden units, for a recurrent layer; a tail is a fraction of one
-    alone: tuple[Instruction, ...] | None = None  # what runs instead where there is one batch row, if anything does
-
-    def __post_init__(self) -> None:
-        args = tuple(value if isinstance(value, int) else aligned(value) for value in self.args)
-        object.__setattr__(self, "args", args)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Instructions that pass over the time steps together, block by block.
-
-    `rows` is how many rows (time steps times batch rows) of a block stay in the cache.
-    """
-
-    kind: int
-    instructions: tuple[Instruction, ...]
-    rows: int = 1
-
-    def block(self, batch: int) -> int:
-        """Return the time steps of a block: enough rows to use each weight of a projection often."""
-        batch = max(batch, 1)
-        return 1 if self.kind == layout.ONCE else max(1, -(-FEWEST_ROWS // batch), self.rows // batch)
 
 
 @dataclass
-class Program:
+class BoundProgram:
     """Slots, buffers and instructions for a fixed number of batch rows.
 
     With `workers` over 1 a team runs what is long enough for that to pay.
     """
 
-    slots: Sequence[Slot]
-    stages: Sequence[Stage]
+    program: Program
     batch: int
     workers: int = 1
     steps: int = 0
     frame: Array = field(init=False)
     used: int = field(init=False)  # rows of the batch that run
+    busy: Busy = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.used = self.batch
-        self._table = np.zeros((len(self.slots), layout.SLOT_WORDS), np.int64)
-        self._buffers: list[Array | None] = [None] * len(self.slots)
+        self.busy = Busy()
+        self._table = np.zeros((len(self.program.slots), layout.SLOT_WORDS), np.int64)
+        self._buffers: list[Array | None] = [None] * len(self.program.slots)
         self._arrays: list[Array] = []  # what the instruction table points to
-        self.frame = np.zeros(layout.FRAME_WORDS + 1, np.int64)  # one more: see `busy_address`
+        self._tables: dict[int, Array] = {}
+        self.bodies: list[BoundProgram] = []  # programs inside this one
+        self.frame = np.zeros(layout.FRAME_WORDS, np.int64)
         self._code = self._assemble()
-        self._block = max((stage.block(self.batch) for stage in self.stages), default=1)
+        self._block = max((stage.block(self.batch) for stage in self.program.stages), default=1)
         rows = self.batch * self._block
-        widest = max((slot.stride for slot in self.slots), default=1)
+        widest = max((slot.stride for slot in self.program.slots), default=1)
         # Row addresses, and sums or saved states of one group of panels: see kernels/recurrent.py.
         words = 2 * rows + self.batch * (6 * widest + 128) + 4096
         # Behind it quantised rows: see kernels/operand.py. A row of k values takes less than 2 k + 256 bytes.
-        longest = max((i.quantised for stage in self.stages for i in stage.instructions), default=0)
+        longest = max((step.quantised for step in self.program.instructions), default=0)
         room = words + (rows * (longest // 4 + 40) + 64 if longest else 0)
         self._scratch = [aligned_zeros(room, np.int64) for _ in range(self.workers)]
-        self.macs = self.batch * sum(step.macs for stage in self.stages for step in stage.instructions)
+        self.macs = self.batch * sum(step.macs for step in self.program.instructions)
         self._frames = [self.frame]
         self._set_frame(self.frame, self._scratch[0], words)
         self._place_buffers(max(self.steps, 1))
-        self._alone = (compiler.address("drive.drive"), address_of(self._code), address_of(self.frame))
+        self._alone = (self._address("drive.drive"), address_of(self._code), address_of(self.frame))
         if self.workers > 1:
             self._hire(words)
+
+    def _address(self, name: str) -> int:
+        return address(Kernel(name), self.program.target)
 
     def _set_frame(self, frame: Array, scratch: Array, words: int) -> None:
         for word, value in (
@@ -147,6 +83,8 @@ class Program:
             (layout.WORKERS, 1),
             (layout.SCRATCH, address_of(scratch)),
             (layout.QUANTISED, address_of(scratch) + 8 * words),
+            (layout.CUT_BYTES, min(self.program.target.l2_bytes // 8, 4 * self.program.target.l1_bytes)),
+            (layout.SLICE_BYTES, self.program.target.l1_bytes // 2),
         ):
             frame[word] = value
 
@@ -157,7 +95,7 @@ class Program:
             frame = np.zeros(layout.FRAME_WORDS, np.int64)
             self._set_frame(frame, scratch, words)
             frame[layout.WORKER], frame[layout.WORKERS] = worker, self.workers
-            frame[layout.SHARES], frame[layout.FOLLOWING] = self._team.job, compiler.address("shares.following")
+            frame[layout.SHARES], frame[layout.FOLLOWING] = self._team.job, self._address("shares.following")
             self._frames.append(frame)
         crew = [self._team.job, self._alone[1], self._alone[0], self._alone[2], self.workers]
         self._crew = np.array([*crew, *(address_of(frame) for frame in self._frames[1:])], np.int64)
@@ -178,29 +116,53 @@ class Program:
             return self._alone
         self._team.start()
         light = steps * self.macs < WORTH_WAKING
-        return compiler.address("team.lead"), address_of(self._crew), int(light)
+        return self._address("team.lead"), address_of(self._crew), int(light)
 
     def _assemble(self) -> Array:
-        words: list[int] = [len(self.stages)]
-        for stage in self.stages:
-            steps = stage.instructions
-            if self.batch == 1:
-                steps = tuple(s for step in steps for s in ((step,) if step.alone is None else step.alone))
+        words: list[int] = [len(self.program.stages)]
+        for stage in self.program.stages:
+            steps = stage.chosen(self.batch)
             words += [stage.kind, stage.block(self.batch), len(steps)]
             for step in steps:
-                words += [compiler.address(step.kernel, *step.constants), len(step.args)]
-                for value in step.args:
-                    if isinstance(value, int):
-                        words.append(value)
-                    else:
-                        self._arrays.append(value)
-                        words.append(address_of(value))
+                if CHECKING and self.program.slots:
+                    from fastlstm.segments import bounds
+
+                    bounds.check(self.program.slots, step)
+                args = [word for value in step.args for word in self._words(value)]
+                words += [address(Kernel(step.kernel, step.constants), self.program.target), len(args), *args]
         return np.array(words, np.int64)
+
+    def _words(self, value: Argument) -> list[int]:
+        """Return an argument as kernels read it; what it points to is kept."""
+        if isinstance(value, np.ndarray):
+            self._arrays.append(value)
+            return [address_of(value)]
+        if isinstance(value, Place):
+            self._arrays.append(value.memory)
+            return [address_of(value.memory) + value.offset]
+        if isinstance(value, Table):
+            if id(value) not in self._tables:
+                self._tables[id(value)] = np.array([w for v in value.words for w in self._words(v)], np.int64)
+                self._arrays.append(self._tables[id(value)])
+            return [address_of(self._tables[id(value)])]
+        if isinstance(value, Body):
+            return self._body(value)
+        return [value]
+
+    def _body(self, body: Body) -> list[int]:
+        """Bind a program inside this one; see `fastlstm.kernels.nested` for its words."""
+        bound = BoundProgram(body.program, body.batch, body.workers, body.count if body.program.slots else 1)
+        self.bodies.append(bound)
+        for slot, (at, time, row) in body.places.items():
+            self._arrays.append(at.memory)
+            bound.place(slot, address_of(at.memory) + at.offset, time, row)
+        frames = [address_of(frame) for frame in (bound.frames if body.workers > 1 else [])][1:]
+        return [self._address("drive.drive"), bound.code, body.count, body.workers, address_of(bound.frame), *frames]
 
     def _place_buffers(self, steps: int) -> None:
         """Give every slot its memory for `steps` time steps; states and other rows keep theirs."""
         self.steps = steps
-        for index, slot in enumerate(self.slots):
+        for index, slot in enumerate(self.program.slots):
             if slot.kind == "external":
                 continue
             if slot.kind == "constant":
@@ -208,7 +170,7 @@ class Program:
                 self._table[index] = (address_of(slot.value), 0, 0, 1)
                 continue
             held = 1 if slot.kind == "row" else min(self._block, steps) if slot.local else steps
-            needed = held * self.batch * slot.stride + SLACK
+            needed = held * self.batch * slot.stride + self.program.target.slack
             buffer = self._buffers[index]
             if buffer is None or buffer.size < needed:
                 buffer = self._buffers[index] = aligned_zeros(needed, np.float32)
@@ -221,7 +183,7 @@ class Program:
         self.used = rows
         for frame in self._frames:
             frame[layout.ROWS] = rows
-        for index, slot in enumerate(self.slots):
+        for index, slot in enumerate(self.program.slots):
             if slot.kind == "time":
                 self._table[index, layout.SLOT_TIME] = 4 * slot.stride * rows
 
@@ -229,8 +191,12 @@ class Program:
         """Return the buffer of a "row" slot, at least its width wide; writing to it writes the state."""
         buffer = self._buffers[index]
         assert buffer is not None
-        stride = self.slots[index].stride
+        stride = self.program.slots[index].stride
         return buffer[: self.batch * stride].reshape(self.batch, stride)
+
+    def place(self, index: int, address: int, time: int, row: int) -> None:
+        """Point an "external" slot at memory that somebody else keeps."""
+        self._table[index] = (address, time, row, 0)
 
     def bind(self, index: int, array: Array, time_axis: int | None, row_axis: int | None) -> None:
         """Point an "external" slot at an array whose last axis is contiguous."""
@@ -243,10 +209,22 @@ class Program:
         self._buffers[index] = array
 
     def run(self, steps: int, active: Array | None = None) -> int:
-        """Run all stages over `steps` time steps; return the frame's status.
+        """Run all stages over `steps` time steps; return the frame's status. InputError if a run is under way.
 
         `active` holds, for rows sorted by length, the number of rows active at each step.
         """
+        busy = self.busy
+        try:
+            del busy.free
+        except AttributeError:
+            raise in_use("program") from None
+        try:
+            return self.drive(steps, active)
+        finally:
+            busy.free = None
+
+    def drive(self, steps: int, active: Array | None = None) -> int:
+        """Run as `run` does; for callers that have the program to themselves."""
         if steps > self.steps:
             self._place_buffers(max(steps, min(2 * self.steps, 4096)))
         frame = self.frame
@@ -270,10 +248,16 @@ class Program:
         """Point a "row" slot at memory that belongs to somebody else."""
         self._table[index, layout.SLOT_BASE] = address
 
+    def family(self) -> Iterator[BoundProgram]:
+        """Return this program and those inside it."""
+        yield self
+        for body in self.bodies:
+            yield from body.family()
+
     @property
-    def busy_address(self) -> int:
-        """Address of the word that is 1 while an entry runs the program."""
-        return address_of(self.frame) + 8 * layout.FRAME_WORDS
+    def complains(self) -> bool:
+        """Whether it has instructions that may find an index without anything to point to."""
+        return any(step.kernel in ("movement.embed", "whole.gather") for step in self.program.instructions)
 
     def nbytes(self) -> int:
         """Return the bytes of working memory."""
@@ -281,7 +265,7 @@ class Program:
 
     def buffers(self) -> Mapping[str, Array]:
         """Return the buffers by slot name, for debugging."""
-        return {s.name: b for s, b in zip(self.slots, self._buffers, strict=True) if b is not None}
+        return {s.name: b for s, b in zip(self.program.slots, self._buffers, strict=True) if b is not None}
 
 
 def address_of(array: Array | None) -> int:

@@ -7,17 +7,19 @@ stages are held for all time steps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout, machine, native, team
+from fastlstm import layout, native, team
 from fastlstm.errors import InputError
-from fastlstm.graph import RECURRENT_OPS
-from fastlstm.segments.program import Program, Slot, Stage
+from fastlstm.memory import guarded
+from fastlstm.program import Program, Stage
+from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.split import SplitProgram, worth_splitting
 
 __all__ = ["COMPLAINT", "Segment", "State", "axes_of"]
@@ -38,6 +40,7 @@ class State:
     slot: int
     width: int
     direction: int
+    directions: int  # of its layer
     given: str  # value name of the initial state, "" for zero
     shown: str  # value name of the final state, "" if nobody asks
     name: str
@@ -47,8 +50,7 @@ class State:
 class Segment:
     """Stages, slots, and how the outside connects to them."""
 
-    slots: tuple[Slot, ...]
-    stages: tuple[Stage, ...]
+    program: Program
     inputs: Mapping[str, tuple[int, str, int]]  # value -> slot, axes, features (0: ids)
     outputs: Mapping[str, tuple[int, str, int]]
     states: tuple[State, ...]
@@ -58,35 +60,36 @@ class Segment:
     names: tuple[str, ...]
     threads: int = 1  # as many as the caller allows
     flat: bool = False  # one input and one output, all whose axes but the last are rows alike
-    _idle: dict[int, list[Program]] = field(default_factory=dict, repr=False, compare=False)
+    _idle: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)
 
-    def program(self, batch: int, before: Sequence[Stage] = (), after: Sequence[Stage] = ()) -> Program:
-        """Return a program of one's own for `batch` rows, with more stages before and after the segment's."""
-        return Program(self.slots, (*before, *self.stages, *after), batch, self.workers(batch))
+    def bound(self, batch: int, before: Sequence[Stage] = (), after: Sequence[Stage] = ()) -> BoundProgram:
+        """Return a bound program of one's own for `batch` rows, with more stages before and after the segment's."""
+        stages = (*before, *self.program.stages, *after)
+        return BoundProgram(replace(self.program, stages=stages), batch, self.workers(batch))
 
-    def sequence_program(self, batch: int) -> Program:
+    def least_bytes(self, batch: int) -> int:
+        """Return what a program for `batch` rows takes at least: one time step of every buffer, and its scratch."""
+        strides = [slot.stride for slot in self.program.slots if slot.kind in ("time", "row")]
+        return batch * (4 * sum(strides) + 8 * 6 * max(strides, default=1))
+
+    def bound_for_sequences(self, batch: int) -> BoundProgram:
         """Return a program for whole sequences of `batch` rows, divided among workers as they divide best."""
-        kind = SplitProgram if self.splits(batch) else Program
-        return kind(self.slots, self.stages, batch, self.workers(batch))
+        kind = SplitProgram if self.splits(batch) else BoundProgram
+        return kind(self.program, batch, self.workers(batch))
 
     def splits(self, batch: int) -> bool:
         """Whether workers take rows of the batch for whole sequences, and not hidden units of every step."""
-        recurrent = [i for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS]
+        recurrent = [i for i in self.program.instructions if i.recurrent]
         largest = max(recurrent, key=lambda i: i.macs, default=None)
         panels, narrow = (1, False) if largest is None else (largest.panels, largest.quantised > 0)
         return not self.lengths and worth_splitting(batch, panels, self.workers(batch), narrow)
 
     def workers(self, batch: int) -> int:
-        """Return how many threads pay off: every time step is a phase that takes all of them.
-
-        On a single processor they would take turns: two took 1.45 times as long as one.
-        """
-        if not team.available() or machine.cores() == 1:
+        """Return how many threads pay off: every time step is a phase that takes all of them."""
+        if not team.available():
             return 1
         # What a multiply-add takes goes down with the bytes of its weight.
-        recurrent = [
-            min(i.macs, i.weight_bytes // 4) for s in self.stages for i in s.instructions if i.label in RECURRENT_OPS
-        ]
+        recurrent = [min(i.macs, i.weight_bytes // 4) for i in self.program.instructions if i.recurrent]
         return max(1, min(self.threads, batch * min(recurrent, default=0) // WORTH_A_WORKER))
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:
@@ -103,7 +106,7 @@ class Segment:
         try:
             program = idle.pop()  # another thread may have taken the last one since we looked
         except IndexError:
-            program = self.sequence_program(batch)
+            program = self.bound_for_sequences(batch)
         self._set_states(program, values, batch, order)
         self._set_masks(program, values, steps, batch, lengths, order)
         active = None
@@ -113,9 +116,7 @@ class Segment:
         for state in self.states:
             if state.shown:
                 part = program.rows(state.slot)[:, : state.width]
-                whole = result.setdefault(
-                    state.shown, np.empty((self.directions(state.shown), batch, state.width), np.float32)
-                )
+                whole = result.setdefault(state.shown, np.empty((state.directions, batch, state.width), np.float32))
                 whole[state.direction] = part if order is None else part[np.argsort(order)]
         idle.append(program)
         return result
@@ -125,19 +126,20 @@ class Segment:
         ((name, (_, axes, features)),) = self.inputs.items()
         ((shown, _),) = self.outputs.items()
         array = np.asarray(values[name])
-        rows = _rows_array(array.reshape(-1, 1, array.shape[-1] if array.ndim else 1), axes, features, name)
+        width = array.shape[-1] if array.ndim else 1
+        rows = _rows_array(array.reshape(math.prod(array.shape[:-1]), 1, width), axes, features, name)
         idle = self._idle.setdefault(1, [])
         try:
             program = idle.pop()
         except IndexError:
-            program = self.program(1)
+            program = self.bound(1)
         result = self.advance(program, {name: rows}, len(rows), 1)[shown]
         idle.append(program)
         return {shown: result.reshape(*array.shape[:-1], result.shape[-1])}
 
     def advance(
         self,
-        program: Program,
+        program: BoundProgram,
         arrays: Mapping[str, Array],
         steps: int,
         batch: int,
@@ -145,23 +147,24 @@ class Segment:
         order: Array | None = None,
         out: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
-        """Run `program` over `steps` time steps from the states it holds; return the outputs."""
+        """Run `program`, which the caller has to itself, from the states it holds; return the outputs."""
         result: dict[str, Array] = {}
         held = []  # the arrays that slots point to while the program runs
         for name, (slot, axes, _) in self.inputs.items():
             array = arrays[name]
             if order is not None:
                 array = np.ascontiguousarray(np.take(array, order, axis=axes.index("B")))
+            array = guarded(array)
             held.append(array)
             program.bind(slot, array, *axes_of(axes))
         sizes = {"T": steps, "B": batch, "1": 1}
         for name, (slot, axes, features) in self.outputs.items():
             shape = [sizes.get(axis, features) for axis in axes]
-            target = np.empty(shape, np.float32) if out is None else out[name]
+            target = guarded(np.empty(shape, np.float32)) if out is None else out[name]
             result[name] = target
             program.bind(slot, target, *axes_of(axes))
         if batch and (steps or not self.needs_step):
-            status = program.run(steps, active)
+            status = program.drive(steps, active)
             if status:
                 raise InputError(COMPLAINT)
         elif batch and self.needs_step:
@@ -184,7 +187,7 @@ class Segment:
         return one and not (asked or self.lengths or self.masks)
 
     def entry(
-        self, program: Program, steps: int, keep: bool = False, time_axis: bool = True, batch_axis: bool = True
+        self, program: BoundProgram, steps: int, keep: bool = False, time_axis: bool = True, batch_axis: bool = True
     ) -> native.Call:
         """Return a built-in that runs `program` over arrays of one shape; see `fastlstm.native.entry`.
 
@@ -201,10 +204,6 @@ class Segment:
 
         clear = [] if keep else [program.rows(state.slot) for state in self.states]
         return native.entry(program, steps, place(x), place(y), clear)
-
-    def directions(self, shown: str) -> int:
-        """Return how many directions a final state has."""
-        return 1 + max(s.direction for s in self.states if s.shown == shown)
 
     def sizes(self, arrays: Mapping[str, Array]) -> tuple[int, int]:
         """Return the time steps and batch rows of the inputs; InputError if they do not agree."""
@@ -238,7 +237,7 @@ class Segment:
             )
         return lengths.astype(np.int64)
 
-    def _set_states(self, program: Program, values: Mapping[str, Any], batch: int, order: Array | None) -> None:
+    def _set_states(self, program: BoundProgram, values: Mapping[str, Any], batch: int, order: Array | None) -> None:
         for state in self.states:
             rows = program.rows(state.slot)
             rows[:] = 0
@@ -251,21 +250,20 @@ class Segment:
 
     def check_state(self, state: State, given: Array, batch: int) -> None:
         """Raise InputError unless an initial state has the shape that it should have."""
-        directions = 1 + max(s.direction for s in self.states if s.given == state.given)
         if (
             given.ndim != 3
-            or given.shape[0] != directions
+            or given.shape[0] != state.directions
             or given.shape[2] != state.width
             or given.shape[1] not in (1, batch)
         ):
             raise InputError(
                 f"The initial state '{state.given}' should have the shape "
-                f"[{directions}, {batch}, {state.width}]; got {list(given.shape)}."
+                f"[{state.directions}, {batch}, {state.width}]; got {list(given.shape)}."
             )
 
     def _set_masks(
         self,
-        program: Program,
+        program: BoundProgram,
         values: Mapping[str, Any],
         steps: int,
         batch: int,
@@ -296,7 +294,7 @@ class Segment:
                 "tile": f"{stage.rows} rows a block",
                 "note": " ".join(filter(None, (names[stage.kind], step.note))),
             }
-            for stage in self.stages
+            for stage in self.program.stages
             for step in stage.instructions
         ]
 

@@ -6,19 +6,20 @@ kernel is used for programs of one batch row; with more, the general kernels use
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.arguments import Linear, SmallLSTM
 from fastlstm.graph import Node
-from fastlstm.machine import Machine
 from fastlstm.pack import gate_panels, plain_panels
-from fastlstm.segments.program import Instruction
+from fastlstm.program import Instruction
+from fastlstm.segments.direction import Direction
+from fastlstm.target import FLOAT32, Target
 
-__all__ = ["Passes", "fits", "linear_for", "packed", "passes_of", "recurrence_for"]
+__all__ = ["Passes", "fits", "packed", "passes_of", "projection", "recurrence"]
 
 Array = npt.NDArray[Any]
 MOST_UNITS = 64  # above, a step is bound by the cache that the weights lie in
@@ -62,15 +63,15 @@ def fits(node: Node, units: int, bits: int) -> bool:
     return node.op == "LSTM" and units <= MOST_UNITS and bits == 32 and plain and node.attrs.get("clip") is None
 
 
-def passes_of(units: int, machine: Machine) -> Passes:
+def passes_of(units: int, target: Target) -> Passes:
     """Return the division that needs the least time: long passes, and few."""
-    lanes = machine.lanes
+    lanes = target.lanes
     panels, rest = divmod(units, lanes)
     tail = -(-rest * 4 // lanes)
     if tail > 2:
         panels, tail = panels + 1, 0
-    most = machine.max_sums
-    if 4 * lanes * (4 * panels + tail) * units > machine.l1_bytes:
+    most = target.max_sums
+    if 4 * lanes * (4 * panels + tail) * units > target.l1_bytes:
         # Weights come from the L2 cache: short passes leave the last ones in the L1 cache for the next step, which
         # goes the other way, and the cells of one overlap with the loads of the next (64 units: 0.55 to 0.33 us).
         each = max(1, min(WIDE // lanes, (most - tail) // 4))
@@ -111,36 +112,25 @@ def _parts(weight: Array, passes: Passes) -> list[Array]:
     return found
 
 
-def linear_for(weight: Array, bias: Array, passes: Passes, x: int, z: int, machine: Machine) -> tuple[Instruction, ...]:
+def projection(one: Direction, target: Target) -> tuple[Instruction, ...]:
     """Return the input projection for one row: none where the recurrence does it."""
-    if weight.shape[1] <= MOST_INPUTS:
+    k = one.w_ih.shape[1]
+    if k <= MOST_INPUTS:
         return ()
-    lanes = passes.lanes
-    columns, offset = (np.concatenate(_parts(w, passes), axis=1) for w in (weight, bias.reshape(-1, 1)))
+    passes, lanes = passes_of(one.hidden, target), target.lanes
+    columns, offset = (np.concatenate(_parts(w, passes), axis=1) for w in (one.w_ih, one.bias.reshape(-1, 1)))
     panels = plain_panels(columns, 4, lanes)
-    args = (x, z, weight.shape[1], panels, plain_panels(offset, 4, lanes), panels.shape[0], 0, 0)
-    return (Instruction("linear.linear", (lanes, 4, machine.max_sums, 32), args),)
+    args = Linear(one.x, one.z, k, panels, plain_panels(offset, 4, lanes), panels.shape[0], 0, 0)
+    return (Instruction("linear.linear", (lanes, 4, target.max_sums, FLOAT32), args),)
 
 
-def recurrence_for(
-    weights: tuple[Array, Array, Array], activations: Sequence[Any], passes: Passes, slots: Sequence[int], place: Any
-) -> Instruction:
-    """Return the recurrence for one row.
-
-    Parameters
-    ----------
-    weights : w_ih, bias, w_hh
-    activations : sequence
-    passes : Passes
-    slots : x, z, y, h, c, and the mask's, -1 if there is none
-    place : offset of y in bytes, width of y's last vector, whether time runs backwards
-    """
-    w_ih, bias, w_hh = weights
-    (x, z, y, h, c, mask), (offset, last_width, backwards) = slots, place
-    inputs = w_ih.shape[1] if w_ih.shape[1] <= MOST_INPUTS else 0
-    args = (
-        z, y, offset, w_hh.shape[1], packed(w_hh, passes), passes.full, last_width, h, int(backwards), mask,
-        x, inputs, packed(w_ih, passes), packed(bias.reshape(-1, 1), passes), c,
+def recurrence(one: Direction, passes: Passes) -> Instruction:
+    """Return the recurrence for one row."""
+    k = one.w_ih.shape[1]
+    args = SmallLSTM(
+        one.z, one.y, one.y_bytes, one.hidden, packed(one.w_hh, passes), passes.full, one.last_width, one.h,
+        one.reverse, one.mask, one.x, k if k <= MOST_INPUTS else 0, packed(one.w_ih, passes),
+        packed(one.bias.reshape(-1, 1), passes), one.c,
     )  # fmt: skip
-    constants = (passes.lanes, passes.panels, passes.last, passes.tail, tuple(activations), mask >= 0)
+    constants = (passes.lanes, passes.panels, passes.last, passes.tail, one.activations, one.mask >= 0)
     return Instruction("small.lstm", constants, args)

@@ -9,14 +9,14 @@ beside it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from fastlstm import layout
-from fastlstm.kernels import compiler
-from fastlstm.segments.program import Instruction, Program, Slot, Stage, address_of
+from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.program import Instruction, Program, Stage
+from fastlstm.segments.program import BoundProgram, address_of
 
 __all__ = ["SplitProgram", "worth_splitting"]
 
@@ -45,27 +45,27 @@ def worth_splitting(batch: int, panels: float, workers: int, narrow: bool = Fals
     return longest(batch) * SHORT_TILES < longest(panels) * repeated
 
 
-class SplitProgram(Program):
-    """A `Program` of one instruction, which runs a program of its own for each worker's rows.
+class SplitProgram(BoundProgram):
+    """A `BoundProgram` of one instruction, which runs a program of its own for each worker's rows.
 
     The parts have their own buffers for what has a time axis. States and other values of one row a batch row lie in
     this program's buffers, and external arrays are bound here: the parts look at their own rows of them.
     """
 
-    def __init__(self, slots: Sequence[Slot], stages: Sequence[Stage], batch: int, workers: int) -> None:
+    def __init__(self, program: Program, batch: int, workers: int) -> None:
         bounds = [batch * i // workers for i in range(workers + 1)]
         self._starts = bounds[:-1]
-        self._parts = [Program(slots, stages, end - start) for start, end in itertools.pairwise(bounds)]
-        self._inner = slots
-        external = [i for i, slot in enumerate(slots) if slot.kind == "external"]
-        words = [workers, compiler.address("drive.drive"), len(external)]
+        self._parts = [BoundProgram(program, end - start) for start, end in itertools.pairwise(bounds)]
+        self._inner = program.slots
+        external = [i for i, slot in enumerate(program.slots) if slot.kind == "external"]
+        words = [workers, address(Kernel("drive.drive"), program.target), len(external)]
         for part, start in zip(self._parts, self._starts, strict=True):
             words += [*part.call(0)[1:], part.slot_address(0), start]
         table = np.array([*words, *external], np.int64)
         # What has a time axis has no memory here.
-        outer = [replace(slot, kind="external") if slot.kind == "time" else slot for slot in slots]
+        outer = tuple(replace(slot, kind="external") if slot.kind == "time" else slot for slot in program.slots)
         step = Instruction("split.split", (), (table,))
-        super().__init__(outer, (Stage(layout.ONCE, (step,)),), batch, workers)
+        super().__init__(Program(program.target, outer, (Stage(layout.ONCE, (step,)),)), batch, workers)
         self.macs = sum(part.macs for part in self._parts)
 
     def _place_buffers(self, steps: int) -> None:

@@ -5,7 +5,7 @@ Time and states are found where the model's shapes and values show them; what ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from fastlstm.plan import make_plan, row_labels
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine
 from fastlstm.streaming.pairs import final_states, initial_states, state_pairs
-from fastlstm.streaming.timeline import FRAMES, ROWS, Carried, Unrolled, refusal
+from fastlstm.streaming.timeline import FRAMES, ROWS, TRACED, Carried, Unrolled, refusal
 from fastlstm.streaming.timeline_rules import unroll
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int) -> Segmen
         if new is None:
             return None
         nodes.append(new)
+    if _joins_ranks(graph.nodes, nodes):
+        return None
     from_state = {o for n in recurrent for o in n.outputs[1:] if o}
     for node in nodes:
         rows = [v for v in node.inputs if v and v not in graph.constants]
@@ -129,6 +131,18 @@ def _streaming(node: Node, graph: Graph, labels: Mapping[str, str], initial: dic
     if is_last and len(labels[node.input(0)]) == 3:  # the last time step, at every step
         return Node("Identity", (node.input(0),), node.outputs, {}, node.name)
     return node
+
+
+def _joins_ranks(before: Sequence[Node], after: Sequence[Node]) -> bool:
+    """Whether a node joins what was the last time step, and has a time axis now, with values that have none."""
+    timed: set[str] = set()
+    for old, new in zip(before, after, strict=True):
+        found = [name in timed for name in new.inputs if name]
+        if new.op == "Concat" and any(found) and not all(found):
+            return True
+        if any(found) or (old.op == "Gather" and new.op == "Identity"):
+            timed.update(name for name in new.outputs if name)
+    return False
 
 
 def _is_state(graph: Graph, value: str) -> bool:
@@ -175,13 +189,14 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
     """
     frames = [spec for spec in graph.inputs if spec.name not in pairs]
     best: tuple[int, UnsupportedError] | None = None
+    rows = {given: axis for given in pairs if (axis := _row_axis(graph, given)) is not None}
     for trial, choice in enumerate(product(*map(_choices, frames))):
         if trial == MOST_TRIALS:
             break
         if all(t is None for t, _ in choice):
             continue
         axes = dict(zip([spec.name for spec in frames], choice, strict=True))
-        named = _with_axes(graph, axes, pairs)
+        named = _with_axes(graph, axes, pairs, rows)
         moving = {name: t for name, (t, _) in axes.items() if t is not None}
         placed: list[Node] = []
         try:
@@ -196,7 +211,8 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
             best = (
                 len(graph.nodes),
                 UnsupportedError(
-                    "This model keeps nothing from one time step to the next, so there is nothing to stream. Call it."
+                    "This model keeps nothing from one time step to the next, so there is nothing to stream. "
+                    f"Call it. {TRACED}"
                 ),
             )
             continue
@@ -222,8 +238,37 @@ def _choices(spec: TensorSpec) -> list[tuple[int | None, int | None]]:
     return found
 
 
-def _with_axes(graph: Graph, axes: Mapping[str, tuple[int | None, int | None]], pairs: Mapping[str, str]) -> Graph:
-    """Return the graph with its inputs' axes named, optimised again where sizes were numbers."""
+def _row_axis(graph: Graph, given: str) -> int | None:
+    """Return which axis of a state input holds the batch rows of the recurrent layers that begin with it.
+
+    Layers take [directions, rows, units]; a model may take another shape and move its axes. The axis is the one whose
+    name gets there; None if none does, or no recurrent layer begins with this input.
+    """
+    places = {
+        node.input(6 if kind == "h" else 7)
+        for first, kind in initial_states(graph, given)
+        for node in [graph.producers()[first]]
+    }
+    spec = next(s for s in graph.inputs if s.name == given)
+    for axis in range(len(spec.shape) if places and "..." not in spec.shape else 0):
+        named = replace(spec, shape=(*spec.shape[:axis], ROWS, *spec.shape[axis + 1 :]))
+        infos = passes.shapes.infer(graph.replace(inputs=tuple(named if s is spec else s for s in graph.inputs)))
+        shapes = [infos[place].shape for place in places]
+        if all(shape is not None and len(shape) == 3 and shape[1] == ROWS for shape in shapes):
+            return axis
+    return None
+
+
+def _with_axes(
+    graph: Graph,
+    axes: Mapping[str, tuple[int | None, int | None]],
+    pairs: Mapping[str, str],
+    rows: Mapping[str, int],
+) -> Graph:
+    """Return the graph with its inputs' axes named, optimised again where sizes were numbers.
+
+    `rows` says which axis of a recurrent layer's state holds the batch rows.
+    """
     batches = {
         size
         for spec in graph.inputs
@@ -235,9 +280,8 @@ def _with_axes(graph: Graph, axes: Mapping[str, tuple[int | None, int | None]], 
     for spec in graph.inputs:
         shape = list(spec.shape)
         if spec.name in pairs:
-            states = initial_states(graph, spec.name)
             for i, size in enumerate(shape):
-                if (isinstance(size, str) and (size in batches or len(batches) == 0)) or (states and i == 1):
+                if (isinstance(size, str) and (size in batches or len(batches) == 0)) or rows.get(spec.name) == i:
                     fixed |= isinstance(size, int)
                     shape[i] = ROWS
         else:
@@ -260,11 +304,12 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
     is_open = any(isinstance(size, str) for spec in frames for size in spec.shape[1:])
     recurrent = [node for node in graph.nodes if node.op in RECURRENT_OPS]
     for node in recurrent:
-        starts = [v for v in (node.input(6), node.input(7)) if v and v not in graph.constants]
+        states = [node.input(i) for i in (6, 7)[: 2 if node.op == "LSTM" else 1]]
+        starts = [v for v in states if v and v not in graph.constants]
         if starts and "reverse" in node.attrs["directions"]:
             raise refusal(node, "runs backwards in time, and its first output needs the last frame")
-        if not starts and pairs and "reverse" not in node.attrs["directions"]:
-            return None  # its state would be lost after every call
+        if len(starts) < len(states) and pairs and "reverse" not in node.attrs["directions"]:
+            return None  # a state of it would be lost after every call
     if not pairs or not frames or not outputs or (is_open and not by_hand):
         return None
     infos = passes.shapes.infer(graph)
@@ -283,6 +328,30 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
     own = [TensorSpec(c.given, c.shape, c.dtype) for c in carried]
     after = [TensorSpec(c.shown, c.shape, c.dtype) for c in carried]
     called = graph.replace(inputs=(*frames, *own), outputs=(*outputs, *after))
-    rows = {size for spec in graph.inputs if spec.name in pairs for size in spec.shape if isinstance(size, str)}
-    axes = {spec.name: "".join("B" if size in rows else "." for size in spec.shape) for spec in (*frames, *outputs)}
-    return Unrolled(called, tuple(carried), axes, False)
+    return Unrolled(called, tuple(carried), _row_letters(called, len(frames), len(outputs), graph), False)
+
+
+def _row_letters(called: Graph, frames: int, outputs: int, graph: Graph) -> dict[str, str]:
+    """Return B for the axis of batch rows and a dot for every other, for the frames and outputs of a chunk model.
+
+    Rows have the name that the states' rows have; or, as exporters give every axis a name of its own, they are an
+    open first axis of the frames, if the states that come out have their rows from there.
+    """
+    own = {s.name for s in called.inputs[frames:]}
+    names = {size for spec in graph.inputs if spec.name in own for size in spec.shape if isinstance(size, str)}
+
+    def named(spec: TensorSpec) -> TensorSpec:
+        opens = [size for size in spec.shape if isinstance(size, str)]
+        first = opens[:1] == list(spec.shape[:1]) and len(opens) == 1
+        return replace(spec, shape=tuple(ROWS if s in names or (first and s in opens) else s for s in spec.shape))
+
+    inputs = tuple(named(spec) for spec in called.inputs[:frames])
+    infos = passes.shapes.infer(called.replace(inputs=(*inputs, *called.inputs[frames:])))
+    known = all(infos[spec.name].shape == spec.shape for spec in called.outputs[outputs:])
+    declared = (*called.inputs[:frames], *called.outputs[:outputs])
+    shapes = {spec.name: spec.shape for spec in declared}
+    if names and known:
+        shapes |= {spec.name: spec.shape for spec in inputs}
+        found = {spec.name: infos[spec.name].shape for spec in called.outputs[:outputs]}
+        shapes |= {name: shape for name, shape in found.items() if shape is not None and ROWS in shape}
+    return {name: "".join("B" if size in {ROWS, *names} else "." for size in shape) for name, shape in shapes.items()}

@@ -10,21 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.busy import Busy
 from fastlstm.errors import UnsupportedError
 from fastlstm.executor import Executor
 from fastlstm.graph import TensorSpec
+from fastlstm.memory import check_memory
 from fastlstm.native import Call, never
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.timeline import Unrolled
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
@@ -36,7 +35,9 @@ class SegmentRun:
 
     def __init__(self, engine: SegmentEngine, batch: int) -> None:
         self.engine, self.batch = engine, batch
-        self.program = engine.segment.program(batch)
+        check_memory(f"A stream of {batch} rows", engine.segment.least_bytes(batch))
+        self.program = engine.segment.bound(batch)
+        self.busy = self.program.busy
         self.shapes = {state.name: (batch, state.width) for state in engine.segment.states}
         self.reset()
 
@@ -49,6 +50,15 @@ class SegmentRun:
         if not self.engine.has_entries:
             return never
         return self.engine.segment.entry(self.program, steps, keep=True, time_axis=time_axis, batch_axis=batch_axis)
+
+    def before(self) -> dict[str, Array] | None:
+        """Return what `restore` takes to undo what a refused call has done; None if no call is refused midway."""
+        return self.state() if self.engine.has_ids else None
+
+    def restore(self, before: dict[str, Array] | None) -> None:
+        """Put the states back to what they were."""
+        if before is not None:
+            self.set_state(before)
 
     def reset(self) -> None:
         """Go back to the initial state."""
@@ -77,6 +87,13 @@ class SegmentEngine:
     initial: Mapping[str, Array]  # states that do not start from zero
     shown: tuple[str, ...]  # the outputs, in the model's order
 
+    by_call = False
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the states of one row."""
+        return sum(4 * state.width for state in self.segment.states)
+
     @cached_property
     def inputs(self) -> dict[str, Port]:
         """The inputs by name."""
@@ -86,6 +103,11 @@ class SegmentEngine:
     def outputs(self) -> dict[str, Port]:
         """The outputs by name."""
         return {name: _port(*self.segment.outputs[name][1:]) for name in self.shown}
+
+    @cached_property
+    def has_ids(self) -> bool:
+        """Whether an input holds ids, which only the kernels find to lie outside their table."""
+        return any(not features for _, _, features in self.segment.inputs.values())
 
     @cached_property
     def has_entries(self) -> bool:
@@ -108,7 +130,9 @@ class GraphRun:
 
     def __init__(self, engine: GraphEngine, batch: int) -> None:
         self.engine, self.batch = engine, batch
+        self.busy = Busy()
         self.states: dict[str, Array] = {}
+        check_memory(f"A stream of {batch} rows", batch * engine.state_bytes)
         self.reset()
         self.shapes = {c.name: c.outside(self.states[c.given]).shape for c in engine.carried}
 
@@ -120,6 +144,15 @@ class GraphRun:
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:  # noqa: ARG002
         """Return nothing: every call goes through Python."""
         return never
+
+    def before(self) -> dict[str, Array]:
+        """Return what `restore` takes to undo what a refused call has done; the arrays are never written to."""
+        return self.states
+
+    def restore(self, before: dict[str, Array] | None) -> None:
+        """Put the states back to what they were."""
+        if before is not None:
+            self.states = before
 
     def reset(self) -> None:
         """Go back to the initial state."""
@@ -146,6 +179,14 @@ class GraphEngine:
         own_outputs = graph.outputs[: len(graph.outputs) - count]
         self.inputs = {spec.name: _port_of(spec, unrolled.axes) for spec in own_inputs}
         self.outputs = {spec.name: _port_of(spec, unrolled.axes) for spec in own_outputs}
+
+        self.by_call = not any("T" in port.axes for port in self.inputs.values())
+        """Whether a step is a whole call of the model, with one chunk as its input."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the states of one row."""
+        return sum(c.start(1).nbytes for c in self.carried)
 
     def open(self, batch: int) -> GraphRun:
         """Return the states of a new stream; UnsupportedError if the model takes another number of rows."""

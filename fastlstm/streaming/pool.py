@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -10,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm import machine
+from fastlstm.busy import Busy, exclusive, in_use
 from fastlstm.errors import InputError
 from fastlstm.kernels import compiler
+from fastlstm.memory import check_memory
 from fastlstm.segments.program import address_of
 from fastlstm.streaming.engines import SegmentEngine
 from fastlstm.streaming.pool_rows import MOST, GraphRows, NativeRows, Rows
@@ -24,12 +28,15 @@ __all__ = ["StreamPool"]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
+BOOKKEEPING = 64  # bytes a stream: its mark, and its number while it is free
 
 
 class StreamPool:
     """Room for `capacity` streams of one model.
 
-    Every stream has the same bits as a `Stream` of its own. A pool is used from one thread at a time.
+    Every stream has the same bits as a `Stream` of its own. A pool does one call at a time: a call that meets another
+    one, from another thread, raises InputError. So does a call whose arguments do not fit; either way nothing has
+    changed. A pool copies and pickles as a stream does, with all its streams and their ids.
 
     Parameters
     ----------
@@ -45,14 +52,22 @@ class StreamPool:
             raise InputError(f"capacity should be a whole number from 1 on; got {capacity!r}.")
         self.capacity = capacity
         engine = model.streaming_engine(state)
+        check_memory(f"A pool of {capacity} streams", capacity * (engine.state_bytes + BOOKKEEPING))
+        self._busy = Busy()
+        self._model, self._pairs = model, dict(state or {})
         self._inputs: dict[str, Port] = engine.inputs
         self._outputs: dict[str, Port] = engine.outputs
-        self._by_call = not any("T" in port.axes for port in self._inputs.values())
-        self._rows: Rows = (
-            NativeRows(engine, capacity) if isinstance(engine, SegmentEngine) else GraphRows(engine, capacity)
-        )
-        # A word for each stream, -1 while it is closed: see kernels/gather.py.
-        self._marks = np.full(capacity, -1, np.int64)
+        self._by_call = engine.by_call
+        # Inputs that may be given once for all streams, or all chunks: neither rows nor time are among their axes.
+        self._single = {name for name, port in self._inputs.items() if not set("TB") & set(port.axes)}
+        try:
+            self._rows: Rows = (
+                NativeRows(engine, capacity) if isinstance(engine, SegmentEngine) else GraphRows(engine, capacity)
+            )
+            # A word for each stream, -1 while it is closed: see kernels/gather.py.
+            self._marks = np.full(capacity, -1, np.int64)
+        except MemoryError as error:
+            raise InputError(f"There is not enough memory for a pool of {capacity} streams.") from error
         self._words = np.array([capacity, address_of(self._marks), 0], np.int64)
         self._few = np.zeros(MOST, np.int64)  # ids of a call
         self._check = _check_function()
@@ -67,6 +82,7 @@ class StreamPool:
         """Bytes of the streams' states: what grows with the capacity."""
         return self._rows.nbytes
 
+    @exclusive("pool")
     def open(self) -> int:
         """Return the id of a new stream, in its initial state; InputError if the pool is full."""
         if not self._free:
@@ -76,22 +92,26 @@ class StreamPool:
         self._marks[new] = 0
         return new
 
+    @exclusive("pool")
     def close(self, stream: int) -> None:
         """Give a stream back; its id may be given out again."""
         (number,) = self._checked([stream])
         self._marks[number] = -1
         self._free.append(int(number))
 
+    @exclusive("pool")
     def reset(self, stream: int) -> None:
         """Set a stream back to its initial state."""
         (number,) = self._checked([stream])
         self._rows.reset(int(number))
 
+    @exclusive("pool")
     def state(self, stream: int) -> Arrays:
         """Return a copy of a stream's state, of the kind that `Stream.state` has for one row."""
         (number,) = self._checked([stream])
         return self._rows.state(int(number))
 
+    @exclusive("pool")
     def set_state(self, stream: int, value: Mapping[str, Any]) -> None:
         """Set a stream's state to one that `state`, or `Stream.state` with one row, returned."""
         (number,) = self._checked([stream])
@@ -105,7 +125,8 @@ class StreamPool:
         streams : sequence of int
             Ids of open streams, each once.
         frames : array [streams, features]
-            (ids of an embedding: [streams]); with several inputs a dict of them.
+            (ids of an embedding: [streams]); with several inputs a dict of them. An input with neither rows nor time
+            among its axes, such as a sample rate, may be given once for all.
         out : array [streams, width], or dict of them, optional
             Written and returned instead of a new array.
 
@@ -113,30 +134,52 @@ class StreamPool:
         -------
         array [streams, width]; with several outputs a dict
         """
-        numbers = self._checked(streams)
-        if len(numbers) <= MOST:
-            known = self._rows.quick(numbers, frames, out)
-            if known is not None:
-                return known
+        busy = self._busy
+        try:
+            del busy.free
+        except AttributeError:
+            raise in_use("pool") from None
+        try:
+            numbers = self._checked(streams)
+            if len(numbers) <= MOST:
+                known = self._rows.quick(numbers, frames, out)
+                if known is not None:
+                    return known
+            return self._step(numbers, frames, out)
+        finally:
+            busy.free = None
+
+    def _step(self, numbers: Array, frames: Any, out: Any) -> Any:
+        """Advance some streams by frames that the entry does not know."""
         arrays = {
             name: self._checked_frames(name, a, (len(numbers),)) for name, a in by_name(self._inputs, frames).items()
         }
-        shapes = {name: (len(numbers), *port.shape(1, 1, "TB1")) for name, port in self._outputs.items()}
-        targets: Arrays = {} if out is None else check_out(self._outputs, out, shapes)
-        for at in range(0, len(numbers), MOST):
-            some = slice(at, at + MOST)
-            results = self._rows.step(numbers[some], {name: array[some] for name, array in arrays.items()})
-            for name, result in results.items():
-                if name not in targets:
-                    targets[name] = np.empty((len(numbers), *result.shape[1:]), result.dtype)
-                targets[name][some] = result
-        if not len(numbers):
-            for name, port in self._outputs.items():
-                targets.setdefault(name, np.empty([0, *(size or 0 for size in port.shape(1, 1, "TB1"))], port.dtype))
         if out is not None:
-            return out
-        return next(iter(targets.values())) if len(targets) == 1 else targets
+            shapes = {name: (len(numbers), *port.shape(1, 1, "TB1")) for name, port in self._outputs.items()}
+            check_out(self._outputs, out, shapes)
+        before = self._rows.before(numbers)
+        try:
+            parts = []
+            for at in range(0, len(numbers), MOST):
+                some = slice(at, at + MOST)
+                parts.append(self._rows.step(numbers[some], {name: array[some] for name, array in arrays.items()}))
+            results = {
+                name: np.concatenate([part[name] for part in parts])
+                if parts
+                else np.empty([0, *(size or 0 for size in port.shape(1, 1, "TB1"))], port.dtype)
+                for name, port in self._outputs.items()
+            }
+            if out is None:
+                return next(iter(results.values())) if len(results) == 1 else results
+            targets = check_out(self._outputs, out, {name: result.shape for name, result in results.items()})
+        except BaseException:
+            self._rows.restore(numbers, before)
+            raise
+        for name, target in targets.items():
+            target[...] = results[name]
+        return out
 
+    @exclusive("pool")
     def push(self, streams: Sequence[int] | Array, chunks: Sequence[Any]) -> list[Any]:
         """Advance some streams, each by a chunk of its own length.
 
@@ -144,7 +187,8 @@ class StreamPool:
         ----------
         streams : sequence of int
         chunks : sequence of arrays [n, features]
-            One for each stream (ids of an embedding: [n]; several inputs: a dict of arrays); n may be zero.
+            One for each stream (ids of an embedding: [n]; several inputs: a dict of arrays); n may be zero. An input
+            with neither rows nor time among its axes may be given once for all frames.
 
         Returns
         -------
@@ -153,23 +197,50 @@ class StreamPool:
         numbers = self._checked(streams)
         if len(chunks) != len(numbers):
             raise InputError(f"Expected a chunk for each of {len(numbers)} streams; got {len(chunks)}.")
-        pieces: list[Arrays] = []
-        for chunk in chunks:
-            named = by_name(self._inputs, chunk)
-            lengths = {np.shape(a)[:1] for n, a in named.items() if self._by_call or "T" in self._inputs[n].axes}
-            if len(lengths) != 1 or lengths == {()}:
-                raise InputError(f"A chunk's inputs should have as many frames each; got {sorted(lengths)}.")
-            (front,) = lengths
-            pieces.append(
-                {
-                    name: self._checked_frames(
-                        name, a, front if self._by_call or "T" in self._inputs[name].axes else ()
-                    )
-                    for name, a in named.items()
-                }
-            )
-        results = self._rows.push(numbers, pieces)
+        pieces = [self._piece(chunk) for chunk in chunks]
+        before = self._rows.before(numbers)
+        try:
+            results = self._rows.push(numbers, pieces)
+        except BaseException:
+            self._rows.restore(numbers, before)
+            raise
         return [next(iter(r.values())) if len(self._outputs) == 1 else r for r in results]
+
+    def _piece(self, chunk: Any) -> Arrays:
+        """Return the arrays of one stream's chunk, checked."""
+        named = by_name(self._inputs, chunk)
+        counted = {
+            name
+            for name, port in self._inputs.items()
+            if "T" in port.axes
+            or (self._by_call and not (name in self._single and np.ndim(named[name]) == len(port.axes)))
+        }
+        lengths = {np.shape(named[name])[:1] for name in counted}
+        if len(lengths) != 1 or lengths == {()}:
+            raise InputError(f"A chunk's inputs should have as many frames each; got {sorted(lengths)}.")
+        (front,) = lengths
+        return {
+            name: self._checked_frames(name, a, front if self._by_call or name in counted else ())
+            for name, a in named.items()
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._model, self.capacity, self._pairs), self._contents()
+
+    @exclusive("pool")
+    def _contents(self) -> tuple[list[int], Arrays]:
+        """Return the numbers that are free, in the order in which they will be given out, and the open ones' states."""
+        return list(self._free), self._rows.before(np.flatnonzero(self._marks >= 0))
+
+    def __setstate__(self, contents: tuple[list[int], Arrays]) -> None:
+        free, states = contents
+        self._free = list(free)
+        self._marks[:] = 0
+        self._marks[self._free] = -1
+        self._rows.restore(np.flatnonzero(self._marks >= 0), states)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> StreamPool:
+        return copy.copy(self)  # a model holds no state: copies of a pool share it, and its weights
 
     def _checked(self, streams: Any) -> Array:
         """Return the ids as an array, all of them open and each there once."""
@@ -194,7 +265,10 @@ class StreamPool:
         """Return the frames of an input as an array of its dtype; `front` is what stands before a frame's sizes."""
         port = self._inputs[name]
         array = np.asarray(frames)
-        check_frames(f"Frames of '{name}'", port, array, [(*front, *port.shape(1, 1, "TB"))])
+        one = port.shape(1, 1, "TB")
+        check_frames(f"Frames of '{name}'", port, array, [(*front, *one), *([one] if name in self._single else [])])
+        if array.ndim == len(one):
+            array = np.broadcast_to(array, (*front, *array.shape))
         return np.asarray(array, port.dtype)
 
 
@@ -202,4 +276,4 @@ class StreamPool:
 def _check_function() -> Any:
     """Return the compiled check of ids, which keeps the interpreter lock: it takes less than a microsecond."""
     kind = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-    return kind(compiler.address("gather.check"))
+    return kind(compiler.address(compiler.Kernel("gather.check"), machine.detect()))

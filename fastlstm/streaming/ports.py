@@ -75,13 +75,31 @@ def check_frames(what: str, port: Port, array: Array, shapes: list[tuple[Any, ..
 
 
 def check_out(outputs: Mapping[str, Port], out: Any, shape_of: Mapping[str, tuple[Any, ...]]) -> dict[str, Array]:
-    """Return the arrays to write by output; InputError if one does not fit."""
+    """Return the arrays to write by output; InputError if one does not fit.
+
+    Each has the output's dtype and its shape (in which None stands for any size), can be written to, and shares no
+    memory with another, or with itself.
+    """
+    if isinstance(out, Mapping):
+        if set(out) != set(outputs):
+            raise InputError(f"out should hold arrays for {', '.join(outputs)}; got {', '.join(map(str, out))}.")
+    elif len(outputs) > 1:
+        raise InputError(f"out should be a dict of arrays for {', '.join(outputs)}; got {type(out).__name__}.")
     targets: dict[str, Array] = {}
     for name, port in outputs.items():
-        target = out.get(name) if isinstance(out, Mapping) else out
+        target = out[name] if isinstance(out, Mapping) else out
+        what = "out" if len(outputs) == 1 else f"out['{name}']"
         if not isinstance(target, np.ndarray) or target.dtype != port.dtype or not fits(shape_of[name], target.shape):
-            what = "out" if len(outputs) == 1 else f"out['{name}']"
-            raise InputError(f"{what} should be a {port.dtype} array of shape {list(shape_of[name])}.")
+            text = ", ".join("any" if size is None else str(size) for size in shape_of[name])
+            got = f"{target.dtype}{list(target.shape)}" if isinstance(target, np.ndarray) else type(target).__name__
+            raise InputError(f"{what} should be a {port.dtype} array of shape [{text}]; got {got}.")
+        if not target.flags.writeable:
+            raise InputError(f"{what} is read-only; give an array that can be written to.")
+        if any(size > 1 and not stride for size, stride in zip(target.shape, target.strides, strict=True)):
+            raise InputError(f"Elements of {what} share memory; give an array with memory for each of them.")
+        for other, earlier in targets.items():
+            if np.shares_memory(target, earlier):
+                raise InputError(f"out['{other}'] and out['{name}'] share memory; give each output its own.")
         targets[name] = target
     return targets
 

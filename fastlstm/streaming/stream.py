@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.busy import exclusive, in_use
 from fastlstm.errors import InputError
 from fastlstm.native import Call, never
 from fastlstm.streaming.engines import SegmentEngine
@@ -31,7 +33,11 @@ class Stream:
     the last time step gives one output a frame here. A model with a fixed chunk as its input and its own states
     advances by one such chunk in a step.
 
-    Use a stream from one thread at a time; any number of streams of one model may run at once.
+    A stream does one call at a time: a call that meets another one, from another thread, raises InputError. So does a
+    call whose arguments do not fit; either way nothing has changed. Any number of streams of one model may run at once.
+
+    A stream copies (`clone`, ``copy.copy``, ``copy.deepcopy``) and pickles: the copy starts from the same state and
+    goes its own way. Copies share the model; a pickled stream takes it along.
     """
 
     def __init__(self, model: Model, batch: int = 1, state: Mapping[str, str] | None = None) -> None:
@@ -39,12 +45,17 @@ class Stream:
             raise InputError(f"batch should be a whole number from 1 on; got {batch!r}.")
         engine = model.streaming_engine(state)
         self.batch = batch
-        self._run = engine.open(batch)
+        self._model, self._pairs = model, dict(state or {})
+        try:
+            self._run = engine.open(batch)
+        except MemoryError as error:
+            raise InputError(f"There is not enough memory for a stream of {batch} rows.") from error
+        self._busy = self._run.busy
         self._inputs: dict[str, Port] = engine.inputs
         self._outputs: dict[str, Port] = engine.outputs
         # The axis that an array lacks whose frames have no batch axis.
         self._lone = "B" if batch == 1 else ""
-        self._by_call = not any("T" in port.axes for port in self._inputs.values())
+        self._by_call = engine.by_call
         # Of each input its dtype, and a frame's shapes: without a batch axis, with one, and as the model takes it.
         self._frames = {
             name: (np.dtype(p.dtype), p.shape(1, batch, "T" + self._lone), p.shape(1, batch, "T"), p.shape(1, batch))
@@ -73,13 +84,31 @@ class Stream:
         y = self._one(frame) if out is None else self._one(frame, out)
         if y is not None:
             return cast(Array, y)
+        busy = self._busy
+        try:
+            del busy.free
+        except AttributeError:
+            raise in_use("stream") from None
+        try:
+            return self._step(frame, out)
+        finally:
+            busy.free = None
+
+    def _step(self, frame: Any, out: Any) -> Any:
+        """Advance by a frame that the entry does not know."""
         arrays, lone = self._usual(frame) or self._arrays(frame, "A frame", without="T")
-        if out is not None:  # said before the state changes
-            shapes = {name: port.shape(1, self.batch, "T1" + lone) for name, port in self._outputs.items()}
+        dropped = "T1" + lone
+        if out is not None:
+            shapes = {name: port.shape(1, self.batch, dropped) for name, port in self._outputs.items()}
             check_out(self._outputs, out, shapes)
-        results = self._run.advance(arrays, 1)
-        results = {name: self._shown(port, results[name], "T" + lone) for name, port in self._outputs.items()}
-        return self._answer(results, out)
+        before = self._run.before()
+        try:
+            results = self._run.advance(arrays, 1)
+            results = {name: self._shown(port, results[name], dropped) for name, port in self._outputs.items()}
+            return self._answer(results, out)
+        except BaseException:
+            self._run.restore(before)
+            raise
 
     def push(self, chunk: Any, out: Any = None) -> Any:
         """Advance by n time steps.
@@ -103,16 +132,45 @@ class Stream:
             known = self._chunk(chunk) if out is None else self._chunk(chunk, out)
             if known is not None:
                 return cast(Array, known)
+        busy = self._busy
+        try:
+            del busy.free
+        except AttributeError:
+            raise in_use("stream") from None
+        try:
+            return self._push(chunk, out)
+        finally:
+            busy.free = None
+
+    def _push(self, chunk: Any, out: Any) -> Any:
+        """Advance by a chunk of frames whose shape was not met before."""
         if self._by_call:
-            return self._answer(self._calls(chunk), out)
-        arrays, lone = self._arrays(chunk, "A chunk")
-        steps = self._steps(arrays)
-        results = self._run.advance(arrays, steps)
-        results = {name: self._shown(port, results[name], lone) for name, port in self._outputs.items()}
+            frames = self._calls(chunk)
+            steps, lone = len(frames), frames[0][1]
+        else:
+            arrays, lone = self._arrays(chunk, "A chunk")
+            steps = self._steps(arrays)
+        if out is not None:
+            shapes = {
+                name: (() if "T" in port.axes else (steps,)) + port.shape(steps, self.batch, lone)
+                for name, port in self._outputs.items()
+            }
+            check_out(self._outputs, out, shapes)
+        before = self._run.before()
+        try:
+            if self._by_call:
+                results = self._advance_by_calls(frames)
+            else:
+                results = self._run.advance(arrays, steps)
+                results = {name: self._shown(port, results[name], lone) for name, port in self._outputs.items()}
+            answer = self._answer(results, out)
+        except BaseException:
+            self._run.restore(before)
+            raise
         if self._keeps_entries and 0 < steps <= LONGEST_ENTRY and len(self._chunks) < MOST_ENTRIES:
             self._chunk = self._run.entry(steps, time_axis=True, batch_axis=not lone)
             self._chunks[np.shape(chunk)] = self._chunk
-        return self._answer(results, out)
+        return answer
 
     def blank_frame(self) -> Any:
         """Return a frame of zeros, of the shape and dtype that `step` takes."""
@@ -135,35 +193,56 @@ class Stream:
             }
         return next(iter(blank.values())) if len(blank) == 1 else blank
 
+    @exclusive("stream")
     def warmup(self, *chunks: int) -> None:
         """Do now what a first step, and first chunks of these lengths, would do; the state stays as it is.
 
         Code is compiled or loaded, memory taken, and every page of it touched.
         """
-        kept = self.state
-        frame = self.blank_frame()
-        for _ in range(3):
-            y = self.step(frame)
-            self.step(frame, out=y)
-        for steps in chunks:
-            chunk = self.blank_chunk(steps)
+        kept = self._run.state()
+        try:
+            frame = self.blank_frame()
             for _ in range(3):
-                y = self.push(chunk)
-                self.push(chunk, out=y)
-        self.state = kept
+                y = self._step(frame, None)
+                self._one(frame, y, self._busy)
+            for chunk in map(self.blank_chunk, chunks):
+                for _ in range(3):
+                    y = self._push(chunk, None)
+                    self._chunk(chunk, y, self._busy)
+        finally:
+            self._run.set_state(kept)
 
+    def clone(self) -> Stream:
+        """Return a new stream of the same model that goes on from this one's state."""
+        return copy.copy(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._model, self.batch, self._pairs), self.state
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.state = state
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Stream:
+        return copy.copy(self)  # a model holds no state: copies of a stream share it, and its weights
+
+    @exclusive("stream")
     def reset(self) -> None:
         """Go back to the initial state: zero, or what the model says."""
         self._run.reset()
 
     @property
+    @exclusive("stream")
     def state(self) -> dict[str, Array]:
         """A copy of the state: arrays [batch, size] by name, the model's own as it has them; assign to restore it."""
         return self._run.state()
 
     @state.setter
     def state(self, value: Mapping[str, Any]) -> None:
-        self._run.set_state(checked_state(value, self._run.shapes, "stream"))
+        self._set_state(checked_state(value, self._run.shapes, "stream"))
+
+    @exclusive("stream")
+    def _set_state(self, checked: Mapping[str, Array]) -> None:
+        self._run.set_state(checked)
 
     # ------------------------------------------------------------ arrays in and out
 
@@ -208,7 +287,7 @@ class Stream:
             for i, axis in enumerate(port.axes):
                 if axis in without + lone and axis in "TB":
                     array = np.expand_dims(array, i)
-            arrays[name] = np.ascontiguousarray(array, port.dtype)
+            arrays[name] = np.asarray(array, port.dtype, order="C")
         return arrays, lone
 
     def _steps(self, arrays: Mapping[str, Array]) -> int:
@@ -234,8 +313,8 @@ class Stream:
             return out
         return next(iter(results.values())) if len(results) == 1 else results
 
-    def _calls(self, chunks: Any) -> dict[str, Array]:
-        """Advance a model that takes a chunk a call by each of several; the inputs have an axis more, or not."""
+    def _calls(self, chunks: Any) -> list[tuple[dict[str, Array], str]]:
+        """Return what `_arrays` returns for each of several chunks; the inputs have an axis more, or not."""
         named = {name: np.asarray(value) for name, value in by_name(self._inputs, chunks).items()}
         many = {name for name, port in self._inputs.items() if named[name].ndim == len(port.axes) + 1}
         counts = {len(named[name]) for name in many}
@@ -243,10 +322,18 @@ class Stream:
             raise InputError(
                 f"Expected n chunks, each as `step` takes them; got {[list(a.shape) for a in named.values()]}."
             )
-        parts = []
-        for t in range(counts.pop()):
-            now = {name: array[t] if name in many else array for name, array in named.items()}
-            parts.append(self._run.advance(self._arrays(now, "A chunk")[0], 1))
-        if not parts:
+        frames = [
+            self._arrays({name: array[t] if name in many else array for name, array in named.items()}, "A chunk")
+            for t in range(counts.pop())
+        ]
+        if not frames:
             raise InputError("Expected at least one chunk; got none.")
-        return {name: np.stack([part[name] for part in parts]) for name in self._outputs}
+        return frames
+
+    def _advance_by_calls(self, frames: list[tuple[dict[str, Array], str]]) -> dict[str, Array]:
+        """Advance a model that takes a chunk a call by each of several."""
+        parts = [self._run.advance(arrays, 1) for arrays, _ in frames]
+        return {
+            name: np.stack([self._shown(port, part[name], frames[0][1]) for part in parts])
+            for name, port in self._outputs.items()
+        }

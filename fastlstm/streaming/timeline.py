@@ -29,6 +29,7 @@ __all__ = [
     "FAR",
     "FRAMES",
     "ROWS",
+    "TRACED",
     "Carried",
     "Flow",
     "Flows",
@@ -147,10 +148,17 @@ class Unrolled:
     at_once: bool
 
 
-def refusal(node: Node, reason: str) -> UnsupportedError:
-    """Return the error that says why a model cannot stream."""
+TRACED = (
+    "If it is a loop over time that was traced, export it by torch.jit.script instead, or trace one step with the "
+    "states as inputs and outputs and pair them: model.stream(state={'h': 'h_out', 'c': 'c_out'})."
+)
+"""What to do about a loop whose length the export has fixed."""
+
+
+def refusal(node: Node, reason: str, hint: str = "Run it on whole sequences.") -> UnsupportedError:
+    """Return the error that says why a model cannot stream, and what to do."""
     what = f"The {'layer' if node.op in RECURRENT_OPS else node.op + ' node'} '{node.name or node.output(0)}'"
-    return UnsupportedError(f"{what} {reason}, so this model cannot stream. Run it on whole sequences.")
+    return UnsupportedError(f"{what} {reason}, so this model cannot stream. {hint}")
 
 
 def looks_ahead(flow: Flow) -> UnsupportedError:

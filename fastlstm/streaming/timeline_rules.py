@@ -18,6 +18,7 @@ from fastlstm.streaming.timeline import (
     FAR,
     FRAMES,
     ROWS,
+    TRACED,
     Carried,
     Flow,
     Flows,
@@ -402,7 +403,7 @@ def _gathered(at: Unroller, node: Node, flows: Flows) -> None:
     elif number is not None and number.ndim == 0 and int(number) == -1 and not x.extra and not x.ahead:
         at.keep(node, Flow(-1))
     else:
-        raise refusal(node, "takes some of the time steps")
+        raise refusal(node, "takes some of the time steps", f"Run it on whole sequences. {TRACED}")
 
 
 @_rule("Split")

@@ -63,7 +63,7 @@ class Tapes:
     def __init__(self, executor: Executor, steers: bool) -> None:
         self._executor = executor
         self._packed: dict[Hashable, Any] = {}
-        self._kept: OrderedDict[Hashable, list[Tape]] = OrderedDict()
+        self._kept: dict[Hashable, list[Tape]] = {}
         self._steering = steering(executor.graph) if steers else ()
         self._chosen: OrderedDict[Hashable, Executor] = OrderedDict()
         whole = all(spec.dtype != "sequence" for spec in executor.graph.inputs)
@@ -122,12 +122,14 @@ class Tapes:
         return executor.run({name: a for name, a in inputs.items() if name not in fixed})
 
     def _keep(self, key: Hashable, tape: Tape) -> None:
-        self._kept.setdefault(key, []).append(tape)
-        self._kept.move_to_end(key)
-        while len(self._kept) > 1 and (
-            len(self._kept) > MOST_TAPES or sum(t.nbytes for some in self._kept.values() for t in some) > MOST_BYTES
+        kept = dict(self._kept)  # another thread may keep one of its own meanwhile: neither changes what both look at
+        kept.setdefault(key, []).append(tape)
+        kept[key] = kept.pop(key)  # the latest
+        while len(kept) > 1 and (
+            len(kept) > MOST_TAPES or sum(t.nbytes for some in kept.values() for t in some) > MOST_BYTES
         ):
-            self._kept.popitem(last=False)
+            del kept[next(iter(kept))]
+        self._kept = kept
 
 
 def specialised(executor: Executor, fixed: Mapping[str, Any]) -> Executor:

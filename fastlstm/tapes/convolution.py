@@ -19,8 +19,9 @@ from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.ops.windows import windows
 from fastlstm.pack import panels_of, plain_panels
+from fastlstm.program import place
 from fastlstm.tapes.planes import Axis, Planes, laid_out
-from fastlstm.tapes.recorder import Cell, Recorder, address
+from fastlstm.tapes.recorder import Cell, Recorder
 
 __all__ = ["EMITTERS"]
 
@@ -172,7 +173,7 @@ def _emit(
     if bias is not None and bias.array.shape != (M,):
         raise ValueError(f"the bias has the shape {bias.array.shape} for {M} channels")
     given = Cell(np.zeros(M, np.float32), fixed=True) if bias is None else bias
-    lanes, weights = rec.machine.lanes, parts[0][1]
+    lanes, weights = rec.target.lanes, parts[0][1]
     by_position, vectors = _order(out.array.shape[0], whole, weights, lanes)
     wide = lanes * vectors
     width = panels_of(weights.outputs, wide) * wide if by_position else weights.outputs
@@ -191,7 +192,7 @@ def _emit(
     else:
         block = wide * (MOST_PANELS if weights.outputs == 1 else 1)
         scratch = rec.scratch(4 * block * min(CHUNK, weights.outputs) + 8 * CHUNK)
-    kernel = (f"convolution.by_{'position' if by_position else 'channel'}", (lanes, vectors, rec.machine.max_sums))
+    kernel = (f"convolution.by_{'position' if by_position else 'channel'}", (lanes, vectors, rec.target.max_sums))
     height = whole[0].outputs
 
     def emit(images: int, lines: int, most: int, place_of: Callable[[int, slice, int, int], Array], done: Done) -> None:
@@ -204,10 +205,10 @@ def _emit(
                     target = place_of(number, which, first, min(first + lines, most))
                     packed = _packed(rec, some, lanes, vectors if by_position else 0)
                     args = (
-                        planes.start + 4 * planes.pitch * first, address(packed), address(start), address(target),
-                        *scratch, address(offsets), offsets.size, PIECES[some.channels > 1],
+                        planes.start + 4 * planes.pitch * first, place(packed), place(start), place(target),
+                        *scratch, place(offsets), offsets.size, PIECES[some.channels > 1],
                         some.groups, some.outputs, some.channels * planes.channel,
-                        planes.images, *_lines(planes, target), address(finish), CHUNK,
+                        planes.images, *_lines(planes, target), finish, CHUNK,
                     )  # fmt: skip
                     rec.emit(*kernel, args, target.size * offsets.size)
                     done(which, first, target)

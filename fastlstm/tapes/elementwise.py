@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node
+from fastlstm.program import place
 from fastlstm.segments.build import UNARY
-from fastlstm.tapes.recorder import Cell, Recorder, address, five, loops
+from fastlstm.tapes.recorder import Cell, Recorder, five, loops
 
 __all__ = ["EMITTERS", "apply", "combine"]
 
@@ -26,10 +27,10 @@ def apply(rec: Recorder, name: str, alpha: float | None, beta: float | None, x: 
     """Emit a function of the elements of an array without gaps."""
     out = rec.memory(x.shape)
     if name == "Log":
-        rec.emit("arrays.logarithm", (), (address(x), address(out.array), x.size))
+        rec.emit("arrays.logarithm", (), (place(x), place(out.array), x.size))
     else:
-        kernel = ("arrays.unary", (rec.machine.lanes, name, alpha, beta))
-        rec.emit(*kernel, (address(x), address(out.array), x.size))
+        kernel = ("arrays.unary", (rec.target.lanes, name, alpha, beta))
+        rec.emit(*kernel, (place(x), place(out.array), x.size))
     return out
 
 
@@ -52,8 +53,8 @@ def combine(rec: Recorder, name: str, a: Cell, b: Cell) -> Cell:
             full.append(whole)
         views, words = full, _words(full, out.array)
     assert words is not None
-    args = (*map(address, views), address(out.array), *words)
-    rec.emit("arrays.binary", (rec.machine.lanes, name), args, out.array.size)
+    args = (*map(place, views), place(out.array), *words)
+    rec.emit("arrays.binary", (rec.target.lanes, name), args, out.array.size)
     return out
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node
+from fastlstm.program import place
 from fastlstm.tapes.elementwise import apply
-from fastlstm.tapes.recorder import Cell, Recorder, address, axis_of
+from fastlstm.tapes.recorder import Cell, Recorder, axis_of
 
 __all__ = ["EMITTERS"]
 
@@ -26,8 +27,8 @@ def _softmax(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Ce
     source, out = rec.tight(moved), rec.memory(moved.array.shape)
     if out.array.size:
         count = source.shape[-1]
-        kernel = ("lines.softmax", (rec.machine.lanes, node.op == "LogSoftmax"))
-        rec.emit(*kernel, (address(source), address(out.array), source.size // count, count))
+        kernel = ("lines.softmax", (rec.target.lanes, node.op == "LogSoftmax"))
+        rec.emit(*kernel, (place(source), place(out.array), source.size // count, count))
     return [Cell(np.moveaxis(out.array, -1, axis), fixed=False, roomy=True)]
 
 
@@ -48,8 +49,8 @@ def _layer_norm(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list
         rows.append(rec.tight(Cell(np.ascontiguousarray(full, np.float32), fixed=True)))
     source, out = rec.tight(x), rec.memory(x.array.shape)
     if out.array.size:
-        args = (address(source), address(out.array), source.size // count, count, *map(address, rows))
-        rec.emit("lines.layer_norm", (rec.machine.lanes, float(node.attrs.get("epsilon", 1e-5))), args)
+        args = (place(source), place(out.array), source.size // count, count, *map(place, rows))
+        rec.emit("lines.layer_norm", (rec.target.lanes, float(node.attrs.get("epsilon", 1e-5))), args)
     return [out]
 
 
@@ -79,7 +80,7 @@ def _reduced(rec: Recorder, name: str, x: Cell, which: Sequence[int], shape: Seq
         return None if out.array.size else [out]
     source = rec.tight(moved)
     kernel = {"L2": "SumSquare"}.get(name, name)
-    rec.emit("lines.reduce", (kernel,), (address(source), address(out.array), source.size // count, count))
+    rec.emit("lines.reduce", (kernel,), (place(source), place(out.array), source.size // count, count))
     return [apply(rec, "Sqrt", None, None, out.array)] if name == "L2" else [out]
 
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.tapes.recorder import Recorder, address
+from fastlstm.program import Place, place
+from fastlstm.tapes.recorder import Recorder
 
 __all__ = ["Axis", "Planes", "laid_out"]
 
@@ -78,13 +79,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class Planes:
-    """An input in memory: its address, strides in bytes, and elements of a line and lines of an image.
+    """An input in memory: its place, strides in bytes, and elements of a line and lines of an image.
 
     ``phases`` are the strides from one phase of an axis to the next; ``images`` are those that lie in one row of
     positions.
     """
 
-    start: int
+    start: Place
     channel: int
     phases: tuple[int, int]
     images: int
@@ -107,12 +108,12 @@ def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis], most: int) -> Ite
     close = (W == 1 or x.strides[3] == 4) and (H == 1 or x.strides[2] == 4 * W)
     if all(axis.in_place for axis in axes) and close and (N == 1 or axes[0].outputs * W >= ENOUGH):
         for n, image in enumerate(x):
-            yield slice(n, n + 1), Planes(address(image), x.strides[1], (0, 0), 1, H, W)
+            yield slice(n, n + 1), Planes(place(image), x.strides[1], (0, 0), 1, H, W)
         return
     down, across = axes
     phases = len(down.phases), len(across.phases)
     plane = down.extent * across.extent
-    run = max(1, min(N, most, rec.machine.l2_bytes // 2 // (4 * C * phases[0] * phases[1] * plane)))
+    run = max(1, min(N, most, rec.target.l2_bytes // 2 // (4 * C * phases[0] * phases[1] * plane)))
     room = rec.memory((C, *phases, run, down.extent, across.extent)).array
     zero = rec.number(0.0)
     for first in range(0, N, run):
@@ -121,11 +122,11 @@ def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis], most: int) -> Ite
             (top, rows), (left, columns) = down.inside(phase_y), across.inside(phase_x)
             source, target = images[:, :, rows, columns].swapaxes(0, 1), room[:, i, j]
             args = (
-                address(source), address(target), C, len(images), *source.shape[2:], top, left, *target.shape[2:],
-                *source.strides, *target.strides[:2], address(zero),
+                place(source), place(target), C, len(images), *source.shape[2:], top, left, *target.shape[2:],
+                *source.strides, *target.strides[:2], place(zero),
             )  # fmt: skip
-            rec.emit("arrays.pad", (rec.machine.lanes,), args)
+            rec.emit("arrays.pad", (rec.target.lanes,), args)
         yield (
             slice(first, first + len(images)),
-            Planes(address(room), room.strides[0], room.strides[1:3], len(images), *room.shape[-2:]),
+            Planes(place(room), room.strides[0], room.strides[1:3], len(images), *room.shape[-2:]),
         )

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from fastlstm.graph import Node
 from fastlstm.ops.sizes import checked_shape
 from fastlstm.ops.windows import windows
-from fastlstm.tapes.recorder import Cell, Recorder, address
+from fastlstm.program import place
+from fastlstm.tapes.recorder import Cell, Recorder
 
 __all__ = ["EMITTERS"]
 
@@ -31,7 +32,7 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     out = rec.memory((N, C, *w.outputs))
     if not out.array.size:
         return [out]
-    lanes, padded = rec.machine.lanes, bool(attrs.get("count_include_pad", 0))
+    lanes, padded = rec.target.lanes, bool(attrs.get("count_include_pad", 0))
     numbers = [*zip(sizes, w.outputs, w.kernel, w.strides, w.before, w.dilations, w.after, strict=True)]
     if len(numbers) == 1:
         numbers = [(1, 1, 1, 1, 0, 1, 0), *numbers]
@@ -46,9 +47,9 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     def emit(source: Array, target: Array, down: tuple[int, ...], first: int) -> None:
         """Emit pooling of tight images into lines of the output from `first` on."""
         args = (
-            address(source), address(target), source.shape[0] * C,
+            place(source), place(target), source.shape[0] * C,
             *(number for field in list(zip(down, across, strict=True))[:-1] for number in field),
-            *memory, room, address(counts[0][first:]), address(counts[1]), target.strides[1],
+            *memory, room, place(counts[0][first:]), place(counts[1]), target.strides[1],
         )  # fmt: skip
         rec.emit("pooling.pool", (lanes, "Max" if node.op == "MaxPool" else "Mean"), args, target.size)
 
@@ -60,7 +61,7 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     if again is None:
         emit(rec.tight(x), places, numbers[0], 0)
         return [out]
-    bands = max(1, rec.machine.l2_bytes // SHARE // (4 * C * width * stride))
+    bands = max(1, rec.target.l2_bytes // SHARE // (4 * C * width * stride))
     images = max(1, bands // rows)  # of which whole ones go together
 
     def pooled(which: slice, line: int, values: Array) -> None:

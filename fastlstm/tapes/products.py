@@ -12,7 +12,8 @@ import numpy.typing as npt
 from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.pack import panels_of, plain_panels
-from fastlstm.tapes.recorder import Cell, Recorder, address
+from fastlstm.program import Place, place
+from fastlstm.tapes.recorder import Cell, Recorder
 
 __all__ = ["EMITTERS"]
 
@@ -21,11 +22,11 @@ MOST_VECTORS = 4
 
 
 def _vectors(rec: Recorder, columns: int) -> int:
-    return min(MOST_VECTORS, panels_of(columns, rec.machine.lanes))
+    return min(MOST_VECTORS, panels_of(columns, rec.target.lanes))
 
 
 def _bias(rec: Recorder, bias: Cell | None, columns: int) -> Array:
-    room = -(-columns // (MOST_VECTORS * rec.machine.lanes)) * MOST_VECTORS * rec.machine.lanes
+    room = -(-columns // (MOST_VECTORS * rec.target.lanes)) * MOST_VECTORS * rec.target.lanes
 
     def padded(array: Array) -> Array:
         row = np.zeros(room, np.float32)
@@ -36,16 +37,16 @@ def _bias(rec: Recorder, bias: Cell | None, columns: int) -> Array:
 
 
 def _multiply(
-    rec: Recorder, a: Array, batch: int, rows: int, panels: tuple[int, int], bias: Array, out: Array, n: int
+    rec: Recorder, a: Array, batch: int, rows: int, panels: tuple[Place, int], bias: Array, out: Array, n: int
 ) -> None:
     """Emit ``out = bias + a @ panels`` for `a` [batch, rows, k]; `panels` is an address and bytes a batch."""
-    lanes, vectors, k = rec.machine.lanes, _vectors(rec, n), a.shape[-1]
+    lanes, vectors, k = rec.target.lanes, _vectors(rec, n), a.shape[-1]
     width = -(-n // (lanes * vectors)) * lanes * vectors
     scratch = rec.scratch(8 * TOGETHER + 4 * TOGETHER * width)
     args = (
-        address(a), 4 * rows * k, 4 * k, batch, rows, k, panels[0], panels[1], address(bias), address(out), n, *scratch
+        place(a), 4 * rows * k, 4 * k, batch, rows, k, panels[0], panels[1], place(bias), place(out), n, *scratch
     )  # fmt: skip
-    rec.emit("contraction.matmul", (lanes, vectors, rec.machine.max_sums), args, batch * rows * k * n)
+    rec.emit("contraction.matmul", (lanes, vectors, rec.target.max_sums), args, batch * rows * k * n)
 
 
 def _dense(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
@@ -55,13 +56,13 @@ def _dense(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cel
     if not weight.fixed or (bias is not None and not bias.fixed) or x.array.ndim == 0:
         return None
     k, n = weight.array.shape
-    if x.array.shape[-1] != k:
+    if x.array.shape[-1] != k or not k:  # sums of nothing are left to NumPy
         return None
-    lanes, vectors = rec.machine.lanes, _vectors(rec, n)
+    lanes, vectors = rec.target.lanes, _vectors(rec, n)
     packed = rec.prepared(weight, ("panels", vectors), lambda array: plain_panels(array, vectors, lanes))
     out = rec.memory((*x.array.shape[:-1], n))
     if out.array.size:
-        _multiply(rec, rec.tight(x), 1, out.array.size // n, (address(packed), 0), _bias(rec, bias, n), out.array, n)
+        _multiply(rec, rec.tight(x), 1, out.array.size // n, (place(packed), 0), _bias(rec, bias, n), out.array, n)
     return [out]
 
 
@@ -71,7 +72,7 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
         return None
     if b.fixed and b.array.ndim == 2:
         return _dense(rec, node, cells)
-    if a.array.shape[-1] != b.array.shape[-2]:
+    if a.array.shape[-1] != b.array.shape[-2] or not a.array.shape[-1]:
         return None
     lead = np.broadcast_shapes(a.array.shape[:-2], b.array.shape[:-2])
     rows, k, n = a.array.shape[-2], a.array.shape[-1], b.array.shape[-1]
@@ -90,14 +91,14 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     weights = rec.roomy(b)
     if not _evenly_spaced(weights):
         weights = rec.tight(b)
-    lanes, vectors = rec.machine.lanes, _vectors(rec, n)
+    lanes, vectors = rec.target.lanes, _vectors(rec, n)
     panel_floats = -(-n // (lanes * vectors)) * lanes * vectors * k
     packed = rec.memory((batch, panel_floats)).array
     step = weights.strides[-3] if weights.ndim > 2 else 0
     rec.emit(
         "contraction.pack",
         (lanes, vectors),
-        (address(weights), address(packed), batch, k, n, step, weights.strides[-2], weights.strides[-1]),
+        (place(weights), place(packed), batch, k, n, step, weights.strides[-2], weights.strides[-1]),
     )
     times = int(np.prod(lead, dtype=np.int64))
     if batch == 1:
@@ -105,7 +106,7 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     else:
         batch_rows = (times, rows, 4 * panel_floats)
     _multiply(
-        rec, rec.tight(a), batch_rows[0], batch_rows[1], (address(packed), batch_rows[2]), _bias(rec, None, n),
+        rec, rec.tight(a), batch_rows[0], batch_rows[1], (place(packed), batch_rows[2]), _bias(rec, None, n),
         out.array, n,
     )  # fmt: skip
     return [out]
@@ -128,7 +129,7 @@ def _einsum(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     rows, columns = [axis for axis in left if axis not in right], [axis for axis in right if axis not in left]
     sizes = {**dict(zip(left, a.array.shape, strict=True)), **dict(zip(right, b.array.shape, strict=True))}
     agree = all(sizes[axis] == size for axis, size in zip(left, a.array.shape, strict=True))
-    if not summed or not agree or set(rows + columns) - set(result):
+    if not summed or not agree or set(rows + columns) - set(result) or not all(sizes[axis] for axis in summed):
         return None  # a sum of one value alone, or of none
     parts = [math.prod(sizes[axis] for axis in axes) for axes in (stay, rows, summed, columns)]
 
@@ -140,7 +141,7 @@ def _einsum(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     x = rec.tight(moved).reshape(batch, count, k)
     out = rec.memory((batch, count, n))
     if b.fixed and out.array.size:
-        lanes, vectors = rec.machine.lanes, _vectors(rec, n)
+        lanes, vectors = rec.target.lanes, _vectors(rec, n)
 
         def panels(array: Array) -> Array:
             each = matrices(array, right, (*stay, *summed, *columns), (batch, k, n))
@@ -148,7 +149,7 @@ def _einsum(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
 
         packed = rec.prepared(b, ("einsum", equation, vectors), panels)
         of_batch = packed.nbytes // batch
-        _multiply(rec, x, batch, count, (address(packed), of_batch), _bias(rec, None, n), out.array, n)
+        _multiply(rec, x, batch, count, (place(packed), of_batch), _bias(rec, None, n), out.array, n)
     elif out.array.size:
         turned = b.array.transpose([right.index(axis) for axis in (*stay, *summed, *columns)])
         weights = rec.tight(Cell(turned, b.fixed, b.roomy)).reshape(batch, k, n)

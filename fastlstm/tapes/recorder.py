@@ -13,15 +13,20 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.layout import AXES
-from fastlstm.machine import Machine
+from fastlstm.memory import aligned_zeros
 from fastlstm.ops.sizes import MAX_ELEMENTS
-from fastlstm.segments.program import SLACK, Instruction, Program
+from fastlstm.program import Body, Instruction, Place, Table, place
+from fastlstm.protected import CHECKING
+from fastlstm.segments.program import BoundProgram
+from fastlstm.target import Target
 
-__all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "address", "axis_of", "five", "loops"]
+__all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "axis_of", "five", "loops"]
 
 Array = npt.NDArray[Any]
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
-GRAIN = 1024  # memory is asked for in so many floats, so that what is free fits what comes next more often
+GRAIN = (
+    16 if CHECKING else 1024
+)  # memory is asked for in so many floats, so that what is free fits what comes next more often
 
 
 class SizesChangedError(Exception):
@@ -38,7 +43,7 @@ class SizesChangedError(Exception):
 class Recorded:
     """A step that runs a program of instructions."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: BoundProgram) -> None:
         program.frame[layout.TOTAL] = 1
         self.program = program
         function, *arguments = program.call(1)
@@ -87,12 +92,12 @@ class Cell:
 class _Finish:
     """What instructions that have not run yet do to the outputs they write: see `fastlstm.kernels.convolution`.
 
-    ``words`` are the addresses that the kernel reads, ``bounds`` the two numbers at one of them, ``spread`` lays out
+    ``words`` are the places that the kernel reads, ``bounds`` the two numbers at one of them, ``spread`` lays out
     one value a channel. ``again`` emits the instructions, which are those from ``first`` to ``last``, anew.
     """
 
     cell: Cell
-    words: Array
+    words: Table
     bounds: Array
     spread: Callable[[Array], Array]
     used: bool = False
@@ -112,21 +117,24 @@ class Recorder:
 
     Attributes
     ----------
-    machine : Machine
+    target : Target
     workers : int
         How many threads may run the tape.
     packed : dict
         What was made out of constants, for all tapes of a model.
     pending : list of Instruction
         Those that have not run yet.
+    written : list of array
+        Memory that instructions write: all else that they refer to is constant.
     keep : list
-        What instructions point to.
+        What else has to live as long as the tape.
     """
 
-    machine: Machine
+    target: Target
     workers: int
     packed: dict[Hashable, Any]
     pending: list[Instruction] = field(default_factory=list)
+    written: list[Array] = field(default_factory=list)
     keep: list[Any] = field(default_factory=list)
     free: dict[int, list[Array]] = field(default_factory=dict)
     nbytes: int = 0
@@ -140,13 +148,13 @@ class Recorder:
         count = math.prod(shape)
         if count > MAX_ELEMENTS:
             raise ValueError(f"{count} elements are more than {MAX_ELEMENTS}")
-        size = -(-(count + SLACK) // GRAIN) * GRAIN
+        size = -(-(count + self.target.slack) // GRAIN) * GRAIN
         spare = self.free.get(size)
         if spare:
             flat = spare.pop()
         else:
-            flat = np.zeros(size, np.float32)
-            self.keep.append(flat)
+            flat = aligned_zeros(size, np.float32)
+            self.written.append(flat)
             self.nbytes += flat.nbytes
         self._fresh.append(flat)
         return Cell(flat[:count].reshape(shape), fixed=False, roomy=True)
@@ -167,18 +175,19 @@ class Recorder:
             for flat in self._released.pop(0):
                 self.free.setdefault(flat.size, []).append(flat)
 
-    def scratch(self, size: int) -> tuple[int, int]:
-        """Return the address of memory for the workers, and how many bytes of it each has (at least `size`)."""
+    def scratch(self, size: int) -> tuple[Place, int]:
+        """Return memory for the workers, and how many bytes of it each has (at least `size`)."""
         floats = -(-(size + 64) // 256) * 64
         if not self._scratch or self._scratch[-1].size < floats * self.workers:
-            self._scratch.append(np.zeros(floats * self.workers, np.float32))
-            self.keep.append(self._scratch[-1])
+            self._scratch.append(aligned_zeros(floats * self.workers, np.float32))
+            self.written.append(self._scratch[-1])
         whole = self._scratch[-1]
-        return address(whole), whole.nbytes // self.workers
+        return place(whole), whole.nbytes // self.workers
 
-    def emit(self, kernel: str, constants: tuple[Any, ...], args: Sequence[int], macs: int = 0) -> None:
-        """Add an instruction."""
-        self.pending.append(Instruction(kernel, constants, tuple(map(int, args)), kernel, macs))
+    def emit(self, kernel: str, constants: tuple[Any, ...], args: Sequence[Any], macs: int = 0) -> None:
+        """Add an instruction; its arguments are integers, or what `fastlstm.program` has in their place."""
+        words = tuple(value if isinstance(value, (Place, Table, Body)) else int(value) for value in args)
+        self.pending.append(Instruction(kernel, constants, words, kernel, macs))
 
     def flushed(self) -> list[Instruction]:
         """Return the instructions that have not run yet; they do now."""
@@ -186,11 +195,10 @@ class Recorder:
         self._finishes.clear()
         return pending
 
-    def finish(self, cell: Cell, channels: int, spread: Callable[[Array], Array]) -> Array:
+    def finish(self, cell: Cell, channels: int, spread: Callable[[Array], Array]) -> Table:
         """Return the words that say how outputs are finished, at first as they are; `absorb` may change them."""
         bounds, slopes = np.array([-np.inf, np.inf], np.float32), spread(np.ones(channels, np.float32))
-        words = np.array([address(bounds), address(slopes)], np.int64)
-        self.keep += [bounds, slopes, words]
+        words = Table([place(bounds), place(slopes)])
         self._finishes[id(cell)] = _Finish(cell, words, bounds, spread)
         return words
 
@@ -208,8 +216,8 @@ class Recorder:
         found.used = True
         found.bounds[:] = low, high
         if slopes is not None:
-            self.keep.append(found.spread(np.broadcast_to(slopes, cell.array.shape[1]).astype(np.float32)))
-            found.words[1] = address(self.keep[-1])
+            spread = found.spread(np.broadcast_to(slopes, cell.array.shape[1]).astype(np.float32))
+            found.words.words[1] = place(spread)
         return True
 
     def repeatable(self, cell: Cell, first: int, again: Again) -> None:
@@ -252,7 +260,7 @@ class Recorder:
             return cell.array  # type: ignore[no-any-return]
 
         def with_room(array: Array) -> Array:
-            flat = np.zeros(array.size + SLACK, np.float32)
+            flat = aligned_zeros(array.size + self.target.slack, np.float32)
             flat[: array.size] = array.reshape(-1)
             return flat
 
@@ -276,8 +284,8 @@ class Recorder:
             return
         sizes, (x, out) = loops(target.shape, source.strides, target.strides)
         if len(sizes) > AXES:
-            for part, place in zip(source, target, strict=True):
-                self.copy(part, place)
+            for part, its_target in zip(source, target, strict=True):
+                self.copy(part, its_target)
             return
         if x[-1] != 4 and 4 in x:  # the last axis of one is the other's last but one: the kernel turns blocks
             at = x.index(4)
@@ -287,17 +295,12 @@ class Recorder:
                 [fill] * (len(sizes) == 2) + each for fill, each in zip((1, 0, 0), (sizes, x, out), strict=True)
             ]
         sizes, x, out = _padded(sizes, 1), _padded(x, 0), _padded(out, 0)
-        args = (address(source), address(target), *sizes, *x, *out)
-        self.emit("arrays.copy", (self.machine.lanes,), args)
+        args = (place(source), place(target), *sizes, *x, *out)
+        self.emit("arrays.copy", (self.target.lanes,), args)
 
     def fill(self, target: Array, value: float) -> None:
         """Write one number everywhere into an array without gaps."""
-        self.emit("arrays.fill", (self.machine.lanes,), (address(target), target.size, address(self.number(value))))
-
-
-def address(array: Array) -> int:
-    """Return where the array's first element lies."""
-    return int(array.__array_interface__["data"][0])
+        self.emit("arrays.fill", (self.target.lanes,), (place(target), target.size, place(self.number(value))))
 
 
 def axis_of(axis: Any, rank: int) -> int:

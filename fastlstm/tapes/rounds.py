@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
-from fastlstm.kernels import compiler
+from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.ops.sizes import checked_rounds
-from fastlstm.segments.program import Instruction
-from fastlstm.tapes.recorder import Cell, Recorded, SizesChangedError, address, five, loops
+from fastlstm.program import Body, Instruction, place
+from fastlstm.tapes.recorder import Cell, Recorded, SizesChangedError, five, loops
 
 if TYPE_CHECKING:
     from fastlstm.executor import Executor
@@ -112,8 +112,8 @@ def record_rounds(
 def _begun(outer: Recording, executor: Executor, node: Node, cells: Sequence[Cell | None]) -> _Loop | None:
     """Return the loop with room for what its body reads; None if it makes no round, or reads what cannot be moved."""
     inner = outer.inner(executor.body(node.attrs["body"]))
-    number = np.zeros(1, np.int64)
-    inner.rec.keep.append(number)
+    number = aligned_zeros(1, np.int64)
+    inner.rec.written.append(number)
     slices: list[tuple[Array, Cell]] = []
     if node.op == "Loop":
         trips, going, *initial = cells
@@ -183,8 +183,8 @@ def _room(inner: Recording, shape: Sequence[int], dtype: Any) -> Cell:
     """Return memory of the body's own."""
     if dtype == np.float32:
         return inner.rec.memory(shape)
-    array = np.zeros(tuple(shape), dtype)
-    inner.rec.keep.append(array)
+    array = aligned_zeros(tuple(shape), dtype)
+    inner.rec.written.append(memory_of(array))
     return Cell(array, fixed=False)
 
 
@@ -245,8 +245,8 @@ def _move(loop: _Loop, x: Array, x_step: int, out: Array, out_step: int) -> None
     words = five(sizes, *steps)
     if words is None:
         raise ValueError("a slice has more axes than a kernel has loops")
-    args = (address(loop.number), address(source), x_step, address(target), out_step, *words)
-    rec.emit("rounds.move", (rec.machine.lanes,), args)
+    args = (place(loop.number), place(source), x_step, place(target), out_step, *words)
+    rec.emit("rounds.move", (rec.target.lanes,), args)
 
 
 def _hand_on(loop: _Loop) -> None:
@@ -262,7 +262,7 @@ def _hand_on(loop: _Loop) -> None:
             source = aside
         pairs.append((source, _words(before.array)))
     for source, target in pairs:
-        if address(source) != address(target) or source.strides != target.strides:
+        if place(source) != place(target) or source.strides != target.strides:
             rec.copy(source, target)
 
 
@@ -286,25 +286,24 @@ def _placing(loop: _Loop) -> list[Instruction]:
         source = rec.roomy(cell) if cell.is_float else cell.array
         _move(loop, source, 0, stacked, stacked.strides[0])
     if loop.decision is not None:
-        flag = np.zeros(1, np.int64)
-        rec.keep.append(flag)
+        flag = aligned_zeros(1, np.int64)
+        rec.written.append(flag)
         loop.inner.tape.flags.append((flag, id(loop.node)))
         last = int(loop.count == loop.most)
-        words = (address(loop.decision.array), address(loop.number), loop.count, last, address(flag))
+        words = (place(loop.decision.array), place(loop.number), loop.count, last, place(flag))
         rec.emit("rounds.verify", (), words)
     return rec.flushed()
 
 
 def _emit(loop: _Loop, instructions: list[Instruction]) -> None:
     """Make the loop one instruction of the tape around it."""
-    rec, place = loop.outer.rec, address(loop.number)
-    advance = Instruction("rounds.advance", (), (place, 1))
+    rec, number = loop.outer.rec, place(loop.number)
+    advance = Instruction("rounds.advance", (), (number, 1))
     program = loop.inner.program([advance, *instructions])
-    rec.emit("rounds.advance", (), (place, 0))
-    frames = [address(frame) for frame in (program.frames if program.workers > 1 else [])][1:]
-    words = (compiler.address("drive.drive"), program.code, loop.count, program.workers, address(program.frame))
-    rec.emit("rounds.repeat", (), (*words, *frames), loop.count * program.macs)
-    loop.outer.watch(program, [i.kernel for i in instructions])
+    macs = sum(step.macs for step in program.instructions)
+    rec.written += program.scratch
+    rec.emit("rounds.advance", (), (number, 0))
+    rec.emit("rounds.repeat", (), (Body(program, loop.count, 1, loop.inner.workers(macs)),), loop.count * macs)
 
 
 def _call(loop: _Loop, body: Sequence[Callable[[], None]], instructions: list[Instruction]) -> None:
@@ -312,7 +311,7 @@ def _call(loop: _Loop, body: Sequence[Callable[[], None]], instructions: list[In
     outer = loop.outer
     steps = list(body)
     if instructions:
-        steps.append(Recorded(loop.inner.program(instructions)))
+        steps.append(Recorded(loop.inner.bound(instructions)))
     outer.flush()
 
     def step() -> None:

@@ -11,7 +11,8 @@ The kernels and their order are the same whether a tape is kept or recorded anew
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,11 +21,12 @@ import numpy.typing as npt
 from fastlstm import layout, ops
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
-from fastlstm.kernels import compiler
-from fastlstm.segments.program import Instruction, Program, Stage
+from fastlstm.memory import aligned_zeros, memory_of
+from fastlstm.program import Body, Instruction, Place, Program, Stage, place
+from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import COMPLAINT, Segment, axes_of
 from fastlstm.tapes import EMITTERS
-from fastlstm.tapes.recorder import Cell, Recorded, Recorder, SizesChangedError, address
+from fastlstm.tapes.recorder import Cell, Recorded, Recorder, SizesChangedError
 from fastlstm.tapes.rounds import record_rounds
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ class Tape:
         self.inputs: list[Array] = []
         self.outputs: list[Cell] = []
         self.steps: list[Callable[[], None]] = []
-        self.watched: list[Program] = []
+        self.watched: list[BoundProgram] = []
         self.flags: list[tuple[Array, int]] = []
         self.reusable = True
         self.nbytes = 0
@@ -103,8 +105,7 @@ class Recording:
         self.tape = Tape()
         self.packed = packed
         self.history: list[Instruction] = []  # what has been made part of a step
-        machine = executor.plan.machine
-        self.rec = Recorder(machine, executor.threads, packed)
+        self.rec = Recorder(executor.plan.target, executor.threads, packed)
         self.readers: dict[int, int] = {}  # memory -> the named values that lie in it
         self.owned: dict[int, Array] = {}
 
@@ -117,10 +118,16 @@ class Recording:
         if array.dtype == np.float32:
             cell = self.rec.memory(array.shape)
         else:
-            cell = Cell(np.empty(array.shape, array.dtype), fixed=False)
+            cell = self._whole_numbers(array.shape, array.dtype)
         np.copyto(cell.array, array)
         self.tape.inputs.append(cell.array)
         return cell
+
+    def _whole_numbers(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Cell:
+        """Return room for an array of another type than float32."""
+        array = aligned_zeros(shape, dtype)
+        self.rec.written.append(memory_of(array))
+        return Cell(array, fixed=False)
 
     def graph(self, executor: Executor, values: dict[str, Cell]) -> list[Cell]:
         """Follow a graph's parts; `values` holds its inputs and what it sees around it, and is written to."""
@@ -142,13 +149,13 @@ class Recording:
     def _name(self, name: str, cell: Cell, values: dict[str, Cell]) -> None:
         values[name] = cell
         if cell.roomy:
-            base = _base(cell.array)
+            base = memory_of(cell.array)
             self.readers[id(base)] = self.readers.get(id(base), 0) + 1
 
     def _forget(self, cell: Cell | None) -> None:
         if cell is None or not cell.roomy:
             return
-        key = id(_base(cell.array))
+        key = id(memory_of(cell.array))
         self.readers[key] -= 1
         if not self.readers[key] and key in self.owned:
             self.rec.release(self.owned.pop(key))
@@ -166,7 +173,7 @@ class Recording:
         """Keep the memory of values for the tape's whole life."""
         for cell in cells:
             if cell.roomy:
-                base = _base(cell.array)
+                base = memory_of(cell.array)
                 self.readers[id(base)] = self.readers.get(id(base), 0) + 1
         self._settle()
 
@@ -255,7 +262,9 @@ class Recording:
             cell = self.rec.memory(value.shape)
             np.copyto(cell.array, value)
             return cell
-        return Cell(np.array(value), fixed=False)
+        cell = self._whole_numbers(value.shape, value.dtype)
+        np.copyto(cell.array, value)
+        return cell
 
     def _segment(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
         if segment.flat:
@@ -307,45 +316,42 @@ class Recording:
         """Make a segment's program an instruction; its arrays and states are copied where they are not in place."""
         rec = self.rec
         workers = rec.workers if segment.workers(batch) == rec.workers else 1
-        program = Program(segment.slots, segment.stages, batch, workers)
-        program.reserve(steps)
-        rec.keep.append(program)
-        rec.nbytes += program.nbytes()
+        places = {}
         for name, (slot, axes, features) in segment.inputs.items():
             array = rec.tight(values[name]) if features else np.ascontiguousarray(values[name].array)
             if not features and array is not values[name].array:
                 return self._whole(segment, values)
-            program.bind(slot, array, *axes_of(axes))
+            places[slot] = _placed(array, axes)
         made = {}
         for name, (slot, axes, features) in segment.outputs.items():
             shape = tuple({"T": steps, "B": batch, "F": features, "1": 1}[axis] for axis in axes)
             made[name] = rec.memory(shape)
-            program.bind(slot, made[name].array, *axes_of(axes))
+            places[slot] = _placed(made[name].array, axes)
+        states = {}
         for state in segment.states:
-            rows = program.rows(state.slot)
+            width = segment.program.slots[state.slot].stride
+            states[state.slot] = rows = rec.memory((batch, width)).array
+            places[state.slot] = (place(rows), 0, rows.strides[0])
             rec.fill(rows, 0.0)
             if state.given:
                 array = rec.roomy(values[state.given])
                 segment.check_state(state, array, batch)
                 rec.copy(array[state.direction], rows[:, : state.width])
         for slot, name, backwards in segment.masks:
-            mask, codes = values[name].array, np.empty((steps, batch), np.int64)
-            program.bind(slot, codes, 0, 1)
-            program.keep(slot, codes)
-            rec.keep.append(mask)
+            mask, codes = values[name].array, aligned_zeros((steps, batch), np.int64)
+            places[slot] = (place(codes), codes.strides[0], codes.strides[1])
+            rec.written.append(memory_of(codes))
             rec.nbytes += codes.nbytes
             sizes = (steps, batch, *mask.strides, int(backwards))
-            rec.emit("whole.mask_codes", (), (address(mask), address(codes), *sizes))
-        frames = [address(frame) for frame in (program.frames if workers > 1 else [])][1:]
-        words = (compiler.address("drive.drive"), program.code, steps, workers, address(program.frame), *frames)
-        rec.emit("nested.nested", (), words, steps * program.macs)
+            rec.emit("whole.mask_codes", (), (place(mask), place(codes), *sizes))
+        body = Body(_external(segment.program, states), steps, batch, workers, places)
+        macs = steps * batch * sum(step.macs for step in segment.program.instructions)
+        rec.emit("nested.nested", (), (body,), macs)
         for state in segment.states:
             if state.shown:
                 if state.shown not in made:
-                    made[state.shown] = rec.memory((segment.directions(state.shown), batch, state.width))
-                rec.copy(program.rows(state.slot)[:, : state.width], made[state.shown].array[state.direction])
-        if any(i.kernel == "movement.embed" for stage in segment.stages for i in stage.instructions):
-            self.tape.watched.append(program)
+                    made[state.shown] = rec.memory((state.directions, batch, state.width))
+                rec.copy(states[state.slot][:, : state.width], made[state.shown].array[state.direction])
         return made
 
     def flush(self) -> None:
@@ -354,26 +360,38 @@ class Recording:
             return
         instructions = self.rec.flushed()
         self.history += instructions
-        program = self.program(instructions)
-        self.watch(program, [i.kernel for i in instructions])
-        step = Recorded(program)
+        step = Recorded(self.bound(instructions))
         self.tape.steps.append(step)
         step()
 
     def program(self, instructions: Sequence[Instruction]) -> Program:
-        """Return a program of instructions that run once each."""
-        macs = sum(i.macs for i in instructions)
-        workers = self.rec.workers if macs >= WORTH_WORKERS else 1
-        program = Program((), (Stage(layout.ONCE, tuple(instructions)),), 1, workers)
-        program.macs = macs
-        self.rec.keep.append(program)
-        self.rec.nbytes += program.nbytes()
-        return program
+        """Return the program of instructions that run once each."""
+        return Program(self.rec.target, (), (Stage(layout.ONCE, tuple(instructions)),), tuple(self.rec.written))
 
-    def watch(self, program: Program, kernels: Sequence[str]) -> None:
-        """Look after every run whether an index of a program had nothing to point to."""
-        if "whole.gather" in kernels:
-            self.tape.watched.append(program)
+    def workers(self, macs: int) -> int:
+        """Return how many threads may run so many multiply-adds."""
+        return self.rec.workers if macs >= WORTH_WORKERS else 1
+
+    def bound(self, instructions: Sequence[Instruction]) -> BoundProgram:
+        """Return instructions bound to the memory they were recorded with, watched by the tape."""
+        macs = sum(i.macs for i in instructions)
+        bound = BoundProgram(self.program(instructions), 1, self.workers(macs))
+        bound.macs = macs
+        self.rec.nbytes += bound.nbytes()
+        self.tape.watched += [program for program in bound.family() if program.complains]
+        return bound
+
+
+def _placed(array: Array, axes: str) -> tuple[Place, int, int]:
+    """Return where an array lies, and the bytes from one time step and from one row to the next."""
+    time, row = (0 if axis is None else array.strides[axis] for axis in axes_of(axes))
+    return place(array), time, row
+
+
+def _external(program: Program, slots: Container[int]) -> Program:
+    """Return a program whose states lie in memory of the one around it."""
+    moved = tuple(replace(slot, kind="external") if i in slots else slot for i, slot in enumerate(program.slots))
+    return replace(program, slots=moved)
 
 
 def record(executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashable, Any]) -> tuple[Tape, list[Any]]:
@@ -385,14 +403,10 @@ def record(executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashabl
     recording.flush()
     tape = recording.tape
     tape.outputs = outputs
-    tape.keep.append(recording.rec.keep)
+    tape.keep += [recording.rec.keep, recording.rec.written]
     tape.nbytes = recording.rec.nbytes
     tape.check()
     return tape, tape.results()
-
-
-def _base(array: Array) -> Array:
-    return array if array.base is None else array.base
 
 
 def _put(target: Any, value: Any) -> None:

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from fastlstm import ops
 from fastlstm.graph import Node
 from fastlstm.layout import KINDS, OPERATIONS
-from fastlstm.tapes.recorder import Cell, Recorder, address, axis_of, five, loops
+from fastlstm.memory import aligned_zeros, memory_of
+from fastlstm.program import place
+from fastlstm.tapes.recorder import Cell, Recorder, axis_of, five, loops
 
 __all__ = ["EMITTERS"]
 
@@ -35,8 +37,8 @@ def _tight(rec: Recorder, cell: Cell) -> Array | None:
 
 def _made(rec: Recorder, shape: Sequence[int], dtype: Any) -> Cell:
     """Return memory for a result that is no float."""
-    array = np.zeros(tuple(shape), dtype)
-    rec.keep.append(array)
+    array = aligned_zeros(tuple(shape), dtype)
+    rec.written.append(memory_of(array))
     return Cell(array, fixed=False)
 
 
@@ -50,9 +52,9 @@ def _elementwise(rec: Recorder, name: str, a: Cell, b: Cell, dtype: Any) -> list
     steps = [0 if v.size == 1 else v.itemsize for v in (left, right)]
     kinds = [KINDS[v.dtype.name] for v in (left, right)]
     if out.array.size:
-        words = (address(left), kinds[0], steps[0], address(right), kinds[1], steps[1])
-        place = (address(out.array), KINDS[np.dtype(dtype).name])
-        rec.emit("whole.elementwise", (), (OPERATIONS[name], out.array.size, *words, *place))
+        words = (place(left), kinds[0], steps[0], place(right), kinds[1], steps[1])
+        made = (place(out.array), KINDS[np.dtype(dtype).name])
+        rec.emit("whole.elementwise", (), (OPERATIONS[name], out.array.size, *words, *made))
     return [out]
 
 
@@ -111,7 +113,7 @@ def _where(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cel
     if words is None or given.dtype != np.bool_:
         return None
     if out.array.size:
-        rec.emit("whole.where", (), (*map(address, views), address(out.array), *words), out.array.size)
+        rec.emit("whole.where", (), (*map(place, views), place(out.array), *words), out.array.size)
     return [out]
 
 
@@ -138,7 +140,7 @@ def _gather(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     if not rest:
         words = (1,) * 5 + (0,) * 10
     args = (
-        address(source), address(out.array), address(places), KINDS[places.dtype.name], places.size,
+        place(source), place(out.array), place(places), KINDS[places.dtype.name], places.size,
         source.shape[0], source.strides[0], target.strides[0], *words,
     )  # fmt: skip
     rec.emit("whole.gather", (), args, out.array.size)
@@ -154,7 +156,7 @@ def _argmax(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     source = rec.tight(moved)
     out = _made(rec, source.shape[:-1], np.int64)
     count = source.shape[-1]
-    rec.emit("whole.argmax", (), (address(source), address(out.array), source.size // count, count))
+    rec.emit("whole.argmax", (), (place(source), place(out.array), source.size // count, count))
     return [Cell(np.expand_dims(out.array, axis), fixed=False)] if node.attrs.get("keepdims", 1) else [out]
 
 

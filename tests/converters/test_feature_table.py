@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fastlstm.converters import keras_, table
+from fastlstm.converters import table
+from fastlstm.converters.keras.load import KINDS
 
 README = Path(__file__).parents[2] / "converters" / "README.md"
 
@@ -16,4 +17,4 @@ def test_readme_is_up_to_date() -> None:
 
 def test_every_layer_that_is_read_has_a_row() -> None:
     text = table.render()
-    assert all(f"| `{name}` |" in text for name in keras_.KINDS)
+    assert all(f"| `{name}` |" in text for name in KINDS)

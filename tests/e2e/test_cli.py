@@ -152,7 +152,7 @@ def test_convert_leaves_no_file_that_does_not_load(tmp_path, capsys):
     model = helper.make_model(helper.make_graph([node], "g", [x, flag], [y]), ir_version=8)
     onnx.save(model, tmp_path / "deep.onnx")
     said = told(capsys, "convert", tmp_path / "deep.onnx", "-o", tmp_path / "m.fastlstm")
-    assert "was not written" in said
+    assert "more than 16 deep" in said
     assert os.listdir(tmp_path) == ["deep.onnx"]
 
 
@@ -362,7 +362,7 @@ def test_doctor_describes_the_machine(capsys):
 
 def test_warmup_leaves_nothing_to_compile(converted, capsys):
     assert main(["warmup", converted]) == 0
-    assert "kernels ready" in capsys.readouterr().out
+    assert "ready in" in capsys.readouterr().out
 
 
 # --- manners ---------------------------------------------------------------------------------------------

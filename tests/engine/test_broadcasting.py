@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastlstm import Model, reference
-from fastlstm.converters.builder import Direction, GraphBuilder
+from fastlstm.converters.common.builder import Direction, GraphBuilder
 
 
 def test_pairs_of_two_sequences_through_an_activation() -> None:

@@ -140,7 +140,7 @@ def test_images_laid_out_apart_or_together_have_the_same_bits(monkeypatch):
     together = Executor(graph).run({"x": x})[0]
     monkeypatch.setattr(planes, "ENOUGH", 1)
     executor = Executor(graph)
-    executor.plan = replace(executor.plan, machine=replace(executor.plan.machine, l2_bytes=1))
+    executor.plan = replace(executor.plan, target=replace(executor.plan.target, l2_bytes=1))
     np.testing.assert_array_equal(executor.run({"x": x})[0], together)
 
 
@@ -242,7 +242,7 @@ def test_pooling_right_behind_a_convolution_has_the_same_bits_band_by_band(
     w, x = kernel_of(*weight), normal(*shape)
     graph = Graph((TensorSpec("x", shape),), (TensorSpec("y", ("...",)),), tuple(nodes), {"w": w})
     banded = Executor(graph)
-    banded.plan = replace(banded.plan, machine=replace(banded.plan.machine, l2_bytes=1))
+    banded.plan = replace(banded.plan, target=replace(banded.plan.target, l2_bytes=1))
     (got,) = banded.run({"x": x})
     np.testing.assert_allclose(got, reference.run(graph, {"x": x})["y"], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(banded.run({"x": x})[0], got)

@@ -18,7 +18,7 @@ def layer(hidden: int, threads: int = 1) -> fastlstm.LSTM:
 def test_one_row_is_bound_by_the_cache_that_holds_the_weights_and_a_batch_by_arithmetic() -> None:
     machine = replace(detect(), l1_bytes=32 << 10, l2_bytes=1 << 20, l3_bytes=32 << 20)
     (segment,) = layer(256)._model(False, False).plan.parts
-    step = next(i for stage in segment.stages for i in stage.instructions if i.panels)
+    step = next(i for stage in segment.program.stages for i in stage.instructions if i.panels)
     assert explain.bound(step, 1, 1, machine) == "weights from L2, 1,024 KiB a step"
     assert explain.bound(step, 1, 1, replace(machine, l2_bytes=256 << 10)).startswith("weights from L3")
     assert explain.bound(step, 64, 1, machine) == "arithmetic"

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import fastlstm
 from fastlstm import cli
-from fastlstm.converters.onnx_ import from_onnx
+from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError
 from fastlstm.model import Model
 

@@ -16,17 +16,22 @@ CHILD = """
     from fastlstm import machine
     from fastlstm.kernels import compiler
 
+    def one_more():
+        "Compile a kernel that nobody has."
+        kernel = compiler.Kernel("arrays.unary", (8, "Clip", 0.0, random.random()))
+        return compiler.address(kernel, machine.detect())
+
     def forked():
         "Fork a child that compiles a kernel of its own; say whether it did within 30 seconds."
         child = os.fork()
         if child == 0:
             signal.alarm(30)  # ends a child that waits for a lock
-            os._exit(0 if compiler.address("arrays.unary", 8, "Clip", 0.0, random.random()) else 3)
+            os._exit(0 if one_more() else 3)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 """
 
 HELD = """
-    compiler.address("arrays.unary", 8, "Neg", None, None)
+    compiler.address(compiler.Kernel("arrays.unary", (8, "Neg", None, None)), machine.detect())
     import numba.core.compiler_lock
     import llvmlite.binding.ffi
     import fastlstm.forking
@@ -52,7 +57,7 @@ BUSY = """
 
     def compile_all():
         while going:
-            compiler.address("arrays.unary", 8, "Clip", 0.0, random.random())
+            one_more()
 
     def link():
         import llvmlite.binding as llvm

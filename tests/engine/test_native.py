@@ -23,7 +23,13 @@ def model() -> Model:
         "w": rng.normal(size=(1, 4 * HIDDEN, FEATURES)).astype(np.float32),
         "r": rng.normal(size=(1, 4 * HIDDEN, HIDDEN)).astype(np.float32),
     }
-    attrs = {"hidden_size": HIDDEN, "directions": ["forward"], "activations": default_activations("LSTM", 1)}
+    attrs = {
+        "hidden_size": HIDDEN,
+        "directions": ["forward"],
+        "activations": default_activations("LSTM", 1),
+        "clip": None,
+        "input_forget": 0,
+    }
     node = Node("LSTM", ("x", "w", "r"), ("y",), attrs, "lstm")
     x, y = TensorSpec("x", ("time", "batch", FEATURES)), TensorSpec("y", ("time", "batch", HIDDEN))
     return Model(Graph((x,), (y,), (node,), weights))
@@ -75,7 +81,13 @@ def test_an_output_over_the_input_does_not_change_what_is_still_to_be_read(width
     rng = np.random.default_rng(4)
     weights = rng.normal(size=(4 * width, width)), rng.normal(size=(4 * width, width))
     specs = TensorSpec("x", ("time", "batch", width)), TensorSpec("y", ("time", "batch", width))
-    attrs = {"hidden_size": width, "directions": ["forward"], "activations": default_activations("LSTM", 1)}
+    attrs = {
+        "hidden_size": width,
+        "directions": ["forward"],
+        "activations": default_activations("LSTM", 1),
+        "clip": None,
+        "input_forget": 0,
+    }
     constants = {name: w[None].astype(np.float32) for name, w in zip("wr", weights, strict=True)}
     node = Node("LSTM", ("x", "w", "r"), ("y",), attrs, "lstm")
     stream = Model(Graph(specs[:1], specs[1:], (node,), constants)).stream()
@@ -121,7 +133,13 @@ def test_the_entry_outlives_its_model() -> None:
         "w": rng.normal(size=(1, 4 * HIDDEN, FEATURES)).astype(np.float32),
         "r": rng.normal(size=(1, 4 * HIDDEN, HIDDEN)).astype(np.float32),
     }
-    attrs = {"hidden_size": HIDDEN, "directions": ["forward"], "activations": default_activations("LSTM", 1)}
+    attrs = {
+        "hidden_size": HIDDEN,
+        "directions": ["forward"],
+        "activations": default_activations("LSTM", 1),
+        "clip": None,
+        "input_forget": 0,
+    }
     node = Node("LSTM", ("x", "w", "r"), ("y",), attrs, "lstm")
     x, y = TensorSpec("x", ("time", "batch", FEATURES)), TensorSpec("y", ("time", "batch", HIDDEN))
     short_lived = Model(Graph((x,), (y,), (node,), weights))

@@ -15,7 +15,7 @@ import fastlstm
 from fastlstm import benchmark, fileformat, reference, team
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec
-from fastlstm.kernels.limits import BLOCK, BYTE_LIMIT, SUM_LIMIT, VALUE_LIMIT
+from fastlstm.limits import BLOCK, BYTE_LIMIT, SUM_LIMIT, VALUE_LIMIT
 from fastlstm.model import Model
 from fastlstm.precision import fastest_within
 from fastlstm.quantise import SMALL, precisions, quantise, quantised_rows

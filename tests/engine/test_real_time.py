@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm.kernels import compiler
 
 UNITS = 20
 
@@ -98,28 +97,21 @@ def test_memory_does_not_grow_by_a_page(name: str) -> None:
     assert min(grown) <= 0, grown
 
 
-def test_compiled_code_of_a_step_knows_no_allocator_and_no_lock() -> None:
+def test_compiled_code_of_a_step_holds_no_lock() -> None:
+    # Code refers to nothing outside of itself (tests/kernels/test_image.py); locks are what a team's kernels are given.
     # In a process of its own: `loaded` names what a stream and a pool need and nothing else.
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_real_time as t\n"
         "from fastlstm.kernels import compiler\n"
         "[call() for call in t.calls().values()]\n"
-        "print('\\n'.join(str(compiler.stored(*kernel)) for kernel in compiler.loaded()))"
+        "print(*(kernel.name for kernel in compiler.loaded()))"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(Path(__file__).parent)], capture_output=True, text=True, check=True
     )
-    files = [Path(line) for line in done.stdout.splitlines()]
-    assert len(files) > 5
-    for file in files:
-        code = file.read_bytes()
-        # The names of functions that an object file calls stand in it as text.
-        for word in (b"alloc", b"pthread", b"sched", b"futex", b"printf"):
-            assert word not in code, f"{file.name} calls something with {word!r}"
-
-
-def test_no_system_call_is_a_name_that_kernels_may_use() -> None:
-    assert not {"malloc", "calloc", "realloc", "free", "mmap"} & {*compiler.C_FUNCTIONS, *compiler.SYSTEM_FUNCTIONS}
+    names = done.stdout.split()
+    assert {"drive.drive", "small.lstm", "gather.gather"} <= set(names)
+    assert not [name for name in names if name.startswith(("team.", "shares."))]
 
 
 def test_decaying_states_are_zero_or_normal_but_never_denormal() -> None:

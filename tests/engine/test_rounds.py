@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import fastlstm
 from fastlstm import reference
-from fastlstm.converters.onnx_ import from_onnx
+from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import InputError
 from fastlstm.model import Model
 from fastlstm.tapes.recorder import Recorded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 
 import fastlstm
 from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.graph import Graph, Node, TensorSpec, default_activations
 
 Arrays = dict[str, np.ndarray]
 STEPS = 40
@@ -494,3 +496,145 @@ def test_wrong_frames_of_several_inputs_are_told() -> None:
     y = stream.step({"x": arrays["x"][:, 0], "ids": arrays["ids"][:, 0]}, out=out)
     assert y is out
     np.testing.assert_array_equal(out["p"], model.run({n: a[:, :1] for n, a in arrays.items()})["p"][:, 0])
+
+
+class RatedChunk(nn.Module):
+    """A chunk of samples, a state that the model carries, and a sample rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.cell, self.head = nn.Conv1d(1, 8, 16, stride=8), nn.LSTMCell(8, 8), nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor, state: torch.Tensor, sr: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.relu(self.conv(x[:, None])).mean(-1)
+        h, c = self.cell(y, (state[0], state[1]))
+        return torch.sigmoid(self.head(h)) * (sr / 16000.0), torch.stack([h, c])
+
+
+@pytest.mark.parametrize("names", ["one", "of their own"])
+def test_a_pool_of_a_chunk_model_steps_as_the_model_runs_the_batch(names: str) -> None:
+    torch.manual_seed(12)
+    rows = {"x": 0, "y": 0, "state": 1, "stateN": 1}
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            RatedChunk().eval(), (torch.zeros(2, 64), torch.zeros(2, 2, 8), torch.tensor(16000)), file,
+            input_names=["x", "state", "sr"], output_names=["y", "stateN"], dynamo=False,
+            dynamic_axes={n: {axis: "batch"} if names == "one" else [axis] for n, axis in rows.items()},
+        )  # fmt: skip
+    model, count = loaded(file.getvalue()), 11
+    chunks = np.random.default_rng(13).normal(size=(4, count, 64)).astype(np.float32)
+    rates = np.where(np.arange(count) % 3, 16000, 8000)
+    pool = model.streams(count)
+    numbers = [pool.open() for _ in range(count)]
+    ran: list[int] = []
+    engine = pool._rows._engine
+    run = engine._executor.run
+    engine._executor.run = lambda inputs: (ran.append(len(inputs["x"])), run(inputs))[1]
+
+    # One rate for all: as many rows a call as there are.
+    state, want = np.zeros((2, count, 8), np.float32), []
+    for chunk in chunks:
+        result = model.run({"x": chunk, "state": state, "sr": np.array(16000)})
+        want.append(result["y"])
+        state = result["stateN"]
+        np.testing.assert_array_equal(pool.step(numbers, {"x": chunk, "sr": np.array(16000)}), want[-1])
+    assert set(ran) == {8, 3}
+    np.testing.assert_array_equal(pool.state(4)["state"], state[:, 4:5])
+
+    # A rate a stream: those of one rate go together.
+    for number in numbers:
+        pool.reset(number)
+    ran.clear()
+    alone = [model.stream() for _ in numbers]
+    for chunk in chunks[:2]:
+        got = pool.step(numbers, {"x": chunk, "sr": rates})
+        for i, stream in enumerate(alone):
+            np.testing.assert_array_equal(got[i], stream.step({"x": chunk[i], "sr": rates[i]}))
+    assert max(ran) > 3
+
+    # Chunks of recordings of other lengths, side by side.
+    lengths = [4, 0, 2]
+    pieces = [{"x": chunks[:n, i], "sr": np.array(16000)} for i, n in enumerate(lengths)]
+    for number in numbers:
+        pool.reset(number)
+    for i, (n, y) in enumerate(zip(lengths, pool.push(numbers[:3], pieces), strict=True)):
+        np.testing.assert_array_equal(y, np.reshape([w[i] for w in want[:n]], (n, 1)))
+
+
+@pytest.mark.parametrize("batch", [1, "batch"])
+@pytest.mark.parametrize("time", [1, "time"])
+def test_a_state_behind_an_unsqueeze_streams(batch: int | str, time: int | str) -> None:
+    rng = np.random.default_rng(14)
+    size, width = 8, 5
+
+    def weight(*shape: int) -> np.ndarray:
+        return rng.uniform(-0.4, 0.4, shape).astype(np.float32)
+
+    constants = {
+        "w": weight(1, 4 * size, width), "r": weight(1, 4 * size, size), "first": np.array([0]), "two": np.float32([2]),
+    }  # fmt: skip
+    attrs = {"hidden_size": size, "directions": ["forward"], "activations": default_activations("LSTM", 1)}
+    nodes = (
+        Node("Mod", ("x", "two"), ("m",), {"fmod": 1}),  # has no kernel: the model runs part by part
+        Node("Transpose", ("m",), ("xt",), {"perm": [1, 0, 2]}),
+        *(Node("Unsqueeze", (n, "first"), (f"{n}_3",)) for n in ("h", "c")),
+        Node("LSTM", ("xt", "w", "r", "", "", "", "h_3", "c_3"), ("y", "hn", "cn"), attrs, "lstm"),
+        *(Node("Squeeze", (f"{n}n", "first"), (f"{n}_out",)) for n in ("h", "c")),
+    )
+    states = [TensorSpec(n, (batch, size)) for n in ("h", "c", "h_out", "c_out")]
+    x, y = TensorSpec("x", (batch, time, width)), TensorSpec("y", (time, batch, size))
+    model = fastlstm.Model(Graph((x, *states[:2]), (y, *states[2:]), nodes, constants))
+    frames = rng.normal(size=(6, 1, width)).astype(np.float32)
+    h = c = np.zeros((1, size), np.float32)
+    stream, pool = model.stream(), model.streams(2)
+    numbers = [pool.open(), pool.open()]
+    for frame in frames:
+        result = model.run({"x": frame[None], "h": h, "c": c})
+        h, c = result["h_out"], result["c_out"]
+        np.testing.assert_array_equal(stream.step(frame[0]), result["y"][0, 0])
+        np.testing.assert_array_equal(pool.step(numbers, np.repeat(frame, 2, 0)), np.repeat(result["y"][0], 2, 0))
+    np.testing.assert_array_equal(stream.state["h"], h)
+
+
+class TracedLoop(nn.Module):
+    """Cells in a loop over time, a layer behind each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.LSTMCell(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor, h: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        out = []
+        for t in range(x.shape[1]):
+            h, c = self.cell(x[:, t], (h, c))
+            out.append(self.head(h))
+        return torch.stack(out, 1), h, c
+
+
+class TracedFromZero(TracedLoop):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        zero = x.new_zeros(x.shape[0], 5)
+        return super().forward(x, zero, zero)[0]
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_a_traced_loop_is_refused_with_what_to_do_and_that_works(steps: int, tmp_path: Path) -> None:
+    x, zero = torch.randn(1, steps, 3), torch.zeros(1, 5)
+    torch.jit.trace(TracedFromZero().eval(), (x,)).save(tmp_path / "zero.pt")
+    with pytest.raises(UnsupportedError, match=r"torch.jit.script instead.*model.stream\(state="):
+        fastlstm.load(tmp_path / "zero.pt").stream()
+
+    module = TracedLoop().eval()
+    torch.jit.trace(module, (x, zero, zero)).save(tmp_path / "states.pt")
+    model = fastlstm.load(tmp_path / "states.pt")
+    with pytest.raises(UnsupportedError, match="state="):
+        model.stream()
+    _, h, c = (spec.name for spec in model.outputs)
+    stream = model.stream(state={model.inputs[1].name: h, model.inputs[2].name: c})
+    once, again = (stream.step(x[0].numpy()) for _ in range(2))
+    with torch.no_grad():
+        y, *states = module(x, zero, zero)
+        np.testing.assert_allclose(once, y[0], atol=1e-6)
+        np.testing.assert_allclose(again, module(x, *states)[0][0], atol=1e-6)

@@ -295,10 +295,11 @@ def test_ids_outside_an_embedding_table_are_told_and_do_not_stick():
         ("Gather", {"axis": 1}, {"i": ints(0, 7)}, "Gather node"),
     ],
 )
-def test_what_does_not_fit_is_said_by_the_node_and_reads_no_memory_of_others(op, attrs, constants, says):
+@pytest.mark.parametrize("shape", [(1, 3, 8), ("n", "c", "t")], ids=["known", "open"])
+def test_what_does_not_fit_is_said_by_the_node_and_reads_no_memory_of_others(op, attrs, constants, says, shape):
     node = Node(op, ("x", *constants), ("y",), attrs, "here")
-    graph = Graph((TensorSpec("x", (1, 3, 8)),), (TensorSpec("y", ("...",)),), (node,), constants)
-    with pytest.raises(fastlstm.InputError, match=says):
+    graph = Graph((TensorSpec("x", shape),), (TensorSpec("y", ("...",)),), (node,), constants)
+    with pytest.raises(fastlstm.FastLSTMError, match=says):
         Executor(graph).run({"x": normal(1, 3, 8)})
 
 
@@ -308,3 +309,20 @@ def test_batch_normalisation_becomes_part_of_the_convolution_before_it():
     expected = reference.run(model.graph, {"x": x})
     for name, got in model.run({"x": x}).items():
         np.testing.assert_allclose(got, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("op", "attrs"), [("MatMul", {}), ("Einsum", {"equation": "ab,bc->ac"})])
+def test_a_product_over_no_values_is_zero(op: str, attrs: dict[str, Any]) -> None:
+    """Its memory held what another product had left there."""
+    nodes = (
+        Node("Tanh", ("x",), ("t",)),
+        Node("MatMul", ("t", "w"), ("m",)),
+        Node("Slice", ("x", "none", "none", "second"), ("no x",)),
+        Node("Slice", ("w", "none", "none", "none"), ("no w",)),
+        Node(op, ("no x", "no w"), ("p",), attrs),
+        Node("Add", ("p", "m"), ("y",)),
+    )
+    inputs = (TensorSpec("x", ("a", "b")), TensorSpec("w", ("b", "c")))
+    graph = Graph(inputs, (TensorSpec("y", ("...",)),), nodes, {"none": ints(0), "second": ints(1)})
+    feeds = {"x": normal(2, 3), "w": normal(3, 4)}
+    np.testing.assert_allclose(Model(graph).run(feeds)["y"], reference.run(graph, feeds)["y"], rtol=1e-5)

@@ -14,6 +14,7 @@ import pytest
 
 import fastlstm
 from fastlstm import machine, team
+from fastlstm import model as models
 from fastlstm.segments.split import SplitProgram, worth_splitting
 
 pytestmark = pytest.mark.skipif(not team.available(), reason="teams need POSIX threads")
@@ -24,7 +25,7 @@ STEPS, BATCH, FEATURES, HIDDEN = 40, 2, 16, 160
 @pytest.fixture(autouse=True)
 def enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let models ask for teams on a machine of one processor too."""
-    monkeypatch.setattr(machine, "cores", lambda: 8)
+    monkeypatch.setattr(models, "cores", lambda: 8)
 
 
 def layer(kind: str, threads: int, directions: int = 1) -> object:
@@ -95,9 +96,9 @@ def test_a_batch_divided_among_workers_gives_the_same_bits(
     weights = weight(4 * hidden, FEATURES), weight(4 * hidden, hidden), weight(4 * hidden)
     alone, shared = (fastlstm.LSTM(*weights, threads=n) for n in (1, threads))
     segment = shared._model(False, False).plan.parts[0]
-    panels = next(i.panels for stage in segment.stages for i in stage.instructions if i.panels)
+    panels = next(i.panels for stage in segment.program.stages for i in stage.instructions if i.panels)
     divides = worth_splitting(batch, panels, threads)
-    assert isinstance(segment.sequence_program(batch), SplitProgram) == segment.splits(batch) == divides
+    assert isinstance(segment.bound_for_sequences(batch), SplitProgram) == segment.splits(batch) == divides
     assert divides or machine.detect().lanes != 16  # with 16 lanes these sizes divide badly by panels
     state = (rng.normal(size=(directions, batch, hidden)).astype(np.float32),) * 2
     for steps in (3, STEPS):  # the parts' buffers grow

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fastlstm import reference
-from fastlstm.converters.onnx_ import from_onnx
+from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError
 from fastlstm.model import Model
 from fastlstm.tapes.recorder import Recorded

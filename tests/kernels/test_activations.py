@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastlstm import layout, machine
+from fastlstm import layout, machine, ulp
 from fastlstm.graph import ACTIVATIONS
-from fastlstm.kernels import ulp
 from fastlstm.ops.activations import activation
-from fastlstm.segments.program import Instruction, Program, Slot, Stage
+from fastlstm.program import Instruction, Program, Slot, Stage
+from fastlstm.segments.program import BoundProgram
 
 
 @pytest.mark.parametrize("name", ["Sigmoid", "Tanh"])
@@ -44,7 +44,7 @@ def test_every_activation_agrees_with_the_reference(name: str) -> None:
     y = np.empty_like(x)
     slots = (Slot("x", "external", x.size), Slot("y", "external", x.size))
     step = Instruction("elementwise.unary", (lanes, name, alpha, beta), (0, 1, 64))
-    program = Program(slots, (Stage(layout.ONCE, (step,)),), batch=1)
+    program = BoundProgram(Program(machine.detect(), slots, (Stage(layout.ONCE, (step,)),)), batch=1)
     program.bind(0, x, None, None)
     program.bind(1, y, None, None)
     program.run(1)

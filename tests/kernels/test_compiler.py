@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import builtins
 import errno
 import io
+import os
 from pathlib import Path
 
 import pytest
 
 from fastlstm import machine
-from fastlstm.kernels import compiler
+from fastlstm.kernels import cache, compiler
+from fastlstm.kernels.compiler import Kernel
 from fastlstm.segments.build import BINARY, UNARY
 
 LANES = machine.detect().lanes
@@ -58,13 +59,13 @@ def test_a_cache_that_is_full_is_left_without_a_trace(tmp_path: Path, monkeypatc
         def write(self, _: object) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setenv("FASTLSTM_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(builtins, "open", lambda descriptor, mode: Full(descriptor, mode))
-    compiler._keep(tmp_path / "folder" / "kernel.o", b"code")
+    monkeypatch.setattr(os, "fdopen", Full)
+    with pytest.raises(OSError, match="No space"):
+        cache.keep(tmp_path / "folder" / "m.kernel", b"code")
     monkeypatch.undo()
     assert not list((tmp_path / "folder").iterdir())
 
 
 @pytest.mark.parametrize(("name", "constants"), KERNELS)
 def test_kernels_compile_and_link(name: str, constants: tuple[object, ...]) -> None:
-    assert compiler.address(name, *constants)
+    assert compiler.address(Kernel(name, constants), machine.detect())

@@ -9,37 +9,9 @@ import sys
 import pytest
 
 from fastlstm import machine
-
-ASSEMBLY = """
-import llvmlite.binding as llvm
-from fastlstm import machine
-from fastlstm.kernels import {module}
-from fastlstm.kernels.pipeline import kernel_module
-m = machine.detect()
-text, target = kernel_module({module}.{call}, "kernel")
-print(target.emit_assembly(llvm.parse_assembly(text)))
-"""
-
-NEON = """
-import llvmlite.binding as llvm
-from fastlstm import machine
-machine.Machine.pairwise = property(lambda self: False)
-machine.Machine.byte_products = property(lambda self: {dotprod})
-machine.Machine.unsigned_bytes = property(lambda self: False)
-from fastlstm.kernels import {module}
-from fastlstm.kernels.pipeline import kernel_module
-text, _ = kernel_module({module}.{call}, "kernel")
-llvm.initialize_all_targets()
-llvm.initialize_all_asmprinters()
-target = llvm.Target.from_triple("aarch64-linux-gnu").create_target_machine(cpu="neoverse-n1")
-# What was chosen for this machine: its name, its features, its way to wait.
-gone = ("target datalayout", "target triple")
-text = [l for l in text.splitlines() if not l.startswith(gone) and "@llvm.x86.sse2.pause()" not in l]
-text = "\\n".join(text).replace('"target-cpu"', '"was-cpu"').replace('"target-features"', '"was-features"')
-module = llvm.parse_assembly(text)
-module.triple, module.data_layout = "aarch64-linux-gnu", str(target.target_data)
-print(target.emit_assembly(module))
-"""
+from fastlstm.kernels import emit
+from fastlstm.kernels.compiler import Kernel, template_of
+from fastlstm.target import LEVELS
 
 NUMBERS = """
 import numpy as np, fastlstm
@@ -48,7 +20,7 @@ rng = np.random.default_rng(0)
 weights = [rng.uniform(-0.1, 0.1, (4 * 51, k)) for k in (41, 51)]
 x = rng.standard_normal((9, 3, 41)).astype(np.float32)
 m = machine.detect()
-print(m.lanes, m.fma, m.together(eight=True), m.together(eight=False))
+print(m.lanes, m.fma, m.weights(8).together(True), m.weights(16).together(False))
 for precision in ("int16", "int8"):
     y = fastlstm.LSTM(*weights, precision=precision)(x)[0]
     print(*y.reshape(-1).view(np.int32))
@@ -64,7 +36,6 @@ MACHINES = {
     "AVX-512": ("skylake-avx512", WIDE, "16 True 2 2"),
     "AVX-512 with VNNI": ("cascadelake", f"{WIDE},+avx512vnni", "16 True 4 2"),
 }
-RNN = "rnn({lanes}, {sums}, (('Tanh', None, None),), bits=8)"
 
 
 def run(code: str, **environment: str) -> str:
@@ -83,10 +54,8 @@ def narrowed(name: str) -> dict[str, str]:
 def runs_here(name: str) -> bool:
     """Whether this processor has all of a machine's features, and more than that."""
     here = machine.detect()
-    if (
-        here.arm
-        or MACHINES[name][2] == f"{here.lanes} {here.fma} {here.together(eight=True)} {here.together(eight=False)}"
-    ):
+    products = f"{here.weights(8).together(True)} {here.weights(16).together(False)}"
+    if here.architecture != "x86_64" or MACHINES[name][2] == f"{here.lanes} {here.fma} {products}":
         return False
     import llvmlite.binding as llvm
 
@@ -94,32 +63,38 @@ def runs_here(name: str) -> bool:
     return {feature[1:] for feature in MACHINES[name][1].split(",")} <= host
 
 
+def assembly(name: str, kernel: str, bits: int) -> str:
+    """Return the machine code of a product with integer weights, as text."""
+    target = LEVELS[name]
+    form = target.weights(bits)
+    constants = {
+        "linear": ("linear.linear", (target.lanes, 4, target.max_sums, form)),
+        "rnn": ("rnn.rnn", (target.lanes, target.max_sums, (("Tanh", None, None),), None, False, form)),
+    }
+    variant = Kernel(*constants[kernel])
+    return emit.assembly(template_of(variant), variant.symbol, target)
+
+
 @pytest.mark.parametrize(
-    ("name", "module", "call", "instruction"),
+    ("name", "kernel", "bits", "instruction"),
     [
-        ("AVX-512 with VNNI", "linear", "linear(16, 4, 24, 16)", "vpdpwssd"),
-        ("AVX-512 with VNNI", "rnn", RNN.format(lanes=16, sums=24), "vpdpbusd"),
-        ("AVX2 with VNNI", "rnn", RNN.format(lanes=8, sums=12), "vpdpbusd"),
-        ("AVX-512", "rnn", RNN.format(lanes=16, sums=24), "vpmaddwd"),
-        ("AVX2", "rnn", RNN.format(lanes=8, sums=12), "vpmaddwd"),
-        ("SSE2", "linear", "linear(4, 4, 12, 8)", "pmaddwd"),
+        ("x86-64-v4-vnni", "linear", 16, "vpdpwssd"),
+        ("x86-64-v4-vnni", "rnn", 8, "vpdpbusd"),
+        ("x86-64-v3-vnni", "rnn", 8, "vpdpbusd"),
+        ("x86-64-v4", "rnn", 8, "vpmaddwd"),
+        ("x86-64-v3", "rnn", 8, "vpmaddwd"),
+        ("x86-64-v2", "linear", 8, "pmaddwd"),
+        ("aarch64", "linear", 16, "smlal"),
+        ("aarch64", "linear", 8, "smlal"),
+        ("aarch64-dotprod", "rnn", 8, "sdot"),
     ],
 )
 def test_each_processor_multiplies_as_many_at_once_as_it_can(
-    name: str, module: str, call: str, instruction: str
+    name: str, kernel: str, bits: int, instruction: str
 ) -> None:
-    code = run(ASSEMBLY.format(module=module, call=call), **narrowed(name))
+    code = assembly(name, kernel, bits)
     assert instruction in code
     assert "pmaddubsw" not in code  # saturates
-
-
-@pytest.mark.parametrize("bits", [16, 8])
-def test_neon_widens_while_it_multiplies(bits: int) -> None:
-    assert "smlal" in run(NEON.format(module="linear", call=f"linear(4, 4, 24, {bits})", dotprod=False))
-
-
-def test_neon_with_dot_products_multiplies_four_at_once() -> None:
-    assert "sdot" in run(NEON.format(module="rnn", call=RNN.format(lanes=4, sums=24), dotprod=True))
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +110,10 @@ def test_other_processors_give_the_same_numbers(name: str, numbers: list[list[in
 
 
 def test_plain_integer_code_gives_the_same_numbers(numbers: list[list[int]], tmp_path) -> None:
-    plain = "machine.Machine.pairwise = machine.Machine.byte_products = property(lambda self: False)\nrng ="
+    plain = """from dataclasses import replace
+here = replace(machine.detect(), pairs=False, byte_products="")
+machine.detect = lambda: here
+rng ="""
     lines = run(NUMBERS.replace("rng =", plain, 1), FASTLSTM_CACHE_DIR=str(tmp_path)).splitlines()
     assert lines[0].endswith(" 1 1")
     same(lines[1:], numbers, exact=True)

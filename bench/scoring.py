@@ -1,0 +1,323 @@
+"""``python -m bench.scoring``: a data set scored, beside ready batches and the best loop over other engines.
+
+Rows of 5 to 200 steps of 8 features in a Parquet file (300,000 of them are 1 GB) go through a classifier: LSTM(64) or
+GRU(128), its last step, a dense layer. Three figures a model:
+
+- the share of the engine's own throughput on batches that are ready in memory, of rows of one length, called from as
+  many threads;
+- the ratio to the best loop that one would write over onnxruntime or PyTorch on the same rows in memory: sorted by
+  length, padded in buckets, with lengths, in the best of several batch sizes;
+- resident memory beyond what the model and one call hold, for a third of the rows and for all.
+
+Every measurement has a process of its own, and all take turns (``--rounds``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import fastlstm
+
+Array = npt.NDArray[Any]
+
+FEATURES, CLASSES, SHORTEST, LONGEST = 8, 4, 5, 200
+MODELS = {"LSTM(64)": ("lstm", 4, 64), "GRU(128)": ("gru", 3, 128)}
+PEER_ROWS = (32, 64, 128, 256)
+SAMPLE = 40_000  # rows that peers and ready batches are timed on: they have no start-up cost to spread
+
+
+def state_dict(name: str) -> dict[str, Array]:
+    """Return the classifier's weights, the same each time."""
+    op, gates, units = MODELS[name]
+    rng = np.random.default_rng(7)
+
+    def uniform(*shape: int) -> Array:
+        return rng.uniform(-(units**-0.5), units**-0.5, shape).astype(np.float32)
+
+    return {
+        f"{op}.weight_ih_l0": uniform(gates * units, FEATURES),
+        f"{op}.weight_hh_l0": uniform(gates * units, units),
+        f"{op}.bias_ih_l0": uniform(gates * units),
+        f"{op}.bias_hh_l0": uniform(gates * units),
+        "head.weight": uniform(CLASSES, units),
+        "head.bias": uniform(CLASSES),
+    }
+
+
+def our_model(name: str, threads: int = 1) -> fastlstm.Model:
+    """Return the classifier."""
+    return fastlstm.from_state_dict(
+        state_dict(name), layers=f"{MODELS[name][0]} | last | linear", batch_first=True, threads=threads
+    )
+
+
+def make_data(path: Path, rows: int) -> None:
+    """Write the data set, in row groups of 20,000."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rng = np.random.default_rng(0)
+    writer = None
+    for first in range(0, rows, 20_000):
+        count = min(20_000, rows - first)
+        offsets = np.zeros(count + 1, np.int32)
+        np.cumsum(rng.integers(SHORTEST, LONGEST + 1, count), out=offsets[1:])
+        values = pa.array(rng.standard_normal(offsets[-1] * FEATURES, np.float32))
+        lists = pa.ListArray.from_arrays(pa.array(offsets), pa.FixedSizeListArray.from_arrays(values, FEATURES))
+        table = pa.table({"id": np.arange(first, first + count), "readings": lists})
+        writer = writer or pq.ParquetWriter(path, table.schema, compression="none", use_dictionary=["id"])
+        writer.write_table(table)
+    if writer is not None:
+        writer.close()
+
+
+def sequences(path: Path, rows: int) -> list[Array]:
+    """Return the first rows of the data set as arrays, sorted by length."""
+    import pyarrow.parquet as pq
+
+    batch = next(pq.ParquetFile(path).iter_batches(rows, columns=["readings"]))
+    column = batch.column(0)
+    values = column.flatten().flatten().to_numpy().reshape(-1, FEATURES)
+    offsets = column.offsets.to_numpy() - column.offsets[0].as_py()
+    return sorted((values[a:b] for a, b in pairwise(offsets)), key=len)
+
+
+# --- what is measured, each in a process of its own ----------------------------------------------------------
+
+
+def scored(name: str, path: Path, threads: int) -> dict[str, Any]:
+    """Score the whole file with `fastlstm.score`."""
+    model = our_model(name)
+    model.run({"input": np.zeros((64, LONGEST, FEATURES), np.float32)})
+    before = peak()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        summary = fastlstm.score(model, path, Path(folder) / "out", {"input": "readings"}, workers=threads)
+    return {"rate": summary.rows_per_second, "bytes": peak() - before, "rows": summary.rows}
+
+
+def ready(name: str, path: Path, threads: int) -> dict[str, Any]:
+    """Call the engine on batches of one length that lie ready in memory."""
+    model = our_model(name)
+    by_length: dict[int, list[Array]] = {}
+    for row in sequences(path, SAMPLE):
+        by_length.setdefault(len(row), []).append(row)
+    batches = [np.stack(rows[i : i + 64]) for rows in by_length.values() for i in range(0, len(rows), 64)]
+    return best_rate(model, batches, sum(map(len, batches)), threads)
+
+
+def best_rate(call: Any, batches: list[Any], rows: int, threads: int) -> dict[str, Any]:
+    """Return the rows a second of the calls, made from several threads."""
+    order = np.random.default_rng(1).permutation(len(batches))
+    for batch in (batches[0], batches[-1]):
+        call(batch)
+    begin = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda i: call(batches[i]), order))
+    return {"rate": rows / (time.perf_counter() - begin)}
+
+
+def padded(path: Path, size: int) -> list[tuple[Array, Array]]:
+    """Return batches of rows of similar length, padded, with their lengths."""
+    rows = sequences(path, SAMPLE)
+    found = []
+    for first in range(0, len(rows), size):
+        some = rows[first : first + size]
+        lengths = np.array([len(row) for row in some])
+        batch = np.zeros((len(some), lengths.max(), FEATURES), np.float32)
+        for place, row in enumerate(some):
+            batch[place, : len(row)] = row
+        found.append((batch, lengths))
+    return found
+
+
+def onnxruntime(name: str, path: Path, threads: int) -> dict[str, Any]:
+    """Return the best rate of onnxruntime: threads within a call, or a call a thread; several batch sizes."""
+    import onnxruntime as ort
+
+    model = onnx_model(name)
+
+    def session(inside: int) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = inside
+        made = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+        def call(batch: tuple[Array, Array]) -> Any:
+            x = np.ascontiguousarray(batch[0].swapaxes(0, 1))
+            return made.run(None, {"x": x, "lengths": batch[1].astype(np.int32)})
+
+        return call
+
+    return best_of(path, {1: session(threads), threads: session(1)})
+
+
+def torch(name: str, path: Path, threads: int) -> dict[str, Any]:
+    """Return the best rate of PyTorch with packed sequences."""
+    import torch
+
+    op, _, units = MODELS[name]
+    layer = getattr(torch.nn, op.upper())(FEATURES, units, batch_first=True)
+    head = torch.nn.Linear(units, CLASSES)
+    weights = {k: torch.from_numpy(v) for k, v in state_dict(name).items()}
+    layer.load_state_dict({k.split(".")[1]: v for k, v in weights.items() if k.startswith(op)})
+    head.load_state_dict({k.split(".")[1]: v for k, v in weights.items() if k.startswith("head")})
+
+    def call(batch: tuple[Array, Array]) -> Any:
+        with torch.inference_mode():
+            packed = torch.nn.utils.rnn.pack_padded_sequence(
+                torch.from_numpy(batch[0]), torch.from_numpy(batch[1]), batch_first=True, enforce_sorted=False
+            )
+            last = layer(packed)[1]
+            return head((last[0] if op == "lstm" else last)[-1]).numpy()
+
+    torch.set_num_threads(threads)
+    within = best_of(path, {1: call})
+    torch.set_num_threads(1)
+    beside = best_of(path, {threads: call})
+    return max(within, beside, key=lambda found: float(found["rate"]))
+
+
+def best_of(path: Path, calls: dict[int, Any]) -> dict[str, Any]:
+    """Return the best rate over batch sizes, of each call made from so many threads."""
+    best: dict[str, Any] = {"rate": 0.0}
+    for size in PEER_ROWS:
+        batches = padded(path, size)
+        for threads, call in calls.items():
+            found = {**best_rate(call, batches, SAMPLE, threads), "batch": size, "threads": threads}
+            best = max(best, found, key=lambda each: float(each["rate"]))
+    return best
+
+
+def onnx_model(name: str) -> bytes:
+    """Return the classifier as ONNX, with the lengths of rows."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    op, gates, units = MODELS[name]
+    weights = state_dict(name)
+    order = {4: [0, 3, 1, 2], 3: [1, 0, 2]}[gates]  # from PyTorch's gates to ONNX's
+
+    def reordered(array: Array) -> Array:
+        return np.concatenate([np.split(array, gates)[i] for i in order])
+
+    bias = np.concatenate([reordered(weights[f"{op}.bias_{k}_l0"]) for k in ("ih", "hh")])
+    tensors = {
+        "W": reordered(weights[f"{op}.weight_ih_l0"])[None],
+        "R": reordered(weights[f"{op}.weight_hh_l0"])[None],
+        "B": bias[None],
+        "head": np.ascontiguousarray(weights["head.weight"].T),
+        "head_bias": weights["head.bias"],
+        "axis": np.array([0]),
+    }
+    attributes = {"hidden_size": units, **({"linear_before_reset": 1} if op == "gru" else {})}
+    nodes = [
+        helper.make_node(op.upper(), ["x", "W", "R", "B", "lengths"], ["", "h"], **attributes),
+        helper.make_node("Squeeze", ["h", "axis"], ["last"]),
+        helper.make_node("Gemm", ["last", "head", "head_bias"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["time", "batch", FEATURES]),
+            helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", CLASSES])],
+        [numpy_helper.from_array(array, key) for key, array in tensors.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString())
+
+
+def ray(name: str, path: Path, threads: int) -> dict[str, Any]:
+    """Score the whole file on Ray, on this machine; Ray's own start and end are not in the rate."""
+    import ray as cluster
+
+    cluster.init(num_cpus=threads, include_dashboard=False, log_to_driver=False, logging_level="error")
+    model = our_model(name)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        summary = fastlstm.score(model, path, Path(folder) / "out", {"input": "readings"}, workers=threads, ray="local")
+    cluster.shutdown()
+    return {"rate": summary.rows_per_second}
+
+
+def peak() -> int:
+    """Return the most bytes that the process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+MEASURED = {"score": scored, "ready": ready, "onnxruntime": onnxruntime, "torch": torch, "ray": ray}
+
+
+def measure(what: str, name: str, path: Path, threads: int) -> dict[str, Any]:
+    """Measure in a process of its own."""
+    command = [sys.executable, "-m", "bench.scoring", "--only", what, name, str(path), "--threads", str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser("python -m bench.scoring", description=__doc__)
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--ray", action="store_true", help="score on Ray as well")
+    parser.add_argument("--models", nargs="*", default=list(MODELS))
+    parser.add_argument("--folder", type=Path, help="where the data set is kept; a temporary folder if not given")
+    parser.add_argument("--only", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args(argv)
+    if options.only:
+        what, name, path = options.only
+        print(json.dumps(MEASURED[what](name, Path(path), options.threads)))
+        return 0
+    folder = options.folder or Path(tempfile.mkdtemp())
+    try:
+        for rows in (options.rows // 3, options.rows):
+            if not (folder / f"{rows}.parquet").exists():
+                make_data(folder / f"{rows}.parquet", rows)
+        for name in options.models:
+            report(name, folder, options)
+    finally:
+        if options.folder is None:
+            shutil.rmtree(folder)
+    return 0
+
+
+def report(name: str, folder: Path, options: argparse.Namespace) -> None:
+    """Measure one model and print its lines."""
+    whole, third = folder / f"{options.rows}.parquet", folder / f"{options.rows // 3}.parquet"
+    what = ["score", "ready", "onnxruntime", "torch", *(["ray"] if options.ray else [])]
+    rounds = [{w: measure(w, name, whole, options.threads) for w in what} for _ in range(options.rounds)]
+    rates = {w: float(np.median([found[w]["rate"] for found in rounds])) for w in what}
+    for each, rate in rates.items():
+        print(f"{name:10} {each:14} {rate:10,.0f} rows/s")
+    peers = np.median([max(f["onnxruntime"]["rate"], f["torch"]["rate"]) / f["score"]["rate"] for f in rounds])
+    print(f"{name:10} of ready batches {np.median([f['score']['rate'] / f['ready']['rate'] for f in rounds]):.0%}")
+    print(f"{name:10} times the best loop over others {1 / peers:.2f}")
+    if options.ray:
+        print(f"{name:10} on Ray, of without {np.median([f['ray']['rate'] / f['score']['rate'] for f in rounds]):.0%}")
+    small, large = measure("score", name, third, options.threads)["bytes"], rounds[-1]["score"]["bytes"]
+    print(f"{name:10} memory beside the model: {options.rows // 3:,} rows {small >> 20} MiB, "
+          f"{options.rows:,} rows {large >> 20} MiB", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

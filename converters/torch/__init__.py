@@ -1,0 +1,1 @@
+"""PyTorch's files and modules: state dicts, exported programs, TorchScript archives."""

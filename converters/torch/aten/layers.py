@@ -1,0 +1,262 @@
+"""Aten operations that layers are made of: products, convolutions, normalisation, pooling, attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastlstm.converters.torch.aten.graph import Arguments, AtenGraph, Handler
+
+__all__ = ["HANDLERS"]
+
+
+def _linear(graph: AtenGraph, c: Arguments) -> str:
+    weight, bias = graph.constant(c.get("weight")), graph.constant(c.get("bias"))
+    if weight is not None and (bias is not None or c.get("bias") is None):
+        return graph.builder.dense(c.value("input"), weight, bias, c.get("weight").name.removesuffix("_weight"))
+    turned = graph.builder.node("Transpose", c.value("weight"), perm=[1, 0])
+    product = graph.builder.node("MatMul", c.value("input"), turned)
+    return graph.builder.node("Add", product, c.value("bias")) if c.get("bias") is not None else product
+
+
+def _matmul(graph: AtenGraph, c: Arguments) -> str:
+    second = next(name for name in ("other", "mat2", "vec") if c.get(name) is not None)
+    return graph.builder.node("MatMul", c.value("self"), c.value(second))
+
+
+def _add_product(first: str, second: str) -> Handler:
+    def handler(graph: AtenGraph, c: Arguments) -> str:
+        terms = [
+            (graph.builder.node("MatMul", c.value(first), c.value(second)), c.static("alpha", 1)),
+            (c.value("self"), c.static("beta", 1)),
+        ]
+        scaled = [
+            value if factor == 1 else graph.builder.node("Mul", value, graph.scalar(factor, c.out().dtype))
+            for value, factor in terms
+        ]
+        return graph.builder.node("Add", *scaled)
+
+    return handler
+
+
+def _einsum(graph: AtenGraph, c: Arguments) -> str:
+    return graph.builder.node("Einsum", *(graph.value(t) for t in c.get("tensors")), equation=c.static("equation"))
+
+
+def _embedding(graph: AtenGraph, c: Arguments) -> str:
+    return graph.builder.node("Gather", c.value("weight"), c.value("indices"), axis=0)
+
+
+def _embedding_bag(graph: AtenGraph, c: Arguments) -> str:
+    """Bags of one size, as PyTorch makes them of a matrix of indices: offsets 0, n, 2n ..."""
+    offsets, mode = c.get("offsets"), int(c.static("mode", 0))
+    made_by = next((call for call in graph.program.calls if offsets.name in call.outputs), None)
+    known = made_by.arguments if made_by is not None and made_by.target.startswith("aten.arange") else {}
+    size = known.get("step")
+    if known.get("start") != 0 or size is None or c.get("include_last_offset"):
+        raise c.unsupported("its bags should be the rows of a matrix")
+    if c.static("padding_idx", -1) not in (None, -1):
+        raise c.unsupported("padding_idx is not supported")
+    builder = graph.builder
+    rows = graph.sizes([-1, size])
+    values = builder.node("Gather", c.value("weight"), builder.node("Reshape", c.value("indices"), rows), axis=0)
+    if c.get("per_sample_weights") is not None:
+        weights = builder.node("Reshape", c.value("per_sample_weights"), rows)
+        values = builder.node("Mul", values, builder.node("Unsqueeze", weights, graph.ints([2])))
+    reduce = ("ReduceSum", "ReduceMean", "ReduceMax")[mode]
+    return builder.node(reduce, values, graph.ints([1]), keepdims=0)
+
+
+def _weight_norm(graph: AtenGraph, c: Arguments) -> str:
+    """G v / |v|, the norm over all axes but one."""
+    builder, axis, rank = graph.builder, int(c.static("dim", 0)), c.rank("v")
+    axes = [a for a in range(rank) if axis == -1 or a != axis % rank]
+    length = builder.node("ReduceL2", c.value("v"), graph.ints(axes), keepdims=1)
+    return builder.node("Mul", c.value("v"), builder.node("Div", c.value("g"), length))
+
+
+def _dropout(_graph: AtenGraph, c: Arguments) -> str:
+    if c.static("train", False) and c.static("p", 0.5) > 0:
+        raise c.unsupported("the program was exported in training mode; call model.eval() before exporting")
+    return c.value("input")
+
+
+def _spread(value: Any, count: int, empty: Sequence[int] = ()) -> list[int]:
+    """Return one number an axis: a single one stands for all, none for `empty`."""
+    numbers = [int(n) for n in (value if isinstance(value, list) else [value])]
+    return [int(n) for n in empty] if not numbers else numbers * count if len(numbers) == 1 else numbers
+
+
+def _check_batched(c: Arguments, name: str, spatial: int) -> None:
+    if c.rank(name) != spatial + 2:
+        raise c.unsupported(f"it works on [batch, channels, {spatial} axes]; got {c.rank(name)} axes")
+
+
+def _convolution(transposed: bool = False) -> Handler:
+    def handler(graph: AtenGraph, c: Arguments) -> str:
+        spatial = c.rank("weight") - 2
+        _check_batched(c, "input", spatial)
+        kernel = [int(size) for size in c.meta("weight").shape[2:]]
+        dilations = _spread(c.static("dilation", 1), spatial)
+        turned = bool(c.static("transposed", transposed))
+        attrs: dict[str, Any] = {
+            "dilations": dilations,
+            "group": int(c.static("groups", 1)),
+            "kernel_shape": kernel,
+            "pads": _pads(c, kernel, dilations),
+            "strides": _spread(c.static("stride", 1), spatial),
+        }
+        extra = _spread(c.static("output_padding", 0), spatial)
+        if turned and any(extra):
+            attrs["output_padding"] = extra
+        operands = [c.value("input"), c.value("weight")]
+        if c.get("bias") is not None:
+            operands.append(c.value("bias"))
+        return graph.builder.node("ConvTranspose" if turned else "Conv", *operands, **attrs)
+
+    return handler
+
+
+def _pads(c: Arguments, kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
+    padding = c.static("padding", 0)
+    if padding == "same":  # torch puts the odd one at the end
+        totals = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+        return [total // 2 for total in totals] + [total - total // 2 for total in totals]
+    return 2 * _spread(0 if padding == "valid" else padding, len(kernel))
+
+
+def _batch_norm(graph: AtenGraph, c: Arguments) -> str:
+    if c.static("training", False):
+        raise c.unsupported("the program was exported in training mode; call model.eval() before exporting")
+    if c.get("running_mean") is None or c.get("running_var") is None:
+        raise c.unsupported("without running statistics it depends on the whole batch")
+    channels = int(c.meta("input").shape[1])
+    operands = [c.value("input"), *_scale_and_shift(graph, c, [channels])]
+    operands += [c.value("running_mean"), c.value("running_var")]
+    return graph.builder.node("BatchNormalization", *operands, epsilon=float(c.static("eps", 1e-5)))
+
+
+def _scale_and_shift(graph: AtenGraph, c: Arguments, shape: Sequence[int]) -> list[str]:
+    neutral = {"weight": np.ones, "bias": np.zeros}
+    return [
+        c.value(name) if c.get(name) is not None else graph.builder.constant(name, make(shape, np.float32))
+        for name, make in neutral.items()
+    ]
+
+
+def _layer_norm(graph: AtenGraph, c: Arguments) -> str:
+    shape = [int(size) for size in c.static("normalized_shape")]
+    epsilon = float(c.static("eps", 1e-5))
+    operands = [c.value("input"), *_scale_and_shift(graph, c, shape)]
+    return graph.builder.node("LayerNormalization", *operands, axis=-len(shape), epsilon=epsilon)
+
+
+def _group_norm(graph: AtenGraph, c: Arguments) -> str:
+    operands = [c.value("input"), *_scale_and_shift(graph, c, [int(c.meta("input").shape[1])])]
+    attrs: dict[str, Any] = {"num_groups": int(c.static("num_groups")), "epsilon": float(c.static("eps", 1e-5))}
+    return graph.builder.node("GroupNormalization", *operands, **attrs)
+
+
+def _pool(op: str, spatial: int) -> Handler:
+    def handler(graph: AtenGraph, c: Arguments) -> str:
+        _check_batched(c, "self", spatial)
+        kernel = _spread(c.static("kernel_size"), spatial)
+        attrs: dict[str, Any] = {
+            "ceil_mode": int(c.static("ceil_mode", False)),
+            "kernel_shape": kernel,
+            "pads": 2 * _spread(c.static("padding", 0), spatial),
+            "strides": _spread(c.static("stride", []), spatial, empty=kernel),
+        }
+        if op == "MaxPool":
+            attrs["dilations"] = _spread(c.static("dilation", 1), spatial)
+        else:
+            attrs["count_include_pad"] = int(c.static("count_include_pad", True))
+            if c.get("divisor_override") is not None:
+                raise c.unsupported("divisor_override is not supported")
+        return graph.builder.node(op, c.value("self"), **attrs)
+
+    return handler
+
+
+def _adaptive_pool(op: str, spatial: int) -> Handler:
+    """Windows as wide as the output size asks for; where the maxima stood is not told."""
+
+    def handler(graph: AtenGraph, c: Arguments) -> str:
+        _check_batched(c, "self", spatial)
+        have, want = c.meta("self").shape[-spatial:], c.out().shape[-spatial:]
+        value = c.value("self")
+        if set(want) == {1}:
+            return graph.builder.node(f"Global{op}", value)
+        whole = [axis for axis, size in enumerate(want, 2) if size == 1 and have[axis - 2] != 1]
+        if all(a == b or b == 1 for a, b in zip(have, want, strict=True)):
+            reduce = "ReduceMax" if op == "MaxPool" else "ReduceMean"
+            return graph.builder.node(reduce, value, graph.ints(whole), keepdims=1) if whole else value
+        windows = [a // b for a, b in zip(have, want, strict=True) if isinstance(a, int) and isinstance(b, int)]
+        if len(windows) != spatial or any(a % b for a, b in zip(have, want, strict=True)):  # type: ignore[operator]
+            raise c.unsupported(
+                f"the output size {list(want)} of {list(have)} is not supported; supported: 1, the size itself, "
+                "and what divides a size that is fixed"
+            )
+        return graph.builder.node(op, value, kernel_shape=windows, strides=windows)
+
+    return handler
+
+
+def _attention(graph: AtenGraph, c: Arguments) -> str:
+    """softmax(q k^T * scale + mask) v."""
+    builder, dtype, rank = graph.builder, c.out().dtype, c.rank("query")
+    if c.static("dropout_p", 0.0) or c.static("is_causal", False) or c.static("enable_gqa", False):
+        raise c.unsupported("dropout, is_causal and enable_gqa are not supported; give the mask as a tensor")
+    size = c.meta("query").shape[-1]
+    if not isinstance(size, int):
+        raise c.unsupported("the number of features should be known")
+    scale = graph.scalar(float(c.static("scale", 1 / math.sqrt(size))), dtype)
+    keys = builder.node("Transpose", c.value("key"), perm=[*range(rank - 2), rank - 1, rank - 2])
+    scores = builder.node("Mul", builder.node("MatMul", c.value("query"), keys), scale)
+    if c.get("attn_mask") is not None:
+        mask = c.value("attn_mask")
+        if c.meta("attn_mask").dtype == "bool":
+            scores = builder.node("Where", mask, scores, graph.scalar(-math.inf, dtype))
+        else:
+            scores = builder.node("Add", scores, mask)
+    return builder.node("MatMul", builder.node("Softmax", scores, axis=-1), c.value("value"))
+
+
+_DEFAULT: Mapping[str, Handler] = {
+    "_native_batch_norm_legit_no_training": _batch_norm,
+    "_weight_norm": _weight_norm,
+    "addmm": _add_product("mat1", "mat2"),
+    "alpha_dropout": _dropout,
+    "baddbmm": _add_product("batch1", "batch2"),
+    "batch_norm": _batch_norm,
+    "bmm": _matmul,
+    "convolution": _convolution(),
+    "dropout": _dropout,
+    "einsum": _einsum,
+    "embedding": _embedding,
+    "embedding_bag": _embedding_bag,
+    "feature_dropout": _dropout,
+    "group_norm": _group_norm,
+    "layer_norm": _layer_norm,
+    "linear": _linear,
+    "matmul": _matmul,
+    "mm": _matmul,
+    "mv": _matmul,
+    "native_layer_norm": _layer_norm,
+    "scaled_dot_product_attention": _attention,
+}
+
+HANDLERS: dict[str, Handler] = {
+    **{f"aten.{name}.default": handler for name, handler in _DEFAULT.items()},
+    **{f"aten.conv{d}d.{overload}": _convolution() for d in (1, 2) for overload in ("default", "padding")},
+    "aten.embedding_bag.padding_idx": _embedding_bag,
+    "aten.conv_transpose1d.default": _convolution(transposed=True),
+    "aten.conv_transpose2d.input": _convolution(transposed=True),
+    **{f"aten.max_pool{d}d.default": _pool("MaxPool", d) for d in (1, 2)},
+    **{f"aten.avg_pool{d}d.default": _pool("AveragePool", d) for d in (1, 2)},
+    **{f"aten.adaptive_avg_pool{d}d.default": _adaptive_pool("AveragePool", d) for d in (1, 2)},
+    **{f"aten.adaptive_max_pool{d}d.default": _adaptive_pool("MaxPool", d) for d in (1, 2)},
+}

@@ -1,0 +1,358 @@
+"""Aten operations that move, cut, join and make tensors, and sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastlstm.converters.torch.aten.graph import Arguments, AtenGraph, Handler
+from fastlstm.converters.torch.program import SymInt, Tensor
+
+__all__ = ["HANDLERS"]
+
+_END = (1 << 63) - 1
+_SMALL = 1 << 12
+_PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
+_ARITHMETIC = {"add": "Add", "sub": "Sub", "mul": "Mul", "floordiv": "Div"}
+
+
+def _same(_graph: AtenGraph, c: Arguments) -> str:
+    return c.value("self")
+
+
+def _reshape(graph: AtenGraph, c: Arguments) -> str:
+    """Sizes that stay keep following the input; one more that is known only at run time is worked out."""
+    have, want = c.meta("self").shape, c.out().shape
+    shape: list[Any] = list(want)
+    open_sizes = [i for i, size in enumerate(want) if isinstance(size, str)]
+    for i in list(open_sizes):
+        if i < len(have) and have[i] == want[i]:
+            shape[i] = 0
+            open_sizes.remove(i)
+    if len(open_sizes) == 1:
+        shape[open_sizes[0]] = -1
+    elif open_sizes:
+        asked = c.get("size", c.get("shape"))
+        if asked is None or len(asked) != len(want):
+            raise c.unsupported("more than one size depends on the input's")
+        shape = list(asked)
+    if 0 in [size for size in want if not isinstance(size, str)]:
+        raise c.unsupported("a tensor without elements is not supported")
+    return graph.builder.node("Reshape", c.value("self"), graph.sizes(shape))
+
+
+def _permute(graph: AtenGraph, c: Arguments) -> str:
+    rank = c.rank("self")
+    return graph.builder.node("Transpose", c.value("self"), perm=[int(axis) % rank for axis in c.static("dims")])
+
+
+def _transpose(graph: AtenGraph, c: Arguments) -> str:
+    perm = list(range(c.rank("self")))
+    a, b = c.axis("dim0"), c.axis("dim1")
+    perm[a], perm[b] = perm[b], perm[a]
+    return graph.builder.node("Transpose", c.value("self"), perm=perm)
+
+
+def _turned(graph: AtenGraph, c: Arguments) -> str:
+    """The last two axes change places."""
+    perm = list(range(c.rank("self")))
+    perm = [*perm[:-2], *perm[:-3:-1]]
+    return graph.builder.node("Transpose", c.value("self"), perm=perm) if len(perm) > 1 else c.value("self")
+
+
+def _movedim(graph: AtenGraph, c: Arguments) -> str:
+    rank = c.rank("self")
+    ends = [c.static(name) for name in ("source", "destination")]
+    source, destination = ([int(a) % rank for a in (e if isinstance(e, list) else [e])] for e in ends)
+    perm = [axis for axis in range(rank) if axis not in source]
+    for to, axis in sorted(zip(destination, source, strict=True)):
+        perm.insert(to, axis)
+    return graph.builder.node("Transpose", c.value("self"), perm=perm)
+
+
+def _squeeze(graph: AtenGraph, c: Arguments) -> str:
+    shape, given = c.meta("self").shape, c.static("dim")
+    candidates = range(len(shape)) if given is None else given if isinstance(given, list) else [given]
+    axes = [int(axis) % len(shape) for axis in candidates if shape and shape[int(axis)] == 1]
+    return graph.builder.node("Squeeze", c.value("self"), graph.ints(axes)) if axes else c.value("self")
+
+
+def _unsqueeze(graph: AtenGraph, c: Arguments) -> str:
+    value = graph.builder.node("Unsqueeze", c.value("self"), graph.ints([c.axis(extra=1)]))
+    return _keep_zero(graph, c.value("self"), value)
+
+
+def _keep_zero(graph: AtenGraph, source: str, value: str) -> str:
+    if source in graph.zeros:
+        graph.zeros.add(value)
+    return value
+
+
+def _expand(graph: AtenGraph, c: Arguments) -> str:
+    sizes = [1 if not isinstance(size, SymInt) and size == -1 else size for size in c.get("size")]
+    value = graph.builder.node("Expand", c.value("self"), graph.sizes(sizes))
+    return _keep_zero(graph, c.value("self"), value)
+
+
+def _expand_as(graph: AtenGraph, c: Arguments) -> str:
+    return graph.builder.node("Expand", c.value("self"), graph.builder.node("Shape", c.value("other")))
+
+
+def _repeat(graph: AtenGraph, c: Arguments) -> str:
+    value, repeats = c.value("self"), c.get("repeats")
+    extra = len(repeats) - c.rank("self")
+    tiled = graph.builder.node("Unsqueeze", value, graph.ints(range(extra))) if extra else value
+    return _keep_zero(graph, value, graph.builder.node("Tile", tiled, graph.sizes(repeats)))
+
+
+def _repeat_interleave(graph: AtenGraph, c: Arguments) -> str:
+    """Each place along an axis so many times in a row."""
+    builder, value, repeats, rank = graph.builder, c.value("self"), int(c.static("repeats")), c.rank("self")
+    if c.get("dim") is None or repeats < 1:
+        raise c.unsupported("supported: a number of repeats along an axis")
+    axis = c.axis()
+    times = [repeats if a == axis + 1 else 1 for a in range(rank + 1)]
+    tiled = builder.node("Tile", builder.node("Unsqueeze", value, graph.ints([axis + 1])), graph.ints(times))
+    sizes = [builder.node("Shape", value, start=0, end=axis)] if axis else []
+    sizes.append(graph.ints([-1]))
+    if axis + 1 < rank:
+        sizes.append(builder.node("Shape", value, start=axis + 1, end=rank))
+    whole = sizes[0] if len(sizes) == 1 else builder.node("Concat", *sizes, axis=0)
+    return _keep_zero(graph, value, builder.node("Reshape", tiled, whole))
+
+
+def _slice(graph: AtenGraph, c: Arguments) -> str:
+    start, end, step = c.get("start", 0), c.get("end", _END), int(c.static("step", 1))
+    whole = not isinstance(end, SymInt) and end >= _END
+    if start == 0 and step == 1 and (whole or c.meta("self").shape == c.out().shape):
+        return c.value("self")
+    bounds = [graph.number(start), graph.number(end), graph.ints([c.axis()]), graph.ints([step])]
+    return _keep_zero(graph, c.value("self"), graph.builder.node("Slice", c.value("self"), *bounds))
+
+
+def _narrow(graph: AtenGraph, c: Arguments) -> str:
+    start, length = int(c.static("start")), int(c.static("length"))
+    bounds = [graph.ints([start]), graph.ints([start + length]), graph.ints([c.axis()])]
+    return graph.builder.node("Slice", c.value("self"), *bounds)
+
+
+def _select(graph: AtenGraph, c: Arguments) -> str:
+    index = graph.operand(c.get("index"), "int64")
+    value = graph.builder.node("Gather", c.value("self"), index, axis=c.axis())
+    return _keep_zero(graph, c.value("self"), value)
+
+
+def _split(graph: AtenGraph, c: Arguments) -> Sequence[str]:
+    names = c.call.outputs[0]
+    if not isinstance(names, tuple):
+        raise c.unsupported("it should give a list of tensors")
+    axis = c.axis()
+    sizes = [graph.meta(name).shape[axis] for name in names]
+    if not all(isinstance(size, int) for size in sizes):
+        raise c.unsupported("it cuts an axis whose size depends on the input's")
+    if len(names) == 1:
+        return [c.value("self")]
+    parts = [f"part_{i}" for i in range(len(names))]
+    lengths = graph.ints([int(size) for size in sizes])
+    made = graph.builder.nodes_out("Split", [c.value("self"), lengths], parts, axis=axis)
+    return [_keep_zero(graph, c.value("self"), part) for part in made]
+
+
+def _unbind(graph: AtenGraph, c: Arguments) -> Sequence[str]:
+    axis = c.axis()
+    names = c.call.outputs[0]
+    indices = [graph.scalar(i, "int64") for i in range(len(names))]
+    values = [graph.builder.node("Gather", c.value("self"), index, axis=axis) for index in indices]
+    return [_keep_zero(graph, c.value("self"), value) for value in values]
+
+
+def _cat(graph: AtenGraph, c: Arguments) -> str:
+    dtype, rank = c.out().dtype, len(c.out().shape)
+    values = [graph.operand(tensor, dtype) for tensor in c.get("tensors")]
+    axis = int(c.static("dim", 0)) % rank
+    value = graph.builder.node("Concat", *values, axis=axis)
+    if set(values) <= graph.zeros:
+        graph.zeros.add(value)
+    return value
+
+
+def _stack(graph: AtenGraph, c: Arguments) -> str:
+    dtype, axis = c.out().dtype, int(c.static("dim", 0)) % len(c.out().shape)
+    axes = graph.ints([axis])
+    values = [graph.builder.node("Unsqueeze", graph.operand(t, dtype), axes) for t in c.get("tensors")]
+    return graph.builder.node("Concat", *values, axis=axis)
+
+
+def _flip(graph: AtenGraph, c: Arguments) -> str:
+    axes = [int(axis) % c.rank("self") for axis in c.static("dims")]
+    bounds = [graph.ints([number] * len(axes)) for number in (-1, -_END, -1)]
+    return graph.builder.node("Slice", c.value("self"), bounds[0], bounds[1], graph.ints(axes), bounds[2])
+
+
+def _index_select(graph: AtenGraph, c: Arguments) -> str:
+    return graph.builder.node("Gather", c.value("self"), c.value("index"), axis=c.axis())
+
+
+def _gather(graph: AtenGraph, c: Arguments) -> str:
+    return graph.builder.node("GatherElements", c.value("self"), c.value("index"), axis=c.axis())
+
+
+def _index(graph: AtenGraph, c: Arguments) -> str:
+    """x[a], x[:, a] and x[a, b] with whole numbers."""
+    indices = c.get("indices")
+    places = [axis for axis, index in enumerate(indices) if index is not None]
+    metas = [graph.meta(indices[axis].name) for axis in places]
+    if any(meta.dtype == "bool" for meta in metas):
+        raise c.unsupported("picking by a mask gives a size that is not known; supported: whole numbers")
+    if len(places) == 1:
+        return graph.builder.node("Gather", c.value("self"), graph.value(indices[places[0]]), axis=places[0])
+    if places != list(range(len(places))) or len({meta.shape for meta in metas}) != 1:
+        raise c.unsupported("several indices should be of one shape and stand on the first axes")
+    axes = graph.ints([len(metas[0].shape)])
+    columns = [graph.builder.node("Unsqueeze", graph.operand(indices[axis], "int64"), axes) for axis in places]
+    return graph.builder.node("GatherND", c.value("self"), graph.builder.node("Concat", *columns, axis=-1))
+
+
+def _triangle(upper: int) -> Handler:
+    def handler(graph: AtenGraph, c: Arguments) -> str:
+        diagonal = graph.scalar(int(c.static("diagonal", 0)), "int64")
+        return graph.builder.node("Trilu", c.value("self"), diagonal, upper=upper)
+
+    return handler
+
+
+def _pad(graph: AtenGraph, c: Arguments) -> str:
+    pads, rank = [int(n) for n in c.static("pad")], c.rank("self")
+    before, after = [0] * rank, [0] * rank
+    for i in range(len(pads) // 2):  # torch counts from the last axis
+        before[-1 - i], after[-1 - i] = pads[2 * i], pads[2 * i + 1]
+    mode = c.static("mode", "constant")
+    if mode not in _PAD_MODES:
+        raise c.unsupported(f"the mode '{mode}' is not supported; supported: {', '.join(_PAD_MODES)}")
+    fill = graph.scalar(c.static("value", 0), c.out().dtype)
+    return graph.builder.node("Pad", c.value("self"), graph.ints([*before, *after]), fill, mode=_PAD_MODES[mode])
+
+
+def _filled(number: float | None) -> Handler:
+    """zeros, ones, full and their new_ forms; None: the number is an argument."""
+
+    def handler(graph: AtenGraph, c: Arguments) -> str:
+        dtype, sizes = c.out().dtype, c.get("size")
+        fill = c.static("fill_value") if number is None else number
+        known = all(isinstance(size, int) for size in sizes)
+        if known and math.prod(sizes) <= _SMALL:
+            value = graph.builder.constant("filled", np.full(sizes, fill, np.dtype(dtype)))
+        else:
+            value = graph.builder.node("ConstantOfShape", graph.sizes(sizes), value=fill, dtype=dtype)
+        if fill == 0:
+            graph.zeros.add(value)
+        return value
+
+    return handler
+
+
+def _filled_like(number: float | None) -> Handler:
+    def handler(graph: AtenGraph, c: Arguments) -> str:
+        fill = c.static("fill_value") if number is None else number
+        shape = graph.builder.node("Shape", c.value("self"))
+        value = graph.builder.node("ConstantOfShape", shape, value=fill, dtype=c.out().dtype)
+        if fill == 0:
+            graph.zeros.add(value)
+        return value
+
+    return handler
+
+
+def _arange(graph: AtenGraph, c: Arguments) -> str:
+    bounds = [c.get("start", 0), c.get("end"), c.get("step", 1)]
+    return graph.builder.node("Range", *(graph.operand(bound, c.out().dtype) for bound in bounds))
+
+
+def _scalar_tensor(graph: AtenGraph, c: Arguments) -> str:
+    return graph.operand(c.get("s"), c.out().dtype)
+
+
+def _size_of(graph: AtenGraph, c: Arguments) -> str:
+    axis = c.axis()
+    return graph.builder.node("Shape", c.value("self"), start=axis, end=axis + 1)
+
+
+def _arithmetic(op: str) -> Handler:
+    def handler(graph: AtenGraph, c: Arguments) -> str:
+        operands = list(c.call.arguments.values())
+        if len(operands) != 2 or any(isinstance(o, (Tensor, float)) for o in operands):
+            raise c.unsupported("it should calculate with two whole numbers")
+        return graph.builder.node(op, *(graph.number(operand) for operand in operands))
+
+    return handler
+
+
+_PLAIN: Mapping[str, Handler] = {
+    "_unsafe_view": _reshape,
+    "alias": _same,
+    "clone": _same,
+    "constant_pad_nd": _pad,
+    "contiguous": _same,
+    "detach": _same,
+    "expand": _expand,
+    "expand_as": _expand_as,
+    "flip": _flip,
+    "full": _filled(None),
+    "full_like": _filled_like(None),
+    "gather": _gather,
+    "index_select": _index_select,
+    "lift_fresh_copy": _same,
+    "mT": _turned,
+    "new_full": _filled(None),
+    "new_ones": _filled(1),
+    "new_zeros": _filled(0),
+    "ones": _filled(1),
+    "ones_like": _filled_like(1),
+    "pad": _pad,
+    "permute": _permute,
+    "repeat": _repeat,
+    "reshape": _reshape,
+    "scalar_tensor": _scalar_tensor,
+    "stack": _stack,
+    "t": _turned,
+    "tril": _triangle(0),
+    "triu": _triangle(1),
+    "unsqueeze": _unsqueeze,
+    "view": _reshape,
+    "view_as": _reshape,
+    "reshape_as": _reshape,
+    "zeros": _filled(0),
+    "zeros_like": _filled_like(0),
+    "cat": _cat,
+    "concat": _cat,
+    "chunk": _split,
+    "narrow": _narrow,
+    "split_with_sizes": _split,
+    "squeeze": _squeeze,
+    "arange": _arange,
+}
+
+HANDLERS: dict[str, Handler] = {
+    **{f"aten.{name}.default": handler for name, handler in _PLAIN.items()},
+    **{f"_operator.{name}": _arithmetic(op) for name, op in _ARITHMETIC.items()},
+    "aten.arange.start": _arange,
+    "aten.arange.start_step": _arange,
+    "aten.flatten.using_ints": _reshape,
+    "aten.index.Tensor": _index,
+    "aten.movedim.int": _movedim,
+    "aten.movedim.intlist": _movedim,
+    "aten.select.int": _select,
+    "aten.slice.Tensor": _slice,
+    "aten.split.Tensor": _split,
+    "aten.split.sizes": _split,
+    "aten.squeeze.dim": _squeeze,
+    "aten.squeeze.dims": _squeeze,
+    "aten.sym_size.int": _size_of,
+    "aten.transpose.int": _transpose,
+    "aten.repeat_interleave.self_int": _repeat_interleave,
+    "aten.unbind.int": _unbind,
+    "aten.unflatten.int": _reshape,
+}

@@ -1,0 +1,282 @@
+"""What shape each aten operation gives that moves, picks or joins values, or makes new ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fastlstm.converters.torch.aten.shapes_call import CallShapes, Rule, Shape, UnknownShapeError, broadcast, first
+from fastlstm.converters.torch.aten.shapes_view import view
+from fastlstm.converters.torch.program import SymInt
+from fastlstm.converters.torch.sizes import Sizes
+
+__all__ = ["RULES"]
+
+_END = (1 << 63) - 1
+
+
+def _permute(_z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = c.shape("self")
+    return [[shape[axis] for axis in c.get("dims")]]
+
+
+def _transpose(_z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = list(c.shape("self"))
+    a, b = c.axis(len(shape), "dim0"), c.axis(len(shape), "dim1")
+    shape[a], shape[b] = shape[b], shape[a]
+    return [shape]
+
+
+def _turned(_z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = c.shape("self")
+    return [[*shape[:-2], *shape[:-3:-1]]]
+
+
+def _movedim(_z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = c.shape("self")
+    source, destination = (
+        [axis % len(shape) for axis in (e if isinstance(e, list) else [e])]
+        for e in (c.get("source"), c.get("destination"))
+    )
+    order = [axis for axis in range(len(shape)) if axis not in source]
+    for to, axis in sorted(zip(destination, source, strict=True)):
+        order.insert(to, axis)
+    return [[shape[axis] for axis in order]]
+
+
+def _squeeze(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = c.shape("self")
+    dropped = [axis for axis in c.axes(len(shape)) if shape[axis].value == 1]
+    z.fix(*(shape[axis] for axis in dropped))
+    return [[size for axis, size in enumerate(shape) if axis not in dropped]]
+
+
+def _unsqueeze(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = list(c.shape("self"))
+    shape.insert(c.axis(len(shape) + 1), z.fixed(1))
+    return [shape]
+
+
+def _expand(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape, wanted = c.shape("self"), c.size_list("size")
+    extra = len(wanted) - len(shape)
+    result: Shape = []
+    for have, want in zip([*[None] * extra, *shape], wanted, strict=True):
+        size = want if want is not None else have
+        if size is None:
+            raise UnknownShapeError
+        result.append(size if have is None else z.broadcast(have, size))
+    return [result]
+
+
+def _one_hot(z: Sizes, c: CallShapes) -> list[Shape]:
+    return [[*c.shape("self"), z.fixed(c.get("num_classes", -1))]]
+
+
+def _repeat_interleave(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = list(c.shape("self"))
+    if c.get("dim") is None:
+        raise UnknownShapeError
+    axis = c.axis(len(shape))
+    shape[axis] = z.product([shape[axis], z.fixed(c.get("repeats"))])
+    return [shape]
+
+
+def _repeat(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape, repeats = c.shape("self"), c.size_list("repeats")
+    whole = [z.fixed(1)] * (len(repeats) - len(shape)) + shape
+    result: Shape = []
+    for size, number in zip(whole, repeats, strict=True):
+        if number is None:
+            raise UnknownShapeError
+        result.append(size if number.value == 1 else z.product([size, number]))
+    return [result]
+
+
+def _unflatten(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape, sizes = c.shape("self"), c.get("sizes")
+    axis = c.axis(len(shape))
+    missing = shape[axis].value // max(1, -math.prod(sizes)) if -1 in sizes else 0
+    z.fix(shape[axis])
+    return [[*shape[:axis], *(z.fixed(missing if n == -1 else n) for n in sizes), *shape[axis + 1 :]]]
+
+
+def _flatten(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = c.shape("self")
+    start, end = c.axis(len(shape), "start_dim"), c.axis(len(shape), "end_dim", -1)
+    return [[*shape[:start], z.product(shape[start : end + 1]), *shape[end + 1 :]]]
+
+
+def _slice(z: Sizes, c: CallShapes) -> list[Shape]:
+    """Of an open axis: all of it, all but a few at an end, or a few at the end."""
+    shape = list(c.shape("self"))
+    axis = c.axis(len(shape))
+    size, start, step = shape[axis], c.get("start", 0), c.get("step", 1)
+    end = c.size("end") if c.call.arguments.get("end") not in (None, -1) else None
+    stop = -1 if c.call.arguments.get("end") == -1 else _END if end is None else end.value
+    if end is not None and not end.is_open and (stop < 0 or stop >= _END):
+        c.literals.pop(("end", -1), None)
+        end = None
+    if z.has_at_least(size, stop) and start == 0 and step == 1:
+        shape[axis] = z.fixed(stop)
+        return [shape]
+    length = len(range(*slice(start, stop, step).indices(size.value)))
+    if step > 1 and size.is_open and 0 <= start < size.value and stop >= _END:
+        shape[axis] = z.ratio(z.shift(size, step - 1 - start), step)
+        return [shape]
+    if step != 1 or (size.is_open and start > 0 and 0 <= stop < _END):
+        z.fix(size)
+    if end is not None and start == 0 and not size.is_open and step == 1 and stop <= size.value:
+        shape[axis] = end  # part of a table, as long as the input is
+    elif not size.is_open or (start < 0 and stop >= _END):
+        shape[axis] = z.fixed(length)
+    elif start >= 0 and stop >= _END:
+        shape[axis] = z.shift(size, -start)
+    elif start >= 0 and stop < 0:
+        shape[axis] = z.shift(size, stop - start)
+    elif start == 0 and end is not None and end.is_open:
+        shape[axis] = end
+    else:
+        z.fix(size)
+        shape[axis] = z.fixed(length)
+    if shape[axis].value != length:
+        raise UnknownShapeError
+    return [shape]
+
+
+def _narrow(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = list(c.shape("self"))
+    axis = c.axis(len(shape))
+    z.fix(shape[axis])
+    shape[axis] = z.fixed(c.get("length"))
+    return [shape]
+
+
+def _select(z: Sizes, c: CallShapes) -> list[Shape]:
+    """A place counted from the front, other than the first, may have come from the size of the axis."""
+    shape = list(c.shape("self"))
+    size = shape.pop(c.axis(len(shape)))
+    index = c.call.arguments["index"]
+    if not isinstance(index, SymInt) and index > 0:
+        z.asked(size)
+    return [shape]
+
+
+def _split(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = c.shape("self")
+    axis = c.axis(len(shape))
+    z.fix(shape[axis])
+    names, total = c.call.outputs[0] if c.call.outputs else None, shape[axis].value
+    if c.get("chunks") is not None:
+        lengths: Any = -(-total // c.get("chunks"))
+    else:
+        lengths = next(c.get(name) for name in ("split_size", "split_sizes") if c.get(name) is not None)
+    if isinstance(lengths, int):
+        lengths = [min(lengths, total - start) for start in range(0, total, lengths)]
+    if sum(lengths) != total or (names is not None and len(lengths) != len(names)):
+        raise UnknownShapeError
+    return [[*shape[:axis], z.fixed(length), *shape[axis + 1 :]] for length in lengths]
+
+
+def _unbind(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = list(c.shape("self"))
+    axis = c.axis(len(shape))
+    count = shape.pop(axis)
+    z.fix(count)
+    return [shape] * count.value
+
+
+def _cat(z: Sizes, c: CallShapes) -> list[Shape]:
+    shapes = c.shapes("tensors")
+    axis = c.axis(len(shapes[0]))
+    result = list(shapes[0])
+    for shape in shapes[1:]:
+        for i, size in enumerate(shape):
+            if i != axis:
+                z.same(result[i], size)
+    result[axis] = z.sum([shape[axis] for shape in shapes])
+    return [result]
+
+
+def _stack(z: Sizes, c: CallShapes) -> list[Shape]:
+    shapes = c.shapes("tensors")
+    result = list(shapes[0])
+    for shape in shapes[1:]:
+        for a, b in zip(result, shape, strict=True):
+            z.same(a, b)
+    result.insert(c.axis(len(result) + 1), z.fixed(len(shapes)))
+    return [result]
+
+
+def _index_select(_z: Sizes, c: CallShapes) -> list[Shape]:
+    shape = list(c.shape("self"))
+    shape[c.axis(len(shape))] = c.shape("index")[0]
+    return [shape]
+
+
+def _gather(_z: Sizes, c: CallShapes) -> list[Shape]:
+    return [c.shape("index")]
+
+
+def _index(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape, indices = c.shape("self"), c.call.arguments["indices"]
+    places = [axis for axis, index in enumerate(indices) if index is not None]
+    if places != list(range(places[0], places[0] + len(places))):
+        raise UnknownShapeError
+    picked = broadcast(z, [c._shapes[indices[axis].name] for axis in places])
+    return [[*shape[: places[0]], *picked, *shape[places[-1] + 1 :]]]
+
+
+def _pad(z: Sizes, c: CallShapes) -> list[Shape]:
+    shape, pads = list(c.shape("self")), c.get("pad")
+    for i in range(len(pads) // 2):
+        shape[-1 - i] = z.shift(shape[-1 - i], pads[2 * i] + pads[2 * i + 1])
+    return [shape]
+
+
+def _filled(_z: Sizes, c: CallShapes) -> list[Shape]:
+    sizes = c.size_list("size")
+    if None in sizes:
+        raise UnknownShapeError
+    return [[size for size in sizes if size is not None]]
+
+
+def _arange(z: Sizes, c: CallShapes) -> list[Shape]:
+    end, step = c.size("end"), c.size("step") if c.call.arguments.get("step") is not None else z.fixed(1)
+    if c.get("start", 0) != 0 or end is None or step is None or step.value < 1:
+        raise UnknownShapeError
+    if step.value == 1 and not step.is_open:
+        return [[end]]
+    parts = list(end.root.parts) if end.root.kind == "product" else []
+    same = [part for part in parts if part.root is step.root or (not step.is_open and part.value == step.value)]
+    if same:  # as many as the others together
+        parts.remove(same[0])
+        z.same(same[0], step)
+        return [[z.product(parts)]]
+    z.fix(end, step)
+    return [[z.fixed(-(-end.value // step.value))]]
+
+
+_SAME = [
+    "to", "_to_copy", "type_as", "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "zeros_like",
+    "ones_like", "full_like", "flip", "tril", "triu",
+]  # fmt: skip
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(_SAME, first("self")),
+    **dict.fromkeys(["expand_as", "reshape_as", "view_as"], first("other")),
+    **dict.fromkeys(["view", "_unsafe_view"], view("size")),
+    **dict.fromkeys(["zeros", "ones", "full", "new_zeros", "new_ones", "new_full"], _filled),
+    **dict.fromkeys(["chunk", "split", "split_with_sizes"], _split),
+    **dict.fromkeys(["cat", "concat"], _cat),
+    **dict.fromkeys(["pad", "constant_pad_nd"], _pad),
+    **dict.fromkeys(["t", "mT"], _turned),
+    "arange": _arange, "expand": _expand, "flatten": _flatten, "gather": _gather, "index": _index,
+    "index_select": _index_select, "movedim": _movedim, "narrow": _narrow, "one_hot": _one_hot, "permute": _permute,
+    "repeat": _repeat, "repeat_interleave": _repeat_interleave, "reshape": view("shape"),
+    "scalar_tensor": lambda _z, _c: [[]], "select": _select, "slice": _slice,
+    "squeeze": _squeeze, "stack": _stack, "transpose": _transpose, "unbind": _unbind, "unflatten": _unflatten,
+    "unsqueeze": _unsqueeze,
+}  # fmt: skip
+"""Rules by the operation's name without its overload."""

@@ -1,0 +1,1 @@
+"""TorchScript's code, followed as data into aten operations."""

@@ -1,0 +1,337 @@
+"""A TorchScript program written down call by call, with the dtypes and sizes of all its tensors.
+
+`Recorder` takes the operations that `interpreter` meets on its way through the code, works out what each gives
+by the rules that exported programs are checked with, and keeps them as a `Program`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.converters.torch.aten.dtypes import results
+from fastlstm.converters.torch.aten.schemas import SCHEMAS, SYNONYMS, bind
+from fastlstm.converters.torch.aten.shapes import RULES, CallShapes, UnknownShapeError
+from fastlstm.converters.torch.free_axes import CALCULATED
+from fastlstm.converters.torch.pickles import StoredTensor
+from fastlstm.converters.torch.program import Call, Program, SymInt, Tensor, TensorMeta
+from fastlstm.converters.torch.script.sizes import MismatchError, TrackedSizes
+from fastlstm.converters.torch.sizes import Size
+from fastlstm.errors import UnsupportedError
+
+__all__ = ["Budget", "Recorder"]
+
+Array = npt.NDArray[Any]
+
+_STEPS_A_CALL = 20
+_ELEMENTS = 1 << 31
+_LISTS = frozenset({"chunk", "split", "split_with_sizes", "unbind"})
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
+@dataclass
+class Budget:
+    """How much work a program may be: damaged ones go round and round."""
+
+    steps: int = 1_000_000
+
+    def spend(self, steps: int) -> None:
+        """Take some of it.
+
+        Raises
+        ------
+        UnsupportedError
+            If nothing is left.
+        """
+        self.steps -= steps
+        if self.steps < 0:
+            raise UnsupportedError("The program takes more steps than a model does: a million, some 20 an operation.")
+
+
+class Recorder:
+    """The calls of one program in order, and its tensors: dtype, sizes, and the inputs that each comes from.
+
+    Parameters
+    ----------
+    z : TrackedSizes
+    budget : Budget
+        What is left for this and further ways to follow the program.
+    """
+
+    def __init__(self, z: TrackedSizes, budget: Budget) -> None:
+        self.z = z
+        self.budget = budget
+        self.divides_whole_numbers = False
+        """Whether the quotient of whole numbers is one, as before PyTorch 1.6."""
+        self.depth = 0
+        """How many loops the program is in."""
+        self.calls: list[Call] = []
+        self.constants: dict[str, StoredTensor | Array] = {}
+        self.shapes: dict[str, list[Size]] = {}
+        self.dtypes: dict[str, str] = {}
+        self.sources: dict[str, frozenset[str]] = {}
+        self._looked_at: list[frozenset[str]] = []
+        self._numbers: dict[str, Size] = {}
+        self._asked: dict[int, str] = {}
+        self._read: dict[int, tuple[Tensor, int]] = {}
+        self._count = 0
+
+    def tensor(self, name: str, dtype: str, shape: Sequence[Size], sources: frozenset[str]) -> Tensor:
+        """Add a tensor."""
+        self.shapes[name], self.dtypes[name], self.sources[name] = list(shape), dtype, sources
+        return Tensor(name)
+
+    def constant(self, name: str, value: StoredTensor | Array) -> Tensor:
+        """Add a parameter, buffer or constant, or return it if it is there."""
+        while name in self.shapes and name not in self.constants:
+            name += "_"
+        if name not in self.constants:
+            self.constants[name] = value
+            dtype = "bfloat16" if value.dtype == "bfloat16" else np.dtype(value.dtype).name
+            self.tensor(name, dtype, [self.z.fixed(size) for size in value.shape], frozenset())
+        return Tensor(name)
+
+    def size(self, tensor: Tensor, axis: int) -> int | Size:
+        """Return the size of an axis: a number, or a `Size` if it depends on the input."""
+        shape = self.shapes[tensor.name]
+        self._look_at(tensor)
+        if not -len(shape) <= axis < len(shape):
+            raise MismatchError(f"there is no axis {axis} among {len(shape)}", self.sources[tensor.name])
+        size = shape[axis]
+        if not size.is_open:
+            return size.value
+        self._read.setdefault(id(size), (tensor, axis % len(shape)))
+        return size
+
+    def _look_at(self, tensor: Tensor) -> None:
+        if self.sources[tensor.name] not in self._looked_at[-2:]:
+            self._looked_at.append(self.sources[tensor.name])
+
+    def blamed(self) -> frozenset[str]:
+        """Return the inputs behind the tensors whose sizes the program looked at last: two, as for h and c."""
+        return frozenset().union(*self._looked_at[-2:])
+
+    def sizes(self, tensor: Tensor) -> list[int | Size]:
+        """Return the sizes of all axes."""
+        return [self.size(tensor, axis) for axis in range(len(self.shapes[tensor.name]))]
+
+    def rank(self, tensor: Tensor) -> int:
+        """Return the number of axes."""
+        self._look_at(tensor)
+        return len(self.shapes[tensor.name])
+
+    def call(
+        self,
+        name: str,
+        positional: Sequence[Any],
+        keywords: Mapping[str, Any],
+        further: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> Any:
+        """Add a call of ``aten.NAME`` and return what it gives: a tensor, or several as a tuple or list.
+
+        `further` arguments are those that aten's own operation does not have: the lengths of packed sequences.
+
+        Raises
+        ------
+        UnsupportedError
+            If the operation is not supported.
+        Demand
+            If it asks for other inputs.
+        """
+        base = name[:-1] if name.endswith("_") and not name.endswith("__") else name
+        canonical = SYNONYMS.get(base, base)
+        if canonical not in SCHEMAS or canonical not in RULES:
+            raise UnsupportedError(f"The operation 'aten.{name}' is not supported.")
+        if name == "_convolution":
+            positional = positional[:9]  # how it is computed
+        overload, raw = bind(canonical, positional, keywords)
+        arguments = {key: self._argument(value) for key, value in raw.items()}
+        target = f"aten.{canonical}{'_' if base != name else ''}.{overload}"
+        tensors = [
+            item.name
+            for value in arguments.values()
+            for item in (value if isinstance(value, list) else [value])
+            if isinstance(item, Tensor)
+        ]
+        kinds = [(self.dtypes[tensor], len(self.shapes[tensor])) for tensor in tensors]
+        sources = frozenset().union(*(self.sources[tensor] for tensor in tensors))
+        if self.divides_whole_numbers and canonical == "div" and not any("float" in dtype for dtype, _ in kinds):
+            raise UnsupportedError("Dividing whole numbers as PyTorch before 1.6 did is not supported.")
+        self._check(canonical, kinds, tensors, sources)
+        shapes = self._shapes_of(canonical, Call(target, arguments, ()), tensors)
+        dtypes = results(canonical, raw, kinds, len(shapes))
+        made = [self.tensor(self._fresh(canonical), d, s, sources) for d, s in zip(dtypes, shapes, strict=True)]
+        names = tuple(tensor.name for tensor in made)
+        self._add(Call(target, {**arguments, **further}, (names,) if canonical in _LISTS else names))
+        if canonical in _LISTS:
+            return made
+        return made[0] if len(made) == 1 else tuple(made)
+
+    def _shapes_of(self, name: str, call: Call, tensors: Sequence[str]) -> list[list[Size]]:
+        blamed = frozenset().union(*(self.sources[tensor] for tensor in tensors))
+        first = next((self.sources[tensor] for tensor in tensors if self.sources[tensor]), blamed)
+        try:
+            shapes = RULES[name](self.z, CallShapes(self.z, call, self.shapes, self._numbers))
+        except MismatchError as error:
+            raise MismatchError(f"aten.{name}: {error}", blamed) from None
+        except (UnknownShapeError, *_MALFORMED) as error:
+            reason = f"aten.{name}: its arguments do not fit ({type(error).__name__} {error})"
+            raise MismatchError(reason, first if name in ("lstm", "gru", "rnn_tanh", "rnn_relu") else blamed) from None
+        for shape in shapes:
+            if any(size.value < 0 for size in shape):
+                raise MismatchError(f"aten.{name}: it gives the shape {[s.value for s in shape]}", blamed)
+            if math.prod(size.value for size in shape if not size.is_open) > _ELEMENTS:
+                raise UnsupportedError(f"aten.{name} gives {[s.value for s in shape]} numbers, more than are allowed.")
+        return shapes
+
+    def _check(
+        self, name: str, kinds: Sequence[tuple[str, int]], tensors: Sequence[str], sources: frozenset[str]
+    ) -> None:
+        """Ask inputs for dtypes that an operation needs."""
+        if name in ("embedding", "embedding_bag") and "int" not in kinds[1][0]:
+            raise MismatchError(f"aten.{name}: its indices should be whole numbers", self.sources[tensors[1]])
+        for tensor, (dtype, rank) in zip(tensors, kinds, strict=True) if name in _FLOAT_ONLY else ():
+            if "float" not in dtype:
+                raise MismatchError(f"aten.{name}: it works on floats", self.sources[tensor])
+            if rank != _RANKS.get(name, rank) and self.sources[tensor]:
+                raise MismatchError(f"aten.{name}: it takes {_RANKS[name]} axes", self.sources[tensor])
+        if name in _PRODUCTS and len({dtype for dtype, _ in kinds}) > 1:
+            raise MismatchError(f"aten.{name}: its operands should be of one dtype", sources)
+        if name == "masked_fill" and kinds[1][0] != "bool":
+            raise MismatchError("aten.masked_fill: its mask should be bool", self.sources[tensors[1]])
+        if name == "index" and len({rank for _, rank in kinds[1:]}) > 1:
+            raise MismatchError("aten.index: its indices should have as many axes as one another", sources)
+        if name in ("index", "gather", "index_select") and any("float" in dtype for dtype, _ in kinds[1:]):
+            raise MismatchError(f"aten.{name}: its indices should be whole numbers", sources)
+
+    def argument(self, size: Size) -> SymInt | int:
+        """Return a size as a number of the program."""
+        return self._number(size)
+
+    def like(self, tensor: Tensor, hint: str, first: Size | None = None) -> Tensor:
+        """Add a tensor of the dtype and sizes of another one, with one more axis in front if asked."""
+        name = tensor.name
+        shape = [*([first] if first is not None else []), *self.shapes[name]]
+        return self.tensor(self._fresh(hint), self.dtypes[name], shape, self.sources[name])
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[list[Call]]:
+        """Collect the calls of a loop's body in a list of their own; numbers that are read there stay there."""
+        kept, asked = self.calls, dict(self._asked)
+        self.calls = []
+        self.depth += 1
+        try:
+            yield self.calls
+        finally:
+            self.calls, self._asked = kept, asked
+            self.depth -= 1
+
+    def round_number(self) -> str:
+        """Return a name for the number of a loop's round."""
+        return self._fresh("round")
+
+    def round_size(self, name: str) -> Size:
+        """Return the number of a round: nothing may depend on what it is."""
+        size = self.z.made_up(name)
+        self._asked[id(size)] = name
+        self._numbers[name] = size
+        return size
+
+    def add(self, call: Call) -> None:
+        """Add a call as it is."""
+        self._add(call)
+
+    def _argument(self, value: Any) -> Any:
+        if isinstance(value, Size):
+            return self._number(value)
+        if isinstance(value, (list, tuple)):
+            return [self._argument(item) for item in value]
+        return value
+
+    def _number(self, size: Size) -> SymInt | int:
+        """Return a size as a number of the program; adds the calls that read or calculate it."""
+        if not size.is_open:
+            return size.value
+        if id(size) in self._asked:
+            return SymInt(self._asked[id(size)])
+        holder = self._read.get(id(size)) or self._read.get(id(size.root)) or self._holder(size)
+        if holder is not None:
+            call = ("aten.sym_size.int", {"self": holder[0], "dim": holder[1]})
+        else:
+            root = size.root
+            if len(root.parts) > 2:  # one after the other
+                root = Size(root.value, root.kind, (root.parts[0], self._rest(root)))
+            operands = [self._number(part) for part in root.parts]
+            operands += [root.number] if len(operands) == 1 else []
+            if root.kind not in CALCULATED or len(operands) != 2:
+                raise UnsupportedError(f"The size '{size}' is calculated in a way that is not supported.")
+            call = (f"_operator.{CALCULATED[root.kind]}", dict(zip("ab", operands, strict=True)))
+        name = self._fresh("size")
+        self._asked[id(size)] = name
+        self._numbers[name] = size
+        self._add(Call(call[0], call[1], (name,)))
+        return SymInt(name)
+
+    def _rest(self, size: Size) -> Size:
+        """Return a product or sum without its first part."""
+        rest = list(size.parts[1:])
+        return self.z.product(rest) if size.kind == "product" else self.z.sum(rest)
+
+    def _holder(self, size: Size) -> tuple[Tensor, int] | None:
+        for name, shape in self.shapes.items():
+            for axis, other in enumerate(shape):
+                if other.root is size.root:
+                    return Tensor(name), axis
+        return None
+
+    def trimmed(self, tensor: Tensor, lengths: Tensor, axis: int) -> Tensor:
+        """Return a tensor up to the longest of the lengths along an axis of time."""
+        shape = list(self.shapes[tensor.name])
+        shape[axis] = self.z.leaf(shape[axis].value, "longest")
+        made = self.tensor(self._fresh("trimmed"), self.dtypes[tensor.name], shape, self.sources[tensor.name])
+        self._add(Call("packed.trim", {"self": tensor, "lengths": lengths, "dim": axis}, (made.name,)))
+        return made
+
+    def _add(self, call: Call) -> None:
+        self.calls.append(call)
+        self.budget.spend(_STEPS_A_CALL)
+
+    def _fresh(self, hint: str) -> str:
+        while True:
+            self._count += 1
+            name = f"{hint.strip('_')}_{self._count}"
+            if name not in self.shapes:
+                return name
+
+    def program(
+        self, inputs: Sequence[str], outputs: Sequence[str], arrays: Mapping[str, Array], notes: Sequence[str]
+    ) -> Program:
+        """Return the program with its constants as `arrays`."""
+        metas = {
+            name: TensorMeta(self.dtypes[name], tuple(str(s) if s.is_open else s.value for s in shape))
+            for name, shape in self.shapes.items()
+        }
+        sizes = [size for shape in self.shapes.values() for size in shape]
+        hints = {str(size): size.value for size in sizes if size.is_open}
+        return Program(tuple(inputs), tuple(outputs), tuple(self.calls), arrays, metas, hints, tuple(notes))
+
+
+_FLOAT_ONLY = frozenset(
+    {
+        "linear", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
+        "conv1d", "conv2d", "convolution", "batch_norm", "layer_norm", "group_norm", "softmax", "log_softmax", "mean",
+    }
+)  # fmt: skip
+_PRODUCTS = frozenset({"matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "einsum"})
+_RANKS = {
+    **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], 3),
+    **dict.fromkeys(["lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"], 2),
+}
+"""Axes of the input and the states; parameters come from no input."""

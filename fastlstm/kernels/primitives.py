@@ -1,0 +1,132 @@
+"""What kernels leave to their target, in LLVM's language.
+
+Numba writes kernels as templates that are the same for every processor: they call the functions defined here. An
+exported model brings other definitions of those that read the frame, with constants in place of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fastlstm import layout
+from fastlstm.target import Target
+
+__all__ = ["frame_primitives", "target_primitives"]
+
+INLINE = "alwaysinline nounwind"
+
+
+def target_primitives(target: Target, names: Iterable[str]) -> str:
+    """Return the definitions of the primitives among `names` that depend on the processor alone."""
+    parts = [_multiply_add(int(name.rsplit("_", 1)[1]), target.fma) for name in names if "_multiply_add_" in name]
+    return "\n".join([*parts, _pause(target.architecture), _float_mode(target.architecture)])
+
+
+def _multiply_add(lanes: int, fused: bool) -> str:
+    kind, name = f"<{lanes} x float>", f"@llvm.fma.v{lanes}f32"
+    head = f"define {kind} @fl_multiply_add_{lanes}({kind} %a, {kind} %b, {kind} %c) {INLINE} {{\n"
+    if fused:
+        return (
+            f"declare {kind} {name}({kind}, {kind}, {kind})\n{head}"
+            f"  %r = call {kind} {name}({kind} %a, {kind} %b, {kind} %c)\n  ret {kind} %r\n}}"
+        )
+    # Rounded twice: LLVM would call a slow library function for a fused one.
+    return f"{head}  %p = fmul {kind} %a, %b\n  %r = fadd {kind} %p, %c\n  ret {kind} %r\n}}"
+
+
+def _pause(architecture: str) -> str:
+    hint = {
+        "x86_64": ("declare void @llvm.x86.sse2.pause()\n", "  call void @llvm.x86.sse2.pause()\n"),
+        "aarch64": ("declare void @llvm.aarch64.hint(i32)\n", "  call void @llvm.aarch64.hint(i32 1)\n"),
+    }
+    declared, call = hint.get(architecture, ("", ""))
+    return f"{declared}define i64 @fl_pause() {INLINE} {{\n{call}  ret i64 0\n}}"
+
+
+def _float_mode(architecture: str) -> str:
+    declared, get, put, flush = _FLOAT_MODES.get(architecture, _NO_FLOAT_MODE)
+    return (
+        f"{declared}define i64 @fl_get_float_mode() {INLINE} {{\n{get}}}\n"
+        f"define i64 @fl_set_float_mode(i64 %mode) {INLINE} {{\n{put}  ret i64 %mode\n}}\n"
+        f"define i64 @fl_with_flush_to_zero(i64 %mode) {INLINE} {{\n  %r = or i64 %mode, {flush}\n  ret i64 %r\n}}"
+    )
+
+
+_NO_FLOAT_MODE = ("", "  ret i64 0\n", "", 0)
+_FLOAT_MODES = {
+    "x86_64": (  # MXCSR: FTZ is bit 15, DAZ bit 6
+        "declare void @llvm.x86.sse.stmxcsr(ptr)\ndeclare void @llvm.x86.sse.ldmxcsr(ptr)\n",
+        "  %at = alloca i32\n  call void @llvm.x86.sse.stmxcsr(ptr %at)\n"
+        "  %narrow = load i32, ptr %at\n  %r = zext i32 %narrow to i64\n  ret i64 %r\n",
+        "  %at = alloca i32\n  %narrow = trunc i64 %mode to i32\n  store i32 %narrow, ptr %at\n"
+        "  call void @llvm.x86.sse.ldmxcsr(ptr %at)\n",
+        0x8040,
+    ),
+    "aarch64": (  # FPCR: FZ is bit 24
+        "declare i64 @llvm.aarch64.get.fpcr()\ndeclare void @llvm.aarch64.set.fpcr(i64)\n",
+        "  %r = call i64 @llvm.aarch64.get.fpcr()\n  ret i64 %r\n",
+        "  call void @llvm.aarch64.set.fpcr(i64 %mode)\n",
+        1 << 24,
+    ),
+}
+_FLOAT_MODES["arm64"] = _FLOAT_MODES["aarch64"]  # as Apple calls it
+
+
+def _load(name: str, base: str, byte: int | str) -> str:
+    """Return the lines that load the word `byte` bytes behind `base` as ``%name``."""
+    return (
+        f"  %{name}.at = add i64 {base}, {byte}\n  %{name}.ptr = inttoptr i64 %{name}.at to ptr\n"
+        f"  %{name} = load i64, ptr %{name}.ptr, align 8\n"
+    )
+
+
+def _two(name: str, body: str, returns: str = "%r") -> str:
+    return f"define i64 @{name}(i64 %a, i64 %i) {INLINE} {{\n{body}  ret i64 {returns}\n}}"
+
+
+def frame_primitives() -> str:
+    """Return the definitions that read a frame, its slots and an instruction's arguments from memory."""
+    word = "  %offset = mul i64 %i, 8\n" + _load("r", "%a", "%offset")
+    slot = _load("slots", "%a", 8 * layout.SLOTS) + (
+        f"  %offset = mul i64 %i, {8 * layout.SLOT_WORDS}\n  %slot = add i64 %slots, %offset\n"
+    )
+    origin = (
+        slot
+        + _load("base", "%slot", 8 * layout.SLOT_BASE)
+        + _load("one", "%slot", 8 * layout.SLOT_BLOCK)
+        + _load("start", "%a", 8 * layout.START)
+        + _load("time", "%slot", 8 * layout.SLOT_TIME)
+        + "  %whole = icmp eq i64 %one, 0\n  %behind = mul i64 %start, %time\n"
+        "  %from = select i1 %whole, i64 %behind, i64 0\n  %r = add i64 %base, %from\n"
+    )
+    active = f"""define i64 @fl_active_rows(i64 %a, i64 %i) {INLINE} {{
+{_load("table", "%a", 8 * layout.ACTIVE)}  %none = icmp eq i64 %table, 0
+  br i1 %none, label %all, label %ragged
+all:
+{_load("rows", "%a", 8 * layout.ROWS)}  ret i64 %rows
+ragged:
+{_load("total", "%a", 8 * layout.TOTAL)}  %inside = icmp ult i64 %i, %total
+  br i1 %inside, label %within, label %outside
+outside:
+  ret i64 0
+within:
+  %offset = mul i64 %i, 8
+{_load("r", "%table", "%offset")}  ret i64 %r
+}}"""
+    complain = f"""define i64 @fl_complain(i64 %a) {INLINE} {{
+  %at = add i64 %a, {8 * layout.STATUS}
+  %ptr = inttoptr i64 %at to ptr
+  store i64 1, ptr %ptr, align 8
+  ret i64 0
+}}"""
+    return "\n".join(
+        (
+            _two("fl_word", word),
+            _two("fl_arg", word),
+            _two("fl_origin", origin),
+            _two("fl_time_stride", slot + _load("r", "%slot", 8 * layout.SLOT_TIME)),
+            _two("fl_row_stride", slot + _load("r", "%slot", 8 * layout.SLOT_ROW)),
+            active,
+            complain,
+        )
+    )

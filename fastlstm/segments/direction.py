@@ -1,0 +1,87 @@
+"""One direction of a recurrent layer, as its instructions are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+from fastlstm.graph import RECURRENT_OPS, Node
+from fastlstm.pack import panels_of, tail_vectors
+
+__all__ = ["Activations", "Direction"]
+
+Array = npt.NDArray[Any]
+Activations = tuple[tuple[str, float | None, float | None], ...]
+
+
+@dataclass(frozen=True)
+class Direction:
+    """Weights, slots and place of one direction.
+
+    Attributes
+    ----------
+    node : Node
+    d : int
+        Its number.
+    w_ih, w_hh, bias : array
+        Its weights [gates * H, K], and what is added to the input's projection [gates * H].
+    activations : tuple
+        With every parameter they take.
+    x, z, y, h, c, mask : int
+        Slots: input, input's part of the gates, output, states, codes of the mask (-1: none).
+    y_bytes, last_width : int
+        Where its outputs stand in a row, and how many lanes of their last vector are stored.
+    """
+
+    node: Node
+    d: int
+    w_ih: Array
+    w_hh: Array
+    bias: Array
+    activations: Activations
+    x: int
+    z: int
+    y: int
+    h: int
+    c: int
+    mask: int
+    y_bytes: int
+    last_width: int
+
+    @property
+    def hidden(self) -> int:
+        """Hidden units."""
+        return int(self.node.attrs["hidden_size"])
+
+    @property
+    def size(self) -> int:
+        """Features of the output."""
+        return int(self.w_hh.shape[1])
+
+    @property
+    def gates(self) -> int:
+        """Gates of a cell."""
+        return RECURRENT_OPS[self.node.op]
+
+    @property
+    def reverse(self) -> int:
+        """1 if time runs backwards."""
+        return int(self.node.attrs["directions"][self.d] == "reverse")
+
+    @property
+    def clip(self) -> float | None:
+        """The bound of what activations take, if there is one."""
+        clip = self.node.attrs.get("clip")
+        return None if clip is None else float(clip)
+
+    def panels(self, lanes: int) -> int:
+        """Panels of hidden units."""
+        return panels_of(self.hidden, lanes)
+
+    def tail(self, lanes: int) -> int:
+        """Vectors that hold the last units' gates, 0 where the last panel is padded."""
+        node = self.node
+        plain = not any(node.input(i) for i in (5, 8, 9, 10)) and not node.attrs.get("input_forget")
+        return tail_vectors(self.hidden, 4, lanes) if node.op == "LSTM" and plain else 0

@@ -1,0 +1,145 @@
+"""Which part of fastlstm may import which, in source code: at the top, inside functions and for types alike."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+# A part is a folder, or a module beside them; "fastlstm" is the package's own __init__. `errors` is open to all.
+ALLOWED: Mapping[str, str] = {
+    "benchmark": "picture",
+    "converters": "graph",
+    "converters.common": "graph",
+    "machine": "target",
+    "memory": "protected",
+    "ops": "graph",
+    "pack": "memory",
+    "program": "layout memory target",
+    "quantise": "graph limits",
+    "validation": "graph limits ops",
+    "converters.audio": "converters.common graph",
+    "converters.keras": "converters.common graph",
+    "converters.onnx": "converters.common graph ops quantise",
+    "converters.torch": "converters.common graph quantise",
+    "graph_json": "graph ops",
+    "kernels": "arguments forking layout limits machine simd target",
+    "reference": "graph ops",
+    "converters.table": "converters.keras converters.onnx converters.torch",
+    "fileformat": "graph graph_json version",
+    "native": "busy kernels layout",
+    "passes": "graph ops reference",
+    "runners": "graph reference",
+    "team": "forking kernels layout machine",
+    "samples": "graph passes",
+    "segments": "arguments busy graph kernels layout limits memory native pack program "
+    "protected target team validation",
+    "explain": "program segments target",
+    "tapes": "graph layout memory ops pack passes program protected segments target",
+    "verify": "fileformat graph passes reference runners samples",
+    "plan": "explain graph ops passes segments tapes target",
+    "executor": "graph machine native ops plan protected segments tapes validation",
+    "summary": "graph ops passes plan tapes",
+    "ulp": "layout machine program segments",
+    "usual": "graph kernels plan segments target",
+    "prebuild": "kernels machine target usual",
+    "streaming": "busy executor graph kernels layout machine memory native passes plan program segments",
+    "model": "executor fileformat graph machine passes plan quantise streaming verify",
+    "layers": "graph model",
+    "loading": "converters fileformat model",
+    "scoring": "graph graph_json loading machine model samples version",
+    "ray": "model scoring",
+    "onnx_backend": "converters.onnx model",
+    "precision": "benchmark graph model passes quantise",
+    "fastlstm": "converters converters.keras converters.onnx converters.torch fileformat "
+    "graph layers loading model scoring streaming version",
+    "onnx_conformance": "converters.onnx onnx_backend ops",
+    "cli": "benchmark converters explain fastlstm fileformat graph kernels layers machine "
+    "model passes plan precision quantise runners samples segments summary target usual verify",
+}
+
+# Against the order above. None may be added, and one that is mended is struck from the list.
+KNOWN_EDGES: Mapping[tuple[str, str], str] = {
+    ("graph", "validation"): "Graph.validate asks for what only the operators know",
+    ("native", "segments"): "a call is made for a program",
+    ("tapes", "executor"): "a tape records what an executor runs, and makes executors of graphs of one shape",
+    ("streaming", "model"): "types",
+}
+KNOWN_CIRCLES = {
+    frozenset({"graph", "ops", "ops.activations", "ops.control", "validation"}),
+    frozenset({"converters.onnx.constants", "converters.onnx.scope"}),
+    frozenset({"executor", "tapes.by_shape", "tapes.rounds", "tapes.tape"}),
+    frozenset({"model", "streaming.choosing", "streaming.pool", "streaming.stream"}),
+}
+
+
+def modules() -> dict[str, Path]:
+    """Return the source of every module by its full name."""
+    found = {}
+    for path in [*ROOT.glob("fastlstm/**/*.py"), *ROOT.glob("converters/**/*.py")]:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        parts = parts if parts[0] == "fastlstm" else ("fastlstm", *parts)
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
+    """Yield the modules of fastlstm that a module imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            for alias in node.names:
+                name = f"{node.module}.{alias.name}"
+                if name in known or node.module in known:
+                    yield name if name in known else str(node.module)
+
+
+def part_of(module: str) -> str:
+    parts = module.split(".")[1:]
+    if parts[:1] == ["converters"]:
+        return ".".join(parts[:2])
+    return parts[0] if parts else "fastlstm"
+
+
+SOURCES = modules()
+IMPORTS = {name: set(imported(path, SOURCES)) - {name} for name, path in SOURCES.items()}
+
+
+def circles() -> set[frozenset[str]]:
+    """Return the sets of modules each of which leads to all the others."""
+    reached = {}
+    for name in IMPORTS:
+        seen, waiting = set(), [name]
+        while waiting:
+            new = IMPORTS[waiting.pop()] - seen
+            seen |= new
+            waiting.extend(new)
+        reached[name] = seen
+    return {frozenset(m for m in seen if name in reached[m]) for name, seen in reached.items() if name in seen}
+
+
+def test_parts_import_only_what_lies_below_them() -> None:
+    edges = {(part_of(a), part_of(b)): f"{a} imports {b}" for a in sorted(IMPORTS) for b in sorted(IMPORTS[a])}
+    wrong = {
+        edge: words
+        for edge, words in edges.items()
+        if edge[0] != edge[1] and edge[1] not in (*ALLOWED.get(edge[0], "").split(), "errors")
+    }
+    assert set(wrong) == set(KNOWN_EDGES), [wrong.get(e, f"mended: {e}") for e in set(wrong) ^ set(KNOWN_EDGES)]
+
+
+def test_no_module_leads_back_to_itself() -> None:
+    found = {frozenset(name.removeprefix("fastlstm.") for name in circle) for circle in circles()}
+    assert found == KNOWN_CIRCLES, [sorted(circle) for circle in found ^ KNOWN_CIRCLES]
+
+
+def test_the_order_has_no_circle_itself() -> None:
+    below = {part: set(row.split()) for part, row in ALLOWED.items()}
+    while below:
+        free = {part for part, row in below.items() if not row & below.keys()}
+        assert free, f"{sorted(below)} allow each other"
+        below = {part: row for part, row in below.items() if part not in free}

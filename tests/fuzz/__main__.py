@@ -1,0 +1,113 @@
+"""``python -m fuzz``: mutated model files of every format, in child processes with bounded memory and time."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import mutate, seeds
+
+LOAD_SECONDS, RUN_SECONDS = 10.0, 60.0  # a run may compile kernels of new sizes
+PER_CHILD = 500  # seeds; a new process then has its memory anew
+
+
+@dataclass
+class Report:
+    """What came of the seeds tried so far."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    places: Counter[str] = field(default_factory=Counter)
+
+    def take(self, seed: int, kind: str, text: str) -> None:
+        """Count a seed, and print it if something is wrong."""
+        self.kinds[kind] += 1
+        if kind not in ("model", "refused"):
+            where = f"{kind}: {text.split(': ')[0]}"
+            self.places[where] += 1
+            if self.places[where] <= 5:
+                print(f"seed {seed}: {kind}: {text}", flush=True)
+
+    @property
+    def failures(self) -> int:
+        """How many seeds ended in anything but a model or a refusal."""
+        return sum(n for kind, n in self.kinds.items() if kind not in ("model", "refused"))
+
+
+def run_child(folder: Path, first: int, count: int, report: Report) -> int:
+    """Run seeds in one child until it is through or has to be stopped; return how many are done."""
+    command = [sys.executable, "-m", "fuzz.child", str(folder), str(first), str(count), "1"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert child.stdout is not None
+    selector = selectors.DefaultSelector()
+    selector.register(child.stdout, selectors.EVENT_READ)
+    done, doing, limit, rest = 0, "start", 60.0, b""
+    while True:
+        ready = selector.select(timeout=limit)
+        chunk = os.read(child.stdout.fileno(), 1 << 16) if ready else b""
+        if not chunk:
+            break
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            word, _, text = line.decode(errors="replace").partition(" ")
+            if word == "done":
+                seed, kind, what = (*text.split(" ", 2), "")[:3]
+                report.take(int(seed), kind, what)
+                done += 1
+            doing, limit = word, RUN_SECONDS if word == "run" else LOAD_SECONDS
+    if child.poll() is None and not ready:
+        child.kill()
+        child.wait()
+        report.take(first + done, "hang", f"{doing} took more than {limit:.0f} s")
+        return done + 1
+    code = child.wait()
+    if done < count:
+        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        report.take(first + done, "crash", f"{name} during {doing}")
+        return done + 1
+    return done
+
+
+def main() -> int:
+    """Run the fuzzer; return 1 if it found anything."""
+    parser = argparse.ArgumentParser(prog="make fuzz", description=__doc__)
+    parser.add_argument("--minutes", type=float, help="stop after so many minutes")
+    parser.add_argument("--count", type=int, help="stop after so many files (default 2000 if no minutes are given)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first file; each has the number of the one before + 1"
+    )
+    parser.add_argument("--keep", type=Path, help="write the file of --seed into this folder and stop")
+    given = parser.parse_args()
+    count = given.count or (2000 if given.minutes is None else 1 << 60)
+    end = time.monotonic() + 60 * given.minutes if given.minutes is not None else float("inf")
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as name:
+        folder = Path(name)
+        (folder / "good").mkdir()
+        seeds.write_all(folder / "good")
+        if given.keep is not None:
+            file, content = mutate.draw(given.seed, sorted((folder / "good").iterdir()))
+            (given.keep / f"{given.seed}-{file}").write_bytes(content)
+            print(f"{given.keep / f'{given.seed}-{file}'}: {len(content)} bytes")
+            return 0
+        report, at, last = Report(), given.seed, time.monotonic()
+        while at < given.seed + count and time.monotonic() < end:
+            at += run_child(folder, at, min(PER_CHILD, given.seed + count - at), report)
+            if time.monotonic() - last > 60:
+                last = time.monotonic()
+                print(f"... seed {at}: {dict(report.kinds)}", flush=True)
+    print(f"{at - given.seed:,} files from seed {given.seed} on: {dict(report.kinds)}")
+    for place, times in report.places.most_common():
+        print(f"  {times:6} {place}")
+    return 1 if report.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

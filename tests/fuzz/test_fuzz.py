@@ -1,0 +1,195 @@
+"""Files that nobody vouches for: a few hundred mutated ones, and the kinds that once ended in another error."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import helper
+
+import fastlstm
+from fastlstm.errors import FastLSTMError, InputError, UnsupportedError
+from fastlstm.graph import Graph, Node, TensorSpec
+from fuzz import child, seeds
+
+FILES = 150
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("good")
+    seeds.write_all(folder)
+    return folder
+
+
+def test_mutated_files_load_or_are_refused_in_a_sentence(good: Path, tmp_path: Path) -> None:
+    files = sorted(good.iterdir())
+    found = {seed: child.attempt(seed, files, tmp_path) for seed in range(FILES)}
+    wrong = {seed: result for seed, result in found.items() if result[0] not in ("model", "refused")}
+    assert not wrong
+    assert {kind for kind, _ in found.values()} == {"model", "refused"}
+
+
+def graph(nodes: list[Node], constants: dict[str, Any] | None = None, shape: Any = ("time", 2, 3)) -> Graph:
+    held = {name: np.asarray(array) for name, array in (constants or {}).items()}
+    return Graph((TensorSpec("x", shape),), (TensorSpec("y", ("...",)),), tuple(nodes), held)
+
+
+def node(op: str, inputs: str, outputs: str = "y", **attrs: Any) -> Node:
+    return Node(op, tuple(inputs.split()), tuple(outputs.split()), attrs)
+
+
+W = np.ones((1, 8, 3), np.float32)
+PLAIN = {"hidden_size": 2, "directions": ["forward"], "clip": None, "input_forget": 0,
+         "activations": [[["Sigmoid", None, None], ["Tanh", None, None], ["Tanh", None, None]]]}  # fmt: skip
+LAYER = {"W": W, "R": np.ones((1, 8, 2), np.float32)}
+BODY = Graph((TensorSpec("a", (2, 3)),), (TensorSpec("b", (2, 3)),), (node("Tanh", "a", "b"),))
+
+MISFITS: list[tuple[Graph, str]] = [
+    (graph([node("Transpose", "x", perm=[0, 1])]), "perm"),
+    (graph([node("Transpose", "x", perm=[0, 1, 1])]), "perm"),
+    (graph([node("Transpose", "x", "t", perm=[1, 0, 2]), node("Softmax", "t", axis=5)]), "axis"),
+    (graph([node("Gather", "x i", axis=7)], {"i": 0}), "axis"),
+    (graph([node("Squeeze", "x a")], {"a": [4]}), "axis"),
+    (graph([node("Slice", "x s e a")], {"s": [0], "e": [1], "a": [9]}), "axis"),
+    (graph([node("Slice", "x s e")], {"s": [0, 0], "e": [1]}), "as many starts as ends"),
+    (graph([node("Concat", "x x", axis=3)]), "axis"),
+    (graph([node("Concat", "x k", axis=0)], {"k": np.ones(3, np.float32)}), "same number of axes"),
+    (graph([node("Reshape", "x s")], {"s": [0, 0, 0, 0]}), "0 only where"),
+    (graph([node("Dense", "x w")], {"w": np.ones((4, 2), np.float32)}), "last axis"),
+    (graph([node("Dense", "x w")], {"w": np.ones((3, 2, 2), np.float32)}), "last axis"),
+    (graph([node("Conv", "x w")], {"w": np.ones((4, 2), np.float32)}), "as many axes"),
+    (graph([node("ReduceSum", "x a")], {"a": [5]}), "axis"),
+    (graph([node("Unsqueeze", "x a")], {"a": [9]}), "axis"),
+    (graph([node("Pad", "x p")], {"p": [1, 1]}), "6 pads"),
+    (graph([node("Split", "x", "y z", axis=2, num_outputs=1)]), "num_outputs"),
+    (graph([node("LSTM", "x W R", **PLAIN)], LAYER, shape=("time", 2, 4)), "x to be"),
+    (graph([node("LSTM", "x W R", **PLAIN)], LAYER, shape=("time", 3)), "x to be"),
+    (graph([node("LSTM", "x W", **PLAIN)], LAYER), "3 to 13 inputs"),
+    (graph([node("Add", "x")]), "2 to 2 inputs"),
+    (graph([node("Softmax", "x", axis="last")]), "'axis' should be int"),
+    (graph([node("Cast", "x", to="Tanh")]), "'to' should be"),
+    (graph([node("Scan", "x x", body=BODY, num_scan_inputs=1)]), "inputs"),
+    (graph([node("Scan", "x", body=BODY)]), "num_scan_inputs"),
+    (graph([node("Loop", "", body=BODY)]), "body"),
+    (graph([node("Tanh", "x", "")]), "no output"),
+    (graph([node("Tanh", "x")], shape=(-1, 3)), "negative size"),
+]
+
+
+@pytest.mark.parametrize(("model", "named"), MISFITS)
+def test_what_cannot_run_is_told_when_it_is_loaded(model: Graph, named: str) -> None:
+    with pytest.raises(UnsupportedError, match=named):
+        fastlstm.Model(model)
+
+
+def test_a_branch_that_is_never_taken_may_hold_what_cannot_run() -> None:
+    no = Graph((), (TensorSpec("b", ("...",)),), (node("Squeeze", "x a", "b"),), {"a": np.array([7])})
+    yes = Graph((), (TensorSpec("c", ("...",)),), (node("Neg", "x", "c"),))
+    nodes = [
+        node("ReduceMax", "x", "m", keepdims=0), node("Less", "m half", "which"),
+        node("If", "which", then_branch=yes, else_branch=no),
+    ]  # fmt: skip
+    model = fastlstm.Model(graph(nodes, {"half": np.float32(0.5)}))
+    x = np.zeros((4, 2, 3), np.float32)
+    np.testing.assert_array_equal(model(x), -x)
+    with pytest.raises(FastLSTMError, match="Squeeze"):
+        model(x + 1)
+
+
+HUGE = 1919120248
+
+
+def scanned(width: int) -> Graph:
+    """A scan over frames that are said to be very wide."""
+    body = Graph(
+        (TensorSpec("a", (1, width)), TensorSpec("f", (1, width))),
+        (TensorSpec("b", (1, width)), TensorSpec("c", (1, width))),
+        (node("Add", "a f", "s"), node("Tanh", "s", "b"), node("Mul", "b f", "c")),
+    )
+    inputs = (TensorSpec("a0", (1, width)), TensorSpec("x", ("time", 1, width)))
+    scan = Node("Scan", ("a0", "x"), ("y", "z"), {"body": body, "num_scan_inputs": 1})
+    return Graph(inputs, (TensorSpec("y", ("...",)), TensorSpec("z", ("...",))), (scan,))
+
+
+GREEDY: list[Graph] = [
+    graph([node("Reshape", "x s", "r"), node("Tanh", "r")], {"s": [5, 1, 1, HUGE]}, shape=("time", 2, "n")),
+    graph([node("Expand", "x s", "e"), node("Tanh", "e")], {"s": [5, 1, HUGE, 3]}, shape=(1, 3)),
+    graph([node("ConstantOfShape", "s", "c"), node("Add", "x c")], {"s": [HUGE, 2, 3]}),
+    graph([node("Tile", "k r", "t"), node("Add", "x t")], {"k": np.ones((1, 3), np.float32), "r": [1 << 62, 4]}),
+    graph([node("Range", "a b c", "r"), node("Cast", "r", "f", to=1), node("Mul", "x f")],
+          {"a": 0, "b": 1 << 62, "c": 1}),
+    graph([node("MatMul", "x w", "m"), node("Expand", "m s", "n"), node("MatMul", "n v")],
+          {"w": np.ones((3, 4), np.float32), "s": [HUGE, 1, 2, 4], "v": np.ones((4, 2), np.float32)}),
+    scanned(HUGE), scanned(1 << 46),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", GREEDY, ids=range(len(GREEDY)))
+def test_no_memory_is_taken_for_sizes_that_a_file_only_names(model: Graph) -> None:
+    fastlstm.Model(graph([node("Tanh", "x")]))  # what is imported on the way is not counted
+    tracemalloc.start()
+    try:
+        fastlstm.Model(model)
+    except FastLSTMError:
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 128 << 20
+
+
+@pytest.mark.parametrize(
+    ("make", "shapes"),
+    [
+        (lambda: node("Add", "x k"), [(1 << 20, 1), (1 << 20,)]),
+        (lambda: node("Where", "b x k"), [(1 << 20, 1), (1 << 20,)]),
+        (lambda: node("MatMul", "x k"), [(1 << 20, 1), (1, 1 << 20)]),
+        (lambda: node("Einsum", "x k", equation="ab,bc->ac"), [(1 << 20, 1), (1, 1 << 20)]),
+    ],
+    ids=["Add", "Where", "MatMul", "Einsum"],
+)
+def test_small_values_do_not_make_a_terabyte(make: Callable[[], Node], shapes: list[tuple[int, ...]]) -> None:
+    from fastlstm import ops
+
+    one = make()
+    given = {"x": np.ones(shapes[0], np.float32), "k": np.ones(shapes[1], np.float32), "b": np.ones(1, bool)}
+    with pytest.raises(InputError, match="elements allowed"):
+        ops.evaluate(one, [given[name] for name in one.inputs])
+
+
+def test_axes_reversed_of_a_value_of_unknown_rank_are_left_as_they_are() -> None:
+    """Every rewrite that looks into a Transpose reads its order."""
+    nodes = [
+        node("Unique", "x", "u", sorted=1), node("Reshape", "x s", "r"), node("Transpose", "r", "t"),
+        node("Slice", "t a b c d", "v"), node("Transpose", "v"),
+    ]  # fmt: skip
+    constants = {"a": [-1], "b": [-(2**63)], "c": [0], "d": [-1]}
+    inputs = (TensorSpec("x", ("n",)), TensorSpec("s", ("rank",), "int64"))
+    model = fastlstm.Model(Graph(inputs, (TensorSpec("y", ("...",)),), tuple(nodes), _arrays(constants)))
+    x = np.arange(6, dtype=np.float32)
+    np.testing.assert_array_equal(model(x, np.array([2, 3])), x.reshape(2, 3)[:, ::-1])
+
+
+def _arrays(constants: dict[str, Any]) -> dict[str, Any]:
+    return {name: np.asarray(array) for name, array in constants.items()}
+
+
+def test_names_of_nodes_are_told_with_what_came() -> None:
+    proto = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Softmax", ["x"], ["y"], name="last", axis=4)],
+            "g",
+            [helper.make_tensor_value_info("x", 1, ["n", 3])],
+            [helper.make_tensor_value_info("y", 1, None)],
+        ),
+        opset_imports=[helper.make_opsetid("", 17)],
+    )
+    with pytest.raises(
+        UnsupportedError, match=r"Softmax node 'last' expects .* not \[4\]; its inputs are float32\[n, 3\]"
+    ):
+        fastlstm.from_onnx(proto)
