@@ -186,7 +186,7 @@ class GraphEngine:
     @property
     def state_bytes(self) -> int:
         """Bytes of the states of one row."""
-        return sum(c.start(1).nbytes for c in self.carried)
+        return sum(c.row_bytes for c in self.carried)
 
     def open(self, batch: int) -> GraphRun:
         """Return the states of a new stream; UnsupportedError if the model takes another number of rows."""

@@ -13,6 +13,7 @@ has to have as many rows as there are frames, and none of them ahead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.passes import shapes
 from fastlstm.passes.rewrite import Names, prune
@@ -114,11 +115,22 @@ class Carried:
         others = [int(size) for size in self.shape if size != ROWS]
         return np.moveaxis(array.reshape(len(array), *others), 0, self.row_axis)
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row; an initial state that is a constant may fit another number of rows alone."""
+        return np.dtype(self.dtype).itemsize * math.prod(1 if size == ROWS else int(size) for size in self.shape)
+
     def start(self, batch: int) -> Array:
         """Return the initial state of `batch` rows."""
         shape = tuple(batch if size == ROWS else int(size) for size in self.shape)
         if self.initial is None:
             return np.zeros(shape, self.dtype)
+        rows = self.initial.shape[self.shape.index(ROWS)] if ROWS in self.shape else 1
+        if rows not in (1, batch) and self.initial.ndim == len(shape):
+            raise InputError(
+                f"The model holds initial states for {rows} rows; a stream of {batch} was asked for. "
+                f"Open it with batch={rows}."
+            )
         return np.array(np.broadcast_to(self.initial, shape), self.dtype)
 
     @property

@@ -638,3 +638,16 @@ def test_a_traced_loop_is_refused_with_what_to_do_and_that_works(steps: int, tmp
         y, *states = module(x, zero, zero)
         np.testing.assert_allclose(once, y[0], atol=1e-6)
         np.testing.assert_allclose(again, module(x, *states)[0][0], atol=1e-6)
+
+
+def test_constant_states_of_several_rows_stream_for_so_many() -> None:
+    rng, H = np.random.default_rng(0), 8
+    attrs = {"hidden_size": H, "directions": ["forward"], "activations": default_activations("LSTM", 1)}
+    node = Node("LSTM", ("x", "w", "r", "", "", "", "h"), ("y",), {**attrs, "clip": None, "input_forget": 0})
+    shapes = {"w": (1, 4 * H, 5), "r": (1, 4 * H, H), "h": (1, 4, H)}
+    constants = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model = fastlstm.Model(Graph((TensorSpec("x", ("T", 4, 5)),), (TensorSpec("y", ("T", 4, H)),), (node,), constants))
+    x = rng.standard_normal((3, 4, 5)).astype(np.float32)
+    stream = model.stream(batch=4)
+    steps = np.stack([stream.step(frame) for frame in x])
+    np.testing.assert_array_equal(steps, model(x))
