@@ -199,9 +199,12 @@ _BODIES: Mapping[str, Callable[[Node, str], None]] = {"If": _check_if, "Loop": _
 
 def _check_attributes(node: Node, label: str) -> None:
     """Check the attributes of a recurrent layer, and how many inputs and outputs it has."""
-    attrs, flags = node.attrs, _FLAGS[node.op]
+    attrs, flags = (
+        {"clip": None, **dict.fromkeys(set(_FLAGS[node.op]) - {"reset_after"}, 0), **node.attrs},
+        _FLAGS[node.op],
+    )
     expected = {"hidden_size", "directions", "activations", "clip", *flags}
-    if set(attrs) != expected:
+    if set(attrs) != expected:  # `clip` and `input_forget` may be left out: no clip, gates apart
         raise UnsupportedError(f"{label} should have the attributes {sorted(expected)}; it has {sorted(attrs)}.")
 
     def require(key: str, holds: bool, what: str) -> None:
