@@ -311,7 +311,7 @@ DAMAGE = {
     "op no string": (edit_graph(lambda g: g["nodes"][1].__setitem__(0, 3)), "op should be a string"),
     "node short": (edit_graph(lambda g: g["nodes"][1].pop()), "expected op, name, inputs"),
     "recurrent attribute missing": (
-        edit_graph(lambda g: g["nodes"][0][4].pop("clip")),
+        edit_graph(lambda g: g["nodes"][0][4].pop("directions")),
         "LSTM node 'lstm' should have the attributes",
     ),
     "recurrent attribute wrong": (
