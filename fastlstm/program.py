@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -396,8 +396,8 @@ class _Reader:
             return value
         kind, *rest = value
         if kind == "array":
-            found_array: Array = self.memory[rest[0]]
-            return found_array
+            constant: Array = self.memory[rest[0]]
+            return constant
         if kind == "place":
             return Place(self.memory[rest[0]], rest[1])
         if kind == "table":
@@ -412,14 +412,3 @@ class _Reader:
                 raise ValueError("a slot's place is none")
             found[slot] = (where, time, row)
         return Body(self.program(program), count, batch, workers, found)
-
-
-def memories(values: Iterable[Argument]) -> Iterator[Array]:
-    """Return the arrays that arguments refer to."""
-    for value in values:
-        if isinstance(value, np.ndarray):
-            yield value
-        elif isinstance(value, Place):
-            yield value.memory
-        elif isinstance(value, Table):
-            yield from memories(value.words)

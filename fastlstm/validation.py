@@ -197,14 +197,16 @@ _BODIES: Mapping[str, Callable[[Node, str], None]] = {"If": _check_if, "Loop": _
 # --- layers ----------------------------------------------------------------------------------------------
 
 
+_LEFT_OUT: Mapping[str, Any] = {"clip": None, "input_forget": 0}
+"""Attributes of a recurrent layer that it may leave out, and what that means."""
+
+
 def _check_attributes(node: Node, label: str) -> None:
     """Check the attributes of a recurrent layer, and how many inputs and outputs it has."""
-    attrs, flags = (
-        {"clip": None, **dict.fromkeys(set(_FLAGS[node.op]) - {"reset_after"}, 0), **node.attrs},
-        _FLAGS[node.op],
-    )
+    flags = _FLAGS[node.op]
     expected = {"hidden_size", "directions", "activations", "clip", *flags}
-    if set(attrs) != expected:  # `clip` and `input_forget` may be left out: no clip, gates apart
+    attrs = {**{name: value for name, value in _LEFT_OUT.items() if name in expected}, **node.attrs}
+    if set(attrs) != expected:
         raise UnsupportedError(f"{label} should have the attributes {sorted(expected)}; it has {sorted(attrs)}.")
 
     def require(key: str, holds: bool, what: str) -> None:

@@ -71,9 +71,9 @@ def _emit(build: Builder, one: Direction, stage: int) -> None:
         (whole, rest), (whole_bias, rest_bias) = parts
         vectors = one.tail(target.lanes)
         behind = Linear(one.x, one.z, k, rest, rest_bias, 1, whole_bias.nbytes, 1)
-        constants_ = (target.lanes, vectors, target.max_sums, FLOAT32)
+        shape = (target.lanes, vectors, target.max_sums, FLOAT32)
         nothing = None if alone is None else ()
-        step = Instruction("linear.linear", constants_, behind, label, rest.size, rest.nbytes, alone=nothing)
+        step = Instruction("linear.linear", shape, behind, label, rest.size, rest.nbytes, alone=nothing)
         build.emit(stage, step, one.x, one.z)
         packed, offset, panels, macs = whole, whole_bias, one.panels(target.lanes) - 1, whole.size
     else:

@@ -24,9 +24,8 @@ __all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "axis_of", "five
 
 Array = npt.NDArray[Any]
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
-GRAIN = (
-    16 if CHECKING else 1024
-)  # memory is asked for in so many floats, so that what is free fits what comes next more often
+GRAIN = 16 if CHECKING else 1024
+"""Memory is asked for in so many floats, so that what is free fits what comes next more often."""
 
 
 class SizesChangedError(Exception):
@@ -284,8 +283,8 @@ class Recorder:
             return
         sizes, (x, out) = loops(target.shape, source.strides, target.strides)
         if len(sizes) > AXES:
-            for part, its_target in zip(source, target, strict=True):
-                self.copy(part, its_target)
+            for part, room in zip(source, target, strict=True):
+                self.copy(part, room)
             return
         if x[-1] != 4 and 4 in x:  # the last axis of one is the other's last but one: the kernel turns blocks
             at = x.index(4)
