@@ -36,11 +36,11 @@ newer opsets take as inputs are inputs here too), with these additions in one ca
     outputs: y [T, B, D*P] (0 past a row's length), h_n [D, B, P], c_n [D, B, H] (LSTM only), the states
     after each row's last valid step; a row of length 0 keeps its initial state.
 
-    attributes (``clip`` and ``input_forget`` may be left out): ``hidden_size`` int; ``directions`` list of "forward" | "reverse" (a reverse
-    direction starts at each row's own end and its y stands at the time it belongs to);
-    ``activations`` one list a direction of [name, alpha, beta] (None where a parameter does not apply) in
-    the order f, g, h (LSTM: gates, cell input, cell output), f, g (GRU: gates, candidate), f (RNN), names
-    as in `ACTIVATIONS`; ``clip`` float or None; ``input_forget`` 0 | 1 (LSTM); ``reset_after`` 0 | 1 (GRU).
+    attributes: ``hidden_size`` int; ``directions`` list of "forward" | "reverse" (a reverse direction starts at
+    each row's own end and its y stands at the time it belongs to); ``activations`` one list a direction of
+    [name, alpha, beta] (None where a parameter does not apply) in the order f, g, h (LSTM: gates, cell input,
+    cell output), f, g (GRU: gates, candidate), f (RNN), names as in `ACTIVATIONS`; ``clip`` float or None, which
+    is the default; ``input_forget`` 0, the default, or 1 (LSTM); ``reset_after`` 0 | 1 (GRU).
 
 ``Dense``
     x [..., I], weight [I, O], bias [O] or absent, scale [O] if the weight is int16 or int8 -> [..., O].

@@ -10,6 +10,7 @@ import fastlstm
 from fastlstm.machine import detect
 from fastlstm.pack import tail_vectors
 from fastlstm.segments import program, segment
+from fastlstm.segments.small import MOST_UNITS
 
 LANES = detect().lanes
 FEATURES, STEPS = 7, 19
@@ -86,5 +87,6 @@ def test_a_tail_is_one_workers_share_also_where_workers_outnumber_panels(
 
 
 def test_the_plan_says_that_gates_share_vectors() -> None:
-    plan = fastlstm.LSTM(*weights(5 * LANES + LANES // 4, 1))._model(False, False).plan
+    units = (MOST_UNITS // LANES + 1) * LANES + LANES // 4  # more than the kernels of one row take
+    plan = fastlstm.LSTM(*weights(units, 1))._model(False, False).plan
     assert any("share 1 vector" in row["note"] for row in plan.as_data())
