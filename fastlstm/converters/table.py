@@ -11,9 +11,9 @@ from pathlib import Path
 
 from fastlstm.converters.keras import load as keras_models
 from fastlstm.converters.keras import tensorflow
+from fastlstm.converters.keras.activations import ACTIVATION_NAMES, RECURRENT_NAMES
 from fastlstm.converters.onnx import load as onnx_models
 from fastlstm.converters.torch import export, torchscript
-from fastlstm.converters.keras.activations import ACTIVATION_NAMES, RECURRENT_NAMES
 
 __all__ = ["BEGIN", "END", "main", "render", "updated"]
 
