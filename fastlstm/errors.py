@@ -1,4 +1,4 @@
-"""The one family of errors that fastlstm raises on purpose.
+"""The one family of errors that fastlstm raises on purpose, and the category of its warnings.
 
 Every message is a sentence (or a few) that says what was expected, what came, and what to do.
 Anything else that escapes from the package is a bug.
@@ -6,11 +6,18 @@ Anything else that escapes from the package is a bug.
 
 from __future__ import annotations
 
-__all__ = ["DependencyError", "FastLSTMError", "FileFormatError", "InputError", "UnsupportedError"]
+__all__ = ["AssumptionWarning", "DependencyError", "FastLSTMError", "FileFormatError", "InputError", "UnsupportedError"]
 
 
 class FastLSTMError(Exception):
     """Base class of every error that fastlstm raises on purpose."""
+
+
+class AssumptionWarning(UserWarning):
+    """A model's file leaves something open that was assumed, or something that was asked for has no effect.
+
+    The same sentences stand in `Model.notes`. A program that knows them filters the category.
+    """
 
 
 class InputError(FastLSTMError, ValueError):

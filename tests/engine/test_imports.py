@@ -48,7 +48,7 @@ ALLOWED: Mapping[str, str] = {
     "streaming": "busy executor graph kernels layout machine memory native passes plan program segments",
     "model": "executor fileformat graph machine passes plan quantise streaming verify",
     "layers": "graph model",
-    "loading": "converters fileformat model",
+    "loading": "converters fileformat graph model",
     "scoring": "graph graph_json loading machine model samples version",
     "ray": "model scoring",
     "onnx_backend": "converters.onnx model",
