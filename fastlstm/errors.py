@@ -6,7 +6,18 @@ Anything else that escapes from the package is a bug.
 
 from __future__ import annotations
 
-__all__ = ["AssumptionWarning", "DependencyError", "FastLSTMError", "FileFormatError", "InputError", "UnsupportedError"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AssumptionWarning",
+    "DependencyError",
+    "FastLSTMError",
+    "FileFormatError",
+    "InputError",
+    "UnsupportedError",
+    "nearest",
+]
 
 
 class FastLSTMError(Exception):
@@ -45,3 +56,10 @@ class DependencyError(FastLSTMError, ImportError):
             f"{purpose} needs the package '{package}', which is not installed. "
             f"Install it with: pip install 'fastlstm[{extra}]'"
         )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the (at most three) known names that are most like `name`, as the end of a sentence."""
+    lower = {word.lower(): word for word in known}
+    found = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    return f"the nearest that are: {', '.join(lower[word] for word in found)}" if found else "none is called alike"

@@ -20,7 +20,7 @@ ALLOWED: Mapping[str, str] = {
     "program": "layout memory target",
     "quantise": "graph limits",
     "validation": "graph limits ops",
-    "converters.audio": "converters.common graph",
+    "converters.audio": "converters.common converters.torch graph",
     "converters.keras": "converters.common graph",
     "converters.onnx": "converters.common graph ops quantise",
     "converters.torch": "converters.common graph quantise",
