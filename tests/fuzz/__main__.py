@@ -66,8 +66,10 @@ def run_child(folder: Path, first: int, count: int, report: Report) -> int:
     if child.poll() is None and not ready:
         child.kill()
         child.wait()
-        report.take(first + done, "hang", f"{doing} took more than {limit:.0f} s")
-        return done + 1
+        if count > 1:  # once more, alone: the machine may have been busy, or the process stopped for a while
+            return done + run_child(folder, first + done, 1, report)
+        report.take(first, "hang", f"{doing} took more than {limit:.0f} s")
+        return 1
     code = child.wait()
     if done < count:
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
