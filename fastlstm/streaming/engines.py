@@ -7,7 +7,7 @@ and outputs. Both `open` a *run*: the states of one stream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -220,10 +220,14 @@ class GraphEngine:
         }
         return joined, dict(states)
 
+    def call(self, values: Mapping[str, Array]) -> Sequence[Array]:
+        """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
+        return self._executor.run(values)
+
     def _run(
         self, states: Mapping[str, Array], arrays: Mapping[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        results = self._executor.run({**arrays, **states})
+        results = self.call({**arrays, **states})
         outputs = dict(zip(self.outputs, results, strict=False))
         after = results[len(outputs) :]
         return outputs, {c.given: np.asarray(a) for c, a in zip(self.carried, after, strict=True)}
