@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -19,12 +19,15 @@ LONGEST_BLOCK = 64
 MOST_BLOCK_BYTES = 256 << 10  # of the state struct, for the buffers of a block
 
 
-def segment_source(engine: SegmentEngine, batch: int, blocks: bool) -> Source:
-    """Return what a stream over one segment computes; with `blocks`, several steps at a time too."""
+def segment_source(engine: SegmentEngine, batch: int, blocks: bool, order: Sequence[str]) -> Source:
+    """Return what a stream over one segment computes; with `blocks`, several steps at a time too.
+
+    `order` names the inputs in the order of the model.
+    """
     segment = engine.segment
     target = segment.program.target
     states, slots, size = _states(engine, batch)
-    inputs = _ports(segment.inputs, tuple(segment.inputs), "x", batch)
+    inputs = _ports(segment.inputs, tuple(name for name in order if name in segment.inputs), "x", batch)
     outputs = _ports(segment.outputs, engine.shown, "y", batch)
     step = _routine(segment, slots, inputs, outputs, batch, 1, False)
     block = None

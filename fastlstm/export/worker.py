@@ -33,11 +33,14 @@ class Work(NamedTuple):
     parts : sequence of str
         LLVM assembly; everything but `exported` becomes internal.
     exported : sequence of str
+    kept : sequence of str
+        Internal functions that are called and not inlined.
     """
 
     target: Target
     parts: Sequence[str]
     exported: Sequence[str]
+    kept: Sequence[str] = ()
 
 
 class Made(NamedTuple):
@@ -69,7 +72,7 @@ def make(work: Work) -> Made:
     """
     process = start(work)
     target = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(work.target).items()}
-    request = {"target": target, "parts": list(work.parts), "exported": list(work.exported)}
+    request = {"target": target, "parts": list(work.parts), "exported": list(work.exported), "kept": list(work.kept)}
     out, told = process.communicate(json.dumps(request).encode())
     text = told.decode(errors="replace")
     if process.returncode:
@@ -97,7 +100,7 @@ def _compiled(request: dict[str, Any]) -> bytes:
     needed = [f.name for f in module.functions if f.is_declaration]
     module.link_in(llvm.parse_assembly(for_target(target_primitives(target, needed), target, machine)))
     for function in module.functions:
-        if not function.is_declaration and function.name not in exported:
+        if not function.is_declaration and function.name not in exported.union(request["kept"]):
             function.add_function_attribute("alwaysinline")
     module.verify()
     optimise(module, machine, exported)
