@@ -7,6 +7,7 @@ import sys
 import wave
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from data_sets import classifier, rejected, scored
 
@@ -121,7 +122,7 @@ def test_an_hour_of_sound_takes_no_more_memory_than_minutes(tmp_path):
     model.save(tmp_path / "m.fastlstm")
     second = np.random.default_rng(0).integers(-9000, 9000, 8000).astype("<i2")
     held = []
-    for minutes in (5, 60):
+    for minutes in (3, 60):
         folder = tmp_path / f"{minutes}"
         folder.mkdir()
         with wave.open(str(folder / "sound.wav"), "wb") as file:
@@ -134,9 +135,9 @@ def test_an_hour_of_sound_takes_no_more_memory_than_minutes(tmp_path):
         )
         assert done.returncode == 0, done.stderr
         held.append(int(done.stdout) * (1 if sys.platform == "darwin" else 1024))
-        frames = sum(len(row) for row in scored(folder / "out")["output"].to_pylist())
-        assert frames == minutes * 60 * 8000 // 256
-        last = scored(folder / "out")["output"].to_pylist()[-1]
-        samples = np.tile(second, 60 * minutes).astype(np.float32) / 32768
-        assert np.array_equal(np.float32(last), model(samples.reshape(1, -1, 256))[0, -len(last) :])
+        outputs = scored(folder / "out")["output"]
+        assert pc.sum(pc.list_value_length(outputs)).as_py() == minutes * 60 * 8000 // 256
+    samples = np.tile(second, 60 * 60).astype(np.float32) / 32768
+    last = np.float32(outputs[-1].as_py())
+    assert np.array_equal(last, model(samples.reshape(1, -1, 256))[0, -len(last) :])
     assert held[1] - held[0] < 16 << 20  # the file is 58 MB
