@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -237,14 +238,18 @@ class Scorer:
 
         Parameters
         ----------
-        batch : pyarrow.RecordBatch or pyarrow.Table
+        batch : pyarrow.RecordBatch, pyarrow.Table or pandas.DataFrame
 
         Returns
         -------
-        The same kind, with as many rows in the same order.
+        The same kind, with as many rows in the same order; a frame keeps its index.
         """
+        if (pandas := sys.modules.get("pandas")) and isinstance(batch, pandas.DataFrame):
+            return self(pa.Table.from_pandas(batch, preserve_index=False)).to_pandas().set_axis(batch.index)
         if not isinstance(batch, pa.RecordBatch | pa.Table):
-            raise InputError(f"A scorer takes an Arrow RecordBatch or Table; got {type(batch).__name__}.")
+            raise InputError(
+                f"A scorer takes an Arrow RecordBatch or Table or a pandas DataFrame; got {type(batch).__name__}."
+            )
         kept = self.kept_columns(batch.schema)
         scored = self.score(batch)
         if scored.reasons and self.on_error == "stop":

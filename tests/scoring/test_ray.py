@@ -29,15 +29,13 @@ PART = 25
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """A cluster of two processors; the address that other drivers reach it at."""
-    paths = os.environ.get("PYTHONPATH")
-    there = os.pathsep.join(filter(None, [os.path.dirname(os.path.dirname(fastlstm.__file__)), paths]))
-    context = ray.init(
-        num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
-        runtime_env={"env_vars": {"PYTHONPATH": there}},
-    )  # fmt: skip
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    yield context.address_info["address"]
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:  # workers find the package where this process does
+        here = os.path.dirname(os.path.dirname(fastlstm.__file__))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
+        context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield context.address_info["address"]
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,7 @@ def undisturbed(tmp_path_factory, model, data):
 
 
 def test_a_dataset_is_scored_by_any_number_of_actors(cluster, model, rows):
-    dataset = ray.data.from_arrow(table(rows[:300])).repartition(7)
+    dataset = ray.data.from_arrow(table(rows[:300])).repartition(7).materialize()
     found = fastlstm.ray.score(dataset, model, {"input": "x"}, workers=2, batch_rows=64).to_pandas()
     found = found.sort_values("id")
     assert [list(map(float, output)) for output in found["output"]] == expected(model, rows[:300])
