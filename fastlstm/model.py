@@ -71,6 +71,11 @@ class Model:
         return self.graph.outputs
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed where the file leaves something open, and what else is worth knowing; a sentence each."""
+        return self.graph.notes
+
+    @property
     def plan(self) -> Plan:
         """What runs, in which order, by which kernel; it prints as a table."""
         return self._executor.plan

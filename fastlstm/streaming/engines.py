@@ -7,7 +7,7 @@ and outputs. Both `open` a *run*: the states of one stream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from fastlstm.segments.entry import stream_entry
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.timeline import Unrolled
+from fastlstm.target import Target
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
@@ -163,8 +164,8 @@ class GraphRun:
 class GraphEngine:
     """A model that runs part by part, with its states as inputs and outputs."""
 
-    def __init__(self, unrolled: Unrolled, threads: int) -> None:
-        self._executor = Executor(unrolled.graph, threads)
+    def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
+        self._executor = Executor(unrolled.graph, threads, target=target)
         self.carried, self.at_once = unrolled.carried, unrolled.at_once
         count = len(self.carried)
         graph = unrolled.graph
@@ -213,10 +214,14 @@ class GraphEngine:
         }
         return joined, dict(states)
 
+    def call(self, values: Mapping[str, Array]) -> Sequence[Array]:
+        """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
+        return self._executor.run(values)
+
     def _run(
         self, states: Mapping[str, Array], arrays: Mapping[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        results = self._executor.run({**arrays, **states})
+        results = self.call({**arrays, **states})
         outputs = dict(zip(self.outputs, results, strict=False))
         after = results[len(outputs) :]
         return outputs, {c.given: np.asarray(a) for c, a in zip(self.carried, after, strict=True)}

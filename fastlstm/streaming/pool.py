@@ -18,7 +18,8 @@ from fastlstm.kernels import compiler
 from fastlstm.memory import check_memory
 from fastlstm.segments.program import address_of
 from fastlstm.streaming.engines import SegmentEngine
-from fastlstm.streaming.pool_rows import MOST, GraphRows, NativeRows, Rows
+from fastlstm.streaming.graph_rows import GraphRows
+from fastlstm.streaming.pool_rows import MOST, NativeRows, Rows
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class StreamPool:
         self._check = _check_function()
         self._addresses = address_of(self._words), address_of(self._few)
         self._free = list(range(capacity))[::-1]
+        self._met: tuple[list[int], Array] = [], np.zeros(0, np.int64)  # ids that were open when they came last
 
     def __len__(self) -> int:
         return self.capacity - len(self._free)
@@ -96,6 +98,7 @@ class StreamPool:
     def close(self, stream: int) -> None:
         """Give a stream back; its id may be given out again."""
         (number,) = self._checked([stream])
+        self._met = [], np.zeros(0, np.int64)
         self._marks[number] = -1
         self._free.append(int(number))
 
@@ -140,7 +143,7 @@ class StreamPool:
         except AttributeError:
             raise in_use("pool") from None
         try:
-            numbers = self._checked(streams)
+            numbers = self._met[1] if type(streams) is list and streams == self._met[0] else self._checked(streams)
             if len(numbers) <= MOST:
                 known = self._rows.quick(numbers, frames, out)
                 if known is not None:
@@ -259,6 +262,8 @@ class StreamPool:
             raise InputError(f"There is no open stream {int(numbers[-1 - wrong])} in this pool.")
         if wrong > 0:
             raise InputError(f"Stream {int(numbers[wrong - 1])} is there more than once; a call advances each once.")
+        if type(streams) is list:
+            self._met = list(streams), numbers
         return numbers
 
     def _checked_frames(self, name: str, frames: Any, front: tuple[int, ...]) -> Array:

@@ -305,6 +305,10 @@ class Stream:
         """Return what `_arrays` returns for each of several chunks; the inputs have an axis more, or not."""
         named = {name: np.asarray(value) for name, value in by_name(self._inputs, chunks).items()}
         many = {name for name, port in self._inputs.items() if named[name].ndim == len(port.axes) + 1}
+        if not many:  # their frames come without a batch axis
+            many = {
+                name for name, port in self._inputs.items() if named[name].ndim == len(port.shape(1, 1, self._lone)) + 1
+            }
         counts = {len(named[name]) for name in many}
         if len(counts) != 1:
             raise InputError(

@@ -1,0 +1,259 @@
+"""The states of a pool's streams that run part by part, and how some of them advance as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.streaming.engines import GraphEngine
+from fastlstm.streaming.pool_rows import MOST
+from fastlstm.streaming.ports import Port, check_out
+from fastlstm.streaming.stores import Store
+
+__all__ = ["GraphRows"]
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+FEW = 8
+"""More streams than these advance by a multiple of them, and the rest, where memory is kept for each number of rows:
+that makes 15 numbers of rows instead of 64."""
+
+
+class GraphRows:
+    """The states of streams that run part by part.
+
+    Where every state and every output has an axis for batch rows, streams advance together, as the model runs a batch.
+    An input without that axis (a sample rate, say) is then one value for the whole batch: only streams that are given
+    the same advance together.
+    """
+
+    def __init__(self, engine: GraphEngine, capacity: int) -> None:
+        self._engine = engine
+        self._carried = engine.carried
+        inputs = engine.inputs.values()
+        self._together = (
+            all(c.row_axis is not None for c in self._carried)
+            and all("B" in port.axes for port in engine.outputs.values())
+            and all("B" in port.axes for port in inputs if "T" in port.axes)
+            and any("B" in port.axes for port in inputs)
+        )
+        self._single = [name for name, port in engine.inputs.items() if "B" not in port.axes]
+        self._stores = {c.given: Store(c, capacity) for c in self._carried}
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            c.name: c.outside(self._stores[c.given].start).shape for c in self._carried
+        }
+        self._usual = self._usual_frames()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(store.nbytes for store in self._stores.values())
+
+    def reset(self, number: int) -> None:
+        self._scatter(np.array([number]), {given: store.start for given, store in self._stores.items()})
+
+    def state(self, number: int) -> Arrays:
+        states = self._gathered(np.array([number]))
+        return {c.name: np.array(c.outside(states[c.given])) for c in self._carried}
+
+    def set_state(self, number: int, value: Arrays) -> None:
+        self._scatter(np.array([number]), {c.given: c.inside(value[c.name]) for c in self._carried})
+
+    def before(self, numbers: Array) -> Arrays:
+        return {given: store.rows(numbers) for given, store in self._stores.items()}
+
+    def restore(self, numbers: Array, before: Arrays) -> None:
+        for given, store in self._stores.items():
+            store.put(numbers, before[given])
+
+    def _usual_frames(self) -> list[_Usual]:
+        """Return what frames of each input look like, nothing if some of them, or outputs, need more than a reshape."""
+        found = [_Usual.of(name, port) for name, port in self._engine.inputs.items()]
+        shown = all(_rows_first(port) for port in self._outputs.values())
+        return [usual for usual in found if usual] if self._together and shown and all(found) else []
+
+    def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
+        count = len(numbers)
+        if not count or not self._usual or (count > FEW and count % FEW):
+            return None
+        named = frames if isinstance(frames, Mapping) else {self._usual[0].name: frames}
+        if len(named) != len(self._usual):
+            return None
+        values: Arrays = {}
+        for usual in self._usual:
+            array = named.get(usual.name)
+            if type(array) is not np.ndarray or array.dtype != usual.dtype or not array.flags.c_contiguous:
+                return None
+            if array.shape != ((count, *usual.frame) if usual.rows else usual.frame):
+                return None
+            values[usual.name] = array.reshape(usual.taken) if usual.rows else array
+        if out is not None:
+            check_out(self._outputs, out, {n: (count, *port.shape(1, 1, "TB1")) for n, port in self._outputs.items()})
+        for given, store in self._stores.items():
+            values[given] = store.gathered(numbers)
+        results = self._engine.call(values)
+        shown = self._shown(results, {id(array) for array in values.values()})
+        targets = {} if out is None else check_out(self._outputs, out, {n: a.shape for n, a in shown.items()})
+        self._scatter(numbers, dict(zip(self._stores, results[len(shown) :], strict=True)))
+        for name, target in targets.items():
+            target[...] = shown[name]
+        if out is not None:
+            return out
+        return next(iter(shown.values())) if len(shown) == 1 else shown
+
+    def _shown(self, results: Sequence[Array], known: set[int]) -> Arrays:
+        """Return the outputs of one time step by rows; what is not new (its id is known) is copied."""
+        shown = {}
+        for (name, port), result in zip(self._outputs.items(), results, strict=False):
+            array = result.copy() if result.base is not None or id(result) in known else result
+            known.add(id(array))
+            at = port.axes.find("T")
+            shown[name] = array if at < 0 else array.reshape(*array.shape[:at], *array.shape[at + 1 :])
+        return shown
+
+    def step(self, numbers: Array, arrays: Arrays) -> Arrays:
+        moving = [name for name, port in self._engine.inputs.items() if "T" in port.axes]
+        chunks = {name: a[:, None] if name in moving else a for name, a in arrays.items()}
+        found = self._advance(numbers, chunks, 1)
+        return found if self._engine.by_call else {name: a[:, 0] for name, a in found.items()}
+
+    def push(self, numbers: Array, pieces: list[Arrays]) -> list[Arrays]:
+        lengths = np.array([_length(piece, self._engine) for piece in pieces], np.int64)
+        if self._engine.by_call:
+            return self._push_calls(numbers, pieces, lengths)
+        results: list[Arrays] = [{} for _ in pieces]
+        for steps in np.unique(lengths):
+            some = np.flatnonzero(lengths == steps)
+            for at in range(0, len(some), MOST):
+                part = some[at : at + MOST]
+                arrays = {name: np.stack([pieces[i][name] for i in part]) for name in self._engine.inputs}
+                found = self._advance(numbers[part], arrays, int(steps))
+                for row, i in enumerate(part):
+                    results[i] = {name: a[row] for name, a in found.items()}
+        return results
+
+    def _push_calls(self, numbers: Array, pieces: list[Arrays], lengths: Array) -> list[Arrays]:
+        """Advance streams whose chunks are calls of the model: the first of each, then the second, and so on."""
+        parts: list[list[Arrays]] = [[] for _ in pieces]
+        for t in range(int(lengths.max(initial=0))):
+            left = np.flatnonzero(lengths > t)
+            for at in range(0, len(left), MOST):
+                part = left[at : at + MOST]
+                arrays = {name: np.stack([pieces[i][name][t] for i in part]) for name in self._engine.inputs}
+                found = self._advance(numbers[part], arrays, 1)
+                for row, i in enumerate(part):
+                    parts[i].append({name: a[row] for name, a in found.items()})
+        return [
+            {name: np.stack([one[name] for one in some]) if some else _nothing(p) for name, p in self._outputs.items()}
+            for some in parts
+        ]
+
+    @property
+    def _outputs(self) -> Mapping[str, Port]:
+        return self._engine.outputs
+
+    def _advance(self, numbers: Array, arrays: Arrays, steps: int) -> Arrays:
+        """Advance streams by as many steps each; arrays are [streams, time, …], or [streams, …] without a time axis."""
+        groups = self._groups(arrays, len(numbers))
+        if len(groups) == 1:
+            return self._batch(numbers, arrays, steps)
+        parts = [self._batch(numbers[rows], {n: a[rows] for n, a in arrays.items()}, steps) for rows in groups]
+        back = np.argsort(np.concatenate(groups))
+        return {name: np.concatenate([part[name] for part in parts])[back] for name in self._outputs}
+
+    def _groups(self, arrays: Arrays, count: int) -> list[Array]:
+        """Return which rows advance together, for some streams."""
+        if not self._together:
+            return [np.array([i]) for i in range(count)]
+        alike: dict[tuple[bytes, ...], list[int]] = {}
+        single = [arrays[name] for name in self._single if arrays[name].strides[0]]  # else given once for all
+        for i in range(count if single else 0):
+            alike.setdefault(tuple(array[i, ...].tobytes() for array in single), []).append(i)
+        groups = []
+        for some in map(np.array, alike.values() if single else [range(count)]):
+            whole = len(some) if len(some) < FEW else len(some) // FEW * FEW
+            groups += [part for part in (some[:whole], some[whole:]) if len(part)]
+        return groups
+
+    def _batch(self, numbers: Array, arrays: Arrays, steps: int) -> Arrays:
+        """Advance streams as one batch (of one, where the model has no axis for it)."""
+        given = {name: _given(port, arrays[name]) for name, port in self._engine.inputs.items()}
+        outputs, after = self._engine.advance(self._gathered(numbers), given, steps)
+        shown = {name: self._rows_of(port, outputs[name]) for name, port in self._outputs.items()}
+        self._scatter(numbers, after)
+        return shown
+
+    def _rows_of(self, port: Port, result: Array) -> Array:
+        """Return an output as [streams, time, …], or [streams, …] if a step is a call."""
+        axes = port.axes if "T" in port.axes or self._engine.by_call else "T" + port.axes
+        rows = _by_row(result, axes.index("B") if "B" in axes else None)
+        return _moved(rows, 1 + axes.replace("B", "").index("T"), 1) if "T" in axes else rows
+
+    def _gathered(self, numbers: Array) -> Arrays:
+        """Return the states of streams as the model takes them."""
+        return {given: store.gathered(numbers) for given, store in self._stores.items()}
+
+    def _scatter(self, numbers: Array, states: Mapping[str, Array]) -> None:
+        """Keep the states that the model gave, all of them or none."""
+        rows = [store.fitting(states[given], len(numbers)) for given, store in self._stores.items()]
+        for store, new in zip(self._stores.values(), rows, strict=True):
+            store.put(numbers, new)
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """What frames of one time step look like where they only have to be reshaped.
+
+    `rows` says whether there is one for each stream; `frame` is the shape of one, `taken` how the model takes them.
+    """
+
+    name: str
+    dtype: Any
+    rows: bool
+    frame: tuple[int, ...]
+    taken: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, port: Port) -> _Usual | None:
+        """Return it for an input, None if its frames have other sizes, or other axes before the rows."""
+        rows, frame = _rows_first(port), port.shape(1, 1, "TB")
+        if None in frame or (not rows and set("TB") & set(port.axes)):
+            return None
+        return cls(name, np.dtype(port.dtype), rows, frame, port.shape(1, -1))
+
+
+def _rows_first(port: Port) -> bool:
+    """Whether arrays of one time step are a row after another."""
+    return port.axes.replace("T", "").startswith("B")
+
+
+def _moved(array: Array, source: int, target: int) -> Array:
+    """Return an array with one axis in another place; np.moveaxis took half the time of a small pool's step."""
+    if source == target:
+        return array
+    order = list(range(array.ndim))
+    order.insert(target, order.pop(source))
+    return array.transpose(order)
+
+
+def _by_row(array: Array, axis: int | None) -> Array:
+    """Return an array with its batch rows on the first axis; it is one row if it has no axis for them."""
+    return array[None] if axis is None else _moved(array, axis, 0)
+
+
+def _given(port: Port, rows: Array) -> Array:
+    """Return an input as the model takes it, of rows [streams, time, …] or [streams, …]."""
+    array = _moved(rows, 1, 1 + port.axes.replace("B", "").index("T")) if "T" in port.axes else rows
+    return np.asarray(_moved(array, 0, port.axes.index("B")) if "B" in port.axes else array[0, ...], order="C")
+
+
+def _nothing(port: Port) -> Array:
+    """Return what no chunks give."""
+    return np.empty((0, *(size or 0 for size in port.shape(1, 1, "B"))), port.dtype)
+
+
+def _length(piece: Arrays, engine: GraphEngine) -> int:
+    return next(len(a) for name, a in piece.items() if engine.by_call or "T" in engine.inputs[name].axes)
