@@ -80,7 +80,7 @@ class Model:
         """What runs, in which order, by which kernel; it prints as a table."""
         return self._executor.plan
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Any], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run the model on whole sequences.
 
         Parameters
@@ -88,6 +88,8 @@ class Model:
         inputs : mapping of str to array
             One array an input, in the model's own layout. Other float and integer dtypes are converted where
             the input is float32; an integer input takes integers only.
+        out : mapping of str to array, optional
+            Arrays of the outputs' shapes and dtypes, written and returned instead of new ones.
 
         Returns
         -------
@@ -98,22 +100,43 @@ class Model:
         InputError
             If a name, rank, size or dtype does not fit.
         """
+        executor = self._executor
+        known = executor.quick(inputs, out)
+        if known is None:
+            known = executor.enter(inputs, out)
+        return self._run(inputs, out) if known is None else known  # type: ignore[no-any-return]
+
+    def _run(self, inputs: Mapping[str, Any], out: Mapping[str, Array] | None) -> dict[str, Array]:
+        """Run inputs that no entry knows."""
         values = check_inputs(self.graph.inputs, inputs)
         results = self._executor.run(values)
-        return {spec.name: result for spec, result in zip(self.graph.outputs, results, strict=True)}
+        made = {spec.name: result for spec, result in zip(self.graph.outputs, results, strict=True)}
+        return made if out is None else fill(out, made)
 
-    def __call__(self, *arrays: Any) -> Any:
-        """Run with the inputs in order; one output comes as the array, several as a tuple."""
-        if len(arrays) == 1:
-            known = self._executor.quick(arrays[0])
-            if known is not None:
-                return known
+    def __call__(self, *arrays: Any, out: Any = None) -> Any:
+        """Run with the inputs in order; one output comes as the array, several as a tuple.
+
+        `out` (an array, a tuple of them) is written and returned instead of new arrays.
+        """
+        given = arrays[0] if len(arrays) == 1 else arrays
+        known = self._executor.quick(given, out)
+        if known is None:
+            known = self._executor.enter(given, out)
+        if known is not None:
+            return known
         if len(arrays) != len(self.graph.inputs):
             names = ", ".join(spec.name for spec in self.graph.inputs)
             raise InputError(f"The model takes {len(self.graph.inputs)} input(s) ({names}); got {len(arrays)}.")
         named = {spec.name: array for spec, array in zip(self.graph.inputs, arrays, strict=True)}
-        results = tuple(self.run(named).values())
-        return results[0] if len(results) == 1 else results
+        if out is None:
+            results = tuple(self._run(named, None).values())
+            return results[0] if len(results) == 1 else results
+        names = [spec.name for spec in self.graph.outputs]
+        targets = (out,) if len(names) == 1 else out
+        if not isinstance(targets, tuple) or len(targets) != len(names):
+            raise InputError(f"out should be a tuple of arrays for {', '.join(names)}; got {type(out).__name__}.")
+        self._run(named, dict(zip(names, targets, strict=True)))
+        return out
 
     def stream(self, batch: int = 1, state: Mapping[str, str] | None = None) -> Stream:
         """Return a new `Stream` of `batch` rows; `state` pairs state inputs with outputs by hand."""
@@ -188,6 +211,31 @@ def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Any]) -> di
         else _checked(spec, inputs[spec.name], sizes)
         for spec in specs
     }
+
+
+def fill(out: Mapping[str, Array], made: Mapping[str, Any]) -> Any:
+    """Write results to the arrays that the caller gives, and return those; InputError if they do not fit."""
+    if not isinstance(out, Mapping) or set(out) != set(made):
+        got = ", ".join(map(str, out)) if isinstance(out, Mapping) else type(out).__name__
+        raise InputError(f"out should hold arrays for {', '.join(made)}; got {got}.")
+    names = list(made)
+    for number, name in enumerate(names):
+        target, result = out[name], made[name]
+        if not isinstance(result, np.ndarray):
+            raise InputError(f"out cannot take the output '{name}', which is a list; leave out away.")
+        if not isinstance(target, np.ndarray) or (target.dtype, target.shape) != (result.dtype, result.shape):
+            got = f"{target.dtype}{list(target.shape)}" if isinstance(target, np.ndarray) else type(target).__name__
+            raise InputError(f"out['{name}'] should be {result.dtype}{list(result.shape)}; got {got}.")
+        if not target.flags.writeable:
+            raise InputError(f"out['{name}'] is read-only; give an array that can be written to.")
+        if any(size > 1 and not stride for size, stride in zip(target.shape, target.strides, strict=True)):
+            raise InputError(f"Elements of out['{name}'] share memory; give an array with memory for each of them.")
+        for other in names[:number]:
+            if np.shares_memory(target, out[other]):
+                raise InputError(f"out['{other}'] and out['{name}'] share memory; give each output its own.")
+    for name in names:
+        out[name][...] = made[name]
+    return out
 
 
 def _sequence(spec: TensorSpec, value: Any) -> Any:

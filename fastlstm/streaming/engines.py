@@ -21,6 +21,7 @@ from fastlstm.executor import Executor
 from fastlstm.graph import TensorSpec
 from fastlstm.memory import check_memory
 from fastlstm.native import Call, never
+from fastlstm.segments.entry import stream_entry
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.timeline import Unrolled
@@ -47,10 +48,8 @@ class SegmentRun:
         return self.engine.segment.advance(self.program, arrays, steps, self.batch)
 
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:
-        """Return a built-in for arrays of one shape, if this engine has any."""
-        if not self.engine.has_entries:
-            return never
-        return self.engine.segment.entry(self.program, steps, keep=True, time_axis=time_axis, batch_axis=batch_axis)
+        """Return a built-in for frames of so many time steps (0: any number), with or without axes of size 1."""
+        return stream_entry(self.engine.segment, self.program, self.engine.shown, steps, time_axis, batch_axis)
 
     def before(self) -> dict[str, Array] | None:
         """Return what `restore` takes to undo what a refused call has done; None if no call is refused midway."""
@@ -109,12 +108,6 @@ class SegmentEngine:
     def has_ids(self) -> bool:
         """Whether an input holds ids, which only the kernels find to lie outside their table."""
         return any(not features for _, _, features in self.segment.inputs.values())
-
-    @cached_property
-    def has_entries(self) -> bool:
-        """Whether one float input goes in and one output comes out."""
-        ports = list(self.inputs.values())
-        return len(ports) == len(self.segment.outputs) == 1 and ports[0].dtype == "float32"
 
     def open(self, batch: int) -> SegmentRun:
         """Return the states of a new stream."""

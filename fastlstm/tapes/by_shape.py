@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastlstm.graph import Graph, Node, outer_values
+from fastlstm.native import Call, never
 from fastlstm.tapes import HEAVY
+from fastlstm.tapes.entry import steered_entry, tape_entry
 from fastlstm.tapes.tape import SizesChangedError, Tape, record
 
 if TYPE_CHECKING:
@@ -76,25 +78,43 @@ class Tapes:
             return None
         if self._steering:
             return self._choose(inputs)
-        key = tuple((a.shape, a.dtype.char) for a in arrays)
-        waiting = self._kept.get(key)
-        if waiting:
+        key = _key(arrays)
+        for tape in self._kept.get(key, ()):
             try:
-                tape = waiting.pop()  # another thread may have taken the last one since we looked
-            except IndexError:
-                pass
-            else:
-                try:
-                    results = tape.run(arrays)
-                except SizesChangedError as changed:
-                    self._note(changed)
-                else:
-                    waiting.append(tape)
-                    return results
+                del tape.busy.free
+            except AttributeError:  # another thread has it
+                continue
+            try:
+                return tape.run(arrays)
+            except SizesChangedError as changed:
+                self._forget(key, tape)
+                self._note(changed)
+                break
+            finally:
+                tape.busy.free = None
         tape, results = self._record(inputs)
         if tape.reusable:
+            tape.entry = tape_entry(tape, list(inputs), self._executor.graph.outputs)
             self._keep(key, tape)
         return results
+
+    def entry(self, arrays: Sequence[Any]) -> Call:
+        """Return the built-in that runs a tape for such inputs of the graph, `native.never` if there is none."""
+        if not all(isinstance(a, np.ndarray) for a in arrays):
+            return never
+        if not self._steering:
+            return next((tape.entry for tape in self._kept.get(_key(arrays), ())), never)
+        given = dict(zip((spec.name for spec in self._executor.graph.inputs), arrays, strict=True))
+        fixed = {name: given[name] for name in self._steering}
+        chosen = self._chosen.get(_bytes(fixed))
+        if chosen is None:
+            return never
+        left = [array for name, array in given.items() if name not in fixed]
+        for tape in chosen._tapes._kept.get(_key(left), ()):
+            if tape.steered is None:
+                tape.steered = steered_entry(tape, self._executor.graph.inputs, fixed)
+            return tape.steered
+        return never
 
     def _record(self, inputs: Mapping[str, Any]) -> tuple[Tape, list[Any]]:
         try:
@@ -113,7 +133,7 @@ class Tapes:
     def _choose(self, inputs: Mapping[str, Any]) -> list[Any]:
         """Run the model that is left when the steering inputs are constants."""
         fixed = {name: inputs[name] for name in self._steering}
-        key = tuple(a.tobytes() for a in fixed.values())
+        key = _bytes(fixed)
         executor = self._chosen.get(key)
         if executor is None:
             executor = self._chosen[key] = specialised(self._executor, fixed)
@@ -121,15 +141,28 @@ class Tapes:
                 self._chosen.popitem(last=False)
         return executor.run({name: a for name, a in inputs.items() if name not in fixed})
 
+    def _forget(self, key: Hashable, tape: Tape) -> None:
+        """Drop a tape that would not do what a new recording does."""
+        kept = dict(self._kept)
+        kept[key] = [other for other in kept.get(key, ()) if other is not tape]
+        self._kept = kept
+
     def _keep(self, key: Hashable, tape: Tape) -> None:
         kept = dict(self._kept)  # another thread may keep one of its own meanwhile: neither changes what both look at
-        kept.setdefault(key, []).append(tape)
-        kept[key] = kept.pop(key)  # the latest
+        kept[key] = [*kept.pop(key, ()), tape]  # the latest
         while len(kept) > 1 and (
             len(kept) > MOST_TAPES or sum(t.nbytes for some in kept.values() for t in some) > MOST_BYTES
         ):
             del kept[next(iter(kept))]
         self._kept = kept
+
+
+def _key(arrays: Sequence[Any]) -> Hashable:
+    return tuple([(a.shape, a.dtype.char) for a in arrays])
+
+
+def _bytes(fixed: Mapping[str, Any]) -> Hashable:
+    return tuple([(a.dtype.char, a.tobytes()) for a in fixed.values()])
 
 
 def specialised(executor: Executor, fixed: Mapping[str, Any]) -> Executor:

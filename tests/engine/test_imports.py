@@ -37,7 +37,7 @@ ALLOWED: Mapping[str, str] = {
     "segments": "arguments busy graph kernels layout limits memory native pack program "
     "protected target team validation",
     "explain": "program segments target",
-    "tapes": "graph layout memory ops pack passes program protected segments target",
+    "tapes": "busy graph layout memory native ops pack passes program protected segments target",
     "verify": "fileformat graph passes reference runners samples",
     "plan": "explain graph ops passes segments tapes target",
     "executor": "graph machine native ops plan protected segments tapes validation",
