@@ -43,7 +43,7 @@ class Executor:
         self.reads = Counter(spec.name for spec in graph.outputs)  # of each value
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
-        self._tapes = Tapes(self, steers=not is_body)
+        self.tapes = Tapes(self, steers=not is_body)
 
     def _enter(self, array: Any) -> Array | None:
         """Run a shape that was run before through its entry, and make that the one to try first."""
@@ -73,9 +73,9 @@ class Executor:
             known = self._enter(next(iter(inputs.values())))
             if known is not None:
                 return [known]
-        if self._tapes.useful:
+        if self.tapes.useful:
             around = {} if outer is None else {name: outer[name] for name in self._reads if name in outer}
-            results = self._tapes.run({**around, **inputs})
+            results = self.tapes.run({**around, **inputs})
             if results is not None:
                 return results
         values: dict[str, Any] = dict(outer or {})

@@ -24,6 +24,7 @@ from fastlstm.native import Call, never
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.timeline import Unrolled
+from fastlstm.tapes.by_shape import Tapes
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
@@ -223,6 +224,11 @@ class GraphEngine:
     def call(self, values: Mapping[str, Array]) -> Sequence[Array]:
         """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
         return self._executor.run(values)
+
+    @property
+    def tapes(self) -> Tapes | None:
+        """What `call` runs by, None if it does not."""
+        return self._executor.tapes if self._executor.tapes.useful else None
 
     def _run(
         self, states: Mapping[str, Array], arrays: Mapping[str, Array]

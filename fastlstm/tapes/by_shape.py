@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,26 +75,43 @@ class Tapes:
         if not all(isinstance(a, np.ndarray) and a.size for a in arrays):
             return None
         if self._steering:
-            return self._choose(inputs)
-        key = tuple((a.shape, a.dtype.char) for a in arrays)
-        waiting = self._kept.get(key)
-        if waiting:
+            executor, left = self._chosen_by(inputs)
+            return executor.run(left)
+        key = _key(arrays)
+        tape = self.take(key)
+        if tape is not None:
             try:
-                tape = waiting.pop()  # another thread may have taken the last one since we looked
-            except IndexError:
-                pass
+                results = tape.run(arrays)
+            except SizesChangedError as changed:
+                self._note(changed)
             else:
-                try:
-                    results = tape.run(arrays)
-                except SizesChangedError as changed:
-                    self._note(changed)
-                else:
-                    waiting.append(tape)
-                    return results
+                self.give(key, tape)
+                return results
         tape, results = self._record(inputs)
         if tape.reusable:
             self._keep(key, tape)
         return results
+
+    def find(self, inputs: Mapping[str, Any]) -> tuple[Tapes, Hashable, tuple[str, ...]]:
+        """Return where inputs like these have their tapes, the key to `take` one, and the names of what it is given."""
+        if self._steering:
+            executor, left = self._chosen_by(inputs)
+            return executor.tapes.find(left)
+        return self, _key(inputs.values()), tuple(inputs)
+
+    def take(self, key: Hashable) -> Tape | None:
+        """Return a tape to oneself, None if there is none that nobody uses."""
+        waiting = self._kept.get(key)
+        try:
+            return waiting.pop() if waiting else None
+        except IndexError:  # another thread has taken the last one since we looked
+            return None
+
+    def give(self, key: Hashable, tape: Tape) -> None:
+        """Give a tape back that has run to its end."""
+        waiting = self._kept.get(key)
+        if waiting is not None:
+            waiting.append(tape)
 
     def _record(self, inputs: Mapping[str, Any]) -> tuple[Tape, list[Any]]:
         try:
@@ -110,8 +127,8 @@ class Tapes:
         if changed.loop:
             self._packed[changed.loop] = True
 
-    def _choose(self, inputs: Mapping[str, Any]) -> list[Any]:
-        """Run the model that is left when the steering inputs are constants."""
+    def _chosen_by(self, inputs: Mapping[str, Any]) -> tuple[Executor, dict[str, Any]]:
+        """Return the model that is left when the steering inputs are constants, and the inputs that are left."""
         fixed = {name: inputs[name] for name in self._steering}
         key = tuple(a.tobytes() for a in fixed.values())
         executor = self._chosen.get(key)
@@ -119,7 +136,7 @@ class Tapes:
             executor = self._chosen[key] = specialised(self._executor, fixed)
             while len(self._chosen) > MOST_CHOICES:
                 self._chosen.popitem(last=False)
-        return executor.run({name: a for name, a in inputs.items() if name not in fixed})
+        return executor, {name: a for name, a in inputs.items() if name not in fixed}
 
     def _keep(self, key: Hashable, tape: Tape) -> None:
         kept = dict(self._kept)  # another thread may keep one of its own meanwhile: neither changes what both look at
@@ -130,6 +147,10 @@ class Tapes:
         ):
             del kept[next(iter(kept))]
         self._kept = kept
+
+
+def _key(arrays: Iterable[Any]) -> Hashable:
+    return tuple((a.shape, a.dtype.char) for a in arrays)
 
 
 def specialised(executor: Executor, fixed: Mapping[str, Any]) -> Executor:
