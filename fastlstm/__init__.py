@@ -52,6 +52,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         from importlib import import_module
 
+        import_module("fastlstm.forking")  # forks wait for the rest of this
         return getattr(import_module(f"fastlstm.{_LAZY[name]}"), name)
     if name == "ray":
         from importlib import import_module

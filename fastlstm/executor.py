@@ -51,7 +51,7 @@ class Executor:
         self.reads = Counter(spec.name for spec in graph.outputs)  # of each value
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
-        self._tapes = Tapes(self, steers=not is_body)
+        self.tapes = Tapes(self, steers=not is_body)
 
     def enter(self, given: Any, out: Any = None) -> Any:
         """Run inputs of sizes that were met before by their entry, and make that the one to try first.
@@ -69,8 +69,8 @@ class Executor:
         arrays = self._in_order(given)
         if arrays is None:
             return None
-        if self._tapes.useful:
-            call = self._tapes.entry(arrays)
+        if self.tapes.useful:
+            call = self.tapes.entry(arrays)
         else:
             segment = self.plan.parts[0] if len(self.plan.parts) == 1 else None
             batch = _batch(segment, self.graph, arrays) if isinstance(segment, Segment) else -1
@@ -114,9 +114,9 @@ class Executor:
                 known = self.enter(inputs)
             if known is not None:
                 return list(known.values())
-        if self._tapes.useful:
+        if self.tapes.useful:
             around = {} if outer is None else {name: outer[name] for name in self._reads if name in outer}
-            results = self._tapes.run({**around, **inputs})
+            results = self.tapes.run({**around, **inputs})
             if results is not None:
                 return results
         values: dict[str, Any] = dict(outer or {})

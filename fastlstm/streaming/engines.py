@@ -25,6 +25,7 @@ from fastlstm.segments.entry import stream_entry
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.timeline import Unrolled
+from fastlstm.tapes.by_shape import Tapes
 from fastlstm.target import Target
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
@@ -217,6 +218,11 @@ class GraphEngine:
     def call(self, values: Mapping[str, Array]) -> Sequence[Array]:
         """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
         return self._executor.run(values)
+
+    @property
+    def tapes(self) -> Tapes | None:
+        """What `call` runs by, None if it does not."""
+        return self._executor.tapes if self._executor.tapes.useful else None
 
     def _run(
         self, states: Mapping[str, Array], arrays: Mapping[str, Array]

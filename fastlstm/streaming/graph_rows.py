@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.pool_rows import MOST
 from fastlstm.streaming.ports import Port, check_out
 from fastlstm.streaming.stores import Store
+from fastlstm.streaming.taped import TapedStep
 
 __all__ = ["GraphRows"]
 
@@ -21,6 +22,7 @@ Arrays = dict[str, Array]
 FEW = 8
 """More streams than these advance by a multiple of them, and the rest, where memory is kept for each number of rows:
 that makes 15 numbers of rows instead of 64."""
+MOST_TAPED = 64
 
 
 class GraphRows:
@@ -47,6 +49,8 @@ class GraphRows:
             c.name: c.outside(self._stores[c.given].start).shape for c in self._carried
         }
         self._usual = self._usual_frames()
+        self._times = [(name, port.axes.index("T")) for name, port in self._outputs.items() if "T" in port.axes]
+        self._taped: dict[Hashable, TapedStep] = {}  # by the number of streams and what is given once for all
 
     @property
     def nbytes(self) -> int:
@@ -72,46 +76,87 @@ class GraphRows:
     def _usual_frames(self) -> list[_Usual]:
         """Return what frames of each input look like, nothing if some of them, or outputs, need more than a reshape."""
         found = [_Usual.of(name, port) for name, port in self._engine.inputs.items()]
-        shown = all(_rows_first(port) for port in self._outputs.values())
+        shown = all(_rows_first(port) and None not in port.shape(1, 1) for port in self._outputs.values())
         return [usual for usual in found if usual] if self._together and shown and all(found) else []
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
-        count = len(numbers)
-        if not count or not self._usual or (count > FEW and count % FEW):
+        arrays, count = self._usual_arrays(frames, len(numbers)), len(numbers)
+        if arrays is None:
             return None
-        named = frames if isinstance(frames, Mapping) else {self._usual[0].name: frames}
-        if len(named) != len(self._usual):
+        if out is not None:
+            check_out(self._outputs, out, {n: (count, *port.shape(1, 1, "TB1")) for n, port in self._outputs.items()})
+        whole = count if count <= FEW else count - count % FEW
+        if whole == count:
+            shown = self._some(numbers, arrays)
+        else:
+            before = self.before(numbers)
+            try:
+                parts = [
+                    self._some(numbers[some], self._cut(arrays, some)) for some in (slice(whole), slice(whole, None))
+                ]
+            except BaseException:
+                self.restore(numbers, before)
+                raise
+            shown = {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+        if out is None:
+            return next(iter(shown.values())) if len(shown) == 1 else shown
+        for name, target in check_out(self._outputs, out, {n: a.shape for n, a in shown.items()}).items():
+            target[...] = shown[name]
+        return out
+
+    def _usual_arrays(self, frames: Any, count: int) -> Arrays | None:
+        """Return the frames by name if they are just what is expected."""
+        named = frames if isinstance(frames, Mapping) else {usual.name: frames for usual in self._usual[:1]}
+        if not count or not self._usual or len(named) != len(self._usual):
             return None
-        values: Arrays = {}
         for usual in self._usual:
             array = named.get(usual.name)
             if type(array) is not np.ndarray or array.dtype != usual.dtype or not array.flags.c_contiguous:
                 return None
             if array.shape != ((count, *usual.frame) if usual.rows else usual.frame):
                 return None
-            values[usual.name] = array.reshape(usual.taken) if usual.rows else array
-        if out is not None:
-            check_out(self._outputs, out, {n: (count, *port.shape(1, 1, "TB1")) for n, port in self._outputs.items()})
-        for given, store in self._stores.items():
-            values[given] = store.gathered(numbers)
-        results = self._engine.call(values)
-        shown = self._shown(results, {id(array) for array in values.values()})
-        targets = {} if out is None else check_out(self._outputs, out, {n: a.shape for n, a in shown.items()})
-        self._scatter(numbers, dict(zip(self._stores, results[len(shown) :], strict=True)))
-        for name, target in targets.items():
-            target[...] = shown[name]
-        if out is not None:
-            return out
-        return next(iter(shown.values())) if len(shown) == 1 else shown
+        return dict(named)
 
-    def _shown(self, results: Sequence[Array], known: set[int]) -> Arrays:
-        """Return the outputs of one time step by rows; what is not new (its id is known) is copied."""
-        shown = {}
-        for (name, port), result in zip(self._outputs.items(), results, strict=False):
-            array = result.copy() if result.base is not None or id(result) in known else result
-            known.add(id(array))
-            at = port.axes.find("T")
-            shown[name] = array if at < 0 else array.reshape(*array.shape[:at], *array.shape[at + 1 :])
+    def _cut(self, arrays: Arrays, some: slice) -> Arrays:
+        """Return the rows of some streams."""
+        return {usual.name: arrays[usual.name][some] if usual.rows else arrays[usual.name] for usual in self._usual}
+
+    def _some(self, numbers: Array, arrays: Arrays) -> Arrays:
+        """Advance so many streams as advance together; return the outputs by rows."""
+        values: Arrays = {}
+        key: list[Any] = [len(numbers)]
+        for usual in self._usual:
+            array = arrays[usual.name]
+            values[usual.name] = array.reshape(usual.taken) if usual.rows else array
+            if not usual.rows:
+                key.append(array.tobytes())
+        taped = self._taped.get((*key,))
+        results = None if taped is None else taped.run(numbers, values)
+        if results is None:
+            results = self._called(numbers, values, (*key,))
+        shown = dict(zip(self._outputs, results, strict=True))
+        for name, at in self._times:
+            shape = shown[name].shape
+            shown[name] = shown[name].reshape(*shape[:at], *shape[at + 1 :])
+        return shown
+
+    def _called(self, numbers: Array, frames: Arrays, key: Hashable) -> list[Array]:
+        """Advance streams by a call of the model; return the outputs, and keep where such calls have their tapes."""
+        values = {**frames, **self._gathered(numbers)}
+        results = self._engine.call(values)
+        states = results[len(self._outputs) :]
+        shown: list[Array] = []
+        for result in results[: len(self._outputs)]:
+            # What the graph only hands on is not the caller's to write to.
+            others = [*values.values(), *shown]
+            own = result.base is None and not any(result is other for other in others)
+            shown.append(result if own else result.copy())
+        self._scatter(numbers, dict(zip(self._stores, states, strict=True)))
+        tapes = self._engine.tapes
+        if tapes is not None:
+            if len(self._taped) >= MOST_TAPED:
+                self._taped.clear()
+            self._taped[key] = TapedStep(*tapes.find(values), self._stores)
         return shown
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:

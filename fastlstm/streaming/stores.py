@@ -36,9 +36,10 @@ class Store:
         shape = list(self.start[None].shape if self._lone else self.start.shape)
         shape[axis] = capacity
         self._array = np.zeros(shape, self.start.dtype)
-        self._row = math.prod(shape[axis + 1 :]) * self.start.itemsize
+        self._places = math.prod(shape[:axis])
+        self._cell = np.dtype(f"V{max(1, math.prod(shape[axis + 1 :]) * self.start.itemsize)}")
         self._cells = self._as_cells(self._array)
-        self._pieces = list(self._cells) if len(self._cells) <= FEW_PIECES else []
+        self._pieces = list(self._cells) if self._places <= FEW_PIECES else []
 
     @property
     def nbytes(self) -> int:
@@ -49,6 +50,10 @@ class Store:
         """Return a copy of the states of some streams, as the model takes them (of one, where it takes no more)."""
         rows = self.rows(numbers)
         return rows[0] if self._lone else rows
+
+    def take(self, numbers: Array, target: Array) -> None:
+        """Write the states of some streams, as the model takes them, to an array."""
+        self._array.take(numbers, self._axis, target, "clip")
 
     def fitting(self, states: Array, count: int) -> Array:
         """Return states that the model gave for `count` streams as `put` takes them."""
@@ -65,15 +70,30 @@ class Store:
 
     def put(self, numbers: Array, rows: Array) -> None:
         """Set the states of some streams."""
-        new = self._as_cells(rows)
-        for piece, part in zip(self._pieces, new, strict=False):
-            piece[numbers] = part
-        if not self._pieces:
+        self.put_cells(numbers, self._as_cells(rows))
+
+    def cells(self, rows: Array) -> Array | None:
+        """Return the memory of an array as `put_cells` takes it, None if it does not lie as the states do."""
+        shape = (
+            *self._array.shape[: self._axis],
+            *rows.shape[self._axis : self._axis + 1],
+            *self._array.shape[self._axis + 1 :],
+        )
+        alike = rows.shape == shape and rows.dtype == self.start.dtype and rows.flags.c_contiguous
+        return self._as_cells(rows) if alike else None
+
+    def put_cells(self, numbers: Array, new: Array) -> None:
+        """Set the states of some streams by cells."""
+        if self._places == 1:
+            self._pieces[0][numbers] = new[0]
+        elif self._pieces:
+            for piece, part in zip(self._pieces, new, strict=True):
+                piece[numbers] = part
+        else:
             self._cells[:, numbers] = new
 
     def _as_cells(self, array: Array) -> Array:
         """Return a contiguous array as [places, streams] of elements that hold a stream's bytes at a place."""
-        places = math.prod(array.shape[: self._axis])
         if not array.size:
-            return np.empty((places, array.shape[self._axis]), "V1")
-        return array.reshape(-1).view(f"V{self._row}").reshape(places, -1)
+            return np.empty((self._places, array.shape[self._axis]), self._cell)
+        return array.reshape(-1).view(self._cell).reshape(self._places, -1)

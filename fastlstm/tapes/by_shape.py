@@ -17,7 +17,7 @@ from fastlstm.tapes.tape import SizesChangedError, Tape, record
 if TYPE_CHECKING:
     from fastlstm.executor import Executor
 
-__all__ = ["Tapes", "steering"]
+__all__ = ["Tapes", "give", "steering"]
 
 MOST_TAPES = 32
 MOST_BYTES = 256 << 20  # of memory that all tapes of a model hold
@@ -77,21 +77,17 @@ class Tapes:
         if not all(isinstance(a, np.ndarray) and a.size for a in arrays):
             return None
         if self._steering:
-            return self._choose(inputs)
+            executor, left = self._chosen_by(inputs)
+            return executor.run(left)
         key = _key(arrays)
-        for tape in self._kept.get(key, ()):
-            try:
-                del tape.busy.free
-            except AttributeError:  # another thread has it
-                continue
+        tape = self.take(key)
+        if tape is not None:
             try:
                 return tape.run(arrays)
             except SizesChangedError as changed:
-                self._forget(key, tape)
-                self._note(changed)
-                break
+                self.forget(key, tape, changed)
             finally:
-                tape.busy.free = None
+                give(tape)
         tape, results = self._record(inputs)
         if tape.reusable:
             tape.entry = tape_entry(tape, list(inputs), self._executor.graph.outputs)
@@ -110,11 +106,28 @@ class Tapes:
         if chosen is None:
             return never
         left = [array for name, array in given.items() if name not in fixed]
-        for tape in chosen._tapes._kept.get(_key(left), ()):
+        for tape in chosen.tapes._kept.get(_key(left), ()):
             if tape.steered is None:
                 tape.steered = steered_entry(tape, self._executor.graph.inputs, fixed)
             return tape.steered
         return never
+
+    def find(self, inputs: Mapping[str, Any]) -> tuple[Tapes, Hashable, tuple[str, ...]]:
+        """Return where inputs like these have their tapes, the key to `take` one, and the names of what it is given."""
+        if self._steering:
+            executor, left = self._chosen_by(inputs)
+            return executor.tapes.find(left)
+        return self, _key(list(inputs.values())), tuple(inputs)
+
+    def take(self, key: Hashable) -> Tape | None:
+        """Return a tape to oneself, until `give`; None if there is none that nobody uses."""
+        for tape in self._kept.get(key, ()):
+            try:
+                del tape.busy.free
+            except AttributeError:  # another thread has it
+                continue
+            return tape
+        return None
 
     def _record(self, inputs: Mapping[str, Any]) -> tuple[Tape, list[Any]]:
         try:
@@ -130,8 +143,8 @@ class Tapes:
         if changed.loop:
             self._packed[changed.loop] = True
 
-    def _choose(self, inputs: Mapping[str, Any]) -> list[Any]:
-        """Run the model that is left when the steering inputs are constants."""
+    def _chosen_by(self, inputs: Mapping[str, Any]) -> tuple[Executor, dict[str, Any]]:
+        """Return the model that is left when the steering inputs are constants, and the inputs that are left."""
         fixed = {name: inputs[name] for name in self._steering}
         key = _bytes(fixed)
         executor = self._chosen.get(key)
@@ -139,13 +152,14 @@ class Tapes:
             executor = self._chosen[key] = specialised(self._executor, fixed)
             while len(self._chosen) > MOST_CHOICES:
                 self._chosen.popitem(last=False)
-        return executor.run({name: a for name, a in inputs.items() if name not in fixed})
+        return executor, {name: a for name, a in inputs.items() if name not in fixed}
 
-    def _forget(self, key: Hashable, tape: Tape) -> None:
+    def forget(self, key: Hashable, tape: Tape, changed: SizesChangedError) -> None:
         """Drop a tape that would not do what a new recording does."""
         kept = dict(self._kept)
         kept[key] = [other for other in kept.get(key, ()) if other is not tape]
         self._kept = kept
+        self._note(changed)
 
     def _keep(self, key: Hashable, tape: Tape) -> None:
         kept = dict(self._kept)  # another thread may keep one of its own meanwhile: neither changes what both look at
@@ -155,6 +169,11 @@ class Tapes:
         ):
             del kept[next(iter(kept))]
         self._kept = kept
+
+
+def give(tape: Tape) -> None:
+    """Give a tape back that `Tapes.take` returned."""
+    tape.busy.free = None
 
 
 def _key(arrays: Sequence[Any]) -> Hashable:

@@ -59,10 +59,14 @@ class Tape:
         """Run for inputs of the recorded shape; raises `SizesChangedError` if the sizes inside turn out others."""
         for target, array in zip(self.inputs, inputs, strict=True):
             np.copyto(target, array)
+        self.play()
+        return self.results()
+
+    def play(self) -> None:
+        """Run on what lies in `inputs`; the outputs are then in their cells, until the tape runs again."""
         for step in self.steps:
             step()
         self.check()
-        return self.results()
 
     def watch(self, other: Tape) -> None:
         """Let another tape complain about what this one does."""

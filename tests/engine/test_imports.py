@@ -45,7 +45,7 @@ ALLOWED: Mapping[str, str] = {
     "ulp": "layout machine program segments",
     "usual": "graph kernels plan segments target",
     "prebuild": "kernels machine target usual",
-    "streaming": "busy executor graph kernels layout machine memory native passes plan program segments",
+    "streaming": "busy executor graph kernels layout machine memory native passes plan program segments tapes",
     "model": "executor fileformat graph machine passes plan quantise streaming verify",
     "layers": "graph model",
     "loading": "converters fileformat graph model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -517,6 +518,18 @@ class RatedChunk(nn.Module):
         return torch.sigmoid(self.head(h)) * (sr / 16000.0), torch.stack([h, c])
 
 
+def python_calls(call: Callable[[], Any]) -> int:
+    """Return how many functions are called, Python's and C's, once two calls have prepared for its shapes."""
+    call(), call()
+    events: list[str] = []
+    sys.setprofile(lambda frame, event, arg: events.append(event))
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return sum(event.endswith("call") for event in events)
+
+
 @pytest.mark.parametrize("names", ["one", "of their own"])
 def test_a_pool_of_a_chunk_model_steps_as_the_model_runs_the_batch(names: str) -> None:
     torch.manual_seed(12)
@@ -559,6 +572,12 @@ def test_a_pool_of_a_chunk_model_steps_as_the_model_runs_the_batch(names: str) -
         for i, stream in enumerate(alone):
             np.testing.assert_array_equal(got[i], stream.step({"x": chunk[i], "sr": rates[i]}))
     assert max(ran) > 3
+
+    # As much Python for many streams as for few.
+    counts = [
+        python_calls(lambda n=n: pool.step(numbers[:n], {"x": chunks[0, :n], "sr": np.array(16000)})) for n in (2, 8)
+    ]
+    assert counts[0] == counts[1]
 
     # Chunks of recordings of other lengths, side by side.
     lengths = [4, 0, 2]
