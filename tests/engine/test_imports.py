@@ -40,7 +40,7 @@ ALLOWED: Mapping[str, str] = {
     "tapes": "graph layout memory ops pack passes program protected segments target",
     "verify": "fileformat graph passes reference runners samples",
     "plan": "explain graph ops passes segments tapes target",
-    "executor": "graph machine native ops plan protected segments tapes validation",
+    "executor": "graph kernels machine native ops plan protected segments tapes validation",
     "summary": "graph ops passes plan tapes",
     "ulp": "layout machine program segments",
     "usual": "graph kernels plan segments target",
