@@ -41,8 +41,9 @@ def load(
         if options:
             raise InputError(f"A .fastlstm file takes no option {', '.join(options)}.")
         graph = fileformat.read(path).graph
-    else:
-        from fastlstm.converters import load_graph
+        model = Model(graph, threads, precision)
+        fileformat.release(graph.constants.values())  # what runs are packed copies
+        return model
+    from fastlstm.converters import load_graph
 
-        graph = load_graph(path, **options)
-    return Model(graph, threads, precision)
+    return Model(load_graph(path, **options), threads, precision)

@@ -13,16 +13,18 @@ import atexit
 import os
 import pickle
 import struct
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fastlstm.kernels.image import Image
 from fastlstm.machine import cores
 from fastlstm.target import Target
+
+if TYPE_CHECKING:
+    import subprocess
 
 __all__ = ["ask", "begun", "most", "ready", "received", "send", "take"]
 
@@ -113,6 +115,8 @@ class _Helpers:
         job.done.set()
 
     def _started(self) -> subprocess.Popen[bytes]:
+        import subprocess  # where all is compiled it is not needed, and takes milliseconds
+
         process = subprocess.Popen(
             [sys.executable, "-c", COMMAND.format(path=sys.path)],
             stdin=subprocess.PIPE,

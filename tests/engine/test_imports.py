@@ -28,7 +28,7 @@ ALLOWED: Mapping[str, str] = {
     "kernels": "arguments forking layout limits machine simd target",
     "reference": "graph ops",
     "converters.table": "converters.keras converters.onnx converters.torch",
-    "fileformat": "graph graph_json version",
+    "fileformat": "graph graph_json memory version",
     "native": "busy kernels layout",
     "passes": "graph ops reference",
     "runners": "graph reference",
