@@ -9,6 +9,7 @@
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
 #   make wheel    the wheel with compiled kernels for every level of processor  (minutes; LEVELS=x86-64-v3 for one)
+#   make release  sdist, wheel and notes in dist/, checked and tried in empty environments  (REPOSITORY=https://…)
 #   make test-kills  50 scoring runs killed and gone on with (minutes)
 #   make clean    remove everything that make made
 
@@ -20,6 +21,8 @@ INSTALL       ?= editable
 ARGS          ?=
 # Whose compiled kernels go into the wheel that `make wheel` builds: none named means all.
 LEVELS        ?=
+# Where a release lives, as people open it in a browser; none named means git's origin.
+REPOSITORY    ?=
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 WHEEL   := dist/fastlstm-$(VERSION)-py3-none-any.whl
@@ -36,7 +39,7 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test test-kills check lint types docs differ fuzz bench ulp warmup wheel test-oldest clean
+.PHONY: demo test test-kills check lint types docs differ fuzz bench ulp warmup wheel release test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -83,6 +86,9 @@ wheel: $(STAMP)prebuild
 	$(BIN)/python -m fastlstm.prebuild --out dist/packs $(LEVELS)
 	cp -r dist/packs fastlstm/packs
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ; status=$$?; rm -rf fastlstm/packs; exit $$status
+
+release: $(STAMP)release
+	$(BIN)/python -m release $(if $(REPOSITORY),--repository $(REPOSITORY)) --levels $(LEVELS) $(ARGS)
 
 # Half a hundred runs killed at random moments, in place of three.
 test-kills: $(STAMP)test

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from fastlstm import machine, native, ops
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
+from fastlstm.kernels.compiler import Kernel, ahead
 from fastlstm.plan import Plan, make_plan
 from fastlstm.protected import CHECKING
 from fastlstm.segments.entry import sequence_wiring
@@ -52,6 +53,15 @@ class Executor:
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
         self.tapes = Tapes(self, steers=not is_body)
+        if not is_body:
+            ahead(self._first_kernels(), self.plan.target)
+
+    def _first_kernels(self) -> Iterator[Kernel]:
+        """Yield the kernels that the first call will ask for, if it has one batch row as most have."""
+        for part in self.plan.parts:
+            if isinstance(part, Segment):
+                yield from (Kernel(*one) for one in part.program.kernels(1))
+                yield Kernel("nested.nested" if self.tapes.useful else "entry.call")
 
     def enter(self, given: Any, out: Any = None) -> Any:
         """Run inputs of sizes that were met before by their entry, and make that the one to try first.

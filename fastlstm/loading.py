@@ -42,19 +42,18 @@ def load(
     AssumptionWarning
         What the file leaves open and was assumed. A ``.fastlstm`` file was warned of when it was made.
     """
-    known: tuple[str, ...] = ()
     if os.fspath(path).endswith(".fastlstm"):
         from fastlstm import fileformat
 
         if options:
             raise InputError(f"A .fastlstm file takes no option {', '.join(options)}.")
         graph = fileformat.read(path).graph
-        known = graph.notes
-    else:
-        from fastlstm.converters import load_graph
+        model = model_of(graph, threads, precision, graph.notes)
+        fileformat.release(graph.constants.values())  # what runs are packed copies
+        return model
+    from fastlstm.converters import load_graph
 
-        graph = load_graph(path, **options)
-    return model_of(graph, threads, precision, known)
+    return model_of(load_graph(path, **options), threads, precision)
 
 
 def model_of(graph: Graph, threads: int | None, precision: Precision, known: tuple[str, ...] = ()) -> Model:

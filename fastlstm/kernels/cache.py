@@ -24,8 +24,10 @@ __all__ = ["cache_folder", "keep", "mistrust", "place_of", "sources"]
 FINDING = (
     "cache",
     "compiler",
+    "helpers",
     "loader",
     "packfile",
+    "progress",
     "side_by_side",
     "simplified",
 )  # modules that find code, and have no part in what it is

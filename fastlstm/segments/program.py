@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.busy import Busy, in_use
-from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.kernels.compiler import Kernel, address, prepare
 from fastlstm.memory import aligned_zeros
 from fastlstm.program import Argument, Body, Place, Program, Table
 from fastlstm.protected import CHECKING
@@ -127,6 +127,7 @@ class BoundProgram:
         return self._alone[:2], crew
 
     def _assemble(self) -> Array:
+        prepare((Kernel(*one) for one in self.program.kernels(self.batch)), self.program.target)
         words: list[int] = [len(self.program.stages)]
         for stage in self.program.stages:
             steps = stage.chosen(self.batch)
