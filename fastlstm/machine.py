@@ -115,7 +115,7 @@ def level_of(flags: frozenset[str]) -> Target:
 
 
 def lacks(level: str) -> set[str]:
-    """Return what this machine's processor lacks of a level of `fastlstm.target.LEVELS`, by ``/proc/cpuinfo``'s names."""
+    """Return what this machine's processor lacks of a level, by the names of ``/proc/cpuinfo``."""
     return _missing(level, _flags())
 
 

@@ -19,7 +19,7 @@ from fastlstm.export.instructions import Counter, weights_apart
 from fastlstm.export.programs import BuildError, build, call, run
 from fastlstm.export.routes import NODE, TESTED, Found, find, first
 
-__all__ = ["TESTED", "Replay", "read_manifest", "replay"]
+__all__ = ["TESTED", "Replay", "read_manifest", "replay_export"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _read(path: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def replay(
+def replay_export(
     folder: Path, *, targets: Sequence[str] = (), report: Callable[[Replay], object] = lambda _: None
 ) -> list[Replay]:
     """Build and run the test program of an export for its targets.
@@ -152,7 +152,7 @@ class _Bench:
                 return Replay(target, words="the model is too large for the board that is emulated")
             return Replay(target, str(found), False, f"was not built: {error}")
         outcome, undefined = run(found, program), self._undefined(found, sources[0])
-        words = outcome.failure or outcome.output.strip()
+        words = outcome.failure or _last_line(outcome.output)
         strangers = [name for name in undefined if name not in row["undefined"]]
         if strangers:
             words = f"{words}; symbols that the manifest does not name: {', '.join(strangers)}"
@@ -189,7 +189,12 @@ class _Bench:
             return Replay(target, words="node not found (Debian: apt-get install nodejs)")
         outcome = call([node, str(test), target], cwd=self._folder)
         agrees = outcome.status == 0 and _promise(self._manifest["targets"][target]) in outcome.output
-        return Replay(target, "node", agrees, outcome.failure or outcome.output.strip())
+        return Replay(target, "node", agrees, outcome.failure or _last_line(outcome.output))
+
+
+def _last_line(output: str) -> str:
+    """Return what the test program itself said, after what its emulator may have said."""
+    return "".join(output.strip().splitlines()[-1:])
 
 
 def _promise(row: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ class Found:
 
     def __str__(self) -> str:
         names = [path.rpartition("/")[2] for path in (self.compiler, self.emulator) if path]
-        return " and ".join(names + ([self.route.board.machine] if self.route.board else []))
+        return " and ".join(names) + (f" -M {self.route.board.machine}" if self.route.board else "")
 
 
 HOST_COMPILERS = ("cc", "gcc", "clang")
@@ -145,7 +145,7 @@ ROUTES: Mapping[str, tuple[Route, ...]] = MappingProxyType(
         "armv7-vfpv4": _armv7("cortex-a7"),
         "armv7-vfpv3": _armv7("cortex-a9"),
         "riscv64": _riscv64("rv64"),
-        "riscv64-v": _riscv64("rv64,v=true,vlen=128"),
+        "riscv64-v": _riscv64("rv64,v=true,vlen=128,vext_spec=v1.0"),
         "cortex-m0plus": _cortex_m(_385, "-mcpu=cortex-m0plus"),
         "cortex-m3": _cortex_m(_385, "-mcpu=cortex-m3"),
         "cortex-m4": _cortex_m(_386, "-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
