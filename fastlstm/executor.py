@@ -17,6 +17,7 @@ from fastlstm.plan import Plan, make_plan
 from fastlstm.protected import CHECKING
 from fastlstm.segments.segment import Segment
 from fastlstm.tapes.by_shape import Tapes
+from fastlstm.target import Target
 from fastlstm.validation import check_weights
 
 __all__ = ["Executor"]
@@ -30,10 +31,12 @@ MOST_ENTRIES = 32  # shapes for which it is kept
 class Executor:
     """A planned graph, ready to run; bodies of control flow get executors of their own when first run."""
 
-    def __init__(self, graph: Graph, threads: int = 1, is_body: bool = False) -> None:
+    def __init__(
+        self, graph: Graph, threads: int = 1, is_body: bool = False, target: Target | None = None
+    ) -> None:
         self.graph = graph
         self.threads = threads
-        self.plan: Plan = make_plan(graph, machine.detect(), threads)
+        self.plan: Plan = make_plan(graph, target or machine.detect(), threads)
         self.quick: native.Call = native.never
         """Runs one array of the shape met last; None says that it did not, and `run` has to."""
         self._entries: dict[tuple[int, ...], native.Call] = {}
@@ -103,7 +106,7 @@ class Executor:
             reads = outer_values(Node("", (), (), {"body": body}))
             around = {name: self.graph.constants[name] for name in reads if name in self.graph.constants}
             known = body.replace(constants={**around, **body.constants})
-            executor = self._bodies[id(body)] = Executor(known, self.threads, is_body=True)
+            executor = self._bodies[id(body)] = Executor(known, self.threads, True, self.plan.target)
         return executor
 
     def repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:

@@ -27,6 +27,7 @@ FINDING = (
     "loader",
     "packfile",
     "side_by_side",
+    "simplified",
 )  # modules that find code, and have no part in what it is
 LEFT_OVER_SECONDS = 3600.0  # files that were begun and not finished are removed when they are older
 

@@ -24,6 +24,7 @@ from fastlstm.native import Call, never
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.timeline import Unrolled
+from fastlstm.target import Target
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
@@ -170,8 +171,8 @@ class GraphRun:
 class GraphEngine:
     """A model that runs part by part, with its states as inputs and outputs."""
 
-    def __init__(self, unrolled: Unrolled, threads: int) -> None:
-        self._executor = Executor(unrolled.graph, threads)
+    def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
+        self._executor = Executor(unrolled.graph, threads, target=target)
         self.carried, self.at_once = unrolled.carried, unrolled.at_once
         count = len(self.carried)
         graph = unrolled.graph
