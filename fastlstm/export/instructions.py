@@ -96,7 +96,7 @@ def calls(manifest: Mapping[str, Any]) -> str:
         for port in manifest["inputs"]
         if port["type"] == "float"
     ]
-    parameters = ", ".join(["&state", *(["FASTLSTM_WEIGHTS"] if weights_apart(manifest) else [])])
+    parameters = ", ".join(["&state", *(["FASTLSTM_WEIGHTS"] if manifest["weights_apart"] else [])])
     arguments = ", ".join([parameters, *(port["parameter"] for port in ports)])
     function = f"{name}_step" if manifest["streams"] else f"{name}_call"
     return "\n".join(
@@ -104,8 +104,3 @@ def calls(manifest: Mapping[str, Any]) -> str:
          f"    {name}_init({parameters});",
          f"    for (long i = 0; i < STEPS; i++) {function}({arguments});", "    return 0;", "}", ""]
     )  # fmt: skip
-
-
-def weights_apart(manifest: Mapping[str, Any]) -> bool:
-    """Return whether the weights lie in files beside the objects."""
-    return any(name.endswith(".bin") for name in manifest["files"])

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fastlstm.errors import FileFormatError
-from fastlstm.export.instructions import Counter, weights_apart
+from fastlstm.export.instructions import Counter
+from fastlstm.export.manifest import FORMAT
 from fastlstm.export.programs import BuildError, build, call, run
 from fastlstm.export.routes import NODE, TESTED, Found, find, first
 
@@ -82,7 +83,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-FORMAT, VERSION = "fastlstm export", 1
+VERSION = 1
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -141,7 +142,7 @@ class _Bench:
     def _built_and_run(self, target: str, found: Found) -> Replay:
         row, program = self._manifest["targets"][target], self._scratch / "program.exe"
         sources, flags = [self._folder / row["file"]], list[str]()
-        if weights_apart(self._manifest):
+        if self._manifest["weights_apart"]:
             sources.append(self._weights(target))
             flags = ["-DFASTLSTM_WEIGHTS=fastlstm_weights", "-include", str(self._scratch / "weights.h")]
         test = self._folder / f"{self._name}_test.c"
@@ -161,7 +162,7 @@ class _Bench:
         return Replay(target, str(found), agrees, words, tuple(undefined), count)
 
     def _undefined(self, found: Found, file: Path) -> list[str]:
-        """Return the undefined symbols of an object, or what the manifest says where there is no `nm`."""
+        """Return the undefined symbols of an object, none where there is no `nm`."""
         if not found.symbols:
             return []
         listed = call([found.symbols, "-u", str(file)], cwd=self._scratch).output

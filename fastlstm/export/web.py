@@ -9,12 +9,17 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.export.golden import Golden
+
 __all__ = ["files", "modules"]
 
 PAGE = Path(__file__).parent / "page"
 
 
-def files(manifest: Mapping[str, Any], wasm: Mapping[str, bytes], samples: Mapping[str, bytes]) -> dict[str, bytes]:
+def files(manifest: Mapping[str, Any], wasm: Mapping[str, bytes], golden: Golden) -> dict[str, bytes]:
     """Return the files of an export that JavaScript uses, by name.
 
     Parameters
@@ -23,13 +28,12 @@ def files(manifest: Mapping[str, Any], wasm: Mapping[str, bytes], samples: Mappi
         As `fastlstm.export.manifest` makes it.
     wasm : mapping
         The linked module of each target.
-    samples : mapping
-        The golden samples, little-endian, by parameter: "x0" and so on for the inputs, "y0" and so on for all that
-        the outputs are, the tail included.
+    golden : Golden
+        What N_test.c replays.
     """
     name, named = manifest["name"], modules(manifest["name"], wasm)
     model = _json(_model(manifest, named))
-    encoded = {parameter: base64.b64encode(data).decode("ascii") for parameter, data in sorted(samples.items())}
+    encoded = {parameter: base64.b64encode(data).decode("ascii") for parameter, data in _samples(golden).items()}
     package = {"name": name.lower(), "type": "module", "main": f"{name}.js", "types": f"{name}.d.ts", "private": True}
     texts = {
         f"{name}.js": _read("model.js", name).replace("MODEL = null", f"MODEL = {model}"),
@@ -47,6 +51,18 @@ def modules(name: str, targets: Mapping[str, object]) -> dict[str, str]:
     return {t: f"{name}-simd.wasm" if t.endswith("simd") and len(targets) > 1 else f"{name}.wasm" for t in targets}
 
 
+def _samples(golden: Golden) -> dict[str, bytes]:
+    """Return the samples little-endian, by parameter: "x0" and so on, "y0" and so on with what finish() gives."""
+    arrays = {**golden.inputs, **golden.outputs}
+    whole = {name: [array, *([golden.tail[name]] if name in golden.tail else [])] for name, array in arrays.items()}
+    return {name: b"".join(_bytes(part) for part in parts) for name, parts in whole.items()}
+
+
+def _bytes(array: npt.NDArray[Any]) -> bytes:
+    kind = "<f4" if array.dtype.kind == "f" else "<i4"
+    return np.ascontiguousarray(array, kind).tobytes()
+
+
 def _json(data: object) -> str:
     return json.dumps(data, indent=2)
 
@@ -59,8 +75,7 @@ def _model(manifest: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, A
     """Return what the JavaScript knows of the model."""
     rows = []
     for target, file in named.items():
-        weights = f"{manifest['name']}-{target}.bin"
-        apart = {"weights": weights} if weights in manifest["files"] else {}
+        apart = {"weights": f"{manifest['name']}-{target}.bin"} if manifest["weights_apart"] else {}
         rows.append({"target": target, "file": file, **apart})
     port_keys = ("name", "parameter", "type", "shape", "elements")
     return {
@@ -69,7 +84,6 @@ def _model(manifest: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, A
         "streams": manifest["streams"],
         "hop": manifest.get("hop", 1),
         "delay": manifest.get("delay", 0),
-        "frames": manifest.get("frames", 1),
         "stateBytes": manifest["state_bytes"],
         "stateAlign": manifest["state_align"],
         "stateSize": sum(prod(row["shape"]) for row in manifest.get("state", ())),

@@ -33,9 +33,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the page goes; must not exist")
     arguments = parser.parse_args()
     model = fastlstm.load(weights())
-    fastlstm.export(
-        model, arguments.folder, targets=("wasm32", "wasm32-simd"), name="vad", state={"state": "stateN"}
-    )
+    fastlstm.export(model, arguments.folder, targets=("wasm32", "wasm32-simd"), name="vad", state={"state": "stateN"})
     for name in ("speech.html", "microphone.js"):
         shutil.copy(Path(__file__).with_name(name), arguments.folder)
     print(f"python -m http.server --directory {arguments.folder}, then open /speech.html")

@@ -79,10 +79,9 @@ class Model {
     }
     const count = MODEL.streams ? CHUNK : 1;
     const place = (port, times) => ({ ...port, at: this.#allocate(4 * Math.max(1, port.elements) * times) });
-    const tail = Math.ceil(MODEL.delay / Math.max(1, MODEL.frames));
     this.#scratch = {
       inputs: MODEL.inputs.map((port) => place(port, port.moves ? count : 1)),
-      outputs: MODEL.outputs.map((port) => place(port, Math.max(count, tail))),
+      outputs: MODEL.outputs.map((port) => place(port, Math.max(count, MODEL.delay))),
       state: this.#allocate(4 * MODEL.stateSize),
     };
   }
@@ -162,6 +161,7 @@ class Model {
 /** One signal and its state. */
 class Stream {
   #core;
+  #frames = 1; // that a step writes, once one was taken
 
   constructor(core) {
     this.#core = core;
@@ -173,7 +173,7 @@ class Stream {
     const core = this.#opened();
     const { inputs: into, outputs } = core.scratch;
     into.forEach((port, index) => core.view(port).set(checked(port, inputs, index)));
-    core.refuse(core.run("step", [...into, ...outputs].map((port) => port.at)));
+    this.#frames = core.refuse(core.run("step", [...into, ...outputs].map((port) => port.at)));
     return alone(outputs.map((port) => core.view(port).slice()));
   }
 
@@ -191,7 +191,8 @@ class Stream {
         const [from, times] = port.moves ? [first, count] : [0, 1];
         core.view(port, times).set(given[index].subarray(from * port.elements, (from + times) * port.elements));
       });
-      core.refuse(core.run("run", [...into.map((port) => port.at), ...outputs.map((port) => port.at), count]));
+      const places = [...into, ...outputs].map((port) => port.at);
+      this.#frames = core.refuse(core.run("run", [...places, count])) / count;
       outputs.forEach((port, index) => results[index].set(core.view(port, count), first * port.elements));
     }
     return alone(results);
@@ -202,7 +203,7 @@ class Stream {
     const core = this.#opened();
     const { outputs } = core.scratch;
     const frames = core.run("finish", outputs.map((port) => port.at));
-    const steps = frames / Math.max(1, MODEL.frames);
+    const steps = frames / this.#frames;
     return alone(outputs.map((port) => core.view(port, Math.max(1, Math.ceil(steps))).slice(0, port.elements * steps)));
   }
 
