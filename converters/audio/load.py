@@ -62,10 +62,10 @@ def load(
         If it holds a layer, an architecture or a field that is not understood.
     """
     fields = read_json(Path(path))
-    settings = {"layers": layers, "batch_first": batch_first, "prefix": prefix, "lengths": lengths}
     if any(key.endswith(".weight_hh_l0") for key in fields.keys):
         arrays = {key: fields.array(key) for key in fields.keys}
-        return from_state_dict(arrays, name=Path(path).stem, **settings)
+        return from_state_dict(arrays, layers, batch_first, prefix, lengths, Path(path).stem)
+    settings = {"layers": layers, "batch_first": batch_first, "prefix": prefix, "lengths": lengths}
     for name in (name for name, value in settings.items() if value):
         raise InputError(f"{name} is for state dicts; '{path}' holds a model that says it itself.")
     return load_with_samples(path)[0]

@@ -54,10 +54,13 @@ class LegacyArchive:
             raise FileFormatError(f"'{path}' is a bare pickle that torch.save did not write; only its files are read.")
         if not isinstance(system, Mapping) or system.get("little_endian") is not True:
             raise UnsupportedError(f"'{path}' was written on a big-endian machine; save it on a little-endian one.")
-        self._members: dict[str, bytes | memoryview] = {_DATA: self._pickle(stream, "content")}
-        sizes = {tensor.key: tensor.itemsize for tensor in _tensors(parse(self._members[_DATA], str(path)))}
+        content = self._pickle(stream, "content")
+        sizes = {tensor.key: tensor.itemsize for tensor in _tensors(parse(content, str(path)))}
         keys = parse(self._pickle(stream, "list of storages"), str(path))
-        self._members |= self._storages(stream.tell(), keys, sizes)
+        self._members: dict[str, bytes | memoryview] = {
+            _DATA: content,
+            **self._storages(stream.tell(), keys, sizes),
+        }
 
     def _pickle(self, stream: io.BytesIO, what: str) -> bytes:
         """Return the bytes of the pickle that begins where the stream is; the stream is then behind it."""
