@@ -82,9 +82,7 @@ class Functions:
                 left = out.value(f"sub {self.word} %n, {done}")
                 less = out.value(f"icmp ult {self.word} {left}, {routine.steps}")
                 size = out.value(f"select i1 {less}, {self.word} {left}, {self.word} {routine.steps}")
-                places = {
-                    port.parameter: out.plus(base, out.times(done, 4 * port.elements)) for port, base in saved
-                }
+                places = {port.parameter: out.plus(base, out.times(done, 4 * port.elements)) for port, base in saved}
                 self._once(out, routine, block or step, size if block else "1", places)
             self._settle(out, out.times("%n", self.interface.hop) if self.interface.hop > 1 else "%n")
 
@@ -131,9 +129,7 @@ class Functions:
     # ------------------------------------------------------------ what they share
 
     @contextmanager
-    def _function(
-        self, name: str, parameters: Sequence[str], returns: str, weights: bool = True
-    ) -> Iterator[Writer]:
+    def _function(self, name: str, parameters: Sequence[str], returns: str, weights: bool = True) -> Iterator[Writer]:
         """Write a function whose parameters are the state, the weights if they are apart, and those given."""
         out = Writer(self.lowering.bits)
         out.label("entry")
@@ -170,9 +166,7 @@ class Functions:
         fine = out.value(f"icmp eq i32 {status}, 0")
         out.add(f"%fl.frames = select i1 {fine}, {self.word} {frames}, {self.word} 0")
 
-    def _once(
-        self, out: Writer, routine: Routine, name: str, steps: str, places: dict[str, str] | None = None
-    ) -> None:
+    def _once(self, out: Writer, routine: Routine, name: str, steps: str, places: dict[str, str] | None = None) -> None:
         """Run a routine over some steps; `places` are the addresses of ports that move."""
         known = {port.parameter: f"%fl.{port.parameter}" for port in self.interface.ports} | (places or {})
         runs = "0"
@@ -216,5 +210,3 @@ def _contiguous(shape: Sequence[int], size: int) -> tuple[int, ...]:
         found.insert(0, size)
         size *= length
     return tuple(found)
-
-

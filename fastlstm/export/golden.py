@@ -47,7 +47,10 @@ def test_program(interface: Interface, golden: Golden) -> str:
     n = interface.name
     arrays = [
         _array(port, prefix, given[port.parameter])
-        for prefix, ports, given in (("given", interface.inputs, golden.inputs), ("wanted", interface.outputs, golden.outputs))
+        for prefix, ports, given in (
+            ("given", interface.inputs, golden.inputs),
+            ("wanted", interface.outputs, golden.outputs),
+        )
         for port in ports
     ]
     if interface.delay:
@@ -243,5 +246,3 @@ _FOOT = """  FASTLSTM_REPORT("largest difference %ld e-9; %s: %s\\n", (long)(wor
 int main(void) { return @n@_test(); }
 #endif
 """
-
-

@@ -127,5 +127,3 @@ def _has_ids(interface: Interface) -> bool:
 def names(interface: Interface) -> Sequence[str]:
     """Return the names of the functions."""
     return [declaration.split("(")[0].split(" ")[-1].lstrip("*") for _, declaration in declarations(interface)]
-
-

@@ -140,9 +140,7 @@ class Lowering:
         if self.interface.apart:
             return Seat("%fl.w", at)
         name = f"fl.data.{at}"
-        self.main.append(
-            f"@{name} = unnamed_addr constant [{len(content)} x i8] c\"{_escaped(content)}\", align {align}"
-        )
+        self.main.append(f'@{name} = unnamed_addr constant [{len(content)} x i8] c"{_escaped(content)}", align {align}')
         return Seat(f"ptrtoint (ptr @{name} to i{self.bits})")
 
     def complaint(self) -> Answer:
@@ -192,7 +190,9 @@ def narrowed(template: str) -> str:
 
     Kept at 64 bits, a 32-bit processor ran 5 to 56 % more instructions.
     """
-    text = re.sub(r"= (?:zext|sext|trunc)(?: nneg| nuw| nsw)* i(?:32|64) ([^ ]+) to i(?:32|64)\b", r"= add i32 \1, 0", template)
+    text = re.sub(
+        r"= (?:zext|sext|trunc)(?: nneg| nuw| nsw)* i(?:32|64) ([^ ]+) to i(?:32|64)\b", r"= add i32 \1, 0", template
+    )
     text = re.sub(r"\bi64 (-?\d{10,})\b", lambda m: f"i64 {_wrapped(int(m[1]))}", text)
     text = re.sub(r"\b(add|sub|mul|shl|trunc)((?: nsw| nuw)+) ", r"\1 ", text)
     return re.sub(r"\bi64\b", "i32", text)

@@ -161,7 +161,9 @@ class Unit:
         if isinstance(value, Table):
             if all(isinstance(word, int) for word in value.words):
                 return self.lowering.seated(self.lowering.constant(np.array(value.words, np.int64)))
-            return self.lowering.place("%fl.self", self.lowering.struct.room(("table", id(value)), 8 * len(value.words)))
+            return self.lowering.place(
+                "%fl.self", self.lowering.struct.room(("table", id(value)), 8 * len(value.words))
+            )
         if isinstance(value, np.ndarray):
             return self.lowering.seated(self.lowering.constant(value))
         if isinstance(value, Place):
