@@ -36,9 +36,7 @@ class _Entry(NamedTuple):
 class Executor:
     """A planned graph, ready to run; bodies of control flow get executors of their own when first run."""
 
-    def __init__(
-        self, graph: Graph, threads: int = 1, is_body: bool = False, target: Target | None = None
-    ) -> None:
+    def __init__(self, graph: Graph, threads: int = 1, is_body: bool = False, target: Target | None = None) -> None:
         self.graph = graph
         self.threads = threads
         self.plan: Plan = make_plan(graph, target or machine.detect(), threads)
@@ -52,6 +50,9 @@ class Executor:
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
         self._tapes = Tapes(self, steers=not is_body)
+
+    def __repr__(self) -> str:
+        return f"<Executor of {self.plan!r}, {self.threads} thread(s) at most>"
 
     def enter(self, given: Any, out: Any = None) -> Any:
         """Run inputs of sizes that were met before by their entry, and make that the one to try first.
