@@ -61,6 +61,9 @@ class Executor:
                 yield from (Kernel(*one) for one in part.program.kernels(1))
                 yield Kernel("nested.nested" if self.tapes.useful else "entry.call")
 
+    def __repr__(self) -> str:
+        return f"<Executor of {self.plan!r}, {self.threads} thread(s) at most>"
+
     def enter(self, given: Any, out: Any = None) -> Any:
         """Run inputs of sizes that were met before by their entry, and make that the one to try first.
 

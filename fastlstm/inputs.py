@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.conversion import converted
 from fastlstm.errors import InputError, nearest
 from fastlstm.foreign import as_array
 from fastlstm.graph import TensorSpec
@@ -51,26 +52,22 @@ def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Any]) -> di
 
 def fill(out: Mapping[str, Array], made: Mapping[str, Any]) -> Any:
     """Write results to the arrays that the caller gives, and return those; InputError if they do not fit."""
-    if not isinstance(out, Mapping) or set(out) != set(made):
-        got = ", ".join(map(str, out)) if isinstance(out, Mapping) else type(out).__name__
-        raise InputError(f"out should hold arrays for {', '.join(made)}; got {got}.")
-    names = list(made)
-    for number, name in enumerate(names):
-        target, result = out[name], made[name]
-        if not isinstance(result, np.ndarray):
-            raise InputError(f"out cannot take the output '{name}', which is a list; leave out away.")
-        if not isinstance(target, np.ndarray) or (target.dtype, target.shape) != (result.dtype, result.shape):
-            got = f"{target.dtype}{list(target.shape)}" if isinstance(target, np.ndarray) else type(target).__name__
-            raise InputError(f"out['{name}'] should be {result.dtype}{list(result.shape)}; got {got}.")
-        if not target.flags.writeable:
-            raise InputError(f"out['{name}'] is read-only; give an array that can be written to.")
-        if any(size > 1 and not stride for size, stride in zip(target.shape, target.strides, strict=True)):
-            raise InputError(f"Elements of out['{name}'] share memory; give an array with memory for each of them.")
-        for other in names[:number]:
-            if np.shares_memory(target, out[other]):
-                raise InputError(f"out['{other}'] and out['{name}'] share memory; give each output its own.")
-    for name in names:
-        out[name][...] = made[name]
+    from fastlstm.streaming.ports import Port, check_out
+
+    if not isinstance(out, Mapping):
+        raise InputError(f"out should be a dict of arrays for {', '.join(made)}; got {type(out).__name__}.")
+    lists = [name for name, result in made.items() if not isinstance(result, np.ndarray)]
+    if lists:
+        raise InputError(f"The output '{lists[0]}' is a list of arrays, which out cannot take. Leave out away.")
+    ports = {name: Port("." * result.ndim, result.shape, str(result.dtype)) for name, result in made.items()}
+    targets = check_out(ports, out, {name: result.shape for name, result in made.items()})
+    # A result may be one of the inputs, in whose memory another one is written.
+    kept = {
+        name: result.copy() if any(np.may_share_memory(result, target) for target in targets.values()) else result
+        for name, result in made.items()
+    }
+    for name, target in targets.items():
+        target[...] = kept[name]
     return out
 
 
@@ -84,7 +81,12 @@ def _sequence(spec: TensorSpec, value: Any) -> Any:
 def _checked(spec: TensorSpec, value: Any, sizes: dict[str, tuple[int, str]]) -> Array:
     array = as_array(value, f"Input {spec}")
     if spec.dtype and array.dtype != spec.dtype:
-        array = _converted(spec, array)
+        wanted = np.dtype(spec.dtype)
+        if array.dtype.kind not in {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}.get(wanted.kind, ""):
+            raise InputError(
+                f"Input {spec}: expected {wanted}; got {array.dtype}. Give x.astype('{wanted}') if that is meant."
+            )
+        array = converted(array, wanted, f"Input {spec}")
     if "..." in spec.shape:
         return array
     if array.ndim != len(spec.shape):
@@ -103,21 +105,3 @@ def _checked(spec: TensorSpec, value: Any, sizes: dict[str, tuple[int, str]]) ->
                     f"Input {spec}: '{dim}' is {size} here and {known[0]} in '{known[1]}'; it has to be one number."
                 )
     return array
-
-
-def _converted(spec: TensorSpec, array: Array) -> Array:
-    """Return an array as the input's dtype; InputError if numbers would become others."""
-    wanted = np.dtype(spec.dtype)
-    if array.dtype.kind not in {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}.get(wanted.kind, ""):
-        raise InputError(
-            f"Input {spec}: expected {wanted}; got {array.dtype}. Give x.astype('{wanted}') if that is meant."
-        )
-    if wanted.kind in "iu" and array.size:
-        limits = np.iinfo(wanted)
-        if array.min() < limits.min or array.max() > limits.max:
-            raise InputError(f"Input {spec}: {array.min()} to {array.max()} does not fit {wanted}.")
-    with np.errstate(over="ignore"):
-        made = array.astype(wanted)
-    if wanted.kind == "f" and np.count_nonzero(np.isinf(made)) != np.count_nonzero(np.isinf(array)):
-        raise InputError(f"Input {spec}: it holds numbers that are too large for {wanted}; scale them.")
-    return made

@@ -197,7 +197,8 @@ class Model:
     def __repr__(self) -> str:
         inputs = ", ".join(map(str, self.inputs))
         outputs = ", ".join(map(str, self.outputs))
-        return f"<fastlstm.Model {self.graph.name or ''} ({inputs}) -> ({outputs})>"
+        name = f" {self.graph.name}" if self.graph.name else ""
+        return f"<fastlstm.Model{name} ({inputs}) -> ({outputs})>"
 
 
 def _workers(threads: int | None) -> int:

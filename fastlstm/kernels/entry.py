@@ -85,9 +85,11 @@ def fits(context, value, flags):
     dims, strides = load_i64(array + layout.ARRAY_DIMS), load_i64(array + layout.ARRAY_STRIDES)
     for i in range(rank):
         size, expected = load_i64(dims + 8 * i), word(value, layout.VALUE_DIMS + i)
-        if expected < 0 and word(context, layout.ENTRY_TIME) == 0 and size > 0:
-            store_i64(context + 8 * layout.ENTRY_TIME, size)
-        if size != (word(context, layout.ENTRY_TIME) if expected < 0 else expected):
+        if expected < 0:
+            if word(context, layout.ENTRY_TIME) == 0:
+                store_i64(context + 8 * layout.ENTRY_TIME, size)
+            expected = max(1, word(context, layout.ENTRY_TIME))  # no time steps are for Python to judge
+        if size != expected:
             return False
     if word(value, layout.VALUE_DENSE) != 0 and load_i64(dims + 8 * (rank - 1)) != 1:
         return load_i64(strides + 8 * (rank - 1)) == word(value, layout.VALUE_ITEM)

@@ -73,6 +73,12 @@ class BoundProgram:
         if self.workers > 1:
             self._hire(words)
 
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} of {self.program!r}, bound to {self.batch} rows, {self.workers} worker(s) and "
+            f"{self.steps} time steps: {self.nbytes():,} bytes>"
+        )
+
     def _address(self, name: str) -> int:
         return address(Kernel(name), self.program.target)
 

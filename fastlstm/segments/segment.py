@@ -62,6 +62,15 @@ class Segment:
     flat: bool = False  # one input and one output, all whose axes but the last are rows alike
     _programs: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        steps = list(self.program.instructions)
+        layers = sum(step.recurrent for step in steps)
+        return (
+            f"<Segment ({', '.join(self.inputs)}) -> ({', '.join(self.outputs)}): {len(steps)} instructions, "
+            f"{layers} of them recurrent, {sum(step.macs for step in steps):,} multiply-adds a time step, "
+            f"{self.threads} thread(s) at most>"
+        )
+
     def bound(self, batch: int, before: Sequence[Stage] = (), after: Sequence[Stage] = ()) -> BoundProgram:
         """Return a bound program of one's own for `batch` rows, with more stages before and after the segment's."""
         stages = (*before, *self.program.stages, *after)

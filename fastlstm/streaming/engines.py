@@ -90,6 +90,9 @@ class SegmentEngine:
 
     by_call = False
 
+    def __repr__(self) -> str:
+        return f"<SegmentEngine of {self.segment!r}, {self.state_bytes:,} bytes of states a row>"
+
     @property
     def state_bytes(self) -> int:
         """Bytes of the states of one row."""
@@ -177,6 +180,9 @@ class GraphEngine:
 
         self.by_call = not any("T" in port.axes for port in self.inputs.values())
         """Whether a step is a whole call of the model, with one chunk as its input."""
+
+    def __repr__(self) -> str:
+        return f"<GraphEngine of {self._executor!r}, {self.state_bytes:,} bytes of states a row>"
 
     @property
     def state_bytes(self) -> int:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from fastlstm import machine
 from fastlstm.busy import Busy, exclusive, in_use
+from fastlstm.conversion import converted
 from fastlstm.errors import InputError
 from fastlstm.kernels import compiler
 from fastlstm.memory import check_memory
@@ -75,6 +76,9 @@ class StreamPool:
         self._addresses = address_of(self._words), address_of(self._few)
         self._free = list(range(capacity))[::-1]
         self._met: tuple[list[int], Array] = [], np.zeros(0, np.int64)  # ids that were open when they came last
+
+    def __repr__(self) -> str:
+        return f"<fastlstm.StreamPool of {self._model!r}: {len(self)} of {self.capacity} streams open>"
 
     def __len__(self) -> int:
         return self.capacity - len(self._free)
@@ -271,10 +275,11 @@ class StreamPool:
         port = self._inputs[name]
         array = np.asarray(frames)
         one = port.shape(1, 1, "TB")
-        check_frames(f"Frames of '{name}'", port, array, [(*front, *one), *([one] if name in self._single else [])])
+        what = f"Frames of '{name}'"
+        check_frames(what, port, array, [(*front, *one), *([one] if name in self._single else [])])
         if array.ndim == len(one):
             array = np.broadcast_to(array, (*front, *array.shape))
-        return np.asarray(array, port.dtype)
+        return converted(array, port.dtype, what)
 
 
 @cache

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.busy import exclusive, in_use
+from fastlstm.conversion import converted
 from fastlstm.errors import InputError
 from fastlstm.native import Call, never
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
@@ -160,6 +161,9 @@ class Stream:
             self._run.restore(before)
             raise
 
+    def __repr__(self) -> str:
+        return f"<fastlstm.Stream of {self._model!r}: {self.batch} row(s)>"
+
     def blank_frame(self) -> Any:
         """Return a frame of zeros, of the shape and dtype that `step` takes."""
         blank = {
@@ -275,7 +279,7 @@ class Stream:
             for i, axis in enumerate(port.axes):
                 if axis in without + lone and axis in "TB":
                     array = np.expand_dims(array, i)
-            arrays[name] = np.asarray(array, port.dtype, order="C")
+            arrays[name] = np.asarray(converted(array, port.dtype, which), order="C")
         return arrays, lone
 
     def _steps(self, arrays: Mapping[str, Array]) -> int:

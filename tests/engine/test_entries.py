@@ -164,6 +164,16 @@ def assert_same(mine: Any, theirs: Any) -> None:
         np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
+def test_an_input_without_time_steps_is_left_to_python() -> None:
+    mine, theirs = pair("mask")
+    arrays = inputs_of(mine, 3, 1, np.random.default_rng(12))
+    mine.run(arrays)
+    for name in ("x", "mask"):
+        wrong = {**arrays, name: arrays[name][:0]}
+        assert mine._executor.quick(wrong) is None
+        assert outcome(mine, wrong, None)[0] == outcome(theirs, wrong, None)[0] != ""
+
+
 @settings(max_examples=250, deadline=None)
 @given(data=st.data())
 def test_any_call_does_what_python_does(data: st.DataObject) -> None:
@@ -349,6 +359,28 @@ def test_a_call_meets_another_one_and_takes_the_long_way() -> None:
     assert model._executor.quick(arrays) is None
     assert_same(model.run(arrays), want)
     flag.free = None
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "uint64"])
+def test_numbers_that_the_model_cannot_hold_are_refused(dtype: str) -> None:
+    model, _ = pair("short ids" if dtype[0] != "f" else "states")
+    arrays = inputs_of(model, 2, 2, np.random.default_rng(11))
+    arrays["x"] = np.zeros_like(arrays["x"], dtype)
+    model.run(arrays)
+    arrays["x"].reshape(-1)[0] = 1e39 if dtype == "float64" else np.inf if dtype == "float32" else 1 << 32
+    if dtype == "float32":
+        model.run(arrays)
+        arrays["x"] = arrays["x"].astype(np.float64)  # what is infinite stays so
+        model.run(arrays)
+        return
+    with pytest.raises(InputError, match=f"expected .*; got {dtype} with numbers"):
+        model.run(arrays)
+    if dtype == "float64":
+        stream, pool = Model(graph_of(states=False)).stream(), Model(graph_of(states=False)).streams(2)
+        row = arrays["x"][0, 0]
+        for call in (stream.step, lambda x: stream.push(x[None]), lambda x: pool.step([pool.open()], x[None])):
+            with pytest.raises(InputError, match="expected float32"):
+                call(row)
 
 
 def test_streams_of_several_inputs_and_of_ids_have_entries() -> None:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 # A part is a folder, or a module beside them; "fastlstm" is the package's own __init__. `errors` is open to all.
 ALLOWED: Mapping[str, str] = {
     "benchmark": "picture",
+    "conversion": "",
     "converters": "graph",
     "converters.common": "graph",
     "machine": "target",
@@ -45,8 +46,11 @@ ALLOWED: Mapping[str, str] = {
     "ulp": "layout machine program segments",
     "usual": "graph kernels plan segments target",
     "prebuild": "kernels machine target usual",
-    "streaming": "busy executor graph kernels layout machine memory native passes plan program segments tapes",
-    "model": "executor fileformat graph machine passes plan quantise streaming verify",
+    "streaming": (
+        "busy conversion executor graph kernels layout machine memory native passes plan program segments tapes target"
+    ),
+    "inputs": "conversion foreign graph streaming",
+    "model": "executor fileformat foreign graph inputs machine passes plan quantise streaming verify",
     "layers": "graph model",
     "loading": "converters fileformat graph model",
     "scoring": "graph graph_json loading machine model samples version",
