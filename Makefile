@@ -5,9 +5,11 @@
 #   make differ   random models beside onnxruntime, PyTorch and a float64 reference (ARGS="--count N --seed S")
 #   make fuzz     mutated model files of every format: load or refuse (ARGS="--minutes 10")
 #   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
+#   make docs     the documentation site into build/site, strict: no broken link, every public name documented
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
 #   make wheel    the wheel with compiled kernels for every level of processor  (minutes; LEVELS=x86-64-v3 for one)
+#   make release  sdist, wheel and notes in dist/, checked and tried in empty environments  (REPOSITORY=https://…)
 #   make test-kills  50 scoring runs killed and gone on with (minutes)
 #   make clean    remove everything that make made
 
@@ -19,6 +21,8 @@ INSTALL       ?= editable
 ARGS          ?=
 # Whose compiled kernels go into the wheel that `make wheel` builds: none named means all.
 LEVELS        ?=
+# Where a release lives, as people open it in a browser; none named means git's origin.
+REPOSITORY    ?=
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 WHEEL   := dist/fastlstm-$(VERSION)-py3-none-any.whl
@@ -35,7 +39,7 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test test-kills check lint types differ fuzz bench ulp warmup wheel test-oldest clean
+.PHONY: demo test test-kills check lint types docs differ fuzz bench ulp warmup wheel release test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -45,7 +49,7 @@ test: $(STAMP)test
 	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -n auto $(CURDIR)/tests $(ARGS)
 
 check:
-	$(MAKE) lint types test VENV=.venv-check INSTALL=wheel
+	$(MAKE) lint types docs test VENV=.venv-check INSTALL=wheel
 
 lint: $(STAMP)dev
 	$(BIN)/ruff format --check .
@@ -57,6 +61,9 @@ types: $(STAMP)dev
 	ln -s $(abspath $(filter-out fastlstm/converters,$(wildcard fastlstm/*))) build/types/fastlstm
 	ln -s $(abspath $(wildcard fastlstm/converters/*.py converters/*)) build/types/fastlstm/converters
 	cd build/types && $(BIN)/python -m mypy --strict --config-file $(CURDIR)/pyproject.toml -p fastlstm
+
+docs: $(STAMP)docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 differ: $(STAMP)test
 	cd $(VENV) && bin/python $(CURDIR)/tests/differ $(ARGS)
@@ -79,6 +86,9 @@ wheel: $(STAMP)prebuild
 	$(BIN)/python -m fastlstm.prebuild --out dist/packs $(LEVELS)
 	cp -r dist/packs fastlstm/packs
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ; status=$$?; rm -rf fastlstm/packs; exit $$status
+
+release: $(STAMP)release
+	$(BIN)/python -m release $(if $(REPOSITORY),--repository $(REPOSITORY)) --levels $(LEVELS) $(ARGS)
 
 # Half a hundred runs killed at random moments, in place of three.
 test-kills: $(STAMP)test

@@ -9,7 +9,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError, InputError, UnsupportedError
+from fastlstm.errors import (
+    AssumptionWarning,
+    DependencyError,
+    FastLSTMError,
+    FileFormatError,
+    InputError,
+    UnsupportedError,
+)
 from fastlstm.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -28,9 +35,9 @@ if TYPE_CHECKING:
 
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
-    "Node", "Scorer", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx",
-    "from_state_dict", "from_torch", "load", "score",
+    "GRU", "LSTM", "RNN", "AssumptionWarning", "DependencyError", "FastLSTMError", "FileFormatError", "Graph",
+    "InputError", "Model", "Node", "Scorer", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "from_keras",
+    "from_onnx", "from_state_dict", "from_torch", "load", "score",
 ]  # fmt: skip
 
 _LAZY = {
@@ -61,9 +68,9 @@ def __dir__() -> list[str]:
 def from_onnx(proto: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of an ONNX ModelProto."""
     from fastlstm.converters.onnx.load import from_onnx as read
-    from fastlstm.model import Model
+    from fastlstm.loading import model_of
 
-    return Model(read(proto), threads, precision)
+    return model_of(read(proto), threads, precision)
 
 
 def from_torch(
@@ -81,9 +88,9 @@ def from_torch(
         As in `load`.
     """
     from fastlstm.converters.torch.export import from_torch as read
-    from fastlstm.model import Model
+    from fastlstm.loading import model_of
 
-    return Model(read(module, example_inputs), threads, precision)
+    return model_of(read(module, example_inputs), threads, precision)
 
 
 def from_state_dict(
@@ -91,17 +98,17 @@ def from_state_dict(
 ) -> Model:
     """Return the model of a PyTorch state dict; ``layers=`` says what it does not."""
     from fastlstm.converters.torch.state_dict import from_state_dict as read
-    from fastlstm.model import Model
+    from fastlstm.loading import model_of
 
-    return Model(read(mapping, **options), threads, precision)
+    return model_of(read(mapping, **options), threads, precision)
 
 
 def from_keras(model: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of a Keras model object."""
     from fastlstm.converters.keras.load import from_keras as read
-    from fastlstm.model import Model
+    from fastlstm.loading import model_of
 
-    return Model(read(model), threads, precision)
+    return model_of(read(model), threads, precision)
 
 
 def score(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -191,6 +191,16 @@ class Program:
     slots: tuple[Slot, ...]
     stages: tuple[Stage, ...]
     scratch: tuple[Array, ...] = ()
+
+    def kernels(self, batch: int) -> Iterator[tuple[str, tuple[Hashable, ...]]]:
+        """Yield the name and the constants of each kernel that runs for so many batch rows, repeated ones too."""
+        yield "drive.drive", ()
+        for stage in self.stages:
+            for step in stage.chosen(batch):
+                yield step.kernel, step.constants
+                for value in step.args:
+                    if isinstance(value, Body):
+                        yield from value.program.kernels(value.batch)
 
     @property
     def instructions(self) -> Iterator[Instruction]:

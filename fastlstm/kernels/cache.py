@@ -24,9 +24,12 @@ __all__ = ["cache_folder", "keep", "mistrust", "place_of", "sources"]
 FINDING = (
     "cache",
     "compiler",
+    "helpers",
     "loader",
     "packfile",
+    "progress",
     "side_by_side",
+    "simplified",
 )  # modules that find code, and have no part in what it is
 LEFT_OVER_SECONDS = 3600.0  # files that were begun and not finished are removed when they are older
 

@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.busy import Busy, in_use
-from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.kernels.compiler import Kernel, address, prepare
 from fastlstm.memory import aligned_zeros
 from fastlstm.program import Argument, Body, Place, Program, Table
 from fastlstm.protected import CHECKING
 from fastlstm.team import team_of
 
-__all__ = ["BoundProgram", "address_of"]
+__all__ = ["WORTH_A_TEAM", "WORTH_WAKING", "BoundProgram", "address_of"]
 
 Array = npt.NDArray[Any]
 WORTH_A_TEAM = 200_000  # multiply-adds of a call, a few microseconds: workers that are awake join in less than one
@@ -118,7 +118,16 @@ class BoundProgram:
         light = steps * self.macs < WORTH_WAKING
         return self._address("team.lead"), address_of(self._crew), int(light)
 
+    def functions(self) -> tuple[tuple[int, int], tuple[int, int, int] | None]:
+        """Return what `call` chooses from: the function and the first argument that run it alone, and with a team.
+
+        Behind those of the team is the address of the word that says whether it has been started.
+        """
+        crew = (self._address("team.lead"), address_of(self._crew), self._team.alive) if self.workers > 1 else None
+        return self._alone[:2], crew
+
     def _assemble(self) -> Array:
+        prepare((Kernel(*one) for one in self.program.kernels(self.batch)), self.program.target)
         words: list[int] = [len(self.program.stages)]
         for stage in self.program.stages:
             steps = stage.chosen(self.batch)
@@ -162,6 +171,7 @@ class BoundProgram:
     def _place_buffers(self, steps: int) -> None:
         """Give every slot its memory for `steps` time steps; states and other rows keep theirs."""
         self.steps = steps
+        self.frame[layout.ROOM] = steps
         for index, slot in enumerate(self.program.slots):
             if slot.kind == "external":
                 continue

@@ -22,6 +22,7 @@ from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine
 from fastlstm.streaming.pairs import final_states, initial_states, state_pairs
 from fastlstm.streaming.timeline import FRAMES, ROWS, TRACED, Carried, Unrolled, refusal
 from fastlstm.streaming.timeline_rules import unroll
+from fastlstm.target import Target
 
 if TYPE_CHECKING:
     from fastlstm.model import Model
@@ -32,7 +33,7 @@ Array = npt.NDArray[Any]
 MOST_TRIALS = 400
 
 
-def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
+def engine_for(model: Model, hand: Mapping[str, str] | None, target: Target | None = None) -> Engine:
     """Return what a stream of the model runs on.
 
     Parameters
@@ -40,6 +41,8 @@ def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
     model : Model
     hand : mapping of str to str, optional
         State inputs and the outputs that show them, where the graph alone does not say it.
+    target : Target, optional
+        What it is planned for; this machine if not given.
 
     Raises
     ------
@@ -49,13 +52,14 @@ def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
     graph = passes.optimise(model.graph)
     threads = machine.cores() if model.threads is None else model.threads
     pairs = state_pairs(graph, hand)
-    found = _one_segment(graph, pairs, threads)
+    target = target or machine.detect()
+    found = _one_segment(graph, pairs, threads, target)
     if found is not None:
         return found
     shown = {given: after for given, after in pairs.items() if after}
     graph = _without(graph, {given for given, after in pairs.items() if not after})
     try:
-        return GraphEngine(_unrolled(graph, shown), threads)
+        return GraphEngine(_unrolled(graph, shown), threads, target)
     except UnsupportedError as error:
         called = _call_by_call(graph, shown, bool(hand))
         if called is None and shown and not hand:
@@ -64,10 +68,10 @@ def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
             ) from None
         if called is None:
             raise error from None
-        return GraphEngine(called, threads)
+        return GraphEngine(called, threads, target)
 
 
-def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int) -> SegmentEngine | None:
+def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int, target: Target) -> SegmentEngine | None:
     """Return the engine of a model that is one native call, None if it is not."""
     only_recurrent = all(
         initial_states(graph, given) and (not shown or initial_states(graph, given) == final_states(graph, shown))
@@ -102,7 +106,7 @@ def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int) -> Segmen
     stream = graph.replace(inputs=inputs, outputs=outputs, nodes=_needed(nodes, wanted))
     if not recurrent or any(n.op in RECURRENT_OPS and n not in stream.nodes for n in nodes):
         return None
-    plan = make_plan(stream, machine.detect(), threads)
+    plan = make_plan(stream, target, threads)
     segment = plan.parts[0] if len(plan.parts) == 1 else None
     if not isinstance(segment, Segment) or segment.flat or set(segment.inputs) != {spec.name for spec in inputs}:
         return None

@@ -21,10 +21,12 @@ from fastlstm.executor import Executor
 from fastlstm.graph import TensorSpec
 from fastlstm.memory import check_memory
 from fastlstm.native import Call, never
+from fastlstm.segments.entry import stream_entry
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.timeline import Unrolled
 from fastlstm.tapes.by_shape import Tapes
+from fastlstm.target import Target
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
@@ -47,10 +49,8 @@ class SegmentRun:
         return self.engine.segment.advance(self.program, arrays, steps, self.batch)
 
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:
-        """Return a built-in for arrays of one shape, if this engine has any."""
-        if not self.engine.has_entries:
-            return never
-        return self.engine.segment.entry(self.program, steps, keep=True, time_axis=time_axis, batch_axis=batch_axis)
+        """Return a built-in for frames of so many time steps (0: any number), with or without axes of size 1."""
+        return stream_entry(self.engine.segment, self.program, self.engine.shown, steps, time_axis, batch_axis)
 
     def before(self) -> dict[str, Array] | None:
         """Return what `restore` takes to undo what a refused call has done; None if no call is refused midway."""
@@ -110,12 +110,6 @@ class SegmentEngine:
         """Whether an input holds ids, which only the kernels find to lie outside their table."""
         return any(not features for _, _, features in self.segment.inputs.values())
 
-    @cached_property
-    def has_entries(self) -> bool:
-        """Whether one float input goes in and one output comes out."""
-        ports = list(self.inputs.values())
-        return len(ports) == len(self.segment.outputs) == 1 and ports[0].dtype == "float32"
-
     def open(self, batch: int) -> SegmentRun:
         """Return the states of a new stream."""
         return SegmentRun(self, batch)
@@ -171,8 +165,8 @@ class GraphRun:
 class GraphEngine:
     """A model that runs part by part, with its states as inputs and outputs."""
 
-    def __init__(self, unrolled: Unrolled, threads: int) -> None:
-        self._executor = Executor(unrolled.graph, threads)
+    def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
+        self._executor = Executor(unrolled.graph, threads, target=target)
         self.carried, self.at_once = unrolled.carried, unrolled.at_once
         count = len(self.carried)
         graph = unrolled.graph

@@ -12,6 +12,7 @@ from fastlstm import layout
 from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call
 from fastlstm.program import Argument, Instruction, Stage, place
+from fastlstm.segments.entry import stream_entry
 from fastlstm.segments.program import BoundProgram
 from fastlstm.streaming.engines import SegmentEngine
 from fastlstm.streaming.ports import Port
@@ -97,12 +98,12 @@ class NativeRows:
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
         count = len(numbers)
-        if not count or not self._engine.has_entries:
+        if not count:
             return None
         program = self._program(count, False)
         call = self._entries.get(count)
         if call is None:
-            call = self._segment.entry(program, 1, keep=True, time_axis=False)
+            call = stream_entry(self._segment, program, self._engine.shown, 1, time_axis=False, batch_axis=True)
             self._entries[count] = call
         self._list[0] = count
         self._list[1 : 1 + count] = numbers

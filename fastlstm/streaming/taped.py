@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.streaming.stores import Store
-from fastlstm.tapes.by_shape import Tapes
-from fastlstm.tapes.tape import SizesChangedError, Tape
+from fastlstm.tapes.by_shape import Tapes, give
+from fastlstm.tapes.playback import Tape
+from fastlstm.tapes.recorder import SizesChangedError
 
 __all__ = ["TapedStep"]
 
@@ -40,23 +41,28 @@ class TapedStep:
         tape = self._tapes.take(self._key)
         if tape is None:
             return None
+        try:
+            return self._played(tape, numbers, frames)
+        except SizesChangedError as changed:
+            self._tapes.forget(self._key, tape, changed)  # it is recorded anew
+            return None
+        finally:
+            give(tape)
+
+    def _played(self, tape: Tape, numbers: Array, frames: Mapping[str, Array]) -> list[Array]:
         if tape is not self._known:
             self._look_at(tape)
         for target, name in self._given:
             np.copyto(target, frames[name])
         for target, store in self._taken:
             store.take(numbers, target)
-        try:
-            tape.play()
-        except SizesChangedError:
-            return None  # it is recorded anew
+        tape.play()
         shown = [np.array(array) for array in self._shown]
         for store, array, cells in self._put:
             if cells is None:
                 store.put(numbers, store.fitting(array, len(numbers)))
             else:
                 store.put_cells(numbers, cells)
-        self._tapes.give(self._key, tape)
         return shown
 
     def _look_at(self, tape: Tape) -> None:

@@ -11,7 +11,7 @@ The kernels and their order are the same whether a tape is kept or recorded anew
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout, ops
-from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.program import Body, Instruction, Place, Program, Stage, place
 from fastlstm.segments.program import BoundProgram
-from fastlstm.segments.segment import COMPLAINT, Segment, axes_of
+from fastlstm.segments.segment import Segment, axes_of
 from fastlstm.tapes import EMITTERS
+from fastlstm.tapes.playback import Tape
 from fastlstm.tapes.recorder import Cell, Recorded, Recorder, SizesChangedError
 from fastlstm.tapes.rounds import record_rounds
 
@@ -36,70 +36,6 @@ __all__ = ["Recording", "SizesChangedError", "Tape", "record"]
 
 Array = npt.NDArray[Any]
 WORTH_WORKERS = 200_000  # multiply-adds of a tape that several threads may run
-
-
-class Tape:
-    """The steps of a model for inputs of one shape; not for two threads at a time.
-
-    Attributes
-    ----------
-    inputs : list of array
-        Where the inputs lie: written before every run.
-    outputs : list of Cell
-    reusable : bool
-        Whether running the steps again does what a new recording would do.
-    nbytes : int
-        Memory of the tape's own.
-    """
-
-    def __init__(self) -> None:
-        self.inputs: list[Array] = []
-        self.outputs: list[Cell] = []
-        self.steps: list[Callable[[], None]] = []
-        self.watched: list[BoundProgram] = []
-        self.flags: list[tuple[Array, int]] = []
-        self.reusable = True
-        self.nbytes = 0
-        self.keep: list[Any] = []
-
-    def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """Run for inputs of the recorded shape; raises `SizesChangedError` if the sizes inside turn out others."""
-        for target, array in zip(self.inputs, inputs, strict=True):
-            np.copyto(target, array)
-        self.play()
-        return self.results()
-
-    def play(self) -> None:
-        """Run on what lies in `inputs`; the outputs are then in their cells, until the tape runs again."""
-        for step in self.steps:
-            step()
-        self.check()
-
-    def watch(self, other: Tape) -> None:
-        """Let another tape complain about what this one does."""
-        other.watched += self.watched
-        other.flags += self.flags
-        other.reusable &= self.reusable
-
-    def check(self) -> None:
-        """Complain if a loop has decided otherwise than recorded, or an index had nothing to point to."""
-        for flag, loop in self.flags:
-            if flag[0]:
-                for other, _ in self.flags:
-                    other[0] = 0
-                raise SizesChangedError(loop)
-        frames = [frame for program in self.watched for frame in program.frames]
-        if any(frame[layout.STATUS] for frame in frames):
-            for frame in frames:
-                frame[layout.STATUS] = 0
-            raise InputError(COMPLAINT)
-
-    def results(self) -> list[Any]:
-        """Return copies of the outputs."""
-        return [
-            [np.array(a) for a in cell.array] if isinstance(cell.array, list) else np.array(cell.array)
-            for cell in self.outputs
-        ]
 
 
 class Recording:
@@ -172,6 +108,12 @@ class Recording:
             else:
                 self.rec.release(flat)
         self.rec.settle()
+
+    def whole(self, cell: Cell) -> Cell:
+        """Return an output without gaps in memory."""
+        if not cell.is_float or not cell.roomy or cell.array.flags.c_contiguous:
+            return cell
+        return Cell(self.rec.tight(cell), fixed=cell.fixed, roomy=True)
 
     def hold(self, cells: Sequence[Cell]) -> None:
         """Keep the memory of values for the tape's whole life."""
@@ -404,9 +346,9 @@ def record(executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashabl
     values = {name: recording.input(array) for name, array in inputs.items()}
     recording.hold(list(values.values()))
     outputs = recording.graph(executor, values)
-    recording.flush()
     tape = recording.tape
-    tape.outputs = outputs
+    tape.outputs = [recording.whole(cell) for cell in outputs]
+    recording.flush()
     tape.keep += [recording.rec.keep, recording.rec.written]
     tape.nbytes = recording.rec.nbytes
     tape.check()
