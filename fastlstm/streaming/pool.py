@@ -186,7 +186,6 @@ class StreamPool:
             target[...] = results[name]
         return out
 
-    @exclusive("pool")
     def push(self, streams: Sequence[int] | Array, chunks: Sequence[Any]) -> list[Any]:
         """Advance some streams, each by a chunk of its own length.
 
@@ -201,7 +200,18 @@ class StreamPool:
         -------
         list of arrays [n, width]; with several outputs a list of dicts
         """
-        numbers = self._checked(streams)
+        busy = self._busy
+        try:
+            del busy.free
+        except AttributeError:
+            raise in_use("pool") from None
+        try:
+            return self._push(self._checked(streams), chunks)
+        finally:
+            busy.free = None
+
+    def _push(self, numbers: Array, chunks: Sequence[Any]) -> list[Any]:
+        """Advance some streams by a chunk each."""
         if len(chunks) != len(numbers):
             raise InputError(f"Expected a chunk for each of {len(numbers)} streams; got {len(chunks)}.")
         pieces = [self._piece(chunk) for chunk in chunks]
