@@ -102,11 +102,14 @@ class Segment:
         steps, batch = self.sizes(arrays)
         lengths = self._lengths(values, steps, batch)
         order = None if lengths is None else np.argsort(-lengths, kind="stable")
-        idle = self._idle.setdefault(batch, [])
+        room = batch if self.splits(batch) else _room(batch)
+        idle = self._idle.setdefault(room, [])
         try:
             program = idle.pop()  # another thread may have taken the last one since we looked
         except IndexError:
-            program = self.bound_for_sequences(batch)
+            program = self.bound_for_sequences(batch) if room == batch else self.bound(room)
+        if program.used != batch:
+            program.use(batch)
         self._set_states(program, values, batch, order)
         self._set_masks(program, values, steps, batch, lengths, order)
         active = None
@@ -115,7 +118,7 @@ class Segment:
         result = self.advance(program, arrays, steps, batch, active, order)
         for state in self.states:
             if state.shown:
-                part = program.rows(state.slot)[:, : state.width]
+                part = program.rows(state.slot)[:batch, : state.width]
                 whole = result.setdefault(state.shown, np.empty((state.directions, batch, state.width), np.float32))
                 whole[state.direction] = part if order is None else part[np.argsort(order)]
         idle.append(program)
@@ -239,7 +242,7 @@ class Segment:
 
     def _set_states(self, program: BoundProgram, values: Mapping[str, Any], batch: int, order: Array | None) -> None:
         for state in self.states:
-            rows = program.rows(state.slot)
+            rows = program.rows(state.slot)[:batch]
             rows[:] = 0
             if not state.given:
                 continue
@@ -297,6 +300,15 @@ class Segment:
             for stage in self.program.stages
             for step in stage.instructions
         ]
+
+
+def _room(batch: int) -> int:
+    """Return the rows that a program for `batch` rows has room for: few numbers, so that few programs are kept.
+
+    Up to an eighth more; below 16 exactly as many, where kernels are chosen by their number.
+    """
+    step = 1 << max(0, batch.bit_length() - 4)
+    return -(-batch // step) * step
 
 
 def axes_of(axes: str) -> tuple[int | None, int | None]:
