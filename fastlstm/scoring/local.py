@@ -23,7 +23,7 @@ __all__ = ["score_parts"]
 
 Array = npt.NDArray[Any]
 
-_COPIES = 8  # of a slice's bytes that reading, gathering and its outputs take altogether, at most
+_COPIES = 4  # of a slice's bytes that reading, gathering and its outputs take altogether, at most
 
 
 def score_parts(

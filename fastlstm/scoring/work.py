@@ -83,7 +83,7 @@ class Work:
         if port.time is None:
             array = column.values[rows]
             return array if port.rows in (0, None) else np.moveaxis(array, 0, port.rows)
-        array = _padded(column.values, column.offsets[rows], column.lengths[rows])
+        array = _padded(column.values, column.offsets[rows], column.offsets[rows + 1] - column.offsets[rows])
         if port.rows is None:
             return np.moveaxis(array[0], 0, port.time)
         return np.moveaxis(array, (0, 1), (port.rows, port.time))

@@ -30,6 +30,7 @@ COMPLAINT = (
     "(or negative ids counted from the end); check the vocabulary that the ids were made with."
 )
 """What a program's status other than 0 says."""
+MOST_SIZES = 16  # of batches that have programs of their own
 WORTH_A_WORKER = 25_000  # multiply-adds of a time step, about a microsecond: a phase of shares costs a third of that
 
 
@@ -60,7 +61,9 @@ class Segment:
     names: tuple[str, ...]
     threads: int = 1  # as many as the caller allows
     flat: bool = False  # one input and one output, all whose axes but the last are rows alike
-    _programs: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)
+    _programs: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)  # by rows
+    _shared: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)  # for up to so many
+    _met: set[int] = field(default_factory=set, repr=False, compare=False)  # numbers of rows that came once
 
     def __repr__(self) -> str:
         steps = list(self.program.instructions)
@@ -92,17 +95,33 @@ class Segment:
 
     def _take(self, batch: int) -> BoundProgram:
         """Return a program whose flag is taken; who calls puts that back."""
-        kept = self._programs.setdefault(batch, [])
+        exact = self.flat or self.splits(batch) or _room(batch) == batch or self._comes_again(batch)
+        rows = batch if exact else _room(batch)
+        kept = (self._programs if exact else self._shared).setdefault(rows, [])
         for program in kept:
             try:
                 del program.busy.free
             except AttributeError:
                 continue
-            return program
-        program = self.bound(batch) if self.flat else self.bound_for_sequences(batch)
-        del program.busy.free
-        kept.append(program)
+            break
+        else:
+            program = self.bound(rows) if self.flat or not exact else self.bound_for_sequences(rows)
+            del program.busy.free
+            kept.append(program)
+        if not exact and program.used != batch:
+            program.use(batch)
         return program
+
+    def _comes_again(self, batch: int) -> bool:
+        """Whether a number of rows gets programs of its own: the second time it comes, if few have any."""
+        if batch in self._programs:
+            return True
+        if batch in self._met and len(self._programs) < MOST_SIZES:
+            return True
+        if len(self._met) >= MOST_SIZES:
+            self._met.clear()
+        self._met.add(batch)
+        return False
 
     def splits(self, batch: int) -> bool:
         """Whether workers take rows of the batch for whole sequences, and not hidden units of every step."""
@@ -139,7 +158,7 @@ class Segment:
             result = self.advance(program, arrays, steps, batch, active, order)
             for state in self.states:
                 if state.shown:
-                    part = program.rows(state.slot)[:, : state.width]
+                    part = program.rows(state.slot)[:batch, : state.width]
                     whole = result.setdefault(state.shown, np.empty((state.directions, batch, state.width), np.float32))
                     whole[state.direction] = part if order is None else part[np.argsort(order)]
         finally:
@@ -236,7 +255,7 @@ class Segment:
 
     def _set_states(self, program: BoundProgram, values: Mapping[str, Any], batch: int, order: Array | None) -> None:
         for state in self.states:
-            rows = program.rows(state.slot)
+            rows = program.rows(state.slot)[:batch]
             rows[:] = 0
             if not state.given:
                 continue
@@ -294,6 +313,15 @@ class Segment:
             for stage in self.program.stages
             for step in stage.instructions
         ]
+
+
+def _room(batch: int) -> int:
+    """Return the rows that a program for `batch` rows has room for: few numbers, so that few programs are kept.
+
+    Up to an eighth more; below 16 exactly as many, where kernels are chosen by their number.
+    """
+    step = 1 << max(0, batch.bit_length() - 4)
+    return -(-batch // step) * step
 
 
 def axes_of(axes: str) -> tuple[int | None, int | None]:
