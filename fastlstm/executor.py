@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,10 @@ from fastlstm.kernels.compiler import Kernel, ahead
 from fastlstm.plan import Plan, make_plan
 from fastlstm.protected import CHECKING
 from fastlstm.segments.segment import Segment
-from fastlstm.tapes.by_shape import Tapes
 from fastlstm.validation import check_weights
+
+if TYPE_CHECKING:
+    from fastlstm.tapes.by_shape import Tapes
 
 __all__ = ["Executor"]
 
@@ -44,7 +46,7 @@ class Executor:
         self.reads = Counter(spec.name for spec in graph.outputs)  # of each value
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
-        self._tapes = Tapes(self, steers=not is_body)
+        self._tapes = None if all(isinstance(part, Segment) for part in self.plan.parts) else _tapes(self, not is_body)
         if not is_body:
             ahead(self._first_kernels(), self.plan.target)
 
@@ -53,7 +55,7 @@ class Executor:
         for part in self.plan.parts:
             if isinstance(part, Segment):
                 yield from (Kernel(*one) for one in part.program.kernels(1))
-                yield Kernel("nested.nested" if self._tapes.useful else "entry.call")
+                yield Kernel("nested.nested" if self._tapes else "entry.call")
 
     def _enter(self, array: Any) -> Array | None:
         """Run a shape that was run before through its entry, and make that the one to try first."""
@@ -83,7 +85,7 @@ class Executor:
             known = self._enter(next(iter(inputs.values())))
             if known is not None:
                 return [known]
-        if self._tapes.useful:
+        if self._tapes is not None:
             around = {} if outer is None else {name: outer[name] for name in self._reads if name in outer}
             results = self._tapes.run({**around, **inputs})
             if results is not None:
@@ -131,6 +133,14 @@ class Executor:
             raise InputError(f"{error} These weights are given or computed at run time; make them fit.") from error
         (part,) = make_plan(Graph((), outputs, (layer,), weights), self.plan.target, self.threads).parts
         return part.run(values)  # type: ignore[union-attr]  # a layer of constant weights is a segment
+
+
+def _tapes(executor: Executor, steers: bool) -> Tapes | None:
+    """Return what runs an executor's graph by tapes, None if they would not pay."""
+    from fastlstm.tapes.by_shape import Tapes  # a third of what loading a model of recurrent layers alone would import
+
+    tapes = Tapes(executor, steers)
+    return tapes if tapes.useful else None
 
 
 def _last_uses(graph: Graph, plan: Plan) -> dict[int, list[str]]:
