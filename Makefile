@@ -1,6 +1,7 @@
 # On a machine with Python 3.10 or newer and make:
 #   make demo     install, convert two real models, verify, stream, time, draw
 #   make test     install what the tests need and run them      (ARGS="-k stream" picks some)
+#   make test-all all tests, those that take longer than CI may too
 #   make check    what CI runs: format, lint, build the wheel, types, tests against the wheel
 #   make differ   random models beside onnxruntime, PyTorch and a float64 reference (ARGS="--count N --seed S")
 #   make fuzz     mutated model files of every format: load or refuse (ARGS="--minutes 10")
@@ -39,14 +40,19 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test test-kills check lint types docs differ fuzz bench ulp warmup wheel release test-oldest clean
+.PHONY: demo test test-all test-kills check lint types docs differ fuzz bench ulp warmup wheel release test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
 
+# Each worker compiles what its own tests need; helpers would take its neighbour's core.
+test: export FASTLSTM_HELPERS ?= 0
 # Started outside the checkout: only there does Python import what is installed and nothing else.
 test: $(STAMP)test
 	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -n auto $(CURDIR)/tests $(ARGS)
+
+test-all:
+	$(MAKE) test ARGS="-m 'long or not long' $(ARGS)"
 
 check:
 	$(MAKE) lint types docs test VENV=.venv-check INSTALL=wheel

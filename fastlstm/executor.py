@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,11 @@ from fastlstm.plan import Plan, make_plan
 from fastlstm.protected import CHECKING
 from fastlstm.segments.entry import sequence_wiring
 from fastlstm.segments.segment import Segment
-from fastlstm.tapes.by_shape import Tapes
 from fastlstm.target import Target
 from fastlstm.validation import check_weights
+
+if TYPE_CHECKING:
+    from fastlstm.tapes.by_shape import Tapes
 
 __all__ = ["Executor"]
 
@@ -50,7 +52,7 @@ class Executor:
         self.reads = Counter(spec.name for spec in graph.outputs)  # of each value
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
-        self.tapes = Tapes(self, steers=not is_body)
+        self.tapes = None if all(isinstance(part, Segment) for part in self.plan.parts) else _tapes(self, not is_body)
         if not is_body:
             ahead(self._first_kernels(), self.plan.target)
 
@@ -59,7 +61,7 @@ class Executor:
         for part in self.plan.parts:
             if isinstance(part, Segment):
                 yield from (Kernel(*one) for one in part.program.kernels(1))
-                yield Kernel("nested.nested" if self.tapes.useful else "entry.call")
+                yield Kernel("nested.nested" if self.tapes else "entry.call")
 
     def __repr__(self) -> str:
         return f"<Executor of {self.plan!r}, {self.threads} thread(s) at most>"
@@ -80,7 +82,7 @@ class Executor:
         arrays = self._in_order(given)
         if arrays is None:
             return None
-        if self.tapes.useful:
+        if self.tapes is not None:
             call = self.tapes.entry(arrays)
         else:
             segment = self.plan.parts[0] if len(self.plan.parts) == 1 else None
@@ -108,7 +110,10 @@ class Executor:
         known = self._entries.get(batch)
         if (known is not None and steps <= known.room) or not steps or not batch or len(self._entries) >= MOST_ENTRIES:
             return
-        program = segment.programs(batch)[0]
+        programs = segment.programs(batch)
+        if not programs:  # it ran by one that other batches share
+            return
+        program = programs[0]
         graph = self.graph
         wiring = sequence_wiring(segment, program, graph.inputs, graph.outputs, graph.constants, 2 * steps)
         if wiring is None:
@@ -124,8 +129,8 @@ class Executor:
             if known is None:
                 known = self.enter(inputs)
             if known is not None:
-                return list(known.values())
-        if self.tapes.useful:
+                return [known]
+        if self.tapes is not None:
             around = {} if outer is None else {name: outer[name] for name in self._reads if name in outer}
             results = self.tapes.run({**around, **inputs})
             if results is not None:
@@ -175,13 +180,12 @@ class Executor:
         return part.run(values)  # type: ignore[union-attr]  # a layer of constant weights is a segment
 
 
-def _batch(segment: Segment, graph: Graph, arrays: Sequence[Any]) -> int:
-    """Return the batch rows that a segment's inputs have, -1 if they are not arrays of the rank it takes."""
-    for spec, array in zip(graph.inputs, arrays, strict=True):
-        if spec.name in segment.inputs:
-            _, axes, _ = segment.inputs[spec.name]
-            return array.shape[axes.index("B")] if isinstance(array, np.ndarray) and array.ndim == len(axes) else -1
-    return -1
+def _tapes(executor: Executor, steers: bool) -> Tapes | None:
+    """Return what runs an executor's graph by tapes, None if they would not pay."""
+    from fastlstm.tapes.by_shape import Tapes  # a third of what loading a model of recurrent layers alone would import
+
+    tapes = Tapes(executor, steers)
+    return tapes if tapes.useful else None
 
 
 def _last_uses(graph: Graph, plan: Plan) -> dict[int, list[str]]:

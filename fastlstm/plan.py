@@ -23,7 +23,6 @@ from fastlstm.passes.fit import misfit
 from fastlstm.passes.infer_compute import ELEMENTWISE
 from fastlstm.segments.build import BINARY, UNARY, build_segment, consumer_width
 from fastlstm.segments.segment import Segment
-from fastlstm.tapes import EMITTERS
 from fastlstm.target import Target
 
 __all__ = ["REFERENCE_KERNEL", "Plan", "make_plan", "operator", "row_labels"]
@@ -43,6 +42,8 @@ class Plan:
 
     def as_data(self, batch: int = 1) -> list[dict[str, Any]]:
         """Return the plan as plain data, a dict a step; the bounds are those of a batch of so many rows."""
+        from fastlstm.tapes import EMITTERS  # models of recurrent layers alone have none
+
         rows: list[dict[str, Any]] = []
         for part in self.parts:
             if isinstance(part, Segment):

@@ -12,7 +12,6 @@ import hashlib
 import os
 import stat
 import sys
-import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -95,6 +94,8 @@ def keep(path: Path, content: bytes) -> None:
     OSError
         If it cannot be written; nothing is left behind.
     """
+    import tempfile  # it imports a dozen modules, which finding code does not need
+
     for folder in (path.parent.parent, path.parent):
         with contextlib.suppress(FileExistsError):
             folder.parent.mkdir(parents=True, exist_ok=True)

@@ -228,7 +228,7 @@ class GraphEngine:
     @property
     def tapes(self) -> Tapes | None:
         """What `call` runs by, None if it does not."""
-        return self._executor.tapes if self._executor.tapes.useful else None
+        return self._executor.tapes
 
     def _run(
         self, states: Mapping[str, Array], arrays: Mapping[str, Array]

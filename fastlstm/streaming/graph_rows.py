@@ -153,10 +153,11 @@ class GraphRows:
             shown.append(result if own else result.copy())
         self._scatter(numbers, dict(zip(self._stores, states, strict=True)))
         tapes = self._engine.tapes
-        if tapes is not None:
+        found = None if tapes is None else tapes.find(values)
+        if found is not None:
             if len(self._taped) >= MOST_TAPED:
                 self._taped.clear()
-            self._taped[key] = TapedStep(*tapes.find(values), self._stores)
+            self._taped[key] = TapedStep(*found, self._stores)
         return shown
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:

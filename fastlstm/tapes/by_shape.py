@@ -103,7 +103,7 @@ class Tapes:
         given = dict(zip((spec.name for spec in self._executor.graph.inputs), arrays, strict=True))
         fixed = {name: given[name] for name in self._steering}
         chosen = self._chosen.get(_bytes(fixed))
-        if chosen is None:
+        if chosen is None or chosen.tapes is None:
             return never
         left = [array for name, array in given.items() if name not in fixed]
         for tape in chosen.tapes._kept.get(_key(left), ()):
@@ -112,11 +112,14 @@ class Tapes:
             return tape.steered
         return never
 
-    def find(self, inputs: Mapping[str, Any]) -> tuple[Tapes, Hashable, tuple[str, ...]]:
-        """Return where inputs like these have their tapes, the key to `take` one, and the names of what it is given."""
+    def find(self, inputs: Mapping[str, Any]) -> tuple[Tapes, Hashable, tuple[str, ...]] | None:
+        """Return where inputs like these have their tapes, the key to `take` one, and the names of what it is given.
+
+        None if they run without.
+        """
         if self._steering:
             executor, left = self._chosen_by(inputs)
-            return executor.tapes.find(left)
+            return None if executor.tapes is None else executor.tapes.find(left)
         return self, _key(list(inputs.values())), tuple(inputs)
 
     def take(self, key: Hashable) -> Tape | None:
