@@ -61,10 +61,11 @@ def dispatcher(interface: Interface, exported: Mapping[str, Sequence[str]]) -> b
 def _machine_code(name: str, parameter: str, code: bytes) -> str:
     """Return a function that is so many bytes of code: they stand before its own, which nothing reaches.
 
-    What that would return is unknown to LLVM, so it has to call the function.
+    What that would do with the parameter and return is unknown to LLVM, so it has to call the function with it.
     """
     content = "".join(f"\\{byte:02X}" for byte in code)
-    body = "  %at = alloca i64\n  %r = load volatile i64, ptr %at\n  ret i64 %r\n"
+    kept = f"  store volatile {parameter}, ptr %at\n" if parameter else ""
+    body = f"  %at = alloca i64\n{kept}  %r = load volatile i64, ptr %at\n  ret i64 %r\n"
     return f'define i64 @{name}({parameter}) #1 prologue [{len(code)} x i8] c"{content}" {{\n{body}}}'
 
 
