@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastlstm.errors import InputError, UnsupportedError
-from fastlstm.export import manifest
+from fastlstm.errors import DependencyError, InputError, UnsupportedError
+from fastlstm.export import manifest, web
 from fastlstm.export.archive import archive
-from fastlstm.export.golden import test_program
+from fastlstm.export.golden import Golden, test_program
 from fastlstm.export.header import header
 from fastlstm.export.interface import Interface
 from fastlstm.export.library import LIBRARY_LEVELS, dispatcher, level_prefix
+from fastlstm.export.linking import link
 from fastlstm.export.model import Exported, check_sizes
 from fastlstm.export.module import Module, compiled
 from fastlstm.export.names import checked_name, name_of
@@ -103,6 +104,7 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
         content["library"] = {
             "file": f"lib{name}.a", "targets": list(LIBRARY_LEVELS), "sha256": manifest.sha256(library[0]),
         }  # fmt: skip
+    files |= _web(content, modules, golden)
     files[f"{name}.h"] = header(interface, size, align).encode()
     files[f"{name}_test.c"] = test_program(interface, golden).encode()
     files["CMakeLists.txt"] = cmake(interface, content).encode()
@@ -127,6 +129,20 @@ def _library(
     members = {f"{interface.name}.o": chooser}
     members |= {f"{interface.name}-{level}.o": module.code for level, module in found.items()}
     return archive(members), list(found.values())
+
+
+def _web(content: dict[str, Any], modules: Mapping[str, Module], golden: Golden) -> dict[str, bytes]:
+    """Return linked WebAssembly and what JavaScript uses of it; without a linker the manifest says so."""
+    try:
+        linked = {
+            target: link({f"{target}.o": module.code}, module.exported)
+            for target, module in modules.items()
+            if content["targets"][target]["format"] == "wasm"
+        }
+    except DependencyError as error:
+        content["notes"].append(str(error))
+        return {}
+    return web.files(content, linked, golden) if linked else {}
 
 
 # ---------------------------------------------------------------- files

@@ -126,14 +126,16 @@ class Lowering:
     def constant(self, array: Array) -> Seat:
         """Return where constant data lies, which equal arrays share."""
         if id(array) not in self._symbols:
-            content = np.ascontiguousarray(array).tobytes() or bytes(4)
+            content = array.ravel(order="K").tobytes() or bytes(4)  # as it lies in memory
             if content not in self._constants:
                 self._constants[content] = self._emitted(content)
             self._symbols[id(array)] = (self._constants[content], array)  # kept, so that its id stays its own
         return self._symbols[id(array)][0]
 
     def _emitted(self, content: bytes) -> Seat:
-        align = self.struct.align
+        # LLVM writes the addition of 16 to an address that it knows to be a multiple of 64 as "or 16", and its code for
+        # NEON then steps from the wrong one (22.1): there it may know multiples of a vector only.
+        align = self.struct.align if self.bits == 64 else max(8, 4 * self.target.lanes)
         self.weights += bytes(-len(self.weights) % align)
         at = len(self.weights)
         self.weights += content
@@ -193,6 +195,9 @@ def narrowed(template: str) -> str:
     text = re.sub(
         r"= (?:zext|sext|trunc)(?: nneg| nuw| nsw)* i(?:32|64) ([^ ]+) to i(?:32|64)\b", r"= add i32 \1, 0", template
     )
+    # Shifts across the upper half: of a sign, as LLVM tests it.
+    text = re.sub(r"(= (?:a|l)shr(?: exact)? i64 [^,]+), (3[2-9]|[4-6]\d)\b", lambda m: f"{m[1]}, {int(m[2]) - 32}", text)
+    text = text.replace("i64 -9223372036854775808", "i64 -2147483648")
     text = re.sub(r"\bi64 (-?\d{10,})\b", lambda m: f"i64 {_wrapped(int(m[1]))}", text)
     text = re.sub(r"\b(add|sub|mul|shl|trunc)((?: nsw| nuw)+) ", r"\1 ", text)
     return re.sub(r"\bi64\b", "i32", text)

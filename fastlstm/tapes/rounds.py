@@ -147,6 +147,7 @@ def _expect(outer: Recording, node: Node, cell: Cell) -> int:
     """Return a number that decides how many rounds there are; in every run it has to be the same."""
     if cell.fixed:
         return int(cell.array.reshape(-1)[0])
+    outer.needs_python(f"{node.op} '{node.name or node.output(0)}', whose data decide how often it runs,")
     outer.flush()
     found = int(cell.array.reshape(-1)[0])
 
@@ -270,6 +271,7 @@ def _counted(loop: _Loop, steps: Sequence[Callable[[], None]]) -> int:
     """Run the rounds after the first, and return how many there are; with that known beforehand, run none."""
     if loop.decision is None and loop.most is not None:
         return checked_rounds(loop.most)
+    loop.outer.needs_python(f"{loop.node.op} '{loop.node.name}', whose body decides how often it runs,")
     count = 1
     while (loop.decision is None or bool(loop.decision.array.reshape(-1)[0])) and count != loop.most:
         loop.number[0] = count

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout, ops
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.program import Body, Instruction, Place, Program, Stage, place
@@ -32,18 +33,22 @@ from fastlstm.tapes.rounds import record_rounds
 if TYPE_CHECKING:
     from fastlstm.executor import Executor
 
-__all__ = ["Recording", "SizesChangedError", "Tape", "record"]
+__all__ = ["Recording", "SizesChangedError", "Tape", "record", "record_program"]
 
 Array = npt.NDArray[Any]
 WORTH_WORKERS = 200_000  # multiply-adds of a tape that several threads may run
 
 
 class Recording:
-    """Follows an executor's plan for inputs of known shapes."""
+    """Follows an executor's plan for inputs of known shapes.
 
-    def __init__(self, executor: Executor, packed: dict[Hashable, Any]) -> None:
+    One that is not `live` computes nothing: it is for another machine, and what has no kernel is refused.
+    """
+
+    def __init__(self, executor: Executor, packed: dict[Hashable, Any], live: bool = True) -> None:
         self.tape = Tape()
         self.packed = packed
+        self.live = live
         self.history: list[Instruction] = []  # what has been made part of a step
         self.rec = Recorder(executor.plan.target, executor.threads, packed)
         self.readers: dict[int, int] = {}  # memory -> the named values that lie in it
@@ -51,7 +56,7 @@ class Recording:
 
     def inner(self, executor: Executor) -> Recording:
         """Return a recording for the body of a loop, with memory of its own."""
-        return Recording(executor, self.packed)
+        return Recording(executor, self.packed, self.live)
 
     def input(self, array: Array) -> Cell:
         """Return the cell of an input: memory that every run begins by writing."""
@@ -175,6 +180,7 @@ class Recording:
     ) -> Sequence[Any]:
         given = [None if c is None else c.array for c in cells]
         if node.op in RECURRENT_OPS:
+            self.needs_python(f"{node.op} '{node.name or node.output(0)}', whose weights are computed,")
             named = {name: c.array for name, c in zip(node.inputs, cells, strict=True) if c is not None}
             made = executor.repacked(node, named)
             return [made.get(name) for name in node.outputs]
@@ -185,6 +191,7 @@ class Recording:
         self, executor: Executor, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]
     ) -> dict[str, Cell]:
         """Run a node through NumPy, now and in every run."""
+        self.needs_python(f"{node.op} '{node.name or node.output(0)}'")
         self.flush()
         around = {name: values[name] for name in outer_values(node) if name in values}
         results = self._evaluate(executor, node, cells, around)
@@ -245,6 +252,7 @@ class Recording:
 
     def _whole(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
         """Run a segment by a call from Python, now and in every run."""
+        self.needs_python(f"'{', '.join(segment.names)}'")
         self.flush()
         names = [*segment.inputs, *(s.given for s in segment.states), segment.lengths, *(m[1] for m in segment.masks)]
         used = {name: values[name] for name in names if name}
@@ -300,12 +308,28 @@ class Recording:
                 rec.copy(states[state.slot][:, : state.width], made[state.shown].array[state.direction])
         return made
 
+    def needs_python(self, what: str) -> None:
+        """Refuse what runs in Python where there is none.
+
+        Raises
+        ------
+        UnsupportedError
+            If the recording is not `live`.
+        """
+        if not self.live:
+            raise UnsupportedError(
+                f"{what} has no native code for these shapes and types: it runs in Python, so the model cannot be "
+                "exported."
+            )
+
     def flush(self) -> None:
         """Run the instructions that have gathered, and make them a step."""
         if not self.rec.pending:
             return
         instructions = self.rec.flushed()
         self.history += instructions
+        if not self.live:
+            return
         step = Recorded(self.bound(instructions))
         self.tape.steps.append(step)
         step()
@@ -353,6 +377,27 @@ def record(executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashabl
     tape.nbytes = recording.rec.nbytes
     tape.check()
     return tape, tape.results()
+
+
+def record_program(
+    executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashable, Any]
+) -> tuple[Program, list[Array], list[Any]]:
+    """Return the whole graph as one program for the plan's target, where its inputs and where its outputs lie.
+
+    Nothing is computed: the target may be another machine.
+
+    Raises
+    ------
+    UnsupportedError
+        If a node has no kernel, or decides by its data what is computed; the message names it.
+    """
+    recording = Recording(executor, packed, live=False)
+    values = {name: recording.input(array) for name, array in inputs.items()}
+    recording.hold(list(values.values()))
+    outputs = recording.graph(executor, values)
+    recording.hold(outputs)
+    recording.flush()
+    return recording.program(recording.history), recording.tape.inputs, [cell.array for cell in outputs]
 
 
 def _put(target: Any, value: Any) -> None:
