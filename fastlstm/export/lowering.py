@@ -196,7 +196,9 @@ def narrowed(template: str) -> str:
         r"= (?:zext|sext|trunc)(?: nneg| nuw| nsw)* i(?:32|64) ([^ ]+) to i(?:32|64)\b", r"= add i32 \1, 0", template
     )
     # Shifts across the upper half: of a sign, as LLVM tests it.
-    text = re.sub(r"(= (?:a|l)shr(?: exact)? i64 [^,]+), (3[2-9]|[4-6]\d)\b", lambda m: f"{m[1]}, {int(m[2]) - 32}", text)
+    text = re.sub(
+        r"(= (?:a|l)shr(?: exact)? i64 [^,]+), (3[2-9]|[4-6]\d)\b", lambda m: f"{m[1]}, {int(m[2]) - 32}", text
+    )
     text = text.replace("i64 -9223372036854775808", "i64 -2147483648")
     text = re.sub(r"\bi64 (-?\d{10,})\b", lambda m: f"i64 {_wrapped(int(m[1]))}", text)
     text = re.sub(r"\b(add|sub|mul|shl|trunc)((?: nsw| nuw)+) ", r"\1 ", text)

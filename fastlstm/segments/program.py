@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
+from fastlstm.arguments.arrays import Bound
 from fastlstm.busy import Busy, in_use
 from fastlstm.kernels.compiler import Kernel, address, prepare
 from fastlstm.memory import aligned_zeros
@@ -162,17 +163,18 @@ class BoundProgram:
             return [address_of(self._tables[id(value)])]
         if isinstance(value, Body):
             return self._body(value)
-        return [value]
+        return list(value) if isinstance(value, tuple) else [value]
 
     def _body(self, body: Body) -> list[int]:
-        """Bind a program inside this one; see `fastlstm.kernels.nested` for its words."""
+        """Bind a program inside this one, and return its words."""
         bound = BoundProgram(body.program, body.batch, body.workers, body.count if body.program.slots else 1)
         self.bodies.append(bound)
         for slot, (at, time, row) in body.places.items():
             self._arrays.append(at.memory)
             bound.place(slot, address_of(at.memory) + at.offset, time, row)
         frames = [address_of(frame) for frame in (bound.frames if body.workers > 1 else [])][1:]
-        return [self._address("drive.drive"), bound.code, body.count, body.workers, address_of(bound.frame), *frames]
+        words = Bound(self._address("drive.drive"), bound.code, body.count, body.workers, address_of(bound.frame))
+        return [*words, *frames]
 
     def _place_buffers(self, steps: int) -> None:
         """Give every slot its memory for `steps` time steps; states and other rows keep theirs."""

@@ -53,7 +53,6 @@ class Tape:
         self.flags: list[tuple[Array, int]] = []
         self.reusable = True
         self.nbytes = 0
-        self.keep: list[Any] = []
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
         """Run for inputs of the recorded shape; raises `SizesChangedError` if the sizes inside turn out others."""

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout, ops
+from fastlstm.arguments.arrays import MaskCodes, Run
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
 from fastlstm.memory import aligned_zeros, memory_of
@@ -296,11 +297,11 @@ class Recording:
             places[slot] = (place(codes), codes.strides[0], codes.strides[1])
             rec.written.append(memory_of(codes))
             rec.nbytes += codes.nbytes
-            sizes = (steps, batch, *mask.strides, int(backwards))
-            rec.emit("whole.mask_codes", (), (place(mask), place(codes), *sizes))
+            args = MaskCodes(place(mask), place(codes), steps, batch, mask.strides[0], mask.strides[1], int(backwards))
+            rec.emit("whole.mask_codes", (), args)
         body = Body(_external(segment.program, states), steps, batch, workers, places)
         macs = steps * batch * sum(step.macs for step in segment.program.instructions)
-        rec.emit("nested.nested", (), (body,), macs)
+        rec.emit("nested.nested", (), Run(body), macs)
         for state in segment.states:
             if state.shown:
                 if state.shown not in made:
@@ -373,7 +374,6 @@ def record(executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashabl
     tape = recording.tape
     tape.outputs = [recording.whole(cell) for cell in outputs]
     recording.flush()
-    tape.keep += [recording.rec.keep, recording.rec.written]
     tape.nbytes = recording.rec.nbytes
     tape.check()
     return tape, tape.results()

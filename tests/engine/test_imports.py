@@ -18,7 +18,7 @@ ALLOWED: Mapping[str, str] = {
     "memory": "protected",
     "ops": "graph",
     "pack": "memory",
-    "program": "layout memory target",
+    "program": "arguments layout memory target",
     "quantise": "graph limits",
     "validation": "graph limits ops",
     "converters.audio": "converters.common converters.torch graph",
@@ -38,7 +38,7 @@ ALLOWED: Mapping[str, str] = {
     "segments": "arguments busy graph kernels layout limits memory native pack program "
     "protected target team validation",
     "explain": "program segments target",
-    "tapes": "busy graph layout memory native ops pack passes program protected segments target",
+    "tapes": "arguments busy graph layout memory native ops pack passes program protected segments target",
     "verify": "fileformat graph passes reference runners samples",
     "plan": "explain graph ops passes segments tapes target",
     "executor": "graph kernels machine native ops plan protected segments tapes validation",
@@ -47,7 +47,8 @@ ALLOWED: Mapping[str, str] = {
     "usual": "graph kernels plan segments target",
     "prebuild": "kernels machine target usual",
     "streaming": (
-        "busy conversion executor graph kernels layout machine memory native passes plan program segments tapes target"
+        "arguments busy conversion executor graph kernels layout machine memory native passes plan program segments "
+        "tapes target"
     ),
     "inputs": "conversion foreign graph streaming",
     "model": "executor fileformat foreign graph inputs machine passes plan quantise streaming verify",
