@@ -129,7 +129,7 @@ class Executor:
             if known is None:
                 known = self.enter(inputs)
             if known is not None:
-                return [known]
+                return list(known.values())
         if self.tapes is not None:
             around = {} if outer is None else {name: outer[name] for name in self._reads if name in outer}
             results = self.tapes.run({**around, **inputs})
@@ -178,6 +178,15 @@ class Executor:
             raise InputError(f"{error} These weights are given or computed at run time; make them fit.") from error
         (part,) = make_plan(Graph((), outputs, (layer,), weights), self.plan.target, self.threads).parts
         return part.run(values)  # type: ignore[union-attr]  # a layer of constant weights is a segment
+
+
+def _batch(segment: Segment, graph: Graph, arrays: Sequence[Any]) -> int:
+    """Return the batch rows that a segment's inputs have, -1 if they are not arrays of the rank it takes."""
+    for spec, array in zip(graph.inputs, arrays, strict=True):
+        if spec.name in segment.inputs:
+            _, axes, _ = segment.inputs[spec.name]
+            return array.shape[axes.index("B")] if isinstance(array, np.ndarray) and array.ndim == len(axes) else -1
+    return -1
 
 
 def _tapes(executor: Executor, steers: bool) -> Tapes | None:
