@@ -17,7 +17,7 @@ from fastlstm.version import __version__
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: where fastlstm is installed as a wheel, that one is tested
 
-from release.archives import settled, problems
+from release.archives import problems, settled
 from release.texts import changes, with_absolute_links, with_urls
 
 ROOT = Path(__file__).parents[2]
