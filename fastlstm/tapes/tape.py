@@ -446,7 +446,8 @@ def record_program(
     """
     recording = Recording(executor, packed, live=False)
     values = {name: recording.input(array) for name, array in inputs.items()}
-    recording.hold(list(values.values()))
+    for _ in range(2):  # the memory of an input is never another value's: a state may lie there
+        recording.hold(list(values.values()))
     outputs = recording.graph(executor, values)
     recording.hold(outputs)
     recording.flush()
