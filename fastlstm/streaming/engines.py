@@ -169,7 +169,7 @@ class GraphEngine:
     """A model that runs part by part, with its states as inputs and outputs."""
 
     def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
-        self._executor = Executor(unrolled.graph, threads, target=target)
+        self.executor = Executor(unrolled.graph, threads, target=target)
         self.carried, self.at_once = unrolled.carried, unrolled.at_once
         count = len(self.carried)
         graph = unrolled.graph
@@ -182,7 +182,7 @@ class GraphEngine:
         """Whether a step is a whole call of the model, with one chunk as its input."""
 
     def __repr__(self) -> str:
-        return f"<GraphEngine of {self._executor!r}, {self.state_bytes:,} bytes of states a row>"
+        return f"<GraphEngine of {self.executor!r}, {self.state_bytes:,} bytes of states a row>"
 
     @property
     def state_bytes(self) -> int:
@@ -223,12 +223,12 @@ class GraphEngine:
 
     def call(self, values: Mapping[str, Array]) -> Sequence[Array]:
         """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
-        return self._executor.run(values)
+        return self.executor.run(values)
 
     @property
     def tapes(self) -> Tapes | None:
         """What `call` runs by, None if it does not."""
-        return self._executor.tapes
+        return self.executor.tapes
 
     def _run(
         self, states: Mapping[str, Array], arrays: Mapping[str, Array]
