@@ -49,7 +49,7 @@ def build(found: Found, sources: Sequence[Path], program: Path, *, flags: Sequen
         places = {"VECTORS": board.vectors, "ROM": board.rom, "ROM_SIZE": board.rom_size,
                   "RAM": board.ram, "RAM_SIZE": board.ram_size}  # fmt: skip
         symbols = ",".join(f"--defsym={name}={value:#x}" for name, value in places.items())
-        bare = ["-nostartfiles", str(CORTEX_M / "start.c"), "-T", str(CORTEX_M / "cortex_m.ld"), f"-Wl,{symbols}"]
+        bare = ["-nostartfiles", str(CORTEX_M / "start.c"), "-T", str(CORTEX_M / "cortex_m.ld"), f"-Wl,-z,noexecstack,{symbols}"]
     command = [found.compiler, "-O2", *found.route.flags, *flags, *map(str, sources), *bare, "-o", str(program)]
     outcome = call(command, cwd=program.parent)
     if outcome.status != 0:
