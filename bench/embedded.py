@@ -295,10 +295,10 @@ def count(network: Network, options: argparse.Namespace) -> dict[str, float]:
         for contestant in contestants(network, folder, options):
             if contestant.bare:
                 (folder / "peer.h").write_text(f'#include "{contestant.header}"\n')
-                flags = [f"-I{folder}", f"-I{PEERS}", "-O3", "-ffast-math", "-w", "-lm"]
+                flags = [f"-I{folder}", f"-I{PEERS}", "-O3", "-ffast-math", "-w"]
                 flags += [flag for flag in contestant.flags if flag.startswith("-D")]
                 sources = contestant.sources
-                counts[contestant.name] = counter.per_step(found, folder, _manifest(network), sources, flags)
+                counts[contestant.name] = counter.per_step(found, folder, _manifest(network), sources, flags, ["m"])
     return {name: value for name, value in counts.items() if value is not None}
 
 

@@ -19,9 +19,7 @@ def run(*command: str | Path) -> str:
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize(
-    "standard", ["-xc -std=c99", "-xc -std=c11", "-xc++ -std=c++17"], ids=["C99", "C11", "C++17"]
-)
+@pytest.mark.parametrize("standard", ["-xc -std=c99", "-xc -std=c11", "-xc++ -std=c++17"], ids=["C99", "C11", "C++17"])
 def test_the_header_is_pedantic_c_and_cpp(everywhere: Path, tmp_path: Path, standard: str) -> None:
     source = tmp_path / "source.c"
     source.write_text('#include "amp.h"\namp_state state;\nvoid begin(void);\nvoid begin(void) { amp_init(&state); }\n')
