@@ -75,6 +75,7 @@ class StreamPool:
         self._check = _check_function()
         self._addresses = address_of(self._words), address_of(self._few)
         self._free = list(range(capacity))[::-1]
+        self._entry = self._rows.entry(self._busy, self._words)
         self._met: tuple[list[int], Array] = [], np.zeros(0, np.int64)  # ids that were open when they came last
 
     def __repr__(self) -> str:
@@ -141,13 +142,20 @@ class StreamPool:
         -------
         array [streams, width]; with several outputs a dict
         """
+        ids, met = streams, self._met
+        if type(streams) is list and streams == met[0]:
+            ids = met[1]
+        if self._entry is not None:
+            known = self._entry(ids, frames) if out is None else self._entry(ids, frames, out)
+            if known is not None:
+                return known
         busy = self._busy
         try:
             del busy.free
         except AttributeError:
             raise in_use("pool") from None
         try:
-            numbers = self._met[1] if type(streams) is list and streams == self._met[0] else self._checked(streams)
+            numbers = met[1] if ids is met[1] and met is self._met else self._checked(streams)
             if len(numbers) <= MOST:
                 known = self._rows.quick(numbers, frames, out)
                 if known is not None:
