@@ -51,6 +51,10 @@ class SegmentRun:
             return never
         return self.engine.segment.entry(self.program, steps, keep=True, time_axis=time_axis, batch_axis=batch_axis)
 
+    def finish(self) -> dict[str, Array]:
+        """Return no frames of each output: nothing here waits for later ones."""
+        return {name: port.nothing(self.batch) for name, port in self.engine.outputs.items()}
+
     def before(self) -> dict[str, Array] | None:
         """Return what `restore` takes to undo what a refused call has done; None if no call is refused midway."""
         return self.state() if self.engine.has_ids else None
@@ -88,6 +92,7 @@ class SegmentEngine:
     shown: tuple[str, ...]  # the outputs, in the model's order
 
     by_call = False
+    hop, delay = 1, 0
 
     @property
     def state_bytes(self) -> int:
@@ -145,6 +150,10 @@ class GraphRun:
         """Return nothing: every call goes through Python."""
         return never
 
+    def finish(self) -> dict[str, Array]:
+        """Return the frames of each output that are still to come."""
+        return {name: port.nothing(self.batch) for name, port in self.engine.outputs.items()}
+
     def before(self) -> dict[str, Array]:
         """Return what `restore` takes to undo what a refused call has done; the arrays are never written to."""
         return self.states
@@ -169,6 +178,8 @@ class GraphRun:
 
 class GraphEngine:
     """A model that runs part by part, with its states as inputs and outputs."""
+
+    hop, delay = 1, 0
 
     def __init__(self, unrolled: Unrolled, threads: int) -> None:
         self._executor = Executor(unrolled.graph, threads)

@@ -58,6 +58,9 @@ class StreamPool:
         self._inputs: dict[str, Port] = engine.inputs
         self._outputs: dict[str, Port] = engine.outputs
         self._by_call = engine.by_call
+        self.hop: int = engine.hop
+        self.delay: int = engine.delay
+        self._finished: set[int] = set()
         # Inputs that may be given once for all streams, or all chunks: neither rows nor time are among their axes.
         self._single = {name for name, port in self._inputs.items() if not set("TB") & set(port.axes)}
         try:
@@ -89,6 +92,7 @@ class StreamPool:
             raise InputError(f"All {self.capacity} streams of this pool are open; close one, or make a larger pool.")
         new = self._free.pop()
         self._rows.reset(new)
+        self._finished.discard(new)
         self._marks[new] = 0
         return new
 
@@ -104,6 +108,7 @@ class StreamPool:
         """Set a stream back to its initial state."""
         (number,) = self._checked([stream])
         self._rows.reset(int(number))
+        self._finished.discard(int(number))
 
     @exclusive("pool")
     def state(self, stream: int) -> Arrays:
@@ -116,6 +121,7 @@ class StreamPool:
         """Set a stream's state to one that `state`, or `Stream.state` with one row, returned."""
         (number,) = self._checked([stream])
         self._rows.set_state(int(number), checked_state(value, self._rows.shapes, "pool"))
+        self._finished.discard(int(number))
 
     def step(self, streams: Sequence[int] | Array, frames: Any, out: Any = None) -> Any:
         """Advance some streams by one time step, in one call.
@@ -140,7 +146,7 @@ class StreamPool:
         except AttributeError:
             raise in_use("pool") from None
         try:
-            numbers = self._checked(streams)
+            numbers = self._unfinished(streams)
             if len(numbers) <= MOST:
                 known = self._rows.quick(numbers, frames, out)
                 if known is not None:
@@ -194,7 +200,7 @@ class StreamPool:
         -------
         list of arrays [n, width]; with several outputs a list of dicts
         """
-        numbers = self._checked(streams)
+        numbers = self._unfinished(streams)
         if len(chunks) != len(numbers):
             raise InputError(f"Expected a chunk for each of {len(numbers)} streams; got {len(chunks)}.")
         pieces = [self._piece(chunk) for chunk in chunks]
@@ -205,6 +211,26 @@ class StreamPool:
             self._rows.restore(numbers, before)
             raise
         return [next(iter(r.values())) if len(self._outputs) == 1 else r for r in results]
+
+    @exclusive("pool")
+    def finish(self, streams: Sequence[int] | Array) -> list[Any]:
+        """End the sequences of some streams: return the outputs that were waiting for frames to come.
+
+        A stream that has finished has to be reset, or given a state, before it takes frames again.
+
+        Parameters
+        ----------
+        streams : sequence of int
+
+        Returns
+        -------
+        list of arrays [n, width]; with several outputs a list of dicts
+            As `Stream.finish` returns them.
+        """
+        numbers = self._unfinished(streams)
+        tails = self._rows.finish(numbers)
+        self._finished.update(map(int, numbers))
+        return [next(iter(t.values())) if len(self._outputs) == 1 else t for t in tails]
 
     def _piece(self, chunk: Any) -> Arrays:
         """Return the arrays of one stream's chunk, checked."""
@@ -228,19 +254,28 @@ class StreamPool:
         return type(self), (self._model, self.capacity, self._pairs), self._contents()
 
     @exclusive("pool")
-    def _contents(self) -> tuple[list[int], Arrays]:
+    def _contents(self) -> tuple[list[int], set[int], Arrays]:
         """Return the numbers that are free, in the order in which they will be given out, and the open ones' states."""
-        return list(self._free), self._rows.before(np.flatnonzero(self._marks >= 0))
+        return list(self._free), set(self._finished), self._rows.before(np.flatnonzero(self._marks >= 0))
 
-    def __setstate__(self, contents: tuple[list[int], Arrays]) -> None:
-        free, states = contents
-        self._free = list(free)
+    def __setstate__(self, contents: tuple[list[int], set[int], Arrays]) -> None:
+        free, finished, states = contents
+        self._free, self._finished = list(free), set(finished)
         self._marks[:] = 0
         self._marks[self._free] = -1
         self._rows.restore(np.flatnonzero(self._marks >= 0), states)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamPool:
         return copy.copy(self)  # a model holds no state: copies of a pool share it, and its weights
+
+    def _unfinished(self, streams: Any) -> Array:
+        """Return the ids as an array, as `_checked` does; none of them has finished."""
+        numbers = self._checked(streams)
+        if self._finished and (ended := self._finished.intersection(numbers.tolist())):
+            raise InputError(
+                f"Stream {min(ended)} has finished; reset it, or set its state, before it takes frames again."
+            )
+        return numbers
 
     def _checked(self, streams: Any) -> Array:
         """Return the ids as an array, all of them open and each there once."""

@@ -63,6 +63,9 @@ class Rows(Protocol):
     def push(self, numbers: Array, pieces: list[Arrays]) -> list[Arrays]:
         """Advance each stream by a chunk of its own length."""
 
+    def finish(self, numbers: Array) -> list[Arrays]:
+        """Return the frames that each stream still has to give."""
+
 
 class _Stored:
     """States of many streams: of each an array whose first axis is the stream's number."""
@@ -138,6 +141,10 @@ class NativeRows(_Stored):
                 left = [i for i in some if lengths[i] > start]
                 self._window(numbers, pieces, results, left, start)
         return results
+
+    def finish(self, numbers: Array) -> list[Arrays]:
+        nothing = {n: np.empty((0, *p.shape(1, 1, "TB1")), np.float32) for n, p in self._engine.outputs.items()}
+        return [dict(nothing) for _ in numbers]
 
     def _window(self, numbers: Array, pieces: list[Arrays], results: list[Arrays], left: list[int], start: int) -> None:
         """Advance streams by the frames of one window, longest first."""
@@ -269,9 +276,15 @@ class GraphRows(_Stored):
                 for row, i in enumerate(part):
                     parts[i].append({name: a[row] for name, a in found.items()})
         return [
-            {name: np.stack([one[name] for one in some]) if some else _nothing(p) for name, p in self._outputs.items()}
+            {
+                name: np.stack([one[name] for one in some]) if some else p.nothing(1, "B")
+                for name, p in self._outputs.items()
+            }
             for some in parts
         ]
+
+    def finish(self, numbers: Array) -> list[Arrays]:
+        return [{n: self._rows_of(p, p.nothing(1))[0] for n, p in self._outputs.items()} for _ in numbers]
 
     @property
     def _outputs(self) -> Mapping[str, Port]:
@@ -345,11 +358,6 @@ def _given(port: Port, rows: Array) -> Array:
     """Return an input as the model takes it, of rows [streams, time, …] or [streams, …]."""
     array = _moved(rows, 1, 1 + port.axes.replace("B", "").index("T")) if "T" in port.axes else rows
     return np.asarray(_moved(array, 0, port.axes.index("B")) if "B" in port.axes else array[0, ...], order="C")
-
-
-def _nothing(port: Port) -> Array:
-    """Return what no chunks give."""
-    return np.empty((0, *(size or 0 for size in port.shape(1, 1, "B"))), port.dtype)
 
 
 def _length(piece: Arrays, engine: GraphEngine) -> int:

@@ -33,6 +33,9 @@ class Stream:
     the last time step gives one output a frame here. A model with a fixed chunk as its input and its own states
     advances by one such chunk in a step.
 
+    A step takes `hop` frames (1 for most models) and gives as many output frames each time. The first `delay` of
+    them are zeros: what is computed from later frames comes so much later, and its last part by `finish`.
+
     A stream does one call at a time: a call that meets another one, from another thread, raises InputError. So does a
     call whose arguments do not fit; either way nothing has changed. Any number of streams of one model may run at once.
 
@@ -55,17 +58,22 @@ class Stream:
         self._outputs: dict[str, Port] = engine.outputs
         # The axis that an array lacks whose frames have no batch axis.
         self._lone = "B" if batch == 1 else ""
-        self._by_call = engine.by_call
+        self._by_call, self._finished = engine.by_call, False
+        self.hop: int = engine.hop
+        self.delay: int = engine.delay
         # Of each input its dtype, and a frame's shapes: without a batch axis, with one, and as the model takes it.
         self._frames = {
             name: (np.dtype(p.dtype), p.shape(1, batch, "T" + self._lone), p.shape(1, batch, "T"), p.shape(1, batch))
             for name, p in self._inputs.items()
         }
-        # Entries for the frame, for chunks by their shape, and for the chunk met last.
-        self._one: Call = self._run.entry(1, time_axis=False, batch_axis=batch > 1)
-        self._chunk: Call = never
-        self._chunks: dict[tuple[int, ...], Call] = {}
         self._keeps_entries = isinstance(engine, SegmentEngine) and engine.has_entries
+        self._begin_entries()
+
+    def _begin_entries(self) -> None:
+        """Make the entry for the frame; those for chunks, by their shape, come with the first of each."""
+        self._one: Call = self._run.entry(1, time_axis=False, batch_axis=self.batch > 1)
+        self._chunk: Call = never  # for the chunk met last
+        self._chunks: dict[tuple[int, ...], Call] = {}
 
     def step(self, frame: Any, out: Any = None) -> Any:
         """Advance by one time step.
@@ -96,6 +104,7 @@ class Stream:
 
     def _step(self, frame: Any, out: Any) -> Any:
         """Advance by a frame that the entry does not know."""
+        self._check_unfinished()
         arrays, lone = self._usual(frame) or self._arrays(frame, "A frame", without="T")
         dropped = "T1" + lone
         if out is not None:
@@ -144,6 +153,7 @@ class Stream:
 
     def _push(self, chunk: Any, out: Any) -> Any:
         """Advance by a chunk of frames whose shape was not met before."""
+        self._check_unfinished()
         if self._by_call:
             frames = self._calls(chunk)
             steps, lone = len(frames), frames[0][1]
@@ -171,6 +181,39 @@ class Stream:
             self._chunk = self._run.entry(steps, time_axis=True, batch_axis=not lone)
             self._chunks[np.shape(chunk)] = self._chunk
         return answer
+
+    @exclusive("stream")
+    def finish(self) -> Any:
+        """End the sequence: return the outputs that were waiting for frames to come.
+
+        The steps' outputs without the first `delay` frames, and then these, are those of the whole run. The stream
+        has to be reset, or given a state, before it takes frames again.
+
+        Returns
+        -------
+        array [n, width], for several rows in the model's own layout; with several outputs a dict
+            n is `delay`, less if the sequence was shorter; 0 for a model that looks at no later frames.
+        """
+        self._check_unfinished()
+        dropped = self._lone
+        tails = {name: self._shown(self._outputs[name], tail, dropped) for name, tail in self._run.finish().items()}
+        self._end()
+        return self._answer(tails, None)
+
+    def _end(self) -> None:
+        """Take no frames until a reset."""
+        self._finished = True
+        self._one, self._chunk, self._chunks = never, never, {}
+
+    def _check_unfinished(self) -> None:
+        if self._finished:
+            raise InputError("This stream has finished; call reset, or set its state, before it takes frames again.")
+
+    def _go_on(self) -> None:
+        """Take frames again."""
+        if self._finished:
+            self._finished = False
+            self._begin_entries()
 
     def blank_frame(self) -> Any:
         """Return a frame of zeros, of the shape and dtype that `step` takes."""
@@ -217,10 +260,17 @@ class Stream:
         return copy.copy(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._model, self.batch, self._pairs), self.state
+        return type(self), (self._model, self.batch, self._pairs), self._contents()
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.state = state
+    @exclusive("stream")
+    def _contents(self) -> tuple[dict[str, Array], bool]:
+        return self._run.state(), self._finished
+
+    def __setstate__(self, contents: tuple[dict[str, Array], bool]) -> None:
+        state, finished = contents
+        self._run.set_state(state)
+        if finished:
+            self._end()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Stream:
         return copy.copy(self)  # a model holds no state: copies of a stream share it, and its weights
@@ -229,6 +279,7 @@ class Stream:
     def reset(self) -> None:
         """Go back to the initial state: zero, or what the model says."""
         self._run.reset()
+        self._go_on()
 
     @property
     @exclusive("stream")
@@ -243,6 +294,7 @@ class Stream:
     @exclusive("stream")
     def _set_state(self, checked: Mapping[str, Array]) -> None:
         self._run.set_state(checked)
+        self._go_on()
 
     # ------------------------------------------------------------ arrays in and out
 
