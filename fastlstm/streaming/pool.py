@@ -61,6 +61,7 @@ class StreamPool:
         self.hop: int = engine.hop
         self.delay: int = engine.delay
         self._finished: set[int] = set()
+        self._rows_a_hop = engine.rows
         # Inputs that may be given once for all streams, or all chunks: neither rows nor time are among their axes.
         self._single = {name for name, port in self._inputs.items() if not set("TB") & set(port.axes)}
         try:
@@ -124,7 +125,7 @@ class StreamPool:
         self._finished.discard(int(number))
 
     def step(self, streams: Sequence[int] | Array, frames: Any, out: Any = None) -> Any:
-        """Advance some streams by one time step, in one call.
+        """Advance some streams by one time step, or by one hop of them, in one call.
 
         Parameters
         ----------
@@ -132,7 +133,8 @@ class StreamPool:
             Ids of open streams, each once.
         frames : array [streams, features]
             (ids of an embedding: [streams]); with several inputs a dict of them. An input with neither rows nor time
-            among its axes, such as a sample rate, may be given once for all.
+            among its axes, such as a sample rate, may be given once for all. With a `hop` of more than one frame
+            [streams, hop, features].
         out : array [streams, width], or dict of them, optional
             Written and returned instead of a new array.
 
@@ -158,10 +160,12 @@ class StreamPool:
     def _step(self, numbers: Array, frames: Any, out: Any) -> Any:
         """Advance some streams by frames that the entry does not know."""
         arrays = {
-            name: self._checked_frames(name, a, (len(numbers),)) for name, a in by_name(self._inputs, frames).items()
+            name: self._checked_frames(name, a, (len(numbers), *self._hop_size(name)))
+            for name, a in by_name(self._inputs, frames).items()
         }
+        sizes = {name: (*self._time(name), *port.shape(1, 1, "TB1")) for name, port in self._outputs.items()}
         if out is not None:
-            shapes = {name: (len(numbers), *port.shape(1, 1, "TB1")) for name, port in self._outputs.items()}
+            shapes = {name: (len(numbers), *size) for name, size in sizes.items()}
             check_out(self._outputs, out, shapes)
         before = self._rows.before(numbers)
         try:
@@ -172,7 +176,7 @@ class StreamPool:
             results = {
                 name: np.concatenate([part[name] for part in parts])
                 if parts
-                else np.empty([0, *(size or 0 for size in port.shape(1, 1, "TB1"))], port.dtype)
+                else np.empty([0, *(size or 0 for size in sizes[name])], port.dtype)
                 for name, port in self._outputs.items()
             }
             if out is None:
@@ -204,6 +208,12 @@ class StreamPool:
         if len(chunks) != len(numbers):
             raise InputError(f"Expected a chunk for each of {len(numbers)} streams; got {len(chunks)}.")
         pieces = [self._piece(chunk) for chunk in chunks]
+        for piece in pieces if self.hop > 1 else ():
+            (frames,) = {len(array) for name, array in piece.items() if "T" in self._inputs[name].axes}
+            if frames % self.hop:
+                raise InputError(
+                    f"These streams take frames by hops of {self.hop}; got {frames}. Keep the rest for later."
+                )
         before = self._rows.before(numbers)
         try:
             results = self._rows.push(numbers, pieces)
@@ -231,6 +241,15 @@ class StreamPool:
         tails = self._rows.finish(numbers)
         self._finished.update(map(int, numbers))
         return [next(iter(t.values())) if len(self._outputs) == 1 else t for t in tails]
+
+    def _hop_size(self, name: str) -> tuple[int, ...]:
+        """Return the sizes that a hop of an input has in front of a frame's."""
+        return (self.hop,) if self.hop > 1 and "T" in self._inputs[name].axes else ()
+
+    def _time(self, name: str) -> tuple[int, ...]:
+        """Return the sizes that a step's output has in front of a frame's."""
+        several = "T" in self._outputs[name].axes and (self.hop > 1 or self._rows_a_hop[name] > 1)
+        return (self._rows_a_hop[name],) if several else ()
 
     def _piece(self, chunk: Any) -> Arrays:
         """Return the arrays of one stream's chunk, checked."""

@@ -13,6 +13,7 @@ from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call
 from fastlstm.program import Argument, Instruction, Stage, place
 from fastlstm.segments.program import BoundProgram
+from fastlstm.streaming.delay import HOPS
 from fastlstm.streaming.engines import GraphEngine, SegmentEngine
 from fastlstm.streaming.ports import Port
 
@@ -245,9 +246,16 @@ class GraphRows(_Stored):
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
         moving = [name for name, port in self._engine.inputs.items() if "T" in port.axes]
-        chunks = {name: a[:, None] if name in moving else a for name, a in arrays.items()}
-        found = self._advance(numbers, chunks, 1)
-        return found if self._engine.by_call else {name: a[:, 0] for name, a in found.items()}
+        alone = moving if self._engine.hop == 1 else []  # frames without an axis of time
+        found = self._advance(numbers, {name: a[:, None] if name in alone else a for name, a in arrays.items()}, 1)
+        if self._engine.by_call:
+            return found
+        several = {
+            name
+            for name, port in self._outputs.items()
+            if "T" in port.axes and (self._engine.hop > 1 or self._engine.rows[name] > 1)
+        }
+        return {name: a if name in several else a[:, 0] for name, a in found.items()}
 
     def push(self, numbers: Array, pieces: list[Arrays]) -> list[Arrays]:
         lengths = np.array([_length(piece, self._engine) for piece in pieces], np.int64)
@@ -259,7 +267,7 @@ class GraphRows(_Stored):
             for at in range(0, len(some), MOST):
                 part = some[at : at + MOST]
                 arrays = {name: np.stack([pieces[i][name] for i in part]) for name in self._engine.inputs}
-                found = self._advance(numbers[part], arrays, int(steps))
+                found = self._advance(numbers[part], arrays, int(steps) // self._engine.hop)
                 for row, i in enumerate(part):
                     results[i] = {name: a[row] for name, a in found.items()}
         return results
@@ -284,7 +292,8 @@ class GraphRows(_Stored):
         ]
 
     def finish(self, numbers: Array) -> list[Arrays]:
-        return [{n: self._rows_of(p, p.nothing(1))[0] for n, p in self._outputs.items()} for _ in numbers]
+        tails = [self._engine.finish(self._gathered([number]), 1) for number in numbers]
+        return [{name: self._rows_of(port, tail[name])[0] for name, port in self._outputs.items()} for tail in tails]
 
     @property
     def _outputs(self) -> Mapping[str, Port]:
@@ -292,19 +301,22 @@ class GraphRows(_Stored):
 
     def _advance(self, numbers: Array, arrays: Arrays, steps: int) -> Arrays:
         """Advance streams by as many steps each; arrays are [streams, time, …], or [streams, …] without a time axis."""
-        groups = self._groups(arrays, len(numbers))
+        groups = self._groups(numbers, arrays)
         if len(groups) == 1:
             return self._batch(numbers, arrays, steps)
         parts = [self._batch(numbers[rows], {n: a[rows] for n, a in arrays.items()}, steps) for rows in groups]
         back = np.argsort(np.concatenate(groups))
         return {name: np.concatenate([part[name] for part in parts])[back] for name in self._outputs}
 
-    def _groups(self, arrays: Arrays, count: int) -> list[Array]:
+    def _groups(self, numbers: Array, arrays: Arrays) -> list[Array]:
         """Return which rows advance together, for some streams."""
+        count = len(numbers)
         if not self._together:
             return [np.array([i]) for i in range(count)]
         alike: dict[tuple[bytes, ...], list[int]] = {}
         single = [arrays[name] for name in self._single if arrays[name].strides[0]]  # else given once for all
+        if self._engine.waiting:  # streams that are not in full swing wait for their first call, each in its time
+            single.append(self._states[HOPS][numbers])
         for i in range(count if single else 0):
             alike.setdefault(tuple(array[i, ...].tobytes() for array in single), []).append(i)
         groups = []
