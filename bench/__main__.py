@@ -20,7 +20,7 @@ from fastlstm import benchmark
 from fastlstm.machine import detect
 
 RESULTS = Path(__file__).parent / "results"
-SECTIONS = ("grid", "sweeps", "stream", "manners")
+SECTIONS = ("grid", "sweeps", "stream", "manners", "start")
 
 
 def main(argv: list[str] | None = None) -> int:

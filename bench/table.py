@@ -39,6 +39,8 @@ def _run_lines(run: Run) -> list[str]:
         lines += ["", "per sample", *_aligned(_streams(run["streams"]))]
     for row in run["manners"]:
         lines += ["", row["name"], *_aligned(_manners(row))]
+    for row in run.get("starts", ()):
+        lines += ["", row["name"], *_aligned(_starts(row))]
     return lines
 
 
@@ -100,6 +102,14 @@ def _manners(row: dict[str, Any]) -> list[list[str]]:
         alone, crowded, pause = (time_text(found[key]) for key in ("alone_us", "crowded_us", "after_pause_us"))
         growth = (f"{found[key]:.2f}x" for key in ("growth", "growth_of_mean"))
         lines.append([name, alone, crowded, *growth, pause, f"{found['idle_cpu']:.1%}"])
+    return lines
+
+
+def _starts(row: dict[str, Any]) -> list[list[str]]:
+    lines = [["process", "first result", "of which load", "memory", "at most"]]
+    for kind, found in row["engines"].items():
+        times = (f"{found[key]:.3f} s" for key in ("total", "load"))
+        lines.append([kind, *times, *(f"{found[key]:.0f} MB" for key in ("resident", "peak"))])
     return lines
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from bench import manners, streaming
+from bench import manners, start, streaming
 from bench.cases import GRID, QUICK, SWEEPS, Case
 from bench.grid import measure_cell
 from bench.measure import Budget
@@ -37,6 +37,7 @@ def main(options: Result, path: Path) -> None:
         "sweeps": _cells(options, engines, threads, "sweeps", SWEEPS),
         "streams": _section(options, threads, "stream", streaming.rows(threads)),
         "manners": _section(options, threads, "manners", manners.rows(threads, engines)),
+        "starts": _section(options, threads, "start", start.rows(threads)),
     }
     again = measure_roofline(threads)
     result["roofline"] = _upper(roofline, again)

@@ -25,11 +25,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
+import mmap
 import os
 import secrets
 import stat
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +45,10 @@ from fastlstm.errors import FastLSTMError, FileFormatError, InputError, Unsuppor
 from fastlstm.graph import Graph, TensorSpec, is_narrow
 from fastlstm.graph_json import from_json, parse_json, to_json
 from fastlstm.graph_json import tensors as graph_tensors
+from fastlstm.memory import memory_of
 from fastlstm.version import __version__
 
-__all__ = ["FORMAT_VERSION", "GoldenSample", "Source", "StoredModel", "read", "write"]
+__all__ = ["FORMAT_VERSION", "GoldenSample", "Source", "StoredModel", "read", "release", "write"]
 
 Array = npt.NDArray[Any]
 
@@ -55,6 +58,9 @@ a model without them is written as version 1, which older releases read too."""
 
 MAX_HEADER_BYTES = 16 << 20
 """Largest header that is read or written: parsed as Python objects it stays under half a gigabyte."""
+
+MAPPED_BYTES = 1 << 20
+"""Size from which a tensor is mapped and not copied: the packed weights are then the only ones in memory."""
 
 MAX_GOLDEN = 64
 """Most golden samples in one file."""
@@ -207,7 +213,8 @@ def read(path: str | os.PathLike[str]) -> StoredModel:
     _check_tensors(path, header, stored)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in stored}
+            mapped = _mapped(path, header)
+            tensors = {name: mapped[name] if name in mapped else file.get_tensor(name) for name in stored}
     except (safetensors.SafetensorError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path}: the tensors cannot be read: {error}.") from error
     if _digest(metadata, tensors) != metadata["sha256"]:
@@ -321,6 +328,40 @@ def _read_header(path: Path) -> dict[str, Any]:
             f"{path} is damaged: {size - 8 - length - end} bytes follow its last tensor, where none should."
         )
     return header
+
+
+def _mapped(path: Path, header: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the large tensors as they lie in the file, read-only: its pages come to memory when they are read.
+
+    A file that is replaced as `write` does it stays what it was for who has mapped it. On Windows it could not be
+    replaced, so nothing is mapped there.
+    """
+    places = {
+        name: entry
+        for name, entry in header.items()
+        if entry["data_offsets"][1] - entry["data_offsets"][0] >= MAPPED_BYTES and entry["dtype"] in _DTYPES
+    }
+    if not places or os.name == "nt":
+        return {}
+    with open(path, "rb", opener=_open_regular) as file:
+        start = 8 + int(struct.unpack("<Q", file.read(8))[0])
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    found = {}
+    for name, entry in places.items():
+        kind, first = np.dtype(_DTYPES[entry["dtype"]]).newbyteorder("<"), start + entry["data_offsets"][0]
+        if first % kind.itemsize == 0:
+            flat = np.frombuffer(content, kind, math.prod(entry["shape"]), first)
+            found[name] = flat.reshape(entry["shape"])
+    return found
+
+
+def release(arrays: Iterable[Array]) -> None:
+    """Let the system take back the memory of tensors that are mapped from a file; they are read again when used."""
+    bases = [memory_of(array).base for array in arrays]
+    maps = {id(base): base for base in (getattr(base, "obj", base) for base in bases)}
+    for content in maps.values():
+        if isinstance(content, mmap.mmap) and hasattr(content, "madvise"):
+            content.madvise(mmap.MADV_DONTNEED)
 
 
 def _open_regular(name: str, flags: int) -> int:

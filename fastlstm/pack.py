@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.memory import aligned
+from fastlstm.memory import aligned, aligned_zeros
 
 __all__ = [
     "gate_panels", "gate_rows", "gate_tail", "integer_panels", "padded", "panels_of", "plain_panels",
@@ -35,10 +35,11 @@ def padded(vector: Array, lanes: int) -> Array:
 def gate_panels(weight: Array, gates: int, lanes: int) -> Array:
     """Return ``[panel][k][gate][lane]`` from a torch-shaped weight [gates * H, K]."""
     units, k = weight.shape[0] // gates, weight.shape[1]
-    panels = panels_of(units, lanes)
-    wide = np.zeros((gates, panels * lanes, k), np.float32)
-    wide[:, :units] = weight.reshape(gates, units, k)
-    return aligned(wide.reshape(gates, panels, lanes, k).transpose(1, 3, 0, 2))
+    by_gate, whole = weight.reshape(gates, units, k), units // lanes
+    out = aligned_zeros((panels_of(units, lanes), k, gates, lanes), np.float32)
+    out[:whole] = by_gate[:, : whole * lanes].reshape(gates, whole, lanes, k).transpose(1, 3, 0, 2)
+    out[whole:, :, :, : units - whole * lanes] = by_gate[:, whole * lanes :].transpose(2, 0, 1)
+    return out
 
 
 def tail_vectors(units: int, gates: int, lanes: int) -> int:
@@ -86,7 +87,8 @@ def plain_panels(weight: Array, vectors: int, lanes: int) -> Array:
     """Return ``[panel][k][vector][lane]`` from a matrix [K, columns]."""
     k, columns = weight.shape
     width = vectors * lanes
-    panels = -(-columns // width)
-    wide = np.zeros((k, panels * width), np.float32)
-    wide[:, :columns] = weight
-    return aligned(wide.reshape(k, panels, vectors, lanes).transpose(1, 0, 2, 3))
+    whole = columns // width
+    out = aligned_zeros((-(-columns // width), k, width), np.float32)
+    out[:whole] = weight[:, : whole * width].reshape(k, whole, width).transpose(1, 0, 2)
+    out[whole:, :, : columns - whole * width] = weight[:, whole * width :]
+    return out.reshape(len(out), k, vectors, lanes)

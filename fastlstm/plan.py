@@ -23,7 +23,6 @@ from fastlstm.passes.fit import misfit
 from fastlstm.passes.infer_compute import ELEMENTWISE
 from fastlstm.segments.build import BINARY, UNARY, build_segment, consumer_width
 from fastlstm.segments.segment import Segment
-from fastlstm.tapes import EMITTERS
 from fastlstm.target import Target
 
 __all__ = ["REFERENCE_KERNEL", "Plan", "make_plan", "operator", "row_labels"]
@@ -43,6 +42,8 @@ class Plan:
 
     def as_data(self, batch: int = 1) -> list[dict[str, Any]]:
         """Return the plan as plain data, a dict a step; the bounds are those of a batch of so many rows."""
+        from fastlstm.tapes import EMITTERS  # models of recurrent layers alone have none
+
         rows: list[dict[str, Any]] = []
         for part in self.parts:
             if isinstance(part, Segment):
@@ -64,6 +65,15 @@ class Plan:
         for row in rows:
             row["share"] = round(row.get("macs", 0) / total, 4)
         return rows
+
+    def __repr__(self) -> str:
+        rows = self.as_data()
+        macs, nbytes = (sum(row.get(key, 0) for row in rows) for key in ("macs", "bytes"))
+        native = sum(isinstance(part, Segment) for part in self.parts)
+        return (
+            f"<Plan for {self.target.name}: {len(rows)} steps in {len(self.parts)} parts, {native} of them segments; "
+            f"{macs:,} multiply-adds a time step, {nbytes:,} bytes of weights; print it for the table>"
+        )
 
     def __str__(self) -> str:
         lines = [f"plan for {self.target.isa}, {self.target.lanes} lanes"]

@@ -11,7 +11,8 @@ declared as ordinary functions of that name.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,32 @@ def load_vector(builder: Any, address: Any, lanes: int) -> Any:
 def store_vector(builder: Any, value: Any, address: Any) -> None:
     """Emit an unaligned vector store."""
     builder.store(value, pointer(builder, address, value.type), align=4)
+
+
+def choose(
+    builder: Any, values: Sequence[Any], cases: Mapping[tuple[int, ...], Callable[..., None]], args: Sequence[Any]
+) -> None:
+    """Emit the case that belongs to the values of some integers, which have to be among those of `cases`.
+
+    Parameters
+    ----------
+    values : sequence of LLVM integers
+    cases : mapping of tuple of int to callable
+        Each emits its code, given the builder and `args`; the first is what remains when no other fits.
+    """
+    (_, first), *others = cases.items()
+    after = builder.append_basic_block("chosen")
+    for numbers, emit in reversed(others):
+        equal = [builder.icmp_signed("==", value, value.type(n)) for value, n in zip(values, numbers, strict=True)]
+        here, rest = builder.append_basic_block("case"), builder.append_basic_block("rest")
+        builder.cbranch(reduce(builder.and_, equal), here, rest)
+        builder.position_at_end(here)
+        emit(builder, *args)
+        builder.branch(after)
+        builder.position_at_end(rest)
+    first(builder, *args)
+    builder.branch(after)
+    builder.position_at_end(after)
 
 
 def prefetch(builder: Any, address: Any) -> None:

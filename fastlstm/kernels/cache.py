@@ -12,7 +12,6 @@ import hashlib
 import os
 import stat
 import sys
-import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -24,9 +23,12 @@ __all__ = ["cache_folder", "keep", "mistrust", "place_of", "sources"]
 FINDING = (
     "cache",
     "compiler",
+    "helpers",
     "loader",
     "packfile",
+    "progress",
     "side_by_side",
+    "simplified",
 )  # modules that find code, and have no part in what it is
 LEFT_OVER_SECONDS = 3600.0  # files that were begun and not finished are removed when they are older
 
@@ -56,8 +58,9 @@ def sources() -> str:
     """Return a hash of all that a kernel's code is made from, besides its constants and its target."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    shared = ("arguments", "layout", "limits", "simd", "target")
-    for source in [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in shared)]:
+    shared = ("layout", "limits", "simd", "target")
+    folders = [*sorted(here.glob("*.py")), *sorted((here.parent / "arguments").glob("*.py"))]
+    for source in [*folders, *(here.parent / f"{name}.py" for name in shared)]:
         if source.stem not in FINDING:
             digest.update(source.read_bytes())
     return digest.hexdigest()[:20]
@@ -92,6 +95,8 @@ def keep(path: Path, content: bytes) -> None:
     OSError
         If it cannot be written; nothing is left behind.
     """
+    import tempfile  # it imports a dozen modules, which finding code does not need
+
     for folder in (path.parent.parent, path.parent):
         with contextlib.suppress(FileExistsError):
             folder.parent.mkdir(parents=True, exist_ok=True)

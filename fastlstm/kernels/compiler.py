@@ -15,11 +15,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
-import os
-import sys
-import time
 import warnings
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -27,14 +24,16 @@ from typing import NamedTuple
 
 from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError
 from fastlstm.forking import undisturbed
-from fastlstm.kernels import cache, loader
+from fastlstm.kernels import cache, helpers, loader
 from fastlstm.kernels.image import Image, image_of
 from fastlstm.kernels.packfile import Pack, pack_bytes, read_pack
+from fastlstm.kernels.progress import Progress, say
 from fastlstm.target import LEVELS, Target
 
 __all__ = [
     "Kernel",
     "address",
+    "ahead",
     "compile_kernel",
     "is_kept",
     "keep_image",
@@ -42,12 +41,16 @@ __all__ = [
     "listing",
     "loaded",
     "made_with",
+    "prepare",
     "stored",
     "template_of",
 ]
 
 PACKS = Path(__file__).parent.parent / "packs"
 """The folder of the packs that came with the package: a file a level, which `fastlstm.prebuild` makes."""
+
+SLOW = ("entry", "small", "small_gru", "convolution", "contraction", "linear", "rnn", "gru", "projected", "recurrent")
+"""Modules whose kernels take longest to compile, the slowest last."""
 
 
 class Kernel(NamedTuple):
@@ -69,7 +72,7 @@ class Kernel(NamedTuple):
 
 _addresses: dict[tuple[Kernel, tuple[object, ...]], int] = {}
 _packs: dict[tuple[object, ...], tuple[Pack, int] | None] = {}  # and where they lie in memory
-_compiling_seconds = 0.0
+_progress = Progress()
 _listed: list[set[Kernel]] = []  # by `listing`
 _nothing = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(lambda *_: 0)
 _not_run = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t)(lambda *_: None)
@@ -148,6 +151,49 @@ def address(kernel: Kernel, target: Target) -> int:
     return found
 
 
+def ahead(kernels: Iterable[Kernel], target: Target) -> None:
+    """Have kernels made ready by idle cores, which somebody will ask for soon. Returns at once."""
+    missing = [] if _listed else _missing(kernels, target)
+    if missing:
+        helpers.ask(missing, target, _keep)
+
+
+def prepare(kernels: Iterable[Kernel], target: Target) -> None:
+    """Load kernels; those that have to be compiled by this core and the idle ones side by side.
+
+    Raises as `address` does.
+    """
+    missing = [] if _listed else _missing(kernels, target)
+    if not missing:
+        return
+    with _progress.of(missing):
+        if len(missing) > 1:
+            helpers.ask(missing[1:], target, _keep)
+        for kernel in missing:
+            if not helpers.begun(kernel, target):
+                address(kernel, target)
+        for kernel in missing:
+            address(kernel, target)
+
+
+def _missing(kernels: Iterable[Kernel], target: Target) -> list[Kernel]:
+    """Return the kernels that will have to be compiled, those that take longest first."""
+    unknown = [kernel for kernel in dict.fromkeys(kernels) if (kernel, target.code) not in _addresses]
+    if not unknown:
+        return []
+    with undisturbed:
+        found = _opened(target)
+    packed = {} if found is None else found[0].header["kernels"]
+    places = [(kernel, stored(kernel, target)) for kernel in unknown if kernel.key not in packed]
+    missing = [kernel for kernel, path in places if path is None or not path.exists()]
+    return sorted(missing, key=_rank, reverse=True)
+
+
+def _rank(kernel: Kernel) -> int:
+    module = kernel.name.split(".")[0]
+    return SLOW.index(module) if module in SLOW else -1
+
+
 @contextmanager
 def listing() -> Iterator[set[Kernel]]:
     """Note the kernels that are asked for and compile none: what models run meanwhile computes nothing.
@@ -204,10 +250,10 @@ def _load(kernel: Kernel, target: Target) -> int:
     if found:
         return found
     path = stored(kernel, target)
-    image = None if path is None else _cached(kernel, target, path)
+    image = helpers.ready(kernel, target) or (None if path is None else _cached(kernel, target, path))
     if image is None:
-        image = _compile(kernel, target)
-        _keep(kernel, target, image)
+        with _progress.at(kernel):
+            image = helpers.take(kernel, target) or _compiled(kernel, target)
     try:
         return loader.place(image.code) + image.entry
     except OSError as error:
@@ -216,9 +262,7 @@ def _load(kernel: Kernel, target: Target) -> int:
 
 def _prebuilt(kernel: Kernel, target: Target) -> int:
     """Return the address of a kernel out of the pack for `target`, 0 if there is none."""
-    if target.code not in _packs:
-        _packs[target.code] = _pack(target)
-    found = _packs[target.code]
+    found = _opened(target)
     if found is None:
         return 0
     pack, start = found
@@ -229,6 +273,13 @@ def _prebuilt(kernel: Kernel, target: Target) -> int:
         _packs[target.code] = None
         return 0
     return 0 if place is None else start + place[0] + place[1].entry
+
+
+def _opened(target: Target) -> tuple[Pack, int] | None:
+    """Return the pack for `target` and where it lies in memory."""
+    if target.code not in _packs:
+        _packs[target.code] = _pack(target)
+    return _packs[target.code]
 
 
 def _pack(target: Target) -> tuple[Pack, int] | None:
@@ -262,23 +313,10 @@ def _cached(kernel: Kernel, target: Target, path: Path) -> Image | None:
     return None if found is None else found[1]
 
 
-def _compile(kernel: Kernel, target: Target) -> Image:
-    """Return the image of one variant, and say that this is what takes the time."""
-    _announce()
-    started = time.monotonic()
+def _compiled(kernel: Kernel, target: Target) -> Image:
     image = kernel_image(kernel, target)
-    global _compiling_seconds
-    _compiling_seconds += time.monotonic() - started
+    _keep(kernel, target, image)
     return image
-
-
-def _announce() -> None:
-    """Say once, on stderr, that compiling is what takes the time."""
-    global _compiling_seconds
-    if _compiling_seconds >= 1.0:
-        kept = cache.cache_folder()
-        _say(f"compiling kernels for this machine, once; they are kept in {kept}" if kept else "compiling kernels")
-        _compiling_seconds = float("-inf")
 
 
 def _keep(kernel: Kernel, target: Target, image: Image) -> None:
@@ -294,9 +332,4 @@ def _keep(kernel: Kernel, target: Target, image: Image) -> None:
 
 @lru_cache
 def _say_once(text: str) -> None:
-    _say(text)
-
-
-def _say(text: str) -> None:
-    if not os.environ.get("FASTLSTM_QUIET"):
-        print(f"fastlstm: {text}", file=sys.stderr, flush=True)  # noqa: T201
+    say(text)

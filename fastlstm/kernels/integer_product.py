@@ -11,7 +11,7 @@ from typing import Any
 
 from fastlstm.kernels.integer_rows import first_row, row_bytes
 from fastlstm.kernels.integer_shape import Shape
-from fastlstm.kernels.integer_tile import integer_tile
+from fastlstm.kernels.integer_tile import integer_tiles
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import group_size
 from fastlstm.kernels.tile import LINE
@@ -34,7 +34,7 @@ def integer_product(shape: Shape) -> tuple[Any, Any]:
     shapes = [(1, p) for p in range(1, alone + 1)]
     for r in range(2, most_rows + 1):
         shapes += [(r, 1), (r, beside)] if beside > 1 else [(r, 1)]
-    run_tile = _dispatch(tuple(dict.fromkeys(shapes)), shape)
+    run_tile = integer_tiles(tuple(dict.fromkeys(shapes)), shape)
     lanes, size, together = shape.lanes, shape.row_size, shape.together
     header, k_bytes, blocked = shape.header_bytes, shape.k_bytes, shape.blocked
     group_bytes = k_bytes * together
@@ -74,27 +74,3 @@ def integer_product(shape: Shape) -> tuple[Any, Any]:
             start += block
 
     return group, run
-
-
-@cache
-def _dispatch(tiles: tuple[tuple[int, int], ...], shape: Shape) -> Any:
-    """Return a function that runs the tile of the given rows and panels: a chain of comparisons."""
-    (rows, panels), others = tiles[-1], tiles[:-1]
-    this = integer_tile(rows, panels, shape)
-    if not others:
-
-        @inlined
-        def only(r, p, groups, a, a_stride, scales, w, w_stride, w_scales, c, c_stride, out, out_stride, ahead):
-            this(groups, a, a_stride, scales, w, w_stride, w_scales, c, c_stride, out, out_stride, ahead)
-
-        return only
-    rest = _dispatch(others, shape)
-
-    @inlined
-    def run(r, p, groups, a, a_stride, scales, w, w_stride, w_scales, c, c_stride, out, out_stride, ahead):
-        if r == rows and p == panels:
-            this(groups, a, a_stride, scales, w, w_stride, w_scales, c, c_stride, out, out_stride, ahead)
-        else:
-            rest(r, p, groups, a, a_stride, scales, w, w_stride, w_scales, c, c_stride, out, out_stride, ahead)
-
-    return run

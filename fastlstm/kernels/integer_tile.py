@@ -29,6 +29,7 @@ from fastlstm.simd import (
     I32,
     I64,
     broadcast,
+    choose,
     int_vector,
     load_vector,
     multiply_add,
@@ -37,7 +38,7 @@ from fastlstm.simd import (
     store_vector,
 )
 
-__all__ = ["integer_tile"]
+__all__ = ["integer_tiles"]
 
 I8, I16 = ir.IntType(8), ir.IntType(16)
 PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
@@ -46,30 +47,38 @@ SIGNED_FOURS = "llvm.aarch64.neon.sdot.v4i32.v16i8"
 
 
 @cache
-def integer_tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
-    """Return the intrinsic ``tile(groups, a, a_stride, a_scales, w, w_stride, w_scales, c_in, c_in_stride,
-    c_out, c_out_stride, ahead)``.
+def integer_tiles(shapes: tuple[tuple[int, int], ...], shape: Shape) -> Any:
+    """Return the intrinsic ``tiles(rows, panels, groups, a, a_stride, a_scales, w, w_stride, w_scales, c_in,
+    c_in_stride, c_out, c_out_stride, ahead)``, which runs the tile of so many rows and panels; `shapes` holds those
+    there are.
 
     ``a`` holds `rows` rows of integers at a distance of ``a_stride`` bytes and ``a_scales`` one float32 a row;
     ``w`` is the first panel of weights and ``w_scales`` its vectors of float32 scales, both at
     ``w_stride`` bytes to those of the next panel; k runs over ``groups`` groups of `shape.together` values.
     ``c_in``, ``c_out`` and ``ahead`` are as in `fastlstm.kernels.tile`. All arguments are int64.
     """
+    cases = {one: _tile(*one, shape) for one in shapes}
+
+    @intrinsic
+    def run(
+        typingctx: Any, rows: Any, panels: Any, groups: Any, a: Any, a_stride: Any, a_scales: Any, w: Any,
+        w_stride: Any, w_scales: Any, c_in: Any, c_in_stride: Any, c_out: Any, c_out_stride: Any, ahead: Any,
+    ) -> Any:  # fmt: skip
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            choose(builder, args[:2], cases, args[2:])
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 14), codegen
+
+    return run
+
+
+def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
+    """Return what emits one tile: a function of the builder and the arguments of `integer_tiles` from ``groups`` on."""
     lanes, vectors, group = shape.lanes, shape.vectors, shape.together
     wide = shape.vector_bytes
     step_bytes, a_step = shape.k_bytes * group, shape.row_size * group
     places = [(r, p, v) for r in range(rows) for p in range(panels) for v in range(vectors)]
-
-    @intrinsic
-    def run(
-        typingctx: Any, groups: Any, a: Any, a_stride: Any, a_scales: Any, w: Any, w_stride: Any, w_scales: Any,
-        c_in: Any, c_in_stride: Any, c_out: Any, c_out_stride: Any, ahead: Any,
-    ) -> Any:  # fmt: skip
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            _emit(builder, *args)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 12), codegen
 
     def weights_at(b: Any, address: Any) -> Any:
         """Emit the load of one vector of weights: `group` values of k for each lane."""
@@ -109,7 +118,7 @@ def integer_tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
         at = b.add(w_header, I64(wide + v * lanes * 4))
         return b.load(pointer(b, at, int_vector(lanes)), align=4)
 
-    def _emit(
+    def emit(
         b: Any, groups: Any, a: Any, a_stride: Any, a_scales: Any, w: Any, w_stride: Any, w_scales: Any,
         c_in: Any, c_in_stride: Any, c_out: Any, c_out_stride: Any, next_weights: Any,
     ) -> None:  # fmt: skip
@@ -167,4 +176,4 @@ def integer_tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
                 target = b.add(b.add(c_out, b.mul(c_out_stride, I64(r))), place)
                 store_vector(b, multiply_add(b, total, scale, old), target)
 
-    return run
+    return emit

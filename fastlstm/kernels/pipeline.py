@@ -10,15 +10,91 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
-from numba.core import types
+from numba.core import cpu, typed_passes, types, typing, untyped_passes
 from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
+from numba.core.compiler import CompilerBase
+from numba.core.compiler_machinery import PassManager
+from numba.core.dispatcher import Dispatcher
+from numba.core.registry import CPUTarget
+from numba.core.target_extension import CPU, dispatcher_registry, jit_registry, target_override, target_registry
+from numba.core.utils import threadsafe_cached_property
 
 __all__ = ["inlined", "template"]
 
 
-_OPTIONS = {"error_model": "numpy", "boundscheck": False}
+_OPTIONS = {
+    "nopython": True, "error_model": "numpy", "boundscheck": False, "forceinline": True,
+    "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False,
+}  # fmt: skip
+
+_TARGET = "fastlstm"
+
+_PASSES = (
+    untyped_passes.TranslateByteCode,
+    untyped_passes.FixupArgs,
+    untyped_passes.IRProcessing,
+    untyped_passes.RewriteSemanticConstants,
+    untyped_passes.DeadBranchPrune,  # branches that a factory's constants decide
+    untyped_passes.GenericRewrites,
+    untyped_passes.ReconstructSSA,
+    typed_passes.NopythonTypeInference,
+    typed_passes.PreLowerStripPhis,
+    typed_passes.IRLegalization,
+    typed_passes.AnnotateTypes,
+    typed_passes.NativeLowering,
+    typed_passes.NoPythonBackend,
+)
+"""What kernels need of Numba's thirty passes; the others look for closures, exceptions and array expressions."""
+
+
+class _Typing(typing.Context):  # type: ignore[misc]
+    """Numba's knowledge of types without arrays, lists and texts: every ``+`` would be tried on them."""
+
+    def load_additional_registries(self) -> None:
+        from numba.core.typing import mathdecl
+
+        self.install_registry(mathdecl.registry)
+
+    def resolve_function_type(self, func: Any, args: Any, kws: Any) -> Any:
+        if kws or not isinstance(func, types.Function):
+            return super().resolve_function_type(func, args, kws)
+        known = self._resolved.get((func, args))
+        if known is None:
+            known = self._resolved[func, args] = super().resolve_function_type(func, args, kws)
+        return known
+
+    def init(self) -> None:
+        self._resolved: dict[Any, Any] = {}
+
+
+class _Lowering(cpu.CPUContext):  # type: ignore[misc]
+    """The same of how they become LLVM's language."""
+
+    def load_additional_registries(self) -> None:
+        from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj  # noqa: F401
+
+        self.install_registry(mathimpl.registry)
+
+    def post_lowering(self, mod: Any, library: Any) -> None:
+        """Link nothing: no kernel counts references."""
+
+
+class _Target(CPUTarget):  # type: ignore[misc]
+    @threadsafe_cached_property
+    def _toplevel_target_context(self) -> Any:
+        return _Lowering(self.typing_context, _TARGET)
+
+    @threadsafe_cached_property
+    def _toplevel_typing_context(self) -> Any:
+        return _Typing()
+
+
+class _Dispatcher(Dispatcher):  # type: ignore[misc]
+    targetdescr = _Target(_TARGET)
+
+
+class _Kernels(CPU):  # type: ignore[misc]
+    """Stands for the above in Numba's tables of targets."""
 
 
 class _NotRun:
@@ -50,24 +126,36 @@ class _Library(JITCodeLibrary):  # type: ignore[misc]
         return 0
 
 
+class _Manager(PassManager):  # type: ignore[misc]
+    _ENFORCING = False  # else every pass is followed by an analysis for the next, which none of these needs
+
+
 class _Pipeline(CompilerBase):  # type: ignore[misc]
     def define_pipelines(self) -> list[Any]:
         state = self.state
         state.library = _Library(state.targetctx.codegen(), state.func_id.func_qualname)
-        return [DefaultPassBuilder.define_nopython_pipeline(state)]
+        manager = _Manager("kernel")
+        for one in _PASSES:
+            manager.add_pass(one, one.__name__)
+        manager.finalize()
+        return [manager]
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Make `function` a helper that is inlined into the kernels that call it."""
-    return numba.njit(
-        no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True, pipeline_class=_Pipeline, **_OPTIONS
-    )(function)
+    return _Dispatcher(function, targetoptions=dict(_OPTIONS), pipeline_class=_Pipeline)
+
+
+target_registry[_TARGET] = _Kernels
+dispatcher_registry[_Kernels] = _Dispatcher
+jit_registry[_Kernels] = lambda *_, **__: inlined  # of what Numba's library writes in Python
 
 
 def template(function: Callable[[int, int, int], int], symbol: str) -> str:
     """Return a kernel as LLVM assembly, not optimised: the C function `symbol` and all its helpers."""
     compiled = inlined(function)
-    compiled.compile((types.int64, types.int64, types.int64))
+    with target_override(_TARGET):
+        compiled.compile((types.int64, types.int64, types.int64))
     (result,) = compiled.overloads.values()
     text = str(result.library._final_module)
     return text + _EXPORTED.format(symbol=symbol, inner=f'@"{result.fndesc.llvm_func_name}"')

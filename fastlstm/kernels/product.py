@@ -14,7 +14,7 @@ from typing import Any
 
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.tile import LINE, tile
+from fastlstm.kernels.tile import LINE, tiles
 from fastlstm.layout import CUT_BYTES, SLICE_BYTES
 from fastlstm.simd import load_i64, store_i64
 
@@ -54,8 +54,8 @@ def in_tiles(lanes: int, vectors: int, max_sums: int, most_panels: int = 8, gath
     shapes = [(1, p) for p in range(1, alone + 1)]
     for r in range(2, most_rows + 1):
         shapes += [(r, 1), (r, together)] if together > 1 else [(r, 1)]
-    run_tile = _dispatch(tuple(shapes), vectors, lanes, gathered)
-    panel_row = vectors * lanes * 4
+    run_tile = tiles(tuple(shapes), vectors, lanes, gathered)
+    panel_row, by_table = vectors * lanes * 4, bool(gathered)
 
     @inlined
     def group(rows, panels):
@@ -77,7 +77,7 @@ def in_tiles(lanes: int, vectors: int, max_sums: int, most_panels: int = 8, gath
             run_tile(
                 r, panels, k, table + 8 * done, w, w_stride,
                 c_in + done * c_in_stride, c_in_stride, c_out + done * c_out_stride, c_out_stride,
-                offsets if gathered else ahead if ahead < end else w,
+                offsets if by_table else ahead if ahead < end else w,
             )  # fmt: skip
             ahead += LINE * k
             done += r
@@ -116,27 +116,3 @@ def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tu
             shift(table, rows, -4 * k)
 
     return group, run
-
-
-@cache
-def _dispatch(shapes: tuple[tuple[int, int], ...], vectors: int, lanes: int, gathered: str) -> Any:
-    """Return a function that runs the tile of the given rows and panels: a chain of comparisons."""
-    (rows, panels), others = shapes[-1], shapes[:-1]
-    this = tile(rows, panels, vectors, lanes, gathered=gathered)
-    if not others:
-
-        @inlined
-        def only(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead):
-            this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead)
-
-        return only
-    rest = _dispatch(others, vectors, lanes, gathered)
-
-    @inlined
-    def run(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead):
-        if r == rows and p == panels:
-            this(k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead)
-        else:
-            rest(r, p, k, table, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, ahead)
-
-    return run

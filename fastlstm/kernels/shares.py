@@ -26,6 +26,7 @@ __all__ = ["following"]
 
 PATIENCE = 60  # looks before another worker's share is taken, about a microsecond
 SPINS = 3000  # looks before a waiting thread sleeps: some 30 to 80 microseconds
+LAST_FUNCTION = 8 * (layout.JOB_SYSTEM + len(layout.SYSTEM_FUNCTIONS) - 1)  # which looks for processors
 CLAIMED, DONE, PRESENT = layout.SHARE_CLAIMED, layout.SHARE_DONE, layout.SHARE_PRESENT
 
 
@@ -122,7 +123,7 @@ def sleep_on(job, condition):
 @inlined
 def knows_processors(job):
     """Whether the system tells on which processor a thread runs, and lets that be chosen."""
-    return load_i64(job + 8 * (layout.JOB_SYSTEM + len(layout.SYSTEM_FUNCTIONS) - 1)) != 0
+    return load_i64(job + LAST_FUNCTION) != 0
 
 
 @inlined

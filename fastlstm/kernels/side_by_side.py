@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+from fastlstm.errors import FastLSTMError
 from fastlstm.kernels.compiler import Kernel, is_kept, keep_image, kernel_image
+from fastlstm.kernels.helpers import received, send
 from fastlstm.kernels.image import Image
 from fastlstm.target import Target
 
-__all__ = ["compiled", "fill"]
+__all__ = ["compiled", "fill", "serve"]
 
 
 def compiled(jobs: Mapping[Kernel, Sequence[Target]], workers: int) -> Iterator[tuple[Kernel, Mapping[Target, Image]]]:
@@ -60,3 +64,21 @@ def fill(kernels: Collection[Kernel], target: Target, workers: int, say: Callabl
         keep_image(kernel, target, images[target])
         say(f"compiled {kernel.name} for {target.name}, {len(missing) - number} left")
     return len(missing)
+
+
+def serve() -> None:
+    """Be one of `fastlstm.kernels.helpers`: compile what stdin asks for and write it to stdout, until stdin ends."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # whatever a library prints
+    from fastlstm.kernels import pipeline  # noqa: F401 (Numba, before the first job is there)
+
+    while True:
+        try:
+            kernel, target = received(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            image = kernel_image(kernel, target)
+        except FastLSTMError:
+            image = None  # who needs the kernel compiles it, and says what is wrong
+        send(answers, image)

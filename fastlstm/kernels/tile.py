@@ -27,6 +27,7 @@ from fastlstm.simd import (
     F32,
     I64,
     broadcast,
+    choose,
     constant,
     float_vector,
     load_vector,
@@ -36,16 +37,16 @@ from fastlstm.simd import (
     store_vector,
 )
 
-__all__ = ["LINE", "tile"]
+__all__ = ["LINE", "tiles"]
 
 FLOAT_BYTES = 4
 LINE = 64
 
 
 @cache
-def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2, gathered: str = "") -> Any:
-    """Return the intrinsic ``tile(k, a_rows, w, w_stride, c_in, c_in_stride, c_out, c_out_stride,
-    ahead)``.
+def tiles(shapes: tuple[tuple[int, int], ...], vectors: int, lanes: int, gathered: str = "") -> Any:
+    """Return the intrinsic ``tiles(rows, panels, k, a_rows, w, w_stride, c_in, c_in_stride, c_out, c_out_stride,
+    ahead)``, which runs the tile of so many rows and panels; `shapes` holds those there are.
 
     ``a_rows`` is the address of `rows` row addresses; ``w`` the first panel and ``w_stride`` the bytes from
     one panel to the next; ``c_in`` and ``c_out`` hold, row by row at their strides, the panels' vectors side
@@ -55,11 +56,13 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2, gath
     With `gathered`, ``ahead`` is the address of a table instead: for each k the bytes from a row's address to its
     term ("rows"), or from a panel's address to its first vector ("vectors").
     """
-    wide = vectors * lanes * FLOAT_BYTES
+    cases = {shape: _tile(*shape, vectors, lanes, gathered) for shape in shapes}
 
     @intrinsic
     def run(
         typingctx: Any,
+        rows: Any,
+        panels: Any,
         k: Any,
         a_rows: Any,
         w: Any,
@@ -71,12 +74,19 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2, gath
         ahead: Any,
     ) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            _emit(builder, *args)
+            choose(builder, args[:2], cases, args[2:])
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 9), codegen
+        return types.void(*[types.int64] * 11), codegen
 
-    def _emit(
+    return run
+
+
+def _tile(rows: int, panels: int, vectors: int, lanes: int, gathered: str, unroll: int = 2) -> Any:
+    """Return what emits one tile: a function of the builder and the arguments of `tiles` from ``k`` on."""
+    wide = vectors * lanes * FLOAT_BYTES
+
+    def emit(
         b: Any,
         k: Any,
         a_rows: Any,
@@ -181,4 +191,4 @@ def tile(rows: int, panels: int, vectors: int, lanes: int, unroll: int = 2, gath
         for place, total in zip(places, sums, strict=True):
             store_vector(b, total, c_address(c_out, c_out_stride, place))
 
-    return run
+    return emit

@@ -11,14 +11,14 @@ from fastlstm.passes.values import CONTENT_LIMIT, UNKNOWN, Operands, ValueInfo, 
 __all__ = ["ELEMENTWISE", "REDUCTIONS", "broadcast_shapes"]
 
 _SAME = """
-    Abs Acos Acosh Affine Asin Asinh Atan Atanh BatchNormalization Ceil Celu Clip Cos Cosh CumSum Dropout Elu
-    Erf Exp Floor Gelu GeluTanh GroupNormalization HardSigmoid HardSwish Hardmax Identity
+    Abs Acos Acosh Affine Asin Asinh Atan Atanh BatchNormalization BitwiseNot Ceil Celu Clip Cos Cosh CumProd
+    CumSum Dropout Elu Erf Exp Floor Gelu GeluTanh GroupNormalization HardSigmoid HardSwish Hardmax Identity
     InstanceNormalization LRN LayerNormalization LeakyRelu Linear Log LogSoftmax LpNormalization
-    MeanVarianceNormalization Mish Neg RMSNormalization Reciprocal Relu ReverseSequence Round ScaledTanh
-    ScatterElements ScatterND Selu Shrink Sigmoid Sign Silu Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan
-    Tanh ThresholdedRelu Trilu
+    MeanVarianceNormalization Mish Neg RMSNormalization Reciprocal Relu ReverseSequence RotaryEmbedding Round
+    ScaledTanh ScatterElements ScatterND Selu Shrink Sigmoid Sign Silu Sin Sinh Softmax Softplus Softsign Sqrt
+    Swish Tan Tanh TensorScatter ThresholdedRelu Trilu
 """
-_BINARY = "Add And BitShift BitwiseAnd BitwiseOr Div Max Mean Min Mod Mul Or PRelu Pow Sub Sum Xor"
+_BINARY = "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Max Mean Min Mod Mul Or PRelu Pow Sub Sum Xor"
 _COMPARE = "Equal Greater GreaterOrEqual Less LessOrEqual"
 _REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
 _ELEMENTWISE = """
@@ -295,38 +295,6 @@ def _conv(at: Operands) -> ValueInfo:
         return ValueInfo(None, at[0].dtype)
     kernel = at.attr("kernel_shape", w[2:])
     return ValueInfo((x[0], w[0], *_windows(at, x[2:], kernel)), at[0].dtype)
-
-
-@rule("ConvTranspose")
-def _conv_transpose(at: Operands) -> ValueInfo:
-    x, w = at[0].shape, at[1].shape
-    if x is None or w is None:
-        return ValueInfo(None, at[0].dtype)
-    n = len(x) - 2
-    strides, dilations = at.attr("strides", [1] * n), at.attr("dilations", [1] * n)
-    pads, more, sizes = at.attr("pads", [0] * 2 * n), at.attr("output_padding", [0] * n), at.attr("output_shape", None)
-    result: list[Dim] = list(sizes[-n:]) if sizes else []
-    for i, size in enumerate(x[2:] if not sizes else ()):
-        if at.attr("auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER"):
-            result.append(dims.multiply(size, strides[i]))
-            continue
-        around = 0 if at.attr("auto_pad", "NOTSET") == "VALID" else pads[i] + pads[i + n]
-        reach = dims.add(1, dims.multiply(dilations[i], dims.subtract(w[i + 2], 1)))
-        places = dims.multiply(dims.subtract(size, 1), strides[i])
-        result.append(dims.add(dims.add(places, reach), more[i] - around))
-    return ValueInfo((x[0], dims.multiply(w[1], int(at.attr("group", 1))), *result), at[0].dtype)
-
-
-@rule("STFT")
-def _short_transforms(at: Operands) -> ValueInfo:
-    """Windows of [B, samples, 1 or 2] -> [B, windows, bins, 2]."""
-    x, step, length = at[0].shape, at[1].numbers, at[3].numbers if at.given(3) else None
-    window = at[2].shape if at.given(2) else None
-    size: Dim | None = length[0] if length else window[0] if window else None
-    if x is None or len(x) != 3 or not step or step[0] < 1 or not isinstance(size, int):
-        return ValueInfo(None, at[0].dtype)
-    windows = dims.add(dims.floor_divide(dims.subtract(x[1], size), step[0]), 1)
-    return ValueInfo((x[0], windows, size // 2 + 1 if at.attr("onesided", 1) else size, 2), at[0].dtype)
 
 
 @rule("MaxPool", "AveragePool", "LpPool")

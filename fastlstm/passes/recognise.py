@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm.graph import Graph, Node
+from fastlstm.graph import RECURRENT_OPS, Graph, Node
 from fastlstm.passes import shapes
-from fastlstm.passes.loop_layers import layer_of_loop
 from fastlstm.passes.rewrite import Names
-from fastlstm.passes.unrolled import recognise_steps
 from fastlstm.passes.values import ValueInfo
 
 __all__ = ["recognise"]
 
 Array = npt.NDArray[Any]
+
+PLAIN = RECURRENT_OPS.keys() | {
+    "Dense", "LayerNormalization", "Softmax", "LogSoftmax", "Gather", "Transpose", "Reshape", "Squeeze", "Unsqueeze",
+}  # fmt: skip
+"""Operators of which no cell is written: it has at least a sum and an activation of its own."""
 
 
 def recognise(graph: Graph) -> Graph:
@@ -33,6 +36,10 @@ def _recognised(
 ) -> Graph:
     if any(isinstance(value, Graph) for node in graph.nodes for value in node.attrs.values()):
         graph = _with_bodies(graph, fresh, outer, constants, inputs)
+    if all(node.op in PLAIN for node in graph.nodes):
+        return graph
+    from fastlstm.passes.unrolled import recognise_steps  # the algebra of cells takes a sixth of a model's load
+
     return recognise_steps(graph, fresh, outer, constants, inputs)
 
 
@@ -43,6 +50,8 @@ def _with_bodies(
     constants: Mapping[str, Array],
     inputs: Sequence[ValueInfo] | None,
 ) -> Graph:
+    from fastlstm.passes.loop_layers import layer_of_loop
+
     infos = known = None
     for node in graph.nodes:
         if not any(isinstance(value, Graph) for value in node.attrs.values()):

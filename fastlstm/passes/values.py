@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,13 +80,10 @@ class ValueInfo:
         fill: float | None = None
         if array.dtype.kind in "iubf" and array.size:
             first = array.flat[0]
-            if np.isfinite(first) and (array.size == 1 or bool(np.all(array == first))):
+            # Weights, which may be large, are told by their first and last element.
+            if np.isfinite(first) and array.flat[array.size - 1] == first and bool(np.all(array == first)):
                 fill = float(first) if array.dtype.kind == "f" else int(first)
-            small = array.ndim <= 1 and array.size <= CONTENT_LIMIT and bool(np.all(np.isfinite(array)))
-            # Compared in float64: float16 has no 2**53.
-            wide = array.astype(np.float64)
-            whole = array.dtype.kind != "f" or bool(np.all((wide == np.trunc(wide)) & (abs(wide) < 2**53)))
-            if small and whole:
+            if array.ndim <= 1 and array.size <= CONTENT_LIMIT and _is_whole(array):
                 const = tuple(int(v) for v in array.ravel())
         elif array.size == 0 and array.ndim == 1:
             const = ()
@@ -97,6 +94,14 @@ class ValueInfo:
         """Return a value of rank 0 or 1 with known elements."""
         same = len(set(content)) == 1 and content[0] is not None
         return cls(shape, dtype, content, content[0] if same else None)
+
+
+def _is_whole(array: Array) -> bool:
+    """Whether all elements are whole numbers that float64 holds exactly."""
+    if array.dtype.kind != "f":
+        return True
+    wide = array.astype(np.float64)  # float16 has no 2**53
+    return bool(np.all(np.isfinite(wide) & (wide == np.trunc(wide)) & (abs(wide) < 2**53)))
 
 
 UNKNOWN = ValueInfo()
@@ -148,7 +153,7 @@ class Operands:
         return ValueInfo(tuple(self.fresh(i, output) for i in range(rank)), dtype)
 
 
-Rule = Callable[[Operands], "ValueInfo | tuple[ValueInfo, ...]"]
+Rule = Callable[[Operands], "ValueInfo | Sequence[ValueInfo]"]
 
 RULES: dict[str, Rule] = {}
 """Operator -> how the outputs' infos follow from the inputs'."""

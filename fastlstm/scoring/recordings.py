@@ -275,7 +275,9 @@ class _Track:
         results = {name: array[late:] for name, array in results.items()}
         if not len(next(iter(results.values()))):
             return
-        arrays = [arrow_column([results[name]], port) for name, port in self._ports.items()]
+        arrays = [
+            arrow_column(port, results[name], np.array([len(results[name])])) for name, port in self._ports.items()
+        ]
         head = [pa.array([self._name]), pa.array([self._at], pa.int64())]
         self._waiting.append(pa.RecordBatch.from_arrays([*head, *arrays], schema=self._schema))
         self._at += len(next(iter(results.values())))

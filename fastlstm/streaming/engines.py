@@ -7,7 +7,7 @@ and outputs. Both `open` a *run*: the states of one stream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,10 +21,13 @@ from fastlstm.executor import Executor
 from fastlstm.graph import Graph, TensorSpec
 from fastlstm.memory import check_memory
 from fastlstm.native import Call, never
+from fastlstm.segments.entry import stream_entry
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.delay import HOPS, Waiting, cut
 from fastlstm.streaming.flow import Unrolled
 from fastlstm.streaming.ports import Port
+from fastlstm.tapes.by_shape import Tapes
+from fastlstm.target import Target
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
@@ -48,10 +51,8 @@ class SegmentRun:
         return self.engine.segment.advance(self.program, arrays, steps, self.batch)
 
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:
-        """Return a built-in for arrays of one shape, if this engine has any."""
-        if not self.engine.has_entries:
-            return never
-        return self.engine.segment.entry(self.program, steps, keep=True, time_axis=time_axis, batch_axis=batch_axis)
+        """Return a built-in for frames of so many time steps (0: any number), with or without axes of size 1."""
+        return stream_entry(self.engine.segment, self.program, self.engine.shown, steps, time_axis, batch_axis)
 
     def warmup(self) -> None:
         """Do what comes before the first step and after the last one: nothing."""
@@ -100,6 +101,9 @@ class SegmentEngine:
     hop, delay = 1, 0
     reasons: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<SegmentEngine of {self.segment!r}, {self.state_bytes:,} bytes of states a row>"
+
     @property
     def state_bytes(self) -> int:
         """Bytes of the states of one row."""
@@ -124,12 +128,6 @@ class SegmentEngine:
     def has_ids(self) -> bool:
         """Whether an input holds ids, which only the kernels find to lie outside their table."""
         return any(not features for _, _, features in self.segment.inputs.values())
-
-    @cached_property
-    def has_entries(self) -> bool:
-        """Whether one float input goes in and one output comes out."""
-        ports = list(self.inputs.values())
-        return len(ports) == len(self.segment.outputs) == 1 and ports[0].dtype == "float32"
 
     def open(self, batch: int) -> SegmentRun:
         """Return the states of a new stream."""
@@ -201,8 +199,8 @@ class GraphRun:
 class GraphEngine:
     """A model that runs part by part, with its states as inputs and outputs."""
 
-    def __init__(self, unrolled: Unrolled, threads: int) -> None:
-        self._unrolled, self._threads = unrolled, threads
+    def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
+        self._unrolled, self._threads, self._target = unrolled, threads, target
         self._executors: dict[str, Executor] = {}
         self.at_once, self.hop, self.delay = unrolled.at_once, unrolled.hop, unrolled.delay
         self.reasons, self.waiting = unrolled.reasons, unrolled.waiting
@@ -221,13 +219,31 @@ class GraphEngine:
         """Return the executor of the graph of some calls; made when they first come."""
         if which not in self._executors:
             part = getattr(self._unrolled, which)
-            self._executors[which] = Executor(part if isinstance(part, Graph) else part.graph, self._threads)
+            graph = part if isinstance(part, Graph) else part.graph
+            self._executors[which] = Executor(graph, self._threads, target=self._target)
         return self._executors[which]
+
+    def __repr__(self) -> str:
+        return f"<GraphEngine of {self._executor('steady')!r}, {self.state_bytes:,} bytes of states a row>"
 
     @property
     def state_bytes(self) -> int:
         """Bytes of the states of one row."""
         return sum(c.row_bytes for c in self.carried)
+
+    @property
+    def has_usual_steps(self) -> bool:
+        """Whether a step is one `call`: a frame goes in and one comes out, from the first one on."""
+        return self.hop == 1 and not self.waiting and set(self.rows.values()) == {1}
+
+    def call(self, values: Arrays) -> Sequence[Array]:
+        """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
+        return self._executor("steady").run(values)
+
+    @property
+    def tapes(self) -> Tapes | None:
+        """What `call` runs by, None if it does not."""
+        return self._executor("steady").tapes
 
     def open(self, batch: int) -> GraphRun:
         """Return the states of a new stream; UnsupportedError if the model takes another number of rows."""

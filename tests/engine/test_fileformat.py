@@ -89,7 +89,13 @@ def rewrite(path, change) -> None:
     safetensors.numpy.save_file(tensors, path, metadata=metadata)
 
 
-def test_everything_comes_back_as_it_was(path):
+@pytest.fixture(params=[fileformat.MAPPED_BYTES, 1], ids=["copied", "mapped"])
+def either(request, monkeypatch) -> None:
+    """Take tensors out of a file both ways: copied, as small ones are, and mapped."""
+    monkeypatch.setattr(fileformat, "MAPPED_BYTES", request.param)
+
+
+def test_everything_comes_back_as_it_was(path, either):
     stored, graph = fileformat.read(path), lstm_graph()
     assert str(stored.graph) == str(graph).replace(">i4", "int32")
     assert stored.graph.nodes[:2] == graph.nodes[:2]
@@ -346,12 +352,27 @@ def test_damage_is_told(path, case):
     assert str(path) in str(caught.value)
 
 
-def test_truncation_is_told_wherever_it_happens(path):
+def test_truncation_is_told_wherever_it_happens(path, either):
     whole = path.read_bytes()
     for kept in [0, 5, 8, 9, 200, *np.linspace(300, len(whole) - 1, 10).astype(int)]:
         path.write_bytes(whole[:kept])
         with pytest.raises(FileFormatError, match="truncated"):
             fileformat.read(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="nothing is mapped there")
+def test_large_tensors_are_mapped_and_stay_what_they_were_when_the_file_is_replaced(path, monkeypatch):
+    monkeypatch.setattr(fileformat, "MAPPED_BYTES", 16)
+    stored = fileformat.read(path).graph.constants
+    large = [name for name, array in stored.items() if array.nbytes >= 16]
+    assert {"w_ih", "w_hh", "bias"} <= set(large)
+    for name in large:
+        assert not stored[name].flags.owndata
+        assert not stored[name].flags.writeable
+    fileformat.write(path, Graph((), (), (), {}))
+    fileformat.release(stored.values())
+    for name, array in lstm_graph().constants.items():
+        np.testing.assert_array_equal(stored[name], array)
 
 
 def test_bytes_after_the_end_are_told(path):
@@ -360,7 +381,7 @@ def test_bytes_after_the_end_are_told(path):
         fileformat.read(path)
 
 
-def test_every_flipped_byte_is_told(path):
+def test_every_flipped_byte_is_told(path, either):
     whole = path.read_bytes()
     rng = np.random.default_rng(1)
     for position in [*range(12), *rng.integers(0, len(whole), 200)]:

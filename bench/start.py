@@ -1,0 +1,73 @@
+"""Processes from the start of Python to the first result, and the memory they hold then (see `bench.start_worker`).
+
+onnxruntime loads a model as ``.onnx``; fastlstm does, and as ``.fastlstm``, with all kernels compiled before. Processes
+of all kinds take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.cases import Case
+
+CASES = (Case("sequence", "LSTM", 100, 1, 32, 64), Case("sequence", "LSTM", 10, 1, 512, 1024, layers=2))
+"""A layer of 100 KB, and two of 56 MB."""
+
+ROUNDS = 7
+KINDS = {
+    "fastlstm, .fastlstm": ("fastlstm", ".fastlstm"),
+    "fastlstm, .onnx": ("fastlstm", ".onnx"),
+    "onnxruntime, .onnx": ("onnxruntime", ".onnx"),
+}
+
+
+def rows(threads: int) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Return the rows of this section, which are those of one thread: their names and what measures them."""
+    if threads != 1 or not Path("/proc/self/status").exists():
+        return []
+    return [(f"from the start of Python: {case.name}", lambda case=case: measured(case, ROUNDS)) for case in CASES]
+
+
+def measured(case: Case, rounds: int) -> dict[str, Any]:
+    """Return the medians of each kind of process over some rounds."""
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    with tempfile.TemporaryDirectory() as folder:
+        _write(case, Path(folder))
+        for number in range(rounds + 1):  # the first compiles, and reads files into the system's cache
+            order = list(KINDS)[number % len(KINDS) :] + list(KINDS)[: number % len(KINDS)]
+            for kind in order:
+                engine, ending = KINDS[kind]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "bench.start_worker",
+                    engine,
+                    f"{folder}/model{ending}",
+                    f"{folder}/x.npy",
+                ]
+                done = subprocess.run([*command, repr(time.time())], check=True, stdout=subprocess.PIPE)
+                if number:
+                    found[kind].append(json.loads(done.stdout))
+    medians = {
+        kind: {key: float(np.median([one[key] for one in each])) for key in each[0]} for kind, each in found.items()
+    }
+    return {"name": f"from the start of Python: {case.name}", "engines": medians}
+
+
+def _write(case: Case, folder: Path) -> None:
+    from bench.onnx_models import recurrent_model
+    from fastlstm import from_onnx
+
+    proto = recurrent_model(case)
+    (folder / "model.onnx").write_bytes(proto.SerializeToString())
+    from_onnx(proto).save(folder / "model.fastlstm")
+    np.save(folder / "x.npy", case.x())
