@@ -32,7 +32,7 @@ def main(engine: str, model: str, x: str, since: float) -> None:
         ready = time.time()
         session.run(None, {"x": np.load(x)})
     done = time.time()
-    print(json.dumps({"total": done - since, "load": ready - imported, **memory()}))
+    print(json.dumps({"total": done - since, "load": ready - imported, "from_load": done - imported, **memory()}))
 
 
 def memory() -> dict[str, float]:

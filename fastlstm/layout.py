@@ -95,6 +95,14 @@ ENTRY_TIME = 47  # time steps of this call
 ENTRY_SORTED = 48  # 1 if rows run in another order than they came in
 ENTRY_FIRST = 49
 
+# words that a pool's entry reads besides those for objects and functions (`fastlstm.streaming.pool_entry` writes them)
+POOL_IDS = 49  # the dtype of ids
+POOL_CALL = 50  # PyObject_Vectorcall
+POOL_STREAMS = 51  # address of what `gather.check` takes
+POOL_LIST = 52  # address of the list of rows
+POOL_MOST = 53  # streams that advance in one native call
+POOL_ENTRIES = 54  # of each number of streams the entry of a program (0 if there is none), and its frame's address
+
 # words of an input or an output
 VALUE_NAME = 0  # objects: its name and its dtype
 VALUE_DTYPE = 1

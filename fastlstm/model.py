@@ -105,7 +105,7 @@ class Model:
         known = executor.quick(inputs, out)
         if known is None:
             known = executor.enter(inputs, out)
-        return self._run(inputs, out) if known is None else known  # type: ignore[no-any-return]
+        return self._run(inputs, out) if known is None else known
 
     def _run(self, inputs: Mapping[str, Any], out: Mapping[str, Array] | None) -> dict[str, Array]:
         """Run inputs that no entry knows."""
@@ -142,11 +142,11 @@ class Model:
         if out is None:
             results = tuple(self._run(named, None).values())
             return results[0] if len(results) == 1 else results
-        names = [spec.name for spec in self.graph.outputs]
-        targets = (out,) if len(names) == 1 else out
-        if not isinstance(targets, tuple) or len(targets) != len(names):
-            raise InputError(f"out should be a tuple of arrays for {', '.join(names)}; got {type(out).__name__}.")
-        self._run(named, dict(zip(names, targets, strict=True)))
+        shown = [spec.name for spec in self.graph.outputs]
+        targets = (out,) if len(shown) == 1 else out
+        if not isinstance(targets, tuple) or len(targets) != len(shown):
+            raise InputError(f"out should be a tuple of arrays for {', '.join(shown)}; got {type(out).__name__}.")
+        self._run(named, dict(zip(shown, targets, strict=True)))
         return out
 
     def _placed(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:

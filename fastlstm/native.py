@@ -27,8 +27,12 @@ from fastlstm import layout
 from fastlstm.busy import Busy
 from fastlstm.kernels.compiler import Kernel, address
 from fastlstm.segments.program import WORTH_A_TEAM, WORTH_WAKING, BoundProgram, address_of
+from fastlstm.target import Target
 
-__all__ = ["Call", "Copy", "Lengths", "Mask", "Value", "Wiring", "entry", "never"]
+__all__ = [
+    "Call", "Context", "Copy", "Lengths", "Mask", "Value", "Wiring", "address_of_c", "built_in", "context", "entry",
+    "never", "usable",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 Call = Callable[..., Any]
@@ -158,7 +162,7 @@ class Wiring:
     watched: Sequence[int] = field(default=())
 
 
-class _Context(np.ndarray[Any, np.dtype[np.int64]]):
+class Context(np.ndarray[Any, np.dtype[np.int64]]):
     """The words that the entry reads; it keeps alive what they point to."""
 
     keeps: tuple[Any, ...] = ()
@@ -186,7 +190,7 @@ def entry(program: BoundProgram, wiring: Wiring, busy: Busy | None = None) -> Ca
         Returns the outputs, or None if the arguments are not just what was expected.
     """
     values = [*wiring.inputs, *wiring.outputs]
-    if not _layout_known() or any(len(value.shape) > layout.MOST_AXES for value in values):
+    if not usable() or any(len(value.shape) > layout.MOST_AXES for value in values):
         return never
     watched = [address_of(program.frame) + 8 * layout.STATUS, *wiring.watched]
     records = [_value_words(value) for value in values]
@@ -203,16 +207,29 @@ def entry(program: BoundProgram, wiring: Wiring, busy: Busy | None = None) -> Ca
     ):
         places.append(start + len(tail))
         tail += some
-    words = np.zeros(start + len(tail), np.int64).view(_Context)
+    words = context(start + len(tail))
     for number, record in enumerate(records):
         at = layout.ENTRY_FIRST + layout.VALUE_WORDS * number
         words[at : at + len(record)] = record
     words[start:] = tail
     flag = program.busy if busy is None else busy
-    for index, value in {**_objects(), **_run_words(program, flag), **_counts(wiring, places, len(watched))}.items():
-        words[index] = value
-    method = _MethodDef(b"call", address(Kernel("entry.call"), program.program.target), METH_FASTCALL, None)
-    words.keeps = (method, program, wiring, flag)
+    for index, number in {**_run_words(program, flag), **_counts(wiring, places, len(watched))}.items():
+        words[index] = number
+    return built_in(Kernel("entry.call"), program.program.target, words, program, wiring, flag)
+
+
+def context(count: int) -> Context:
+    """Return so many words for a built-in, with the objects and functions that it may need in front."""
+    words = np.zeros(count, np.int64).view(Context)
+    for index, number in _objects().items():
+        words[index] = number
+    return words
+
+
+def built_in(kernel: Kernel, target: Target, words: Context, *keeps: Any) -> Call:
+    """Return a kernel as a Python built-in that reads these words; what they point to is kept. See `usable`."""
+    method = _MethodDef(b"call", address(kernel, target), METH_FASTCALL, None)
+    words.keeps = (method, *keeps)
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
     call: Call = make(ctypes.addressof(method), words, None)
@@ -319,13 +336,13 @@ def _objects() -> dict[int, int]:
     return {
         layout.ENTRY_NONE: id(None),
         **{index: id(kind) for index, kind in types.items()},
-        **{index: _function(getattr(ctypes.pythonapi, name)) for index, name in functions.items()},
+        **{index: address_of_c(getattr(ctypes.pythonapi, name)) for index, name in functions.items()},
         layout.ENTRY_EMPTY: _empty(),
-        layout.ENTRY_MOVE: _function(ctypes.memmove),
+        layout.ENTRY_MOVE: address_of_c(ctypes.memmove),
     }
 
 
-def _function(function: Any) -> int:
+def address_of_c(function: Any) -> int:
     """Return the address of a C function."""
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
@@ -343,7 +360,7 @@ def _word(address: int) -> int:
 
 
 @cache
-def _layout_known() -> bool:
+def usable() -> bool:
     """Whether array objects and NumPy's function table are as the compiled entry reads them."""
     if sys.implementation.name != "cpython" or sys.maxsize < 1 << 32 or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return False

@@ -15,7 +15,7 @@ from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
 
-__all__ = ["build", "problems"]
+__all__ = ["build", "problems", "settled"]
 
 MOST_WHEEL_BYTES = 12 << 20
 
@@ -28,11 +28,11 @@ def build(tree: Path, kind: str, out: Path, epoch: int) -> Path:
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     (made,) = out.glob("*.whl" if kind == "wheel" else "*.tar.gz")
     if kind == "sdist":
-        made.write_bytes(_settled(made.read_bytes(), epoch))
+        made.write_bytes(settled(made.read_bytes(), epoch))
     return made
 
 
-def _settled(archive: bytes, epoch: int) -> bytes:
+def settled(archive: bytes, epoch: int) -> bytes:
     """Return a ``.tar.gz`` without what differs from one machine and minute to the next."""
     packed = io.BytesIO()
     with (

@@ -13,7 +13,7 @@ __all__ = ["FRAMES", "ROWS", "buckets"]
 Array = npt.NDArray[Any]
 
 ROWS = 128
-"""Rows of a batch at most: LSTM(64) and GRU(128) run as fast with 32 as with 192; what Python does a batch becomes less."""
+"""Rows of a batch at most: LSTM(64) and GRU(128) run as fast with 32 as with 192; Python has less to do with more."""
 
 FRAMES = 1 << 15
 """Time steps of a batch at most, padding counted: what one call holds in memory."""

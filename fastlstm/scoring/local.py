@@ -23,7 +23,7 @@ __all__ = ["score_parts"]
 
 Array = npt.NDArray[Any]
 
-_COPIES = 4  # of a slice's bytes that reading, gathering and its outputs take altogether, at most
+_COPIES = 3  # of a slice's bytes that reading, gathering and its outputs take altogether, at most
 
 
 def score_parts(
@@ -40,11 +40,11 @@ def score_parts(
     """Score and write all parts that are not done.
 
     Slices of parts are read here and cut into batches, which the workers take one by one, of whatever slice: all are
-    busy to the end, and a slice may be as large as rows of one length need to meet. At most `workers` + 1 slices are in
-    memory, and the one that is being read.
+    busy to the end, and a slice may be as large as rows of one length need to meet. In memory are two slices, or more
+    small ones if they hold fewer batches than there are workers, and the one that is being read.
     """
     columns = _needed(scorer, source.schema)
-    most = max(1, int(memory / (_COPIES * (workers + 2) * scorer.growth)))
+    most = max(1, int(memory / (_COPIES * (2 * workers + 1) * scorer.growth)))
     known = source.rows is not None
     crew = _Crew(scorer, output, part_rows, workers, stop, progress)
     seen: dict[int, int] = {}
@@ -95,6 +95,7 @@ class _Slice:
     kept: Any  # a table of the columns that stay
     task: Task
     left: int  # batches that have to be run
+    room: int  # that it takes
     result: tuple[Any, Any] | None = None  # tables of the scored and the rejected rows
 
 
@@ -111,8 +112,8 @@ class _Crew:
         self._scorer, self._output, self._progress = scorer, output, progress
         self._part_rows, self._workers, self._stop = part_rows, workers, stop
         self._batches: SimpleQueue[tuple[_Slice, Array] | None] = SimpleQueue()
-        self._finished: SimpleQueue[_Part | None] = SimpleQueue()
-        self._room = threading.Semaphore(workers + 1)
+        self._finished: SimpleQueue[tuple[_Part, int] | None] = SimpleQueue()
+        self._room = threading.Semaphore(2 * workers)
         self._lock = threading.Lock()
         self._part = _Part(-1)
         self._failed = False
@@ -149,25 +150,27 @@ class _Crew:
             work()
         except BaseException:
             self._failed = True
-            self._room.release()
+            self._room.release(self._workers)
             raise
 
     def add(self, part: int, table: Any, last: bool) -> None:
         """Read the inputs of a slice and hand its batches to the workers, as soon as there is room."""
-        self._room.acquire()
-        if self._failed:
-            raise _Stopped
         if part != self._part.number:
             self._part = _Part(part)
         mine = self._part
         task = self._scorer.begin(table)
         kept = table.select(self._scorer.kept_columns(table.schema))
         batches = task.work.batches
-        slice_ = _Slice(mine, part * self._part_rows + mine.rows, kept, task, len(batches))
+        room = max(1, min(self._workers, len(batches)))
+        slice_ = _Slice(mine, part * self._part_rows + mine.rows, kept, task, len(batches), room)
         with self._lock:
             mine.rows += table.num_rows
             mine.slices.append(slice_)
             mine.whole = last
+        for _ in range(room):
+            self._room.acquire()
+        if self._failed:
+            raise _Stopped
         self._progress.add(0, len(task.reasons))
         for rows in batches:
             self._batches.put((slice_, rows))
@@ -195,9 +198,9 @@ class _Crew:
             slice_.result = result
             complete = part.whole and all(other.result for other in part.slices)
         if complete:
-            self._finished.put(part)  # which makes room when it is written
+            self._finished.put((part, slice_.room))  # which is given back when it is written
         else:
-            self._room.release()
+            self._room.release(slice_.room)
 
     def _tables(self, slice_: _Slice) -> tuple[Any, Any]:
         """Return the scored and the rejected rows of a slice, and let go of its inputs."""
@@ -220,9 +223,10 @@ class _Crew:
 
     def _write(self) -> None:
         """Write parts until there are no more; by a thread of its own, which waits for the disk."""
-        while (part := self._finished.get()) is not None and not self._failed:
+        while (taken := self._finished.get()) is not None and not self._failed:
+            part, room = taken
             results = [slice_.result for slice_ in part.slices if slice_.result]
             scored, rejected = (pa.concat_tables(tables).combine_chunks() for tables in zip(*results, strict=True))
             self._output.write(part.number, scored, rejected if rejected.num_rows else None)
-            self._room.release()
-            del part, results, scored, rejected
+            self._room.release(room)
+            del taken, part, results, scored, rejected

@@ -273,7 +273,7 @@ def _parquet_rows(fs: Any, name: str, start: int, stop: int, schema: Any, most_b
                 skip -= group.num_rows
             at += group.num_rows
         left = stop - start
-        batches = file.iter_batches(max(1, min(_BATCH, most_bytes // size)), groups, list(schema.names), False)
+        batches = file.iter_batches(_at_once(most_bytes // size), groups, list(schema.names), False)
         while left:
             try:
                 batch = next(batches)
@@ -386,11 +386,17 @@ def _stdin(stream: Any) -> Any:
         raise FileFormatError(f"What comes on stdin is no Arrow stream: {error}.") from error
 
 
+def _at_once(most: int) -> int:
+    """Return the rows of a batch, of which there may be `most`: several make _BATCH, none of them much smaller."""
+    pieces = -(-_BATCH // max(1, most))
+    return -(-_BATCH // pieces)
+
+
 def _pieces(batch: Any, most_bytes: int) -> Iterator[Any]:
     """Yield a batch in pieces of about so many bytes."""
     rows = batch.num_rows
     size = max(1, batch.nbytes // max(rows, 1)) if rows else 1
-    step = max(1, min(_BATCH, most_bytes // size))
+    step = _at_once(most_bytes // size)
     for at in range(0, rows, step):
         yield batch.slice(at, step)
 

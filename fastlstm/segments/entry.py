@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 Place = tuple[int, str, int]  # slot, axes, features (0: ids)
 
 FLOAT, FLAG, LONG = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int64)
-WHOLE_NUMBERS = {"int32": np.dtype(np.int32), "int64": LONG}
+WHOLE_NUMBERS: Mapping[str, np.dtype[Any]] = {"int32": np.dtype(np.int32), "int64": LONG}
 MOST_STAGED = 1 << 22  # elements of memory for values whose rows are sorted, or whose ids are widened
 
 

@@ -213,7 +213,7 @@ class GraphEngine:
         """Whether a step is a whole call of the model, with one chunk as its input."""
         self._waiting = Waiting(unrolled, self.inputs) if unrolled.waiting else None
         self.carried = (*unrolled.carried, *(self._waiting.carried if self._waiting else ()))
-        self._executor("steady")
+        self.executor = self._executor("steady")
 
     def _executor(self, which: str) -> Executor:
         """Return the executor of the graph of some calls; made when they first come."""
@@ -224,7 +224,7 @@ class GraphEngine:
         return self._executors[which]
 
     def __repr__(self) -> str:
-        return f"<GraphEngine of {self._executor('steady')!r}, {self.state_bytes:,} bytes of states a row>"
+        return f"<GraphEngine of {self.executor!r}, {self.state_bytes:,} bytes of states a row>"
 
     @property
     def state_bytes(self) -> int:
@@ -238,12 +238,12 @@ class GraphEngine:
 
     def call(self, values: Arrays) -> Sequence[Array]:
         """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
-        return self._executor("steady").run(values)
+        return self.executor.run(values)
 
     @property
     def tapes(self) -> Tapes | None:
         """What `call` runs by, None if it does not."""
-        return self._executor("steady").tapes
+        return self.executor.tapes
 
     def open(self, batch: int) -> GraphRun:
         """Return the states of a new stream; UnsupportedError if the model takes another number of rows."""

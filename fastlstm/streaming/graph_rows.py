@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.busy import Busy
 from fastlstm.streaming.delay import HOPS
 from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.pool_rows import MOST
@@ -80,6 +81,9 @@ class GraphRows:
         shown = all(_rows_first(port) and None not in port.shape(1, 1) for port in self._outputs.values())
         plain = self._together and shown and self._engine.has_usual_steps
         return [usual for usual in found if usual] if plain and all(found) else []
+
+    def entry(self, busy: Busy, streams: Array) -> None:
+        """Return nothing: every call goes through Python."""
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
         arrays, count = self._usual_arrays(frames, len(numbers)), len(numbers)

@@ -30,6 +30,7 @@ __all__ = ["StreamPool"]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
+CLOSED, FINISHED = -1, -2  # marks of streams that take no frames
 BOOKKEEPING = 64  # bytes a stream: its mark, and its number while it is free
 
 
@@ -62,7 +63,6 @@ class StreamPool:
         self._by_call = engine.by_call
         self.hop: int = engine.hop
         self.delay: int = engine.delay
-        self._finished: set[int] = set()
         self._rows_a_hop = engine.rows
         # Inputs that may be given once for all streams, or all chunks: neither rows nor time are among their axes.
         self._single = {name for name, port in self._inputs.items() if not set("TB") & set(port.axes)}
@@ -70,8 +70,8 @@ class StreamPool:
             self._rows: Rows = (
                 NativeRows(engine, capacity) if isinstance(engine, SegmentEngine) else GraphRows(engine, capacity)
             )
-            # A word for each stream, -1 while it is closed: see kernels/gather.py.
-            self._marks = np.full(capacity, -1, np.int64)
+            # A word for each stream, below zero while it is closed or has finished: see kernels/gather.py.
+            self._marks = np.full(capacity, CLOSED, np.int64)
         except MemoryError as error:
             raise InputError(f"There is not enough memory for a pool of {capacity} streams.") from error
         self._words = np.array([capacity, address_of(self._marks), 0], np.int64)
@@ -79,6 +79,7 @@ class StreamPool:
         self._check = _check_function()
         self._addresses = address_of(self._words), address_of(self._few)
         self._free = list(range(capacity))[::-1]
+        self._entry = self._rows.entry(self._busy, self._words)
         self._met: tuple[list[int], Array] = [], np.zeros(0, np.int64)  # ids that were open when they came last
 
     def __repr__(self) -> str:
@@ -99,37 +100,36 @@ class StreamPool:
             raise InputError(f"All {self.capacity} streams of this pool are open; close one, or make a larger pool.")
         new = self._free.pop()
         self._rows.reset(new)
-        self._finished.discard(new)
         self._marks[new] = 0
         return new
 
     @exclusive("pool")
     def close(self, stream: int) -> None:
         """Give a stream back; its id may be given out again."""
-        (number,) = self._checked([stream])
+        number = self._number(stream)
         self._met = [], np.zeros(0, np.int64)
-        self._marks[number] = -1
-        self._free.append(int(number))
+        self._marks[number] = CLOSED
+        self._free.append(number)
 
     @exclusive("pool")
     def reset(self, stream: int) -> None:
         """Set a stream back to its initial state."""
-        (number,) = self._checked([stream])
-        self._rows.reset(int(number))
-        self._finished.discard(int(number))
+        number = self._number(stream)
+        self._rows.reset(number)
+        self._marks[number] = 0
 
     @exclusive("pool")
     def state(self, stream: int) -> Arrays:
         """Return a copy of a stream's state, of the kind that `Stream.state` has for one row."""
-        (number,) = self._checked([stream])
-        return self._rows.state(int(number))
+        number = self._number(stream)
+        return self._rows.state(number)
 
     @exclusive("pool")
     def set_state(self, stream: int, value: Mapping[str, Any]) -> None:
         """Set a stream's state to one that `state`, or `Stream.state` with one row, returned."""
-        (number,) = self._checked([stream])
-        self._rows.set_state(int(number), checked_state(value, self._rows.shapes, "pool"))
-        self._finished.discard(int(number))
+        number = self._number(stream)
+        self._rows.set_state(number, checked_state(value, self._rows.shapes, "pool"))
+        self._marks[number] = 0
 
     def step(self, streams: Sequence[int] | Array, frames: Any, out: Any = None) -> Any:
         """Advance some streams by one time step, or by one hop of them, in one call.
@@ -149,13 +149,20 @@ class StreamPool:
         -------
         array [streams, width]; with several outputs a dict
         """
+        ids, met = streams, self._met
+        if type(streams) is list and streams == met[0]:
+            ids = met[1]
+        if self._entry is not None:
+            known = self._entry(ids, frames) if out is None else self._entry(ids, frames, out)
+            if known is not None:
+                return known
         busy = self._busy
         try:
             del busy.free
         except AttributeError:
             raise in_use("pool") from None
         try:
-            numbers = self._met[1] if type(streams) is list and streams == self._met[0] else self._unfinished(streams)
+            numbers = met[1] if ids is met[1] and met is self._met else self._checked(streams)
             if len(numbers) <= MOST:
                 known = self._rows.quick(numbers, frames, out)
                 if known is not None:
@@ -216,7 +223,7 @@ class StreamPool:
         except AttributeError:
             raise in_use("pool") from None
         try:
-            return self._push(self._unfinished(streams), chunks)
+            return self._push(self._checked(streams), chunks)
         finally:
             busy.free = None
 
@@ -254,9 +261,9 @@ class StreamPool:
         list of arrays [n, width]; with several outputs a list of dicts
             As `Stream.finish` returns them.
         """
-        numbers = self._unfinished(streams)
+        numbers = self._checked(streams)
         tails = self._rows.finish(numbers)
-        self._finished.update(map(int, numbers))
+        self._marks[numbers] = FINISHED
         self._met = [], np.zeros(0, np.int64)
         return [next(iter(t.values())) if len(self._outputs) == 1 else t for t in tails]
 
@@ -291,30 +298,31 @@ class StreamPool:
         return type(self), (self._model, self.capacity, self._pairs), self._contents()
 
     @exclusive("pool")
-    def _contents(self) -> tuple[list[int], set[int], Arrays]:
+    def _contents(self) -> tuple[list[int], list[int], Arrays]:
         """Return the numbers that are free, in the order in which they will be given out, and the open ones' states."""
-        return list(self._free), set(self._finished), self._rows.before(np.flatnonzero(self._marks >= 0))
+        finished = np.flatnonzero(self._marks == FINISHED)
+        return list(self._free), finished.tolist(), self._rows.before(np.flatnonzero(self._marks != CLOSED))
 
-    def __setstate__(self, contents: tuple[list[int], set[int], Arrays]) -> None:
+    def __setstate__(self, contents: tuple[list[int], list[int], Arrays]) -> None:
         free, finished, states = contents
-        self._free, self._finished = list(free), set(finished)
+        self._free = list(free)
         self._marks[:] = 0
-        self._marks[self._free] = -1
-        self._rows.restore(np.flatnonzero(self._marks >= 0), states)
+        self._marks[self._free] = CLOSED
+        self._rows.restore(np.flatnonzero(self._marks != CLOSED), states)
+        self._marks[finished] = FINISHED
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamPool:
         return copy.copy(self)  # a model holds no state: copies of a pool share it, and its weights
 
-    def _unfinished(self, streams: Any) -> Array:
-        """Return the ids as an array, as `_checked` does; none of them has finished."""
-        numbers = self._checked(streams)
-        if self._finished and (ended := self._finished.intersection(numbers.tolist())):
-            raise InputError(
-                f"Stream {min(ended)} has finished; reset it, or set its state, before it takes frames again."
-            )
-        if type(streams) is list:
-            self._met = list(streams), numbers
-        return numbers
+    def _is_finished(self, number: int) -> bool:
+        return 0 <= number < self.capacity and int(self._marks[number]) == FINISHED
+
+    def _number(self, stream: Any) -> int:
+        """Return the id of one open stream, which may have finished."""
+        if np.ndim(stream) == 0 and np.asarray(stream).dtype.kind in "iu" and self._is_finished(int(stream)):
+            return int(stream)
+        (number,) = self._checked([stream])
+        return int(number)
 
     def _checked(self, streams: Any) -> Array:
         """Return the ids as an array, all of them open and each there once."""
@@ -330,9 +338,16 @@ class StreamPool:
         else:
             wrong = self._check(self._addresses[0], address_of(numbers), count)
         if wrong < 0:
-            raise InputError(f"There is no open stream {int(numbers[-1 - wrong])} in this pool.")
+            number = int(numbers[-1 - wrong])
+            if self._is_finished(number):
+                raise InputError(
+                    f"Stream {number} has finished; reset it, or set its state, before it takes frames again."
+                )
+            raise InputError(f"There is no open stream {number} in this pool.")
         if wrong > 0:
             raise InputError(f"Stream {int(numbers[wrong - 1])} is there more than once; a call advances each once.")
+        if type(streams) is list:
+            self._met = list(streams), numbers
         return numbers
 
     def _checked_frames(self, name: str, frames: Any, front: tuple[int, ...]) -> Array:

@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.arguments.rows import Pooled, PooledState
+from fastlstm.busy import Busy
 from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call
 from fastlstm.program import Argument, Instruction, Stage, Table, place
 from fastlstm.segments.entry import stream_entry
 from fastlstm.segments.program import BoundProgram
 from fastlstm.streaming.engines import SegmentEngine
+from fastlstm.streaming.pool_entry import PoolEntry
 from fastlstm.streaming.ports import Port
 
 __all__ = ["MOST", "NativeRows", "Rows"]
@@ -53,6 +55,9 @@ class Rows(Protocol):
     def restore(self, numbers: Array, before: Arrays) -> None:
         """Undo what a refused call has done to these streams."""
 
+    def entry(self, busy: Busy, streams: Array) -> Call | None:
+        """Return a built-in that does all of a step where nothing is new, None if there is none."""
+
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
         """Advance by one step, if frames and out are just as expected; else return None."""
 
@@ -77,6 +82,12 @@ class NativeRows:
         self._list = aligned_zeros(1 + MOST, np.int64)
         self._programs: dict[tuple[int, bool], BoundProgram] = {}
         self._entries: dict[int, Call] = {}
+        self._pool_entry: PoolEntry | None = None
+
+    def entry(self, busy: Busy, streams: Array) -> Call:
+        """Return the built-in of a pool with this flag and these words about its streams."""
+        self._pool_entry = PoolEntry(self._segment.program.target, busy, streams, self._list)
+        return self._pool_entry.call
 
     @property
     def nbytes(self) -> int:
@@ -109,6 +120,8 @@ class NativeRows:
         if call is None:
             call = stream_entry(self._segment, program, self._engine.shown, 1, time_axis=False, batch_axis=True)
             self._entries[count] = call
+            if self._pool_entry is not None:
+                self._pool_entry.add(count, call, program)
         self._list[0] = count
         self._list[1 : 1 + count] = numbers
         return call(frames) if out is None else call(frames, out)

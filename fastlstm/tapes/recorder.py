@@ -25,8 +25,8 @@ __all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "axis_of", "five
 
 Array = npt.NDArray[Any]
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
-GRAIN = 16 if CHECKING else 1024
-"""Memory is asked for in so many floats, so that what is free fits what comes next more often."""
+GRAIN, FINE = 1024, 16
+"""Memory is asked for in so many floats: the more, the more often what is free fits what comes next."""
 
 
 class SizesChangedError(Exception):
@@ -126,6 +126,8 @@ class Recorder:
         Those that have not run yet.
     written : list of array
         Memory that instructions write: all else that they refer to is constant.
+    grain : int
+        Memory is asked for in so many floats.
     """
 
     target: Target
@@ -135,6 +137,7 @@ class Recorder:
     written: list[Array] = field(default_factory=list)
     free: dict[int, list[Array]] = field(default_factory=dict)
     nbytes: int = 0
+    grain: int = FINE if CHECKING else GRAIN
     _finishes: dict[int, _Finish] = field(default_factory=dict)
     _released: list[list[Array]] = field(default_factory=lambda: [[]])
     _fresh: list[Array] = field(default_factory=list)
@@ -145,7 +148,7 @@ class Recorder:
         count = math.prod(shape)
         if count > MAX_ELEMENTS:
             raise ValueError(f"{count} elements are more than {MAX_ELEMENTS}")
-        size = -(-(count + self.target.slack) // GRAIN) * GRAIN
+        size = -(-(count + self.target.slack) // self.grain) * self.grain
         spare = self.free.get(size)
         if spare:
             flat = spare.pop()

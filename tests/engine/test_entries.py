@@ -383,21 +383,49 @@ def test_numbers_that_the_model_cannot_hold_are_refused(dtype: str) -> None:
                 call(row)
 
 
-def test_streams_of_several_inputs_and_of_ids_have_entries() -> None:
+def test_streams_of_ids_have_entries() -> None:
     model = Model(graph_of(ids="int64", states=False))
     stream, other = model.stream(), model.stream()
     other._one = other._chunk = other._full_chunk = never
     rng = np.random.default_rng(10)
     for _ in range(3):
-        frame = np.array(rng.integers(0, ROWS), np.int64)
-        assert stream._one(frame) is not None
-        np.testing.assert_array_equal(stream.state["layer.h"], stream.state["layer.h"])
-        other.step(frame)
-    np.testing.assert_array_equal(stream.step(frame), other.step(frame))
+        frame = np.array(rng.integers(-ROWS, ROWS), np.int64)
+        np.testing.assert_array_equal(stream._one(frame), other.step(frame))
     chunk = rng.integers(-ROWS, ROWS, 9)
     np.testing.assert_array_equal(stream.push(chunk), other.push(chunk))
-    np.testing.assert_array_equal(stream._chunk(chunk[:4]), other.push(chunk[:4]))
+    for short in (chunk[:4], chunk[:, None]):
+        known = [call(short) for call in (stream._chunk, stream._full_chunk)]
+        np.testing.assert_array_equal(next(y for y in known if y is not None), other.push(short))
     before = stream.state
     with pytest.raises(InputError, match="outside its embedding"):
         stream.step(np.array(ROWS))
     assert_same(stream.state, before)
+
+
+def test_streams_and_pools_of_several_inputs_and_outputs_have_entries() -> None:
+    graph = graph_of(states=False)
+    (layer,) = graph.nodes
+    sizes = ("time", "batch", FEATURES)
+    graph = graph.replace(
+        inputs=(*graph.inputs, TensorSpec("more", sizes)),
+        outputs=(*graph.outputs, TensorSpec("sum", sizes)),
+        nodes=(
+            Node("Add", ("x", "more"), ("sum",), {}),
+            Node(layer.op, ("sum", *layer.inputs[1:]), layer.outputs, layer.attrs, layer.name),
+        ),
+    )
+    model = Model(graph)
+    stream, other, pool = model.stream(2), model.stream(2), model.streams(2)
+    other._one = other._chunk = never
+    opened = [pool.open(), pool.open()]
+    rng = np.random.default_rng(13)
+    for _ in range(3):
+        frame = {name: rng.normal(size=(2, FEATURES)).astype(np.float32) for name in ("more", "x")}
+        want, got = other.step(frame), stream._one(frame)
+        assert_same(got, want)
+        assert_same(pool._rows.quick(np.array(opened), frame, None), want)
+        assert stream._one({"x": frame["x"]}) is None
+        out = {name: np.zeros_like(array) for name, array in want.items()}
+        assert stream._one(frame, out) is out
+        assert_same(out, other.step(frame))
+        assert pool.step(opened, frame, out=out) is out

@@ -30,7 +30,7 @@ ALLOWED: Mapping[str, str] = {
     "reference": "graph ops",
     "converters.table": "converters.keras converters.onnx converters.torch",
     "fileformat": "graph graph_json memory version",
-    "native": "busy kernels layout",
+    "native": "busy kernels layout target",
     "passes": "graph ops reference",
     "runners": "graph reference",
     "team": "forking kernels layout machine",

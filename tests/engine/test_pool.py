@@ -145,6 +145,47 @@ def test_wrong_use_is_told_and_changes_nothing() -> None:
         np.testing.assert_array_equal(pool.state(a)[name], array)
 
 
+def test_a_step_that_was_met_before_runs_without_python_and_refuses_what_python_refuses() -> None:
+    pool, alone = MODEL.streams(capacity=12), [MODEL.stream() for _ in range(12)]
+    numbers = np.array([pool.open() for _ in range(12)])
+    frames = np.random.default_rng(7).normal(size=(12, FEATURES)).astype(np.float32)
+
+    def native(ids: object, some: np.ndarray, *out: np.ndarray) -> np.ndarray | None:
+        return pool._entry(ids, some, *out)  # type: ignore[misc]
+
+    def expected(ids: np.ndarray, some: np.ndarray) -> list[np.ndarray]:
+        return [alone[i].step(frame) for i, frame in zip(ids, some, strict=True)]
+
+    for count in (5, 7, 5):  # the same program runs 5 of its rows, then 7
+        chosen, some = numbers[2 : 2 + count], frames[:count]
+        assert native(chosen, some) is None
+        np.testing.assert_array_equal(pool.step(chosen, some), expected(chosen, some))
+        np.testing.assert_array_equal(native(chosen[::-1].copy(), some), expected(chosen[::-1], some))
+        out = np.empty((count, WIDTH), np.float32)
+        assert native(chosen, some, out) is out
+        np.testing.assert_array_equal(out, expected(chosen, some))
+    chosen, some, busy = numbers[:5].copy(), frames[:5], pool._busy
+    before = pool.state(2)
+    for ids in (
+        chosen[::-1], chosen.astype(np.int32), chosen.tolist(), np.array([0, 1, 2, 3, 12]), np.array([0, 1, 2, 3, -1]),
+        np.array([0, 1, 2, 3, 3]), np.array(1), np.zeros((5, 1), np.int64), np.array([], np.int64), np.arange(99), None,
+    ):  # fmt: skip
+        assert native(ids, some) is None
+    for wrong in (some[:4], some.astype(np.float64), some.tolist(), {}):
+        assert native(chosen, wrong) is None
+    del busy.free
+    assert native(chosen, some) is None
+    busy.free = None
+    pool.close(4)
+    assert native(chosen, some) is None
+    for name, array in before.items():
+        np.testing.assert_array_equal(pool.state(2)[name], array)
+    assert pool.open() == 4
+    alone[4].reset()
+    np.testing.assert_array_equal(native(chosen, some), expected(chosen, some))
+    assert busy.free is None
+
+
 def test_memory_grows_with_the_states_alone() -> None:
     pool = MODEL.streams(capacity=10_000)
     numbers = [pool.open() for _ in range(10_000)]

@@ -23,4 +23,4 @@ def test_reprs_are_short_whatever_a_model_holds() -> None:
     assert "163,840 multiply-adds" in repr(model.plan)
     assert "3 rows" in repr(shown[-1])
     assert "deep" in repr(model)
-    assert len(str(model.plan).splitlines()) == 41
+    assert len(str(model.plan).splitlines()) == 81

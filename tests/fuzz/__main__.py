@@ -18,7 +18,7 @@ from . import mutate, seeds
 
 LOAD_SECONDS, RUN_SECONDS = 10.0, 60.0  # a run may compile kernels of new sizes
 PATIENCE = 30  # times as long for a child that waits and does not compute
-PER_CHILD = 500  # seeds; a new process then has its memory anew
+PER_CHILD = 2000  # seeds; a new process then has its memory anew
 
 
 @dataclass

@@ -24,6 +24,8 @@ psutil = pytest.importorskip("psutil")
 
 COUNT = 2000
 PART = 25
+RUNS = max(1, KILLS // 2)
+"""Of each test that kills: half for workers, half for drivers."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def _parts(out) -> int:
 
 def test_a_killed_worker_is_replaced(cluster, tmp_path, model, data, undisturbed):
     draw = random.Random(KILLS)
-    for number in range(KILLS):
+    for number in range(RUNS):
         out, least, killed = tmp_path / f"out{number}", draw.randrange(60), []
 
         def kill(out=out, least=least, killed=killed):
@@ -137,7 +139,7 @@ def _settle(out) -> None:
 def test_a_killed_driver_leaves_what_the_next_one_goes_on_with(cluster, tmp_path, model, data, undisturbed):
     saved, draw = tmp_path / "model.fastlstm", random.Random(KILLS)
     model.save(saved)
-    for number in range(max(1, KILLS // 2)):
+    for number in range(RUNS):
         out, least = tmp_path / f"out{number}", draw.randrange(60)
         code = "import sys; from fastlstm.cli import main; sys.exit(main())"
         command = [sys.executable, "-c", code, "score", saved, data, "-o", out, "--part-rows", PART, "--ray", cluster]

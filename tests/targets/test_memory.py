@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Compile
 
+Compile = Callable[..., Path]
 HERE = Path(__file__).parent
 NATIVE = "amp-x86-64-v3.o"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import RUN, WEB, recurrent
+from exported import RUN, WEB, recurrent
 
 import fastlstm
 from fastlstm.export.replay import Replay, replay_export
