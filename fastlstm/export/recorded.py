@@ -22,8 +22,8 @@ from fastlstm.export.struct import alignment
 from fastlstm.memory import memory_of
 from fastlstm.program import place
 from fastlstm.streaming.engines import GraphEngine
-from fastlstm.streaming.ports import Port as StreamPort
 from fastlstm.streaming.flow import Carried
+from fastlstm.streaming.ports import Port as StreamPort
 from fastlstm.tapes.tape import record_program
 from fastlstm.target import Target
 
