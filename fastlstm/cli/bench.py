@@ -100,20 +100,22 @@ def _print(results: dict[str, Any], shapes: str, steps: int, arguments: argparse
 
 def _latency(model: Model, arguments: argparse.Namespace) -> int:
     """Time single steps of a stream, or blocks of frames."""
-    stream, block = model.stream(arguments.batch), arguments.block
+    stream = model.stream(arguments.batch)
+    block = -(-arguments.block // stream.hop) * stream.hop
     chunk = stream.blank_chunk(block)
     frame = stream.blank_frame()
-    call = (lambda: stream.step(frame)) if block == 1 else (lambda: stream.push(chunk))
+    alone = block == stream.hop
+    call = (lambda: stream.step(frame)) if alone else (lambda: stream.push(chunk))
     timing = time_calls(call, name="step", seconds=arguments.seconds, warmup=1000, steps=block)
     data = timing.as_data()
     if arguments.sample_rate:
         data["real_time_factor"] = timing.per_step * arguments.sample_rate
     if arguments.plot:
-        plot_histogram(timing, arguments.plot, "Time of a step" if block == 1 else f"Time of a block of {block} frames")
+        plot_histogram(timing, arguments.plot, "Time of a step" if alone else f"Time of a block of {block} frames")
     if arguments.json:
         print_json(data)
         return 0
-    what = "steps" if block == 1 else f"blocks of {block} frames"
+    what = "steps" if alone else f"blocks of {block} frames"
     print(
         f"{data['calls']:,} {what}: p50 {1e6 * timing.median:.2f} µs, p99 {1e6 * timing.p99:.2f}, "
         f"p99.9 {1e6 * timing.p999:.2f}, max {1e6 * timing.max:.2f}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastlstm import explain
 from fastlstm.cli.files import read_model
 from fastlstm.cli.options import add_state_dict_options, from_one, state_dict_options
 from fastlstm.cli.printing import print_json, table
+from fastlstm.errors import UnsupportedError
 from fastlstm.fileformat import StoredModel
 from fastlstm.graph import Graph
 from fastlstm.model import Model
@@ -32,16 +34,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print inputs, outputs and layers, or the plan."""
     stored = read_model(arguments.model, state_dict_options(arguments))
-    plan = Model(stored.graph, threads=arguments.threads).plan
+    model = Model(stored.graph, threads=arguments.threads)
+    plan, stream = model.plan, _stream(model)
     layers = [layer.as_data() for layer in summarise(plan)]
     if arguments.json:
         rows = plan.as_data(arguments.batch)
-        overview = {**_overview(stored, plan.graph.notes), "loops": _loops(plan)}
+        overview = {**_overview(stored, plan.graph.notes), "loops": _loops(plan), "stream": stream}
         print_json({**overview, "layers": layers, **({"plan": rows} if arguments.plan else {})})
         return 0
     for key, value in _overview(stored, plan.graph.notes).items():
         for line in value if isinstance(value, list) else [value]:
             print(f"{key:<10}  {line:,}" if isinstance(line, int) else f"{key:<10}  {line}")
+    for line in _stream_lines(stream):
+        print(f"{'stream':<10}  {line}")
     print()
     if arguments.plan:
         rows = plan.as_data(arguments.batch)
@@ -63,6 +68,25 @@ def run(arguments: argparse.Namespace) -> int:
             "round by round, as it is written, which is slower than a recurrent layer."
         )
     return 0
+
+
+def _stream(model: Model) -> dict[str, Any]:
+    """Return how a stream of the model goes on, or why there is none."""
+    try:
+        engine = model.streaming_engine()
+    except UnsupportedError as error:
+        return {"refused": str(error)}
+    return {"hop": engine.hop, "delay": engine.delay, "rows": engine.rows, "reasons": list(engine.reasons)}
+
+
+def _stream_lines(stream: Mapping[str, Any]) -> list[str]:
+    """Return what to print of a stream: its hop, its delay and where both come from."""
+    if "refused" in stream:
+        return [stream["refused"]]
+    if (stream["hop"], stream["delay"], set(stream["rows"].values())) == (1, 0, {1}):
+        return ["one frame a step, no delay"]
+    rows = ", ".join(f"{count} of '{name}'" for name, count in stream["rows"].items())
+    return [f"hop of {stream['hop']} frame(s), giving {rows}; delay of {stream['delay']}", *stream["reasons"]]
 
 
 def _loops(plan: Plan) -> list[str]:

@@ -62,13 +62,17 @@ def _stream(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:
         raise InputError(f"--stream takes one sequence; {spec} was given as {list(sequence.shape)}.")
     frames = sequence.reshape(-1, *sequence.shape[2:])
     stream = model.stream()
+    if len(frames) % stream.hop:
+        raise InputError(f"A step of this model takes {stream.hop} frames; {len(frames)} are no multiple of them.")
     with Progress("frames", len(frames)) as progress:
         parts = []
-        for done, frame in enumerate(frames, start=1):
-            parts.append(stream.step(frame))
-            progress.at(done)
-    found = np.stack(parts) if parts else stream.push(frames)
-    return {model.outputs[0].name: found}
+        for at in range(0, len(frames), stream.hop):
+            parts.append(stream.step(frames[at] if stream.hop == 1 else frames[at : at + stream.hop]))
+            progress.at(at + stream.hop)
+    tail = stream.finish()
+    joined = [tail[:0], *(part if part.ndim == tail.ndim else part[None] for part in parts)]
+    found = np.concatenate(joined)[stream.delay :]
+    return {model.outputs[0].name: np.concatenate([found, tail])}
 
 
 def _whole(model: Model, inputs: Mapping[str, Array]) -> dict[str, Array]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import passes
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.executor import Executor
 from fastlstm.export.golden import Golden, sequence
 from fastlstm.export.interface import Interface, Port
@@ -67,6 +67,12 @@ class Exported:
             return whole_source(executor, self._whole_inputs(), [spec.name for spec in executor.graph.outputs])
         engine = engine_for(self.model, self.state, target)
         if isinstance(engine, GraphEngine):
+            if not engine.has_usual_steps:
+                raise UnsupportedError(
+                    f"A step of this model takes {engine.hop} frame(s), and outputs come {engine.delay} frame(s) late; "
+                    "only streams of one frame in and one out, without a delay, are exported. "
+                    "Stream it in Python, or export it for whole sequences (sizes=, --size)."
+                )
             return stream_source(engine, self.batch, self._pace()[0], self._blocks(target))
         return segment_source(engine, self.batch, self._blocks(target), [spec.name for spec in self.model.graph.inputs])
 

@@ -1,6 +1,6 @@
 """Models of more than one segment, as routines: a tape of the whole graph, recorded for the sizes that it is called with.
 
-A stream's graph has its states as inputs and outputs (`fastlstm.streaming.timeline`): its tape ends by copying the new
+A stream's graph has its states as inputs and outputs (`fastlstm.streaming.flow`): its tape ends by copying the new
 states to where the next step reads them.
 """
 
@@ -22,8 +22,8 @@ from fastlstm.export.struct import alignment
 from fastlstm.memory import memory_of
 from fastlstm.program import place
 from fastlstm.streaming.engines import GraphEngine
+from fastlstm.streaming.flow import Carried
 from fastlstm.streaming.ports import Port as StreamPort
-from fastlstm.streaming.timeline import Carried
 from fastlstm.tapes.tape import record_program
 from fastlstm.target import Target
 

@@ -22,6 +22,7 @@ __all__ = [
     "ceil_divide",
     "divide",
     "floor_divide",
+    "linear",
     "multiply",
     "opaque",
     "product",
@@ -105,15 +106,28 @@ def floor_divide(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int) and b:
         return a // b
     exact = divide(a, b)
+    if exact is None and isinstance(b, int) and b > 0:
+        rest = dict(_parse(a)).get((), 0)
+        exact = divide(subtract(a, rest), b)  # floor((4*time - 1)/2) is 2*time - 1
+        exact = None if exact is None else add(exact, rest // b)
     return _bounded(f"floor({_grouped(a)}/{_grouped(b)})") if exact is None else exact
 
 
 def ceil_divide(a: Dim, b: Dim) -> Dim:
     """Return ceil(a / b); an opaque name if it is not a polynomial."""
-    if isinstance(a, int) and isinstance(b, int) and b:
-        return -(-a // b)
+    if isinstance(b, int) and b > 0:
+        whole = floor_divide(add(a, b - 1), b)
+        if isinstance(whole, int) or not whole.startswith("floor("):
+            return whole
     exact = divide(a, b)
     return _bounded(f"ceil({_grouped(a)}/{_grouped(b)})") if exact is None else exact
+
+
+def linear(dim: Dim, name: str) -> tuple[int, int] | None:
+    """Return a and b of a dimension a * name + b, None if it is not one."""
+    terms = dict(_parse(dim))
+    factor, rest = terms.pop((name,), 0), terms.pop((), 0)
+    return None if terms else (factor, rest)
 
 
 def at_least(a: Dim, b: Dim) -> bool:

@@ -112,6 +112,9 @@ def _slice_length(dim: Dim, start: int, end: Dim, step: int) -> Dim | None:
     if isinstance(dim, int) and isinstance(end, int):
         bounds = slice(start, end, step) if step > 0 else _backward(start, end, step)
         return _count(range(dim)[bounds])
+    if step > 1:
+        length = _slice_length(dim, start, end, 1)
+        return None if length is None else dims.ceil_divide(length, step)
     if step != 1:
         whole = step < 0 and start == -1 and isinstance(end, int) and end < -FAR
         whole = whole or (step < 0 and start >= FAR and isinstance(end, int) and end < -FAR)
@@ -127,6 +130,8 @@ def _slice_length(dim: Dim, start: int, end: Dim, step: int) -> Dim | None:
         return f"max({dims.subtract(dim, start)}, 0)" if start >= 0 else f"min({dim}, {-start})"
     if start == 0:
         return f"max({last}, 0)" if dims.at_least(dim, last) else f"min({dim}, {last})"
+    if start > 0 and dims.at_least(dim, last):
+        return f"max({dims.subtract(last, start)}, 0)"
     return None
 
 

@@ -153,6 +153,12 @@ class _Player:
         self.constants = constants
         self._halted = False
         stream = model.stream(state=state)
+        if stream.hop > 1:
+            raise InputError(
+                f"A step of this model takes {stream.hop} frames; recordings are played frame by frame. "
+                "Cut them into chunks of so many frames and give those to Stream.push."
+            )
+        self._delay = stream.delay
         frame, chunk = stream.blank_frame(), stream.blank_chunk(2)
         only = model.inputs[0].name
         self._several = isinstance(frame, dict)
@@ -197,9 +203,11 @@ class _Player:
                 going = [stream for stream, frames in chunks.items() if len(frames)]
                 results = pool.push(going, [self._chunk(chunks[stream]) for stream in going]) if going else []
                 for stream, result in zip(going, results, strict=True):
-                    active[stream].write(result if isinstance(result, dict) else {next(iter(self._ports)): result})
+                    active[stream].write(self._named(result))
                     progress.add(len(chunks[stream]))
                 for stream in [stream for stream in active if stream not in going]:
+                    (tail,) = pool.finish([stream])
+                    active[stream].write(self._named(tail))
                     active.pop(stream).end()
                     pool.close(stream)
         except BaseException:
@@ -220,8 +228,12 @@ class _Player:
                 rejected = pa.table({"row": [number], "reason": [str(error)], "recording": [name]})
                 output.write(number, self._schema.empty_table(), rejected)
                 continue
-            return _Track(name, read, output.writing(number, self._schema), self._ports, self._schema)
+            return _Track(name, read, output.writing(number, self._schema), self._ports, self._schema, self._delay)
         return None
+
+    def _named(self, result: Any) -> Mapping[str, Array]:
+        """Return a result by output."""
+        return result if isinstance(result, dict) else {next(iter(self._ports)): result}
 
     def _chunk(self, frames: Array) -> Any:
         """Return what a pool takes for some frames of the recording."""
@@ -241,9 +253,15 @@ class _Track:
     """A recording that is being played, and the part that it becomes."""
 
     def __init__(
-        self, name: str, read: Callable[[int], Array], writing: Any, ports: Mapping[str, OutputPort], schema: Any
+        self,
+        name: str,
+        read: Callable[[int], Array],
+        writing: Any,
+        ports: Mapping[str, OutputPort],
+        schema: Any,
+        delay: int,
     ) -> None:
-        self.read = read
+        self.read, self._late = read, delay
         self._name, self._ports, self._schema = name, ports, schema
         self._stack = ExitStack()
         self._writer = self._stack.enter_context(writing)
@@ -251,7 +269,12 @@ class _Track:
         self._waiting: list[Any] = []
 
     def write(self, results: Mapping[str, Array]) -> None:
-        """Add the outputs of a block."""
+        """Add the outputs of a block, without what comes before the first frame is answered."""
+        late = min(self._late, len(next(iter(results.values()))))
+        self._late -= late
+        results = {name: array[late:] for name, array in results.items()}
+        if not len(next(iter(results.values()))):
+            return
         arrays = [
             arrow_column(port, results[name], np.array([len(results[name])])) for name, port in self._ports.items()
         ]

@@ -19,8 +19,8 @@ from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
 from fastlstm.plan import make_plan, row_labels
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine
+from fastlstm.streaming.flow import FRAMES, ROWS, TRACED, Carried, Part, Unrolled, refusal
 from fastlstm.streaming.pairs import final_states, initial_states, state_pairs
-from fastlstm.streaming.timeline import FRAMES, ROWS, TRACED, Carried, Unrolled, refusal
 from fastlstm.streaming.timeline_rules import unroll
 from fastlstm.target import Target
 
@@ -53,13 +53,13 @@ def engine_for(model: Model, hand: Mapping[str, str] | None, target: Target | No
     threads = machine.cores() if model.threads is None else model.threads
     pairs = state_pairs(graph, hand)
     target = target or machine.detect()
-    found = _one_segment(graph, pairs, threads, target)
-    if found is not None:
-        return found
+    native = _one_segment(graph, pairs, threads, target)
+    if native is not None:
+        return native
     shown = {given: after for given, after in pairs.items() if after}
     graph = _without(graph, {given for given, after in pairs.items() if not after})
     try:
-        return GraphEngine(_unrolled(graph, shown), threads, target)
+        found = _unrolled(graph, shown)
     except UnsupportedError as error:
         called = _call_by_call(graph, shown, bool(hand))
         if called is None and shown and not hand:
@@ -69,6 +69,9 @@ def engine_for(model: Model, hand: Mapping[str, str] | None, target: Target | No
         if called is None:
             raise error from None
         return GraphEngine(called, threads, target)
+    if found.delay or found.hop > 1:  # a model that takes chunks and carries its states is called as it is
+        found = _call_by_call(graph, shown, bool(hand)) or found
+    return GraphEngine(found, threads, target)
 
 
 def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int, target: Target) -> SegmentEngine | None:
@@ -193,6 +196,7 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
     """
     frames = [spec for spec in graph.inputs if spec.name not in pairs]
     best: tuple[int, UnsupportedError] | None = None
+    late: Unrolled | None = None  # the first that waits for frames: another choice may not
     rows = {given: axis for given in pairs if (axis := _row_axis(graph, given)) is not None}
     for trial, choice in enumerate(product(*map(_choices, frames))):
         if trial == MOST_TRIALS:
@@ -220,7 +224,11 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
                 ),
             )
             continue
-        return found
+        if found.hop == 1 and not found.delay:
+            return found
+        late = late or found
+    if late is not None:
+        return late
     raise best[1] if best else UnsupportedError("This model has no input that goes on in time: it cannot stream.")
 
 
@@ -340,7 +348,15 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
     infos = passes.shapes.infer(graph.replace(inputs=inputs))
     outputs = [_with_rank(spec, infos[spec.name].shape) for spec in outputs]
     called = graph.replace(inputs=inputs, outputs=(*outputs, *after))
-    return Unrolled(called, tuple(carried), _row_letters(called, len(frames), len(outputs), graph), False)
+    names = tuple(spec.name for spec in outputs)
+    return Unrolled(
+        Part(called, names, tuple(c.given for c in carried)),
+        tuple(carried),
+        called.inputs[: len(frames)],
+        called.outputs[: len(outputs)],
+        _row_letters(called, len(frames), len(outputs), graph),
+        at_once=False,
+    )
 
 
 def _with_rows(graph: Graph, pairs: Mapping[str, str]) -> Graph:

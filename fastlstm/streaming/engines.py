@@ -16,21 +16,23 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.busy import Busy
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.executor import Executor
-from fastlstm.graph import TensorSpec
+from fastlstm.graph import Graph, TensorSpec
 from fastlstm.memory import check_memory
 from fastlstm.native import Call, never
 from fastlstm.segments.entry import stream_entry
 from fastlstm.segments.segment import Segment
+from fastlstm.streaming.delay import HOPS, Waiting, cut
+from fastlstm.streaming.flow import Unrolled
 from fastlstm.streaming.ports import Port
-from fastlstm.streaming.timeline import Unrolled
 from fastlstm.tapes.by_shape import Tapes
 from fastlstm.target import Target
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
 Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
 
 
 class SegmentRun:
@@ -51,6 +53,13 @@ class SegmentRun:
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:
         """Return a built-in for frames of so many time steps (0: any number), with or without axes of size 1."""
         return stream_entry(self.engine.segment, self.program, self.engine.shown, steps, time_axis, batch_axis)
+
+    def warmup(self) -> None:
+        """Do what comes before the first step and after the last one: nothing."""
+
+    def finish(self) -> dict[str, Array]:
+        """Return no frames of each output: nothing here waits for later ones."""
+        return {name: port.nothing(self.batch) for name, port in self.engine.outputs.items()}
 
     def before(self) -> dict[str, Array] | None:
         """Return what `restore` takes to undo what a refused call has done; None if no call is refused midway."""
@@ -89,6 +98,8 @@ class SegmentEngine:
     shown: tuple[str, ...]  # the outputs, in the model's order
 
     by_call = False
+    hop, delay = 1, 0
+    reasons: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"<SegmentEngine of {self.segment!r}, {self.state_bytes:,} bytes of states a row>"
@@ -107,6 +118,11 @@ class SegmentEngine:
     def outputs(self) -> dict[str, Port]:
         """The outputs by name."""
         return {name: _port(*self.segment.outputs[name][1:]) for name in self.shown}
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Frames of each output that a hop gives."""
+        return dict.fromkeys(self.outputs, 1)
 
     @cached_property
     def has_ids(self) -> bool:
@@ -135,13 +151,27 @@ class GraphRun:
         self.shapes = {c.name: c.outside(self.states[c.given]).shape for c in engine.carried}
 
     def advance(self, arrays: Mapping[str, Array], steps: int) -> dict[str, Array]:
-        """Run over `steps` time steps."""
+        """Run over `steps` hops."""
         outputs, self.states = self.engine.advance(self.states, arrays, steps)
         return outputs
 
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:  # noqa: ARG002
         """Return nothing: every call goes through Python."""
         return never
+
+    def warmup(self) -> None:
+        """Take frames of zeros until every hop has a call, and finish."""
+        steps = self.engine.waiting
+        if steps:
+            hops = {n: p.shape(self.engine.hop * steps, self.batch) for n, p in self.engine.inputs.items()}
+            self.advance(
+                {n: np.zeros([s or 1 for s in shape], self.engine.inputs[n].dtype) for n, shape in hops.items()}, steps
+            )
+            self.finish()
+
+    def finish(self) -> dict[str, Array]:
+        """Return the frames of each output that are still to come."""
+        return self.engine.finish(self.states, self.batch)
 
     def before(self) -> dict[str, Array]:
         """Return what `restore` takes to undo what a refused call has done; the arrays are never written to."""
@@ -162,6 +192,7 @@ class GraphRun:
 
     def set_state(self, value: Mapping[str, Array]) -> None:
         """Take over states of the right shapes."""
+        self.engine.check_together(value)
         self.states = {c.given: np.array(c.inside(value[c.name]), c.dtype) for c in self.engine.carried}
 
 
@@ -169,17 +200,28 @@ class GraphEngine:
     """A model that runs part by part, with its states as inputs and outputs."""
 
     def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
-        self.executor = Executor(unrolled.graph, threads, target=target)
-        self.carried, self.at_once = unrolled.carried, unrolled.at_once
-        count = len(self.carried)
-        graph = unrolled.graph
-        own_inputs = graph.inputs[: len(graph.inputs) - count]
-        own_outputs = graph.outputs[: len(graph.outputs) - count]
-        self.inputs = {spec.name: _port_of(spec, unrolled.axes) for spec in own_inputs}
-        self.outputs = {spec.name: _port_of(spec, unrolled.axes) for spec in own_outputs}
-
-        self.by_call = not any("T" in port.axes for port in self.inputs.values())
+        self._unrolled, self._threads, self._target = unrolled, threads, target
+        self._executors: dict[str, Executor] = {}
+        self.at_once, self.hop, self.delay = unrolled.at_once, unrolled.hop, unrolled.delay
+        self.reasons, self.waiting = unrolled.reasons, unrolled.waiting
+        self.inputs = {spec.name: _port_of(spec, unrolled.axes) for spec in unrolled.inputs}
+        self.outputs = {spec.name: _port_of(spec, unrolled.axes) for spec in unrolled.outputs}
+        self.rows = {name: unrolled.rows.get(name, 1) for name in self.outputs}
+        """Frames of each output that a hop gives."""
+        self._moving = [name for name, port in self.inputs.items() if "T" in port.axes]
+        self.by_call = not self._moving
         """Whether a step is a whole call of the model, with one chunk as its input."""
+        self._waiting = Waiting(unrolled, self.inputs) if unrolled.waiting else None
+        self.carried = (*unrolled.carried, *(self._waiting.carried if self._waiting else ()))
+        self.executor = self._executor("steady")
+
+    def _executor(self, which: str) -> Executor:
+        """Return the executor of the graph of some calls; made when they first come."""
+        if which not in self._executors:
+            part = getattr(self._unrolled, which)
+            graph = part if isinstance(part, Graph) else part.graph
+            self._executors[which] = Executor(graph, self._threads, target=self._target)
+        return self._executors[which]
 
     def __repr__(self) -> str:
         return f"<GraphEngine of {self.executor!r}, {self.state_bytes:,} bytes of states a row>"
@@ -189,6 +231,20 @@ class GraphEngine:
         """Bytes of the states of one row."""
         return sum(c.row_bytes for c in self.carried)
 
+    @property
+    def has_usual_steps(self) -> bool:
+        """Whether a step is one `call`: a frame goes in and one comes out, from the first one on."""
+        return self.hop == 1 and not self.waiting and set(self.rows.values()) == {1}
+
+    def call(self, values: Arrays) -> Sequence[Array]:
+        """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
+        return self.executor.run(values)
+
+    @property
+    def tapes(self) -> Tapes | None:
+        """What `call` runs by, None if it does not."""
+        return self.executor.tapes
+
     def open(self, batch: int) -> GraphRun:
         """Return the states of a new stream; UnsupportedError if the model takes another number of rows."""
         with_rows = any("B" in port.axes for port in self.inputs.values())
@@ -196,22 +252,89 @@ class GraphEngine:
             raise UnsupportedError("This model is for one batch row: open a stream for each, or a pool.")
         return GraphRun(self, batch)
 
-    def advance(
-        self, states: Mapping[str, Array], arrays: Mapping[str, Array], steps: int
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run over `steps` time steps from some states; return the outputs and the new states."""
-        moving = {name for name, port in self.inputs.items() if "T" in port.axes}
-        if (self.at_once and steps) or not moving:
-            return self._run(states, arrays)
+    def groups(self, states: Mapping[str, Array]) -> Array | None:
+        """Return a number for each of some streams, by name of their states; equal ones may advance together."""
+        return None if self._waiting is None else states[HOPS].reshape(-1)
+
+    def check_together(self, states: Mapping[str, Array]) -> None:
+        """InputError if rows are set to states that do not advance together."""
+        found = self.groups(states)
+        if found is not None and (found.min() < 0 or len(set(found.tolist())) > 1):
+            raise InputError(f"All rows of a stream have taken as many hops; got {found.tolist()} in '{HOPS}'.")
+
+    def advance(self, states: Arrays, arrays: Arrays, steps: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Run over `steps` hops from some states; return the outputs and the new states."""
+        waiting = self._waiting
+        if waiting is None:
+            return self._steady(states, arrays, steps)
+        done = int(states[HOPS].flat[0])
+        if done >= waiting.hops:
+            outputs, after = self._steady(states, arrays, steps)
+        elif done + steps < waiting.hops:
+            after = waiting.stored(states, arrays, done)
+            outputs = {}
+        else:
+            first, rest = waiting.gathered(states, arrays, done)
+            outputs, after = self._run("first", states, first)
+            after = {**states, **after}
+            left = done + steps - waiting.hops
+            if left:
+                more, after = self._steady(after, rest, left)
+                outputs = {name: self._joined(name, [outputs.get(name), more[name]]) for name in self.outputs}
+        after = {**after, HOPS: np.full_like(states[HOPS], min(done + steps, waiting.hops)), **waiting.latest(arrays)}
+        batch = len(states[HOPS])
+        return {name: self._late(name, outputs.get(name), steps, batch) for name in self.outputs}, after
+
+    def finish(self, states: Arrays, batch: int) -> dict[str, Array]:
+        """Return the frames of each output that come after the last ones, from some states."""
+        waiting, done = self._waiting, 0 if self._waiting is None else int(states[HOPS].flat[0])
+        found: dict[str, Array] = {}
+        if waiting is not None and 0 < done < waiting.hops:
+            own = {c.given: states[c.given] for c in self._unrolled.carried if c.own}
+            results = self._executor("whole").run({**waiting.so_far(states, done), **own})
+            names = [spec.name for spec in self._executor("whole").graph.outputs]
+            found = dict(zip(names, results, strict=True))
+        elif self._unrolled.last is not None and (waiting is None or done):
+            found, _ = self._run("last", states, {} if waiting is None else waiting.so_far(states, 0))
+        return {
+            name: self._as_frames(name, found[name]) if name in found else port.nothing(batch)
+            for name, port in self.outputs.items()
+        }
+
+    def _as_frames(self, name: str, result: Array) -> Array:
+        return result if "T" in self.outputs[name].axes else result[None]
+
+    def _joined(self, name: str, parts: list[Array | None]) -> Array:
+        """Return the frames of several calls; of an output of the last time step the parts have one each."""
+        known = [self._as_frames(name, part) if i == 0 else part for i, part in enumerate(parts) if part is not None]
+        axes = self.outputs[name].axes
+        return np.concatenate(known, axes.index("T") if "T" in axes else 0)
+
+    def _late(self, name: str, result: Array | None, steps: int, batch: int) -> Array:
+        """Return an output with zeros in front for what is still delayed."""
+        port = self.outputs[name]
+        rows = steps * self.rows[name] if "T" in port.axes else steps
+        axis = port.axes.index("T") if "T" in port.axes else 0
+        if result is not None and result.ndim == len(port.axes):
+            result = self._as_frames(name, result)
+        have = 0 if result is None else result.shape[axis]
+        if have == rows and result is not None:
+            return result
+        shape = port.shape(rows - have, batch) if "T" in port.axes else (rows - have, *port.shape(1, batch))
+        if None in shape and result is not None:
+            shape = (*result.shape[:axis], rows - have, *result.shape[axis + 1 :])
+        zeros = np.zeros([size or 1 for size in shape], port.dtype)
+        return zeros if result is None else np.concatenate([zeros, result], axis)
+
+    def _steady(self, states: Arrays, arrays: Arrays, steps: int) -> tuple[dict[str, Array], dict[str, Array]]:
+        if (self.at_once and steps) or self.by_call:
+            return self._run("steady", states, arrays)
         if not steps:
             return self._nothing(states, arrays)
         parts: list[dict[str, Array]] = []
         for t in range(steps):
-            now = {
-                name: np.take(array, [t], self.inputs[name].axes.index("T")) if name in moving else array
-                for name, array in arrays.items()
-            }
-            outputs, states = self._run(states, now)
+            now = {name: self._hops(name, array, t, t + 1) for name, array in arrays.items()}
+            outputs, states = self._run("steady", states, now)
             parts.append(outputs)
         joined = {
             name: np.concatenate([part[name] for part in parts], port.axes.index("T"))
@@ -221,32 +344,33 @@ class GraphEngine:
         }
         return joined, dict(states)
 
-    def call(self, values: Mapping[str, Array]) -> Sequence[Array]:
-        """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
-        return self.executor.run(values)
+    def _hops(self, name: str, array: Array, start: int, stop: int) -> Array:
+        """Return the frames of some hops."""
+        return cut(array, self.inputs[name].axes, start * self.hop, stop * self.hop)
 
-    @property
-    def tapes(self) -> Tapes | None:
-        """What `call` runs by, None if it does not."""
-        return self.executor.tapes
+    def _run(self, which: str, states: Arrays, arrays: Arrays) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Run the graph of some calls; states that it does not show stay."""
+        executor, part = self._executor(which), getattr(self._unrolled, which)
+        if which == "steady" and self._waiting is None:
+            given = {**arrays, **states}
+        else:
+            given = {
+                spec.name: (arrays if spec.name in arrays else states)[spec.name] for spec in executor.graph.inputs
+            }
+        results = executor.run(given)
+        outputs = dict(zip(part.outputs, results, strict=False))
+        after = dict(zip(part.states, map(np.asarray, results[len(outputs) :]), strict=True))
+        return outputs, after if len(after) == len(states) else {**states, **after}
 
-    def _run(
-        self, states: Mapping[str, Array], arrays: Mapping[str, Array]
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        results = self.call({**arrays, **states})
-        outputs = dict(zip(self.outputs, results, strict=False))
-        after = results[len(outputs) :]
-        return outputs, {c.given: np.asarray(a) for c, a in zip(self.carried, after, strict=True)}
-
-    def _nothing(
-        self, states: Mapping[str, Array], arrays: Mapping[str, Array]
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return what no frames give: the shapes are those that one frame would give."""
+    def _nothing(self, states: Arrays, arrays: Arrays) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return what no frames give: the shapes are those that one hop would give."""
         blank = {
-            name: np.zeros(port.shape(1, _rows(port, arrays[name])), port.dtype) if "T" in port.axes else arrays[name]
+            name: np.zeros(port.shape(self.hop, _rows(port, arrays[name])), port.dtype)
+            if "T" in port.axes
+            else arrays[name]
             for name, port in self.inputs.items()
         }
-        outputs, _ = self._run(states, blank)
+        outputs, _ = self._run("steady", states, blank)
         empty = {
             name: np.take(outputs[name], [], port.axes.index("T")) if "T" in port.axes else outputs[name][None][:0]
             for name, port in self.outputs.items()

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.busy import Busy
+from fastlstm.streaming.delay import HOPS
 from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.pool_rows import MOST
 from fastlstm.streaming.ports import Port, check_out
@@ -78,7 +79,8 @@ class GraphRows:
         """Return what frames of each input look like, nothing if some of them, or outputs, need more than a reshape."""
         found = [_Usual.of(name, port) for name, port in self._engine.inputs.items()]
         shown = all(_rows_first(port) and None not in port.shape(1, 1) for port in self._outputs.values())
-        return [usual for usual in found if usual] if self._together and shown and all(found) else []
+        plain = self._together and shown and self._engine.has_usual_steps
+        return [usual for usual in found if usual] if plain and all(found) else []
 
     def entry(self, busy: Busy, streams: Array) -> None:
         """Return nothing: every call goes through Python."""
@@ -166,9 +168,16 @@ class GraphRows:
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
         moving = [name for name, port in self._engine.inputs.items() if "T" in port.axes]
-        chunks = {name: a[:, None] if name in moving else a for name, a in arrays.items()}
-        found = self._advance(numbers, chunks, 1)
-        return found if self._engine.by_call else {name: a[:, 0] for name, a in found.items()}
+        alone = moving if self._engine.hop == 1 else []  # frames without an axis of time
+        found = self._advance(numbers, {name: a[:, None] if name in alone else a for name, a in arrays.items()}, 1)
+        if self._engine.by_call:
+            return found
+        several = {
+            name
+            for name, port in self._outputs.items()
+            if "T" in port.axes and (self._engine.hop > 1 or self._engine.rows[name] > 1)
+        }
+        return {name: a if name in several else a[:, 0] for name, a in found.items()}
 
     def push(self, numbers: Array, pieces: list[Arrays]) -> list[Arrays]:
         lengths = np.array([_length(piece, self._engine) for piece in pieces], np.int64)
@@ -180,7 +189,7 @@ class GraphRows:
             for at in range(0, len(some), MOST):
                 part = some[at : at + MOST]
                 arrays = {name: np.stack([pieces[i][name] for i in part]) for name in self._engine.inputs}
-                found = self._advance(numbers[part], arrays, int(steps))
+                found = self._advance(numbers[part], arrays, int(steps) // self._engine.hop)
                 for row, i in enumerate(part):
                     results[i] = {name: a[row] for name, a in found.items()}
         return results
@@ -197,9 +206,13 @@ class GraphRows:
                 for row, i in enumerate(part):
                     parts[i].append({name: a[row] for name, a in found.items()})
         return [
-            {name: np.stack([one[name] for one in some]) if some else _nothing(p) for name, p in self._outputs.items()}
+            {n: np.stack([one[n] for one in some]) if some else p.nothing(1, "B") for n, p in self._outputs.items()}
             for some in parts
         ]
+
+    def finish(self, numbers: Array) -> list[Arrays]:
+        tails = [self._engine.finish(self._gathered(np.array([number])), 1) for number in numbers]
+        return [{name: self._rows_of(port, tail[name])[0] for name, port in self._outputs.items()} for tail in tails]
 
     @property
     def _outputs(self) -> Mapping[str, Port]:
@@ -207,19 +220,22 @@ class GraphRows:
 
     def _advance(self, numbers: Array, arrays: Arrays, steps: int) -> Arrays:
         """Advance streams by as many steps each; arrays are [streams, time, …], or [streams, …] without a time axis."""
-        groups = self._groups(arrays, len(numbers))
+        groups = self._groups(numbers, arrays)
         if len(groups) == 1:
             return self._batch(numbers, arrays, steps)
         parts = [self._batch(numbers[rows], {n: a[rows] for n, a in arrays.items()}, steps) for rows in groups]
         back = np.argsort(np.concatenate(groups))
         return {name: np.concatenate([part[name] for part in parts])[back] for name in self._outputs}
 
-    def _groups(self, arrays: Arrays, count: int) -> list[Array]:
+    def _groups(self, numbers: Array, arrays: Arrays) -> list[Array]:
         """Return which rows advance together, for some streams."""
+        count = len(numbers)
         if not self._together:
             return [np.array([i]) for i in range(count)]
         alike: dict[tuple[bytes, ...], list[int]] = {}
         single = [arrays[name] for name in self._single if arrays[name].strides[0]]  # else given once for all
+        if self._engine.waiting:  # streams that are not in full swing wait for their first call, each in its time
+            single.append(self._stores[HOPS].rows(numbers))
         for i in range(count if single else 0):
             alike.setdefault(tuple(array[i, ...].tobytes() for array in single), []).append(i)
         groups = []
@@ -298,11 +314,6 @@ def _given(port: Port, rows: Array) -> Array:
     """Return an input as the model takes it, of rows [streams, time, …] or [streams, …]."""
     array = _moved(rows, 1, 1 + port.axes.replace("B", "").index("T")) if "T" in port.axes else rows
     return np.asarray(_moved(array, 0, port.axes.index("B")) if "B" in port.axes else array[0, ...], order="C")
-
-
-def _nothing(port: Port) -> Array:
-    """Return what no chunks give."""
-    return np.empty((0, *(size or 0 for size in port.shape(1, 1, "B"))), port.dtype)
 
 
 def _length(piece: Arrays, engine: GraphEngine) -> int:

@@ -30,6 +30,7 @@ __all__ = ["StreamPool"]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
+CLOSED, FINISHED = -1, -2  # marks of streams that take no frames
 BOOKKEEPING = 64  # bytes a stream: its mark, and its number while it is free
 
 
@@ -60,14 +61,17 @@ class StreamPool:
         self._inputs: dict[str, Port] = engine.inputs
         self._outputs: dict[str, Port] = engine.outputs
         self._by_call = engine.by_call
+        self.hop: int = engine.hop
+        self.delay: int = engine.delay
+        self._rows_a_hop = engine.rows
         # Inputs that may be given once for all streams, or all chunks: neither rows nor time are among their axes.
         self._single = {name for name, port in self._inputs.items() if not set("TB") & set(port.axes)}
         try:
             self._rows: Rows = (
                 NativeRows(engine, capacity) if isinstance(engine, SegmentEngine) else GraphRows(engine, capacity)
             )
-            # A word for each stream, -1 while it is closed: see kernels/gather.py.
-            self._marks = np.full(capacity, -1, np.int64)
+            # A word for each stream, below zero while it is closed or has finished: see kernels/gather.py.
+            self._marks = np.full(capacity, CLOSED, np.int64)
         except MemoryError as error:
             raise InputError(f"There is not enough memory for a pool of {capacity} streams.") from error
         self._words = np.array([capacity, address_of(self._marks), 0], np.int64)
@@ -102,31 +106,33 @@ class StreamPool:
     @exclusive("pool")
     def close(self, stream: int) -> None:
         """Give a stream back; its id may be given out again."""
-        (number,) = self._checked([stream])
+        number = self._number(stream)
         self._met = [], np.zeros(0, np.int64)
-        self._marks[number] = -1
-        self._free.append(int(number))
+        self._marks[number] = CLOSED
+        self._free.append(number)
 
     @exclusive("pool")
     def reset(self, stream: int) -> None:
         """Set a stream back to its initial state."""
-        (number,) = self._checked([stream])
-        self._rows.reset(int(number))
+        number = self._number(stream)
+        self._rows.reset(number)
+        self._marks[number] = 0
 
     @exclusive("pool")
     def state(self, stream: int) -> Arrays:
         """Return a copy of a stream's state, of the kind that `Stream.state` has for one row."""
-        (number,) = self._checked([stream])
-        return self._rows.state(int(number))
+        number = self._number(stream)
+        return self._rows.state(number)
 
     @exclusive("pool")
     def set_state(self, stream: int, value: Mapping[str, Any]) -> None:
         """Set a stream's state to one that `state`, or `Stream.state` with one row, returned."""
-        (number,) = self._checked([stream])
-        self._rows.set_state(int(number), checked_state(value, self._rows.shapes, "pool"))
+        number = self._number(stream)
+        self._rows.set_state(number, checked_state(value, self._rows.shapes, "pool"))
+        self._marks[number] = 0
 
     def step(self, streams: Sequence[int] | Array, frames: Any, out: Any = None) -> Any:
-        """Advance some streams by one time step, in one call.
+        """Advance some streams by one time step, or by one hop of them, in one call.
 
         Parameters
         ----------
@@ -134,7 +140,8 @@ class StreamPool:
             Ids of open streams, each once.
         frames : array [streams, features]
             (ids of an embedding: [streams]); with several inputs a dict of them. An input with neither rows nor time
-            among its axes, such as a sample rate, may be given once for all.
+            among its axes, such as a sample rate, may be given once for all. With a `hop` of more than one frame
+            [streams, hop, features].
         out : array [streams, width], or dict of them, optional
             Written and returned instead of a new array.
 
@@ -167,10 +174,12 @@ class StreamPool:
     def _step(self, numbers: Array, frames: Any, out: Any) -> Any:
         """Advance some streams by frames that the entry does not know."""
         arrays = {
-            name: self._checked_frames(name, a, (len(numbers),)) for name, a in by_name(self._inputs, frames).items()
+            name: self._checked_frames(name, a, (len(numbers), *self._hop_size(name)))
+            for name, a in by_name(self._inputs, frames).items()
         }
+        sizes = {name: (*self._time(name), *port.shape(1, 1, "TB1")) for name, port in self._outputs.items()}
         if out is not None:
-            shapes = {name: (len(numbers), *port.shape(1, 1, "TB1")) for name, port in self._outputs.items()}
+            shapes = {name: (len(numbers), *size) for name, size in sizes.items()}
             check_out(self._outputs, out, shapes)
         before = self._rows.before(numbers)
         try:
@@ -181,7 +190,7 @@ class StreamPool:
             results = {
                 name: np.concatenate([part[name] for part in parts])
                 if parts
-                else np.empty([0, *(size or 0 for size in port.shape(1, 1, "TB1"))], port.dtype)
+                else np.empty([0, *(size or 0 for size in sizes[name])], port.dtype)
                 for name, port in self._outputs.items()
             }
             if out is None:
@@ -223,6 +232,12 @@ class StreamPool:
         if len(chunks) != len(numbers):
             raise InputError(f"Expected a chunk for each of {len(numbers)} streams; got {len(chunks)}.")
         pieces = [self._piece(chunk) for chunk in chunks]
+        for piece in pieces if self.hop > 1 else ():
+            (frames,) = {len(array) for name, array in piece.items() if "T" in self._inputs[name].axes}
+            if frames % self.hop:
+                raise InputError(
+                    f"These streams take frames by hops of {self.hop}; got {frames}. Keep the rest for later."
+                )
         before = self._rows.before(numbers)
         try:
             results = self._rows.push(numbers, pieces)
@@ -230,6 +245,36 @@ class StreamPool:
             self._rows.restore(numbers, before)
             raise
         return [next(iter(r.values())) if len(self._outputs) == 1 else r for r in results]
+
+    @exclusive("pool")
+    def finish(self, streams: Sequence[int] | Array) -> list[Any]:
+        """End the sequences of some streams: return the outputs that were waiting for frames to come.
+
+        A stream that has finished has to be reset, or given a state, before it takes frames again.
+
+        Parameters
+        ----------
+        streams : sequence of int
+
+        Returns
+        -------
+        list of arrays [n, width]; with several outputs a list of dicts
+            As `Stream.finish` returns them.
+        """
+        numbers = self._checked(streams)
+        tails = self._rows.finish(numbers)
+        self._marks[numbers] = FINISHED
+        self._met = [], np.zeros(0, np.int64)
+        return [next(iter(t.values())) if len(self._outputs) == 1 else t for t in tails]
+
+    def _hop_size(self, name: str) -> tuple[int, ...]:
+        """Return the sizes that a hop of an input has in front of a frame's."""
+        return (self.hop,) if self.hop > 1 and "T" in self._inputs[name].axes else ()
+
+    def _time(self, name: str) -> tuple[int, ...]:
+        """Return the sizes that a step's output has in front of a frame's."""
+        several = "T" in self._outputs[name].axes and (self.hop > 1 or self._rows_a_hop[name] > 1)
+        return (self._rows_a_hop[name],) if several else ()
 
     def _piece(self, chunk: Any) -> Arrays:
         """Return the arrays of one stream's chunk, checked."""
@@ -253,19 +298,31 @@ class StreamPool:
         return type(self), (self._model, self.capacity, self._pairs), self._contents()
 
     @exclusive("pool")
-    def _contents(self) -> tuple[list[int], Arrays]:
+    def _contents(self) -> tuple[list[int], list[int], Arrays]:
         """Return the numbers that are free, in the order in which they will be given out, and the open ones' states."""
-        return list(self._free), self._rows.before(np.flatnonzero(self._marks >= 0))
+        finished = np.flatnonzero(self._marks == FINISHED)
+        return list(self._free), finished.tolist(), self._rows.before(np.flatnonzero(self._marks != CLOSED))
 
-    def __setstate__(self, contents: tuple[list[int], Arrays]) -> None:
-        free, states = contents
+    def __setstate__(self, contents: tuple[list[int], list[int], Arrays]) -> None:
+        free, finished, states = contents
         self._free = list(free)
         self._marks[:] = 0
-        self._marks[self._free] = -1
-        self._rows.restore(np.flatnonzero(self._marks >= 0), states)
+        self._marks[self._free] = CLOSED
+        self._rows.restore(np.flatnonzero(self._marks != CLOSED), states)
+        self._marks[finished] = FINISHED
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamPool:
         return copy.copy(self)  # a model holds no state: copies of a pool share it, and its weights
+
+    def _is_finished(self, number: int) -> bool:
+        return 0 <= number < self.capacity and int(self._marks[number]) == FINISHED
+
+    def _number(self, stream: Any) -> int:
+        """Return the id of one open stream, which may have finished."""
+        if np.ndim(stream) == 0 and np.asarray(stream).dtype.kind in "iu" and self._is_finished(int(stream)):
+            return int(stream)
+        (number,) = self._checked([stream])
+        return int(number)
 
     def _checked(self, streams: Any) -> Array:
         """Return the ids as an array, all of them open and each there once."""
@@ -281,7 +338,12 @@ class StreamPool:
         else:
             wrong = self._check(self._addresses[0], address_of(numbers), count)
         if wrong < 0:
-            raise InputError(f"There is no open stream {int(numbers[-1 - wrong])} in this pool.")
+            number = int(numbers[-1 - wrong])
+            if self._is_finished(number):
+                raise InputError(
+                    f"Stream {number} has finished; reset it, or set its state, before it takes frames again."
+                )
+            raise InputError(f"There is no open stream {number} in this pool.")
         if wrong > 0:
             raise InputError(f"Stream {int(numbers[wrong - 1])} is there more than once; a call advances each once.")
         if type(streams) is list:

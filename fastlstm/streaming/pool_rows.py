@@ -67,6 +67,9 @@ class Rows(Protocol):
     def push(self, numbers: Array, pieces: list[Arrays]) -> list[Arrays]:
         """Advance each stream by a chunk of its own length."""
 
+    def finish(self, numbers: Array) -> list[Arrays]:
+        """Return the frames that each stream still has to give."""
+
 
 class NativeRows:
     """The states of streams whose step is one native call, which gathers and scatters them."""
@@ -144,6 +147,10 @@ class NativeRows:
                 left = [i for i in some if lengths[i] > start]
                 self._window(numbers, pieces, results, left, start)
         return results
+
+    def finish(self, numbers: Array) -> list[Arrays]:
+        nothing = {n: np.empty((0, *p.shape(1, 1, "TB1")), np.float32) for n, p in self._engine.outputs.items()}
+        return [dict(nothing) for _ in numbers]
 
     def _window(self, numbers: Array, pieces: list[Arrays], results: list[Arrays], left: list[int], start: int) -> None:
         """Advance streams by the frames of one window, longest first."""

@@ -45,6 +45,11 @@ class Port:
         pairs = zip(self.axes, self.sizes, strict=True)
         return tuple(known.get(axis, size) for axis, size in pairs if axis not in without)
 
+    def nothing(self, batch: int, without: str = "") -> Array:
+        """Return no frames: an array whose time axis, the first one if it has none of its own, has no rows."""
+        shape = tuple(size or 0 for size in self.shape(0, batch, without))
+        return np.empty(shape if "T" in self.axes else (0, *shape), self.dtype)
+
 
 def by_name(inputs: Mapping[str, Port], given: Any) -> Mapping[str, Any]:
     """Return what was given for each input; InputError if inputs are missing or unknown."""

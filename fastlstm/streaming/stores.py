@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.streaming.timeline import Carried
+from fastlstm.streaming.flow import Carried
 
 __all__ = ["Store"]
 

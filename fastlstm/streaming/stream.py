@@ -31,6 +31,9 @@ class Stream:
     the last time step gives one output a frame here. A model with a fixed chunk as its input and its own states
     advances by one such chunk in a step.
 
+    A step takes `hop` frames (1 for most models) and gives as many output frames each time. The first `delay` of
+    them are zeros: what is computed from later frames comes so much later, and its last part by `finish`.
+
     A stream does one call at a time: a call that meets another one, from another thread, raises InputError. So does a
     call whose arguments do not fit; either way nothing has changed. Any number of streams of one model may run at once.
 
@@ -53,30 +56,41 @@ class Stream:
         self._outputs: dict[str, Port] = engine.outputs
         # The axis that an array lacks whose frames have no batch axis.
         self._lone = "B" if batch == 1 else ""
-        self._by_call = engine.by_call
+        self._by_call, self._finished = engine.by_call, False
+        self.hop: int = engine.hop
+        self.delay: int = engine.delay
+        self._rows = engine.rows
+        self._by_frame = self.hop == 1 and set(self._rows.values()) == {1}  # a step has no time axis
         # Of each input its dtype, and a frame's shapes: without a batch axis, with one, and as the model takes it.
         self._frames = {
             name: (np.dtype(p.dtype), p.shape(1, batch, "T" + self._lone), p.shape(1, batch, "T"), p.shape(1, batch))
             for name, p in self._inputs.items()
         }
-        # Entries for the frame, for chunks, and for chunks that have a batch axis although there is one row.
-        self._one: Call = self._run.entry(1, time_axis=False, batch_axis=batch > 1)
-        self._chunk: Call = self._run.entry(0, time_axis=True, batch_axis=batch > 1)
-        self._full_chunk: Call = self._run.entry(0, time_axis=True, batch_axis=True) if batch == 1 else never
+        self._begin_entries()
+
+    def _begin_entries(self) -> None:
+        """Make the entries for the frame, for chunks, and for chunks of one row that have a batch axis all the same."""
+        several = self.batch > 1
+        self._one: Call = self._run.entry(1, time_axis=False, batch_axis=several)
+        self._chunk: Call = self._run.entry(0, time_axis=True, batch_axis=several)
+        self._full_chunk: Call = never if several else self._run.entry(0, time_axis=True, batch_axis=True)
 
     def step(self, frame: Any, out: Any = None) -> Any:
-        """Advance by one time step.
+        """Advance by one time step, or by one hop of them.
 
         Parameters
         ----------
         frame : array [features], or [batch, features]
-            (ids: a number, or [batch]); with several inputs a dict of them.
+            (ids: a number, or [batch]); with several inputs a dict of them. With a `hop` of more than one frame
+            [hop, features], or [hop, batch, features].
         out : array of the result's shape and dtype, or dict of them, optional
             Written and returned instead of a new array.
 
         Returns
         -------
         array [width] for a frame without a batch axis, else [batch, width]; with several outputs a dict
+            With a hop of more than one frame, or where a frame gives several, there is an axis for them in front.
+            Zeros during the delay.
         """
         y = self._one(frame) if out is None else self._one(frame, out)
         if y is not None:
@@ -93,6 +107,9 @@ class Stream:
 
     def _step(self, frame: Any, out: Any) -> Any:
         """Advance by a frame that the entry does not know."""
+        self._check_unfinished()
+        if not self._by_frame:
+            return self._step_hop(frame, out)
         arrays, lone = self._usual(frame) or self._arrays(frame, "A frame", without="T")
         dropped = "T1" + lone
         if out is not None:
@@ -107,8 +124,53 @@ class Stream:
             self._run.restore(before)
             raise
 
+    def _step_hop(self, frames: Any, out: Any) -> Any:
+        """Advance by one hop, whose frames stand one behind the other on the first axis; so do the outputs'."""
+        arrays, lone = self._hop_arrays(frames)
+        shapes = {
+            name: (*self._time(name), *port.shape(1, self.batch, "T" + lone)) for name, port in self._outputs.items()
+        }
+        if out is not None:
+            check_out(self._outputs, out, shapes)
+        before = self._run.before()
+        try:
+            results = self._run.advance(arrays, 1)
+            shown = {}
+            for name, port in self._outputs.items():
+                result = self._shown(port, results[name], lone)
+                axis = "".join(a for a in port.axes if a not in lone).index("T") if "T" in port.axes else 0
+                result = np.moveaxis(result, axis, 0)
+                shown[name] = result if self._time(name) else result[0]
+            return self._answer(shown, out)
+        except BaseException:
+            self._run.restore(before)
+            raise
+
+    def _time(self, name: str) -> tuple[int, ...]:
+        """Return the sizes that a step's output has in front: how many frames it has, if there may be several."""
+        several = "T" in self._outputs[name].axes and (self.hop > 1 or self._rows[name] > 1)
+        return (self._rows[name],) if several else ()
+
+    def _hop_arrays(self, frames: Any) -> tuple[dict[str, Array], str]:
+        """Return what `_arrays` returns for one hop of frames."""
+        if self.hop == 1:
+            return self._arrays(frames, "A frame", without="T")
+        chunk = {}
+        for name, array in by_name(self._inputs, frames).items():
+            port = self._inputs[name]
+            if "T" not in port.axes:
+                chunk[name] = array
+                continue
+            given = np.asarray(array)
+            lone = self._lone if given.ndim < len(port.axes) else ""
+            shapes = [(self.hop, *port.shape(1, self.batch, "T" + some)) for some in dict.fromkeys((self._lone, ""))]
+            what = "A hop" if len(self._inputs) == 1 else f"A hop of '{name}'"
+            check_frames(what, port, given, shapes)
+            chunk[name] = np.moveaxis(given, 0, "".join(a for a in port.axes if a not in lone).index("T"))
+        return self._arrays(chunk, "A hop")
+
     def push(self, chunk: Any, out: Any = None) -> Any:
-        """Advance by n time steps.
+        """Advance by n time steps, a multiple of `hop`.
 
         Parameters
         ----------
@@ -137,6 +199,7 @@ class Stream:
 
     def _push(self, chunk: Any, out: Any) -> Any:
         """Advance by a chunk of frames that the entries do not know."""
+        self._check_unfinished()
         if self._by_call:
             frames = self._calls(chunk)
             steps, lone = len(frames), frames[0][1]
@@ -145,7 +208,7 @@ class Stream:
             steps = self._steps(arrays)
         if out is not None:
             shapes = {
-                name: (() if "T" in port.axes else (steps,)) + port.shape(steps, self.batch, lone)
+                name: (() if "T" in port.axes else (steps,)) + port.shape(steps * self._rows[name], self.batch, lone)
                 for name, port in self._outputs.items()
             }
             check_out(self._outputs, out, shapes)
@@ -164,16 +227,51 @@ class Stream:
     def __repr__(self) -> str:
         return f"<fastlstm.Stream of {self._model!r}: {self.batch} row(s)>"
 
+    @exclusive("stream")
+    def finish(self) -> Any:
+        """End the sequence: return the outputs that were waiting for frames to come.
+
+        The steps' outputs without the first `delay` frames, and then these, are those of the whole run. The stream
+        has to be reset, or given a state, before it takes frames again.
+
+        Returns
+        -------
+        array [n, width], for several rows in the model's own layout; with several outputs a dict
+            n is `delay`, less if the sequence was shorter; 0 for a model that looks at no later frames.
+        """
+        self._check_unfinished()
+        dropped = self._lone
+        tails = {name: self._shown(self._outputs[name], tail, dropped) for name, tail in self._run.finish().items()}
+        self._end()
+        return self._answer(tails, None)
+
+    def _end(self) -> None:
+        """Take no frames until a reset."""
+        self._finished = True
+        self._one = self._chunk = self._full_chunk = never
+
+    def _check_unfinished(self) -> None:
+        if self._finished:
+            raise InputError("This stream has finished; call reset, or set its state, before it takes frames again.")
+
+    def _go_on(self) -> None:
+        """Take frames again."""
+        if self._finished:
+            self._finished = False
+            self._begin_entries()
+
     def blank_frame(self) -> Any:
-        """Return a frame of zeros, of the shape and dtype that `step` takes."""
-        blank = {
-            name: np.zeros([size or 1 for size in port.shape(1, self.batch, "T" + self._lone)], port.dtype)
-            for name, port in self._inputs.items()
-        }
+        """Return a frame of zeros, or a hop of them, of the shape and dtype that `step` takes."""
+        blank = {}
+        for name, port in self._inputs.items():
+            shape = [size or 1 for size in port.shape(1, self.batch, "T" + self._lone)]
+            hop = [self.hop] if self.hop > 1 and "T" in port.axes else []
+            blank[name] = np.zeros(hop + shape, port.dtype)
         return next(iter(blank.values())) if len(blank) == 1 else blank
 
     def blank_chunk(self, steps: int) -> Any:
-        """Return `steps` frames of zeros, of the shape and dtype that `push` takes."""
+        """Return `steps` frames of zeros, or as many more as fill a hop, of the shape and dtype that `push` takes."""
+        steps = -(-steps // self.hop) * self.hop
         if self._by_call:
             blank = {
                 name: np.stack([frame] * steps) for name, frame in by_name(self._inputs, self.blank_frame()).items()
@@ -193,6 +291,7 @@ class Stream:
         """
         kept = self._run.state()
         try:
+            self._run.warmup()
             frame = self.blank_frame()
             for _ in range(3):
                 y = self._step(frame, None)
@@ -209,10 +308,17 @@ class Stream:
         return copy.copy(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._model, self.batch, self._pairs), self.state
+        return type(self), (self._model, self.batch, self._pairs), self._contents()
 
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.state = state
+    @exclusive("stream")
+    def _contents(self) -> tuple[dict[str, Array], bool]:
+        return self._run.state(), self._finished
+
+    def __setstate__(self, contents: tuple[dict[str, Array], bool]) -> None:
+        state, finished = contents
+        self._run.set_state(state)
+        if finished:
+            self._end()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Stream:
         return copy.copy(self)  # a model holds no state: copies of a stream share it, and its weights
@@ -221,6 +327,7 @@ class Stream:
     def reset(self) -> None:
         """Go back to the initial state: zero, or what the model says."""
         self._run.reset()
+        self._go_on()
 
     @property
     @exclusive("stream")
@@ -235,6 +342,7 @@ class Stream:
     @exclusive("stream")
     def _set_state(self, checked: Mapping[str, Array]) -> None:
         self._run.set_state(checked)
+        self._go_on()
 
     # ------------------------------------------------------------ arrays in and out
 
@@ -286,7 +394,10 @@ class Stream:
         counts = {n: arrays[n].shape[p.axes.index("T")] for n, p in self._inputs.items() if "T" in p.axes}
         if len(set(counts.values())) > 1:
             raise InputError(f"All inputs should have as many frames; got {counts}.")
-        return int(next(iter(counts.values())))
+        frames = int(next(iter(counts.values())))
+        if frames % self.hop:
+            raise InputError(f"This stream takes frames by hops of {self.hop}; got {frames}. Keep the rest for later.")
+        return frames // self.hop
 
     def _shown(self, port: Port, array: Array, dropped: str) -> Array:
         """Return an output without the axes that the frames came without."""

@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node
 from fastlstm.passes import dims, shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
-from fastlstm.passes.infer_movement import slice_bounds
-from fastlstm.passes.values import Operands, normal_axis
-from fastlstm.streaming.timeline import (
-    FAR,
+from fastlstm.passes.values import normal_axis
+from fastlstm.streaming import timeline_windows
+from fastlstm.streaming.flow import (
     FRAMES,
     ROWS,
     TRACED,
     Carried,
     Flow,
-    Flows,
-    Rule,
+    LongerHopError,
+    Phase,
     Unrolled,
-    Unroller,
-    looks_ahead,
     refusal,
 )
+from fastlstm.streaming.timeline import Flows, Rule, Unroller
+from fastlstm.streaming.waiting import together
 
 __all__ = ["unroll"]
 
@@ -38,10 +38,11 @@ _BROADCASTING = (
     "BitwiseAnd BitwiseOr BitwiseXor BitShift"
 )
 BROADCASTING = frozenset(_BROADCASTING.split())
+LONGEST_HOP = 1 << 20
 
 
 def unroll(
-    graph: Graph, frames: Mapping[str, int], states: Mapping[str, str], placed: list[Node] | None = None
+    graph: Graph, frames: Mapping[str, int], states: Mapping[str, str], placed: list[Node] | None = None, hop: int = 1
 ) -> Unrolled:
     """Return the stream's graph of an optimised one.
 
@@ -55,16 +56,82 @@ def unroll(
         Inputs that hold states, and the outputs that show what they are after the call.
     placed : list of Node, optional
         Gets the nodes as they are placed: how far an attempt came that was refused.
+    hop : int
+        Frames of a step; a multiple of them if these do not make whole numbers of rows.
 
     Raises
     ------
     UnsupportedError
         If the model cannot stream.
     """
-    return Unroller(graph, states, RULES, [] if placed is None else placed).run(frames)
+    if hop > LONGEST_HOP:
+        raise UnsupportedError(
+            f"It takes {hop} frames to make whole numbers of rows everywhere, more than the {LONGEST_HOP} of the "
+            "longest hop, so this model cannot stream. Run it on whole sequences."
+        )
+    try:
+        return _with_hop(graph, frames, states, hop, [] if placed is None else placed)
+    except LongerHopError as longer:
+        more = longer.hop
+    return unroll(graph, frames, states, placed, more)
 
 
-RULES: dict[str, Rule] = {}
+def _with_hop(
+    graph: Graph, frames: Mapping[str, int], states: Mapping[str, str], hop: int, placed: list[Node]
+) -> Unrolled:
+    """Return the graphs of a stream with so many frames a step."""
+    name = FRAMES if hop == 1 else f"{hop}*{FRAMES}"
+    graph = graph.replace(
+        inputs=tuple(
+            replace(s, shape=tuple(name if size == FRAMES else size for size in s.shape)) for s in graph.inputs
+        )
+    )
+    steady = Unroller(graph=graph, hop=hop, states=states, rules=RULES, placed=placed)
+    steady.follow(frames)
+    steady.waiting, steady.delay = steady.settle()
+    parts = {Phase.STEADY: steady.part()}
+    if steady.by_frame and (hop > 1 or steady.waiting):
+        raise UnsupportedError(
+            "This model carries a state of its own that single frames advance, and looks ahead or takes several frames "
+            "at a time, so it cannot stream."
+        )
+    tails = any(flow.lag + flow.extra for _, flow in steady.shown.values() if flow.axis >= 0)
+    needed = {Phase.FIRST: steady.waiting > 0, Phase.LAST: steady.waiting > 0 or tails}
+    for phase in (phase for phase, wanted in needed.items() if wanted):
+        at = Unroller(
+            graph=graph,
+            hop=hop,
+            phase=phase,
+            waiting=steady.waiting,
+            delay=steady.delay,
+            givens=steady.givens,
+            states=states,
+            rules=RULES,
+            placed=[],
+        )
+        at.follow(frames)
+        parts[phase] = at.part()
+    outputs = tuple(steady.own)
+    axes = {spec.name: steady.letters(spec.name) for spec in (*graph.inputs, *outputs)}
+    return Unrolled(
+        steady=parts[Phase.STEADY],
+        carried=tuple(steady.carried),
+        inputs=tuple(spec for spec in graph.inputs if spec.name not in states),
+        outputs=tuple(replace(spec, shape=steady.shape(spec.name)) for spec in outputs),
+        axes=axes,
+        at_once=steady.at_once,
+        hop=hop,
+        delay=steady.delay,
+        rows={name: flow.rows for name, (_, flow) in steady.shown.items()},
+        waiting=steady.waiting,
+        first=parts.get(Phase.FIRST),
+        last=parts.get(Phase.LAST),
+        whole=graph,
+        reasons=tuple(steady.reasons),
+    )
+
+
+RULES: dict[str, Rule] = dict(timeline_windows.RULES)
 
 
 def _rule(*ops: str) -> Callable[[Rule], Rule]:
@@ -85,18 +152,20 @@ def _same(at: Unroller, node: Node, flows: Flows) -> None:
 @_rule(*BROADCASTING)
 def _joined(at: Unroller, node: Node, flows: Flows) -> None:
     """Element by element over broadcast operands: their time axes have to be one and the same."""
-    node, flows = at.together(node, flows)
+    node, flows = together(at, node, flows)
     moving = [flow for flow in flows if flow is not None]
     if any(flow.sizes for flow in moving):
         raise refusal(node, "depends on how many frames there are")
     if len({flow.axis < 0 for flow in moving}) > 1:
         raise refusal(node, "joins every time step with the last one")
     if moving[0].axis < 0:
-        at.keep(node, Flow(-1))
+        if len({flow.lag for flow in moving}) > 1:
+            raise refusal(node, "joins last time steps of which one comes sooner")
+        at.keep(node, moving[0])
         return
     rank = max(len(at.shape(name)) for name in node.inputs)
     axes = {rank - len(at.shape(name)) + flow.axis for name, flow in zip(node.inputs, flows, strict=True) if flow}
-    if len(axes) > 1 or len({(flow.extra, flow.ahead, flow.merged) for flow in moving}) > 1:
+    if len(axes) > 1 or len({flow.pace for flow in moving}) > 1:
         raise refusal(node, "joins each time step with other ones")
     (axis,) = axes
     for name, flow in zip(node.inputs, flows, strict=True):
@@ -186,8 +255,11 @@ def _rearranged(at: Unroller, node: Node, flows: Flows) -> None:
     before, after = at.shape(node.input(0)), at.shape(node.output(0))
     axis = at.axis_by_shape(node)
     if axis is None:
+        timeline_windows.ask_for_whole_rows(at, node, x)
         raise refusal(node, "fixes the number of time steps")
     if node.op in ("Reshape", "Flatten"):
+        if timeline_windows.folded(at, node, x, axis):
+            return
         behind = dims.product(before[x.axis + 1 :]) == dims.product(after[axis + 1 :])
         apart = dims.product(before[: x.axis]) == dims.product(after[:axis])
         if not behind or not (apart or axis == 0 or x.merged):
@@ -196,24 +268,39 @@ def _rearranged(at: Unroller, node: Node, flows: Flows) -> None:
             raise refusal(node, "mixes time steps with other axes")
         if not apart:
             x = replace(x, merged=() if x.merged else tuple(before[: x.axis + 1]))
+        if flows[-1] is not x and len(flows) > 1 and flows[1] is not None:
+            node = _without_sizes(at, node, x, flows[1], axis)
     at.keep(node, replace(x, axis=axis))
+
+
+def _without_sizes(at: Unroller, node: Node, x: Flow, sizes: Flow, axis: int) -> Node:
+    """Return a Reshape whose target has as many rows as its input in every call."""
+    if sizes.pace == replace(x, merged=()).pace and not x.merged:
+        return node
+    if x.merged or at.affine(node.output(0), axis) is None:
+        if (sizes.rows, sizes.lag, sizes.extra) != (x.rows, x.lag, x.extra):
+            raise refusal(node, "depends on how many frames there are")
+        return node
+    return timeline_windows.reshaped(at, node, node.input(0), axis)
 
 
 @_rule("Shape", "Size")
 def _sizes(at: Unroller, node: Node, flows: Flows) -> None:
-    if flows[0] is None or flows[0].ahead:
+    x = flows[0]
+    if x is None or x.axis < 0:
         raise refusal(node, "depends on how many frames there are")
-    at.keep(node, Flow(0, sizes=True))
+    at.keep(node, replace(x, axis=0, merged=(), sizes=True))
 
 
 @_rule("Expand", "Tile")
 def _repeated(at: Unroller, node: Node, flows: Flows) -> None:
     x, axis = flows[0], at.axis_by_shape(node)
-    if x is None and axis is not None and at.shape(node.output(0))[axis] == FRAMES:
+    sizes = flows[1]
+    if x is None and axis is not None and sizes and at.affine(node.output(0), axis) == (sizes.rows, sizes.extra):
         before = at.shape(node.input(0))
         place = axis - len(at.shape(node.output(0))) + len(before)
         if place < 0 or before[place] == 1:  # every row alike
-            at.keep(node, Flow(axis))
+            at.keep(node, replace(sizes, axis=axis, sizes=False))
             return
     if x is None or x.axis < 0 or axis is None or x.sizes:
         raise refusal(node, "repeats a value for every time step")
@@ -224,166 +311,22 @@ def _repeated(at: Unroller, node: Node, flows: Flows) -> None:
 
 @_rule("Concat")
 def _concatenated(at: Unroller, node: Node, flows: Flows) -> None:
-    node, flows = at.together(node, flows)
+    node, flows = together(at, node, flows)
     moving = [flow for flow in flows if flow is not None]
     axis = normal_axis(int(node.attrs["axis"]), len(at.shape(node.inputs[0])))
     if len({(flow.axis, flow.sizes) for flow in moving}) > 1 or moving[0].sizes:
         raise refusal(node, "joins values that do not go on together")
     if moving[0].axis < 0:
+        if len({flow.lag for flow in moving}) > 1:
+            raise refusal(node, "joins last time steps of which one comes sooner")
         at.keep(node, moving[0])
         return
     if axis != moving[0].axis:
-        if len({(flow.extra, flow.ahead, flow.merged) for flow in moving}) > 1 or None in flows:
+        if len({flow.pace for flow in moving}) > 1 or None in flows:
             raise refusal(node, "joins each time step with other ones")
         at.keep(node, moving[0])
         return
-    _behind(at, node, flows)
-
-
-def _behind(at: Unroller, node: Node, flows: Flows) -> None:
-    """Place a Concat over time: a state, or constant rows, in front of the frames."""
-    first, x = node.inputs[0], flows[-1]
-    count = at.shape(first)[x.axis] if x is not None and flows[0] is None else None
-    if len(node.inputs) != 2 or x is None or not isinstance(count, int) or x.merged:
-        raise refusal(node, "joins time steps")
-    if first in at.constants:
-        joined, flow = at.remembered(node, node.inputs[1], x, count, at.constants[first])
-        at.put(Node("Identity", (joined,), node.outputs, {}, node.name))
-        at.flows[node.output(0)] = flow
-        return
-    if first not in at.states:
-        raise refusal(node, f"puts '{first}' before the first frame, which is no state of the stream")
-    at.keep(node, replace(x, extra=x.extra + count))
-    at.fronts[node.output(0)] = (first, count)
-
-
-@_rule("Pad")
-def _padded(at: Unroller, node: Node, flows: Flows) -> None:
-    x, rank = flows[0], len(at.shape(node.input(0)))
-    pads = at.infos[node.input(1)].numbers
-    if x is None or pads is None or x.axis < 0:
-        raise refusal(node, "pads by numbers that are not known")
-    axes = at.infos[node.input(3)].numbers if node.input(3) else list(range(rank))
-    axes = [normal_axis(a, rank) for a in axes or []]
-    if x.axis not in axes:
-        at.keep(node, x)
-        return
-    place = axes.index(x.axis)
-    before, after = pads[place], pads[place + len(axes)]
-    value = at.constants.get(node.input(2), np.zeros(()))
-    if before < 0 or after < 0 or x.merged or node.attrs.get("mode", "constant") != "constant":
-        raise refusal(node, "pads time with other than constants")
-    pads[place] = pads[place + len(axes)] = 0
-    name = node.input(0)
-    if any(pads):
-        inside = at.names.fresh(name)
-        inputs = (name, at.constant("pads", np.array(pads, np.int64)), *node.inputs[2:])
-        at.put(Node("Pad", inputs, (inside,), node.attrs, node.name))
-        name = inside
-    flow = x
-    if before:
-        name, flow = at.remembered(node, name, flow, before, value)
-    at.put(Node("Identity", (name,), node.outputs, {}, node.name))
-    at.flows[node.output(0)] = _further(node, flow, after, after)
-
-
-def _further(node: Node, flow: Flow, extra: int, ahead: int) -> Flow:
-    """Return the flow behind a node that adds rows, some of them ahead."""
-    source = f"The {node.op} node '{node.name or node.output(0)}'" if ahead else flow.source
-    return replace(flow, extra=flow.extra + extra, ahead=flow.ahead + ahead, source=source)
-
-
-@_rule("Conv")
-def _convolved(at: Unroller, node: Node, flows: Flows) -> None:
-    """Sums over the frames before each: padding in front of the first becomes a memory of the last frames."""
-    x, weight = flows[0], at.constants.get(node.input(1))
-    if x is None or weight is None or x.axis == 1 or x.merged or at.shape(node.input(0))[1] == ROWS:
-        raise refusal(node, "sums over time")
-    if weight.ndim not in (3, 4) or weight.dtype != np.float32 or node.input(2) not in ("", *at.constants):
-        raise refusal(node, "has no kernel whose sums are the same for any number of time steps")
-    if x.axis < 2:
-        at.keep(node, x)
-        return
-    spatial, count = x.axis - 2, weight.ndim - 2
-    strides, dilations = (list(node.attrs.get(a) or [1] * count) for a in ("strides", "dilations"))
-    span = (weight.shape[x.axis] - 1) * dilations[spatial]
-    pads = list(node.attrs.get("pads") or [0] * (2 * count))
-    if strides[spatial] != 1 or node.attrs.get("auto_pad", "NOTSET") != "NOTSET":
-        raise refusal(node, "takes strides over time" if strides[spatial] != 1 else "pads by the number of frames")
-    before, after = pads[spatial], pads[spatial + count]
-    pads[spatial] = pads[spatial + count] = 0
-    name, flow = node.input(0), x
-    if before:
-        name, flow = at.remembered(node, name, flow, before, 0.0)
-    attrs = {**node.attrs, "pads": pads}
-    at.put(Node("Conv", (name, *node.inputs[1:]), node.outputs, attrs, node.name))
-    at.flows[node.output(0)] = _further(node, flow, after - span, after)
-
-
-@_rule("MaxPool", "AveragePool")
-def _pooled(at: Unroller, node: Node, flows: Flows) -> None:
-    """Over other axes than time."""
-    x, attrs = flows[0], node.attrs
-    count = len(attrs["kernel_shape"])
-    if x is None or any(node.outputs[1:]) or x.merged:
-        raise refusal(node, "tells positions in time")
-    if x.axis >= 2:
-        place, pads = x.axis - 2, attrs.get("pads") or [0] * (2 * count)
-        window = (attrs["kernel_shape"][place], (attrs.get("strides") or [1] * count)[place])
-        if window != (1, 1) or pads[place] or pads[place + count]:
-            raise refusal(node, "pools over time")
-    at.keep(node, x)
-
-
-@_rule("Slice")
-def _sliced(at: Unroller, node: Node, flows: Flows) -> None:
-    x = flows[0]
-    operands = Operands(node, tuple(at.infos.get(name, shapes.ValueInfo()) for name in node.inputs))
-    bounds = slice_bounds(operands)
-    if x is None or bounds is None or any(flow is not None for flow in flows[1:]):
-        raise refusal(node, "cuts at places that are not known")
-    over = [bound for bound in bounds if bound[0] == x.axis]
-    if not over:
-        at.keep(node, x)
-        return
-    if x.merged:
-        raise refusal(node, "takes some of the time steps")
-    if len(bounds) > 1:  # the other axes first, then time
-        inside = at.names.fresh(node.input(0))
-        others = [bound for bound in bounds if bound[0] != x.axis]
-        columns = [[bound[i] for bound in others] for i in (1, 2, 0, 3)]
-        if any(isinstance(value, str) for column in columns for value in column):
-            raise refusal(node, "cuts at places that are not known")
-        cuts = [at.constant(inside, np.array(column, np.int64)) for column in columns]
-        at.keep(Node("Slice", (node.input(0), *cuts), (inside,), {}, node.name), x)
-        node = Node("Slice", (inside,), node.outputs, {}, node.name)
-    _, start, end, step = over[0]
-    if step != 1 or not isinstance(end, int):
-        raise refusal(node, "takes some of the time steps")
-    if start < 0:
-        _last_rows(at, node, x, start, end)
-        return
-    if 0 <= end < FAR // 2 and end < (1 << 31) - 1:
-        raise refusal(node, "takes a fixed number of time steps")
-    dropped = -end if end < 0 else 0
-    left = max(0, dropped - x.ahead)
-    name = at.cut(node.input(0), x.axis, start, -left if left else FAR) if start or left else node.input(0)
-    at.put(Node("Identity", (name,), node.outputs, {}, node.name))
-    ahead = max(0, x.ahead - dropped)
-    at.flows[node.output(0)] = replace(x, extra=x.extra - start - dropped, ahead=ahead)
-
-
-def _last_rows(at: Unroller, node: Node, x: Flow, start: int, end: int) -> None:
-    """Place a Slice of the last rows: of the last time step alone, or what a state will be."""
-    front = at.fronts.get(node.input(0))
-    if x.ahead or end < (1 << 31) - 1:
-        raise refusal(node, "takes some of the time steps")
-    if front is not None and front[1] == -start == x.extra:
-        at.keep(node, Flow(-1, tail=front[0]))
-    elif start == -1 and x.extra == 0:
-        at.keep(node, Flow(-1))
-    else:
-        raise refusal(node, f"takes the last {-start} time steps")
+    timeline_windows.behind(at, node, flows)
 
 
 @_rule("Gather")
@@ -400,8 +343,8 @@ def _gathered(at: Unroller, node: Node, flows: Flows) -> None:
     if axis != x.axis:
         moved = x.axis + (rank - 1 if 0 <= axis < x.axis else 0)
         at.keep(node, replace(x, axis=moved if x.axis >= 0 else -1))
-    elif number is not None and number.ndim == 0 and int(number) == -1 and not x.extra and not x.ahead:
-        at.keep(node, Flow(-1))
+    elif number is not None and number.ndim == 0 and int(number) == -1 and not x.overlaps and not x.merged:
+        at.keep(node, Flow(-1, lag=max(0, x.lag // x.rows)))
     else:
         raise refusal(node, "takes some of the time steps", f"Run it on whole sequences. {TRACED}")
 
@@ -423,11 +366,12 @@ def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
     if node.input(4):
         raise refusal(node, "takes the lengths of whole sequences")
     mask = node.input(5)
-    if mask and flows[5] != Flow(0):
+    if mask:
+        node, flows = together(at, node, flows)
+        x, mask = flows[0], node.input(5)
+    if mask and (flows[5] is None or x is None or flows[5].pace != x.pace or flows[5].axis):
         raise refusal(node, "takes a mask that does not go on with its frames")
-    if x is not None and x.ahead:
-        raise looks_ahead(x)
-    if x is None or x.axis != 0 or x.surplus or x.merged or at.shape(node.input(0))[2] == ROWS:
+    if x is None or x.axis != 0 or x.overlaps or x.merged or at.shape(node.input(0))[2] == ROWS:
         raise refusal(node, "does not take one row a frame")
     if any(flow is not None for position, flow in enumerate(flows) if position not in (0, 5)):
         raise refusal(node, "starts from a state, or has weights, computed from the frames")
@@ -441,12 +385,12 @@ def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
             raise refusal(node, "has a mask and starts from a state that is not zero")
         width = int(at.shape(node.input(2))[2]) if letter == "h" else hidden
         outputs[place] = outputs[place] or at.names.fresh(f"{label}.{letter}")
-        at.flows.setdefault(outputs[place], Flow(-1))
+        at.flows.setdefault(outputs[place], Flow(-1, lag=max(0, x.lag // x.rows)))
         if given and given not in at.constants:
             if not _comes_from_state(at, given):
                 raise refusal(node, f"starts from '{given}', which is computed and not a state of the stream")
             continue
-        inputs[position] = at.names.fresh(f"{label}.{letter}.before")
+        inputs[position] = at.given(f"{label}.{letter}")
         shape = (len(node.attrs["directions"]), ROWS if isinstance(rows, str) else rows, width)
         at.infos[inputs[position]] = shapes.ValueInfo(shape, "float32")
         initial = at.constants.get(given)

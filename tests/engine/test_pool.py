@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import fastlstm
 from fastlstm import InputError
+from fastlstm.streaming.flow import ROWS, Carried
 from fastlstm.streaming.stores import Store
-from fastlstm.streaming.timeline import ROWS, Carried
 
 FEATURES, HIDDEN, WIDTH = 3, 21, 2
 

@@ -387,3 +387,54 @@ def test_a_stream_and_a_pool_work_in_another_process_at_their_first_use() -> Non
         there = workers.submit(first_steps, stream, pool, x[1]).result(120)
     here = first_steps(stream, pool, x[1])
     assert all(same(a, b) for a, b in zip(there, here, strict=True))
+
+
+def test_a_model_that_looks_at_no_later_frame_has_a_hop_of_1_and_no_delay(model: Model) -> None:
+    stream, pool, x = model.stream(), model.streams(2), frames(model, 5)
+    ids = [pool.open(), pool.open()]
+    assert (stream.hop, stream.delay) == (pool.hop, pool.delay) == (1, 0)
+    y = stream.push(x)
+    pool.push(ids, [x, x[:2]])
+    for tail in (stream.finish(), *pool.finish(ids)):
+        assert same(tail, {name: array[:0] for name, array in named(y).items()})
+    several = model.stream(batch=3)
+    y = several.push(frames(model, 5, 3))
+    assert same(several.finish(), {name: array[:0] for name, array in named(y).items()})
+
+
+@pytest.mark.parametrize("how", ["reset", "state"])
+def test_a_stream_that_has_finished_takes_frames_after_a_reset_or_a_state(model: Model, how: str) -> None:
+    stream, x = model.stream(), frames(model, 5)
+    start, first, chunk = stream.state, stream.step(x[0]), stream.push(x)
+    stream.finish()
+    for wrong in (lambda: stream.step(x[0]), lambda: stream.push(x), stream.finish, stream.clone().finish):
+        with pytest.raises(InputError, match="has finished"):
+            wrong()
+    if how == "reset":
+        stream.reset()
+    else:
+        stream.state = start
+    assert same(stream.step(x[0]), first)
+    assert same(stream.push(x), chunk)
+
+
+@pytest.mark.parametrize("how", ["reset", "state", "open"])
+def test_a_pooled_stream_that_has_finished_takes_frames_after_a_reset_or_a_state(model: Model, how: str) -> None:
+    pool, x = model.streams(2), frames(model, 2)
+    ids = [pool.open(), pool.open()]
+    start, first = pool.state(ids[0]), pool.step(ids, x)
+    pool.finish(ids[:1])
+    for wrong in (pool, copy.copy(pool)):
+        with pytest.raises(InputError, match=f"Stream {ids[0]} has finished"):
+            wrong.step(ids, x)
+        with pytest.raises(InputError, match=f"Stream {ids[0]} has finished"):
+            wrong.finish(ids)
+    pool.step(ids[1:], x[1:])  # the other one goes on
+    if how == "reset":
+        pool.reset(ids[0])
+    elif how == "state":
+        pool.set_state(ids[0], start)
+    else:
+        pool.close(ids[0])
+        assert pool.open() == ids[0]
+    assert same(pool.step(ids[:1], x[:1]), {name: array[:1] for name, array in named(first).items()})

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from data_sets import classifier, rejected, scored
+from random_stacks import WIDTH, Stack
 
 import fastlstm
 from fastlstm.cli import main
 from fastlstm.errors import InputError
+from fastlstm.graph import TensorSpec
 
 
 @pytest.fixture
@@ -46,6 +48,24 @@ def test_blocks_have_the_bits_of_the_whole_recording(features, streams, workers,
         assert np.array_equal(np.float32(outputs), model(frames.astype(np.float32)[None])[0])
     with pytest.raises(InputError, match="is no"):
         fastlstm.score(model, folder, tmp_path / "stopped", stream=True, on_error="stop")
+
+
+def test_a_model_that_looks_ahead_answers_every_frame(tmp_path, folder):
+    stack = Stack(3)
+    stack.last = stack.add("Transpose", "x", perm=[0, 2, 1])
+    stack.last = stack.add("Conv", stack.last, stack.weight(WIDTH, 1, 5), "", pads=[2, 2], group=1)
+    stack.recurrent()
+    stack.last = stack.add("Transpose", stack.last, perm=[0, 2, 1])
+    x, y = TensorSpec("x", ("batch", "time", 1)), TensorSpec(stack.last, ("batch", "time", WIDTH))
+    model = fastlstm.Model(stack.graph().replace(inputs=(x,), outputs=(y,)))
+    assert model.stream().delay == 2
+    fastlstm.score(model, folder, tmp_path / "out", stream=True)
+    found = scored(tmp_path / "out").to_pylist()
+    for name in ("a.wav", "b.wav"):
+        with wave.open(str(folder / name)) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2") / np.float32(32768)
+        got = np.float32([output for row in found if row["recording"] == name for output in row[y.name]])
+        assert np.array_equal(got, model(samples.astype(np.float32)[None, :, None])[0])
 
 
 def test_the_command_line_says_with_its_status_that_a_recording_was_left_out(tmp_path, folder, capsys):

@@ -1,0 +1,99 @@
+"""What a stream keeps until there are enough frames for the first call of a model that looks ahead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.streaming.flow import ROWS, Carried, Unrolled
+from fastlstm.streaming.ports import Port
+
+__all__ = ["HOPS", "Waiting", "cut"]
+
+Array = npt.NDArray[Any]
+HOPS = "stream.hops"
+"""The state that says how many hops a stream has taken, until it is in full swing."""
+
+
+class Waiting:
+    """Keeps the frames of the first hops; what one call does with all of them costs less than one call each.
+
+    `hops` of them make a first call, after which every hop has one.
+    """
+
+    def __init__(self, unrolled: Unrolled, inputs: Mapping[str, Port]) -> None:
+        self.hops = unrolled.waiting
+        self._hop, self._inputs = unrolled.hop, inputs
+        self._names = {name: f"{name}.waiting" for name, port in inputs.items() if "T" in port.axes}
+        last = unrolled.last.graph.inputs if unrolled.last is not None else ()
+        read = {spec.name for spec in (*last, *(unrolled.whole.inputs if unrolled.whole is not None else ()))}
+        self._still = {name: f"{name}.latest" for name in inputs if name not in self._names and name in read}
+        frames = (self.hops - 1) * self._hop
+        kept = [self._carried(label, name, frames) for name, label in self._names.items() if frames]
+        kept += [self._carried(label, name, frames) for name, label in self._still.items()]
+        self.carried = (Carried(HOPS, HOPS, "", (ROWS, 1), "int64"), *kept)
+
+    def _carried(self, label: str, name: str, frames: int) -> Carried:
+        """Return the state that holds frames of an input, or the latest value of one that does not go on in time."""
+        port = self._inputs[name]
+        shape: list[int | str] = [
+            ROWS if axis == "B" else frames if axis == "T" else size or 1
+            for axis, size in zip(port.axes, port.sizes, strict=True)
+        ]
+        return Carried(label, label, "", tuple(shape) if ROWS in shape else (ROWS, *shape), port.dtype)
+
+    def stored(self, states: Mapping[str, Array], arrays: Mapping[str, Array], done: int) -> dict[str, Array]:
+        """Return the states with more frames in them."""
+        after = dict(states)
+        for name, label in self._names.items():
+            kept, axis = states[label].copy(), self._inputs[name].axes.index("T")
+            rows = self._plain(name, kept)
+            at = done * self._hop
+            cut(rows, self._inputs[name].axes, at, at + arrays[name].shape[axis])[...] = arrays[name]
+            after[label] = kept
+        return after
+
+    def gathered(
+        self, states: Mapping[str, Array], arrays: Mapping[str, Array], done: int
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Return the frames of the first call, and those that come after it."""
+        first, rest = dict(arrays), dict(arrays)
+        split = (self.hops - done) * self._hop
+        for name, label in self._names.items():
+            axes, now = self._inputs[name].axes, cut(arrays[name], self._inputs[name].axes, 0, split)
+            if done:
+                before = cut(self._plain(name, states[label]), axes, 0, done * self._hop)
+                now = np.concatenate([before, now], axes.index("T"))
+            first[name] = np.ascontiguousarray(now)
+            rest[name] = np.ascontiguousarray(cut(arrays[name], axes, split, arrays[name].shape[axes.index("T")]))
+        return first, rest
+
+    def so_far(self, states: Mapping[str, Array], done: int) -> dict[str, Array]:
+        """Return the frames of the hops that are done, and the latest values of other inputs."""
+        found = {name: self._plain(name, states[label]) for name, label in self._still.items()}
+        if done:
+            for name, label in self._names.items():
+                kept = cut(self._plain(name, states[label]), self._inputs[name].axes, 0, done * self._hop)
+                found[name] = np.ascontiguousarray(kept)
+        return found
+
+    def latest(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the states that hold the latest values of inputs that do not go on in time."""
+        return {
+            label: arrays[name] if "B" in self._inputs[name].axes else np.asarray(arrays[name])[None]
+            for name, label in self._still.items()
+        }
+
+    def _plain(self, name: str, kept: Array) -> Array:
+        """Return what is kept of an input in the input's own axes."""
+        return kept if "B" in self._inputs[name].axes else kept[0, ...]
+
+
+def cut(array: Array, axes: str, start: int, stop: int) -> Array:
+    """Return some frames of an array with these axes; all of it if none of them is time."""
+    if "T" not in axes:
+        return array
+    return array[(slice(None),) * axes.index("T") + (slice(start, stop),)]
