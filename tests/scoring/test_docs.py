@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,9 +14,8 @@ DOCS = Path(__file__).parents[2] / "docs" / "scoring.md"
 
 
 def example(tool: str) -> str:
-    (code,) = [
-        code for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if f"import {tool}" in code
-    ]
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (code,) = [code for code in blocks if tool in code]
     assert len(code.splitlines()) <= 12
     return code.replace("model.onnx", "model.fastlstm").replace('{"x":', '{"input":')
 
@@ -45,7 +45,8 @@ def test_dask(rows):
     check(rows)
 
 
-def test_spark(rows):
+def test_spark(rows, monkeypatch):
     pytest.importorskip("pyspark")
-    exec(example("pyarrow"), {})
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    exec(example("pyspark"), {})
     check(rows, "score")
