@@ -98,7 +98,7 @@ class Executor:
             return
         steps, batch = segment.sizes({name: np.asarray(inputs[name]) for name in segment.inputs})
         known = self._entries.get(batch)
-        if (known is not None and steps <= known.room) or not steps or not batch or len(self._entries) >= MOST_ENTRIES:
+        if not steps or not batch or (len(self._entries) >= MOST_ENTRIES if known is None else steps <= known.room):
             return
         program = segment.programs(batch)[0]
         graph = self.graph
