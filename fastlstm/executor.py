@@ -106,9 +106,11 @@ class Executor:
         segment = self.plan.parts[0] if len(self.plan.parts) == 1 else None
         if CHECKING or not isinstance(segment, Segment) or segment.flat:  # an entry takes arrays as they lie in memory
             return
+        if any(name not in inputs for name in segment.inputs):
+            return
         steps, batch = segment.sizes({name: np.asarray(inputs[name]) for name in segment.inputs})
         known = self._entries.get(batch)
-        if (known is not None and steps <= known.room) or not steps or not batch or len(self._entries) >= MOST_ENTRIES:
+        if not steps or not batch or (len(self._entries) >= MOST_ENTRIES if known is None else steps <= known.room):
             return
         programs = segment.programs(batch)
         if not programs:  # it ran by one that other batches share

@@ -138,7 +138,7 @@ OTHER_WAYS = {
     "read-only": lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
     "list": lambda a: a.tolist(),
     "subclass": lambda a: a.view(np.ma.MaskedArray),
-    "one row": lambda a: a[:, :1],
+    "one row": lambda a: a[..., :1, :] if a.ndim > 1 else a[:1],
     "more": lambda a: np.concatenate([a, a]),
     "axis more": lambda a: a[None],
     "axis less": lambda a: a[0],
