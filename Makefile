@@ -6,6 +6,7 @@
 #   make differ   random models beside onnxruntime, PyTorch and a float64 reference (ARGS="--count N --seed S")
 #   make fuzz     mutated model files of every format: load or refuse (ARGS="--minutes 10")
 #   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
+#   make docs     the documentation site into build/site, strict: no broken link, every public name documented
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
 #   make wheel    the wheel with compiled kernels for every level of processor  (minutes; LEVELS=x86-64-v3 for one)
@@ -24,6 +25,12 @@ LEVELS        ?=
 # Where a release lives, as people open it in a browser; none named means git's origin.
 REPOSITORY    ?=
 
+# What `make test-targets` builds and runs exported code with. CI runs the tests marked "quick", which need the first.
+QUICK_TOOLS  = gcc g++ libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross \
+               gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-user gcc-arm-none-eabi libnewlib-arm-none-eabi \
+               qemu-system-arm nodejs lld
+TARGET_TOOLS = $(QUICK_TOOLS) gcc-mingw-w64-x86-64 wine64 wine valgrind chromium espeak-ng
+
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 WHEEL   := dist/fastlstm-$(VERSION)-py3-none-any.whl
 SOURCES := $(shell find fastlstm converters -type f -not -path '*/__pycache__/*')
@@ -39,7 +46,8 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test test-all test-kills check lint types differ fuzz bench ulp warmup wheel release test-oldest clean
+.PHONY: demo test test-all test-targets target-tools target-tools-found test-kills check lint types docs differ fuzz bench \
+        ulp warmup wheel release test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -54,7 +62,7 @@ test-all:
 	$(MAKE) test ARGS="-m 'long or not long' $(ARGS)"
 
 check:
-	$(MAKE) lint types test VENV=.venv-check INSTALL=wheel
+	$(MAKE) lint types docs test VENV=.venv-check INSTALL=wheel
 
 lint: $(STAMP)dev
 	$(BIN)/ruff format --check .
@@ -66,6 +74,9 @@ types: $(STAMP)dev
 	ln -s $(abspath $(filter-out fastlstm/converters,$(wildcard fastlstm/*))) build/types/fastlstm
 	ln -s $(abspath $(wildcard fastlstm/converters/*.py converters/*)) build/types/fastlstm/converters
 	cd build/types && $(BIN)/python -m mypy --strict --config-file $(CURDIR)/pyproject.toml -p fastlstm
+
+docs: $(STAMP)docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 differ: $(STAMP)test
 	cd $(VENV) && bin/python $(CURDIR)/tests/differ $(ARGS)
@@ -91,6 +102,16 @@ wheel: $(STAMP)prebuild
 
 release: $(STAMP)release
 	$(BIN)/python -m release $(if $(REPOSITORY),--repository $(REPOSITORY)) --levels $(LEVELS) $(ARGS)
+
+# Golden samples of exported models, replayed on every target; a tool that is missing fails its tests by name.
+test-targets: $(STAMP)targets
+	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests/targets $(ARGS)
+
+target-tools:
+	apt-get install --yes --no-install-recommends $(if $(QUICK),$(QUICK_TOOLS),$(TARGET_TOOLS))
+
+target-tools-found:
+	dpkg --status $(QUICK_TOOLS) > /dev/null 2>&1
 
 # Half a hundred runs killed at random moments, in place of three.
 test-kills: $(STAMP)test

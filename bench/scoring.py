@@ -4,7 +4,7 @@ Rows of 5 to 200 steps of 8 features in a Parquet file (300,000 of them are 1 GB
 GRU(128), its last step, a dense layer. Three figures a model:
 
 - the share of the engine's own throughput on batches that are ready in memory, of rows of one length, called from as
-  many threads;
+  many threads, in the better of two batch sizes; by time, and by processor time, which other programs disturb less;
 - the ratio to the best loop that one would write over onnxruntime or PyTorch on the same rows in memory: sorted by
   length, padded in buckets, with lengths, in the best of several batch sizes;
 - resident memory beyond what the model and one call hold, for a third of the rows and for all.
@@ -36,8 +36,10 @@ Array = npt.NDArray[Any]
 
 FEATURES, CLASSES, SHORTEST, LONGEST = 8, 4, 5, 200
 MODELS = {"LSTM(64)": ("lstm", 4, 64), "GRU(128)": ("gru", 3, 128)}
+READY_ROWS = (64, 128)
 PEER_ROWS = (32, 64, 128, 256)
-SAMPLE = 40_000  # rows that peers and ready batches are timed on: they have no start-up cost to spread
+SAMPLE = 40_000
+"""Rows that peers and ready batches are timed on, if nothing else is said: they have no start-up cost to spread."""
 
 
 def state_dict(name: str) -> dict[str, Array]:
@@ -99,24 +101,28 @@ def sequences(path: Path, rows: int) -> list[Array]:
 # --- what is measured, each in a process of its own ----------------------------------------------------------
 
 
-def scored(name: str, path: Path, threads: int) -> dict[str, Any]:
+def scored(name: str, path: Path, threads: int, _: int) -> dict[str, Any]:
     """Score the whole file with `fastlstm.score`."""
     model = our_model(name)
     model.run({"input": np.zeros((64, LONGEST, FEATURES), np.float32)})
-    before = peak()
+    before, begin = peak(), time.process_time()
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         summary = fastlstm.score(model, path, Path(folder) / "out", {"input": "readings"}, workers=threads)
-    return {"rate": summary.rows_per_second, "bytes": peak() - before, "rows": summary.rows}
+    cpu = time.process_time() - begin
+    return {"rate": summary.rows_per_second, "cpu": summary.rows / cpu, "bytes": peak() - before, "rows": summary.rows}
 
 
-def ready(name: str, path: Path, threads: int) -> dict[str, Any]:
-    """Call the engine on batches of one length that lie ready in memory."""
+def ready(name: str, path: Path, threads: int, sample: int) -> dict[str, Any]:
+    """Call the engine on batches of one length that lie ready in memory, in the best of several batch sizes."""
     model = our_model(name)
     by_length: dict[int, list[Array]] = {}
-    for row in sequences(path, SAMPLE):
+    for row in sequences(path, sample):
         by_length.setdefault(len(row), []).append(row)
-    batches = [np.stack(rows[i : i + 64]) for rows in by_length.values() for i in range(0, len(rows), 64)]
-    return best_rate(model, batches, sum(map(len, batches)), threads)
+    best: dict[str, Any] = {"rate": 0.0}
+    for size in READY_ROWS:
+        batches = [np.stack(rows[i : i + size]) for rows in by_length.values() for i in range(0, len(rows), size)]
+        best = max(best, best_rate(model, batches, sum(map(len, batches)), threads), key=lambda each: each["rate"])
+    return best
 
 
 def best_rate(call: Any, batches: list[Any], rows: int, threads: int) -> dict[str, Any]:
@@ -124,15 +130,15 @@ def best_rate(call: Any, batches: list[Any], rows: int, threads: int) -> dict[st
     order = np.random.default_rng(1).permutation(len(batches))
     for batch in (batches[0], batches[-1]):
         call(batch)
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(lambda i: call(batches[i]), order))
-    return {"rate": rows / (time.perf_counter() - begin)}
+    return {"rate": rows / (time.perf_counter() - begin), "cpu": rows / (time.process_time() - cpu)}
 
 
-def padded(path: Path, size: int) -> list[tuple[Array, Array]]:
+def padded(path: Path, size: int, sample: int) -> list[tuple[Array, Array]]:
     """Return batches of rows of similar length, padded, with their lengths."""
-    rows = sequences(path, SAMPLE)
+    rows = sequences(path, sample)
     found = []
     for first in range(0, len(rows), size):
         some = rows[first : first + size]
@@ -144,7 +150,7 @@ def padded(path: Path, size: int) -> list[tuple[Array, Array]]:
     return found
 
 
-def onnxruntime(name: str, path: Path, threads: int) -> dict[str, Any]:
+def onnxruntime(name: str, path: Path, threads: int, sample: int) -> dict[str, Any]:
     """Return the best rate of onnxruntime: threads within a call, or a call a thread; several batch sizes."""
     import onnxruntime as ort
 
@@ -161,10 +167,10 @@ def onnxruntime(name: str, path: Path, threads: int) -> dict[str, Any]:
 
         return call
 
-    return best_of(path, {1: session(threads), threads: session(1)})
+    return best_of(path, sample, {1: session(threads), threads: session(1)})
 
 
-def torch(name: str, path: Path, threads: int) -> dict[str, Any]:
+def torch(name: str, path: Path, threads: int, sample: int) -> dict[str, Any]:
     """Return the best rate of PyTorch with packed sequences."""
     import torch
 
@@ -184,19 +190,23 @@ def torch(name: str, path: Path, threads: int) -> dict[str, Any]:
             return head((last[0] if op == "lstm" else last)[-1]).numpy()
 
     torch.set_num_threads(threads)
-    within = best_of(path, {1: call})
+    within = best_of(path, sample, {1: call})
     torch.set_num_threads(1)
-    beside = best_of(path, {threads: call})
+    beside = best_of(path, sample, {threads: call})
     return max(within, beside, key=lambda found: float(found["rate"]))
 
 
-def best_of(path: Path, calls: dict[int, Any]) -> dict[str, Any]:
+def best_of(path: Path, sample: int, calls: dict[int, Any]) -> dict[str, Any]:
     """Return the best rate over batch sizes, of each call made from so many threads."""
     best: dict[str, Any] = {"rate": 0.0}
     for size in PEER_ROWS:
-        batches = padded(path, size)
+        batches = padded(path, size, sample)
         for threads, call in calls.items():
-            found = {**best_rate(call, batches, SAMPLE, threads), "batch": size, "threads": threads}
+            found = {
+                **best_rate(call, batches, sum(len(batch[0]) for batch in batches), threads),
+                "batch": size,
+                "threads": threads,
+            }
             best = max(best, found, key=lambda each: float(each["rate"]))
     return best
 
@@ -243,7 +253,7 @@ def onnx_model(name: str) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def ray(name: str, path: Path, threads: int) -> dict[str, Any]:
+def ray(name: str, path: Path, threads: int, _: int) -> dict[str, Any]:
     """Score the whole file on Ray, on this machine; Ray's own start and end are not in the rate."""
     import ray as cluster
 
@@ -263,9 +273,10 @@ def peak() -> int:
 MEASURED = {"score": scored, "ready": ready, "onnxruntime": onnxruntime, "torch": torch, "ray": ray}
 
 
-def measure(what: str, name: str, path: Path, threads: int) -> dict[str, Any]:
+def measure(what: str, name: str, path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure in a process of its own."""
-    command = [sys.executable, "-m", "bench.scoring", "--only", what, name, str(path), "--threads", str(threads)]
+    command = [sys.executable, "-m", "bench.scoring", "--only", what, name, str(path)]
+    command += ["--threads", str(options.threads), "--sample", str(options.sample)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -277,6 +288,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measure and print the table."""
     parser = argparse.ArgumentParser("python -m bench.scoring", description=__doc__)
     parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--sample", type=int, default=SAMPLE, help="rows for peers and ready batches (%(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--ray", action="store_true", help="score on Ray as well")
@@ -286,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.only:
         what, name, path = options.only
-        print(json.dumps(MEASURED[what](name, Path(path), options.threads)))
+        print(json.dumps(MEASURED[what](name, Path(path), options.threads, options.sample)))
         return 0
     folder = options.folder or Path(tempfile.mkdtemp())
     try:
@@ -305,16 +317,18 @@ def report(name: str, folder: Path, options: argparse.Namespace) -> None:
     """Measure one model and print its lines."""
     whole, third = folder / f"{options.rows}.parquet", folder / f"{options.rows // 3}.parquet"
     what = ["score", "ready", "onnxruntime", "torch", *(["ray"] if options.ray else [])]
-    rounds = [{w: measure(w, name, whole, options.threads) for w in what} for _ in range(options.rounds)]
+    rounds = [{w: measure(w, name, whole, options) for w in what} for _ in range(options.rounds)]
     rates = {w: float(np.median([found[w]["rate"] for found in rounds])) for w in what}
     for each, rate in rates.items():
         print(f"{name:10} {each:14} {rate:10,.0f} rows/s")
     peers = np.median([max(f["onnxruntime"]["rate"], f["torch"]["rate"]) / f["score"]["rate"] for f in rounds])
-    print(f"{name:10} of ready batches {np.median([f['score']['rate'] / f['ready']['rate'] for f in rounds]):.0%}")
+    for key, what_of in (("rate", ""), ("cpu", ", by processor time")):
+        share = np.median([f["score"][key] / f["ready"][key] for f in rounds])
+        print(f"{name:10} of ready batches{what_of} {share:.0%}")
     print(f"{name:10} times the best loop over others {1 / peers:.2f}")
     if options.ray:
         print(f"{name:10} on Ray, of without {np.median([f['ray']['rate'] / f['score']['rate'] for f in rounds]):.0%}")
-    small, large = measure("score", name, third, options.threads)["bytes"], rounds[-1]["score"]["bytes"]
+    small, large = measure("score", name, third, options)["bytes"], rounds[-1]["score"]["bytes"]
     print(f"{name:10} memory beside the model: {options.rows // 3:,} rows {small >> 20} MiB, "
           f"{options.rows:,} rows {large >> 20} MiB", flush=True)  # fmt: skip
 

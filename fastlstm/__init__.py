@@ -7,13 +7,21 @@ each gives a `Model`. `LSTM`, `GRU` and `RNN` are layers from plain arrays. Impo
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError, InputError, UnsupportedError
+from fastlstm.errors import (
+    AssumptionWarning,
+    DependencyError,
+    FastLSTMError,
+    FileFormatError,
+    InputError,
+    UnsupportedError,
+)
 from fastlstm.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from fastlstm.graph import Graph, Node, TensorSpec
     from fastlstm.layers import GRU, LSTM, RNN
@@ -23,14 +31,15 @@ if TYPE_CHECKING:
     from fastlstm.scoring.scorer import Columns, Scorer
     from fastlstm.streaming.pool import StreamPool
     from fastlstm.streaming.stream import Stream
+    from fastlstm.target import Target
 
     Precision = str | Mapping[str, str]
 
 
 __all__ = [
-    "GRU", "LSTM", "RNN", "DependencyError", "FastLSTMError", "FileFormatError", "Graph", "InputError", "Model",
-    "Node", "Scorer", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "from_keras", "from_onnx",
-    "from_state_dict", "from_torch", "load", "score",
+    "GRU", "LSTM", "RNN", "AssumptionWarning", "DependencyError", "FastLSTMError", "FileFormatError", "Graph",
+    "InputError", "Model", "Node", "Scorer", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "export",
+    "from_keras", "from_onnx", "from_state_dict", "from_torch", "load", "score",
 ]  # fmt: skip
 
 _LAZY = {
@@ -41,14 +50,15 @@ _LAZY = {
 }  # fmt: skip
 
 
+# The package of this name is loaded first: whoever loads it later would take the function's place.
+import_module("fastlstm.export")
+
+
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        from importlib import import_module
-
+        import_module("fastlstm.forking")  # forks wait for the rest of this
         return getattr(import_module(f"fastlstm.{_LAZY[name]}"), name)
     if name == "ray":
-        from importlib import import_module
-
         return import_module("fastlstm.ray")
     raise AttributeError(f"module 'fastlstm' has no attribute '{name}'")
 
@@ -60,9 +70,9 @@ def __dir__() -> list[str]:
 def from_onnx(proto: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of an ONNX ModelProto."""
     from fastlstm.converters.onnx.load import from_onnx as read
-    from fastlstm.model import Model
+    from fastlstm.loading import model_of
 
-    return Model(read(proto), threads, precision)
+    return model_of(read(proto), threads, precision)
 
 
 def from_torch(
@@ -80,9 +90,9 @@ def from_torch(
         As in `load`.
     """
     from fastlstm.converters.torch.export import from_torch as read
-    from fastlstm.model import Model
+    from fastlstm.loading import model_of
 
-    return Model(read(module, example_inputs), threads, precision)
+    return model_of(read(module, example_inputs), threads, precision)
 
 
 def from_state_dict(
@@ -90,17 +100,85 @@ def from_state_dict(
 ) -> Model:
     """Return the model of a PyTorch state dict; ``layers=`` says what it does not."""
     from fastlstm.converters.torch.state_dict import from_state_dict as read
-    from fastlstm.model import Model
+    from fastlstm.loading import model_of
 
-    return Model(read(mapping, **options), threads, precision)
+    return model_of(read(mapping, **options), threads, precision)
 
 
 def from_keras(model: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
     """Return the model of a Keras model object."""
     from fastlstm.converters.keras.load import from_keras as read
+    from fastlstm.loading import model_of
+
+    return model_of(read(model), threads, precision)
+
+
+def export(
+    model: Model | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    targets: Sequence[str | Target] = ("x86-64-v3",),
+    name: str | None = None,
+    *,
+    batch: int = 1,
+    precision: Precision | None = None,
+    sizes: Mapping[str, int] | None = None,
+    state: Mapping[str, str] | None = None,
+    weights: str = "inside",
+) -> dict[str, Any]:
+    """Write a model as object files to link: a C header, an object a target, tests, a manifest.
+
+    Parameters
+    ----------
+    model : Model or path
+    folder : path
+        It is made; it may not exist, or has to be empty.
+    targets : sequence of str or Target
+        Names from ``fastlstm.target.TARGETS``, or targets of your own. With ``"x86-64-v3"`` or ``"x86-64-v4"`` there is
+        also a library that has both, and chooses when it starts.
+    name : str, optional
+        What C's names and the files begin with; the model's name or the folder's if not given.
+    batch : int
+        Rows that go through at once.
+    precision : str or mapping of str to str, optional
+        As in `load`; as the model has it if not given.
+    sizes : mapping of str to int, optional
+        Of open dimensions: the model is then called whole (``N_call``) and does not stream.
+    state : mapping of str to str, optional
+        State inputs and the outputs that show them, as for `Model.stream`.
+    weights : "inside" or "apart"
+        Apart: a ``.bin`` a target, to be mapped or flashed by itself.
+
+    Returns
+    -------
+    dict
+        The manifest, as ``N.json`` holds it.
+
+    Raises
+    ------
+    UnsupportedError
+        If a part of the model has no native code; the message names it.
+    InputError
+        If an argument does not fit, the folder holds something, or the name is none for C. Nothing is written.
+    OSError
+        If the folder cannot be written, say because the disk is full; nothing is left behind.
+    """
+    from fastlstm.export.folder import export as write
     from fastlstm.model import Model
 
-    return Model(read(model), threads, precision)
+    chosen = model if isinstance(model, Model) else _load(model)
+    if name is None and not isinstance(model, Model):
+        from fastlstm.export.names import name_of
+
+        name = name_of(os.path.splitext(os.path.basename(os.fspath(model)))[0])
+    return write(
+        chosen, folder, targets, name, batch=batch, precision=precision, sizes=sizes, state=state, weights=weights
+    )
+
+
+def _load(path: str | os.PathLike[str]) -> Model:
+    from fastlstm.loading import load
+
+    return load(path)
 
 
 def score(

@@ -1,4 +1,4 @@
-"""The one family of errors that fastlstm raises on purpose.
+"""The one family of errors that fastlstm raises on purpose, and the category of its warnings.
 
 Every message is a sentence (or a few) that says what was expected, what came, and what to do.
 Anything else that escapes from the package is a bug.
@@ -6,11 +6,29 @@ Anything else that escapes from the package is a bug.
 
 from __future__ import annotations
 
-__all__ = ["DependencyError", "FastLSTMError", "FileFormatError", "InputError", "UnsupportedError"]
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AssumptionWarning",
+    "DependencyError",
+    "FastLSTMError",
+    "FileFormatError",
+    "InputError",
+    "UnsupportedError",
+    "nearest",
+]
 
 
 class FastLSTMError(Exception):
     """Base class of every error that fastlstm raises on purpose."""
+
+
+class AssumptionWarning(UserWarning):
+    """A model's file leaves something open that was assumed, or something that was asked for has no effect.
+
+    The same sentences stand in `Model.notes`. A program that knows them filters the category.
+    """
 
 
 class InputError(FastLSTMError, ValueError):
@@ -38,3 +56,10 @@ class DependencyError(FastLSTMError, ImportError):
             f"{purpose} needs the package '{package}', which is not installed. "
             f"Install it with: pip install 'fastlstm[{extra}]'"
         )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the (at most three) known names that are most like `name`, as the end of a sentence."""
+    lower = {word.lower(): word for word in known}
+    found = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    return f"the nearest that are: {', '.join(lower[word] for word in found)}" if found else "none is called alike"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,9 @@ from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.kernels.compiler import Kernel, ahead
 from fastlstm.plan import Plan, make_plan
 from fastlstm.protected import CHECKING
+from fastlstm.segments.entry import sequence_wiring
 from fastlstm.segments.segment import Segment
+from fastlstm.target import Target
 from fastlstm.validation import check_weights
 
 if TYPE_CHECKING:
@@ -26,27 +28,31 @@ __all__ = ["Executor"]
 
 Array = npt.NDArray[Any]
 
-SMALL = 1 << 17  # elements of an input for whose shape memory is kept
-MOST_ENTRIES = 32  # shapes for which it is kept
+MOST_ENTRIES = 32  # numbers of batch rows for which there are entries
+
+
+class _Entry(NamedTuple):
+    call: native.Call
+    room: int  # time steps it has memory for
 
 
 class Executor:
     """A planned graph, ready to run; bodies of control flow get executors of their own when first run."""
 
-    def __init__(self, graph: Graph, threads: int = 1, is_body: bool = False) -> None:
+    def __init__(self, graph: Graph, threads: int = 1, is_body: bool = False, target: Target | None = None) -> None:
         self.graph = graph
         self.threads = threads
-        self.plan: Plan = make_plan(graph, machine.detect(), threads)
+        self.plan: Plan = make_plan(graph, target or machine.detect(), threads)
         self.quick: native.Call = native.never
-        """Runs one array of the shape met last; None says that it did not, and `run` has to."""
-        self._entries: dict[tuple[int, ...], native.Call] = {}
+        """Runs inputs of the sizes met last; None says that it did not, and `run` has to."""
+        self._entries: dict[int, _Entry] = {}  # by batch rows
         self._bodies: dict[int, Executor] = {}
         self.last_use = _last_uses(graph, self.plan)
         self._reads = outer_values(Node("", (), (), {"body": graph})) if is_body else []
         self.reads = Counter(spec.name for spec in graph.outputs)  # of each value
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
-        self._tapes = None if all(isinstance(part, Segment) for part in self.plan.parts) else _tapes(self, not is_body)
+        self.tapes = None if all(isinstance(part, Segment) for part in self.plan.parts) else _tapes(self, not is_body)
         if not is_body:
             ahead(self._first_kernels(), self.plan.target)
 
@@ -55,39 +61,78 @@ class Executor:
         for part in self.plan.parts:
             if isinstance(part, Segment):
                 yield from (Kernel(*one) for one in part.program.kernels(1))
-                yield Kernel("nested.nested" if self._tapes else "entry.call")
+                yield Kernel("nested.nested" if self.tapes else "entry.call")
 
-    def _enter(self, array: Any) -> Array | None:
-        """Run a shape that was run before through its entry, and make that the one to try first."""
-        if type(array) is not np.ndarray or array.shape not in self._entries:
+    def __repr__(self) -> str:
+        return f"<Executor of {self.plan!r}, {self.threads} thread(s) at most>"
+
+    def enter(self, given: Any, out: Any = None) -> Any:
+        """Run inputs of sizes that were met before by their entry, and make that the one to try first.
+
+        Parameters
+        ----------
+        given : dict, tuple, or an only array
+        out : alike, or None
+            The arrays to write to.
+
+        Returns
+        -------
+        The outputs in the form that the inputs have, or None if `run` has to do it.
+        """
+        arrays = self._in_order(given)
+        if arrays is None:
             return None
-        self.quick = self._entries[array.shape]
-        return cast("Array | None", self.quick(array))
+        if self.tapes is not None:
+            call = self.tapes.entry(arrays)
+        else:
+            segment = self.plan.parts[0] if len(self.plan.parts) == 1 else None
+            batch = _batch(segment, self.graph, arrays) if isinstance(segment, Segment) else -1
+            call = self._entries[batch].call if batch in self._entries else native.never
+        if call is native.never or call is self.quick:
+            return None
+        self.quick = call
+        return call(given) if out is None else call(given, out)
 
-    def _remember(self, array: Any) -> None:
-        """Keep an entry for arrays of this shape, if the plan is one plain segment and the memory it holds small."""
-        if CHECKING:  # an entry takes the caller's arrays as they lie in memory
-            return
+    def _in_order(self, given: Any) -> list[Any] | None:
+        """Return the inputs in the graph's order, None if they are not all there."""
+        specs = self.graph.inputs
+        if type(given) is dict:
+            return [given.get(spec.name) for spec in specs] if len(given) == len(specs) else None
+        arrays = list(given) if type(given) is tuple else [given]
+        return arrays if len(arrays) == len(specs) else None
+
+    def _remember(self, inputs: Mapping[str, Any]) -> None:
+        """Make an entry for inputs of so many batch rows, if the plan is one segment."""
         segment = self.plan.parts[0] if len(self.plan.parts) == 1 else None
-        if not isinstance(segment, Segment) or not segment.is_plain or not 0 < array.size <= SMALL:
+        if CHECKING or not isinstance(segment, Segment) or segment.flat:  # an entry takes arrays as they lie in memory
             return
-        if segment.outputs.keys() != {spec.name for spec in self.graph.outputs}:
+        steps, batch = segment.sizes({name: np.asarray(inputs[name]) for name in segment.inputs})
+        known = self._entries.get(batch)
+        if (known is not None and steps <= known.room) or not steps or not batch or len(self._entries) >= MOST_ENTRIES:
             return
-        (_, axes, features) = next(iter(segment.inputs.values()))
-        if not features or array.shape in self._entries or len(self._entries) >= MOST_ENTRIES:
+        programs = segment.programs(batch)
+        if not programs:  # it ran by one that other batches share
             return
-        program = segment.bound_for_sequences(array.shape[axes.index("B")])
-        self.quick = self._entries[array.shape] = segment.entry(program, array.shape[axes.index("T")])
+        program = programs[0]
+        graph = self.graph
+        wiring = sequence_wiring(segment, program, graph.inputs, graph.outputs, graph.constants, 2 * steps)
+        if wiring is None:
+            self._entries[batch] = _Entry(native.never, steps)
+        else:
+            self._entries[batch] = _Entry(native.entry(program, wiring), wiring.room)
+        self.quick = self._entries[batch].call
 
     def run(self, inputs: Mapping[str, Any], outer: Mapping[str, Any] | None = None) -> list[Any]:
         """Return the graph's outputs for the given values of its inputs (and of names from around it)."""
-        if len(inputs) == 1 and not outer:
-            known = self._enter(next(iter(inputs.values())))
+        if not outer:
+            known = self.quick(inputs)
+            if known is None:
+                known = self.enter(inputs)
             if known is not None:
-                return [known]
-        if self._tapes is not None:
+                return list(known.values())
+        if self.tapes is not None:
             around = {} if outer is None else {name: outer[name] for name in self._reads if name in outer}
-            results = self._tapes.run({**around, **inputs})
+            results = self.tapes.run({**around, **inputs})
             if results is not None:
                 return results
         values: dict[str, Any] = dict(outer or {})
@@ -104,8 +149,8 @@ class Executor:
                 values.update((name, v) for name, v in zip(part.outputs, made, strict=False) if name)
             for name in self.last_use.get(number, ()):
                 values.pop(name, None)
-        if len(inputs) == 1 and not outer:
-            self._remember(next(iter(inputs.values())))
+        if not outer:
+            self._remember(inputs)
         return [values[spec.name] for spec in self.graph.outputs]
 
     def body(self, body: Graph) -> Executor:
@@ -115,7 +160,7 @@ class Executor:
             reads = outer_values(Node("", (), (), {"body": body}))
             around = {name: self.graph.constants[name] for name in reads if name in self.graph.constants}
             known = body.replace(constants={**around, **body.constants})
-            executor = self._bodies[id(body)] = Executor(known, self.threads, is_body=True)
+            executor = self._bodies[id(body)] = Executor(known, self.threads, True, self.plan.target)
         return executor
 
     def repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:
@@ -133,6 +178,15 @@ class Executor:
             raise InputError(f"{error} These weights are given or computed at run time; make them fit.") from error
         (part,) = make_plan(Graph((), outputs, (layer,), weights), self.plan.target, self.threads).parts
         return part.run(values)  # type: ignore[union-attr]  # a layer of constant weights is a segment
+
+
+def _batch(segment: Segment, graph: Graph, arrays: Sequence[Any]) -> int:
+    """Return the batch rows that a segment's inputs have, -1 if they are not arrays of the rank it takes."""
+    for spec, array in zip(graph.inputs, arrays, strict=True):
+        if spec.name in segment.inputs:
+            _, axes, _ = segment.inputs[spec.name]
+            return array.shape[axes.index("B")] if isinstance(array, np.ndarray) and array.ndim == len(axes) else -1
+    return -1
 
 
 def _tapes(executor: Executor, steers: bool) -> Tapes | None:

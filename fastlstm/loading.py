@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from fastlstm.errors import InputError
+from fastlstm.errors import AssumptionWarning, InputError
+from fastlstm.graph import Graph
 from fastlstm.model import Model
 
-__all__ = ["load"]
+__all__ = ["load", "model_of"]
 
 Precision = str | Mapping[str, str]
 
@@ -34,6 +36,11 @@ def load(
     ------
     FileFormatError, UnsupportedError, DependencyError, InputError
         One sentence each; OSError if the file cannot be read.
+
+    Warns
+    -----
+    AssumptionWarning
+        What the file leaves open and was assumed. A ``.fastlstm`` file was warned of when it was made.
     """
     if os.fspath(path).endswith(".fastlstm"):
         from fastlstm import fileformat
@@ -41,9 +48,18 @@ def load(
         if options:
             raise InputError(f"A .fastlstm file takes no option {', '.join(options)}.")
         graph = fileformat.read(path).graph
-        model = Model(graph, threads, precision)
+        model = model_of(graph, threads, precision, graph.notes)
         fileformat.release(graph.constants.values())  # what runs are packed copies
         return model
     from fastlstm.converters import load_graph
 
-    return Model(load_graph(path, **options), threads, precision)
+    return model_of(load_graph(path, **options), threads, precision)
+
+
+def model_of(graph: Graph, threads: int | None, precision: Precision, known: tuple[str, ...] = ()) -> Model:
+    """Return the model of a graph; warn whoever called the function that calls this of its notes, but `known` ones."""
+    model = Model(graph, threads, precision)
+    for note in model.notes:
+        if note not in known:
+            warnings.warn(note, AssumptionWarning, stacklevel=3)
+    return model

@@ -16,7 +16,7 @@ from pathlib import Path
 from fastlstm.errors import InputError
 from fastlstm.target import LEVELS, Target
 
-__all__ = ["cores", "detect", "level_of", "supposing"]
+__all__ = ["cores", "detect", "lacks", "level_of", "supposing"]
 
 NEEDS = {
     "x86-64-v2": {"ssse3", "sse4_1", "sse4_2", "popcnt"},
@@ -112,6 +112,11 @@ def level_of(flags: frozenset[str]) -> Target:
             "This processor has neither SSE4.2 (x86-64-v2) nor Advanced SIMD (AArch64); fastlstm needs one of the two."
         )
     return max(found, key=lambda level: (level.lanes, bool(level.byte_products)))
+
+
+def lacks(level: str) -> set[str]:
+    """Return what this machine's processor lacks of a level, by the names of ``/proc/cpuinfo``."""
+    return _missing(level, _flags())
 
 
 def _missing(name: str, flags: frozenset[str]) -> set[str]:

@@ -6,13 +6,14 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
 
 from fastlstm import passes
 from fastlstm.errors import InputError
 from fastlstm.executor import Executor
+from fastlstm.foreign import as_arrays, as_given, tensors_among
 from fastlstm.graph import Graph, TensorSpec
+from fastlstm.inputs import check_inputs, check_names, fill
 from fastlstm.machine import cores
 from fastlstm.plan import Plan
 from fastlstm.quantise import quantise
@@ -71,11 +72,16 @@ class Model:
         return self.graph.outputs
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was assumed where the file leaves something open, and what else is worth knowing; a sentence each."""
+        return self.graph.notes
+
+    @property
     def plan(self) -> Plan:
         """What runs, in which order, by which kernel; it prints as a table."""
         return self._executor.plan
 
-    def run(self, inputs: Mapping[str, Any]) -> dict[str, Array]:
+    def run(self, inputs: Mapping[str, Any], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run the model on whole sequences.
 
         Parameters
@@ -83,6 +89,8 @@ class Model:
         inputs : mapping of str to array
             One array an input, in the model's own layout. Other float and integer dtypes are converted where
             the input is float32; an integer input takes integers only.
+        out : mapping of str to array, optional
+            Arrays of the outputs' shapes and dtypes, written and returned instead of new ones.
 
         Returns
         -------
@@ -93,22 +101,62 @@ class Model:
         InputError
             If a name, rank, size or dtype does not fit.
         """
+        executor = self._executor
+        known = executor.quick(inputs, out)
+        if known is None:
+            known = executor.enter(inputs, out)
+        return self._run(inputs, out) if known is None else known
+
+    def _run(self, inputs: Mapping[str, Any], out: Mapping[str, Array] | None) -> dict[str, Array]:
+        """Run inputs that no entry knows."""
+        if inputs is None and isinstance(out, Mapping):
+            raise InputError("run takes the inputs alone, model.run({...}), and gives all outputs, in a dict by name.")
+        if tensors_among(inputs):
+            results: dict[str, Array] = as_given(self.run(as_arrays(inputs, "The input"), as_arrays(out, "out")))
+            return results if out is None else out  # type: ignore[return-value]
         values = check_inputs(self.graph.inputs, inputs)
         results = self._executor.run(values)
-        return {spec.name: result for spec, result in zip(self.graph.outputs, results, strict=True)}
+        made = {spec.name: result for spec, result in zip(self.graph.outputs, results, strict=True)}
+        return made if out is None else fill(out, made)
 
-    def __call__(self, *arrays: Any) -> Any:
-        """Run with the inputs in order; one output comes as the array, several as a tuple."""
-        if len(arrays) == 1:
-            known = self._executor.quick(arrays[0])
-            if known is not None:
-                return known
+    def __call__(self, *arrays: Any, out: Any = None, **named: Any) -> Any:
+        """Run with the inputs in order or by keyword; one output comes as the array, several as a tuple.
+
+        `out` (an array, a tuple of them) is written and returned instead of new arrays.
+        """
+        if named:
+            arrays = self._placed(arrays, named)
+        given = arrays[0] if len(arrays) == 1 else arrays
+        known = self._executor.quick(given, out)
+        if known is None:
+            known = self._executor.enter(given, out)
+        if known is not None:
+            return known
         if len(arrays) != len(self.graph.inputs):
             names = ", ".join(spec.name for spec in self.graph.inputs)
             raise InputError(f"The model takes {len(self.graph.inputs)} input(s) ({names}); got {len(arrays)}.")
+        if tensors_among(arrays):
+            results = as_given(self(*as_arrays(arrays, "The input"), out=as_arrays(out, "out")))
+            return results if out is None else out
         named = {spec.name: array for spec, array in zip(self.graph.inputs, arrays, strict=True)}
-        results = tuple(self.run(named).values())
-        return results[0] if len(results) == 1 else results
+        if out is None:
+            results = tuple(self._run(named, None).values())
+            return results[0] if len(results) == 1 else results
+        shown = [spec.name for spec in self.graph.outputs]
+        targets = (out,) if len(shown) == 1 else out
+        if not isinstance(targets, tuple) or len(targets) != len(shown):
+            raise InputError(f"out should be a tuple of arrays for {', '.join(shown)}; got {type(out).__name__}.")
+        self._run(named, dict(zip(shown, targets, strict=True)))
+        return out
+
+    def _placed(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the inputs in order, some of them given by keyword."""
+        names = [spec.name for spec in self.graph.inputs]
+        given = {**dict(zip(names, arrays, strict=False)), **named}
+        if len(given) < len(arrays) + len(named) or len(arrays) > len(names):
+            raise InputError(f"An input was given twice; the model takes {', '.join(names)}.")
+        check_names(self.graph.inputs, given)
+        return tuple(given[name] for name in names)
 
     def stream(self, batch: int = 1, state: Mapping[str, str] | None = None) -> Stream:
         """Return a new `Stream` of `batch` rows; `state` pairs state inputs with outputs by hand."""
@@ -149,72 +197,11 @@ class Model:
     def __repr__(self) -> str:
         inputs = ", ".join(map(str, self.inputs))
         outputs = ", ".join(map(str, self.outputs))
-        return f"<fastlstm.Model {self.graph.name or ''} ({inputs}) -> ({outputs})>"
+        name = f" {self.graph.name}" if self.graph.name else ""
+        return f"<fastlstm.Model{name} ({inputs}) -> ({outputs})>"
 
 
 def _workers(threads: int | None) -> int:
     """Return how many threads a call may use: on one processor they would only take turns (1.45 times the time)."""
     processors = cores()
     return processors if threads is None or processors == 1 else threads
-
-
-def check_inputs(specs: tuple[TensorSpec, ...], inputs: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the inputs as arrays of the declared dtypes, ranks and sizes; InputError says what does not fit."""
-    names = [spec.name for spec in specs]
-    if not isinstance(inputs, Mapping):
-        raise InputError(
-            f"run takes the inputs by name, a dict of {', '.join(names)}; got {type(inputs).__name__}. "
-            "A call of the model itself takes arrays in order."
-        )
-    unknown = [name for name in inputs if name not in names]
-    missing = [name for name in names if name not in inputs]
-    if unknown or missing:
-        raise InputError(
-            f"Expected the inputs {', '.join(names)}; "
-            + "; ".join(
-                [f"there is no input '{name}'" for name in unknown] + [f"'{name}' is missing" for name in missing]
-            )
-            + "."
-        )
-    sizes: dict[str, tuple[int, str]] = {}
-    return {
-        spec.name: _sequence(spec, inputs[spec.name])
-        if spec.dtype == "sequence"
-        else _checked(spec, inputs[spec.name], sizes)
-        for spec in specs
-    }
-
-
-def _sequence(spec: TensorSpec, value: Any) -> Any:
-    """Return a sequence of tensors as a list of arrays."""
-    if not isinstance(value, list | tuple):
-        raise InputError(f"Input {spec}: expected a list of arrays; got {type(value).__name__}.")
-    return [np.asarray(item) for item in value]
-
-
-def _checked(spec: TensorSpec, value: Any, sizes: dict[str, tuple[int, str]]) -> Array:
-    try:
-        array = np.asarray(value)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"Input {spec} cannot be read as an array: {error}.") from error
-    wanted = np.dtype(spec.dtype) if spec.dtype else array.dtype
-    if array.dtype != wanted:
-        allowed = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}.get(wanted.kind, "")
-        if array.dtype.kind not in allowed:
-            raise InputError(f"Input {spec}: expected {wanted}; got {array.dtype}. Convert it first.")
-        array = array.astype(wanted)
-    if "..." in spec.shape:
-        return array
-    if array.ndim != len(spec.shape):
-        raise InputError(f"Input {spec}: expected {len(spec.shape)} dimensions; got {list(array.shape)}.")
-    for dim, size in zip(spec.shape, array.shape, strict=True):
-        if isinstance(dim, int):
-            if dim != size:
-                raise InputError(f"Input {spec}: expected {dim} where {list(array.shape)} has {size}.")
-        elif dim:
-            known = sizes.setdefault(dim, (size, spec.name))
-            if known[0] != size:
-                raise InputError(
-                    f"Input {spec}: '{dim}' is {size} here and {known[0]} in '{known[1]}'; it has to be one number."
-                )
-    return array

@@ -66,6 +66,15 @@ class Plan:
             row["share"] = round(row.get("macs", 0) / total, 4)
         return rows
 
+    def __repr__(self) -> str:
+        rows = self.as_data()
+        macs, nbytes = (sum(row.get(key, 0) for row in rows) for key in ("macs", "bytes"))
+        native = sum(isinstance(part, Segment) for part in self.parts)
+        return (
+            f"<Plan for {self.target.name}: {len(rows)} steps in {len(self.parts)} parts, {native} of them segments; "
+            f"{macs:,} multiply-adds a time step, {nbytes:,} bytes of weights; print it for the table>"
+        )
+
     def __str__(self) -> str:
         lines = [f"plan for {self.target.isa}, {self.target.lanes} lanes"]
         lines += [

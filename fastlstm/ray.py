@@ -34,7 +34,8 @@ def score(
     columns : mapping of str to str or sequence of str, optional
         The column of each input, as for `fastlstm.score`.
     workers : int or (int, int)
-        Actors, or the least and the most of them.
+        Actors, or the least and the most of them. Each keeps a processor for each thread of the model to itself: leave
+        one for what comes before, reading files for instance.
     batch_rows : int
         Rows that Ray hands over at once; within them the model runs rows of one length together.
     **options

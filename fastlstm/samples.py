@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
 
-__all__ = ["open_dimensions", "sample_inputs", "time_steps"]
+__all__ = ["open_dimensions", "sample_array", "sample_inputs", "time_steps"]
 
 Array = npt.NDArray[Any]
 
@@ -80,6 +80,11 @@ def sample_inputs(
             raise InputError(f"A sample of the input '{name}' would have the shape {list(shape)}: too large.")
     rng = np.random.default_rng(seed)
     return {spec.name: _values(graph, spec, shapes, rng) for spec in graph.inputs}
+
+
+def sample_array(graph: Graph, spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Return a random value for one input, of a shape of one's own; see `sample_inputs`."""
+    return _values(graph, spec, {spec.name: shape}, rng)
 
 
 def _batch_axis(spec: TensorSpec) -> int | None:

@@ -47,6 +47,11 @@ class Team:
         self._words = self._memory[(self.job - start) // 8 :]
         self._threads: list[threading.Thread] = []
 
+    @property
+    def alive(self) -> int:
+        """Address of the word that is 1 while there are workers."""
+        return self.job + 8 * layout.JOB_ALIVE
+
     def start(self) -> None:
         """Start the threads if they do not run."""
         if self._words[layout.JOB_ALIVE]:

@@ -31,10 +31,10 @@ BITS = {16: (np.int16, np.int16), 8: (np.int16, np.int8)}  # types of input and 
 EPSILONS = (1e-5, 1e-3, 1e-6)  # of normalisations: PyTorch's, Keras's, and that of transformers
 
 PLAIN = (
-    "drive.drive", "entry.call", "gather.check", "movement.embed", "movement.last", "movement.move", "nested.nested",
-    "rounds.advance", "rounds.repeat", "rounds.verify", "shares.following", "split.split", "team.dismiss",
-    "team.follow", "team.lead", "whole.argmax", "whole.elementwise", "whole.gather", "whole.mask_codes", "whole.where",
-    "arrays.logarithm",
+    "drive.drive", "entry.call", "gather.call", "gather.check", "movement.embed", "movement.last", "movement.move",
+    "nested.nested", "rounds.advance", "rounds.repeat", "rounds.verify", "shares.following", "split.split",
+    "team.dismiss", "team.follow", "team.lead", "whole.argmax", "whole.elementwise", "whole.gather", "whole.mask_codes",
+    "whole.where", "arrays.logarithm",
 )  # fmt: skip
 """Kernels without constants: running programs, teams, whole numbers."""
 

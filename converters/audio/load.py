@@ -3,7 +3,8 @@
 Each is a stack of recurrent layers and a dense head that runs sample by sample: the graph's input is
 [batch, time, features], its output [batch, time, channels], every step.
 
-Formats: RTNeural ``RTNeural/model_loader.h`` (weights in Keras order and layout), AIDA-X (the same with
+Formats: RTNeural ``RTNeural/model_loader.h`` (weights in Keras order and layout) and ``RTNeural/torch_helpers.h``
+(a PyTorch state dict in JSON), AIDA-X (the same with
 ``in_skip``, gains in dB and recorded samples), Automated-GuitarAmpModelling ``CoreAudioML/networks.py``
 (PyTorch layout), NeuralAmpModelerCore ``NAM/lstm.cpp`` (one flat list of weights).
 """
@@ -21,7 +22,8 @@ from fastlstm.converters.audio.json_file import Fields, numbers, read_json
 from fastlstm.converters.audio.rtneural import add_layer
 from fastlstm.converters.common.builder import Direction, GraphBuilder
 from fastlstm.converters.common.modules import group
-from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.converters.torch.state_dict import from_state_dict
+from fastlstm.errors import FileFormatError, InputError, UnsupportedError
 from fastlstm.graph import Graph
 
 __all__ = ["Sample", "load", "load_with_samples"]
@@ -37,8 +39,20 @@ _ABOUT = frozenset({"metadata", "samplerate", "sample_rate", "version", "name", 
 """Fields beside a model that say nothing about how it computes."""
 
 
-def load(path: str | Path) -> Graph:
+def load(
+    path: str | Path,
+    layers: str | None = None,
+    batch_first: bool | None = None,
+    prefix: str = "",
+    lengths: bool = False,
+) -> Graph:
     """Read an audio model from a ``.json``, ``.aidax`` or ``.nam`` file.
+
+    Parameters
+    ----------
+    path : str or path
+    layers, batch_first, prefix, lengths
+        Those of `fastlstm.converters.torch.state_dict.from_state_dict`, for JSON that holds a state dict.
 
     Raises
     ------
@@ -47,6 +61,13 @@ def load(path: str | Path) -> Graph:
     UnsupportedError
         If it holds a layer, an architecture or a field that is not understood.
     """
+    fields = read_json(Path(path))
+    if any(key.endswith(".weight_hh_l0") for key in fields.keys):
+        arrays = {key: fields.array(key) for key in fields.keys}
+        return from_state_dict(arrays, layers, batch_first, prefix, lengths, Path(path).stem)
+    settings = {"layers": layers, "batch_first": batch_first, "prefix": prefix, "lengths": lengths}
+    for name in (name for name, value in settings.items() if value):
+        raise InputError(f"{name} is for state dicts; '{path}' holds a model that says it itself.")
     return load_with_samples(path)[0]
 
 
@@ -68,7 +89,8 @@ def load_with_samples(path: str | Path) -> tuple[Graph, list[Sample]]:
             return builder.graph(), _samples(fields, features, channels)
     raise UnsupportedError(
         f"'{path}' is JSON, but no audio model that is known: expected a field 'layers' (RTNeural, AIDA-X), "
-        f"'model_data' (GuitarML) or 'architecture' (Neural Amp Modeler); found {', '.join(fields.keys) or 'none'}."
+        f"'model_data' (GuitarML) or 'architecture' (Neural Amp Modeler), or the tensors of a state dict; "
+        f"found {', '.join(fields.keys) or 'none'}."
     )
 
 

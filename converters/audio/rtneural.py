@@ -90,8 +90,14 @@ def _recurrent(builder: GraphBuilder, value: str, size: int, layer: Fields, name
 
 def _dense(builder: GraphBuilder, value: str, size: int, layer: Fields, name: str) -> tuple[str, int]:
     out = layer.size("shape")
-    kernel, bias = _weights(layer, (size, out), (out,))
-    return _activation(builder, builder.dense(value, kernel.T, bias, name), out, layer, name)
+    kernel, *bias = _weights(layer, (size, out), *_bias_shape(layer, out))
+    value = builder.dense(value, kernel.T, bias[0] if bias else None, name)
+    return _activation(builder, value, out, layer, name)
+
+
+def _bias_shape(layer: Fields, size: int) -> list[tuple[int]]:
+    """Return the shape of a layer's bias, nothing for a layer that Keras made with ``use_bias=False``."""
+    return [] if len(layer.list("weights")) == 1 else [(size,)]
 
 
 def _conv1d(builder: GraphBuilder, value: str, size: int, layer: Fields, name: str) -> tuple[str, int]:
@@ -102,13 +108,13 @@ def _conv1d(builder: GraphBuilder, value: str, size: int, layer: Fields, name: s
         raise FileFormatError(f"{layer.where}: {size} and {out} channels do not fall into {groups} groups.")
     if layer.size("strides", 1) != 1:
         raise UnsupportedError(f"{layer.where}: strides of {layer.size('strides')} are not supported; supported: 1.")
-    kernel, bias = _weights(layer, (length, size // groups, out), (out,))
+    kernel, *bias = _weights(layer, (length, size // groups, out), *_bias_shape(layer, out))
     turned = builder.node("Transpose", value, name=f"{name}.channels_first", perm=[0, 2, 1])
     y = builder.node(
         "Conv",
         turned,
         builder.constant(f"{name}.weight", kernel.transpose(2, 1, 0)),
-        builder.constant(f"{name}.bias", bias),
+        *[builder.constant(f"{name}.bias", array) for array in bias],
         name=f"{name}.conv",
         dilations=[dilation],
         group=groups,

@@ -44,11 +44,6 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(source)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            if _begins_as_pickle(source):
-                raise FileFormatError(
-                    f"'{path}' is a bare pickle, as PyTorch before 1.6 wrote, and no zip archive; those are not read. "
-                    "Load it in PyTorch and write it again with torch.save, or to .safetensors."
-                ) from None
             raise FileFormatError(f"'{path}' is not a readable zip archive: {error}.") from None
         infos = self._zip.infolist()
         if len(infos) > _MEMBERS:
@@ -110,9 +105,3 @@ class Archive:
             return self._members[name]
         except KeyError:
             raise FileFormatError(f"'{self.path}' lacks the member '{name}'.") from None
-
-
-def _begins_as_pickle(source: Path | io.BytesIO) -> bool:
-    content = source.open("rb") if isinstance(source, Path) else io.BytesIO(source.getvalue()[:2])
-    with content as file:
-        return file.read(2) == b"\x80\x02"

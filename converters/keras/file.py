@@ -162,9 +162,10 @@ class _Weights:
         groups: dict[str, list[Array]] = {}
         names: dict[str, str] = {}
         for dataset in self.root.datasets():
-            folder = dataset.path.rpartition("/")[0]
+            stored = dataset.path.rpartition("/")[0]
+            folder = stored.replace("\\", "/")  # Keras 2 on Windows joins with its own separator
             holder = folder.rpartition("/")[0] if folder != "vars" else ""
-            if dataset.path.split("/")[0] in _TRAINING_GROUPS or holder.endswith("seed_generator"):
+            if folder.split("/")[0] in _TRAINING_GROUPS or holder.endswith("seed_generator"):
                 continue
             if folder.rpartition("/")[2] != "vars":
                 raise FileFormatError(
@@ -173,7 +174,7 @@ class _Weights:
             holder = holder.replace("_layer_checkpoint_dependencies/", "layers/")  # Keras 2.12
             if holder in groups:
                 continue
-            group = self.group(self.root, folder)
+            group = self.group(self.root, stored)
             groups[holder] = [self.array(group, str(i)) for i in range(len(group.children))]
             name = self.attribute(group, "name")
             if name is not None:

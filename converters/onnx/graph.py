@@ -22,7 +22,7 @@ from fastlstm.converters.onnx.recurrent import ATTRIBUTES as RECURRENT
 from fastlstm.converters.onnx.recurrent import recurrent
 from fastlstm.converters.onnx.scope import OnnxNode, Scope
 from fastlstm.converters.onnx.tensors import BFLOAT16, UNKNOWN_RANK, TensorReader, element_type, tensor_spec
-from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.errors import FileFormatError, UnsupportedError, nearest
 from fastlstm.graph import Graph, TensorSpec
 from fastlstm.ops import onnx_reference
 
@@ -221,9 +221,10 @@ class Importer:
             except self.schemas.SchemaError:  # there is no such operator at this opset
                 schema = None
         if schema is None:
-            supported = ", ".join(sorted({*OPERATORS, *FORMS, *RECURRENT, *onnx_reference.OPERATORS}))
+            alike = nearest(proto.op_type, {*OPERATORS, *FORMS, *RECURRENT, *onnx_reference.OPERATORS})
             raise UnsupportedError(
-                f"{label}: the operator is not supported at opset {opset}; supported operators: {supported}."
+                f"{label}: the operator is not supported at opset {opset}; {alike}. The table in converters/README.md "
+                "names all."
             )
         for name, (kind, _) in attrs.items():
             if name not in schema.attributes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fastlstm.converters.torch.aten.graph import AtenGraph
 from fastlstm.converters.torch.aten.schemas import SYNONYMS
 from fastlstm.converters.torch.free_axes import with_free_axes
 from fastlstm.converters.torch.kept_state import check_module, restored
-from fastlstm.converters.torch.program import Program, read_program
+from fastlstm.converters.torch.program import Call, Program, read_program
 from fastlstm.converters.torch.quantised import Unpacked
 from fastlstm.converters.torch.state_dict import from_state_dict
 from fastlstm.errors import DependencyError, InputError
@@ -28,27 +29,34 @@ from fastlstm.graph import Graph
 
 __all__ = ["from_torch", "load", "program_graph", "supported"]
 
-_OWN = {
+_HANDLERS = {
     **control.HANDLERS,
     **elementwise.HANDLERS,
     **layers.HANDLERS,
     **movement.HANDLERS,
     **recurrent.HANDLERS,
 }
-_HANDLERS = {
-    **_OWN,
-    **{
-        f"aten.{second}.{target.split('.')[2]}": handler
-        for second, first in SYNONYMS.items()
-        for target, handler in _OWN.items()
-        if target.startswith(f"aten.{first}.")
-    },
+_OTHER_OVERLOADS = {
+    "aten.norm.ScalarOpt_dim": "aten.linalg_vector_norm.default",
+    "aten.swapaxes.default": "aten.transpose.int",
+    "aten.swapdims.default": "aten.transpose.int",
+}
+_FIRST_NAMES = {
+    f"aten.{second}.{target.split('.')[2]}": target
+    for second, first in SYNONYMS.items()
+    for target in _HANDLERS
+    if target.startswith(f"aten.{first}.")
+} | _OTHER_OVERLOADS
+"""Second names of operations, with their overloads, to those that have a handler."""
+_FIRST_ARGUMENTS = {
+    "aten.transpose.int": {"axis0": "dim0", "axis1": "dim1"},
+    "aten.linalg_vector_norm.default": {"p": "ord"},
 }
 
 
 def supported() -> list[str]:
     """Return the names of the aten operations that are read."""
-    return sorted(name for name in _HANDLERS if name.startswith(("aten.", "_operator.")))
+    return sorted(name for name in [*_HANDLERS, *_FIRST_NAMES] if name.startswith(("aten.", "_operator.")))
 
 
 def load(path: str | Path) -> Graph:
@@ -124,7 +132,17 @@ def program_graph(program: Program, name: str) -> Graph:
     UnsupportedError
         If an operation is not supported.
     """
+    program = replace(program, calls=tuple(_first_named(call) for call in program.calls))
     return AtenGraph(with_free_axes(program), name, _HANDLERS).build()
+
+
+def _first_named(call: Call) -> Call:
+    """Return a call by the operation's first name, so that handlers and shape rules know one name each."""
+    target = _FIRST_NAMES.get(call.target)
+    if target is None:
+        return call
+    arguments = _FIRST_ARGUMENTS.get(target, {})
+    return Call(target, {arguments.get(name, name): value for name, value in call.arguments.items()}, call.outputs)
 
 
 def _read(torch: Any, program: Any) -> Program:

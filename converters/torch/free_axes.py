@@ -69,7 +69,7 @@ class _Opening:
         return replace(self.program, calls=tuple(calls), metas=metas, notes=(*self.program.notes, self._note()))
 
     def _meta(self, name: str) -> TensorMeta:
-        return self.program.metas[name]
+        return self.program.meta(name)
 
     def _value(self, dimension: int | str) -> int:
         value = self.program.hints.get(dimension) if isinstance(dimension, str) else dimension

@@ -23,11 +23,11 @@ import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError, UnsupportedError
 
-__all__ = ["Foreign", "StoredTensor", "parse", "storage_array", "widen_bfloat16"]
+__all__ = ["MOST_OPCODES", "Foreign", "StoredTensor", "parse", "storage_array", "widen_bfloat16"]
 
 Array = npt.NDArray[Any]
 
-_OPCODES = 4_000_000
+MOST_OPCODES = 4_000_000
 _DTYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -158,8 +158,8 @@ class _Machine:
 
     def run(self, data: bytes) -> Any:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if count > _OPCODES:
-                raise FileFormatError(f"'{self.where}' holds a pickle of more than {_OPCODES} operations.")
+            if count > MOST_OPCODES:
+                raise FileFormatError(f"'{self.where}' holds a pickle of more than {MOST_OPCODES} operations.")
             name = opcode.name
             if name == "STOP":
                 (result,) = self.stack
@@ -237,7 +237,9 @@ class _Machine:
             )
 
     def persistent(self) -> None:
-        kind, cls, key, _location, numel = self.stack.pop()
+        kind, cls, key, _location, numel, *view = self.stack.pop()
+        if view not in ([], [None]):  # PyTorch before 0.4 shared storages so
+            raise UnsupportedError(f"'{self.where}' stores a part of another storage; save it with a newer PyTorch.")
         if kind != "storage" or not isinstance(cls, _Global) or not isinstance(key, str):
             raise ValueError("an unknown kind of stored object")
         dtype = _DTYPES.get(cls.name.removeprefix("torch."))

@@ -100,6 +100,13 @@ class Program:
     """What the expressions among the sizes were in the example."""
     notes: tuple[str, ...] = ()
 
+    def meta(self, name: str) -> TensorMeta:
+        """Return dtype and shape of a tensor; FileFormatError if the program does not say them."""
+        meta = self.metas.get(name)
+        if meta is None:
+            raise FileFormatError(f"The program does not say the shape of the tensor '{name}'.")
+        return meta
+
 
 def read_program(archive: Archive) -> Program:
     """Return the program that the archive holds.

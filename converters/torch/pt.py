@@ -7,6 +7,7 @@ from pathlib import Path
 from fastlstm.converters.common.archive import Archive
 from fastlstm.converters.torch import state_dict
 from fastlstm.converters.torch.export import program_graph
+from fastlstm.converters.torch.legacy import open_archive
 from fastlstm.converters.torch.torchscript import is_torchscript, read_torchscript
 from fastlstm.errors import InputError
 from fastlstm.graph import Graph
@@ -41,8 +42,8 @@ def load(
         If it holds something that is not supported; the message names it.
     """
     path = Path(path)
-    archive = Archive(path)
-    if layers is None and is_torchscript(archive):
+    archive = open_archive(path)
+    if layers is None and isinstance(archive, Archive) and is_torchscript(archive):
         settings = {"batch_first": batch_first, "prefix": prefix or None, "lengths": lengths or None}
         for name in (name for name, value in settings.items() if value is not None):
             raise InputError(f"{name} is for state dicts; '{path}' is a TorchScript archive, whose code says it.")

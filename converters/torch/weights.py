@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
-from fastlstm.converters.common.archive import Archive
+from fastlstm.converters.torch.legacy import TorchArchive, open_archive
 from fastlstm.converters.torch.pickles import Foreign, StoredTensor, parse, widen_bfloat16
 from fastlstm.errors import FileFormatError, UnsupportedError
 
@@ -39,11 +39,11 @@ def read_pt(path: Path, order_known: bool = False) -> dict[str, Array]:
     Raises
     ------
     FileFormatError
-        If the file is damaged, truncated, or not a zip archive.
+        If the file is damaged, truncated, or not one of torch.save.
     UnsupportedError
         If it holds anything but tensors in dicts: the global that it asks for is named.
     """
-    archive = Archive(path)
+    archive = open_archive(path)
     member = f"{archive.root}data.pkl"
     if member not in archive:
         raise FileFormatError(f"'{path}' is a zip archive without data.pkl, so torch.save did not write it.")
@@ -60,7 +60,7 @@ def read_pt(path: Path, order_known: bool = False) -> dict[str, Array]:
     return read_tensors(archive, content)
 
 
-def read_tensors(archive: Archive, tensors: Mapping[str, StoredTensor]) -> dict[str, Array]:
+def read_tensors(archive: TorchArchive, tensors: Mapping[str, StoredTensor]) -> dict[str, Array]:
     """Return tensors of a torch archive, each storage checked against the archive's directory and read once.
 
     Raises

@@ -23,6 +23,7 @@ VERBS = {
     "inspect": "show the layers of a model, and how they will run",
     "verify": "compare two models, or replay a .fastlstm file's golden samples",
     "run": "run a model on arrays from .npy, .npz or .csv files",
+    "export": "make object files, a C header and tests of a model, for any processor",
     "score": "score a data set: Parquet, CSV, .npz, an Arrow stream or recordings in, Parquet out, each row once",
     "bench": "time a model: per call and per step, beside onnxruntime where it is installed",
     "doctor": "describe this machine and installation, for bug reports",

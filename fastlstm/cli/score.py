@@ -16,6 +16,9 @@ from fastlstm.cli.printing import print_json
 from fastlstm.errors import InputError
 from fastlstm.model import Model
 
+TERMINAL_SECONDS, LOG_SECONDS = 1.0, 60.0
+"""How often a run says how far it is."""
+
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -81,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
         options |= _row_options(arguments, columns)
     model = Model(read_model(arguments.model, state_dict_options(arguments)).graph, 1, arguments.precision)
     data = arguments.data[0] if len(arguments.data) == 1 else arguments.data
-    with _Reporter() as reporter:
+    with Reporter() as reporter:
         summary = fastlstm.score(model, data, arguments.out, watch=reporter.watch, **options)
     what = "frames" if arguments.stream else "rows"
     if arguments.json:
@@ -152,8 +155,8 @@ def _bytes(text: str) -> int:
     return size
 
 
-class _Reporter:
-    """Says how far the run is: each second on a terminal, each minute in a log."""
+class Reporter:
+    """Says how far the run is, in one line of a terminal or in lines of a log."""
 
     def __init__(self) -> None:
         self._progress: Any = None
@@ -165,7 +168,7 @@ class _Reporter:
         """Follow a run."""
         self._progress = progress
 
-    def __enter__(self) -> _Reporter:
+    def __enter__(self) -> Reporter:
         self._thread.start()
         return self
 
@@ -175,7 +178,7 @@ class _Reporter:
 
     def _show(self) -> None:
         shown = 0
-        while not self._finished.wait(1.0 if self._terminal else 60.0):
+        while not self._finished.wait(TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
             if self._progress is None:
                 continue
             text = str(self._progress)

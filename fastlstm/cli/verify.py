@@ -1,10 +1,11 @@
-"""``fastlstm verify A [B]``."""
+"""``fastlstm verify A [B]``, and ``fastlstm verify FOLDER`` for an export."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from fastlstm.cli.files import read_inputs, read_model
 from fastlstm.cli.options import add_comparing_options, add_state_dict_options, parse_sizes, state_dict_options
 from fastlstm.cli.printing import print_json
 from fastlstm.errors import InputError
+from fastlstm.export.replay import Replay, replay_export
 from fastlstm.fileformat import StoredModel
 from fastlstm.graph import Graph
 from fastlstm.model import Model
@@ -21,7 +23,10 @@ from fastlstm.verify import Array, Run, Verification, compare_layers, replay, ve
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("model", help="a model file; alone: against its golden samples, or its own framework")
+    parser.add_argument(
+        "model",
+        help="a model file; alone: against its golden samples, or its own framework; or the folder of an export",
+    )
     parser.add_argument("other", nargs="?", help="a second model file, run by fastlstm and compared with the first")
     parser.add_argument("--by-layer", action="store_true", help="name the first layer that differs from float64")
     add_comparing_options(parser)
@@ -30,6 +35,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare and report."""
+    if Path(arguments.model).is_dir():
+        return _replay(arguments)
     first = read_model(arguments.model, state_dict_options(arguments))
     second = read_model(arguments.other) if arguments.other else first
     found = _compare(arguments, first, second)
@@ -50,6 +57,24 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"compared with {what}\n{worst}" + (f"\n{layer}" if layer else ""))
     return 0 if found.holds and layers_hold else 1
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    """Build and run the test program of an export for each of its targets."""
+    if arguments.other or arguments.by_layer or arguments.input or arguments.size:
+        raise InputError(f"'{arguments.model}' is a folder: an export is compared with its own golden samples alone.")
+
+    def report(result: Replay) -> None:
+        if not arguments.json:
+            print(result, flush=True)
+
+    results = replay_export(Path(arguments.model), report=report)
+    holds = any(result.agrees for result in results) and not any(result.agrees is False for result in results)
+    if arguments.json:
+        print_json({"holds": holds, "targets": [result.as_data() for result in results]})
+    elif not any(result.agrees is not None for result in results):
+        print("no target was run, so nothing is shown", file=sys.stderr)
+    return 0 if holds else 1
 
 
 def _compare(arguments: argparse.Namespace, first: StoredModel, second: StoredModel) -> Verification:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.errors import FileFormatError, InputError, UnsupportedError
 from fastlstm.graph import Graph
 
 __all__ = ["FORMATS", "load_graph"]
@@ -29,6 +29,9 @@ FORMATS: Mapping[str, str] = MappingProxyType(
         ".onnx": "onnx.load",
         ".pt": "torch.pt",
         ".pth": "torch.pt",
+        ".ckpt": "torch.pt",
+        ".tar": "torch.pt",
+        ".bin": "torch.pt",
         ".jit": "torch.pt",
         ".torchscript": "torch.pt",
         ".pt2": "torch.export",
@@ -42,6 +45,8 @@ FORMATS: Mapping[str, str] = MappingProxyType(
     }
 )
 """File name endings and the modules that read them."""
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
@@ -58,6 +63,8 @@ def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
     ------
     UnsupportedError
         If no format has this ending.
+    FileFormatError
+        If the file is damaged, or a Git LFS pointer to a model.
     InputError
         If the format does not take one of the options.
     OSError
@@ -79,6 +86,7 @@ def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
         )
     if not Path(path).exists():  # before a package is asked for
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+    _refuse_pointer(path)
     load = importlib.import_module(f"fastlstm.converters.{FORMATS[suffix]}").load
     known = [name for name, p in inspect.signature(load).parameters.items() if p.kind == p.KEYWORD_ONLY]
     known += [name for name in list(inspect.signature(load).parameters)[1:] if name not in known]
@@ -88,3 +96,13 @@ def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
             raise InputError(f"Reading a {suffix} file has no option '{name}'; it {takes}.")
     graph: Graph = load(path, **options)
     return graph
+
+
+def _refuse_pointer(path: str | os.PathLike[str]) -> None:
+    with open(path, "rb") as file:
+        start = file.read(len(_POINTER))
+    if start == _POINTER:
+        raise FileFormatError(
+            f"'{os.fspath(path)}' is a Git LFS pointer, a few lines of text that stand for the model. Run "
+            "'git lfs pull' where it was cloned."
+        )

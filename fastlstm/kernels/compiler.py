@@ -139,7 +139,7 @@ def address(kernel: Kernel, target: Target) -> int:
     """
     if _listed:
         _listed[-1].add(kernel)
-        stands_in = _nothing if kernel.name != "entry.call" else _not_run
+        stands_in = _not_run if kernel.name in ("entry.call", "gather.call") else _nothing
         return ctypes.cast(stands_in, ctypes.c_void_p).value or 0
     key = (kernel, target.code)
     found = _addresses.get(key)

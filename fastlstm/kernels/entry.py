@@ -1,11 +1,11 @@
 """The entry from Python: a C function of the kind ``PyObject *(PyObject *self, PyObject *const *args, n)``.
 
-`fastlstm.native` makes it a built-in whose `self` is an array of words that say what to expect and what to run.
-It holds the interpreter lock but while a long program runs, and it raises nothing: whatever is not as expected
-is answered with None, before anything is written.
+`fastlstm.native` makes it a built-in whose `self` is an array of words that say what to expect and what to run. What is
+not just as expected is answered with None, before anything is written; it raises nothing but MemoryError.
 
-While a program runs, its flag is empty: the entry takes the reference out of the flag's slot and puts it back. It
-holds the interpreter lock at both moments, so no other call comes in between.
+While a call is under way the program's flag is empty: the entry takes the reference out of the flag's slot and puts it
+back. It holds the interpreter lock at both moments, so no other call comes in between, and what it notes in its words
+is its own. The arrays are counted once more meanwhile: with the lock given away, another thread may drop them.
 """
 
 from __future__ import annotations
@@ -14,77 +14,325 @@ from collections.abc import Callable
 from typing import Any
 
 from fastlstm import layout
+from fastlstm.kernels.entry_copies import copies, unstage
+from fastlstm.kernels.entry_rows import mask_codes, point, sort_rows
 from fastlstm.kernels.frame import word
-from fastlstm.kernels.memory import clear
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import call_c, load_i32, load_i64, store_i64
+from fastlstm.simd import call_c, load_i8, load_i32, load_i64, store_i64
 
 __all__ = ["call"]
 
 CONTIGUOUS_ALIGNED, WRITEABLE = 0x101, 0x400  # NumPy's flags
+ALONE, NAMED, ORDERED, UNKNOWN = 0, 1, 2, 3  # how values come: one by itself, a dict, a tuple
+REFUSED, DONE, FAILED = 0, 1, 2
+FIRST, VALUE_WORDS = layout.ENTRY_FIRST, layout.VALUE_WORDS
 
 
 @inlined
-def fits(context, array, expected, flags):
-    """Whether the object is a plain float32 array of the expected shape with these flags."""
-    if load_i64(array + layout.OBJECT_TYPE) != word(context, layout.ENTRY_NDARRAY):
-        return False
-    if load_i64(array + layout.ARRAY_DTYPE) != word(context, layout.ENTRY_DTYPE):
-        return False
-    if load_i32(array + layout.ARRAY_FLAGS) & flags != flags:
-        return False
-    rank = word(context, expected + 3)
-    if load_i32(array + layout.ARRAY_RANK) != rank:
-        return False
-    dims = load_i64(array + layout.ARRAY_DIMS)
-    for i in range(rank):  # noqa: SIM110
-        if load_i64(dims + 8 * i) != word(context, expected + 4 + i):
-            return False
-    return True
+def record(context, number):
+    """Address of the words of an input or output."""
+    return context + 8 * (FIRST + VALUE_WORDS * number)
 
 
 @inlined
-def size_of(context, expected):
-    """Bytes of an array of the expected shape."""
-    size = 4
-    for i in range(word(context, expected + 3)):
-        size *= word(context, expected + 4 + i)
-    return size
-
-
-@inlined
-def apart(context, x, y):
-    """Whether no row of the input is overwritten by another row's output: each is read just before its own is written.
-
-    They share no memory, or all of it, laid out alike.
-    """
-    x_at, y_at = load_i64(x + layout.ARRAY_DATA), load_i64(y + layout.ARRAY_DATA)
-    alike = True
-    for i in range(1, 3):
-        alike = alike and word(context, layout.ENTRY_X + i) == word(context, layout.ENTRY_Y + i)
-    disjoint = x_at + size_of(context, layout.ENTRY_X) <= y_at or y_at + size_of(context, layout.ENTRY_Y) <= x_at
-    return disjoint or (alike and x_at == y_at)
-
-
-@inlined
-def bind(context, expected, array):
-    """Point the slot at the array's memory."""
-    slot = word(context, expected)
-    store_i64(slot + 8 * layout.SLOT_BASE, load_i64(array + layout.ARRAY_DATA))
-    store_i64(slot + 8 * layout.SLOT_TIME, word(context, expected + 1))
-    store_i64(slot + 8 * layout.SLOT_ROW, word(context, expected + 2))
-    store_i64(slot + 8 * layout.SLOT_BLOCK, 0)
-
-
-@inlined
-def new_reference(context, what):
+def count_up(context, what):
     """Return the object, counted once more."""
     call_c(word(context, layout.ENTRY_INCREF), what, 0, 0, 0)
     return what
 
 
+@inlined
+def form_of(context, given, count):
+    """Say how `count` values come."""
+    kind = load_i64(given + layout.OBJECT_TYPE)
+    if kind == word(context, layout.ENTRY_DICT):
+        return NAMED if call_c(word(context, layout.ENTRY_DICT_SIZE), given, 0, 0, 0) == count else UNKNOWN
+    if kind == word(context, layout.ENTRY_TUPLE):
+        return ORDERED if call_c(word(context, layout.ENTRY_TUPLE_SIZE), given, 0, 0, 0) == count else UNKNOWN
+    return ALONE if count == 1 else UNKNOWN
+
+
+@inlined
+def fetch(context, given, form, first, count):
+    """Note the array objects of values, and count them once more; return whether all are there."""
+    for i in range(count):
+        value = record(context, first + i)
+        if form == NAMED:
+            found = call_c(word(context, layout.ENTRY_DICT_GET), given, word(value, layout.VALUE_NAME), 0, 0)
+        elif form == ORDERED:
+            found = call_c(word(context, layout.ENTRY_TUPLE_GET), given, i, 0, 0)
+        else:
+            found = given
+        if found == 0:
+            return False
+        store_i64(value + 8 * layout.VALUE_ARRAY, count_up(context, found))
+    return True
+
+
+@inlined
+def fits(context, value, flags):
+    """Whether the object is a plain array of the expected type and sizes, with these flags of NumPy's."""
+    array = word(value, layout.VALUE_ARRAY)
+    if load_i64(array + layout.OBJECT_TYPE) != word(context, layout.ENTRY_NDARRAY):
+        return False
+    if load_i64(array + layout.ARRAY_DTYPE) != word(value, layout.VALUE_DTYPE):
+        return False
+    if load_i32(array + layout.ARRAY_FLAGS) & flags != flags:
+        return False
+    rank = word(value, layout.VALUE_RANK)
+    if load_i32(array + layout.ARRAY_RANK) != rank:
+        return False
+    dims, strides = load_i64(array + layout.ARRAY_DIMS), load_i64(array + layout.ARRAY_STRIDES)
+    for i in range(rank):
+        size, expected = load_i64(dims + 8 * i), word(value, layout.VALUE_DIMS + i)
+        if expected < 0:
+            if word(context, layout.ENTRY_TIME) == 0:
+                store_i64(context + 8 * layout.ENTRY_TIME, size)
+            expected = max(1, word(context, layout.ENTRY_TIME))  # no time steps are for Python to judge
+        if size != expected:
+            return False
+    if word(value, layout.VALUE_DENSE) != 0 and load_i64(dims + 8 * (rank - 1)) != 1:
+        return load_i64(strides + 8 * (rank - 1)) == word(value, layout.VALUE_ITEM)
+    return True
+
+
+@inlined
+def note_strides(value):
+    """Note the bytes between an array's time steps and between its rows."""
+    strides = load_i64(word(value, layout.VALUE_ARRAY) + layout.ARRAY_STRIDES)
+    time, row = word(value, layout.VALUE_TIME_AXIS), word(value, layout.VALUE_ROW_AXIS)
+    store_i64(value + 8 * layout.VALUE_TIME, load_i64(strides + 8 * time) if time >= 0 else 0)
+    store_i64(value + 8 * layout.VALUE_ROW, load_i64(strides + 8 * row) if row >= 0 else 0)
+
+
+@inlined
+def equal(value):
+    """Whether an input that has to be one value is that."""
+    expected, data = word(value, layout.VALUE_EQUAL), load_i64(word(value, layout.VALUE_ARRAY) + layout.ARRAY_DATA)
+    if expected != 0:
+        for i in range(word(value, layout.VALUE_ROW_BYTES)):
+            if load_i8(expected + i) != load_i8(data + i):
+                return False
+    return True
+
+
+@inlined
+def ids_fit(context, value):
+    """Whether ids lie in their table."""
+    table = word(value, layout.VALUE_TABLE)
+    if table == 0:
+        return True
+    data = load_i64(word(value, layout.VALUE_ARRAY) + layout.ARRAY_DATA)
+    for t in range(word(context, layout.ENTRY_TIME)):
+        for row in range(word(context, layout.ENTRY_ROWS)):
+            at = data + t * word(value, layout.VALUE_TIME) + row * word(value, layout.VALUE_ROW)
+            number = load_i64(at) if word(value, layout.VALUE_ITEM) == 8 else load_i32(at)
+            if number < -table or number >= table:
+                return False
+    return True
+
+
+@inlined
+def accept(context, given):
+    """Take the inputs; return whether they are as expected, and there is room for so many time steps."""
+    count = word(context, layout.ENTRY_INPUTS)
+    form = form_of(context, given, count)
+    if form == UNKNOWN or not fetch(context, given, form, 0, count):
+        return False
+    for i in range(count):
+        value = record(context, i)
+        if not fits(context, value, word(value, layout.VALUE_FLAGS)) or not equal(value):
+            return False
+        note_strides(value)
+    steps = word(context, layout.ENTRY_TIME)
+    if steps == 0 or steps > word(context, layout.ENTRY_ROOM):
+        return False
+    if steps > word(word(context, layout.ENTRY_FRAME), layout.ROOM):
+        return False
+    for i in range(count):
+        if not ids_fit(context, record(context, i)):
+            return False
+    return word(context, layout.ENTRY_LENGTHS) < 0 or sort_rows(
+        context, record(context, word(context, layout.ENTRY_LENGTHS))
+    )
+
+
+@inlined
+def low_end(value):
+    """Address of the array's first byte."""
+    array = word(value, layout.VALUE_ARRAY)
+    dims, strides = load_i64(array + layout.ARRAY_DIMS), load_i64(array + layout.ARRAY_STRIDES)
+    at = load_i64(array + layout.ARRAY_DATA)
+    for i in range(word(value, layout.VALUE_RANK)):
+        at += min(0, (load_i64(dims + 8 * i) - 1) * load_i64(strides + 8 * i))
+    return at
+
+
+@inlined
+def high_end(value):
+    """Address behind the array's last byte."""
+    array = word(value, layout.VALUE_ARRAY)
+    dims, strides = load_i64(array + layout.ARRAY_DIMS), load_i64(array + layout.ARRAY_STRIDES)
+    at = load_i64(array + layout.ARRAY_DATA) + word(value, layout.VALUE_ITEM)
+    for i in range(word(value, layout.VALUE_RANK)):
+        at += max(0, (load_i64(dims + 8 * i) - 1) * load_i64(strides + 8 * i))
+    return at
+
+
+@inlined
+def disjoint(a, b):
+    """Whether two arrays share no memory."""
+    return high_end(a) <= low_end(b) or high_end(b) <= low_end(a)
+
+
+@inlined
+def alike(context, x, y):
+    """Whether an output takes the place of the input, each row read just before its own is written."""
+    same = word(x, layout.VALUE_TIME) == word(y, layout.VALUE_TIME)
+    same = same and word(x, layout.VALUE_ROW) == word(y, layout.VALUE_ROW)
+    return same and word(context, layout.ENTRY_IN_PLACE) != 0 and low_end(x) == low_end(y)
+
+
+@inlined
+def apart(context, number):
+    """Whether a given output shares no memory with those before it, nor with an input that is read meanwhile."""
+    inputs, y = word(context, layout.ENTRY_INPUTS), record(context, number)
+    for i in range(number):
+        x = record(context, i)
+        meanwhile = word(x, layout.VALUE_SLOT) != 0 and word(y, layout.VALUE_SLOT) != 0
+        if (i >= inputs or meanwhile) and not disjoint(x, y) and not (i < inputs and alike(context, x, y)):
+            return False
+    return True
+
+
+@inlined
+def accept_outputs(context, out, form):
+    """Take the arrays to write to; return whether they are as expected."""
+    first, count = word(context, layout.ENTRY_INPUTS), word(context, layout.ENTRY_OUTPUTS)
+    if form_of(context, out, count) != form or not fetch(context, out, form, first, count):
+        return False
+    for number in range(first, first + count):
+        value = record(context, number)
+        if not fits(context, value, CONTIGUOUS_ALIGNED | WRITEABLE):
+            return False
+        note_strides(value)
+        if not apart(context, number):
+            return False
+    return True
+
+
+@inlined
+def new_outputs(context):
+    """Make the arrays to write to; return whether there was memory for them."""
+    first = word(context, layout.ENTRY_INPUTS)
+    for number in range(first, first + word(context, layout.ENTRY_OUTPUTS)):
+        value = record(context, number)
+        rank, sizes = word(value, layout.VALUE_RANK), value + 8 * layout.VALUE_SIZES
+        for i in range(rank):
+            size = word(value, layout.VALUE_DIMS + i)
+            store_i64(sizes + 8 * i, word(context, layout.ENTRY_TIME) if size < 0 else size)
+        dtype = count_up(context, word(value, layout.VALUE_DTYPE))
+        array = call_c(word(context, layout.ENTRY_EMPTY), rank, sizes, dtype, 0)
+        store_i64(value + 8 * layout.VALUE_ARRAY, array)
+        if array == 0:
+            return False
+        note_strides(value)
+    return True
+
+
+@inlined
+def joins_team(context):
+    """Whether the call is worth a team."""
+    work = word(context, layout.ENTRY_TIME) * word(context, layout.ENTRY_MACS)
+    return word(context, layout.ENTRY_LEAD) != 0 and work >= word(context, layout.ENTRY_TEAM)
+
+
+@inlined
+def run(context):
+    """Run the program; return whether everything watched is 0 afterwards."""
+    steps, frame = word(context, layout.ENTRY_TIME), word(context, layout.ENTRY_FRAME)
+    ragged = word(context, layout.ENTRY_LENGTHS) >= 0
+    store_i64(frame + 8 * layout.TOTAL, steps)
+    store_i64(frame + 8 * layout.ACTIVE, word(context, layout.ENTRY_ACTIVE) if ragged else 0)
+    store_i64(frame + 8 * layout.STATUS, 0)
+    work = steps * word(context, layout.ENTRY_MACS)
+    function, first, second = word(context, layout.ENTRY_ALONE), word(context, layout.ENTRY_PROGRAM), frame
+    if joins_team(context):
+        function, first = word(context, layout.ENTRY_LEAD), word(context, layout.ENTRY_CREW)
+        second = 1 if work < word(context, layout.ENTRY_WAKE) else 0
+    gives_way = work > word(context, layout.ENTRY_HOLD)
+    thread = call_c(word(context, layout.ENTRY_SAVE), 0, 0, 0, 0) if gives_way else 0
+    call_c(function, first, second, 0, 0)
+    if gives_way:
+        call_c(word(context, layout.ENTRY_RESTORE), thread, 0, 0, 0)
+    quiet = True
+    for i in range(word(context, layout.ENTRY_WATCHED)):
+        at = word(context + 8 * word(context, layout.ENTRY_WATCH), i)
+        if load_i64(at) != 0:
+            store_i64(at, 0)
+            quiet = False
+    return quiet
+
+
+@inlined
+def compute(context):
+    """Point the program at the values, run it, and bring the outputs to where they belong."""
+    inputs, outputs = word(context, layout.ENTRY_INPUTS), word(context, layout.ENTRY_OUTPUTS)
+    for number in range(inputs + outputs):
+        point(context, record(context, number), number < inputs)
+    for i in range(word(context, layout.ENTRY_MASKS)):
+        mask = context + 8 * (word(context, layout.ENTRY_MASK) + layout.MASK_WORDS * i)
+        mask_codes(context, mask, record(context, word(mask, layout.MASK_VALUE)))
+    before, after = word(context, layout.ENTRY_COPIES), word(context, layout.ENTRY_COPIES_AFTER)
+    copies(context, 0, before, True)
+    if not run(context):
+        return False
+    copies(context, before, before + after, False)
+    for number in range(inputs, inputs + outputs):
+        unstage(context, record(context, number))
+    return True
+
+
+@inlined
+def answer(context, form, out, given):
+    """Return what the caller gets, 0 if there was no memory for it."""
+    first, count = word(context, layout.ENTRY_INPUTS), word(context, layout.ENTRY_OUTPUTS)
+    if given:
+        return count_up(context, out)
+    if form == ALONE:
+        return count_up(context, word(record(context, first), layout.VALUE_ARRAY))
+    if form == NAMED:
+        result = call_c(word(context, layout.ENTRY_DICT_NEW), 0, 0, 0, 0)
+    else:
+        result = call_c(word(context, layout.ENTRY_TUPLE_NEW), count, 0, 0, 0)
+    if result == 0:
+        return 0
+    for i in range(count):
+        value = record(context, first + i)
+        array = word(value, layout.VALUE_ARRAY)
+        if form == NAMED:
+            status = call_c(word(context, layout.ENTRY_DICT_SET), result, word(value, layout.VALUE_NAME), array, 0)
+        else:
+            status = call_c(word(context, layout.ENTRY_TUPLE_SET), result, i, count_up(context, array), 0)
+        if status & 0xFFFFFFFF != 0:
+            call_c(word(context, layout.ENTRY_DECREF), result, 0, 0, 0)
+            return 0
+    return result
+
+
+@inlined
+def answer_form(context, given):
+    """Say how the outputs go back: a model answers in the way it was asked, a stream (bare) always in the same way."""
+    one = word(context, layout.ENTRY_OUTPUTS) == 1
+    if word(context, layout.ENTRY_BARE) != 0:
+        return ALONE if one else NAMED
+    if load_i64(given + layout.OBJECT_TYPE) == word(context, layout.ENTRY_DICT):
+        return NAMED
+    return ALONE if one else ORDERED
+
+
 def call() -> Callable[[int, int, int], int]:
-    """Run the program on the array in args[0]; write to args[1] if it is given, else to a new array.
+    """Run the program on the inputs args[0]; write to args[1] if it is given and not None, else to new arrays.
 
     Who uses the program already shows its flag as args[2].
     """
@@ -94,37 +342,40 @@ def call() -> Callable[[int, int, int], int]:
         none, busy = word(context, layout.ENTRY_NONE), word(context, layout.ENTRY_BUSY)
         free = load_i64(busy + layout.OBJECT_SLOT)
         if count < 1 or count > 3:
-            return new_reference(context, none)
+            return count_up(context, none)
         if free == 0 and (count < 3 or load_i64(args + 16) != busy):
-            return new_reference(context, none)
-        x = load_i64(args)
-        if not fits(context, x, layout.ENTRY_X, CONTIGUOUS_ALIGNED):
-            return new_reference(context, none)
-        if count > 1:
-            y = load_i64(args + 8)
-            if not fits(context, y, layout.ENTRY_Y, CONTIGUOUS_ALIGNED | WRITEABLE) or not apart(context, x, y):
-                return new_reference(context, none)
-            new_reference(context, y)
-        else:
-            y = call_c(word(context, layout.ENTRY_NEW_LIKE), word(context, layout.ENTRY_PROTOTYPE), 0, 0, 0)
-            if y == 0:
-                return 0
+            return count_up(context, none)
         store_i64(busy + layout.OBJECT_SLOT, 0)
-        bind(context, layout.ENTRY_X, x)
-        bind(context, layout.ENTRY_Y, y)
-        frame = word(context, layout.ENTRY_FRAME)
-        store_i64(frame + 8 * layout.TOTAL, word(context, layout.ENTRY_STEPS))
-        store_i64(frame + 8 * layout.ACTIVE, 0)
-        store_i64(frame + 8 * layout.STATUS, 0)
-        for i in range(word(context, layout.ENTRY_CLEARS)):
-            clear(word(context, layout.ENTRY_CLEAR + 2 * i), word(context, layout.ENTRY_CLEAR + 2 * i + 1))
-        save = word(context, layout.ENTRY_SAVE)
-        thread = call_c(save, 0, 0, 0, 0) if save != 0 else 0
-        run = layout.ENTRY_RUN
-        call_c(word(context, run), word(context, run + 1), word(context, run + 2), 0, 0)
-        if save != 0:
-            call_c(word(context, layout.ENTRY_RESTORE), thread, 0, 0, 0)
+        values = word(context, layout.ENTRY_INPUTS) + word(context, layout.ENTRY_OUTPUTS)
+        for i in range(values):
+            store_i64(record(context, i) + 8 * layout.VALUE_ARRAY, 0)
+        store_i64(context + 8 * layout.ENTRY_TIME, word(context, layout.ENTRY_STEPS))
+        store_i64(context + 8 * layout.ENTRY_SORTED, 0)
+        given = load_i64(args)
+        out = load_i64(args + 8) if count > 1 else none
+        form = answer_form(context, given)
+        status = REFUSED
+        result = none
+        if accept(context, given):
+            if joins_team(context) and load_i64(word(context, layout.ENTRY_ALIVE)) == 0:
+                status = REFUSED  # the team has to be started anew
+            elif out != none:
+                status = DONE if accept_outputs(context, out, form) else REFUSED
+            else:
+                status = DONE if new_outputs(context) else FAILED
+        if status == DONE:
+            if compute(context):
+                result = answer(context, form, out, out != none)
+            else:
+                status = REFUSED
+        decref = word(context, layout.ENTRY_DECREF)
+        for i in range(values):
+            array = word(record(context, i), layout.VALUE_ARRAY)
+            if array != 0:
+                call_c(decref, array, 0, 0, 0)
+        if status == REFUSED:
+            count_up(context, none)
         store_i64(busy + layout.OBJECT_SLOT, free)
-        return y
+        return 0 if status == FAILED else result
 
     return kernel

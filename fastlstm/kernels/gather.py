@@ -1,34 +1,38 @@
 """States of many streams: out of the pool's rows into a program's, and back; and whether ids may be used.
 
 `gather` and `scatter` are the first and the last instruction of a pool's program, so that one native call does
-all of a step. `check` is called by itself.
+all of a step. `check` and `call` are called by themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride
+from fastlstm import layout
+from fastlstm.arguments import positions, size_of
+from fastlstm.arguments.rows import Pooled, PooledState
+from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, word
 from fastlstm.kernels.memory import copy
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import load_i64, store_i64, vload, vstore
+from fastlstm.simd import call_c, load_i32, load_i64, store_i64, vload, vstore
 
-__all__ = ["check", "gather", "scatter"]
+__all__ = ["call", "check", "gather", "scatter"]
 
-# Argument words: address of the list of rows (how many, then their numbers in the pool), number of states, then of
-# each state its slot, address of the pool's row 0, bytes of a pool's row, floats to copy.
-LIST, STATES, FIRST, WORDS = 0, 1, 2, 4
+CONTIGUOUS_ALIGNED = 0x101  # NumPy's flags
+
+POOLED, STATE, STATE_BYTES = positions(Pooled), positions(PooledState), 8 * size_of(PooledState)
 
 Compiled = Callable[[int, int, int], int]
 
 
 def gather(lanes: int) -> Compiled:
-    """Copy the rows of the list from the pool into the first rows of the program's states."""
+    """Copy the rows of the list from the pool into the first rows of the program's states. Arguments: `Pooled`."""
     return _move(False, lanes)
 
 
 def scatter(lanes: int) -> Compiled:
-    """Copy the first rows of the program's states back."""
+    """Copy the first rows of the program's states back. Arguments: `Pooled`."""
     return _move(True, lanes)
 
 
@@ -59,14 +63,15 @@ def _move(back: bool, lanes: int) -> Compiled:
             carry(row, place, floats)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        rows = arg(args, LIST)
+        rows = arg(args, POOLED.rows)
         count = load_i64(rows)
         share = first_share(frame)
         while share >= 0:
             first, last = bound(frame, count, share), bound(frame, count, share + 1)
-            for state in range(arg(args, STATES)):
-                at = FIRST + WORDS * state
-                slot, pool, size, floats = arg(args, at), arg(args, at + 1), arg(args, at + 2), arg(args, at + 3)
+            for number in range(arg(args, POOLED.states)):
+                state = arg(args, POOLED.table) + STATE_BYTES * number
+                slot, pool = load_i64(state + 8 * STATE.slot), load_i64(state + 8 * STATE.pool)
+                size, floats = load_i64(state + 8 * STATE.row_bytes), load_i64(state + 8 * STATE.floats)
                 start, stride = origin(frame, slot), row_stride(frame, slot)
                 for i in range(first, last):
                     move(pool + load_i64(rows + 8 + 8 * i) * size, start + i * stride, floats)
@@ -76,26 +81,83 @@ def _move(back: bool, lanes: int) -> Compiled:
     return kernel
 
 
+@inlined
+def looked_at(words, ids, count):
+    """Return 0, or -1 - i if id i is not open, or 1 + i if it is there twice: see `check`."""
+    capacity, marks, number = load_i64(words), load_i64(words + 8), load_i64(words + 16)
+    for i in range(count):
+        stream = load_i64(ids + 8 * i)
+        if stream < 0 or stream >= capacity:
+            return -1 - i
+        mark = load_i64(marks + 8 * stream)
+        if mark < 0:
+            return -1 - i
+        if mark == number:
+            return 1 + i
+        store_i64(marks + 8 * stream, number)
+    return 0
+
+
 def check() -> Compiled:
     """Look at ids before anything is done with them.
 
     Called with the address of three words (how many streams there may be, the address of a word for each, and a
     number that no call had before), the address of the ids and how many there are. A stream's word is -1 while it
-    is closed. Returns 0, or -1 - i if id i is not open, or 1 + i if it is there twice.
+    is closed.
     """
 
-    def kernel(words: int, ids: int, count: int) -> int:
-        capacity, marks, number = load_i64(words), load_i64(words + 8), load_i64(words + 16)
-        for i in range(count):
-            stream = load_i64(ids + 8 * i)
-            if stream < 0 or stream >= capacity:
-                return -1 - i
-            mark = load_i64(marks + 8 * stream)
-            if mark < 0:
-                return -1 - i
-            if mark == number:
-                return 1 + i
-            store_i64(marks + 8 * stream, number)
-        return 0
+    def kernel(words: int, ids: int, count: int) -> Any:
+        return looked_at(words, ids, count)
+
+    return kernel
+
+
+@inlined
+def are_ids(context, array):
+    """Whether the object is a plain array of ids."""
+    return (
+        load_i64(array + layout.OBJECT_TYPE) == word(context, layout.ENTRY_NDARRAY)
+        and load_i64(array + layout.ARRAY_DTYPE) == word(context, layout.POOL_IDS)
+        and load_i32(array + layout.ARRAY_FLAGS) & CONTIGUOUS_ALIGNED == CONTIGUOUS_ALIGNED
+        and load_i32(array + layout.ARRAY_RANK) == 1
+    )
+
+
+def call() -> Compiled:
+    """Advance the streams args[0] by frames args[1], written to args[2] if it is given: a built-in, as `entry.call` is.
+
+    It looks at the ids, writes the list of rows and calls the entry of the program for so many rows; whatever is not
+    as expected it answers with None. The pool's flag is empty meanwhile, taken and given back as an entry does it.
+    """
+
+    def kernel(self: int, args: int, count: int) -> Any:
+        context = load_i64(self + layout.ARRAY_DATA)
+        none, busy = word(context, layout.ENTRY_NONE), word(context, layout.ENTRY_BUSY)
+        free, ids = load_i64(busy + layout.OBJECT_SLOT), load_i64(args)
+        entry = streams = 0
+        if free != 0 and are_ids(context, ids):
+            streams = load_i64(load_i64(ids + layout.ARRAY_DIMS))
+            if streams <= word(context, layout.POOL_MOST):
+                entry = word(context, layout.POOL_ENTRIES + 2 * streams)
+                # The program may run another number of its rows now.
+                if entry != 0 and word(word(context, layout.POOL_ENTRIES + 2 * streams + 1), layout.ROWS) != streams:
+                    entry = 0
+        if entry != 0:
+            words, rows, data = (
+                word(context, layout.POOL_STREAMS),
+                word(context, layout.POOL_LIST),
+                load_i64(ids + layout.ARRAY_DATA),
+            )
+            store_i64(words + 16, load_i64(words + 16) + 1)
+            if looked_at(words, data, streams) == 0:
+                store_i64(busy + layout.OBJECT_SLOT, 0)
+                store_i64(rows, streams)
+                for i in range(streams):
+                    store_i64(rows + 8 + 8 * i, load_i64(data + 8 * i))
+                result = call_c(word(context, layout.POOL_CALL), entry, args + 8, count - 1, 0)
+                store_i64(busy + layout.OBJECT_SLOT, free)
+                return result
+        call_c(word(context, layout.ENTRY_INCREF), none, 0, 0, 0)
+        return none
 
     return kernel

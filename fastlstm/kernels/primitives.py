@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from fastlstm import layout
 from fastlstm.target import Target
 
-__all__ = ["frame_primitives", "target_primitives"]
+__all__ = ["flushes_denormals", "frame_primitives", "target_primitives"]
 
 INLINE = "alwaysinline nounwind"
 
@@ -52,6 +52,11 @@ def _float_mode(architecture: str) -> str:
     )
 
 
+def flushes_denormals(architecture: str) -> bool:
+    """Whether kernels can make denormals count as zero there."""
+    return architecture in _FLOAT_MODES
+
+
 _NO_FLOAT_MODE = ("", "  ret i64 0\n", "", 0)
 _FLOAT_MODES = {
     "x86_64": (  # MXCSR: FTZ is bit 15, DAZ bit 6
@@ -70,6 +75,14 @@ _FLOAT_MODES = {
     ),
 }
 _FLOAT_MODES["arm64"] = _FLOAT_MODES["aarch64"]  # as Apple calls it
+_FPSCR = (  # FZ is bit 24
+    "declare i32 @llvm.arm.get.fpscr()\ndeclare void @llvm.arm.set.fpscr(i32)\n",
+    "  %narrow = call i32 @llvm.arm.get.fpscr()\n  %r = zext i32 %narrow to i64\n  ret i64 %r\n",
+    "  %narrow = trunc i64 %mode to i32\n  call void @llvm.arm.set.fpscr(i32 %narrow)\n",
+    1 << 24,
+)
+# ARM with a unit for floats; a Cortex-M0 or M3 has none.
+_FLOAT_MODES |= dict.fromkeys(("armv7", "thumbv7em", "thumbv8m.main", "thumbv8.1m.main"), _FPSCR)
 
 
 def _load(name: str, base: str, byte: int | str) -> str:

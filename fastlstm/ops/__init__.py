@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import FastLSTMError, InputError, UnsupportedError
+from fastlstm.errors import FastLSTMError, InputError, UnsupportedError, nearest
 from fastlstm.graph import Graph, Node
 from fastlstm.ops import (
     activations,
@@ -159,7 +159,7 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
     function = _TABLE.get(node.op)
     label = f"{node.attrs.get('operator', node.op)} node '{node.name or node.output(0)}'"
     if function is None:
-        raise UnsupportedError(f"{label}: the operator is not supported; supported: {', '.join(sorted(SUPPORTED))}.")
+        raise UnsupportedError(f"{label}: the operator is not supported; {nearest(node.op, SUPPORTED)}.")
     known = _keywords(function)
     attrs = {name: v for name, v in node.attrs.items() if name not in _NO_EFFECT.get(node.op, ())}
     unknown = sorted(set(attrs) - known)

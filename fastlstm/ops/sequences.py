@@ -57,7 +57,11 @@ def concat(items: list[Array], *, axis: int, new_axis: int = 0) -> Array:
 
 
 def split(x: Array, sizes: Array | None = None, *, axis: int = 0, keepdims: int = 1) -> list[Array]:
-    """Return x cut along `axis`: into single slices, or into pieces of the given size or sizes."""
+    """Return x cut along `axis`: into single slices, or into pieces of the given size or sizes.
+
+    Single slices lose the axis without `keepdims`. ONNX says so only where no size is given; onnxruntime does it too
+    where the size is 1, and exported files rely on it.
+    """
     total = x.shape[axis]
     if sizes is None:
         pieces = np.split(x, range(1, total), axis=axis) if total else []
@@ -65,7 +69,8 @@ def split(x: Array, sizes: Array | None = None, *, axis: int = 0, keepdims: int 
     if sizes.ndim == 0:
         if sizes <= 0:
             raise ValueError(f"the size of the pieces is {sizes}; expected at least 1")
-        return np.split(x, range(int(sizes), total, int(sizes)), axis=axis)
+        pieces = np.split(x, range(int(sizes), total, int(sizes)), axis=axis)
+        return pieces if keepdims or sizes != 1 else [np.squeeze(piece, axis=axis) for piece in pieces]
     if int(sizes.sum()) != total:
         raise ValueError(f"the pieces {sizes.tolist()} do not add up to the {total} elements of axis {axis}")
     return np.split(x, [int(end) for end in np.cumsum(sizes)[:-1]], axis=axis)

@@ -11,14 +11,14 @@ from fastlstm.passes.values import CONTENT_LIMIT, UNKNOWN, Operands, ValueInfo, 
 __all__ = ["ELEMENTWISE", "REDUCTIONS", "broadcast_shapes"]
 
 _SAME = """
-    Abs Acos Acosh Affine Asin Asinh Atan Atanh BatchNormalization Ceil Celu Clip Cos Cosh CumSum Dropout Elu
-    Erf Exp Floor Gelu GeluTanh GroupNormalization HardSigmoid HardSwish Hardmax Identity
+    Abs Acos Acosh Affine Asin Asinh Atan Atanh BatchNormalization BitwiseNot Ceil Celu Clip Cos Cosh CumProd
+    CumSum Dropout Elu Erf Exp Floor Gelu GeluTanh GroupNormalization HardSigmoid HardSwish Hardmax Identity
     InstanceNormalization LRN LayerNormalization LeakyRelu Linear Log LogSoftmax LpNormalization
-    MeanVarianceNormalization Mish Neg RMSNormalization Reciprocal Relu ReverseSequence Round ScaledTanh
-    ScatterElements ScatterND Selu Shrink Sigmoid Sign Silu Sin Sinh Softmax Softplus Softsign Sqrt Swish Tan
-    Tanh ThresholdedRelu Trilu
+    MeanVarianceNormalization Mish Neg RMSNormalization Reciprocal Relu ReverseSequence RotaryEmbedding Round
+    ScaledTanh ScatterElements ScatterND Selu Shrink Sigmoid Sign Silu Sin Sinh Softmax Softplus Softsign Sqrt
+    Swish Tan Tanh TensorScatter ThresholdedRelu Trilu
 """
-_BINARY = "Add And BitShift BitwiseAnd BitwiseOr Div Max Mean Min Mod Mul Or PRelu Pow Sub Sum Xor"
+_BINARY = "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Max Mean Min Mod Mul Or PRelu Pow Sub Sum Xor"
 _COMPARE = "Equal Greater GreaterOrEqual Less LessOrEqual"
 _REDUCTIONS = "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare"
 _ELEMENTWISE = """

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from fastlstm.graph import Graph, Node
-from fastlstm.passes import infer_compute, infer_movement, infer_quantised
+from fastlstm.passes import infer_compute, infer_movement, infer_quantised, infer_signal
 from fastlstm.passes.dims import Dim, opaque
 from fastlstm.passes.fit import misfit
 from fastlstm.passes.values import RULES, UNKNOWN, Operands, ValueInfo
 
 __all__ = ["ValueInfo", "body_inputs", "infer", "infer_node", "misfits", "operands"]
 
-_ENROLLED = (infer_compute, infer_movement, infer_quantised)  # importing them fills RULES
+_ENROLLED = (infer_compute, infer_movement, infer_quantised, infer_signal)  # importing them fills RULES
 
 Infos = Mapping[str, ValueInfo]
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -153,7 +153,7 @@ class Operands:
         return ValueInfo(tuple(self.fresh(i, output) for i in range(rank)), dtype)
 
 
-Rule = Callable[[Operands], "ValueInfo | tuple[ValueInfo, ...]"]
+Rule = Callable[[Operands], "ValueInfo | Sequence[ValueInfo]"]
 
 RULES: dict[str, Rule] = {}
 """Operator -> how the outputs' infos follow from the inputs'."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,18 +23,15 @@ def arrow_type(port: OutputPort) -> Any:
     return kind if port.time is None else pa.list_(kind)
 
 
-def arrow_column(rows: Array | Sequence[Array], port: OutputPort) -> Any:
-    """Return an output's column from [rows, *dims], or with time from an array [steps, *dims] for each row."""
-    flat: Any = rows
-    if port.time is not None:
-        flat = np.concatenate(rows) if len(rows) else np.empty((0, *port.dims), port.dtype)
-    column = pa.array(np.ascontiguousarray(flat).reshape(-1))
+def arrow_column(port: OutputPort, values: Array, steps: Array | None = None) -> Any:
+    """Return an output's column from [rows, *dims], or with time from [steps of all rows, *dims] and each row's."""
+    column = pa.array(np.ascontiguousarray(values).reshape(-1))
     for size in _sizes(port):
         column = pa.FixedSizeListArray.from_arrays(column, size)
-    if port.time is None:
+    if steps is None:
         return column
-    offsets = np.zeros(len(rows) + 1, np.int32)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    offsets = np.zeros(len(steps) + 1, np.int32)
+    np.cumsum(steps, out=offsets[1:])
     return pa.ListArray.from_arrays(pa.array(offsets), column)
 
 

@@ -15,7 +15,8 @@ from fastlstm.scoring.sources import open_source
 
 __all__ = ["score_dataset", "score_parts_on_ray"]
 
-_PARTS = 4  # of a task: one reads its rows in one go, and what a lost worker takes with it is little
+_PARTS = 4  # of a task at most: what a lost worker takes with it is little
+_ROUNDS = 8  # tasks for each worker, if there are parts enough: in the end none waits long for the others
 
 
 def import_ray() -> Any:
@@ -97,12 +98,13 @@ def score_parts_on_ray(
     ray = import_ray()
     if not ray.is_initialized():
         ray.init(address=None if address == "local" else address, log_to_driver=False, logging_level="error")
-    tasks = _tasks([part for part in range(max(1, -(-rows // part_rows))) if part not in done])
-    if not tasks:
+    parts = [part for part in range(max(1, -(-rows // part_rows))) if part not in done]
+    if not parts:
         return
     threads = scorer.model.threads or 1
     if workers is None:
         workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
+    tasks = _tasks(parts, workers)
     workers = min(workers, len(tasks))
     setup = {
         "scorer": scorer, "source": _everywhere(source), "output": output, "part_rows": part_rows,
@@ -124,11 +126,12 @@ def score_parts_on_ray(
             raise InputError(str(row["error"]))
 
 
-def _tasks(parts: list[int]) -> list[dict[str, int]]:
+def _tasks(parts: list[int], workers: int) -> list[dict[str, int]]:
     """Return ranges of neighbouring parts."""
+    most = max(1, min(_PARTS, len(parts) // (_ROUNDS * workers)))
     tasks: list[dict[str, int]] = []
     for part in parts:
-        if tasks and tasks[-1]["last"] == part and part - tasks[-1]["first"] < _PARTS:
+        if tasks and tasks[-1]["last"] == part and part - tasks[-1]["first"] < most:
             tasks[-1]["last"] = part + 1
         else:
             tasks.append({"first": part, "last": part + 1})

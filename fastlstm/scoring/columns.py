@@ -17,7 +17,7 @@ import pyarrow.types as kinds
 
 from fastlstm.errors import InputError
 
-__all__ = ["Column", "Wanted", "check_type", "read_column"]
+__all__ = ["Column", "Wanted", "check_type", "one_array", "read_column"]
 
 Array = npt.NDArray[Any]
 
@@ -246,10 +246,16 @@ def _wrapped(numbers: Array, dtype: np.dtype[Any]) -> Array:
 # --- Arrow's many spellings ---------------------------------------------------------------------------------
 
 
+def one_array(array: Any) -> Any:
+    """Return an array, or one of a chunked array's chunks, which are copied only if there are several."""
+    if not isinstance(array, pa.ChunkedArray):
+        return array
+    return array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
+
+
 def _plain(array: Any) -> Any:
     """Return the array without chunks, dictionary, runs or extension type."""
-    if isinstance(array, pa.ChunkedArray):
-        array = array.combine_chunks() if array.num_chunks != 1 else array.chunk(0)
+    array = one_array(array)
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if kinds.is_dictionary(array.type):

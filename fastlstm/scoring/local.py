@@ -1,20 +1,29 @@
-"""Parts of a run, scored by threads of this process."""
+"""Parts of a run, scored by threads of this process: one reads, several run the model, one writes."""
 
 from __future__ import annotations
 
 import threading
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
+import numpy.typing as npt
 import pyarrow as pa
 
 from fastlstm.errors import InputError
 from fastlstm.scoring.parts import REJECTED, OutputFolder
 from fastlstm.scoring.progress import Progress
-from fastlstm.scoring.scorer import Scorer
+from fastlstm.scoring.scorer import Scorer, Task
 from fastlstm.scoring.sources import Source, slices
 
 __all__ = ["score_parts"]
+
+Array = npt.NDArray[Any]
+
+_COPIES = 3  # of a slice's bytes that reading, gathering and its outputs take altogether, at most
 
 
 def score_parts(
@@ -30,37 +39,24 @@ def score_parts(
 ) -> None:
     """Score and write all parts that are not done.
 
-    A slice of a part is read here and handed to a thread. The threads share the model; one that finishes a part
-    writes it. At most `workers` + 2 slices are in memory: those in work, one that waits, and one that is being read.
+    Slices of parts are read here and cut into batches, which the workers take one by one, of whatever slice: all are
+    busy to the end, and a slice may be as large as rows of one length need to meet. In memory are two slices, or more
+    small ones if they hold fewer batches than there are workers, and the one that is being read.
     """
     columns = _needed(scorer, source.schema)
-    most = max(1, memory // (3 * (workers + 2)))
+    most = max(1, int(memory / (_COPIES * (2 * workers + 1) * scorer.growth)))
     known = source.rows is not None
-    assembly = _Assembly(scorer, output, part_rows, stop, progress)
-    room = threading.Semaphore(workers + 1)
-    futures: set[Future[None]] = set()
+    crew = _Crew(scorer, output, part_rows, workers, stop, progress)
     seen: dict[int, int] = {}
-    with ThreadPoolExecutor(workers, "fastlstm-score") as threads:
-        try:
-            for part, table, last in slices(source, columns, part_rows, most, lambda n: not (known and n in done)):
-                seen[part] = seen.get(part, 0) + table.num_rows
-                if part in done:
-                    progress.before += table.num_rows
-                    if last:
-                        _check_found(output, part, seen.pop(part))
-                    continue
-                room.acquire()
-                number = assembly.expect(part, table.num_rows, last)
-                future = threads.submit(assembly.score, number, table)
-                future.add_done_callback(lambda _: room.release())
-                futures.add(future)
-                futures = _without_finished(futures)
-            wait(futures, return_when=FIRST_EXCEPTION)
-            _without_finished(futures)
-        except BaseException:
-            assembly.cancelled = True
-            threads.shutdown(cancel_futures=True)
-            raise
+    with crew.at_work():
+        for part, table, last in slices(source, columns, part_rows, most, lambda n: not (known and n in done)):
+            seen[part] = seen.get(part, 0) + table.num_rows
+            if part not in done:
+                crew.add(part, table, last)
+                continue
+            progress.before += table.num_rows
+            if last:
+                _check_found(output, part, seen.pop(part))
     if not known:
         progress.total = progress.before + progress.scored + progress.rejected
 
@@ -68,14 +64,6 @@ def score_parts(
 def _needed(scorer: Scorer, schema: Any) -> list[str]:
     used = [column for columns in scorer.input_columns(schema).values() for column in columns]
     return list(dict.fromkeys([*scorer.kept_columns(schema), *used]))
-
-
-def _without_finished(futures: set[Future[None]]) -> set[Future[None]]:
-    """Return the futures that are not done; raise the error of one that failed."""
-    for future in futures:
-        if future.done():
-            future.result()
-    return {future for future in futures if not future.done()}
 
 
 def _check_found(output: OutputFolder, part: int, rows: int) -> None:
@@ -88,66 +76,157 @@ def _check_found(output: OutputFolder, part: int, rows: int) -> None:
         )
 
 
-class _Assembly:
-    """Puts the slices of each part together and writes what is complete."""
+@dataclass
+class _Part:
+    """A part whose slices are being scored."""
 
-    def __init__(self, scorer: Scorer, output: OutputFolder, part_rows: int, stop: bool, progress: Progress) -> None:
+    number: int
+    rows: int = 0  # of its slices so far
+    slices: list[_Slice] = field(default_factory=list)
+    whole: bool = False  # whether the last slice is there
+
+
+@dataclass
+class _Slice:
+    """Rows of a part that were read together."""
+
+    part: _Part
+    first_row: int  # of the input
+    kept: Any  # a table of the columns that stay
+    task: Task
+    left: int  # batches that have to be run
+    room: int  # that it takes
+    result: tuple[Any, Any] | None = None  # tables of the scored and the rejected rows
+
+
+class _Stopped(Exception):  # noqa: N818 - the error that it follows is told
+    """Another thread has failed."""
+
+
+class _Crew:
+    """Threads that run batches and write parts."""
+
+    def __init__(
+        self, scorer: Scorer, output: OutputFolder, part_rows: int, workers: int, stop: bool, progress: Progress
+    ) -> None:
         self._scorer, self._output, self._progress = scorer, output, progress
-        self._part_rows, self._stop = part_rows, stop
+        self._part_rows, self._workers, self._stop = part_rows, workers, stop
+        self._batches: SimpleQueue[tuple[_Slice, Array] | None] = SimpleQueue()
+        self._finished: SimpleQueue[tuple[_Part, int] | None] = SimpleQueue()
+        self._room = threading.Semaphore(2 * workers)
         self._lock = threading.Lock()
-        self._rows: dict[int, int] = {}  # of each part so far
-        self._pieces: dict[int, list[tuple[Any, Any] | None]] = {}
-        self._ended: set[int] = set()
-        self.cancelled = False
+        self._part = _Part(-1)
+        self._failed = False
 
-    def expect(self, part: int, rows: int, last: bool) -> tuple[int, int, int]:
-        """Make room for a slice; return its part, its place in it and the number of its first row."""
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have the threads work; in the end all that was added is done, or the first error is raised."""
+        with ThreadPoolExecutor(self._workers + 1, "fastlstm-score") as threads:
+            running = [threads.submit(self._guarded, self._run) for _ in range(self._workers)]
+            writer = threads.submit(self._guarded, self._write)
+            try:
+                yield
+                self._send_home()
+                for future in running:
+                    future.exception()
+            except _Stopped:
+                pass
+            except BaseException:
+                self._failed = True
+                raise
+            finally:
+                self._send_home()
+                self._finished.put(None)
+        for future in (*running, writer):
+            future.result()
+
+    def _send_home(self) -> None:
+        for _ in range(self._workers):
+            self._batches.put(None)
+
+    def _guarded(self, work: Any) -> None:
+        """Run a thread's work; if it fails the others stop, and who waits for room goes on."""
+        try:
+            work()
+        except BaseException:
+            self._failed = True
+            self._room.release(self._workers)
+            raise
+
+    def add(self, part: int, table: Any, last: bool) -> None:
+        """Read the inputs of a slice and hand its batches to the workers, as soon as there is room."""
+        if part != self._part.number:
+            self._part = _Part(part)
+        mine = self._part
+        task = self._scorer.begin(table)
+        kept = table.select(self._scorer.kept_columns(table.schema))
+        batches = task.work.batches
+        room = max(1, min(self._workers, len(batches)))
+        slice_ = _Slice(mine, part * self._part_rows + mine.rows, kept, task, len(batches), room)
         with self._lock:
-            before = self._rows.setdefault(part, 0)
-            self._rows[part] += rows
-            pieces = self._pieces.setdefault(part, [])
-            pieces.append(None)
-            if last:
-                self._ended.add(part)
-            return part, len(pieces) - 1, part * self._part_rows + before
+            mine.rows += table.num_rows
+            mine.slices.append(slice_)
+            mine.whole = last
+        for _ in range(room):
+            self._room.acquire()
+        if self._failed:
+            raise _Stopped
+        self._progress.add(0, len(task.reasons))
+        for rows in batches:
+            self._batches.put((slice_, rows))
+        if not batches:
+            self._end(slice_)
 
-    def score(self, number: tuple[int, int, int], table: Any) -> None:
-        """Score a slice, and write the part if it was the last one of it to be done."""
-        if self.cancelled:
-            return
-        part, place, first_row = number
-        result = self._scored(table, first_row)
+    def _run(self) -> None:
+        """Run batches until there are no more."""
+        while (taken := self._batches.get()) is not None and not self._failed:
+            slice_, rows = taken
+            scored = slice_.task.work.run(rows)
+            self._progress.add(scored, len(rows) - scored)
+            with self._lock:
+                slice_.left -= 1
+                ended = not slice_.left
+            if ended:
+                self._end(slice_)
+            del taken, slice_
+
+    def _end(self, slice_: _Slice) -> None:
+        """Make tables of a slice that has been run, and have its part written if it was the last one of it."""
+        result = self._tables(slice_)
+        part = slice_.part
         with self._lock:
-            pieces = self._pieces[part]
-            pieces[place] = result
-            complete = part in self._ended and None not in [piece and 1 for piece in pieces]
-            if complete:
-                del self._pieces[part], self._rows[part]
-                self._ended.discard(part)
-        if complete and not self.cancelled:
-            self._write(part, [piece for piece in pieces if piece is not None])
-        rejected = result[1].num_rows
-        self._progress.add(result[0].num_rows, rejected)
+            slice_.result = result
+            complete = part.whole and all(other.result for other in part.slices)
+        if complete:
+            self._finished.put((part, slice_.room))  # which is given back when it is written
+        else:
+            self._room.release(slice_.room)
 
-    def _scored(self, table: Any, first_row: int) -> tuple[Any, Any]:
-        """Return the scored and the rejected rows of a slice."""
-        found = self._scorer.score(table)
+    def _tables(self, slice_: _Slice) -> tuple[Any, Any]:
+        """Return the scored and the rejected rows of a slice, and let go of its inputs."""
+        found, kept = slice_.task.end(), slice_.kept
+        del slice_.task, slice_.kept
         if found.reasons and self._stop:
             row = min(found.reasons)
             raise InputError(
-                f"Row {first_row + row} cannot be scored: {found.reasons[row]}. Parts before it may be written; "
+                f"Row {slice_.first_row + row} cannot be scored: {found.reasons[row]}. Parts before it may be written; "
                 'on_error="aside" (--on-error aside) puts such rows into a file of their own.'
             )
-        kept = table.select(self._scorer.kept_columns(table.schema))
         rows = sorted(found.reasons)
         good = kept.take(pa.array(found.rows)) if rows else kept
-        for field, column in zip(found.outputs.schema, found.outputs.columns, strict=True):
-            good = good.append_column(field, column)
+        for column, values in zip(found.outputs.schema, found.outputs.columns, strict=True):
+            good = good.append_column(column, values)
         bad = kept.take(pa.array(rows, pa.int64()))
         bad = bad.add_column(0, "reason", pa.array([found.reasons[row] for row in rows], pa.string()))
-        bad = bad.add_column(0, "row", pa.array([first_row + row for row in rows], pa.int64()))
+        bad = bad.add_column(0, "row", pa.array([slice_.first_row + row for row in rows], pa.int64()))
         return good, bad
 
-    def _write(self, part: int, pieces: list[tuple[Any, Any]]) -> None:
-        scored, rejected = (pa.concat_tables(tables).combine_chunks() for tables in zip(*pieces, strict=True))
-        self._output.write(part, scored, rejected if rejected.num_rows else None)
+    def _write(self) -> None:
+        """Write parts until there are no more; by a thread of its own, which waits for the disk."""
+        while (taken := self._finished.get()) is not None and not self._failed:
+            part, room = taken
+            results = [slice_.result for slice_ in part.slices if slice_.result]
+            scored, rejected = (pa.concat_tables(tables).combine_chunks() for tables in zip(*results, strict=True))
+            self._output.write(part.number, scored, rejected if rejected.num_rows else None)
+            self._room.release(room)
+            del taken, part, results, scored, rejected

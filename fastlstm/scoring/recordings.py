@@ -252,7 +252,9 @@ class _Track:
 
     def write(self, results: Mapping[str, Array]) -> None:
         """Add the outputs of a block."""
-        arrays = [arrow_column([results[name]], port) for name, port in self._ports.items()]
+        arrays = [
+            arrow_column(port, results[name], np.array([len(results[name])])) for name, port in self._ports.items()
+        ]
         head = [pa.array([self._name]), pa.array([self._at], pa.int64())]
         self._waiting.append(pa.RecordBatch.from_arrays([*head, *arrays], schema=self._schema))
         self._at += len(next(iter(results.values())))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from fastlstm.errors import FastLSTMError, InputError
+from fastlstm.errors import InputError
 from fastlstm.model import Model
 from fastlstm.scoring.arrow import arrow_column, arrow_type
-from fastlstm.scoring.bucketing import FRAMES, ROWS, buckets
-from fastlstm.scoring.columns import Column, Wanted, check_type, read_column
+from fastlstm.scoring.bucketing import FRAMES, ROWS
+from fastlstm.scoring.columns import Column, Wanted, check_type, one_array, read_column
 from fastlstm.scoring.ports import Ports, find_ports, takes_lengths
+from fastlstm.scoring.work import Work
 
-__all__ = ["ERROR_COLUMN", "Columns", "Scored", "Scorer"]
+__all__ = ["ERROR_COLUMN", "Columns", "Scored", "Scorer", "Task"]
 
 Array = npt.NDArray[Any]
 Columns = Mapping[str, str | Sequence[str]]
@@ -45,6 +47,32 @@ class Scored:
     outputs: Any
     rows: Array
     reasons: dict[int, str]
+
+
+@dataclass
+class Task:
+    """A batch that is being scored.
+
+    Attributes
+    ----------
+    work : Work
+        The rows that fit, to be run; nothing may be left of it when the task ends.
+    reasons : dict of int to str
+        Why the others cannot be scored.
+    """
+
+    scorer: Scorer
+    work: Work
+    fits: Array
+    reasons: dict[int, str]
+
+    def end(self) -> Scored:
+        """Return what became of the batch."""
+        rows, outputs = self.work.outputs()
+        reasons = {**self.reasons, **{int(self.fits[row]): reason for row, reason in self.work.failed.items()}}
+        arrays = [arrow_column(port, *outputs[name]) for name, port in self.scorer.ports.outputs.items()]
+        fields = pa.schema(self.scorer.output_fields())
+        return Scored(pa.RecordBatch.from_arrays(arrays, schema=fields), self.fits[rows], reasons)
 
 
 class Scorer:
@@ -190,6 +218,15 @@ class Scorer:
             )
         return kept
 
+    @property
+    def growth(self) -> float:
+        """How many times the bytes of a slice of the input its outputs may take, at least 1."""
+        taken = [
+            _step_bytes(port.spec.dtype, port.dims) for port in self.ports.inputs.values() if port.time is not None
+        ]
+        given = [_step_bytes(port.dtype, port.dims) for port in self.ports.outputs.values() if port.time is not None]
+        return max(1.0, sum(given) / sum(taken)) if taken else 1.0
+
     def output_fields(self) -> list[Any]:
         """Return the Arrow fields of the outputs; they follow from the model alone."""
         return [pa.field(self.output_columns[name], arrow_type(port)) for name, port in self.ports.outputs.items()]
@@ -201,14 +238,18 @@ class Scorer:
 
         Parameters
         ----------
-        batch : pyarrow.RecordBatch or pyarrow.Table
+        batch : pyarrow.RecordBatch, pyarrow.Table or pandas.DataFrame
 
         Returns
         -------
-        The same kind, with as many rows in the same order.
+        The same kind, with as many rows in the same order; a frame keeps its index.
         """
+        if (pandas := sys.modules.get("pandas")) and isinstance(batch, pandas.DataFrame):
+            return self(pa.Table.from_pandas(batch, preserve_index=False)).to_pandas().set_axis(batch.index)
         if not isinstance(batch, pa.RecordBatch | pa.Table):
-            raise InputError(f"A scorer takes an Arrow RecordBatch or Table; got {type(batch).__name__}.")
+            raise InputError(
+                f"A scorer takes an Arrow RecordBatch or Table or a pandas DataFrame; got {type(batch).__name__}."
+            )
         kept = self.kept_columns(batch.schema)
         scored = self.score(batch)
         if scored.reasons and self.on_error == "stop":
@@ -229,6 +270,13 @@ class Scorer:
 
     def score(self, batch: Any) -> Scored:
         """Return the outputs of a batch, and why the rows that have none have none."""
+        task = self.begin(batch)
+        for rows in task.work.batches:
+            task.work.run(rows)
+        return task.end()
+
+    def begin(self, batch: Any) -> Task:
+        """Read a batch's inputs, for callers whose threads share the work."""
         chosen = self.input_columns(batch.schema)
         fits = np.arange(batch.num_rows)
         reasons: dict[int, str] = {}
@@ -238,12 +286,8 @@ class Scorer:
                 break
             reasons.update({int(fits[row]): reason for row, reason in wrong.items()})
             fits = np.delete(fits, list(wrong))
-        outputs, failed = self._computed(read, len(fits))
-        reasons.update({int(fits[row]): reason for row, reason in failed.items()})
-        good = np.delete(np.arange(len(fits)), list(failed)) if failed else np.arange(len(fits))
-        fields = self.output_fields()
-        arrays = [arrow_column(_chosen(outputs[name], good), port) for name, port in self.ports.outputs.items()]
-        return Scored(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)), fits[good], reasons)
+        work = Work(self.model, self.ports, read, len(fits), self.batch_rows, self.batch_frames)
+        return Task(self, work, fits, reasons)
 
     def _read(
         self, batch: Any, chosen: Mapping[str, list[str]], rows: Array
@@ -283,78 +327,12 @@ class Scorer:
                 wrong.setdefault(int(row), text)
         return wrong
 
-    def _computed(self, columns: Mapping[str, Column], count: int) -> tuple[dict[str, Any], dict[int, str]]:
-        """Return each output of all rows, an array or (with time) a list of arrays, and the rows that failed."""
-        results: dict[str, Any] = {
-            name: [np.empty((0, *port.dims), port.dtype)] * count
-            if port.time is not None
-            else np.zeros((count, *port.dims), port.dtype)
-            for name, port in self.ports.outputs.items()
-        }
-        failed: dict[int, str] = {}
-        timed = [c.lengths for name, c in columns.items() if self.ports.inputs[name].time is not None]
-        lengths = np.stack(timed) if timed else np.zeros((0, count), np.int64)
-        most = self.ports.batch or self.batch_rows
-        waiting = list(buckets(lengths, self.ports.ragged, most, self.batch_frames))[::-1]
-        while waiting:
-            rows = waiting.pop()
-            try:
-                self._run(columns, rows, lengths[0, rows] if len(lengths) else None, results)
-            except FastLSTMError as error:  # the model refuses a value, an id beyond its table say: whose is it?
-                if len(rows) == 1:
-                    failed[int(rows[0])] = str(error).rstrip(".")
-                else:
-                    waiting += [rows[len(rows) // 2 :], rows[: len(rows) // 2]]
-        return results, failed
-
-    def _run(self, columns: Mapping[str, Column], rows: Array, lengths: Array | None, results: dict[str, Any]) -> None:
-        """Run one batch and put its outputs in their places."""
-        count = len(rows)
-        filled = rows if self.ports.batch is None else np.resize(rows, self.ports.batch)
-        arrays = {name: _gathered(column, filled, self.ports, name) for name, column in columns.items()}
-        if lengths is not None:
-            lengths = np.resize(lengths, len(filled))
-        outputs = self.ports.call(self.model, arrays, len(filled), lengths)
-        for name, port in self.ports.outputs.items():
-            array = np.moveaxis(outputs[name], port.rows, 0)[:count]
-            if port.time is None:
-                results[name][rows] = array
-                continue
-            array = np.moveaxis(array, port.time + (port.time < port.rows), 1)
-            for place, row in enumerate(rows):
-                steps = int(lengths[place]) if self.ports.ragged and lengths is not None else array.shape[1]
-                results[name][row] = array[place, :steps]
-
-
-def _gathered(column: Column, rows: Array, ports: Ports, name: str) -> Array:
-    """Return some rows of a column in the layout of the model's input, zero where a shorter row has ended."""
-    port = ports.inputs[name]
-    if port.time is None:
-        array = column.values[rows]
-        return array if port.rows in (0, None) else np.moveaxis(array, 0, port.rows)
-    starts, lengths = column.offsets[rows], column.lengths[rows]
-    dims = column.values.shape[1:]
-    steps = max(1, int(lengths.max()))
-    make = np.empty if (lengths == steps).all() else np.zeros
-    rows_first = port.rows is None or port.rows < port.time
-    array = make((len(rows), steps, *dims) if rows_first else (steps, len(rows), *dims), column.values.dtype)
-    by_row = array if rows_first else array.swapaxes(0, 1)
-    for place, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-        by_row[place, :length] = column.values[start : start + length]
-    now = [0, 1] if rows_first else [1, 0]
-    if port.rows is None:
-        return np.moveaxis(array[0], 0, port.time)
-    return np.moveaxis(array, now, [port.rows, port.time])
-
 
 # --- Arrow's side -------------------------------------------------------------------------------------------
 
 
-def _chosen(values: Any, rows: Array) -> Any:
-    """Return an output's values for some rows: all of them as they are."""
-    if len(rows) == len(values):
-        return values
-    return [values[row] for row in rows] if isinstance(values, list) else values[rows]
+def _step_bytes(dtype: str, dims: tuple[int, ...]) -> int:
+    return int(np.dtype(dtype).itemsize * np.prod(dims, dtype=int))
 
 
 def _fits(field: Any, wanted: Wanted) -> bool:
@@ -375,7 +353,7 @@ def _joined_type(schema: Any, names: list[str]) -> Any:
 
 def _joined(columns: list[Any], names: list[str]) -> Any:
     """Return one array of a batch's or table's columns: several as the fields of a struct."""
-    arrays = [c.combine_chunks() if isinstance(c, pa.ChunkedArray) else c for c in columns]
+    arrays = [one_array(column) for column in columns]
     return arrays[0] if len(arrays) == 1 else pa.StructArray.from_arrays(arrays, names)
 
 

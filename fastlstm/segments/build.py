@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
-from fastlstm.arguments import Binary, Embed, Last, LayerNorm, Linear, Move, Softmax, Unary
+from fastlstm.arguments.rows import Binary, Embed, Last, LayerNorm, Linear, Move, Softmax, Unary
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
 from fastlstm.pack import padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage

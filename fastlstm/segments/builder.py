@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm.arguments import Move
+from fastlstm.arguments.rows import Move
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph
 from fastlstm.limits import BYTE_OFFSET

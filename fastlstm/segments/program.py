@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
+from fastlstm.arguments.arrays import Bound
 from fastlstm.busy import Busy, in_use
 from fastlstm.kernels.compiler import Kernel, address, prepare
 from fastlstm.memory import aligned_zeros
@@ -24,7 +25,7 @@ from fastlstm.program import Argument, Body, Place, Program, Table
 from fastlstm.protected import CHECKING
 from fastlstm.team import team_of
 
-__all__ = ["BoundProgram", "address_of"]
+__all__ = ["WORTH_A_TEAM", "WORTH_WAKING", "BoundProgram", "address_of"]
 
 Array = npt.NDArray[Any]
 WORTH_A_TEAM = 200_000  # multiply-adds of a call, a few microseconds: workers that are awake join in less than one
@@ -73,6 +74,12 @@ class BoundProgram:
         if self.workers > 1:
             self._hire(words)
 
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} of {self.program!r}, bound to {self.batch} rows, {self.workers} worker(s) and "
+            f"{self.steps} time steps: {self.nbytes():,} bytes>"
+        )
+
     def _address(self, name: str) -> int:
         return address(Kernel(name), self.program.target)
 
@@ -118,6 +125,14 @@ class BoundProgram:
         light = steps * self.macs < WORTH_WAKING
         return self._address("team.lead"), address_of(self._crew), int(light)
 
+    def functions(self) -> tuple[tuple[int, int], tuple[int, int, int] | None]:
+        """Return what `call` chooses from: the function and the first argument that run it alone, and with a team.
+
+        Behind those of the team is the address of the word that says whether it has been started.
+        """
+        crew = (self._address("team.lead"), address_of(self._crew), self._team.alive) if self.workers > 1 else None
+        return self._alone[:2], crew
+
     def _assemble(self) -> Array:
         prepare((Kernel(*one) for one in self.program.kernels(self.batch)), self.program.target)
         words: list[int] = [len(self.program.stages)]
@@ -148,21 +163,23 @@ class BoundProgram:
             return [address_of(self._tables[id(value)])]
         if isinstance(value, Body):
             return self._body(value)
-        return [value]
+        return list(value) if isinstance(value, tuple) else [value]
 
     def _body(self, body: Body) -> list[int]:
-        """Bind a program inside this one; see `fastlstm.kernels.nested` for its words."""
+        """Bind a program inside this one, and return its words."""
         bound = BoundProgram(body.program, body.batch, body.workers, body.count if body.program.slots else 1)
         self.bodies.append(bound)
         for slot, (at, time, row) in body.places.items():
             self._arrays.append(at.memory)
             bound.place(slot, address_of(at.memory) + at.offset, time, row)
         frames = [address_of(frame) for frame in (bound.frames if body.workers > 1 else [])][1:]
-        return [self._address("drive.drive"), bound.code, body.count, body.workers, address_of(bound.frame), *frames]
+        words = Bound(self._address("drive.drive"), bound.code, body.count, body.workers, address_of(bound.frame))
+        return [*words, *frames]
 
     def _place_buffers(self, steps: int) -> None:
         """Give every slot its memory for `steps` time steps; states and other rows keep theirs."""
         self.steps = steps
+        self.frame[layout.ROOM] = steps
         for index, slot in enumerate(self.program.slots):
             if slot.kind == "external":
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.arguments import GRU, LSTM, RNN, Projected, ResetBefore
+from fastlstm.arguments.rows import GRU, LSTM, RNN, Projected, ResetBefore
 from fastlstm.memory import aligned
 from fastlstm.pack import gate_panels, gate_rows, gate_tail, panels_of, plain_panels
 from fastlstm.program import Instruction, Slot

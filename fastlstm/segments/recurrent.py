@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.arguments import Linear
+from fastlstm.arguments.rows import Linear
 from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Node
 from fastlstm.pack import gate_panels, gate_rows, gate_tail, panels_of
 from fastlstm.program import Instruction, Slot

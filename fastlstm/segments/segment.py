@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout, native, team
+from fastlstm import layout, team
 from fastlstm.errors import InputError
 from fastlstm.memory import guarded
 from fastlstm.program import Program, Stage
@@ -30,6 +30,7 @@ COMPLAINT = (
     "(or negative ids counted from the end); check the vocabulary that the ids were made with."
 )
 """What a program's status other than 0 says."""
+MOST_SIZES = 16  # of batches that have programs of their own
 WORTH_A_WORKER = 25_000  # multiply-adds of a time step, about a microsecond: a phase of shares costs a third of that
 
 
@@ -60,7 +61,18 @@ class Segment:
     names: tuple[str, ...]
     threads: int = 1  # as many as the caller allows
     flat: bool = False  # one input and one output, all whose axes but the last are rows alike
-    _idle: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)
+    _programs: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)  # by rows
+    _shared: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)  # for up to so many
+    _met: set[int] = field(default_factory=set, repr=False, compare=False)  # numbers of rows that came once
+
+    def __repr__(self) -> str:
+        steps = list(self.program.instructions)
+        layers = sum(step.recurrent for step in steps)
+        return (
+            f"<Segment ({', '.join(self.inputs)}) -> ({', '.join(self.outputs)}): {len(steps)} instructions, "
+            f"{layers} of them recurrent, {sum(step.macs for step in steps):,} multiply-adds a time step, "
+            f"{self.threads} thread(s) at most>"
+        )
 
     def bound(self, batch: int, before: Sequence[Stage] = (), after: Sequence[Stage] = ()) -> BoundProgram:
         """Return a bound program of one's own for `batch` rows, with more stages before and after the segment's."""
@@ -76,6 +88,40 @@ class Segment:
         """Return a program for whole sequences of `batch` rows, divided among workers as they divide best."""
         kind = SplitProgram if self.splits(batch) else BoundProgram
         return kind(self.program, batch, self.workers(batch))
+
+    def programs(self, batch: int) -> Sequence[BoundProgram]:
+        """Return the programs that whole sequences of `batch` rows have needed so far: one a call at a time."""
+        return self._programs.get(batch, ())
+
+    def _take(self, batch: int) -> BoundProgram:
+        """Return a program whose flag is taken; who calls puts that back."""
+        exact = self.flat or self.splits(batch) or _room(batch) == batch or self._comes_again(batch)
+        rows = batch if exact else _room(batch)
+        kept = (self._programs if exact else self._shared).setdefault(rows, [])
+        for program in kept:
+            try:
+                del program.busy.free
+            except AttributeError:
+                continue
+            break
+        else:
+            program = self.bound(rows) if self.flat or not exact else self.bound_for_sequences(rows)
+            del program.busy.free
+            kept.append(program)
+        if not exact and program.used != batch:
+            program.use(batch)
+        return program
+
+    def _comes_again(self, batch: int) -> bool:
+        """Whether a number of rows gets programs of its own: the second time it comes, if few have any."""
+        if batch in self._programs:
+            return True
+        if batch in self._met and len(self._programs) < MOST_SIZES:
+            return True
+        if len(self._met) >= MOST_SIZES:
+            self._met.clear()
+        self._met.add(batch)
+        return False
 
     def splits(self, batch: int) -> bool:
         """Whether workers take rows of the batch for whole sequences, and not hidden units of every step."""
@@ -102,23 +148,21 @@ class Segment:
         steps, batch = self.sizes(arrays)
         lengths = self._lengths(values, steps, batch)
         order = None if lengths is None else np.argsort(-lengths, kind="stable")
-        idle = self._idle.setdefault(batch, [])
+        program = self._take(batch)
         try:
-            program = idle.pop()  # another thread may have taken the last one since we looked
-        except IndexError:
-            program = self.bound_for_sequences(batch)
-        self._set_states(program, values, batch, order)
-        self._set_masks(program, values, steps, batch, lengths, order)
-        active = None
-        if lengths is not None and order is not None:
-            active = np.array([np.count_nonzero(lengths > t) for t in range(steps)] + [0], np.int64)
-        result = self.advance(program, arrays, steps, batch, active, order)
-        for state in self.states:
-            if state.shown:
-                part = program.rows(state.slot)[:, : state.width]
-                whole = result.setdefault(state.shown, np.empty((state.directions, batch, state.width), np.float32))
-                whole[state.direction] = part if order is None else part[np.argsort(order)]
-        idle.append(program)
+            self._set_states(program, values, batch, order)
+            self._set_masks(program, values, steps, batch, lengths, order)
+            active = None
+            if lengths is not None and order is not None:
+                active = np.array([np.count_nonzero(lengths > t) for t in range(steps)] + [0], np.int64)
+            result = self.advance(program, arrays, steps, batch, active, order)
+            for state in self.states:
+                if state.shown:
+                    part = program.rows(state.slot)[:batch, : state.width]
+                    whole = result.setdefault(state.shown, np.empty((state.directions, batch, state.width), np.float32))
+                    whole[state.direction] = part if order is None else part[np.argsort(order)]
+        finally:
+            program.busy.free = None
         return result
 
     def _run_flat(self, values: Mapping[str, Any]) -> dict[str, Array]:
@@ -128,13 +172,11 @@ class Segment:
         array = np.asarray(values[name])
         width = array.shape[-1] if array.ndim else 1
         rows = _rows_array(array.reshape(math.prod(array.shape[:-1]), 1, width), axes, features, name)
-        idle = self._idle.setdefault(1, [])
+        program = self._take(1)
         try:
-            program = idle.pop()
-        except IndexError:
-            program = self.bound(1)
-        result = self.advance(program, {name: rows}, len(rows), 1)[shown]
-        idle.append(program)
+            result = self.advance(program, {name: rows}, len(rows), 1)[shown]
+        finally:
+            program.busy.free = None
         return {shown: result.reshape(*array.shape[:-1], result.shape[-1])}
 
     def advance(
@@ -179,32 +221,6 @@ class Segment:
             }
         return result
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether one input goes in and one output comes out, from zero states, for all rows alike."""
-        asked = any(state.given or state.shown for state in self.states)
-        one = len(self.inputs) == len(self.outputs) == 1 and not self.flat
-        return one and not (asked or self.lengths or self.masks)
-
-    def entry(
-        self, program: BoundProgram, steps: int, keep: bool = False, time_axis: bool = True, batch_axis: bool = True
-    ) -> native.Call:
-        """Return a built-in that runs `program` over arrays of one shape; see `fastlstm.native.entry`.
-
-        Only for one float input and one output (`is_plain`, or a stream's segment). With `keep` the states go on
-        from call to call; a time or batch axis of size 1 may be left out of the arrays.
-        """
-        sizes = {"T": steps, "B": program.used, "1": 1}
-        (x,), (y,) = self.inputs.values(), self.outputs.values()
-        dropped = ("" if time_axis else "T1") + ("" if batch_axis else "B1")
-
-        def place(value: tuple[int, str, int]) -> tuple[int, str, list[int]]:
-            slot, axes, features = value
-            return slot, axes, [features if axis == "F" else sizes[axis] for axis in axes if axis not in dropped]
-
-        clear = [] if keep else [program.rows(state.slot) for state in self.states]
-        return native.entry(program, steps, place(x), place(y), clear)
-
     def sizes(self, arrays: Mapping[str, Array]) -> tuple[int, int]:
         """Return the time steps and batch rows of the inputs; InputError if they do not agree."""
         found: dict[str, tuple[int, str]] = {}
@@ -239,7 +255,7 @@ class Segment:
 
     def _set_states(self, program: BoundProgram, values: Mapping[str, Any], batch: int, order: Array | None) -> None:
         for state in self.states:
-            rows = program.rows(state.slot)
+            rows = program.rows(state.slot)[:batch]
             rows[:] = 0
             if not state.given:
                 continue
@@ -297,6 +313,15 @@ class Segment:
             for stage in self.program.stages
             for step in stage.instructions
         ]
+
+
+def _room(batch: int) -> int:
+    """Return the rows that a program for `batch` rows has room for: few numbers, so that few programs are kept.
+
+    Up to an eighth more; below 16 exactly as many, where kernels are chosen by their number.
+    """
+    step = 1 << max(0, batch.bit_length() - 4)
+    return -(-batch // step) * step
 
 
 def axes_of(axes: str) -> tuple[int | None, int | None]:

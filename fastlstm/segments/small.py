@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.arguments import Linear, SmallLSTM
+from fastlstm.arguments.rows import Linear, SmallLSTM
 from fastlstm.graph import Node
 from fastlstm.pack import gate_panels, plain_panels
 from fastlstm.program import Instruction

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.arguments import SmallGRU
+from fastlstm.arguments.rows import SmallGRU
 from fastlstm.graph import RECURRENT_OPS, Node
 from fastlstm.pack import gate_panels
 from fastlstm.program import Instruction

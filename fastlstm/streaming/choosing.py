@@ -22,6 +22,7 @@ from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine
 from fastlstm.streaming.pairs import final_states, initial_states, state_pairs
 from fastlstm.streaming.timeline import FRAMES, ROWS, TRACED, Carried, Unrolled, refusal
 from fastlstm.streaming.timeline_rules import unroll
+from fastlstm.target import Target
 
 if TYPE_CHECKING:
     from fastlstm.model import Model
@@ -32,7 +33,7 @@ Array = npt.NDArray[Any]
 MOST_TRIALS = 400
 
 
-def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
+def engine_for(model: Model, hand: Mapping[str, str] | None, target: Target | None = None) -> Engine:
     """Return what a stream of the model runs on.
 
     Parameters
@@ -40,6 +41,8 @@ def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
     model : Model
     hand : mapping of str to str, optional
         State inputs and the outputs that show them, where the graph alone does not say it.
+    target : Target, optional
+        What it is planned for; this machine if not given.
 
     Raises
     ------
@@ -49,13 +52,14 @@ def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
     graph = passes.optimise(model.graph)
     threads = machine.cores() if model.threads is None else model.threads
     pairs = state_pairs(graph, hand)
-    found = _one_segment(graph, pairs, threads)
+    target = target or machine.detect()
+    found = _one_segment(graph, pairs, threads, target)
     if found is not None:
         return found
     shown = {given: after for given, after in pairs.items() if after}
     graph = _without(graph, {given for given, after in pairs.items() if not after})
     try:
-        return GraphEngine(_unrolled(graph, shown), threads)
+        return GraphEngine(_unrolled(graph, shown), threads, target)
     except UnsupportedError as error:
         called = _call_by_call(graph, shown, bool(hand))
         if called is None and shown and not hand:
@@ -64,10 +68,10 @@ def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
             ) from None
         if called is None:
             raise error from None
-        return GraphEngine(called, threads)
+        return GraphEngine(called, threads, target)
 
 
-def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int) -> SegmentEngine | None:
+def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int, target: Target) -> SegmentEngine | None:
     """Return the engine of a model that is one native call, None if it is not."""
     only_recurrent = all(
         initial_states(graph, given) and (not shown or initial_states(graph, given) == final_states(graph, shown))
@@ -102,7 +106,7 @@ def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int) -> Segmen
     stream = graph.replace(inputs=inputs, outputs=outputs, nodes=_needed(nodes, wanted))
     if not recurrent or any(n.op in RECURRENT_OPS and n not in stream.nodes for n in nodes):
         return None
-    plan = make_plan(stream, machine.detect(), threads)
+    plan = make_plan(stream, target, threads)
     segment = plan.parts[0] if len(plan.parts) == 1 else None
     if not isinstance(segment, Segment) or segment.flat or set(segment.inputs) != {spec.name for spec in inputs}:
         return None
@@ -249,7 +253,11 @@ def _row_axis(graph: Graph, given: str) -> int | None:
         for first, kind in initial_states(graph, given)
         for node in [graph.producers()[first]]
     }
-    spec = next(s for s in graph.inputs if s.name == given)
+    return _axis_of_rows(graph, next(s for s in graph.inputs if s.name == given), places)
+
+
+def _axis_of_rows(graph: Graph, spec: TensorSpec, places: set[str]) -> int | None:
+    """Return which axis of an input is the second one of these values, the batch rows of a layer's; None if none is."""
     for axis in range(len(spec.shape) if places and "..." not in spec.shape else 0):
         named = replace(spec, shape=(*spec.shape[:axis], ROWS, *spec.shape[axis + 1 :]))
         infos = passes.shapes.infer(graph.replace(inputs=tuple(named if s is spec else s for s in graph.inputs)))
@@ -299,6 +307,7 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
 
     The frame is then what one call takes, such as a chunk of audio; time may go on inside it.
     """
+    graph = _with_rows(graph, pairs)
     frames = [spec for spec in graph.inputs if spec.name not in pairs]
     outputs = [spec for spec in graph.outputs if spec.name not in pairs.values()]
     is_open = any(isinstance(size, str) for spec in frames for size in spec.shape[1:])
@@ -327,8 +336,40 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
         carried.append(Carried(given, given, shown, shape, spec.dtype or "float32", own=True))
     own = [TensorSpec(c.given, c.shape, c.dtype) for c in carried]
     after = [TensorSpec(c.shown, c.shape, c.dtype) for c in carried]
-    called = graph.replace(inputs=(*frames, *own), outputs=(*outputs, *after))
+    inputs = (*frames, *own)
+    infos = passes.shapes.infer(graph.replace(inputs=inputs))
+    outputs = [_with_rank(spec, infos[spec.name].shape) for spec in outputs]
+    called = graph.replace(inputs=inputs, outputs=(*outputs, *after))
     return Unrolled(called, tuple(carried), _row_letters(called, len(frames), len(outputs), graph), False)
+
+
+def _with_rows(graph: Graph, pairs: Mapping[str, str]) -> Graph:
+    """Return a chunk model's graph with a fixed number of batch rows everywhere, if its frames or states have one."""
+    layers = {node.input(0) for node in graph.nodes if node.op in RECURRENT_OPS}
+    at = {
+        spec.name: _row_axis(graph, spec.name) if spec.name in pairs else _axis_of_rows(graph, spec, layers)
+        for spec in graph.inputs
+    }
+    counts = {spec.shape[axis] for spec in graph.inputs if (axis := at[spec.name]) is not None}
+    fixed = {size for size in counts if isinstance(size, int)}
+    if len(fixed) != 1:
+        return graph
+    inputs = (
+        spec
+        if (axis := at[spec.name]) is None
+        else replace(spec, shape=(*spec.shape[:axis], *fixed, *spec.shape[axis + 1 :]))
+        for spec in graph.inputs
+    )
+    return graph.replace(inputs=tuple(inputs))
+
+
+def _with_rank(spec: TensorSpec, shape: tuple[int | str, ...] | None) -> TensorSpec:
+    """Return an output of a chunk model with its axes, also where the model does not say how many there are."""
+    if "..." not in spec.shape:
+        return spec
+    if shape is None:
+        raise UnsupportedError(f"The shape of the output '{spec.name}' is not known, so this model cannot stream.")
+    return replace(spec, shape=shape)
 
 
 def _row_letters(called: Graph, frames: int, outputs: int, graph: Graph) -> dict[str, str]:

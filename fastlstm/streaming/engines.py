@@ -7,7 +7,7 @@ and outputs. Both `open` a *run*: the states of one stream.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,9 +21,12 @@ from fastlstm.executor import Executor
 from fastlstm.graph import TensorSpec
 from fastlstm.memory import check_memory
 from fastlstm.native import Call, never
+from fastlstm.segments.entry import stream_entry
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.timeline import Unrolled
+from fastlstm.tapes.by_shape import Tapes
+from fastlstm.target import Target
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
@@ -46,10 +49,8 @@ class SegmentRun:
         return self.engine.segment.advance(self.program, arrays, steps, self.batch)
 
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:
-        """Return a built-in for arrays of one shape, if this engine has any."""
-        if not self.engine.has_entries:
-            return never
-        return self.engine.segment.entry(self.program, steps, keep=True, time_axis=time_axis, batch_axis=batch_axis)
+        """Return a built-in for frames of so many time steps (0: any number), with or without axes of size 1."""
+        return stream_entry(self.engine.segment, self.program, self.engine.shown, steps, time_axis, batch_axis)
 
     def before(self) -> dict[str, Array] | None:
         """Return what `restore` takes to undo what a refused call has done; None if no call is refused midway."""
@@ -89,6 +90,9 @@ class SegmentEngine:
 
     by_call = False
 
+    def __repr__(self) -> str:
+        return f"<SegmentEngine of {self.segment!r}, {self.state_bytes:,} bytes of states a row>"
+
     @property
     def state_bytes(self) -> int:
         """Bytes of the states of one row."""
@@ -108,12 +112,6 @@ class SegmentEngine:
     def has_ids(self) -> bool:
         """Whether an input holds ids, which only the kernels find to lie outside their table."""
         return any(not features for _, _, features in self.segment.inputs.values())
-
-    @cached_property
-    def has_entries(self) -> bool:
-        """Whether one float input goes in and one output comes out."""
-        ports = list(self.inputs.values())
-        return len(ports) == len(self.segment.outputs) == 1 and ports[0].dtype == "float32"
 
     def open(self, batch: int) -> SegmentRun:
         """Return the states of a new stream."""
@@ -170,8 +168,8 @@ class GraphRun:
 class GraphEngine:
     """A model that runs part by part, with its states as inputs and outputs."""
 
-    def __init__(self, unrolled: Unrolled, threads: int) -> None:
-        self._executor = Executor(unrolled.graph, threads)
+    def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
+        self.executor = Executor(unrolled.graph, threads, target=target)
         self.carried, self.at_once = unrolled.carried, unrolled.at_once
         count = len(self.carried)
         graph = unrolled.graph
@@ -182,6 +180,9 @@ class GraphEngine:
 
         self.by_call = not any("T" in port.axes for port in self.inputs.values())
         """Whether a step is a whole call of the model, with one chunk as its input."""
+
+    def __repr__(self) -> str:
+        return f"<GraphEngine of {self.executor!r}, {self.state_bytes:,} bytes of states a row>"
 
     @property
     def state_bytes(self) -> int:
@@ -220,10 +221,19 @@ class GraphEngine:
         }
         return joined, dict(states)
 
+    def call(self, values: Mapping[str, Array]) -> Sequence[Array]:
+        """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
+        return self.executor.run(values)
+
+    @property
+    def tapes(self) -> Tapes | None:
+        """What `call` runs by, None if it does not."""
+        return self.executor.tapes
+
     def _run(
         self, states: Mapping[str, Array], arrays: Mapping[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        results = self._executor.run({**arrays, **states})
+        results = self.call({**arrays, **states})
         outputs = dict(zip(self.outputs, results, strict=False))
         after = results[len(outputs) :]
         return outputs, {c.given: np.asarray(a) for c, a in zip(self.carried, after, strict=True)}

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm.busy import exclusive, in_use
+from fastlstm.conversion import converted
 from fastlstm.errors import InputError
 from fastlstm.native import Call, never
-from fastlstm.streaming.engines import SegmentEngine
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 Array = npt.NDArray[Any]
-LONGEST_ENTRY = 4096  # time steps of a chunk for whose length memory is kept
-MOST_ENTRIES = 32  # shapes of chunks for which it is kept
 
 
 class Stream:
@@ -61,11 +59,10 @@ class Stream:
             name: (np.dtype(p.dtype), p.shape(1, batch, "T" + self._lone), p.shape(1, batch, "T"), p.shape(1, batch))
             for name, p in self._inputs.items()
         }
-        # Entries for the frame, for chunks by their shape, and for the chunk met last.
+        # Entries for the frame, for chunks, and for chunks that have a batch axis although there is one row.
         self._one: Call = self._run.entry(1, time_axis=False, batch_axis=batch > 1)
-        self._chunk: Call = never
-        self._chunks: dict[tuple[int, ...], Call] = {}
-        self._keeps_entries = isinstance(engine, SegmentEngine) and engine.has_entries
+        self._chunk: Call = self._run.entry(0, time_axis=True, batch_axis=batch > 1)
+        self._full_chunk: Call = self._run.entry(0, time_axis=True, batch_axis=True) if batch == 1 else never
 
     def step(self, frame: Any, out: Any = None) -> Any:
         """Advance by one time step.
@@ -83,7 +80,7 @@ class Stream:
         """
         y = self._one(frame) if out is None else self._one(frame, out)
         if y is not None:
-            return cast(Array, y)
+            return y
         busy = self._busy
         try:
             del busy.free
@@ -124,14 +121,10 @@ class Stream:
         -------
         array [n, width], or with a batch axis the model's own layout; with several outputs a dict
         """
-        known = self._chunk(chunk) if out is None else self._chunk(chunk, out)
-        if known is not None:
-            return cast(Array, known)
-        if isinstance(chunk, np.ndarray) and chunk.shape in self._chunks:
-            self._chunk = self._chunks[chunk.shape]
-            known = self._chunk(chunk) if out is None else self._chunk(chunk, out)
+        for call in (self._chunk, self._full_chunk):
+            known = call(chunk) if out is None else call(chunk, out)
             if known is not None:
-                return cast(Array, known)
+                return known
         busy = self._busy
         try:
             del busy.free
@@ -143,7 +136,7 @@ class Stream:
             busy.free = None
 
     def _push(self, chunk: Any, out: Any) -> Any:
-        """Advance by a chunk of frames whose shape was not met before."""
+        """Advance by a chunk of frames that the entries do not know."""
         if self._by_call:
             frames = self._calls(chunk)
             steps, lone = len(frames), frames[0][1]
@@ -163,14 +156,13 @@ class Stream:
             else:
                 results = self._run.advance(arrays, steps)
                 results = {name: self._shown(port, results[name], lone) for name, port in self._outputs.items()}
-            answer = self._answer(results, out)
+            return self._answer(results, out)
         except BaseException:
             self._run.restore(before)
             raise
-        if self._keeps_entries and 0 < steps <= LONGEST_ENTRY and len(self._chunks) < MOST_ENTRIES:
-            self._chunk = self._run.entry(steps, time_axis=True, batch_axis=not lone)
-            self._chunks[np.shape(chunk)] = self._chunk
-        return answer
+
+    def __repr__(self) -> str:
+        return f"<fastlstm.Stream of {self._model!r}: {self.batch} row(s)>"
 
     def blank_frame(self) -> Any:
         """Return a frame of zeros, of the shape and dtype that `step` takes."""
@@ -287,7 +279,7 @@ class Stream:
             for i, axis in enumerate(port.axes):
                 if axis in without + lone and axis in "TB":
                     array = np.expand_dims(array, i)
-            arrays[name] = np.asarray(array, port.dtype, order="C")
+            arrays[name] = np.asarray(converted(array, port.dtype, which), order="C")
         return arrays, lone
 
     def _steps(self, arrays: Mapping[str, Array]) -> int:
@@ -317,6 +309,10 @@ class Stream:
         """Return what `_arrays` returns for each of several chunks; the inputs have an axis more, or not."""
         named = {name: np.asarray(value) for name, value in by_name(self._inputs, chunks).items()}
         many = {name for name, port in self._inputs.items() if named[name].ndim == len(port.axes) + 1}
+        if not many:  # their frames come without a batch axis
+            many = {
+                name for name, port in self._inputs.items() if named[name].ndim == len(port.shape(1, 1, self._lone)) + 1
+            }
         counts = {len(named[name]) for name in many}
         if len(counts) != 1:
             raise InputError(

@@ -128,8 +128,8 @@ class Carried:
         rows = self.initial.shape[self.shape.index(ROWS)] if ROWS in self.shape else 1
         if rows not in (1, batch) and self.initial.ndim == len(shape):
             raise InputError(
-                f"The model holds initial states for {rows} rows; a stream of {batch} was asked for. "
-                f"Open it with batch={rows}."
+                f"The model holds initial states for {rows} rows; {batch} asked for. "
+                f"Open a stream with batch={rows}; a pool's streams have one row each."
             )
         return np.array(np.broadcast_to(self.initial, shape), self.dtype)
 

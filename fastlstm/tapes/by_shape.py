@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastlstm.graph import Graph, Node, outer_values
+from fastlstm.native import Call, never
 from fastlstm.tapes import HEAVY
+from fastlstm.tapes.entry import steered_entry, tape_entry
 from fastlstm.tapes.tape import SizesChangedError, Tape, record
 
 if TYPE_CHECKING:
     from fastlstm.executor import Executor
 
-__all__ = ["Tapes", "steering"]
+__all__ = ["Tapes", "give", "steering"]
 
 MOST_TAPES = 32
 MOST_BYTES = 256 << 20  # of memory that all tapes of a model hold
@@ -75,26 +77,60 @@ class Tapes:
         if not all(isinstance(a, np.ndarray) and a.size for a in arrays):
             return None
         if self._steering:
-            return self._choose(inputs)
-        key = tuple((a.shape, a.dtype.char) for a in arrays)
-        waiting = self._kept.get(key)
-        if waiting:
+            executor, left = self._chosen_by(inputs)
+            return executor.run(left)
+        key = _key(arrays)
+        tape = self.take(key)
+        if tape is not None:
             try:
-                tape = waiting.pop()  # another thread may have taken the last one since we looked
-            except IndexError:
-                pass
-            else:
-                try:
-                    results = tape.run(arrays)
-                except SizesChangedError as changed:
-                    self._note(changed)
-                else:
-                    waiting.append(tape)
-                    return results
+                return tape.run(arrays)
+            except SizesChangedError as changed:
+                self.forget(key, tape, changed)
+            finally:
+                give(tape)
         tape, results = self._record(inputs)
         if tape.reusable:
+            tape.entry = tape_entry(tape, list(inputs), self._executor.graph.outputs)
             self._keep(key, tape)
         return results
+
+    def entry(self, arrays: Sequence[Any]) -> Call:
+        """Return the built-in that runs a tape for such inputs of the graph, `native.never` if there is none."""
+        if not all(isinstance(a, np.ndarray) for a in arrays):
+            return never
+        if not self._steering:
+            return next((tape.entry for tape in self._kept.get(_key(arrays), ())), never)
+        given = dict(zip((spec.name for spec in self._executor.graph.inputs), arrays, strict=True))
+        fixed = {name: given[name] for name in self._steering}
+        chosen = self._chosen.get(_bytes(fixed))
+        if chosen is None or chosen.tapes is None:
+            return never
+        left = [array for name, array in given.items() if name not in fixed]
+        for tape in chosen.tapes._kept.get(_key(left), ()):
+            if tape.steered is None:
+                tape.steered = steered_entry(tape, self._executor.graph.inputs, fixed)
+            return tape.steered
+        return never
+
+    def find(self, inputs: Mapping[str, Any]) -> tuple[Tapes, Hashable, tuple[str, ...]] | None:
+        """Return where inputs like these have their tapes, the key to `take` one, and the names of what it is given.
+
+        None if they run without.
+        """
+        if self._steering:
+            executor, left = self._chosen_by(inputs)
+            return None if executor.tapes is None else executor.tapes.find(left)
+        return self, _key(list(inputs.values())), tuple(inputs)
+
+    def take(self, key: Hashable) -> Tape | None:
+        """Return a tape to oneself, until `give`; None if there is none that nobody uses."""
+        for tape in self._kept.get(key, ()):
+            try:
+                del tape.busy.free
+            except AttributeError:  # another thread has it
+                continue
+            return tape
+        return None
 
     def _record(self, inputs: Mapping[str, Any]) -> tuple[Tape, list[Any]]:
         try:
@@ -110,26 +146,45 @@ class Tapes:
         if changed.loop:
             self._packed[changed.loop] = True
 
-    def _choose(self, inputs: Mapping[str, Any]) -> list[Any]:
-        """Run the model that is left when the steering inputs are constants."""
+    def _chosen_by(self, inputs: Mapping[str, Any]) -> tuple[Executor, dict[str, Any]]:
+        """Return the model that is left when the steering inputs are constants, and the inputs that are left."""
         fixed = {name: inputs[name] for name in self._steering}
-        key = tuple(a.tobytes() for a in fixed.values())
+        key = _bytes(fixed)
         executor = self._chosen.get(key)
         if executor is None:
             executor = self._chosen[key] = specialised(self._executor, fixed)
             while len(self._chosen) > MOST_CHOICES:
                 self._chosen.popitem(last=False)
-        return executor.run({name: a for name, a in inputs.items() if name not in fixed})
+        return executor, {name: a for name, a in inputs.items() if name not in fixed}
+
+    def forget(self, key: Hashable, tape: Tape, changed: SizesChangedError) -> None:
+        """Drop a tape that would not do what a new recording does."""
+        kept = dict(self._kept)
+        kept[key] = [other for other in kept.get(key, ()) if other is not tape]
+        self._kept = kept
+        self._note(changed)
 
     def _keep(self, key: Hashable, tape: Tape) -> None:
         kept = dict(self._kept)  # another thread may keep one of its own meanwhile: neither changes what both look at
-        kept.setdefault(key, []).append(tape)
-        kept[key] = kept.pop(key)  # the latest
+        kept[key] = [*kept.pop(key, ()), tape]  # the latest
         while len(kept) > 1 and (
             len(kept) > MOST_TAPES or sum(t.nbytes for some in kept.values() for t in some) > MOST_BYTES
         ):
             del kept[next(iter(kept))]
         self._kept = kept
+
+
+def give(tape: Tape) -> None:
+    """Give a tape back that `Tapes.take` returned."""
+    tape.busy.free = None
+
+
+def _key(arrays: Sequence[Any]) -> Hashable:
+    return tuple([(a.shape, a.dtype.char) for a in arrays])
+
+
+def _bytes(fixed: Mapping[str, Any]) -> Hashable:
+    return tuple([(a.dtype.char, a.tobytes()) for a in fixed.values()])
 
 
 def specialised(executor: Executor, fixed: Mapping[str, Any]) -> Executor:

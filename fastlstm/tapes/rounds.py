@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.arguments.arrays import Advance, MoveSlice, Run, Verify
 from fastlstm.graph import Graph, Node
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.ops.sizes import checked_rounds
@@ -147,6 +148,7 @@ def _expect(outer: Recording, node: Node, cell: Cell) -> int:
     """Return a number that decides how many rounds there are; in every run it has to be the same."""
     if cell.fixed:
         return int(cell.array.reshape(-1)[0])
+    outer.needs_python(f"{node.op} '{node.name or node.output(0)}', whose data decide how often it runs,")
     outer.flush()
     found = int(cell.array.reshape(-1)[0])
 
@@ -209,7 +211,6 @@ def _finished(loop: _Loop) -> list[Cell] | None:
         loop.stacked.append(made.array)
     placing = _placing(loop)
     inner.tape.watch(outer.tape)
-    outer.rec.keep += [inner, loop]
     outer.rec.nbytes += inner.rec.nbytes
     for initial, cell in loop.states:
         outer.rec.copy(_steady(outer, initial), _words(cell.array))
@@ -227,7 +228,6 @@ def _steady(outer: Recording, initial: Cell) -> Array:
     array = initial.array
     if initial.fixed:
         array = np.ascontiguousarray(array)
-        outer.rec.keep.append(array)
     return _words(array)
 
 
@@ -245,7 +245,7 @@ def _move(loop: _Loop, x: Array, x_step: int, out: Array, out_step: int) -> None
     words = five(sizes, *steps)
     if words is None:
         raise ValueError("a slice has more axes than a kernel has loops")
-    args = (place(loop.number), place(source), x_step, place(target), out_step, *words)
+    args = MoveSlice(place(loop.number), place(source), x_step, place(target), out_step, *words)
     rec.emit("rounds.move", (rec.target.lanes,), args)
 
 
@@ -270,6 +270,7 @@ def _counted(loop: _Loop, steps: Sequence[Callable[[], None]]) -> int:
     """Run the rounds after the first, and return how many there are; with that known beforehand, run none."""
     if loop.decision is None and loop.most is not None:
         return checked_rounds(loop.most)
+    loop.outer.needs_python(f"{loop.node.op} '{loop.node.name}', whose body decides how often it runs,")
     count = 1
     while (loop.decision is None or bool(loop.decision.array.reshape(-1)[0])) and count != loop.most:
         loop.number[0] = count
@@ -290,20 +291,21 @@ def _placing(loop: _Loop) -> list[Instruction]:
         rec.written.append(flag)
         loop.inner.tape.flags.append((flag, id(loop.node)))
         last = int(loop.count == loop.most)
-        words = (place(loop.decision.array), place(loop.number), loop.count, last, place(flag))
-        rec.emit("rounds.verify", (), words)
+        args = Verify(place(loop.decision.array), place(loop.number), loop.count, last, place(flag))
+        rec.emit("rounds.verify", (), args)
     return rec.flushed()
 
 
 def _emit(loop: _Loop, instructions: list[Instruction]) -> None:
     """Make the loop one instruction of the tape around it."""
     rec, number = loop.outer.rec, place(loop.number)
-    advance = Instruction("rounds.advance", (), (number, 1))
+    advance = Instruction("rounds.advance", (), Advance(number, further=1))
     program = loop.inner.program([advance, *instructions])
     macs = sum(step.macs for step in program.instructions)
     rec.written += program.scratch
-    rec.emit("rounds.advance", (), (number, 0))
-    rec.emit("rounds.repeat", (), (Body(program, loop.count, 1, loop.inner.workers(macs)),), loop.count * macs)
+    rec.emit("rounds.advance", (), Advance(number, further=0))
+    body = Body(program, loop.count, 1, loop.inner.workers(macs))
+    rec.emit("rounds.repeat", (), Run(body), loop.count * macs)
 
 
 def _call(loop: _Loop, body: Sequence[Callable[[], None]], instructions: list[Instruction]) -> None:

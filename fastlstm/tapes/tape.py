@@ -11,7 +11,7 @@ The kernels and their order are the same whether a tape is kept or recorded anew
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,99 +19,47 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout, ops
-from fastlstm.errors import InputError
+from fastlstm.arguments.arrays import MaskCodes, Run
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.program import Body, Instruction, Place, Program, Stage, place
 from fastlstm.segments.program import BoundProgram
-from fastlstm.segments.segment import COMPLAINT, Segment, axes_of
+from fastlstm.segments.segment import Segment, axes_of
 from fastlstm.tapes import EMITTERS
-from fastlstm.tapes.recorder import Cell, Recorded, Recorder, SizesChangedError
+from fastlstm.tapes.playback import Tape
+from fastlstm.tapes.recorder import FINE, Cell, Recorded, Recorder, SizesChangedError
 from fastlstm.tapes.rounds import record_rounds
 
 if TYPE_CHECKING:
     from fastlstm.executor import Executor
 
-__all__ = ["Recording", "SizesChangedError", "Tape", "record"]
+__all__ = ["Recording", "SizesChangedError", "Tape", "record", "record_program"]
 
 Array = npt.NDArray[Any]
 WORTH_WORKERS = 200_000  # multiply-adds of a tape that several threads may run
 
 
-class Tape:
-    """The steps of a model for inputs of one shape; not for two threads at a time.
+class Recording:
+    """Follows an executor's plan for inputs of known shapes.
 
-    Attributes
-    ----------
-    inputs : list of array
-        Where the inputs lie: written before every run.
-    outputs : list of Cell
-    reusable : bool
-        Whether running the steps again does what a new recording would do.
-    nbytes : int
-        Memory of the tape's own.
+    One that is not `live` computes nothing: it is for another machine, and what has no kernel is refused.
     """
 
-    def __init__(self) -> None:
-        self.inputs: list[Array] = []
-        self.outputs: list[Cell] = []
-        self.steps: list[Callable[[], None]] = []
-        self.watched: list[BoundProgram] = []
-        self.flags: list[tuple[Array, int]] = []
-        self.reusable = True
-        self.nbytes = 0
-        self.keep: list[Any] = []
-
-    def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """Run for inputs of the recorded shape; raises `SizesChangedError` if the sizes inside turn out others."""
-        for target, array in zip(self.inputs, inputs, strict=True):
-            np.copyto(target, array)
-        for step in self.steps:
-            step()
-        self.check()
-        return self.results()
-
-    def watch(self, other: Tape) -> None:
-        """Let another tape complain about what this one does."""
-        other.watched += self.watched
-        other.flags += self.flags
-        other.reusable &= self.reusable
-
-    def check(self) -> None:
-        """Complain if a loop has decided otherwise than recorded, or an index had nothing to point to."""
-        for flag, loop in self.flags:
-            if flag[0]:
-                for other, _ in self.flags:
-                    other[0] = 0
-                raise SizesChangedError(loop)
-        frames = [frame for program in self.watched for frame in program.frames]
-        if any(frame[layout.STATUS] for frame in frames):
-            for frame in frames:
-                frame[layout.STATUS] = 0
-            raise InputError(COMPLAINT)
-
-    def results(self) -> list[Any]:
-        """Return copies of the outputs."""
-        return [
-            [np.array(a) for a in cell.array] if isinstance(cell.array, list) else np.array(cell.array)
-            for cell in self.outputs
-        ]
-
-
-class Recording:
-    """Follows an executor's plan for inputs of known shapes."""
-
-    def __init__(self, executor: Executor, packed: dict[Hashable, Any]) -> None:
+    def __init__(self, executor: Executor, packed: dict[Hashable, Any], live: bool = True) -> None:
         self.tape = Tape()
         self.packed = packed
+        self.live = live
         self.history: list[Instruction] = []  # what has been made part of a step
         self.rec = Recorder(executor.plan.target, executor.threads, packed)
+        if not live:
+            self.rec.grain = FINE  # an exported model's memory is what it takes, not what a machine has
         self.readers: dict[int, int] = {}  # memory -> the named values that lie in it
         self.owned: dict[int, Array] = {}
 
     def inner(self, executor: Executor) -> Recording:
         """Return a recording for the body of a loop, with memory of its own."""
-        return Recording(executor, self.packed)
+        return Recording(executor, self.packed, self.live)
 
     def input(self, array: Array) -> Cell:
         """Return the cell of an input: memory that every run begins by writing."""
@@ -168,6 +116,12 @@ class Recording:
             else:
                 self.rec.release(flat)
         self.rec.settle()
+
+    def whole(self, cell: Cell) -> Cell:
+        """Return an output without gaps in memory."""
+        if not cell.is_float or not cell.roomy or cell.array.flags.c_contiguous:
+            return cell
+        return Cell(self.rec.tight(cell), fixed=cell.fixed, roomy=True)
 
     def hold(self, cells: Sequence[Cell]) -> None:
         """Keep the memory of values for the tape's whole life."""
@@ -229,6 +183,7 @@ class Recording:
     ) -> Sequence[Any]:
         given = [None if c is None else c.array for c in cells]
         if node.op in RECURRENT_OPS:
+            self.needs_python(f"{node.op} '{node.name or node.output(0)}', whose weights are computed,")
             named = {name: c.array for name, c in zip(node.inputs, cells, strict=True) if c is not None}
             made = executor.repacked(node, named)
             return [made.get(name) for name in node.outputs]
@@ -239,6 +194,7 @@ class Recording:
         self, executor: Executor, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]
     ) -> dict[str, Cell]:
         """Run a node through NumPy, now and in every run."""
+        self.needs_python(f"{node.op} '{node.name or node.output(0)}'")
         self.flush()
         around = {name: values[name] for name in outer_values(node) if name in values}
         results = self._evaluate(executor, node, cells, around)
@@ -299,6 +255,7 @@ class Recording:
 
     def _whole(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
         """Run a segment by a call from Python, now and in every run."""
+        self.needs_python(f"'{', '.join(segment.names)}'")
         self.flush()
         names = [*segment.inputs, *(s.given for s in segment.states), segment.lengths, *(m[1] for m in segment.masks)]
         used = {name: values[name] for name in names if name}
@@ -342,11 +299,11 @@ class Recording:
             places[slot] = (place(codes), codes.strides[0], codes.strides[1])
             rec.written.append(memory_of(codes))
             rec.nbytes += codes.nbytes
-            sizes = (steps, batch, *mask.strides, int(backwards))
-            rec.emit("whole.mask_codes", (), (place(mask), place(codes), *sizes))
+            args = MaskCodes(place(mask), place(codes), steps, batch, mask.strides[0], mask.strides[1], int(backwards))
+            rec.emit("whole.mask_codes", (), args)
         body = Body(_external(segment.program, states), steps, batch, workers, places)
         macs = steps * batch * sum(step.macs for step in segment.program.instructions)
-        rec.emit("nested.nested", (), (body,), macs)
+        rec.emit("nested.nested", (), Run(body), macs)
         for state in segment.states:
             if state.shown:
                 if state.shown not in made:
@@ -354,12 +311,28 @@ class Recording:
                 rec.copy(states[state.slot][:, : state.width], made[state.shown].array[state.direction])
         return made
 
+    def needs_python(self, what: str) -> None:
+        """Refuse what runs in Python where there is none.
+
+        Raises
+        ------
+        UnsupportedError
+            If the recording is not `live`.
+        """
+        if not self.live:
+            raise UnsupportedError(
+                f"{what} has no native code for these shapes and types: it runs in Python, so the model cannot be "
+                "exported."
+            )
+
     def flush(self) -> None:
         """Run the instructions that have gathered, and make them a step."""
         if not self.rec.pending:
             return
         instructions = self.rec.flushed()
         self.history += instructions
+        if not self.live:
+            return
         step = Recorded(self.bound(instructions))
         self.tape.steps.append(step)
         step()
@@ -400,13 +373,34 @@ def record(executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashabl
     values = {name: recording.input(array) for name, array in inputs.items()}
     recording.hold(list(values.values()))
     outputs = recording.graph(executor, values)
-    recording.flush()
     tape = recording.tape
-    tape.outputs = outputs
-    tape.keep += [recording.rec.keep, recording.rec.written]
+    tape.outputs = [recording.whole(cell) for cell in outputs]
+    recording.flush()
     tape.nbytes = recording.rec.nbytes
     tape.check()
     return tape, tape.results()
+
+
+def record_program(
+    executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashable, Any]
+) -> tuple[Program, list[Array], list[Any]]:
+    """Return the whole graph as one program for the plan's target, where its inputs and where its outputs lie.
+
+    Nothing is computed: the target may be another machine.
+
+    Raises
+    ------
+    UnsupportedError
+        If a node has no kernel, or decides by its data what is computed; the message names it.
+    """
+    recording = Recording(executor, packed, live=False)
+    values = {name: recording.input(array) for name, array in inputs.items()}
+    for _ in range(2):  # the memory of an input is never another value's: a state may lie there
+        recording.hold(list(values.values()))
+    outputs = recording.graph(executor, values)
+    recording.hold(outputs)
+    recording.flush()
+    return recording.program(recording.history), recording.tape.inputs, [cell.array for cell in outputs]
 
 
 def _put(target: Any, value: Any) -> None:

@@ -42,7 +42,7 @@ def test_lies_about_shapes_are_refused_or_computed_as_they_say() -> None:
 OUT_OF_BOUNDS = """
 import numpy as np
 from fastlstm import layout, machine
-from fastlstm.arguments import Move
+from fastlstm.arguments.rows import Move
 from fastlstm.program import Instruction, Program, Slot, Stage
 from fastlstm.segments.program import BoundProgram, address_of
 slots = [Slot("x", "row", 8), Slot("y", "row", 8)]

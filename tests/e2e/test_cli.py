@@ -162,6 +162,18 @@ def test_convert_without_verifying_says_so(tmp_path, capsys):
     assert fileformat.read(tmp_path / "m.fastlstm").golden == ()
 
 
+def test_convert_calls_verified_only_what_another_engine_confirmed(tmp_path, capsys):
+    out = tmp_path / "m.fastlstm"
+    assert main(["convert", ONNX, "-o", str(out)]) == 0
+    assert "written, verified," in capsys.readouterr().err
+    state_dict = ["convert", WEIGHTS, "-o", str(out), "--layers", "lstm | linear"]
+    assert main(state_dict) == 0
+    said = capsys.readouterr().err
+    assert "written, consistent with our own reference," in said
+    assert main([*state_dict, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verified"] is False
+
+
 def test_converting_again_keeps_source_and_samples(converted, tmp_path):
     assert main(["convert", converted, "-o", str(tmp_path / "again.fastlstm")]) == 0
     before, after = fileformat.read(converted), fileformat.read(tmp_path / "again.fastlstm")

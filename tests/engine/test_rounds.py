@@ -69,7 +69,7 @@ def agree(proto: Any, feeds: Feeds, ours: Model | None = None) -> Model:
 
 def python_steps(ours: Model) -> int:
     """Return how many steps of the tape used last are no native call."""
-    (tape,) = next(reversed(ours._executor._tapes._kept.values()))
+    (tape,) = next(reversed(ours._executor.tapes._kept.values()))
     return sum(not isinstance(step, Recorded) for step in tape.steps)
 
 

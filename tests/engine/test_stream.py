@@ -136,7 +136,7 @@ def test_the_last_step_of_nothing_is_told() -> None:
         ({"y": X}, "no input 'y'"),
         ({"x": X[0]}, "expected 3 dimensions"),
         ({"x": X[:, :, :2]}, "expected 3 where"),
-        ({"x": X.astype(str)}, "Convert it first"),
+        ({"x": X.astype(str)}, "Give x.astype"),
         ({"x": [[1, 2], [3]]}, "cannot be read as an array"),
         (X, "takes the inputs by name, a dict of x"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from onnx import helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
@@ -388,6 +390,11 @@ def test_a_chunk_model_with_an_open_batch_takes_rows_and_frames_without() -> Non
     for t in range(5):
         together = rows.step(x[:, t])
         np.testing.assert_array_equal(alone.step(x[1, t]), together[1])
+    alone.reset()
+    alone.warmup(2)
+    assert alone.push(alone.blank_chunk(2)).shape == (2, 5)
+    alone.reset()
+    np.testing.assert_array_equal(alone.push(x[1, :5]), model.stream(batch=3).push(x.swapaxes(0, 1)[:5])[:, 1])
 
 
 class _Wrapped(nn.Module):
@@ -511,6 +518,18 @@ class RatedChunk(nn.Module):
         return torch.sigmoid(self.head(h)) * (sr / 16000.0), torch.stack([h, c])
 
 
+def python_calls(call: Callable[[], Any]) -> int:
+    """Return how many functions are called, Python's and C's, once two calls have prepared for its shapes."""
+    call(), call()
+    events: list[str] = []
+    sys.setprofile(lambda frame, event, arg: events.append(event))
+    try:
+        call()
+    finally:
+        sys.setprofile(None)
+    return sum(event.endswith("call") for event in events)
+
+
 @pytest.mark.parametrize("names", ["one", "of their own"])
 def test_a_pool_of_a_chunk_model_steps_as_the_model_runs_the_batch(names: str) -> None:
     torch.manual_seed(12)
@@ -553,6 +572,12 @@ def test_a_pool_of_a_chunk_model_steps_as_the_model_runs_the_batch(names: str) -
         for i, stream in enumerate(alone):
             np.testing.assert_array_equal(got[i], stream.step({"x": chunk[i], "sr": rates[i]}))
     assert max(ran) > 3
+
+    # As much Python for many streams as for few.
+    counts = [
+        python_calls(lambda n=n: pool.step(numbers[:n], {"x": chunks[0, :n], "sr": np.array(16000)})) for n in (2, 8)
+    ]
+    assert counts[0] == counts[1]
 
     # Chunks of recordings of other lengths, side by side.
     lengths = [4, 0, 2]
@@ -651,3 +676,55 @@ def test_constant_states_of_several_rows_stream_for_so_many() -> None:
     stream = model.stream(batch=4)
     steps = np.stack([stream.step(frame) for frame in x])
     np.testing.assert_array_equal(steps, model(x))
+    for open_another in (model.stream, lambda: model.streams(3)):
+        with pytest.raises(InputError, match=r"initial states for 4 rows.*batch=4"):
+            open_another()
+
+
+def one_step(layout: int, rows: int | str, state_rows: int | str) -> fastlstm.Model:
+    """A chunk model from ONNX: one time step of some rows with their states; its output's shape is not declared."""
+    rng, H = np.random.default_rng(0), 8
+    tensors = {"W": (1, 3 * H, 5), "R": (1, 3 * H, H)}
+    initializers = [
+        numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name) for name, shape in tensors.items()
+    ]
+    initializers += [
+        numpy_helper.from_array(np.array(value), name) for name, value in (("last", -1), ("two", [1 + layout]))
+    ]
+    shapes = {"x": [1, rows, 5], "h": [1, state_rows, H]}
+    inputs = [
+        helper.make_tensor_value_info(name, 1, [shape[layout], shape[1 - layout], shape[2]])
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("GRU", ["x", "W", "R", "", "", "h"], ["all", "h_n"], hidden_size=H, layout=layout),
+        helper.make_node("Squeeze", ["all", "two"], ["flat"]),
+        helper.make_node("Gather", ["flat", "last"], ["y"], axis=layout),
+    ]
+    outputs = [helper.make_tensor_value_info(name, 1, None) for name in ("y", "h_n")]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializers)
+    return fastlstm.from_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize(("rows", "state_rows"), [(2, 2), (2, "n"), ("n", 2)])
+def test_a_chunk_model_whose_rows_are_fixed_somewhere_steps_by_what_it_calls_a_frame(
+    layout: int, rows: int | str, state_rows: int | str
+) -> None:
+    model = one_step(layout, rows, state_rows)
+    stream, again = model.stream(), model.stream()
+    stream.warmup(2)
+    frame = stream.blank_frame()
+    assert sorted(frame.shape) == [1, 2, 5]
+    frames = np.random.default_rng(1).standard_normal((3, *frame.shape)).astype(np.float32)
+    states, expected = stream.state["h"], []
+    for chunk in frames:
+        result = model.run({"x": chunk, "h": states})
+        states = result["h_n"]
+        expected.append(result["y"])
+    np.testing.assert_array_equal([stream.step(chunk) for chunk in frames], expected)
+    np.testing.assert_array_equal(again.push(frames), expected)
+    pool = model.streams(2)
+    numbers = [pool.open(), pool.open()]
+    for chunk, y in zip(frames, expected, strict=True):
+        np.testing.assert_array_equal(pool.step(numbers, np.stack([chunk, chunk])), [y, y])

@@ -128,7 +128,7 @@ def test_kernels_agree_with_float64_and_replay_the_same_bits(case):
     graph, inputs = graph_of(case)
     executor = Executor(graph)
     (first,) = executor.run(inputs)
-    (tape,) = next(iter(executor._tapes._kept.values()))
+    (tape,) = next(iter(executor.tapes._kept.values()))
     assert len(tape.steps) == 1, "everything should be in one native call"
     node = graph.nodes[-1]
     wide = {"moved": np.tanh(inputs["x"].astype(np.float64))}
@@ -219,7 +219,7 @@ def test_memory_of_tapes_is_bounded():
     model = crnn()
     for frames in range(10, 90):
         model.run({"x": normal(1, 5, frames)})
-    kept = model._executor._tapes._kept
+    kept = model._executor.tapes._kept
     assert len(kept) <= 32
 
 

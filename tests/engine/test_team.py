@@ -196,3 +196,36 @@ ONE_PROCESSOR = """
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")
 def test_one_processor_has_no_team() -> None:
     subprocess.run([sys.executable, "-c", textwrap.dedent(ONE_PROCESSOR)], timeout=120, check=True)
+
+
+PINNED_LATER = """
+    import os, time
+    from pathlib import Path
+    import numpy as np
+    import fastlstm
+    from fastlstm import team
+
+    def sleeps():
+        time.sleep(0.1)
+        return [int(Path(f"/proc/self/task/{thread.native_id}/status").read_text().split("nonvoluntary")[0].split()[-1])
+                for thread in team.team_of(2)._threads]
+
+    rng = np.random.default_rng(0)
+    model = fastlstm.LSTM(rng.normal(size=(640, 8)), rng.normal(size=(640, 160)), threads=2)
+    x = rng.normal(size=(30, 1, 8)).astype(np.float32)
+    processors = os.sched_getaffinity(0)
+    want = model(x)[0]
+    for where, woken in (processors, True), ({min(processors)}, False), (processors, True):
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), where)
+        before = sleeps()
+        assert np.array_equal(model(x)[0], want)
+        assert (sleeps() != before) == woken, (where, before)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="this system pins no process"
+)
+def test_workers_sleep_on_while_only_the_callers_processor_is_theirs() -> None:
+    subprocess.run([sys.executable, "-c", textwrap.dedent(PINNED_LATER)], timeout=120, check=True)

@@ -43,7 +43,7 @@ def agree(proto: Any, feeds: dict[str, np.ndarray], native: bool = True) -> None
 
 
 def is_native(ours: Model) -> bool:
-    (tape,) = next(reversed(ours._executor._tapes._kept.values()))
+    (tape,) = next(reversed(ours._executor.tapes._kept.values()))
     return all(isinstance(step, Recorded) for step in tape.steps)
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from . import mutate, seeds
 
 LOAD_SECONDS, RUN_SECONDS = 10.0, 60.0  # a run may compile kernels of new sizes
-PER_CHILD = 500  # seeds; a new process then has its memory anew
+PATIENCE = 30  # times as long for a child that waits and does not compute
+PER_CHILD = 2000  # seeds; a new process then has its memory anew
 
 
 @dataclass
@@ -42,6 +43,15 @@ class Report:
         return sum(n for kind, n in self.kinds.items() if kind not in ("model", "refused"))
 
 
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has had, inf where the system does not tell."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return float("inf")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def run_child(folder: Path, first: int, count: int, report: Report) -> int:
     """Run seeds in one child until it is through or has to be stopped; return how many are done."""
     command = [sys.executable, "-m", "fuzz.child", str(folder), str(first), str(count), "1"]
@@ -49,9 +59,13 @@ def run_child(folder: Path, first: int, count: int, report: Report) -> int:
     assert child.stdout is not None
     selector = selectors.DefaultSelector()
     selector.register(child.stdout, selectors.EVENT_READ)
-    done, doing, limit, rest = 0, "start", 60.0, b""
+    done, doing, limit, rest, since = 0, "start", 60.0, b"", 0.0
     while True:
-        ready = selector.select(timeout=limit)
+        # A child that got no processor (it was stopped, or others were busy) is waited for longer.
+        for _ in range(PATIENCE):
+            ready = selector.select(timeout=limit)
+            if ready or not processor_seconds(child.pid) - since <= limit / 2:
+                break
         chunk = os.read(child.stdout.fileno(), 1 << 16) if ready else b""
         if not chunk:
             break
@@ -63,6 +77,7 @@ def run_child(folder: Path, first: int, count: int, report: Report) -> int:
                 report.take(int(seed), kind, what)
                 done += 1
             doing, limit = word, RUN_SECONDS if word == "run" else LOAD_SECONDS
+        since = processor_seconds(child.pid)
     if child.poll() is None and not ready:
         child.kill()
         child.wait()

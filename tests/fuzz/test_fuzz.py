@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,13 @@ def test_names_of_nodes_are_told_with_what_came() -> None:
         UnsupportedError, match=r"Softmax node 'last' expects .* not \[4\]; its inputs are float32\[n, 3\]"
     ):
         fastlstm.from_onnx(proto)
+
+
+def test_a_program_that_does_not_say_the_shape_of_its_input_is_refused(good: Path) -> None:
+    from fastlstm.converters.common.archive import Archive
+    from fastlstm.converters.torch.export import program_graph
+    from fastlstm.converters.torch.program import read_program
+
+    program = read_program(Archive(good / "tagger.pt2"))
+    with pytest.raises(FastLSTMError, match="does not say the shape of the tensor 'other'"):
+        program_graph(replace(program, inputs=("other",)), "")

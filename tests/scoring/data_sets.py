@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ import pyarrow.parquet as pq
 import fastlstm
 
 FEATURES = 3
+KILLS = int(os.environ.get("FASTLSTM_KILLS", "3"))
+"""Runs that are killed; the longer test asks for 50 over more rows (FASTLSTM_KILL_ROWS)."""
+KILL_ROWS = int(os.environ.get("FASTLSTM_KILL_ROWS", "6000"))
 
 
 def classifier(units: int = 8, features: int = FEATURES, layers: str = "lstm | last | linear", **options):

@@ -18,16 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from data_sets import classifier, digests, expected, rejected, scored, sequences, table
+from data_sets import KILL_ROWS, KILLS, classifier, digests, expected, rejected, scored, sequences, table
 
 import fastlstm
 from fastlstm.errors import FileFormatError, InputError
 from fastlstm.scoring.scorer import Scorer
 
 COUNT, PART = 700, 64
-KILLS = int(os.environ.get("FASTLSTM_KILLS", "3"))
-"""Runs that are killed; the longer test asks for 50 over more rows (FASTLSTM_KILL_ROWS)."""
-KILL_ROWS = int(os.environ.get("FASTLSTM_KILL_ROWS", "6000"))
 
 
 @pytest.fixture(scope="module")
@@ -324,7 +321,7 @@ def test_runs_that_are_killed_leave_what_one_undisturbed_run_does(tmp_path):
         process.communicate()
         killed += process.returncode == -signal.SIGKILL
         before = len(list(out.glob("part-*")))
-        summary = fastlstm.score(str(saved), path, out, part_rows=part)
+        summary = fastlstm.score(str(saved), path, out, part_rows=part, batch_rows=draw.randrange(1, 100))
         assert summary.scored_now == KILL_ROWS - before * part
         assert digests(out) == whole
         assert scored(out).column("id").to_pylist() == list(range(KILL_ROWS))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import wave
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 from data_sets import classifier, rejected, scored
 
@@ -53,3 +56,88 @@ def test_the_command_line_says_with_its_status_that_a_recording_was_left_out(tmp
     (folder / "d.wav").unlink()
     assert main([*words[:4], str(tmp_path / "other"), "--stream"]) == 0
     assert main([*words, "--memory", "1G"]) == 2
+
+
+def louder():
+    """A layer over frames of two samples whose outputs are multiplied by an input that is the same all along."""
+    from fastlstm.graph import Node, TensorSpec
+
+    layer = classifier(features=2, layers="lstm | linear").graph
+    (shown,) = layer.outputs
+    return fastlstm.Model(
+        layer.replace(
+            inputs=(*layer.inputs, TensorSpec("gain", ())),
+            outputs=(TensorSpec("loud", shown.shape),),
+            nodes=(*layer.nodes, Node("Mul", (shown.name, "gain"), ("loud",))),
+        )
+    )
+
+
+def test_other_inputs_of_a_stream_have_one_value_for_all_recordings(tmp_path, folder):
+    model, plain = louder(), classifier(features=2, layers="lstm | linear")
+    (folder / "d.wav").unlink()
+    options = {"stream": True, "streams": 2, "workers": 1}
+    fastlstm.score(model, folder, tmp_path / "loud", constants={"gain": 4.0}, **options)
+    fastlstm.score(plain, folder, tmp_path / "plain", **options)
+    loud, quiet = scored(tmp_path / "loud").to_pylist(), scored(tmp_path / "plain").to_pylist()
+    assert len(loud) == len(quiet) > 0
+    for one, other in zip(loud, quiet, strict=True):
+        assert np.array_equal(np.float32(one["loud"]), 4 * np.float32(other["output"]))
+    with pytest.raises(InputError, match="was begun with another constants"):
+        fastlstm.score(model, folder, tmp_path / "loud", constants={"gain": 5.0}, **options)
+    with pytest.raises(InputError, match=r"A recording is one input; give each other of .*gain"):
+        fastlstm.score(model, folder, tmp_path / "refused", **options)
+    with pytest.raises(InputError, match="There is no input 'volume' of a stream"):
+        fastlstm.score(model, folder, tmp_path / "refused", constants={"volume": 1}, **options)
+    with pytest.raises(InputError, match="The constant for input 'gain' does not fit it"):
+        fastlstm.score(model, folder, tmp_path / "refused", constants={"gain": [1.0, 2.0, 3.0]}, **options)
+    assert not (tmp_path / "refused").exists()
+
+
+def test_arrays_of_frames_are_recordings_too(tmp_path):
+    model = classifier(features=3, layers="lstm | linear")
+    (tmp_path / "data").mkdir()
+    frames = np.random.default_rng(0).standard_normal((5000, 3)).astype(np.float32)
+    np.save(tmp_path / "data" / "a.npy", frames)
+    np.save(tmp_path / "data" / "b.npy", frames[:, :2])
+    summary = fastlstm.score(model, tmp_path / "data", tmp_path / "out", stream=True)
+    assert (summary.rows, summary.rejected) == (5000, 1)
+    outputs = [output for row in scored(tmp_path / "out").to_pylist() for output in row["output"]]
+    assert np.array_equal(np.float32(outputs), model(frames[None])[0])
+    (reason,) = rejected(tmp_path / "out")
+    assert "the model takes numbers [frames, 3]" in reason["reason"]
+
+
+HOUR = """
+import resource, sys
+from fastlstm.cli import main
+assert main(sys.argv[1:]) == 0
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_an_hour_of_sound_takes_no_more_memory_than_minutes(tmp_path):
+    pytest.importorskip("resource")
+    model = classifier(features=256, layers="lstm | linear")  # frames of 32 ms, as voice activity is told for
+    model.save(tmp_path / "m.fastlstm")
+    second = np.random.default_rng(0).integers(-9000, 9000, 8000).astype("<i2")
+    held = []
+    for minutes in (3, 60):
+        folder = tmp_path / f"{minutes}"
+        folder.mkdir()
+        with wave.open(str(folder / "sound.wav"), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            for _ in range(60 * minutes):
+                file.writeframes(second.tobytes())
+        words = ["score", tmp_path / "m.fastlstm", folder / "sound.wav", "-o", folder / "out", "--stream"]
+        done = subprocess.run(
+            [sys.executable, "-c", HOUR, *map(str, words)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        held.append(int(done.stdout) * (1 if sys.platform == "darwin" else 1024))
+        outputs = scored(folder / "out")["output"]
+        assert pc.sum(pc.list_value_length(outputs)).as_py() == minutes * 60 * 8000 // 256
+    samples = np.tile(second, 60 * 60).astype(np.float32) / 32768
+    last = np.float32(outputs[-1].as_py())
+    assert np.array_equal(last, model(samples.reshape(1, -1, 256))[0, -len(last) :])
+    assert held[1] - held[0] < 16 << 20  # the file is 58 MB

@@ -234,9 +234,7 @@ class AtenGraph:
 
     def meta(self, name: str) -> TensorMeta:
         """Return dtype (as the graph has it) and shape of a tensor."""
-        meta = self.program.metas.get(name)
-        if meta is None:
-            raise FileFormatError(f"The program does not say the shape of the tensor '{name}'.")
+        meta = self.program.meta(name)
         return TensorMeta(_NARROW.get(meta.dtype, meta.dtype), meta.shape)
 
     def constant(self, argument: Any) -> Array | None:
@@ -298,7 +296,7 @@ def _size_names(program: Program) -> dict[str, str]:
     time_first = any(call.arguments.get("batch_first") is False for call in program.calls)
     names = ["time", "batch"] if time_first else ["batch", "time"]
     given: dict[str, str] = {}
-    for shape in (program.metas[name].shape for name in program.inputs):
+    for shape in (program.meta(name).shape for name in program.inputs):
         for symbol in (size for size in shape if isinstance(size, str) and size.isidentifier()):
             given.setdefault(symbol, names[len(given)] if len(given) < 2 else f"size_{len(given)}")
     return given

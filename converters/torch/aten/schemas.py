@@ -235,10 +235,10 @@ T self, T tensor1, T tensor2, n value:
 
 SYNONYMS: Mapping[str, str] = {
     "absolute": "abs", "broadcast_to": "expand", "clip": "clamp", "concat": "cat", "concatenate": "cat",
-    "_convolution": "convolution", "divide": "div", "moveaxis": "movedim", "multiply": "mul", "negative": "neg",
-    "norm": "linalg_vector_norm", "subtract": "sub", "swapaxes": "transpose", "swapdims": "transpose",
-    "true_divide": "div", "unsafe_chunk": "chunk", "unsafe_split": "split",
-    "unsafe_split_with_sizes": "split_with_sizes",
+    "_convolution": "convolution", "divide": "div", "greater": "gt", "greater_equal": "ge", "less": "lt",
+    "less_equal": "le", "moveaxis": "movedim", "multiply": "mul", "negative": "neg", "norm": "linalg_vector_norm",
+    "not_equal": "ne", "subtract": "sub", "swapaxes": "transpose", "swapdims": "transpose", "true_divide": "div",
+    "unsafe_chunk": "chunk", "unsafe_split": "split", "unsafe_split_with_sizes": "split_with_sizes",
 }  # fmt: skip
 """Operations that are another one by a second name."""
 

@@ -51,6 +51,10 @@ class _Frame:
     returned: list[Any] = field(default_factory=list)
 
 
+class _GradientMode:
+    """A context manager that switches the recording of gradients."""
+
+
 _UNINITIALISED = object()
 
 
@@ -190,6 +194,13 @@ class Interpreter(Run):
             self.recorder.budget.spend(1)
             self._block(statement.body, frame)
 
+    def _with(self, statement: ast.With, frame: _Frame) -> None:
+        """Run a block that a context manager surrounds: what switches gradients has no effect here."""
+        managers = [self.value(item.context_expr, frame) for item in statement.items]
+        if not all(isinstance(manager, _GradientMode) for manager in managers):
+            raise UnsupportedError(f"{self.where}: only {', '.join(_GRADIENT_MODES)} may stand behind 'with'.")
+        self._block(statement.body, frame)
+
     def _return(self, statement: ast.Return, frame: _Frame) -> None:
         frame.returned.append(None if statement.value is None else self.value(statement.value, frame))
 
@@ -302,8 +313,12 @@ class Interpreter(Run):
             return PRIMITIVES[path[9:]](self, *arguments)
         if path.startswith("ops."):
             raise UnsupportedError(f"{self.where}: the operation '{path[4:]}' is not supported.")
+        if path in _GRADIENT_MODES.values():
+            return _GradientMode()
         if isinstance(function, ast.Attribute) and not path.startswith("__torch__."):
             owner = self.value(function.value, frame)
+            if isinstance(owner, _GradientMode) and function.attr == "__init__":
+                return None
             if not isinstance(owner, Foreign):
                 raise UnsupportedError(f"{self.where}: '{function.attr}' of a {type(owner).__name__}: not supported.")
             return self.method(owner, function.attr, arguments, keywords)
@@ -374,6 +389,12 @@ def _raises(body: Sequence[ast.stmt]) -> bool:
     return isinstance(call, ast.Call) and dotted(call.func) == "ops.prim.RaiseException"
 
 
+_GRADIENT_MODES: Mapping[str, str] = {
+    f"torch.{name}": f"__torch__.torch.autograd.grad_mode.{name}.__new__"
+    for name in ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
+}
+"""Context managers that speak of training, and what makes one in an archive's code."""
+
 _KINDS: Mapping[str, tuple[type, ...]] = {"Tensor": (Tensor, *HANDLES), "int": (int, Size), "float": (float,)}
 _Handler = Callable[[Interpreter, Any, _Frame], Any]
 _STATEMENTS: Mapping[type, _Handler] = {
@@ -382,6 +403,7 @@ _STATEMENTS: Mapping[type, _Handler] = {
     ast.If: Interpreter._if,
     ast.For: Interpreter._for,
     ast.While: Interpreter._while,
+    ast.With: Interpreter._with,
     ast.Return: Interpreter._return,
     ast.Expr: Interpreter._expression,
     ast.Pass: lambda *_: None,

@@ -22,7 +22,7 @@ _ALL_BYTES = 4 << 20
 _DEPTH = 60
 _STRINGS = re.compile(r"'(?:[^'\\\n]|\\.)*'|\"(?:[^\"\\\n]|\\.)*\"")
 _NUMBERS = re.compile(r"\b\d[\w.]*?(?:[eE][+-]?\d+)?\b\.?")
-_FOREIGN = re.compile(r"[+*/~%^&|@!;`$?]|-(?![\s\w(>])|-\s*-|\b(?:and|or|not|lambda|await|async|yield|elif|try|with)\b")
+_FOREIGN = re.compile(r"[+*/~%^&|@!;`$?]|-(?![\s\w(>])|-\s*-|\b(?:and|or|not|lambda|await|async|yield|elif|try)\b")
 _CHAIN = re.compile(r"[\])]\s*[\[(.]")
 
 

@@ -15,7 +15,7 @@ from torch import nn
 import fastlstm
 from fastlstm import reference
 from fastlstm.converters.audio.load import load, load_with_samples
-from fastlstm.errors import FastLSTMError, FileFormatError, UnsupportedError
+from fastlstm.errors import FastLSTMError, FileFormatError, InputError, UnsupportedError
 
 T, B = 9, 2
 
@@ -55,6 +55,29 @@ def rtneural(rec: nn.LSTM | nn.GRU, head: nn.Linear, **more: Any) -> dict[str, A
     shape = [None, None, rec.hidden_size]
     recurrent = {"type": kind, "activation": "", "shape": shape, "weights": keras_order(rec)}
     return {"in_shape": [None, None, rec.input_size], "layers": [recurrent, dense(head)], **more}
+
+
+def test_rtneural_layers_without_a_bias(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rec, head = nn.LSTM(1, 6, batch_first=True), nn.Linear(6, 1, bias=False)
+    layer = {"type": "dense", "activation": "", "shape": [None, None, 1], "weights": [head.weight.T.tolist()]}
+    content = rtneural(rec, nn.Linear(6, 1))
+    content["layers"][1] = layer
+    x = torch.randn(B, T, 1)
+    close(output(write(tmp_path / "m.json", content), x), head(rec(x)[0]))
+
+
+def test_a_state_dict_in_json_is_read_as_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    rec, head = nn.LSTM(1, 6, batch_first=True), nn.Linear(6, 1)
+    tensors = nn.ModuleDict({"lstm": rec, "dense": head}).state_dict()
+    path = write(tmp_path / "m.json", {name: tensor.tolist() for name, tensor in tensors.items()})
+    x = torch.randn(B, T, 1)
+    close(fastlstm.load(path, layers="lstm | relu | linear")(x.numpy()), head(rec(x)[0].relu()))
+    with pytest.warns(fastlstm.AssumptionWarning, match="no activation stands between"):
+        close(fastlstm.load(path)(x.numpy()), head(rec(x)[0]))
+    with pytest.raises(InputError, match="layers is for state dicts"):
+        fastlstm.load(write(tmp_path / "amp.json", rtneural(rec, head)), layers="lstm")
 
 
 @pytest.mark.parametrize("make", [nn.LSTM, nn.GRU])

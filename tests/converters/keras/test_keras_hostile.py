@@ -147,3 +147,10 @@ def test_code_in_a_model_is_refused_by_name(tmp_path: Path) -> None:
         path = write_keras(tmp_path / f"{number}.keras", sequential((None, 3), data), {})
         with pytest.raises(UnsupportedError, match=name):
             load_graph(path)
+
+
+def test_folders_that_windows_joined_are_the_same_folders(tmp_path: Path) -> None:
+    model = sequential((None, 3), layer("Dense", "dense", units=4))
+    there = load_graph(write_keras(tmp_path / "there.keras", model, {"layers\\dense": [KERNEL, BIAS]}))
+    here = load_graph(write_keras(tmp_path / "here.keras", model, {"layers/dense": [KERNEL, BIAS]}))
+    assert there.nodes == here.nodes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import fastlstm
 from fastlstm import ops, reference
 from fastlstm.converters.onnx.load import from_onnx, supported
 from fastlstm.converters.onnx.operators import OPERATORS
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import FileFormatError, UnsupportedError
 
 Array = npt.NDArray[Any]
 Shape = Sequence[int | str | None]
@@ -238,3 +240,35 @@ def test_the_feature_table_says_of_every_row_whether_it_is_supported() -> None:
     rows = supported()
     assert {"LSTM", "GRU", "RNN", *OPERATORS} <= {op for op, _, _ in rows}
     assert all(status == "supported" or status.startswith("refused: ") for _, _, status in rows)
+
+
+@pytest.mark.parametrize(("size", "keepdims"), [(1, 0), (1, 1), (2, 1), ([1, 2], 0), (None, 0), (None, 1)])
+def test_sequences_are_split_as_onnxruntime_splits_them(size, keepdims) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    first = [numpy_helper.from_array(np.array(0), "first")]
+    sizes = [] if size is None else [numpy_helper.from_array(np.array(size, np.int64), "sizes")]
+    nodes = [
+        helper.make_node("SplitToSequence", ["x", *[t.name for t in sizes]], ["rows"], keepdims=keepdims),
+        helper.make_node("SequenceAt", ["rows", "first"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y], [*first, *sizes])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    given = np.arange(12, dtype=np.float32).reshape(3, 4)
+    (want,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": given})
+    np.testing.assert_array_equal(fastlstm.from_onnx(model)(given), want, strict=True)
+
+
+def test_an_unknown_operator_is_named_with_its_neighbours_only() -> None:
+    node = helper.make_node("LSTMM", ["x"], ["y"])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [3]) for name in "xy")
+    with pytest.raises(UnsupportedError, match="the nearest that are: LSTM") as caught:
+        fastlstm.from_onnx(helper.make_model(helper.make_graph([node], "g", [x], [y]), ir_version=8))
+    assert len(str(caught.value)) < 250
+
+
+def test_a_git_lfs_pointer_is_called_that(tmp_path: Path) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    (tmp_path / "m.onnx").write_text(pointer)
+    with pytest.raises(FileFormatError, match="git lfs pull"):
+        fastlstm.load(tmp_path / "m.onnx")

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import fastlstm
 from fastlstm import reference
 from fastlstm.converters.torch.state_dict import from_state_dict, load
 from fastlstm.errors import InputError, UnsupportedError
@@ -263,3 +264,15 @@ def test_what_does_not_fit_is_refused_by_name(
 def test_numbers_that_are_not_finite_are_mentioned() -> None:
     broken = {name: torch.full_like(tensor, float("nan")) for name, tensor in LSTM.items()}
     assert any("NaN" in note for note in from_state_dict(broken).notes)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".tar", ".bin"])
+@pytest.mark.parametrize("old", [True, False])
+def test_torch_save_of_any_version_and_ending_is_read(tmp_path: Path, suffix: str, old: bool) -> None:
+    torch.manual_seed(0)
+    lstm = nn.LSTM(3, 4, batch_first=True)
+    checkpoint = {"epoch": 3, "model_state": lstm.state_dict(), "optimizer": {"step": torch.ones(2)}}
+    torch.save(checkpoint, tmp_path / f"model{suffix}", _use_new_zipfile_serialization=not old)
+    x = torch.randn(2, 5, 3)
+    y = fastlstm.load(tmp_path / f"model{suffix}")(x.numpy())[0]
+    np.testing.assert_allclose(y, lstm(x)[0].detach(), atol=1e-6)

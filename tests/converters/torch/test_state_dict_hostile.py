@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -183,10 +185,44 @@ def test_deep_nesting_is_parsed_without_recursion(pt: Path) -> None:
         load(pt)
 
 
+def old(path: Path, content: object) -> Path:
+    """Write a file as PyTorch before 1.6 did."""
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def test_files_of_before_pytorch_1_6_that_are_cut_or_garbled_are_one_error(tmp_path: Path) -> None:
+    whole = old(tmp_path / "old.pt", nn.LSTM(3, 4).state_dict()).read_bytes()
+    rng = np.random.default_rng(0)
+    for cut in rng.integers(2, len(whole), 60):
+        (tmp_path / "cut.pt").write_bytes(whole[:cut])
+        with pytest.raises(FileFormatError, match=r"cut\.pt"):
+            load(tmp_path / "cut.pt")
+    for _ in range(300):
+        garbled = bytearray(whole)
+        for place in rng.integers(2, 700, 3):
+            garbled[place] = rng.integers(256)
+        (tmp_path / "garbled.pt").write_bytes(garbled)
+        with contextlib.suppress(FastLSTMError):
+            load(tmp_path / "garbled.pt")
+
+
+def test_old_files_execute_nothing(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+
+    class Attack:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (marker,)
+
+    with pytest.raises(UnsupportedError, match="nothing is ever executed"):
+        load(old(tmp_path / "attack.pt", {"lstm.weight_ih_l0": Attack()}))
+    assert not marker.exists()
+
+
 def test_files_of_other_kinds_say_what_they_are_not(tmp_path: Path) -> None:
-    torch.save(nn.LSTM(3, 4).state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
-    with pytest.raises(FileFormatError, match="bare pickle, as PyTorch before"):
-        load(tmp_path / "old.pt")
+    (tmp_path / "other.pt").write_bytes(pickle.dumps({"weight": [1.0]}, protocol=2))
+    with pytest.raises(FileFormatError, match=r"in its|torch.save did not write"):
+        load(tmp_path / "other.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(UnsupportedError, match="holds a list"):
         load(tmp_path / "list.pt")

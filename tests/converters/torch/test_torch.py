@@ -281,3 +281,28 @@ def test_half_precision_is_computed_in_float32_and_said() -> None:
     want = module.float()(x)[0].detach().numpy()
     np.testing.assert_allclose(next(iter(got.values())), want, rtol=1e-4, atol=1e-5)
     assert any("float32" in note for note in graph.notes)
+
+
+class SecondNames(nn.Module):
+    """Operations by their second names, which PyTorch keeps in an exported program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y, _ = self.lstm(torch.multiply(torch.negative(x), 2.0))
+        turned = torch.swapdims(torch.swapaxes(torch.moveaxis(y, 0, 1), 0, 1), 1, 2)
+        lengths = torch.norm(turned, 2, dim=1, keepdim=True)
+        scaled = torch.divide(torch.subtract(turned, torch.clip(torch.absolute(turned), 0.1, 0.3)), lengths)
+        a, b, c, d = torch.unsafe_chunk(torch.concatenate([scaled, torch.true_divide(turned, 3.0)], 1), 4, 1)
+        kept = torch.where(torch.less(a, c) & torch.not_equal(a, 0.0), a, torch.where(torch.greater_equal(b, d), b, d))
+        return torch.concat([a, c], 1), b + d, kept
+
+
+def test_second_names_leave_axes_open_as_first_names_do() -> None:
+    torch.manual_seed(0)
+    module = SecondNames().eval()
+    graph = from_torch(torch.export.export(module, (torch.randn(3, 5, 3),)))
+    for batch, time in [(3, 5), (2, 11), (1, 4)]:
+        check(graph, module, torch.randn(batch, time, 3))

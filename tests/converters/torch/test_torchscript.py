@@ -53,6 +53,28 @@ def test_an_archive_is_read_with_batch_and_time_open(
     assert any(expected in note for note in graph.notes)
 
 
+class WithoutGradients(nn.Module):
+    """A model that says of itself that it does not train."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            y, _ = self.lstm(x)
+            with torch.enable_grad():
+                y = y * 2
+        return y + 1
+
+
+def test_switches_of_gradients_have_no_effect(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = WithoutGradients().eval()
+    graph = load_graph(save(module, tmp_path / "m.pt", "script", (torch.randn(3, 5, 3),)))
+    check(graph, module, torch.randn(2, 7, 3))
+
+
 class Packed(nn.Module):
     """Rows of different lengths, in any order or the longest first, put back together or not."""
 

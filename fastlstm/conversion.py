@@ -1,0 +1,40 @@
+"""Arrays as the dtype that a model takes, where every number survives that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.errors import InputError
+
+__all__ = ["converted"]
+
+
+def converted(array: npt.NDArray[Any], dtype: npt.DTypeLike, what: str) -> npt.NDArray[Any]:
+    """Return the array, or a copy of the dtype; InputError if a number has no place there.
+
+    Whole numbers have to lie in the range of a dtype of whole numbers, finite ones in that of floats: beyond it they
+    would wrap round or become infinite.
+    """
+    wanted = np.dtype(dtype)
+    if array.dtype == wanted:
+        return array
+    if wanted.kind in "iu" and array.dtype.kind in "iu" and array.size:
+        low, high, limits = int(array.min()), int(array.max()), np.iinfo(wanted)
+        if low < limits.min or high > limits.max:
+            raise InputError(
+                f"{what}: expected {wanted}, which holds {limits.min} to {limits.max}; "
+                f"got {array.dtype} with numbers from {low} to {high}."
+            )
+    with np.errstate(over="ignore"):
+        result = array.astype(wanted)
+    if wanted.kind == "f" and array.dtype.kind in "fiu":
+        lost = np.isinf(result)
+        if lost.any() and np.isfinite(array[lost]).any():
+            raise InputError(
+                f"{what}: expected {wanted}, whose largest number is {np.finfo(wanted).max:.3g}; "
+                f"got {array.dtype} with numbers as large as {np.abs(array[np.isfinite(array)]).max():.3g}. Scale it."
+            )
+    return result

@@ -1,0 +1,190 @@
+"""Exporting a model: all files of a folder, written aside and renamed when they are complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fastlstm.errors import DependencyError, InputError, UnsupportedError
+from fastlstm.export import manifest, web
+from fastlstm.export.archive import archive
+from fastlstm.export.golden import Golden, test_program
+from fastlstm.export.header import header
+from fastlstm.export.interface import Interface
+from fastlstm.export.library import LIBRARY_LEVELS, dispatcher, level_prefix
+from fastlstm.export.linking import link
+from fastlstm.export.model import Exported, check_sizes
+from fastlstm.export.module import Module, compiled
+from fastlstm.export.names import checked_name, name_of
+from fastlstm.export.objects import renamed
+from fastlstm.export.texts import cmake, readme
+from fastlstm.machine import cores
+from fastlstm.model import Model
+from fastlstm.target import LEVELS, TARGETS, Target
+
+__all__ = ["export", "target_named"]
+
+LARGEST_STATE = (1 << 31) - 1
+
+
+def export(
+    model: Model,
+    folder: str | os.PathLike[str],
+    targets: Sequence[str | Target] = ("x86-64-v3",),
+    name: str | None = None,
+    *,
+    batch: int = 1,
+    precision: str | Mapping[str, str] | None = None,
+    sizes: Mapping[str, int] | None = None,
+    state: Mapping[str, str] | None = None,
+    weights: str = "inside",
+) -> dict[str, Any]:
+    """Write a model as object files, a C header and what belongs to them; see `fastlstm.export`."""
+    chosen = _targets(targets)
+    place = _free(Path(folder))
+    own = checked_name(name) if name is not None else name_of(model.graph.name or place.name)
+    if weights not in ("inside", "apart"):
+        raise InputError(f"weights should be 'inside' or 'apart'; got '{weights}'.")
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+        raise InputError(f"batch should be a whole number from 1 on; got {batch!r}.")
+    if precision is not None:
+        model = Model(model.graph, 1, precision)
+    check_sizes(model.graph, sizes or {})
+    exported = Exported(model, batch, dict(sizes or {}), dict(state or {}))
+    files = _files(exported, own, chosen, weights == "apart", precision)
+    content = files.pop("")
+    _write(place, files)
+    return dict(content)  # type: ignore[call-overload]
+
+
+def target_named(name: str) -> Target:
+    """Return a target of the table; InputError if it has none of that name."""
+    if name not in TARGETS:
+        raise InputError(f"There is no target '{name}'; expected one of {', '.join(TARGETS)}, or --triple.")
+    return TARGETS[name]
+
+
+def _targets(targets: Sequence[str | Target]) -> list[Target]:
+    if isinstance(targets, (str, Target)) or not targets:
+        raise InputError(f"targets should be a sequence of targets' names, at least one; got {targets!r}.")
+    found = [target if isinstance(target, Target) else target_named(target) for target in targets]
+    names = [target.name for target in found]
+    if len(set(names)) < len(names):
+        raise InputError(f"Each target should be named once; got {', '.join(names)}.")
+    return found
+
+
+def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool, precision: Any) -> dict[str, Any]:
+    """Return the folder's files, and the manifest under an empty name."""
+    sources = {target.name: exported.source(target) for target in targets}
+    interface = exported.interface(name, next(iter(sources.values())), apart)
+    golden = exported.golden(interface)
+    levels = [] if apart else _levels(targets)
+    others = [target for target in targets if target not in levels]
+    jobs = [(sources[t.name], t, name) for t in others]
+    jobs += [(sources.get(t.name) or exported.source(t), t, level_prefix(interface, t.name)) for t in levels]
+    with ThreadPoolExecutor(cores()) as pool:  # LLVM works in processes of its own, one a core at a time
+        made = list(pool.map(lambda job: compiled(job[0], interface, *job[1:]), jobs))
+    own = {module.target.name: _alone(module, name) for module in made}
+    modules = {target.name: own[target.name] for target in targets}
+    files: dict[str, Any] = {}
+    entries = {}
+    for target, module in modules.items():
+        files[f"{name}-{target}.o"] = module.code
+        entries[target] = manifest.target_entry(module, f"{name}-{target}.o")
+        if apart:
+            files[f"{name}-{target}.bin"] = module.weights
+    library = _library(interface, made[len(others) :])
+    size, align = max(m.state_bytes for m in made), max(m.state_align for m in made)
+    size = -(-size // align) * align
+    if size > LARGEST_STATE:
+        raise UnsupportedError(f"The state would take {size} bytes, more than {LARGEST_STATE}: give smaller sizes.")
+    program = sources[targets[0].name].step.program
+    macs = exported.batch * sum(step.macs for step in program.instructions)
+    said = precision if isinstance(precision, str) else "float32" if precision is None else dict(precision)
+    content = manifest.manifest(interface, entries, golden, (size, align), macs, said, exported.model.graph.notes)
+    if library:
+        files[f"lib{name}.a"] = library
+        content["library"] = {
+            "file": f"lib{name}.a", "targets": list(LIBRARY_LEVELS), "sha256": manifest.sha256(library),
+        }  # fmt: skip
+    files |= _web(content, modules, golden)
+    files[f"{name}.h"] = header(interface, size, align).encode()
+    files[f"{name}_test.c"] = test_program(interface, golden).encode()
+    files["CMakeLists.txt"] = cmake(interface, content).encode()
+    files["README.md"] = readme(interface, content).encode()
+    content["files"] = {file: manifest.sha256(files[file]) for file in sorted(files)}
+    files[f"{name}.json"] = manifest.text(content)
+    files[""] = content
+    return files
+
+
+def _levels(targets: Sequence[Target]) -> list[Target]:
+    """Return the levels of a library: all of them, if one is asked for."""
+    asked = {target.name for target in targets}
+    return [LEVELS[name] for name in LIBRARY_LEVELS] if asked.intersection(LIBRARY_LEVELS) else []
+
+
+def _alone(module: Module, name: str) -> Module:
+    """Return a module whose functions' names begin with the model's, where they began with a level's."""
+    if module.prefix == name:
+        return module
+    names = {old: name + old.removeprefix(module.prefix) for old in module.exported}
+    return replace(module, code=renamed(module.code, names), exported=tuple(names.values()))
+
+
+def _library(interface: Interface, modules: Sequence[Module]) -> bytes:
+    """Return the library of some levels' modules; nothing if there are none."""
+    if not modules:
+        return b""
+    chooser = dispatcher(interface, {module.target.name: module.exported for module in modules})
+    members = {f"{interface.name}.o": chooser}
+    return archive({**members, **{f"{interface.name}-{m.target.name}.o": m.code for m in modules}})
+
+
+def _web(content: dict[str, Any], modules: Mapping[str, Module], golden: Golden) -> dict[str, bytes]:
+    """Return linked WebAssembly and what JavaScript uses of it; without a linker the manifest says so."""
+    try:
+        linked = {
+            target: link({f"{target}.o": module.code}, module.exported)
+            for target, module in modules.items()
+            if content["targets"][target]["format"] == "wasm"
+        }
+    except DependencyError as error:
+        content["notes"].append(str(error))
+        return {}
+    return web.files(content, linked, golden) if linked else {}
+
+
+# ---------------------------------------------------------------- files
+
+
+def _free(folder: Path) -> Path:
+    """Return the folder; InputError if something stands there, or nothing can."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"'{folder}' exists already: name a new folder, or remove it first.")
+    parent = folder.absolute().parent
+    if not parent.is_dir():
+        raise InputError(f"'{parent}' is no folder: make it first.")
+    return folder
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write all files, or none: into a folder aside, which is renamed when it is complete."""
+    aside = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}-"))
+    try:
+        for name, content in files.items():
+            (aside / name).write_bytes(content)
+        aside.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        os.rename(aside, folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise

@@ -1,0 +1,248 @@
+"""Golden samples: inputs, what the engine in Python makes of them, and the C program that replays them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.export.interface import Interface, Port
+
+__all__ = ["TOLERANCE", "Golden", "sequence", "test_program"]
+
+Array = npt.NDArray[Any]
+
+TOLERANCE = 1e-6
+"""How far results may be off where a target has no fused multiply-add, times the larger of 1 and the result."""
+
+CHUNK = 23  # steps of a run in the test: no multiple of any block
+PER_LINE = 8
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Samples of an exported model.
+
+    Attributes
+    ----------
+    steps : int
+        1 for a model that does not stream.
+    inputs, outputs : mapping of str to array
+        By parameter: [steps, elements], or [elements] where they do not move.
+    tail : mapping of str to array
+        What comes at the end of a stream with look-ahead.
+    """
+
+    steps: int
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    tail: Mapping[str, Array]
+
+
+def test_program(interface: Interface, golden: Golden) -> str:
+    """Return ``N_test.c``."""
+    n = interface.name
+    arrays = [
+        _array(port, prefix, given[port.parameter])
+        for prefix, ports, given in (
+            ("given", interface.inputs, golden.inputs),
+            ("wanted", interface.outputs, golden.outputs),
+        )
+        for port in ports
+    ]
+    if interface.delay:
+        arrays += [_array(port, "last", golden.tail[port.parameter]) for port in interface.outputs]
+    body = _STREAM if interface.streams else _CALL
+    values = {
+        "n": n,
+        "arrays": "\n".join(arrays),
+        "steps": str(golden.steps),
+        "values": str(sum(array.size for array in golden.outputs.values())),
+        "chunk": str(min(CHUNK, golden.steps)),
+        "buffers": "\n".join(
+            f"static {p.c_type} {p.parameter}[{'CHUNK * ' if interface.streams and p.moves else ''}{_macro(interface, p)}];"
+            for p in interface.outputs
+        ),
+        "w": " WEIGHTS," if interface.apart else "",
+        "w_init": ", WEIGHTS" if interface.apart else "",
+        "weights": _WEIGHTS if interface.apart else "",
+        "in_at": " ".join(_given(interface, port) for port in interface.inputs),
+        "out": ", ".join(port.parameter for port in interface.outputs),
+        "compare": "\n".join(
+            f"    compare({p.parameter}, wanted_{p.parameter}{f' + at * {_macro(interface, p)}' if interface.streams and p.moves else ''}, "
+            f"{'n * ' if interface.streams and p.moves else ''}{_macro(interface, p)}, {int(p.dtype == 'float32')}, different);"
+            for p in interface.outputs
+        ),
+        "finish": _finish(interface),
+        "unit": "frames" if interface.hop == 1 else "steps",
+    }
+    text = _HEAD + body + _FOOT
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+def _macro(interface: Interface, port: Port) -> str:
+    many = len(interface.inputs if port in interface.inputs else interface.outputs) > 1
+    return f"{interface.name}_{port.parameter.upper() if many else port.parameter.upper()[0]}_SIZE"
+
+
+def _given(interface: Interface, port: Port) -> str:
+    at = f" + at * {_macro(interface, port)}" if interface.streams and port.moves else ""
+    return f"(const void *)(given_{port.parameter}{at}),"
+
+
+def _finish(interface: Interface) -> str:
+    n, w = interface.name, ", WEIGHTS" if interface.apart else ""
+    call = f"{n}_finish(&state{w}, {', '.join(port.parameter for port in interface.outputs)})"
+    if not interface.delay:
+        return f"  if ({call} != 0) ++*different;"
+    return "\n".join(
+        [
+            f"  if ({call} != {n}_DELAY) ++*different;",
+            *(
+                f"  compare({p.parameter}, last_{p.parameter}, sizeof last_{p.parameter} / 4, 1, different);"
+                for p in interface.outputs
+            ),
+        ]
+    )
+
+
+def _array(port: Port, prefix: str, array: Array) -> str:
+    words = np.ascontiguousarray(array, np.float32 if port.dtype == "float32" else np.int32).reshape(-1).view(np.uint32)
+    text = [f"0x{word:08x}u" for word in words.tolist()]
+    lines = [", ".join(text[i : i + PER_LINE]) for i in range(0, len(text), PER_LINE)]
+    joined = ",\n  ".join(lines)
+    return f"static const uint32_t {prefix}_{port.parameter}[{len(text)}] = {{\n  {joined}\n}};"
+
+
+def sequence(arrays: Sequence[Array]) -> Array:
+    """Return steps' arrays one behind the other, [steps, elements]."""
+    return np.stack([np.asarray(array).reshape(-1) for array in arrays])
+
+
+_HEAD = """/* Replays golden samples of @n@: inputs, and what fastlstm in Python made of them, as bits.
+   FASTLSTM_REPORT(format, ...) takes printf's place where there is none; FASTLSTM_NO_MAIN leaves only @n@_test. */
+#include "@n@.h"
+#include <string.h>
+#ifndef FASTLSTM_REPORT
+#include <stdio.h>
+#define FASTLSTM_REPORT printf
+#endif
+
+#define STEPS @steps@
+#define CHUNK @chunk@
+@weights@
+@arrays@
+
+static @n@_state state, other;
+@buffers@
+static float worst;
+
+/* Count the values that differ: in any bit, or by more than the tolerance where the target has other bits. */
+static void compare(const void *got, const uint32_t *wanted, size_t count, int is_float, long *different) {
+  const unsigned char *bytes = (const unsigned char *)got;
+  size_t i;
+  for (i = 0; i < count; ++i) {
+    uint32_t bits;
+    memcpy(&bits, bytes + 4 * i, 4);
+    if (bits == wanted[i]) continue;
+    if (is_float) {
+      float a, b, off, size;
+      memcpy(&a, &bits, 4);
+      memcpy(&b, wanted + i, 4);
+      if (a != a && b != b) continue;
+      off = a > b ? a - b : b - a;
+      size = b < 0 ? -b : b;
+      if (size < 1) size = 1;
+      if (!(off / size <= worst)) worst = off / size;
+      if (!@n@_same_bits() && off <= 1e-6f * size) continue;
+    }
+    ++*different;
+  }
+}
+"""
+
+_WEIGHTS = """#ifndef FASTLSTM_WEIGHTS
+#error "define FASTLSTM_WEIGHTS as the address of the weights"
+#endif
+#define WEIGHTS FASTLSTM_WEIGHTS
+"""
+
+_STREAM = """
+static void steps(size_t at, size_t n, long *different) {
+    if (@n@_step(&state,@w@ @in_at@ @out@) == 0) ++*different;
+@compare@
+}
+
+static void runs(size_t at, size_t n, long *different) {
+    if (@n@_run(&state,@w@ @in_at@ @out@, n) == 0) ++*different;
+@compare@
+}
+
+static void finish(long *different) {
+@finish@
+}
+
+/* Step by step; in chunks; and with the state taken out, put into another struct, and copied in the middle. */
+static void replay(long *stepped, long *ran, long *restored) {
+  static float flat[@n@_STATE_SIZE + 1];
+  size_t at;
+  @n@_init(&state@w_init@);
+  for (at = 0; at < STEPS; ++at) steps(at, 1, stepped);
+  finish(stepped);
+  memset(&state, 0xA5, sizeof state);
+  @n@_init(&state@w_init@);
+  for (at = 0; at < STEPS; at += CHUNK) runs(at, STEPS - at < CHUNK ? STEPS - at : CHUNK, ran);
+  finish(ran);
+  @n@_init(&state@w_init@);
+  for (at = 0; at < STEPS / 2; ++at) steps(at, 1, restored);
+  flat[@n@_STATE_SIZE] = 1;
+  @n@_get_state(&state, flat);
+  memset(&other, 0x5A, sizeof other);
+  @n@_init(&other@w_init@);
+  @n@_set_state(&other, flat);
+  if (flat[@n@_STATE_SIZE] != 1) ++*restored;
+  memcpy(&state, &other, sizeof state);
+  for (; at < STEPS; ++at) steps(at, 1, restored);
+}
+
+int @n@_test(void);
+int @n@_test(void) {
+  long stepped = 0, ran = 0, restored = 0;
+  replay(&stepped, &ran, &restored);
+  FASTLSTM_REPORT("%s: %d @unit@, %d values; step %ld, run %ld, restored %ld different; ", "@n@", STEPS, @values@,
+                  stepped, ran, restored);
+  stepped += ran + restored;
+"""
+
+_CALL = """
+static void calls(long *different) {
+    @n@_call(&state,@w@ @in_at@ @out@);
+@compare@
+}
+
+int @n@_test(void);
+int @n@_test(void) {
+  long stepped = 0, again = 0;
+  @n@_init(&state@w_init@);
+  calls(&stepped);
+  memcpy(&other, &state, sizeof state);
+  memcpy(&state, &other, sizeof state);
+  calls(&again);
+  FASTLSTM_REPORT("%s: %d call, %d values; first %ld, second %ld different; ", "@n@", 1, @values@, stepped, again);
+  stepped += again;
+"""
+
+_FOOT = """  FASTLSTM_REPORT("largest difference %ld e-9; %s: %s\\n", (long)(worst < 2 ? worst * 1e9f : 2e9f),
+                  @n@_same_bits() ? "same bits" : "within tolerance", stepped ? "FAILED" : "ok");
+  return stepped != 0;
+}
+
+#ifndef FASTLSTM_NO_MAIN
+int main(void) { return @n@_test(); }
+#endif
+"""

@@ -1,0 +1,116 @@
+"""What an exported model looks like from C: its inputs, outputs and states."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["VERSION", "Interface", "Port", "StateField"]
+
+Array = npt.NDArray[Any]
+
+VERSION = 1
+"""Version of the C interface. A change that a program compiled against an older header would notice makes it go up;
+new functions and macros do not."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or an output.
+
+    Attributes
+    ----------
+    name : str
+        The model's name of it.
+    parameter : str
+        C's name of it: ``x0``, ``x1``, ... for inputs, ``y0``, ... for outputs; ``x`` and ``y`` if there is one.
+    dtype : str
+        "float32" or "int32".
+    shape : tuple of int
+        What one step, or one call, takes or gives.
+    moves : bool
+        Whether every step has one of its own; else it is the same for all steps of a call.
+    """
+
+    name: str
+    parameter: str
+    dtype: str
+    shape: tuple[int, ...]
+    moves: bool = True
+
+    @property
+    def elements(self) -> int:
+        """Elements of one step or one call."""
+        return math.prod(self.shape)
+
+    @property
+    def c_type(self) -> str:
+        """C's type of an element."""
+        return {"float32": "float", "int32": "int32_t"}[self.dtype]
+
+
+@dataclass(frozen=True)
+class StateField:
+    """A state: where it lies in the state's region, and how the C functions show it.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+        As a stream in Python shows it.
+    dtype : str
+        Of the memory; C shows float32.
+    offset : int
+        Bytes from the beginning of the region.
+    strides : tuple of int
+        Bytes from one element to the next, one an axis.
+    initial : array
+        Of the same shape.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    strides: tuple[int, ...]
+    initial: Array = field(compare=False)
+
+    @property
+    def elements(self) -> int:
+        """Numbers that it holds."""
+        return math.prod(self.shape)
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether it starts as zeros, in every bit."""
+        return not np.any(np.ascontiguousarray(self.initial).view(np.uint8))
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The C interface of a model."""
+
+    name: str
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    states: tuple[tuple[str, tuple[int, ...]], ...]  # name and shape
+    model_hash: str
+    streams: bool
+    hop: int = 1
+    delay: int = 0
+    batch: int = 1
+    apart: bool = False  # weights are a file of their own
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Inputs, then outputs."""
+        return (*self.inputs, *self.outputs)
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of all states."""
+        return sum(math.prod(shape) for _, shape in self.states)

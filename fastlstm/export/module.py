@@ -1,0 +1,72 @@
+"""A model's object file for one target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastlstm.export.functions import Functions
+from fastlstm.export.interface import Interface
+from fastlstm.export.lowering import Lowering
+from fastlstm.export.source import Source
+from fastlstm.export.worker import Work, make
+from fastlstm.target import Target
+
+__all__ = ["Module", "compiled"]
+
+
+@dataclass(frozen=True)
+class Module:
+    """Object code, and what is known of it.
+
+    Attributes
+    ----------
+    target : Target
+    code : bytes
+    prefix : str
+        What its functions' names begin with.
+    exported : tuple of str
+    state_bytes, state_align : int
+        Of the struct.
+    weight_bytes : int
+        Constant data.
+    weights : bytes
+        That data if it is apart, else nothing.
+    stack_bytes : int
+        The largest frame of a function.
+    """
+
+    target: Target
+    code: bytes
+    prefix: str
+    exported: tuple[str, ...]
+    state_bytes: int
+    state_align: int
+    weight_bytes: int
+    weights: bytes
+    stack_bytes: int
+
+
+def compiled(source: Source, interface: Interface, target: Target, prefix: str) -> Module:
+    """Return the object file whose functions' names begin with `prefix`.
+
+    Raises
+    ------
+    UnsupportedError
+        If something in it cannot be exported.
+    FastLSTMError
+        If LLVM cannot make code for the target.
+    """
+    lowering = Lowering(source, interface, target)
+    exported = Functions(lowering, prefix).write()
+    lowering.main.append(f"attributes #0 = {{ {_attributes(target)} }}")
+    made = make(Work(target, ["\n".join(lowering.main), *lowering.parts], exported))
+    return Module(
+        target, made.code, prefix, tuple(exported), lowering.struct.size, lowering.struct.align, len(lowering.weights),
+        bytes(lowering.weights) if interface.apart else b"", max(made.stack.values(), default=0),
+    )  # fmt: skip
+
+
+def _attributes(target: Target) -> str:
+    """Return what every function is: without the attribute LLVM could make calls of memset and memcpy out of loops."""
+    windows = " uwtable" if "windows" in target.triple else ""
+    return f'nounwind "no-builtins" "no-stack-arg-probe" "warn-stack-size"="0"{windows}'

@@ -1,0 +1,275 @@
+"""A program as one function: its stages over blocks of time steps, its instructions as calls of specialised kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import layout
+from fastlstm.errors import UnsupportedError
+from fastlstm.export.assembly import Writer
+from fastlstm.export.source import Region, Seat
+from fastlstm.export.specialise import Answer
+from fastlstm.kernels.compiler import Kernel
+from fastlstm.program import Argument, Body, Instruction, Place, Program, Stage, Table
+
+if TYPE_CHECKING:
+    from fastlstm.export.lowering import Lowering
+
+__all__ = ["Unit", "integers_of", "scratch_of"]
+
+Array = npt.NDArray[Any]
+LINE = 64
+
+
+class Unit:
+    """A program that runs over `steps` time steps, the most of them if a call says how many."""
+
+    def __init__(
+        self, lowering: Lowering, program: Program, batch: int, steps: int, varies: bool, slots: Mapping[int, Seat]
+    ) -> None:
+        self.lowering, self.program, self.batch, self.steps, self.varies = lowering, program, batch, steps, varies
+        self.name = lowering.new_name("unit")
+        self.block = min(steps, max((stage.block(batch) for stage in program.stages), default=1))
+        self._seats = dict(slots)
+        self._local: dict[int, bool] = {}
+        for number, slot in enumerate(program.slots):
+            self._local[number] = slot.local or slot.kind == "row"
+            if number not in self._seats and slot.kind in ("time", "row"):
+                held = 1 if slot.kind == "row" else self.block if slot.local else steps
+                row = 4 * slot.stride
+                region = Region(f"{self.name} slot {number}")
+                lowering.struct.room(region, held * batch * row)
+                self._seats[number] = Seat(region, 0, 0 if slot.kind == "row" else row * batch, row)
+
+    def write(self) -> str:
+        """Write the function and those that it calls; return its name."""
+        out = Writer(self.lowering.bits)
+        out.label("entry")
+        for stage in self.program.stages:
+            self._stage(out, stage)
+        out.add("ret void")
+        self.lowering.define(self.name, out)
+        return self.name
+
+    # ------------------------------------------------------------ control
+
+    def _stage(self, out: Writer, stage: Stage) -> None:
+        steps = [self._called(step) for step in stage.chosen(self.batch)]
+        block = stage.block(self.batch)
+        if stage.kind == layout.ONCE:
+            self._block(out, steps, "0", "1")
+        elif block >= self.steps:
+            self._block(out, steps, "0", self._total)
+        else:
+            self._blocks(out, stage, steps, block)
+
+    @property
+    def _total(self) -> str:
+        return "%fl.total" if self.varies else str(self.steps)
+
+    def _blocks(self, out: Writer, stage: Stage, steps: list[Callable[[Writer, str, str], None]], block: int) -> None:
+        """Run a stage block by block, from the first or from the last."""
+        word, total = out.word, self._total
+        whole = out.value(f"add {word} {total}, {block - 1}")
+        count = out.value(f"udiv {word} {whole}, {block}")
+        with out.loop(count) as i:
+            done = out.times(i, block)
+            left = out.value(f"sub {word} {total}, {done}")
+            less = out.value(f"icmp ult {word} {left}, {block}")
+            size = out.value(f"select i1 {less}, {word} {left}, {word} {block}")
+            start = done if stage.kind != layout.REVERSE else out.value(f"sub {word} {left}, {size}")
+            self._block(out, steps, start, size)
+
+    @staticmethod
+    def _block(out: Writer, steps: list[Callable[[Writer, str, str], None]], start: str, count: str) -> None:
+        for step in steps:
+            step(out, start, count)
+
+    def _call(self, out: Writer, name: str, start: str, count: str, total: str, returns: str = "") -> None:
+        known = {"start": start, "steps": count, "total": total}
+        given = ", ".join(f"{out.word} {known.get(n, f'%fl.{n}')}" for n in self.lowering.context_names)
+        out.add(f"call {returns or 'void'} @{name}({given})")
+
+    def _called(self, step: Instruction) -> Callable[[Writer, str, str], None]:
+        """Return what writes the call of an instruction for some steps from one on."""
+        if step.kernel in ("nested.nested", "rounds.repeat"):
+            return self._body(step)
+        name = self.lowering.new_name("kernel")
+        tables = self._tables(step)
+        self.lowering.kernel(Kernel(step.kernel, step.constants), name, _Frame(self, step).answer)
+
+        def call(out: Writer, start: str, count: str) -> None:
+            for fill in tables:
+                fill(out)
+            self._call(out, name, start, count, self._total, out.word)
+
+        return call
+
+    def _body(self, step: Instruction) -> Callable[[Writer, str, str], None]:
+        """Return what calls a program inside this one, over its steps or once a round."""
+        (body,) = step.args
+        assert isinstance(body, Body)
+        rounds = step.kernel == "rounds.repeat"
+        seats = {slot: self._seat_of(at, time, row) for slot, (at, time, row) in body.places.items()}
+        inner = Unit(self.lowering, body.program, body.batch, 1 if rounds else body.count, False, seats)
+        inner.write()
+
+        def call(out: Writer, start: str, count: str) -> None:  # noqa: ARG001
+            if not rounds:
+                self._call(out, inner.name, "0", str(body.count), str(body.count))
+                return
+            with out.loop(body.count):
+                self._call(out, inner.name, "0", "1", "1")
+
+        return call
+
+    def _tables(self, step: Instruction) -> list[Callable[[Writer], None]]:
+        """Return what writes the tables of places that an instruction reads; those of numbers are constants."""
+        found: list[Callable[[Writer], None]] = []
+        for value in step.args:
+            if isinstance(value, Table) and any(not isinstance(word, int) for word in value.words):
+                at = self.lowering.struct.room(("table", id(value)), 8 * len(value.words))
+
+                def fill(out: Writer, value: Table = value, at: int = at) -> None:
+                    for i, word in enumerate(value.words):
+                        operand = self.operand(out, word)
+                        out.store(out.word, operand, out.plus("%fl.self", at + 8 * i), 8)
+
+                found.append(fill)
+        return found
+
+    # ------------------------------------------------------------ places
+
+    def _seat_of(self, at: Place, time: int, row: int) -> Seat:
+        seat = self.lowering.seat(at)
+        return Seat(seat.base, seat.offset, time, row)
+
+    def operand(self, out: Writer, value: Argument) -> str:
+        """Write what an argument is; return it."""
+        text, lines = self.answer_for(value)
+        names: list[str] = []
+        for line in lines:
+            names.append(out.value(line.format(*names, new="").removeprefix(" = ")))
+        return text.format(*names)
+
+    def answer_for(self, value: Argument) -> Answer:
+        """Return an argument's word."""
+        if isinstance(value, Table):
+            if all(isinstance(word, int) for word in value.words):
+                return self.lowering.seated(self.lowering.constant(np.array(value.words, np.int64)))
+            return self.lowering.place(
+                "%fl.self", self.lowering.struct.room(("table", id(value)), 8 * len(value.words))
+            )
+        if isinstance(value, np.ndarray):
+            return self.lowering.seated(self.lowering.constant(value))
+        if isinstance(value, Place):
+            return self.lowering.seated(self.lowering.seat(value))
+        if isinstance(value, Body):
+            raise UnsupportedError("A program inside an instruction has no address in an exported model.")
+        return str(int(value)), ()
+
+    def origin(self, slot: int) -> Answer:
+        """Return where a slot's rows of the running block begin."""
+        seat = self._seat(slot)
+        if seat is None:
+            return "0", ()
+        base, lines = self.lowering.seated(seat)
+        if not seat.time or self._local[slot]:
+            return base, lines
+        word, n = f"i{self.lowering.bits}", len(lines)
+        moved = (f"{{new}} = mul {word} %fl.start, {seat.time}", f"{{new}} = add {word} {base}, {{{n}}}")
+        return f"{{{n + 1}}}", (*lines, *moved)
+
+    def time(self, slot: int) -> int:
+        """Return the bytes from one time step to the next."""
+        seat = self._seat(slot)
+        return 0 if seat is None else seat.time
+
+    def row(self, slot: int) -> int:
+        """Return the bytes from one row to the next."""
+        seat = self._seat(slot)
+        return 0 if seat is None else seat.row
+
+    def _seat(self, slot: int) -> Seat | None:
+        """Return a slot's seat; None for one that nothing reads."""
+        if slot < 0 or slot in self._seats:
+            return self._seats.get(slot)
+        value = self.program.slots[slot].value
+        return None if value is None else self.lowering.constant(value)
+
+
+class _Frame:
+    """What one instruction's kernel is told."""
+
+    def __init__(self, unit: Unit, step: Instruction) -> None:
+        self.unit, self.step, self.lowering = unit, step, unit.lowering
+
+    def answer(self, primitive: str, number: int | None, operand: str) -> Answer:
+        if primitive == "complain":
+            return self.lowering.complaint()
+        if primitive == "active_rows":
+            return str(self.unit.batch), ()
+        if number is None:
+            raise UnsupportedError(
+                f"The kernel {self.step.kernel} asks for {primitive} {operand}, which only a run knows: "
+                "it cannot be exported."
+            )
+        if primitive == "arg":
+            return self.unit.answer_for(self.step.args[number])
+        if primitive == "word":
+            return self._word(number)
+        if primitive == "origin":
+            return self.unit.origin(number)
+        return str(self.unit.time(number) if primitive == "time_stride" else self.unit.row(number)), ()
+
+    def _word(self, number: int) -> Answer:
+        target, unit, room = self.unit.program.target, self.unit, self.lowering.struct.room
+        fixed = {
+            layout.ROWS: str(unit.batch),
+            layout.WORKER: "0",
+            layout.WORKERS: "1",
+            layout.FOLLOWING: "0",
+            layout.START: "%fl.start",
+            layout.STEPS: "%fl.steps",
+            layout.TOTAL: "%fl.total",
+            layout.CUT_BYTES: str(min(target.l2_bytes // 8, 4 * target.l1_bytes)),
+            layout.SLICE_BYTES: str(target.l1_bytes // 2),
+        }
+        if number in fixed:
+            return fixed[number], ()
+        if number == layout.RUNS:
+            # Every second step goes the other way where that finds weights in the cache.
+            large = self.step.weight_bytes > target.l1_bytes
+            self.lowering.counts_runs |= large
+            return "%fl.runs" if large else "0", ()
+        if number == layout.SCRATCH:
+            return self.lowering.place("%fl.self", room("scratch", self.lowering.scratch_bytes))
+        if number == layout.QUANTISED:
+            return self.lowering.place("%fl.self", room("integers", self.lowering.integer_bytes))
+        raise UnsupportedError(f"The kernel {self.step.kernel} reads the frame's word {number}: it cannot be exported.")
+
+
+def scratch_of(step: Instruction, program: Program, batch: int, block: int) -> int:
+    """Return the bytes of scratch that an instruction needs at most, see the kernels' use of `layout.SCRATCH`."""
+    target = program.target
+    width, rows = 4 * target.lanes, batch * (block if step.kernel == "linear.linear" else 1)
+    if step.kernel.startswith("lines."):
+        return 192  # a vector, and a number behind it
+    widest = max((slot.stride for slot in program.slots), default=0)
+    saved = 4 * batch * widest if step.recurrent else 0  # cell states, where a mask may skip the step
+    tables = 16 * rows  # addresses of rows, twice
+    sums = batch * max(target.max_sums, 8) * width  # of one group of panels
+    return tables + saved + sums + 2 * width if program.slots else 2 * width
+
+
+def integers_of(step: Instruction, program: Program, batch: int, block: int) -> int:
+    """Return the bytes of rows as integers that an instruction needs, see `fastlstm.kernels.integer_rows`."""
+    if not step.quantised:
+        return 0
+    rows = batch * (block if step.kernel == "linear.linear" else 1)
+    row = -(-2 * (step.quantised + program.target.lanes) // LINE) * LINE | LINE
+    return LINE + -(-4 * rows // LINE) * LINE + rows * row

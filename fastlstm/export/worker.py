@@ -1,0 +1,117 @@
+"""A process that makes object code: LLVM modules in, an object and what LLVM says of it out.
+
+A process of its own: LLVM ends the process it runs in where a target cannot do what it is asked, and tells the bytes of
+a function's stack frame on the standard error stream only.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastlstm.errors import FastLSTMError
+from fastlstm.target import Target
+
+__all__ = ["Made", "Work", "make", "start"]
+
+FRAME = re.compile(r"stack frame size \((\d+)\) exceeds limit \(0\) in function '([^']+)'")
+
+
+class Work(NamedTuple):
+    """A module to compile.
+
+    Attributes
+    ----------
+    target : Target
+    parts : sequence of str
+        LLVM assembly; everything but `exported` becomes internal.
+    exported : sequence of str
+    kept : sequence of str
+        Internal functions that are called and not inlined.
+    """
+
+    target: Target
+    parts: Sequence[str]
+    exported: Sequence[str]
+    kept: Sequence[str] = ()
+
+
+class Made(NamedTuple):
+    """An object, and the bytes of stack that each of its functions takes."""
+
+    code: bytes
+    stack: dict[str, int]
+
+
+def start(work: Work) -> subprocess.Popen[bytes]:
+    """Begin to compile in another process; `make` waits for it."""
+    root = str(Path(__file__).parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastlstm.export.worker"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )  # fmt: skip
+    return process
+
+
+def make(work: Work) -> Made:
+    """Return the object code of a module.
+
+    Raises
+    ------
+    FastLSTMError
+        If LLVM cannot make it, or the code calls what it does not hold and no libgcc has.
+    """
+    process = start(work)
+    target = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(work.target).items()}
+    request = {"target": target, "parts": list(work.parts), "exported": list(work.exported), "kept": list(work.kept)}
+    out, told = process.communicate(json.dumps(request).encode())
+    text = told.decode(errors="replace")
+    if process.returncode:
+        if os.environ.get("FASTLSTM_TRACEBACK"):
+            sys.stderr.write(text)
+        reason = next((line for line in reversed(text.splitlines()) if line.strip()), f"status {process.returncode}")
+        raise FastLSTMError(f"LLVM could not make code for {work.target.name}: {reason.strip()}")
+    stack = {name: int(size) for size, name in FRAME.findall(text)}
+    return Made(base64.b64decode(out), {name: stack.get(name, 0) for name in work.exported})
+
+
+def _compiled(request: dict[str, Any]) -> bytes:
+    """Return the object code; this runs in the worker."""
+    import llvmlite.binding as llvm
+
+    from fastlstm.kernels.emit import for_target, optimise, target_machine
+    from fastlstm.kernels.primitives import target_primitives
+
+    data = {name: tuple(v) if isinstance(v, list) else v for name, v in request["target"].items()}
+    target, exported = Target(**data), set(request["exported"])
+    machine = target_machine(target)
+    module, *others = (llvm.parse_assembly(for_target(text, target, machine)) for text in request["parts"])
+    for other in others:
+        module.link_in(other)
+    needed = [f.name for f in module.functions if f.is_declaration]
+    module.link_in(llvm.parse_assembly(for_target(target_primitives(target, needed), target, machine)))
+    for function in module.functions:
+        if not function.is_declaration and function.name not in exported.union(request["kept"]):
+            function.add_function_attribute("alwaysinline")
+    module.verify()
+    optimise(module, machine, exported)
+    code: bytes = machine.emit_object(module)
+    return code
+
+
+def _main() -> int:
+    sys.stdout.buffer.write(base64.b64encode(_compiled(json.loads(sys.stdin.buffer.read()))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())

@@ -1,0 +1,103 @@
+"""Arrays of other libraries: PyTorch tensors, DLPack objects, pandas and polars columns, Arrow arrays.
+
+None of these libraries is imported: an object says itself what it is. What came as a PyTorch tensor goes out as one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.errors import InputError
+
+__all__ = ["as_array", "as_arrays", "as_given", "is_tensor", "tensors_among"]
+
+Array = npt.NDArray[Any]
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a PyTorch tensor."""
+    torch = sys.modules.get("torch")  # a tensor can only be where torch has been imported
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def tensors_among(values: Any) -> bool:
+    """Whether a value, a dict's values or a sequence's items are PyTorch tensors, at least one of them."""
+    if isinstance(values, Mapping):
+        return any(map(is_tensor, values.values()))
+    return any(map(is_tensor, values)) if isinstance(values, list | tuple) else is_tensor(values)
+
+
+def as_array(value: Any, what: str) -> Array:
+    """Return a value as a NumPy array that shares its memory where that is possible.
+
+    Parameters
+    ----------
+    value : array or what can be read as one
+        NumPy arrays, numbers and nested lists of them; PyTorch tensors in the processor's memory; whatever speaks
+        DLPack; columns of pandas, polars and Arrow, lists in them if they are of one length.
+    what : str
+        Named in errors.
+
+    Raises
+    ------
+    InputError
+        If it holds no numbers, or is a tensor that requires a gradient or lies on another device.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+        return value
+    if is_tensor(value):
+        return _of_tensor(value, what)
+    try:
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
+        array = np.asarray(value)
+        if array.dtype.kind == "O" and array.ndim and array.size:  # a column of lists
+            array = np.stack([np.stack(row) if _is_nested(row) else np.asarray(row) for row in array])
+    except (ValueError, TypeError, BufferError, RuntimeError) as error:
+        raise InputError(f"{what} cannot be read as an array: {error}.") from error
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{what}: expected an array of numbers; got {type(value).__name__} of {array.dtype}.")
+    return array
+
+
+def _is_nested(row: Any) -> bool:
+    return isinstance(row, np.ndarray) and row.dtype.kind == "O"
+
+
+def _of_tensor(tensor: Any, what: str) -> Array:
+    if tensor.requires_grad:
+        raise InputError(
+            f"{what} is a tensor that requires a gradient, and none is computed here; give x.detach(), or call inside "
+            "torch.no_grad() with inputs that require none."
+        )
+    if tensor.device.type != "cpu":
+        raise InputError(f"{what} is a tensor on {tensor.device}; this engine runs on the processor: give x.cpu().")
+    try:
+        array: Array = tensor.numpy()
+    except (TypeError, RuntimeError) as error:
+        raise InputError(f"{what}: a tensor of {tensor.dtype} is not supported ({error}); give x.float().") from error
+    return array
+
+
+def as_arrays(values: Any, what: str) -> Any:
+    """Return a value, a dict's values or a sequence's items with NumPy arrays in place of tensors."""
+    if isinstance(values, Mapping):
+        return {name: as_arrays(value, f"{what} '{name}'") for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return type(values)(as_arrays(value, what) for value in values)
+    return as_array(values, what) if is_tensor(values) else values
+
+
+def as_given(results: Any) -> Any:
+    """Return results as PyTorch tensors that share their memory: the caller gave tensors."""
+    torch = sys.modules["torch"]
+    if isinstance(results, Mapping):
+        return {name: as_given(result) for name, result in results.items()}
+    if isinstance(results, list | tuple):
+        return type(results)(map(as_given, results))
+    return torch.from_numpy(results) if isinstance(results, np.ndarray) else results

@@ -1,0 +1,89 @@
+"""Kernels' templates with everything inlined: one function each, that an exported model specialises.
+
+They are the same for every target, and kept on disk beside compiled kernels: what takes the time is Numba.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fastlstm.errors import DependencyError
+from fastlstm.kernels import cache
+from fastlstm.kernels.compiler import Kernel, made_with, template_of
+from fastlstm.target import LEVELS
+
+__all__ = ["simplified"]
+
+
+@lru_cache(maxsize=256)
+def simplified(kernel: Kernel) -> str:
+    """Return a kernel as one LLVM function, in LLVM's assembly.
+
+    It calls the primitives of its frame (`fastlstm.kernels.primitives`), most of them with numbers as arguments, and
+    none of its own helpers.
+    """
+    place = _place(kernel)
+    found = None if place is None else _kept(place)
+    if found is None:
+        found = _simplify(template_of(kernel), kernel.symbol)
+        if place is not None:
+            _keep(place, found)
+    return found
+
+
+def _place(kernel: Kernel) -> Path | None:
+    """Return the file of a template in the cache, None if there is no cache."""
+    versions = "-".join(f"{name}{version}" for name, version in sorted(made_with().items()))
+    # Templates do not depend on a target; the cache has a folder for each, and any one will do.
+    return cache.place_of(LEVELS["x86-64-v3"], f"{kernel.name}-{kernel.key}-{versions}-template1")
+
+
+def _kept(place: Path) -> str | None:
+    """Return a template out of the cache, None if it is not there, damaged or not to be trusted."""
+    try:
+        if cache.mistrust(place):
+            return None
+        return zlib.decompress(place.read_bytes()).decode()
+    except (OSError, zlib.error, UnicodeDecodeError):
+        return None  # it is made again, and written anew
+
+
+def _keep(place: Path, text: str) -> None:
+    try:
+        cache.keep(place, zlib.compress(text.encode()))
+    except OSError:
+        return  # as slow the next time
+
+
+def _simplify(text: str, symbol: str) -> str:
+    try:
+        import llvmlite.binding as llvm
+
+        from fastlstm.kernels.emit import target_machine
+    except ImportError as error:
+        raise DependencyError(f"Exporting needs llvmlite, which cannot be imported ({error}).") from error
+    module: Any = llvm.parse_assembly(text)
+    for function in module.functions:
+        if not function.is_declaration and function.name != symbol:
+            function.linkage = "internal"
+    builder = llvm.create_pass_builder(target_machine(LEVELS["x86-64-v3"]), llvm.create_pipeline_tuning_options(2))
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.add_sroa_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_aggressive_dce_pass()
+    passes.add_global_dead_code_eliminate_pass()
+    passes.add_strip_dead_prototype_pass()
+    passes.run(module, builder)
+    # Half of the text would be what Numba says of the memory of its own results, all of it gone by now.
+    plain = re.sub(r", !(?:noalias|alias\.scope) !\d+", "", str(module))
+    # Numba's own variables, which nothing reads; and what only the target says.
+    plain = re.sub(r"^(@_ZN08NumbaEnv.*|target .*|source_filename .*|; .*)\n", "", plain, flags=re.M)
+    return re.sub(r"^(; .*|source_filename .*)\n", "", str(llvm.parse_assembly(plain)), flags=re.M)

@@ -1,0 +1,309 @@
+"""The states of a pool's streams that run part by part, and how some of them advance as one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.busy import Busy
+from fastlstm.streaming.engines import GraphEngine
+from fastlstm.streaming.pool_rows import MOST
+from fastlstm.streaming.ports import Port, check_out
+from fastlstm.streaming.stores import Store
+from fastlstm.streaming.taped import TapedStep
+
+__all__ = ["GraphRows"]
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+FEW = 8
+"""More streams than these advance by a multiple of them, and the rest, where memory is kept for each number of rows:
+that makes 15 numbers of rows instead of 64."""
+MOST_TAPED = 64
+
+
+class GraphRows:
+    """The states of streams that run part by part.
+
+    Where every state and every output has an axis for batch rows, streams advance together, as the model runs a batch.
+    An input without that axis (a sample rate, say) is then one value for the whole batch: only streams that are given
+    the same advance together.
+    """
+
+    def __init__(self, engine: GraphEngine, capacity: int) -> None:
+        self._engine = engine
+        self._carried = engine.carried
+        inputs = engine.inputs.values()
+        self._together = (
+            all(c.row_axis is not None for c in self._carried)
+            and all("B" in port.axes for port in engine.outputs.values())
+            and all("B" in port.axes for port in inputs if "T" in port.axes)
+            and any("B" in port.axes for port in inputs)
+        )
+        self._single = [name for name, port in engine.inputs.items() if "B" not in port.axes]
+        self._stores = {c.given: Store(c, capacity) for c in self._carried}
+        self.shapes: Mapping[str, tuple[int, ...]] = {
+            c.name: c.outside(self._stores[c.given].start).shape for c in self._carried
+        }
+        self._usual = self._usual_frames()
+        self._times = [(name, port.axes.index("T")) for name, port in self._outputs.items() if "T" in port.axes]
+        self._taped: dict[Hashable, TapedStep] = {}  # by the number of streams and what is given once for all
+
+    @property
+    def nbytes(self) -> int:
+        return sum(store.nbytes for store in self._stores.values())
+
+    def reset(self, number: int) -> None:
+        self._scatter(np.array([number]), {given: store.start for given, store in self._stores.items()})
+
+    def state(self, number: int) -> Arrays:
+        states = self._gathered(np.array([number]))
+        return {c.name: np.array(c.outside(states[c.given])) for c in self._carried}
+
+    def set_state(self, number: int, value: Arrays) -> None:
+        self._scatter(np.array([number]), {c.given: c.inside(value[c.name]) for c in self._carried})
+
+    def before(self, numbers: Array) -> Arrays:
+        return {given: store.rows(numbers) for given, store in self._stores.items()}
+
+    def restore(self, numbers: Array, before: Arrays) -> None:
+        for given, store in self._stores.items():
+            store.put(numbers, before[given])
+
+    def _usual_frames(self) -> list[_Usual]:
+        """Return what frames of each input look like, nothing if some of them, or outputs, need more than a reshape."""
+        found = [_Usual.of(name, port) for name, port in self._engine.inputs.items()]
+        shown = all(_rows_first(port) and None not in port.shape(1, 1) for port in self._outputs.values())
+        return [usual for usual in found if usual] if self._together and shown and all(found) else []
+
+    def entry(self, busy: Busy, streams: Array) -> None:
+        """Return nothing: every call goes through Python."""
+
+    def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
+        arrays, count = self._usual_arrays(frames, len(numbers)), len(numbers)
+        if arrays is None:
+            return None
+        if out is not None:
+            check_out(self._outputs, out, {n: (count, *port.shape(1, 1, "TB1")) for n, port in self._outputs.items()})
+        whole = count if count <= FEW else count - count % FEW
+        if whole == count:
+            shown = self._some(numbers, arrays)
+        else:
+            before = self.before(numbers)
+            try:
+                parts = [
+                    self._some(numbers[some], self._cut(arrays, some)) for some in (slice(whole), slice(whole, None))
+                ]
+            except BaseException:
+                self.restore(numbers, before)
+                raise
+            shown = {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+        if out is None:
+            return next(iter(shown.values())) if len(shown) == 1 else shown
+        for name, target in check_out(self._outputs, out, {n: a.shape for n, a in shown.items()}).items():
+            target[...] = shown[name]
+        return out
+
+    def _usual_arrays(self, frames: Any, count: int) -> Arrays | None:
+        """Return the frames by name if they are just what is expected."""
+        named = frames if isinstance(frames, Mapping) else {usual.name: frames for usual in self._usual[:1]}
+        if not count or not self._usual or len(named) != len(self._usual):
+            return None
+        for usual in self._usual:
+            array = named.get(usual.name)
+            if type(array) is not np.ndarray or array.dtype != usual.dtype or not array.flags.c_contiguous:
+                return None
+            if array.shape != ((count, *usual.frame) if usual.rows else usual.frame):
+                return None
+        return dict(named)
+
+    def _cut(self, arrays: Arrays, some: slice) -> Arrays:
+        """Return the rows of some streams."""
+        return {usual.name: arrays[usual.name][some] if usual.rows else arrays[usual.name] for usual in self._usual}
+
+    def _some(self, numbers: Array, arrays: Arrays) -> Arrays:
+        """Advance so many streams as advance together; return the outputs by rows."""
+        values: Arrays = {}
+        key: list[Any] = [len(numbers)]
+        for usual in self._usual:
+            array = arrays[usual.name]
+            values[usual.name] = array.reshape(usual.taken) if usual.rows else array
+            if not usual.rows:
+                key.append(array.tobytes())
+        taped = self._taped.get((*key,))
+        results = None if taped is None else taped.run(numbers, values)
+        if results is None:
+            results = self._called(numbers, values, (*key,))
+        shown = dict(zip(self._outputs, results, strict=True))
+        for name, at in self._times:
+            shape = shown[name].shape
+            shown[name] = shown[name].reshape(*shape[:at], *shape[at + 1 :])
+        return shown
+
+    def _called(self, numbers: Array, frames: Arrays, key: Hashable) -> list[Array]:
+        """Advance streams by a call of the model; return the outputs, and keep where such calls have their tapes."""
+        values = {**frames, **self._gathered(numbers)}
+        results = self._engine.call(values)
+        states = results[len(self._outputs) :]
+        shown: list[Array] = []
+        for result in results[: len(self._outputs)]:
+            # What the graph only hands on is not the caller's to write to.
+            others = [*values.values(), *shown]
+            own = result.base is None and not any(result is other for other in others)
+            shown.append(result if own else result.copy())
+        self._scatter(numbers, dict(zip(self._stores, states, strict=True)))
+        tapes = self._engine.tapes
+        found = None if tapes is None else tapes.find(values)
+        if found is not None:
+            if len(self._taped) >= MOST_TAPED:
+                self._taped.clear()
+            self._taped[key] = TapedStep(*found, self._stores)
+        return shown
+
+    def step(self, numbers: Array, arrays: Arrays) -> Arrays:
+        moving = [name for name, port in self._engine.inputs.items() if "T" in port.axes]
+        chunks = {name: a[:, None] if name in moving else a for name, a in arrays.items()}
+        found = self._advance(numbers, chunks, 1)
+        return found if self._engine.by_call else {name: a[:, 0] for name, a in found.items()}
+
+    def push(self, numbers: Array, pieces: list[Arrays]) -> list[Arrays]:
+        lengths = np.array([_length(piece, self._engine) for piece in pieces], np.int64)
+        if self._engine.by_call:
+            return self._push_calls(numbers, pieces, lengths)
+        results: list[Arrays] = [{} for _ in pieces]
+        for steps in np.unique(lengths):
+            some = np.flatnonzero(lengths == steps)
+            for at in range(0, len(some), MOST):
+                part = some[at : at + MOST]
+                arrays = {name: np.stack([pieces[i][name] for i in part]) for name in self._engine.inputs}
+                found = self._advance(numbers[part], arrays, int(steps))
+                for row, i in enumerate(part):
+                    results[i] = {name: a[row] for name, a in found.items()}
+        return results
+
+    def _push_calls(self, numbers: Array, pieces: list[Arrays], lengths: Array) -> list[Arrays]:
+        """Advance streams whose chunks are calls of the model: the first of each, then the second, and so on."""
+        parts: list[list[Arrays]] = [[] for _ in pieces]
+        for t in range(int(lengths.max(initial=0))):
+            left = np.flatnonzero(lengths > t)
+            for at in range(0, len(left), MOST):
+                part = left[at : at + MOST]
+                arrays = {name: np.stack([pieces[i][name][t] for i in part]) for name in self._engine.inputs}
+                found = self._advance(numbers[part], arrays, 1)
+                for row, i in enumerate(part):
+                    parts[i].append({name: a[row] for name, a in found.items()})
+        return [
+            {name: np.stack([one[name] for one in some]) if some else _nothing(p) for name, p in self._outputs.items()}
+            for some in parts
+        ]
+
+    @property
+    def _outputs(self) -> Mapping[str, Port]:
+        return self._engine.outputs
+
+    def _advance(self, numbers: Array, arrays: Arrays, steps: int) -> Arrays:
+        """Advance streams by as many steps each; arrays are [streams, time, …], or [streams, …] without a time axis."""
+        groups = self._groups(arrays, len(numbers))
+        if len(groups) == 1:
+            return self._batch(numbers, arrays, steps)
+        parts = [self._batch(numbers[rows], {n: a[rows] for n, a in arrays.items()}, steps) for rows in groups]
+        back = np.argsort(np.concatenate(groups))
+        return {name: np.concatenate([part[name] for part in parts])[back] for name in self._outputs}
+
+    def _groups(self, arrays: Arrays, count: int) -> list[Array]:
+        """Return which rows advance together, for some streams."""
+        if not self._together:
+            return [np.array([i]) for i in range(count)]
+        alike: dict[tuple[bytes, ...], list[int]] = {}
+        single = [arrays[name] for name in self._single if arrays[name].strides[0]]  # else given once for all
+        for i in range(count if single else 0):
+            alike.setdefault(tuple(array[i, ...].tobytes() for array in single), []).append(i)
+        groups = []
+        for some in map(np.array, alike.values() if single else [range(count)]):
+            whole = len(some) if len(some) < FEW else len(some) // FEW * FEW
+            groups += [part for part in (some[:whole], some[whole:]) if len(part)]
+        return groups
+
+    def _batch(self, numbers: Array, arrays: Arrays, steps: int) -> Arrays:
+        """Advance streams as one batch (of one, where the model has no axis for it)."""
+        given = {name: _given(port, arrays[name]) for name, port in self._engine.inputs.items()}
+        outputs, after = self._engine.advance(self._gathered(numbers), given, steps)
+        shown = {name: self._rows_of(port, outputs[name]) for name, port in self._outputs.items()}
+        self._scatter(numbers, after)
+        return shown
+
+    def _rows_of(self, port: Port, result: Array) -> Array:
+        """Return an output as [streams, time, …], or [streams, …] if a step is a call."""
+        axes = port.axes if "T" in port.axes or self._engine.by_call else "T" + port.axes
+        rows = _by_row(result, axes.index("B") if "B" in axes else None)
+        return _moved(rows, 1 + axes.replace("B", "").index("T"), 1) if "T" in axes else rows
+
+    def _gathered(self, numbers: Array) -> Arrays:
+        """Return the states of streams as the model takes them."""
+        return {given: store.gathered(numbers) for given, store in self._stores.items()}
+
+    def _scatter(self, numbers: Array, states: Mapping[str, Array]) -> None:
+        """Keep the states that the model gave, all of them or none."""
+        rows = [store.fitting(states[given], len(numbers)) for given, store in self._stores.items()]
+        for store, new in zip(self._stores.values(), rows, strict=True):
+            store.put(numbers, new)
+
+
+@dataclass(frozen=True)
+class _Usual:
+    """What frames of one time step look like where they only have to be reshaped.
+
+    `rows` says whether there is one for each stream; `frame` is the shape of one, `taken` how the model takes them.
+    """
+
+    name: str
+    dtype: Any
+    rows: bool
+    frame: tuple[int, ...]
+    taken: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, port: Port) -> _Usual | None:
+        """Return it for an input, None if its frames have other sizes, or other axes before the rows."""
+        rows, frame = _rows_first(port), port.shape(1, 1, "TB")
+        if None in frame or (not rows and set("TB") & set(port.axes)):
+            return None
+        return cls(name, np.dtype(port.dtype), rows, frame, port.shape(1, -1))
+
+
+def _rows_first(port: Port) -> bool:
+    """Whether arrays of one time step are a row after another."""
+    return port.axes.replace("T", "").startswith("B")
+
+
+def _moved(array: Array, source: int, target: int) -> Array:
+    """Return an array with one axis in another place; np.moveaxis took half the time of a small pool's step."""
+    if source == target:
+        return array
+    order = list(range(array.ndim))
+    order.insert(target, order.pop(source))
+    return array.transpose(order)
+
+
+def _by_row(array: Array, axis: int | None) -> Array:
+    """Return an array with its batch rows on the first axis; it is one row if it has no axis for them."""
+    return array[None] if axis is None else _moved(array, axis, 0)
+
+
+def _given(port: Port, rows: Array) -> Array:
+    """Return an input as the model takes it, of rows [streams, time, …] or [streams, …]."""
+    array = _moved(rows, 1, 1 + port.axes.replace("B", "").index("T")) if "T" in port.axes else rows
+    return np.asarray(_moved(array, 0, port.axes.index("B")) if "B" in port.axes else array[0, ...], order="C")
+
+
+def _nothing(port: Port) -> Array:
+    """Return what no chunks give."""
+    return np.empty((0, *(size or 0 for size in port.shape(1, 1, "B"))), port.dtype)
+
+
+def _length(piece: Arrays, engine: GraphEngine) -> int:
+    return next(len(a) for name, a in piece.items() if engine.by_call or "T" in engine.inputs[name].axes)

@@ -1,0 +1,58 @@
+"""A pool's step as a Python built-in: ids, states and frames are looked at and moved without a detour."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import layout
+from fastlstm.busy import Busy
+from fastlstm.kernels.compiler import Kernel
+from fastlstm.native import Call, address_of_c, built_in, context, never, usable
+from fastlstm.segments.program import BoundProgram, address_of
+from fastlstm.target import Target
+
+__all__ = ["PoolEntry"]
+
+Array = npt.NDArray[Any]
+
+
+class PoolEntry:
+    """The built-in ``call(ids, frames, out=None)`` of a pool: the step's result, or None if Python has to do it.
+
+    Parameters
+    ----------
+    target : Target
+    busy : Busy
+        The pool's flag: a call that finds it taken returns None.
+    streams : array
+        Words for `gather.check`: how many streams there may be, the address of their marks, a number that goes up.
+    rows : array
+        The list of rows that the pool's programs gather and scatter.
+    """
+
+    def __init__(self, target: Target, busy: Busy, streams: Array, rows: Array) -> None:
+        self.call: Call = never
+        if not usable():
+            return
+        most, ids = len(rows) - 1, np.dtype(np.int64)
+        self._words = context(layout.POOL_ENTRIES + 2 * (most + 1))
+        for index, number in {
+            layout.ENTRY_BUSY: id(busy),
+            layout.POOL_IDS: id(ids),
+            layout.POOL_CALL: address_of_c(ctypes.pythonapi.PyObject_Vectorcall),
+            layout.POOL_STREAMS: address_of(streams),
+            layout.POOL_LIST: address_of(rows),
+            layout.POOL_MOST: most,
+        }.items():
+            self._words[index] = number
+        self.call = built_in(Kernel("gather.call"), target, self._words, busy, ids, streams, rows)
+
+    def add(self, count: int, entry: Call, program: BoundProgram) -> None:
+        """Let steps of `count` streams run by the entry of a program, both of which the caller keeps."""
+        if self.call is not never and entry is not never:
+            at = layout.POOL_ENTRIES + 2 * count
+            self._words[at : at + 2] = id(entry), address_of(program.frame)

@@ -1,0 +1,75 @@
+"""A tape as a Python built-in: inputs are copied in, outputs out, if all between is one native call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import layout
+from fastlstm.graph import TensorSpec
+from fastlstm.native import Call, Copy, Value, Wiring, entry, never
+from fastlstm.segments.program import address_of
+from fastlstm.tapes.playback import Tape
+from fastlstm.tapes.recorder import Recorded
+
+__all__ = ["steered_entry", "tape_entry"]
+
+Array = npt.NDArray[Any]
+
+
+def tape_entry(tape: Tape, inputs: Sequence[str], outputs: Sequence[TensorSpec]) -> Call:
+    """Return a built-in that runs a tape for inputs of these names; `native.never` if some of it runs in Python."""
+    names = [spec.name for spec in outputs]
+    program = _program(tape)
+    arrays = [cell.array for cell in tape.outputs]
+    if program is None or len(set(names)) < len(names) or not all(map(_is_plain, [*tape.inputs, *arrays])):
+        return never
+    frames = [frame for watched in tape.watched for frame in watched.frames]
+    watched = [address_of(frame) + 8 * layout.STATUS for frame in frames]
+    tape.wiring = Wiring(
+        [_value(name, array) for name, array in zip(inputs, tape.inputs, strict=True)],
+        [_value(name, array) for name, array in zip(names, arrays, strict=True)],
+        [Copy(number, array) for number, array in enumerate(tape.inputs)],
+        [Copy(number, array) for number, array in enumerate(arrays)],
+        steps=1,
+        watched=[*watched, *(address_of(flag) for flag, _ in tape.flags)],
+    )
+    return entry(program.program, tape.wiring, tape.busy)
+
+
+def steered_entry(tape: Tape, inputs: Sequence[TensorSpec], fixed: Mapping[str, Array]) -> Call:
+    """Return a built-in for a tape of the model that is left when some inputs are constants: they have to be those."""
+    program = _program(tape)
+    if program is None or tape.wiring is None or not all(map(_is_plain, fixed.values())):
+        return never
+    known = {value.name: (number, value) for number, value in enumerate(tape.wiring.inputs)}
+    values, places = [], {}
+    for number, spec in enumerate(inputs):
+        if spec.name in fixed:
+            array = np.array(fixed[spec.name], order="C")
+            values.append(replace(_value(spec.name, array), equal=array))
+        else:
+            place, value = known[spec.name]
+            places[place] = number
+            values.append(value)
+    before = [replace(copy, value=places[copy.value]) for copy in tape.wiring.before]  # type: ignore[index]
+    return entry(program.program, replace(tape.wiring, inputs=values, before=before), tape.busy)
+
+
+def _program(tape: Tape) -> Recorded | None:
+    """Return the one native call that a tape is, None if it is more."""
+    step = tape.steps[0] if len(tape.steps) == 1 else None
+    return step if isinstance(step, Recorded) else None
+
+
+def _is_plain(array: Any) -> bool:
+    """Whether an entry can copy a value as the bytes that it is."""
+    return isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype == np.dtype(array.dtype.char)
+
+
+def _value(name: str, array: Array) -> Value:
+    return Value(name, np.dtype(array.dtype.char), array.shape, whole=True)

@@ -1,0 +1,94 @@
+"""A tape: what was recorded, to be run again for inputs of the same shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm import layout
+from fastlstm.busy import Busy
+from fastlstm.errors import InputError
+from fastlstm.native import Call, Wiring, never
+from fastlstm.segments.program import BoundProgram
+from fastlstm.segments.segment import COMPLAINT
+from fastlstm.tapes.recorder import Cell, SizesChangedError
+
+__all__ = ["Tape"]
+
+Array = npt.NDArray[Any]
+
+
+class Tape:
+    """The steps of a model for inputs of one shape; not for two threads at a time.
+
+    Attributes
+    ----------
+    inputs : list of array
+        Where the inputs lie: written before every run.
+    outputs : list of Cell
+    reusable : bool
+        Whether running the steps again does what a new recording would do.
+    nbytes : int
+        Memory of the tape's own.
+    busy : Busy
+        The flag of who runs it.
+    entry : Call
+        A built-in that runs it, `native.never` if some of it runs in Python; and `wiring`, what that was made of.
+    steered : Call or None
+        The same for the model around it, some of whose inputs chose this one.
+    """
+
+    def __init__(self) -> None:
+        self.busy = Busy()
+        self.entry: Call = never
+        self.steered: Call | None = None
+        self.wiring: Wiring | None = None
+        self.inputs: list[Array] = []
+        self.outputs: list[Cell] = []
+        self.steps: list[Callable[[], None]] = []
+        self.watched: list[BoundProgram] = []
+        self.flags: list[tuple[Array, int]] = []
+        self.reusable = True
+        self.nbytes = 0
+
+    def run(self, inputs: Sequence[Any]) -> list[Any]:
+        """Run for inputs of the recorded shape; raises `SizesChangedError` if the sizes inside turn out others."""
+        for target, array in zip(self.inputs, inputs, strict=True):
+            np.copyto(target, array)
+        self.play()
+        return self.results()
+
+    def play(self) -> None:
+        """Run on what lies in `inputs`; the outputs are then in their cells, until the tape runs again."""
+        for step in self.steps:
+            step()
+        self.check()
+
+    def watch(self, other: Tape) -> None:
+        """Let another tape complain about what this one does."""
+        other.watched += self.watched
+        other.flags += self.flags
+        other.reusable &= self.reusable
+
+    def check(self) -> None:
+        """Complain if a loop has decided otherwise than recorded, or an index had nothing to point to."""
+        for flag, loop in self.flags:
+            if flag[0]:
+                for other, _ in self.flags:
+                    other[0] = 0
+                raise SizesChangedError(loop)
+        frames = [frame for program in self.watched for frame in program.frames]
+        if any(frame[layout.STATUS] for frame in frames):
+            for frame in frames:
+                frame[layout.STATUS] = 0
+            raise InputError(COMPLAINT)
+
+    def results(self) -> list[Any]:
+        """Return copies of the outputs."""
+        return [
+            [np.array(a) for a in cell.array] if isinstance(cell.array, list) else np.array(cell.array)
+            for cell in self.outputs
+        ]

@@ -1,0 +1,64 @@
+"""Every Python block and every fastlstm command of the documentation runs, from the top of its page to the end.
+
+A line ``#> text`` in a block is what the line above it prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastlstm
+from fastlstm.cli import main
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+DOCS = Path(__file__).parents[2] / "docs"
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+ELSEWHERE = {"scoring.md"}  # tests/scoring/test_docs.py has the data and the clusters that its blocks ask for
+PAGES = sorted(
+    path for path in DOCS.rglob("*.md") if path.name not in ELSEWHERE and BLOCK.search(path.read_text(encoding="utf-8"))
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text(encoding="utf-8")
+    names: dict[str, Any] = READERS.get(page.name, dict)()
+    for block in BLOCK.finditer(text):
+        if block[1] == "sh":
+            for line in block[2].strip().splitlines():
+                program, *words = shlex.split(line, comments=True)
+                assert program == "fastlstm"
+                assert main(words) == 0, line
+        else:
+            line = text.count("\n", 0, block.start(2))
+            code = compile("\n" * line + block[2], str(page), "exec")  # errors name the page's own lines
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(code, names)
+            expected = re.findall(r"^ *#> (.*)$", block[2], re.MULTILINE)
+            assert printed.getvalue().splitlines() == expected
+
+
+def a_readers_stream() -> dict[str, Any]:
+    """Return what the page on streams takes for granted: a model of the reader's own, and frames."""
+    shapes = {"weight_ih_l0": (32, 3), "weight_hh_l0": (32, 8), "bias_ih_l0": (32,), "bias_hh_l0": (32,)}
+    weights = {f"lstm.{name}": np.full(shape, 0.1, np.float32) for name, shape in shapes.items()}
+    model = fastlstm.from_state_dict(weights, layers="lstm", batch_first=True)
+    frames = np.zeros((64, 3), np.float32)
+    return {
+        "model": model, "frame": frames[0], "chunk": frames, "frames": frames[:2], "long": frames[:20],
+        "short": frames[:5], "np": np, "fastlstm": fastlstm,
+    }  # fmt: skip
+
+
+READERS = {"streaming.md": a_readers_stream}

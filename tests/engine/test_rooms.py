@@ -1,0 +1,51 @@
+"""Batches of many sizes share a few programs, and a row has the same bits in each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastlstm
+
+SIZES = (1, 2, 15, 16, 17, 23, 24, 31, 33, 40)
+
+
+def _model(**options):
+    rng = np.random.default_rng(0)
+    weights = {
+        name: rng.uniform(-0.5, 0.5, shape).astype(np.float32)
+        for name, shape in {
+            "lstm.weight_ih_l0": (32, 3),
+            "lstm.weight_hh_l0": (32, 8),
+            "lstm.bias_ih_l0": (32,),
+            "lstm.bias_hh_l0": (32,),
+            "head.weight": (2, 8),
+            "head.bias": (2,),
+        }.items()
+    }
+    return fastlstm.from_state_dict(weights, batch_first=True, **options)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize(("lengths", "layers"), [(True, "lstm | hidden | linear"), (False, "lstm | linear")])
+def test_rows_have_the_same_bits_in_a_program_with_room_for_more(lengths, layers, precision):
+    model = _model(layers=layers, lengths=lengths, precision=precision, threads=2)
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((max(SIZES), 9, 3)).astype(np.float32)
+    steps = rng.integers(1, 10, max(SIZES))
+
+    def run(first, count):
+        given = {"input": x[first : first + count]}
+        return model.run({**given, "lengths": steps[first : first + count]} if lengths else given)["output"]
+
+    alone = [run(row, 1)[0] for row in range(max(SIZES))]
+    for size in (*SIZES, *reversed(SIZES)):  # a program that was full runs fewer rows, and the other way round
+        assert np.array_equal(run(0, size), np.stack(alone[:size]))
+
+
+def test_few_programs_are_kept():
+    model = _model(layers="lstm | last | linear", lengths=False)
+    for size in range(1, 129):
+        model.run({"input": np.zeros((size, 1000, 3), np.float32)})  # too large for an entry of its own
+    (segment,) = model.plan.parts
+    assert sum(map(len, segment._idle.values())) <= 15 + 3 * 8 + 1
