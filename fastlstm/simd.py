@@ -114,9 +114,7 @@ def store_vector(builder: Any, value: Any, address: Any) -> None:
     builder.store(value, pointer(builder, address, value.type), align=4)
 
 
-def choose(
-    builder: Any, values: Sequence[Any], cases: Mapping[tuple[int, ...], Callable[..., None]], args: Sequence[Any]
-) -> None:
+def choose(builder: Any, values: Sequence[Any], cases: Mapping[Any, Callable[..., None]], args: Sequence[Any]) -> None:
     """Emit the case that belongs to the values of some integers, which have to be among those of `cases`.
 
     Parameters

@@ -89,7 +89,7 @@ class _Target(CPUTarget):  # type: ignore[misc]
         return _Typing()
 
 
-class _Dispatcher(Dispatcher):  # type: ignore[misc]
+class _Dispatcher(Dispatcher):
     targetdescr = _Target(_TARGET)
 
 
