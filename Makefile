@@ -20,6 +20,12 @@ ARGS          ?=
 # Whose compiled kernels go into the wheel that `make wheel` builds: none named means all.
 LEVELS        ?=
 
+# What `make test-targets` builds and runs exported code with. CI runs the tests marked "quick", which need the first.
+QUICK_TOOLS  = gcc g++ libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross gcc-arm-linux-gnueabihf libc6-dev-armhf-cross \
+               gcc-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-user gcc-arm-none-eabi libnewlib-arm-none-eabi \
+               qemu-system-arm nodejs lld
+TARGET_TOOLS = $(QUICK_TOOLS) gcc-mingw-w64-x86-64 wine64 wine valgrind chromium espeak-ng
+
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 WHEEL   := dist/fastlstm-$(VERSION)-py3-none-any.whl
 SOURCES := $(shell find fastlstm converters -type f -not -path '*/__pycache__/*')
@@ -35,7 +41,7 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test test-kills check lint types differ fuzz bench ulp warmup wheel test-oldest clean
+.PHONY: demo test test-targets target-tools target-tools-found test-kills check lint types differ fuzz bench ulp warmup wheel test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -79,6 +85,16 @@ wheel: $(STAMP)prebuild
 	$(BIN)/python -m fastlstm.prebuild --out dist/packs $(LEVELS)
 	cp -r dist/packs fastlstm/packs
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist . ; status=$$?; rm -rf fastlstm/packs; exit $$status
+
+# Golden samples of exported models, replayed on every target; a tool that is missing fails its tests by name.
+test-targets: $(STAMP)targets
+	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests/targets $(ARGS)
+
+target-tools:
+	apt-get install --yes --no-install-recommends $(if $(QUICK),$(QUICK_TOOLS),$(TARGET_TOOLS))
+
+target-tools-found:
+	dpkg --status $(QUICK_TOOLS) > /dev/null 2>&1
 
 # Half a hundred runs killed at random moments, in place of three.
 test-kills: $(STAMP)test

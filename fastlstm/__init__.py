@@ -7,6 +7,7 @@ each gives a `Model`. `LSTM`, `GRU` and `RNN` are layers from plain arrays. Impo
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError, InputError, UnsupportedError
@@ -42,14 +43,14 @@ _LAZY = {
 }  # fmt: skip
 
 
+# The package of this name is loaded first: whoever loads it later would take the function's place.
+import_module("fastlstm.export")
+
+
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
-        from importlib import import_module
-
         return getattr(import_module(f"fastlstm.{_LAZY[name]}"), name)
     if name == "ray":
-        from importlib import import_module
-
         return import_module("fastlstm.ray")
     raise AttributeError(f"module 'fastlstm' has no attribute '{name}'")
 

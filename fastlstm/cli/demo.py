@@ -2,13 +2,14 @@
 
 A forecaster trained on three centuries of sunspots (``examples/train_forecaster.py``), as PyTorch exported
 it: an ONNX file and a state dict. Both are converted and verified, the record is streamed month by month, the
-time compared, the forecast drawn.
+time compared, the forecast drawn; and the model is exported as C, built and replayed where there is a compiler.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import shutil
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -22,7 +23,10 @@ import fastlstm
 from fastlstm import fileformat
 from fastlstm.benchmark import Contest, Timing, compare
 from fastlstm.cli.chart import Line, line_chart
+from fastlstm.export.folder import export
+from fastlstm.export.replay import replay_export
 from fastlstm.graph import Graph
+from fastlstm.machine import detect
 from fastlstm.model import Model
 from fastlstm.runners import Runner, reference_runner, torch_runner
 from fastlstm.verify import Verification, check_stored, expected_runner, verify
@@ -60,10 +64,11 @@ def run_demo(folder: Path) -> bool:
     )
     streamed = stream_months(model, x)
     compare_speed(model, x)
+    exported = export_to_c(model, folder / "forecaster-c")
     draw(years, numbers, model(x), folder)
-    print(f"\nThe files are in {folder}: two models, forecast.svg and forecast.csv.")
+    print(f"\nThe files are in {folder}: two models, the folder forecaster-c, forecast.svg and forecast.csv.")
     print(f"Look inside one:  fastlstm inspect {folder / 'forecaster.fastlstm'}")
-    return onnx_holds and weights_hold and streamed
+    return onnx_holds and weights_hold and streamed and exported
 
 
 def read_series() -> tuple[Series, Series]:
@@ -139,6 +144,18 @@ def compare_speed(model: fastlstm.Model, x: Array) -> None:
         print(f"Timed {what}: {describe_contest(contest)}")
     if session is not None:
         print("  (medians of 15 rounds in turns, one thread each; onnxruntime keeps no state between months)")
+
+
+def export_to_c(model: fastlstm.Model, folder: Path) -> bool:
+    """Export the model for this machine's processor, build and replay it; return whether nothing spoke against it."""
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier demo
+    target = detect().name.removesuffix("-vnni")
+    manifest = export(model, folder, (target,), "forecaster")
+    sizes = manifest["targets"][target]["bytes"]
+    print(f"Exported for {target}: {sizes['code']:,} bytes of code, {sizes['weights']:,} of weights, one C header.")
+    (result,) = replay_export(folder)
+    print(f"  {result}")
+    return result.agrees is not False
 
 
 def onnxruntime_session() -> Any:

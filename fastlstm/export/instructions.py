@@ -30,7 +30,13 @@ class Counter:
         return first(HOST_COMPILERS)
 
     def per_step(
-        self, found: Found, folder: Path, manifest: Mapping[str, Any], sources: Sequence[Path], flags: Sequence[str]
+        self,
+        found: Found,
+        folder: Path,
+        manifest: Mapping[str, Any],
+        sources: Sequence[Path],
+        flags: Sequence[str],
+        libraries: Sequence[str] = (),
     ) -> float | None:
         """Return the instructions that a step (or call) of the model takes, its caller's included; None if unknown."""
         if not self._compiler or "qemu" not in found.emulator:
@@ -40,7 +46,8 @@ class Counter:
         for steps in STEPS:
             program = self._scratch / f"count{steps}"
             try:
-                build(found, [source, *sources], program, flags=[f"-DSTEPS={steps}", f"-I{folder}", *flags])
+                steps_of = [f"-DSTEPS={steps}", f"-I{folder}", *flags]
+                build(found, [source, *sources], program, flags=steps_of, libraries=libraries)
             except BuildError:
                 return None
             count = self._count(found, program)

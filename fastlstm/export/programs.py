@@ -36,8 +36,10 @@ class Outcome:
         return "" if self.status == 0 else ": ".join([f"ended with the status {self.status}", *last])
 
 
-def build(found: Found, sources: Sequence[Path], program: Path, *, flags: Sequence[str] = ()) -> None:
-    """Compile and link C files and objects.
+def build(
+    found: Found, sources: Sequence[Path], program: Path, *, flags: Sequence[str] = (), libraries: Sequence[str] = ()
+) -> None:
+    """Compile and link C files and objects; `libraries` are those beside the C library, such as "m".
 
     Raises
     ------
@@ -49,8 +51,15 @@ def build(found: Found, sources: Sequence[Path], program: Path, *, flags: Sequen
         places = {"VECTORS": board.vectors, "ROM": board.rom, "ROM_SIZE": board.rom_size,
                   "RAM": board.ram, "RAM_SIZE": board.ram_size}  # fmt: skip
         symbols = ",".join(f"--defsym={name}={value:#x}" for name, value in places.items())
-        bare = ["-nostartfiles", str(CORTEX_M / "start.c"), "-T", str(CORTEX_M / "cortex_m.ld"), f"-Wl,{symbols}"]
-    command = [found.compiler, "-O2", *found.route.flags, *flags, *map(str, sources), *bare, "-o", str(program)]
+        bare = [
+            "-nostartfiles",
+            str(CORTEX_M / "start.c"),
+            "-T",
+            str(CORTEX_M / "cortex_m.ld"),
+            f"-Wl,-z,noexecstack,{symbols}",
+        ]
+    command = [found.compiler, "-O2", *found.route.flags, *flags, *map(str, sources), *bare]
+    command += [*(f"-l{name}" for name in libraries), "-o", str(program)]
     outcome = call(command, cwd=program.parent)
     if outcome.status != 0:
         errors = [line for line in outcome.output.splitlines() if "error" in line.lower() or "overflowed" in line]

@@ -78,8 +78,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for name, digest in manifest["files"].items():
         path = folder / name
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            what = "has changed since" if path.is_file() else "is missing from what"
-            raise FileFormatError(f"'{path}' {what} it was exported: export the model again.")
+            what = "is not what was exported" if path.is_file() else "is missing"
+            raise FileFormatError(f"'{path}' {what}: export the model again.")
     return manifest
 
 

@@ -188,7 +188,7 @@ def _missing(target: str) -> Iterator[Found | str]:
         lacking = _lacking(route)
         compiler, emulator = first(route.compilers), first(route.emulators)
         if lacking:
-            yield f"this processor lacks {lacking}"
+            yield f"this machine lacks {lacking}"
         elif not compiler or (route.emulators and not emulator):
             wanted = [
                 " or ".join(n) for n, f in ((route.compilers, compiler), (route.emulators, emulator)) if n and not f
@@ -202,6 +202,8 @@ def _lacking(route: Route) -> str:
     """Return what of its level the machine's own processor lacks, in words, or ""."""
     if not route.level:
         return ""
+    if platform.system() != "Linux":
+        return "Linux, for which the object is made"
     architecture = "x86_64" if route.level.startswith("x86") else "aarch64"
     if _NATIVE.get(platform.machine().lower()) != architecture:
         return f"the instructions of {architecture}"

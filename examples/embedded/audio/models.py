@@ -16,7 +16,7 @@ UNITS = 20
 
 
 def amplifier(seed: int, gain: float) -> fastlstm.Model:
-    """Return LSTM(1→20) and Dense with random weights; `gain` drives its gates."""
+    """Return LSTM(1→20) and Linear with random weights; `gain` drives its gates."""
     random = np.random.default_rng(seed)
 
     def draw(*shape: int, scale: float) -> np.ndarray:
@@ -27,10 +27,10 @@ def amplifier(seed: int, gain: float) -> fastlstm.Model:
         "lstm.weight_hh_l0": draw(4 * UNITS, UNITS, scale=0.5 / np.sqrt(UNITS)),
         "lstm.bias_ih_l0": draw(4 * UNITS, scale=0.1),
         "lstm.bias_hh_l0": np.zeros(4 * UNITS, np.float32),
-        "dense.weight": draw(1, UNITS, scale=1 / np.sqrt(UNITS)),
-        "dense.bias": np.zeros(1, np.float32),
+        "head.weight": draw(1, UNITS, scale=1 / np.sqrt(UNITS)),
+        "head.bias": np.zeros(1, np.float32),
     }
-    return fastlstm.from_state_dict(weights, layers="lstm | dense")
+    return fastlstm.from_state_dict(weights, layers="lstm | linear")
 
 
 def main() -> None:

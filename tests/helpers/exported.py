@@ -1,0 +1,31 @@
+"""Targets that run here, and models to export."""
+
+from __future__ import annotations
+
+import numpy as np
+
+import fastlstm
+from fastlstm.export.routes import ROUTES, TESTED
+from fastlstm.machine import lacks
+
+__all__ = ["RUN", "WEB", "recurrent"]
+
+WEB = ("wasm32", "wasm32-simd")
+RUN = [t for t in TESTED if t in WEB or not (ROUTES[t][0].level == "x86-64-v4" and lacks("x86-64-v4"))]
+"""The targets whose code this machine runs: all that a row says are tested, less AVX-512 where there is none."""
+
+
+def recurrent(cell: str, units: int, inputs: int = 1) -> fastlstm.Model:
+    """Return a recurrent layer and Linear(units -> 1) with random weights."""
+    rng = np.random.default_rng(units)
+    gates = {"lstm": 4, "gru": 3, "rnn": 1}[cell]
+    shapes = {
+        f"{cell}.weight_ih_l0": (gates * units, inputs),
+        f"{cell}.weight_hh_l0": (gates * units, units),
+        f"{cell}.bias_ih_l0": (gates * units,),
+        f"{cell}.bias_hh_l0": (gates * units,),
+        "head.weight": (1, units),
+        "head.bias": (1,),
+    }
+    weights = {name: rng.uniform(-0.3, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    return fastlstm.from_state_dict(weights, layers=f"{cell} | linear")

@@ -1,0 +1,71 @@
+"""The promise of each row of the table of targets: the same bits as in Python, or the stated tolerance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from exported import RUN, WEB, recurrent
+
+import fastlstm
+from fastlstm.export.replay import Replay, replay_export
+
+ELSEWHERE = [target for target in RUN if target not in WEB]
+
+
+def replayed(folder: Path, target: str) -> Replay:
+    (result,) = replay_export(folder, targets=[target])
+    return result
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("target", [t for t in ELSEWHERE if "windows" not in t] + list(WEB))
+def test_a_target_gives_the_results_of_python(everywhere: Path, target: str) -> None:
+    result = replayed(everywhere, target)
+    assert result.agrees, str(result)
+
+
+def test_windows_code_gives_the_results_of_python(everywhere: Path) -> None:
+    result = replayed(everywhere, "x86-64-v3-windows")
+    assert result.agrees, str(result)
+
+
+@pytest.mark.parametrize("precision", ["float32", "int16", "int8"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_every_precision_gives_the_results_of_python_everywhere(tmp_path: Path, cell: str, precision: str) -> None:
+    folder = tmp_path / "model"
+    fastlstm.export(recurrent(cell, 64, 5), folder, targets=tuple(RUN), name="model", precision=precision)
+    results = replay_export(folder)
+    assert all(result.agrees for result in results), [str(result) for result in results if not result.agrees]
+
+
+def test_weights_that_lie_apart_are_found_where_the_program_maps_them(tmp_path: Path) -> None:
+    folder, targets = tmp_path / "model", ("x86-64-v3", "cortex-m4", "aarch64")
+    fastlstm.export(recurrent("lstm", 20), folder, targets=targets, name="model", weights="apart")
+    results = replay_export(folder)
+    assert all(result.agrees for result in results), [str(result) for result in results]
+
+
+def test_emulators_count_the_instructions_of_a_step(everywhere: Path) -> None:
+    counts = {target: replayed(everywhere, target).instructions for target in ("cortex-m4", "riscv64", "riscv64-v")}
+    assert all(counts.values()), counts
+    assert counts["riscv64-v"] < counts["riscv64"]  # vectors of four
+
+
+def test_a_model_of_another_target_does_not_pass(everywhere: Path, tmp_path: Path) -> None:
+    """A test that cannot fail would show nothing: golden samples of other weights are told apart."""
+    import hashlib
+    import json
+    import shutil
+
+    folder = tmp_path / "amp"
+    shutil.copytree(everywhere, folder)
+    other = tmp_path / "other"
+    fastlstm.export(recurrent("gru", 20), other, targets=("cortex-m4",), name="amp")
+    shutil.copy(other / "amp-cortex-m4.o", folder)
+    manifest = json.loads((folder / "amp.json").read_text())
+    manifest["files"]["amp-cortex-m4.o"] = hashlib.sha256((folder / "amp-cortex-m4.o").read_bytes()).hexdigest()
+    (folder / "amp.json").write_text(json.dumps(manifest))
+    result = replayed(folder, "cortex-m4")
+    assert result.agrees is False
+    assert "FAILED" in result.words
