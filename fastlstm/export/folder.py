@@ -60,7 +60,7 @@ def export(
     files = _files(exported, own, chosen, weights == "apart", precision)
     content = files.pop("")
     _write(place, files)
-    return dict(content)  # type: ignore[call-overload]
+    return dict(content)
 
 
 def target_named(name: str) -> Target:

@@ -64,9 +64,8 @@ class Functions:
 
     def _call(self, routine: str) -> None:
         parameters = [f"ptr %{port.parameter}" for port in self.interface.ports]
-        with self._function("call", parameters, "void") as out:
-            with self._computing(out, returns=False):
-                self._once(out, self.source.step, routine, str(self.source.step.steps))
+        with self._function("call", parameters, "void") as out, self._computing(out, returns=False):
+            self._once(out, self.source.step, routine, str(self.source.step.steps))
 
     def _run(self, step: str, block: str | None) -> None:
         """Write the function of many steps: blocks where there is a form for them, else step by step."""

@@ -54,9 +54,8 @@ def dispatcher(interface: Interface, exported: Mapping[str, Sequence[str]]) -> b
     for name, returns in (("model_hash", "ptr"), ("same_bits", "i32")):
         first = f"{level_prefix(interface, next(iter(exported)))}_{name}"
         text.append(f"declare {returns} @{first}()")
-        text.append(
-            f"define {returns} @{interface.name}_{name}() #0 {{\n  %r = tail call {returns} @{first}()\n  ret {returns} %r\n}}"
-        )
+        call = f"  %r = tail call {returns} @{first}()\n  ret {returns} %r"
+        text.append(f"define {returns} @{interface.name}_{name}() #0 {{\n{call}\n}}")
         made.append(f"{interface.name}_{name}")
     text.append('attributes #0 = { nounwind "no-builtins" }')
     text.append('attributes #1 = { nounwind noinline "no-builtins" }')

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fastlstm.export.assembly import Writer
 from fastlstm.export.interface import Interface
-from fastlstm.export.source import Region, Routine, Seat, Source, STATES
+from fastlstm.export.source import STATES, Region, Routine, Seat, Source
 from fastlstm.export.specialise import Answer, context, specialised
 from fastlstm.export.struct import STATUS, Struct
 from fastlstm.export.unit import Unit, integers_of, scratch_of

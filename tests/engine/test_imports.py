@@ -41,7 +41,7 @@ ALLOWED: Mapping[str, str] = {
     "tapes": "arguments busy graph layout memory native ops pack passes program protected segments target",
     "verify": "fileformat graph passes reference runners samples",
     "plan": "explain graph ops passes segments tapes target",
-    "executor": "graph kernels machine native ops plan protected segments tapes validation",
+    "executor": "graph kernels machine native ops plan protected segments tapes target validation",
     "summary": "graph ops passes plan tapes",
     "ulp": "layout machine program segments",
     "usual": "graph kernels plan segments target",
@@ -54,14 +54,17 @@ ALLOWED: Mapping[str, str] = {
     "model": "executor fileformat foreign graph inputs machine passes plan quantise streaming verify",
     "layers": "graph model",
     "loading": "converters fileformat graph model",
+    "loading": "converters fileformat model",
+    "export": "executor graph graph_json kernels layout machine memory model passes program samples segments streaming "
+    "tapes target version",
     "scoring": "graph graph_json loading machine model samples version",
     "ray": "model scoring",
     "onnx_backend": "converters.onnx model",
     "precision": "benchmark graph model passes quantise",
-    "fastlstm": "converters converters.keras converters.onnx converters.torch fileformat "
-    "graph layers loading model scoring streaming version",
+    "fastlstm": "converters converters.keras converters.onnx converters.torch export fileformat "
+    "graph layers loading model scoring streaming target version",
     "onnx_conformance": "converters.onnx onnx_backend ops",
-    "cli": "benchmark converters explain fastlstm fileformat graph kernels layers machine "
+    "cli": "benchmark converters explain export fastlstm fileformat graph kernels layers machine "
     "model passes plan precision quantise runners samples segments summary target usual verify",
 }
 
