@@ -6,6 +6,8 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from fastlstm.export.linking import link
 from fastlstm.export.model import Exported, check_sizes
 from fastlstm.export.module import Module, compiled
 from fastlstm.export.names import checked_name, name_of
+from fastlstm.export.objects import renamed
 from fastlstm.export.texts import cmake, readme
+from fastlstm.machine import cores
 from fastlstm.model import Model
 from fastlstm.target import LEVELS, TARGETS, Target
 
@@ -83,7 +87,14 @@ def _files(
     sources = {target.name: exported.source(target) for target in targets}
     interface = exported.interface(name, next(iter(sources.values())), apart)
     golden = exported.golden(interface)
-    modules = {t.name: compiled(sources[t.name], interface, t, name) for t in targets}
+    levels = [] if apart else _levels(targets)
+    others = [target for target in targets if target not in levels]
+    jobs = [(sources[t.name], t, name) for t in others]
+    jobs += [(sources.get(t.name) or exported.source(t), t, level_prefix(interface, t.name)) for t in levels]
+    with ThreadPoolExecutor(cores()) as pool:  # LLVM works in processes of its own, one a core at a time
+        made = list(pool.map(lambda job: compiled(job[0], interface, *job[1:]), jobs))
+    own = {module.target.name: _alone(module, name) for module in made}
+    modules = {target.name: own[target.name] for target in targets}
     files: dict[str, Any] = {}
     entries = {}
     for target, module in modules.items():
@@ -91,9 +102,8 @@ def _files(
         entries[target] = manifest.target_entry(module, f"{name}-{target}.o")
         if apart:
             files[f"{name}-{target}.bin"] = module.weights
-    library = None if apart else _library(exported, interface, modules)
-    every = [*modules.values(), *(library[1] if library else [])]
-    size, align = max(m.state_bytes for m in every), max(m.state_align for m in every)
+    library = _library(interface, made[len(others) :])
+    size, align = max(m.state_bytes for m in made), max(m.state_align for m in made)
     size = -(-size // align) * align
     if size > LARGEST_STATE:
         raise UnsupportedError(f"The state would take {size} bytes, more than {LARGEST_STATE}: give smaller sizes.")
@@ -102,9 +112,9 @@ def _files(
     said = precision if isinstance(precision, str) else "float32" if precision is None else dict(precision)
     content = manifest.manifest(interface, entries, golden, (size, align), macs, said, exported.model.graph.notes)
     if library:
-        files[f"lib{name}.a"] = library[0]
+        files[f"lib{name}.a"] = library
         content["library"] = {
-            "file": f"lib{name}.a", "targets": list(LIBRARY_LEVELS), "sha256": manifest.sha256(library[0]),
+            "file": f"lib{name}.a", "targets": list(LIBRARY_LEVELS), "sha256": manifest.sha256(library),
         }  # fmt: skip
     files |= _web(content, modules, golden)
     files[f"{name}.h"] = header(interface, size, align).encode()
@@ -117,20 +127,27 @@ def _files(
     return files
 
 
-def _library(
-    exported: Exported, interface: Interface, modules: Mapping[str, Module]
-) -> tuple[bytes, list[Module]] | None:
-    """Return a library of the levels of x86-64 and its modules, if one of the levels is asked for."""
-    if not set(LIBRARY_LEVELS).intersection(modules):
-        return None
-    found: dict[str, Module] = {}
-    for level in LIBRARY_LEVELS:
-        target = LEVELS[level]
-        found[level] = compiled(exported.source(target), interface, target, level_prefix(interface, level))
-    chooser = dispatcher(interface, {level: module.exported for level, module in found.items()})
+def _levels(targets: Sequence[Target]) -> list[Target]:
+    """Return the levels of a library: all of them, if one is asked for."""
+    asked = {target.name for target in targets}
+    return [LEVELS[name] for name in LIBRARY_LEVELS] if asked.intersection(LIBRARY_LEVELS) else []
+
+
+def _alone(module: Module, name: str) -> Module:
+    """Return a module whose functions' names begin with the model's, where they began with a level's."""
+    if module.prefix == name:
+        return module
+    names = {old: name + old.removeprefix(module.prefix) for old in module.exported}
+    return replace(module, code=renamed(module.code, names), exported=tuple(names.values()))
+
+
+def _library(interface: Interface, modules: Sequence[Module]) -> bytes:
+    """Return the library of some levels' modules; nothing if there are none."""
+    if not modules:
+        return b""
+    chooser = dispatcher(interface, {module.target.name: module.exported for module in modules})
     members = {f"{interface.name}.o": chooser}
-    members |= {f"{interface.name}-{level}.o": module.code for level, module in found.items()}
-    return archive(members), list(found.values())
+    return archive({**members, **{f"{interface.name}-{m.target.name}.o": m.code for m in modules}})
 
 
 def _web(content: dict[str, Any], modules: Mapping[str, Module], golden: Golden) -> dict[str, bytes]:

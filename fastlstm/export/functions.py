@@ -74,18 +74,23 @@ class Functions:
         routine = self.source.step if self.source.block is None else self.source.block
         with self._function("run", parameters, self.word) as out, self._computing(out):
             moving = [(port, f"%fl.{port.parameter}") for port in self.interface.ports if port.moves]
-            saved = list(moving)
-            whole = out.value(f"add {self.word} %n, {routine.steps - 1}")
-            count = whole if routine.steps == 1 else out.value(f"udiv {self.word} {whole}, {routine.steps}")
-            with out.loop(count) as i:
-                done = out.times(i, routine.steps)
-                left = out.value(f"sub {self.word} %n, {done}")
-                less = out.value(f"icmp ult {self.word} {left}, {routine.steps}")
-                size = out.value(f"select i1 {less}, {self.word} {left}, {self.word} {routine.steps}")
-                places = {
-                    port.parameter: out.plus(base, out.times(done, 4 * port.elements)) for port, base in saved
-                }
-                self._once(out, routine, block or step, size if block else "1", places)
+            whole = out.value(f"udiv {self.word} %n, {routine.steps}")
+            rest = out.value(f"urem {self.word} %n, {routine.steps}")
+
+            def at(done: str) -> dict[str, str]:
+                return {port.parameter: out.plus(base, out.times(done, 4 * port.elements)) for port, base in moving}
+
+            with out.loop(whole) as i:
+                self._once(out, routine, block or step, str(routine.steps), at(out.times(i, routine.steps)))
+            if block:
+                done = out.times(whole, routine.steps)
+                if routine.varies:
+                    some = out.value(f"icmp ne {self.word} {rest}, 0")
+                    with out.loop(out.value(f"zext i1 {some} to {self.word}")):
+                        self._once(out, routine, block, rest, at(done))
+                else:
+                    with out.loop(rest) as i:
+                        self._once(out, self.source.step, step, "1", at(out.plus(done, i)))
             self._settle(out, out.times("%n", self.interface.hop) if self.interface.hop > 1 else "%n")
 
     def _finish(self) -> None:
@@ -174,6 +179,7 @@ class Functions:
         self, out: Writer, routine: Routine, name: str, steps: str, places: dict[str, str] | None = None
     ) -> None:
         """Run a routine over some steps; `places` are the addresses of ports that move."""
+        self.lowering.enter(routine)
         known = {port.parameter: f"%fl.{port.parameter}" for port in self.interface.ports} | (places or {})
         runs = "0"
         if self.lowering.counts_runs:

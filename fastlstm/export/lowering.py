@@ -72,15 +72,20 @@ class Lowering:
 
     def routine(self, routine: Routine) -> str:
         """Add the function of a routine; return its name."""
-        self.struct.begin()
-        self._routine = routine
-        self._scratch = {id(array) for program in _programs(routine.program) for array in program.scratch}
-        needs = list(_needs(routine.program, routine.batch, routine.steps))
+        self.enter(routine)
+        steps = routine.steps if routine.program.slots else 1  # a tape runs once for all of them
+        needs = list(_needs(routine.program, routine.batch, steps))
         self.scratch_bytes = max((a for a, _ in needs), default=0)
         self.integer_bytes = max((b for _, b in needs), default=0)
         for region, size in routine.regions.items():
             self.struct.room(region, size)
-        return Unit(self, routine.program, routine.batch, routine.steps, routine.varies, routine.slots).write()
+        return Unit(self, routine.program, routine.batch, steps, routine.varies, routine.slots).write()
+
+    def enter(self, routine: Routine) -> None:
+        """Let places be those of a routine from now on."""
+        self.struct.begin(id(routine))
+        self._routine = routine
+        self._scratch = {id(array) for program in _programs(routine.program) for array in program.scratch}
 
     def kernel(self, kernel: Kernel, name: str, answer: Callable[[str, int | None, str], Answer]) -> None:
         """Add a kernel for one instruction."""
@@ -110,6 +115,9 @@ class Lowering:
 
     def seated(self, seat: Seat) -> Answer:
         """Return the address of a seat."""
+        if isinstance(seat.base, np.ndarray):
+            seat = self.seat(Place(seat.base, seat.offset))
+            assert isinstance(seat.base, (Region, str))
         if isinstance(seat.base, Region):
             start = self.struct.states if seat.base == STATES else self.struct.room(seat.base, 0)
             return self.place("%fl.self", start + seat.offset)

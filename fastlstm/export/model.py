@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.errors import InputError, UnsupportedError
+from fastlstm import passes
+from fastlstm.errors import InputError
+from fastlstm.executor import Executor
 from fastlstm.export.golden import Golden, sequence
 from fastlstm.export.interface import Interface, Port
+from fastlstm.export.recorded import stream_source, whole_source
 from fastlstm.export.source import Source
 from fastlstm.export.streams import segment_source
 from fastlstm.graph import Graph, TensorSpec
 from fastlstm.graph_json import tensors, to_json
 from fastlstm.model import Model
-from fastlstm.samples import sample_array
+from fastlstm.samples import open_dimensions, sample_array, sample_inputs
 from fastlstm.streaming.choosing import engine_for
-from fastlstm.streaming.engines import SegmentEngine
+from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.stream import Stream
 from fastlstm.target import Target
 
@@ -60,11 +63,23 @@ class Exported:
     def source(self, target: Target) -> Source:
         """Return what is computed for a target."""
         if not self.streams:
-            raise UnsupportedError("Whole models cannot be exported yet.")
+            executor = Executor(passes.optimise(self.model.graph), 1, target=target)
+            return whole_source(executor, self._whole_inputs(), [spec.name for spec in executor.graph.outputs])
         engine = engine_for(self.model, self.state, target)
-        if not isinstance(engine, SegmentEngine):
-            raise UnsupportedError("This stream runs part by part.")
+        if isinstance(engine, GraphEngine):
+            return stream_source(engine, self.batch, self._pace()[0], self._blocks(target))
         return segment_source(engine, self.batch, self._blocks(target), [spec.name for spec in self.model.graph.inputs])
+
+    def _whole_inputs(self) -> dict[str, Array]:
+        """Return inputs of the sizes that were given."""
+        opened = open_dimensions(self.model.graph)
+        missing = [name for name in opened if name not in self.sizes]
+        if missing:
+            raise InputError(
+                f"The sizes of {', '.join(missing)} are not given: a model that is called whole has them fixed. "
+                f"Give each one with --size {missing[0]}=N (sizes=)."
+            )
+        return sample_inputs(self.model.graph, self.sizes)
 
     @staticmethod
     def _blocks(target: Target) -> bool:
@@ -86,6 +101,8 @@ class Exported:
 
     def golden(self, interface: Interface) -> Golden:
         """Return samples, and what this machine makes of them."""
+        if not self.streams:
+            return self._golden_call(interface)
         rng = np.random.default_rng(0)
         each = sum(port.elements for port in interface.ports)
         steps = max(FEWEST_GOLDEN, min(GOLDEN_STEPS, MOST_GOLDEN // max(each, 1)))
@@ -99,6 +116,12 @@ class Exported:
         inputs = {p.parameter: given[p.name].reshape((steps, -1) if p.moves else -1) for p in interface.inputs}
         outputs = {p.parameter: sequence([one[p.name] for one in made]) for p in interface.outputs}
         return Golden(steps, inputs, outputs, {})
+
+    def _golden_call(self, interface: Interface) -> Golden:
+        given = self._whole_inputs()
+        made = self.model.run(given)
+        inputs = {port.parameter: given[port.name].reshape(-1) for port in interface.inputs}
+        return Golden(1, inputs, {port.parameter: made[port.name].reshape(-1) for port in interface.outputs}, {})
 
     @staticmethod
     def _frame(frame: dict[str, Array]) -> Any:

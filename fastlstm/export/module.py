@@ -22,6 +22,8 @@ class Module:
     ----------
     target : Target
     code : bytes
+    prefix : str
+        What its functions' names begin with.
     exported : tuple of str
     state_bytes, state_align : int
         Of the struct.
@@ -35,6 +37,7 @@ class Module:
 
     target: Target
     code: bytes
+    prefix: str
     exported: tuple[str, ...]
     state_bytes: int
     state_align: int
@@ -58,7 +61,7 @@ def compiled(source: Source, interface: Interface, target: Target, prefix: str) 
     lowering.main.append(f"attributes #0 = {{ {_attributes(target)} }}")
     made = make(Work(target, ["\n".join(lowering.main), *lowering.parts], exported))
     return Module(
-        target, made.code, tuple(exported), lowering.struct.size, lowering.struct.align, len(lowering.weights),
+        target, made.code, prefix, tuple(exported), lowering.struct.size, lowering.struct.align, len(lowering.weights),
         bytes(lowering.weights) if interface.apart else b"", max(made.stack.values(), default=0),
     )  # fmt: skip
 

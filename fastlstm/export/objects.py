@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fastlstm.errors import FileFormatError
 
-__all__ = ["ObjectFile", "read_object"]
+__all__ = ["ObjectFile", "read_object", "renamed"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,26 @@ def read_object(content: bytes) -> ObjectFile:
     except (struct.error, IndexError, ValueError) as error:
         raise FileFormatError(f"The object file is damaged: {error}.") from error
     raise FileFormatError("Expected an object file of the formats ELF, COFF or WebAssembly.")
+
+
+def renamed(content: bytes, names: Mapping[str, str]) -> bytes:
+    """Return an object file of 64-bit ELF whose symbols have other names; one made for both would take LLVM as long."""
+    (table,) = struct.unpack_from("<Q", content, 40)
+    size, count = struct.unpack_from("<HH", content, 58)
+    sections = [struct.unpack_from("<IIQQQQIIQQ", content, table + i * size) for i in range(count)]
+    (symbols,) = (section for section in sections if section[1] == SYMTAB)
+    strings = sections[symbols[6]]
+    text = content[strings[4] : strings[4] + strings[5]]
+    new = bytearray(content)
+    for at in range(symbols[4], symbols[4] + symbols[5], 24):
+        (name,) = struct.unpack_from("<I", content, at)
+        found = names.get(_text(content, strings[4] + name))
+        if found is not None:
+            struct.pack_into("<I", new, at, len(text))
+            text += found.encode() + b"\0"
+    place = table + symbols[6] * size
+    struct.pack_into("<QQ", new, place + 24, len(new), len(text))
+    return bytes(new) + text
 
 
 def _text(content: bytes, at: int) -> str:

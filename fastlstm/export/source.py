@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from fastlstm.export.interface import Port, StateField
@@ -28,21 +27,21 @@ STATES = Region("states")
 """What goes on from call to call."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Seat:
     """Where a slot or an array lies.
 
     Attributes
     ----------
-    base : str or Region
-        A port's parameter, or a piece of the state struct.
+    base : str, Region or array
+        A port's parameter, a piece of the state struct, or memory that a program uses.
     offset : int
         Bytes behind it.
     time, row : int
         Bytes from one time step and from one batch row to the next.
     """
 
-    base: str | Region
+    base: str | Region | Array
     offset: int = 0
     time: int = 0
     row: int = 0

@@ -43,24 +43,27 @@ class Struct:
         self._behind = 0 if target.lanes == 1 else 4 * target.slack
         self.states = self._up(RUNS + 4)
         self._room = self.states + self._up(state_bytes)
-        self._end = self._most = self._room
+        self._most = self._room
+        self._routine: Hashable = None
+        self._ends: dict[Hashable, int] = {}
         self._places: dict[Hashable, int] = {}
 
     def _up(self, size: int) -> int:
         return -(-size // self.align) * self.align
 
-    def begin(self) -> None:
-        """Begin the room of another routine."""
-        self._end = self._room
-        self._places = {}
+    def begin(self, routine: Hashable) -> None:
+        """Go on with the room of a routine; they all begin at the same place."""
+        self._routine = routine
+        self._ends.setdefault(routine, self._room)
 
     def room(self, key: Hashable, size: int) -> int:
-        """Return where a piece of a routine's room begins, the same for the same key."""
-        if key not in self._places:
-            self._places[key] = self._end
-            self._end += self._up(size)
-            self._most = max(self._most, self._end)
-        return self._places[key]
+        """Return where a piece of the routine's room begins, the same for the same key."""
+        place = (self._routine, key)
+        if place not in self._places:
+            self._places[place] = self._ends[self._routine]
+            self._ends[self._routine] += self._up(size)
+            self._most = max(self._most, self._ends[self._routine])
+        return self._places[place]
 
     @property
     def size(self) -> int:

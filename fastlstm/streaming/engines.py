@@ -172,7 +172,7 @@ class GraphEngine:
     """A model that runs part by part, with its states as inputs and outputs."""
 
     def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
-        self._executor = Executor(unrolled.graph, threads, target=target)
+        self.executor = Executor(unrolled.graph, threads, target=target)
         self.carried, self.at_once = unrolled.carried, unrolled.at_once
         count = len(self.carried)
         graph = unrolled.graph
@@ -224,7 +224,7 @@ class GraphEngine:
     def _run(
         self, states: Mapping[str, Array], arrays: Mapping[str, Array]
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        results = self._executor.run({**arrays, **states})
+        results = self.executor.run({**arrays, **states})
         outputs = dict(zip(self.outputs, results, strict=False))
         after = results[len(outputs) :]
         return outputs, {c.given: np.asarray(a) for c, a in zip(self.carried, after, strict=True)}

@@ -24,8 +24,8 @@ __all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "axis_of", "five
 
 Array = npt.NDArray[Any]
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
-GRAIN = 16 if CHECKING else 1024
-"""Memory is asked for in so many floats, so that what is free fits what comes next more often."""
+GRAIN, FINE = 1024, 16
+"""Memory is asked for in so many floats: the more, the more often what is free fits what comes next."""
 
 
 class SizesChangedError(Exception):
@@ -127,6 +127,8 @@ class Recorder:
         Memory that instructions write: all else that they refer to is constant.
     keep : list
         What else has to live as long as the tape.
+    grain : int
+        Memory is asked for in so many floats.
     """
 
     target: Target
@@ -137,6 +139,7 @@ class Recorder:
     keep: list[Any] = field(default_factory=list)
     free: dict[int, list[Array]] = field(default_factory=dict)
     nbytes: int = 0
+    grain: int = FINE if CHECKING else GRAIN
     _finishes: dict[int, _Finish] = field(default_factory=dict)
     _released: list[list[Array]] = field(default_factory=lambda: [[]])
     _fresh: list[Array] = field(default_factory=list)
@@ -147,7 +150,7 @@ class Recorder:
         count = math.prod(shape)
         if count > MAX_ELEMENTS:
             raise ValueError(f"{count} elements are more than {MAX_ELEMENTS}")
-        size = -(-(count + self.target.slack) // GRAIN) * GRAIN
+        size = -(-(count + self.target.slack) // self.grain) * self.grain
         spare = self.free.get(size)
         if spare:
             flat = spare.pop()

@@ -26,7 +26,7 @@ from fastlstm.program import Body, Instruction, Place, Program, Stage, place
 from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import COMPLAINT, Segment, axes_of
 from fastlstm.tapes import EMITTERS
-from fastlstm.tapes.recorder import Cell, Recorded, Recorder, SizesChangedError
+from fastlstm.tapes.recorder import FINE, Cell, Recorded, Recorder, SizesChangedError
 from fastlstm.tapes.rounds import record_rounds
 
 if TYPE_CHECKING:
@@ -110,6 +110,8 @@ class Recording:
         self.live = live
         self.history: list[Instruction] = []  # what has been made part of a step
         self.rec = Recorder(executor.plan.target, executor.threads, packed)
+        if not live:
+            self.rec.grain = FINE  # an exported model's memory is what it takes, not what a machine has
         self.readers: dict[int, int] = {}  # memory -> the named values that lie in it
         self.owned: dict[int, Array] = {}
 
@@ -446,7 +448,8 @@ def record_program(
     """
     recording = Recording(executor, packed, live=False)
     values = {name: recording.input(array) for name, array in inputs.items()}
-    recording.hold(list(values.values()))
+    for _ in range(2):  # the memory of an input is never another value's: a state may lie there
+        recording.hold(list(values.values()))
     outputs = recording.graph(executor, values)
     recording.hold(outputs)
     recording.flush()

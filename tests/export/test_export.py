@@ -1,0 +1,132 @@
+"""A folder is complete, the same byte for byte, or not there at all; what cannot be exported is named."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from export_models import lstm_graph, tiny
+
+import fastlstm
+from fastlstm import cli
+from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.export import folder as folders
+from fastlstm.export.manifest import sha256
+from fastlstm.graph import Graph, Node, TensorSpec
+
+LIGHT = ("cortex-m4",)  # the least work for LLVM
+
+
+def test_the_same_model_gives_the_same_files(tmp_path: Path) -> None:
+    one = fastlstm.export(tiny(), tmp_path / "a", LIGHT, "tiny")
+    fastlstm.export(tiny(), tmp_path / "b", LIGHT, "tiny")
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == sorted([*one["files"], "tiny.json"])
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+    assert {n: sha256((tmp_path / "a" / n).read_bytes()) for n in one["files"]} == one["files"]
+    assert json.loads((tmp_path / "a" / "tiny.json").read_text()) == one
+
+
+def test_the_manifest_says_what_the_header_does(tmp_path: Path) -> None:
+    content = fastlstm.export(tiny(), tmp_path / "f", LIGHT, "tiny", batch=2)
+    header = (tmp_path / "f" / "tiny.h").read_text()
+    assert f"#define tiny_STATE_BYTES {content['state_bytes']}\n" in header
+    assert "#define tiny_X_SIZE 6\n" in header and "#define tiny_Y_SIZE 4\n" in header
+    assert "#define tiny_STATE_SIZE 32\n" in header  # h and c of two rows
+    entry = content["targets"]["cortex-m4"]
+    assert entry["bits"] == "same" and entry["undefined"] == []
+    assert 0 < entry["bytes"]["code"] < 16384 and entry["bytes"]["stack"] > 0
+    # The states, one step's buffers and a little scratch: no memory for what never runs.
+    assert entry["bytes"]["state"] < 4 * 2 * (2 * 8 + 32 + 8 + 8 + 2) + 400
+
+
+def test_weights_apart_leave_the_object(tmp_path: Path) -> None:
+    inside = fastlstm.export(tiny(), tmp_path / "a", LIGHT, "tiny")["targets"]["cortex-m4"]["bytes"]
+    apart = fastlstm.export(tiny(), tmp_path / "b", LIGHT, "tiny", weights="apart")["targets"]["cortex-m4"]["bytes"]
+    assert len((tmp_path / "b" / "tiny-cortex-m4.bin").read_bytes()) == apart["weights"]
+    assert apart["constants"] < inside["constants"] - 1500
+    assert "const void *w" in (tmp_path / "b" / "tiny.h").read_text()
+
+
+@pytest.mark.parametrize("name", ["", "2d", "a-b", "é", "a__b", "_x", "string", "x" * 64])
+def test_names_that_c_does_not_take_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name"):
+        fastlstm.export(tiny(), tmp_path / "f", LIGHT, name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_stands_in_the_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "mine").write_text("kept")
+    with pytest.raises(InputError, match="exists already"):
+        fastlstm.export(tiny(), tmp_path / "f", LIGHT)
+    with pytest.raises(InputError, match="is no folder"):
+        fastlstm.export(tiny(), tmp_path / "none" / "f", LIGHT)
+    assert (tmp_path / "f" / "mine").read_text() == "kept"
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+
+    def full(self: Path, content: bytes) -> int:
+        written.append(self)
+        if len(written) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return len(content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        folders._write(tmp_path / "f", {name: b"" for name in "abcd"})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"targets": ("pdp-11",)}, "no target 'pdp-11'"),
+        ({"targets": ()}, "at least one"),
+        ({"targets": ("cortex-m4", "cortex-m4")}, "named once"),
+        ({"batch": 0}, "batch"),
+        ({"weights": "away"}, "'apart'"),
+        ({"sizes": {"width": 3}}, "no open dimension 'width'"),
+        ({"sizes": {"time": 3}}, "The sizes of batch are not given"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(options: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        fastlstm.export(tiny(), tmp_path / "f", **{"targets": LIGHT, **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operator_that_runs_in_python_is_named(tmp_path: Path) -> None:
+    graph = lstm_graph()
+    nodes = (*graph.nodes, Node("NonZero", ("out",), ("found",), {}, "finder"))
+    found = Graph(graph.inputs, (TensorSpec("found", (3, "n"), "int64"),), nodes, graph.constants)
+    with pytest.raises(UnsupportedError, match="NonZero 'finder'"):
+        fastlstm.export(fastlstm.Model(found), tmp_path / "f", LIGHT, sizes={"time": 4, "batch": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_says_what_was_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "net-1.fastlstm"
+    tiny().save(model)
+    assert cli.main(["export", str(model), "-o", str(tmp_path / "f"), "--target", "cortex-m4"]) == 0
+    assert "net_1-cortex-m4.o" in capsys.readouterr().out
+    assert cli.main(["export", str(model), "-o", str(tmp_path / "f")]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert cli.main(["export", "--list-targets", "--json"]) == 0
+    assert {row["bits"] for row in json.loads(capsys.readouterr().out)} == {"same", "tolerance"}
+
+
+def test_states_begin_where_the_model_says(tmp_path: Path) -> None:
+    graph = lstm_graph()
+    rows = np.full((1, 1, 8), 0.25, np.float32)
+    node = graph.nodes[0]
+    begun = Node(node.op, (*node.inputs, "", "", "h0", "c0"), node.outputs, node.attrs, node.name)
+    model = fastlstm.Model(graph.replace(nodes=(begun, graph.nodes[1]), constants={**graph.constants, "h0": rows, "c0": rows}))
+    content = fastlstm.export(model, tmp_path / "f", LIGHT, "tiny")
+    assert [state["shape"] for state in content["state"]] == [[1, 8], [1, 8]]
