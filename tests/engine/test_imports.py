@@ -53,10 +53,12 @@ ALLOWED: Mapping[str, str] = {
     "ray": "model scoring",
     "onnx_backend": "converters.onnx model",
     "precision": "benchmark graph model passes quantise",
-    "fastlstm": "converters converters.keras converters.onnx converters.torch fileformat "
-    "graph layers loading model scoring streaming version",
+    "export": "executor graph graph_json kernels machine memory model program samples segments streaming tapes target "
+    "version",
+    "fastlstm": "converters converters.keras converters.onnx converters.torch export fileformat "
+    "graph layers loading model scoring streaming target version",
     "onnx_conformance": "converters.onnx onnx_backend ops",
-    "cli": "benchmark converters explain fastlstm fileformat graph kernels layers machine "
+    "cli": "benchmark converters explain export fastlstm fileformat graph kernels layers machine "
     "model passes plan precision quantise runners samples segments summary target usual verify",
 }
 
