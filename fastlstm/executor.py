@@ -43,7 +43,7 @@ class Executor:
         self.reads = Counter(spec.name for spec in graph.outputs)  # of each value
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
-        self._tapes = Tapes(self, steers=not is_body)
+        self._tapes = Tapes(self, Executor, steers=not is_body)
 
     def _enter(self, array: Any) -> Array | None:
         """Run a shape that was run before through its entry, and make that the one to try first."""

@@ -312,21 +312,6 @@ class Graph:
         lines += [f"  note   {note}" for note in self.notes]
         return "\n".join(lines)
 
-    def validate(self) -> Graph:
-        """Check all that can be told without knowing the shapes of values (see `fastlstm.validation`); return self.
-
-        Raises
-        ------
-        UnsupportedError
-            If a value is defined twice, used before it is defined, or not defined at all, an operator has another
-            number of inputs or attributes of another kind than it takes, or a recurrent layer's weights do not fit
-            one another. The message names the node and the value.
-        """
-        from fastlstm import validation  # here, because it knows the operators, which know the Graph
-
-        validation.check(self)
-        return self
-
 
 def is_narrow(graph: Graph) -> bool:
     """Return whether any layer of the graph has integer weights."""

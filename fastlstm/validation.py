@@ -18,7 +18,7 @@ from fastlstm.errors import UnsupportedError
 from fastlstm.graph import ACTIVATIONS, QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs
 from fastlstm.limits import SUM_LIMIT, largest_sums, value_limit
 
-__all__ = ["MOST_NESTED", "check", "check_weights"]
+__all__ = ["MOST_NESTED", "check_weights", "validated"]
 
 Array = npt.NDArray[Any]
 
@@ -32,12 +32,21 @@ MOST_UNITS = 1 << 24
 """Hidden units of a layer: more than these have weights that no memory holds."""
 
 
-def check(graph: Graph) -> None:
-    """Raise `UnsupportedError` if the graph does not hold together."""
+def validated(graph: Graph) -> Graph:
+    """Return a graph of which all was checked that can be told without knowing the shapes of values.
+
+    Raises
+    ------
+    UnsupportedError
+        If a value is defined twice, used before it is defined, or not defined at all, an operator has another
+        number of inputs or attributes of another kind than it takes, or a recurrent layer's weights do not fit
+        one another. The message names the node and the value.
+    """
     for spec in graph.inputs:
         if any(isinstance(size, int) and size < 0 for size in spec.shape):
             raise UnsupportedError(f"The input {spec} has a negative size; a size that may vary has a name instead.")
     _check_graph(graph, frozenset(), 0)
+    return graph
 
 
 def _check_graph(graph: Graph, outer: frozenset[str], depth: int) -> None:

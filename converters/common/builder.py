@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations, outer_values
+from fastlstm.validation import validated
 
 __all__ = ["Direction", "GraphBuilder"]
 
@@ -228,14 +229,15 @@ class GraphBuilder:
 
     def graph(self) -> Graph:
         """Return the validated graph; nodes keep the order in which they were added."""
-        return Graph(
+        graph = Graph(
             inputs=tuple(self.inputs),
             outputs=tuple(self.outputs),
             nodes=tuple(self.nodes),
             constants=self.constants,
             name=self.name,
             notes=tuple(self.notes),
-        ).validate()
+        )
+        return validated(graph)
 
     def graph_of_needed(self) -> Graph:
         """Return the graph with only those nodes and constants that an output depends on."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,10 @@ from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, Recurrent, RecurrentInputs, TensorSpec
 from fastlstm.plan import make_plan, row_labels
 from fastlstm.segments.segment import Segment
-from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine
+from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine, Streamed
 from fastlstm.streaming.pairs import final_states, initial_states, state_pairs
 from fastlstm.streaming.timeline import FRAMES, ROWS, TRACED, Carried, Unrolled, refusal
 from fastlstm.streaming.timeline_rules import unroll
-
-if TYPE_CHECKING:
-    from fastlstm.model import Model
 
 __all__ = ["engine_for"]
 
@@ -32,12 +29,12 @@ Array = npt.NDArray[Any]
 MOST_TRIALS = 400
 
 
-def engine_for(model: Model, hand: Mapping[str, str] | None) -> Engine:
+def engine_for(model: Streamed, hand: Mapping[str, str] | None) -> Engine:
     """Return what a stream of the model runs on.
 
     Parameters
     ----------
-    model : Model
+    model : Streamed
     hand : mapping of str to str, optional
         State inputs and the outputs that show them, where the graph alone does not say it.
 

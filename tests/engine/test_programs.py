@@ -18,7 +18,7 @@ from fastlstm.memory import memory_of
 from fastlstm.plan import make_plan
 from fastlstm.program import Program, place
 from fastlstm.segments.segment import Segment
-from fastlstm.tapes.recorder import Recorded
+from fastlstm.tapes.steps import Recorded
 from fastlstm.tapes.tape import record
 from fastlstm.target import TARGETS
 
