@@ -151,6 +151,11 @@ class Node:
         """Return the output's value name at `position`, ``""`` if it is absent."""
         return self.outputs[position] if position < len(self.outputs) else ""
 
+    @property
+    def first_output(self) -> str:
+        """The first output that is not absent, ``""`` if all are."""
+        return next(filter(None, self.outputs), "")
+
     def __str__(self) -> str:
         attrs = ", ".join(f"{k}={'<graph>' if isinstance(v, Graph) else v}" for k, v in self.attrs.items())
         return f"{', '.join(self.outputs)} = {self.op}({', '.join(self.inputs)}{'; ' + attrs if attrs else ''})"

@@ -13,6 +13,7 @@ from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, Recurre
 from fastlstm.ops.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
 from fastlstm.plan import REFERENCE_KERNEL, Plan, operator
+from fastlstm.segments.segment import Segment
 from fastlstm.tapes import EMITTERS
 
 __all__ = ["Layer", "parameters_of", "summarise"]
@@ -57,20 +58,20 @@ def summarise(plan: Plan) -> tuple[Layer, ...]:
     """Return the layers of a planned model, in the order they run."""
     infos = shapes.infer(plan.graph)
     in_numpy = {id(part) for part in plan.parts if isinstance(part, Node)}
-    kernels = {row["step"]: row["kernel"] for row in plan.as_data()}
+    kernels = {name: k for part in plan.parts if isinstance(part, Segment) for name, k in part.kernels.items()}
     layers = []
     for node in plan.graph.nodes:
         parameters, scales = _weights(node, plan.graph.constants)
-        info = infos.get(next(filter(None, node.outputs), ""))
+        info = infos.get(node.first_output)
         layers.append(
             Layer(
-                node.name or next(filter(None, node.outputs), ""),
+                node.name or node.first_output,
                 operator(node),
                 "?" if info is None or info.shape is None else f"[{', '.join(map(str, info.shape))}]",
                 sum(a.size for a in parameters.values()),
                 sum(a.nbytes for a in [*parameters.values(), *scales.values()]),
                 _macs(node, plan.graph, infos),
-                _outside(node) if id(node) in in_numpy else kernels.get(node.op, "layout"),
+                _outside(node) if id(node) in in_numpy else kernels.get(node.first_output, "layout"),
             )
         )
     return tuple(layers)

@@ -58,11 +58,14 @@ def build_segment(
     """Return the segment of `nodes`, which are in order and share time steps and batch rows."""
     build = Builder(graph, labels, target)
     for node in nodes:
+        before = len(build.steps)
         check_weights(node, graph.constants)
         if node.op in RECURRENT_OPS:
             recurrent(build, node)
         else:
             _around(build, node, infos)
+        for _, step, _ in build.steps[before:]:  # the last is the node's own
+            build.kernels[node.first_output] = step.kernel
     own = {id(n) for n in nodes}
     wanted = {spec.name for spec in graph.outputs}
     wanted |= {v for n in graph.nodes if id(n) not in own for v in [*n.inputs, *outer_values(n)]}
@@ -99,6 +102,7 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
     return Segment(
         Program(build.target, tuple(slots), tuple(stages)), build.inputs, build.outputs, tuple(build.states),
         build.lengths or "", tuple(build.masks), build.needs_step, tuple(n.name or n.output(0) for n in nodes),
+        build.kernels,
     )  # fmt: skip
 
 

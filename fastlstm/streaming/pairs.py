@@ -115,7 +115,7 @@ def initial_states(graph: Graph, name: str) -> States:
         for node in readers.get(value, []):
             own = _states_of(node, value)
             if own:
-                found |= {(_first(node), kind) for kind in own}
+                found |= {(node.first_output, kind) for kind in own}
                 continue
             if node.op not in MOVEMENT or value in node.inputs[1:] or node.op == "Concat":
                 return None
@@ -140,12 +140,8 @@ def final_states(graph: Graph, name: str) -> States:
         node = made.get(value)
         if node is None or node.op not in RECURRENT_OPS or value == node.output(0):
             return frozenset()
-        found.add((_first(node), "h" if value == node.output(1) else "c"))
+        found.add((node.first_output, "h" if value == node.output(1) else "c"))
     return frozenset(found)
-
-
-def _first(node: Node) -> str:
-    return next(filter(None, node.outputs), "")
 
 
 def _origins(graph: Graph, name: str) -> set[str]:

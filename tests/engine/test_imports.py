@@ -41,7 +41,7 @@ ALLOWED: Mapping[str, str] = {
     "verify": "fileformat graph passes reference runners samples",
     "plan": "explain graph ops passes segments tapes target",
     "executor": "graph machine native ops plan protected segments tapes validation",
-    "summary": "graph ops passes plan tapes",
+    "summary": "graph ops passes plan segments tapes",
     "ulp": "layout machine program segments",
     "usual": "graph kernels plan segments target",
     "prebuild": "kernels machine target usual",
