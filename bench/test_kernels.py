@@ -16,7 +16,7 @@ import pytest
 
 import fastlstm
 from bench.cases import Case
-from fastlstm.kernels import ulp
+from fastlstm import ulp
 from fastlstm.quantise import PRECISIONS
 from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import Segment

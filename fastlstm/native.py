@@ -18,7 +18,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,9 @@ import numpy.typing as npt
 from fastlstm import layout
 from fastlstm.busy import Busy
 from fastlstm.kernels.compiler import Kernel, address
-from fastlstm.segments.program import WORTH_A_TEAM, WORTH_WAKING, BoundProgram, address_of
+from fastlstm.memory import address_of
 from fastlstm.target import Target
+from fastlstm.team import WORTH_A_TEAM, WORTH_WAKING
 
 __all__ = [
     "Call", "Context", "Copy", "Lengths", "Mask", "Value", "Wiring", "address_of_c", "built_in", "context", "entry",
@@ -177,7 +178,24 @@ class _MethodDef(ctypes.Structure):
     )
 
 
-def entry(program: BoundProgram, wiring: Wiring, busy: Busy | None = None) -> Call:
+class Runs(Protocol):
+    """What an entry asks of a program that is bound to memory (`fastlstm.segments.program.BoundProgram`)."""
+
+    batch: int
+    used: int
+    macs: int
+    frame: Array
+    busy: Busy
+
+    @property
+    def target(self) -> Target:
+        """What its kernels are made for."""
+
+    def functions(self) -> tuple[tuple[int, int], tuple[int, int, int] | None]:
+        """Return what runs it alone, and with its workers: addresses of a kernel and of what that reads."""
+
+
+def entry(program: Runs, wiring: Wiring, busy: Busy | None = None) -> Call:
     """Return a built-in ``call(given, out=None)`` that runs `program`.
 
     `given` is a dict of the inputs, a tuple, or an only input; `out` has the form of the answer. A call that finds
@@ -215,7 +233,7 @@ def entry(program: BoundProgram, wiring: Wiring, busy: Busy | None = None) -> Ca
     flag = program.busy if busy is None else busy
     for index, number in {**_run_words(program, flag), **_counts(wiring, places, len(watched))}.items():
         words[index] = number
-    return built_in(Kernel("entry.call"), program.program.target, words, program, wiring, flag)
+    return built_in(Kernel("entry.call"), program.target, words, program, wiring, flag)
 
 
 def context(count: int) -> Context:
@@ -295,7 +313,7 @@ def _counts(wiring: Wiring, places: Sequence[int], watched: int) -> dict[int, in
     }
 
 
-def _run_words(program: BoundProgram, busy: Busy) -> dict[int, int]:
+def _run_words(program: Runs, busy: Busy) -> dict[int, int]:
     """Return the words that say what to run."""
     alone, crew = program.functions()
     lead, words, alive = crew or (0, 0, 0)

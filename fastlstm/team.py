@@ -22,6 +22,8 @@ __all__ = ["Team", "available", "team_of"]
 FAREWELL_SECONDS = 2.0
 
 _teams: dict[int, Team] = {}
+WORTH_A_TEAM = 200_000  # multiply-adds of a call, a few microseconds: workers that are awake join in less than one
+WORTH_WAKING = 1_000_000  # to wake workers takes them some 20 microseconds, and the caller a few
 
 
 def available() -> bool:

@@ -20,16 +20,15 @@ from fastlstm import layout
 from fastlstm.arguments.arrays import Bound
 from fastlstm.busy import Busy, in_use
 from fastlstm.kernels.compiler import Kernel, address, prepare
-from fastlstm.memory import aligned_zeros
+from fastlstm.memory import address_of, aligned_zeros
 from fastlstm.program import Argument, Body, Place, Program, Table
 from fastlstm.protected import CHECKING
-from fastlstm.team import team_of
+from fastlstm.target import Target
+from fastlstm.team import WORTH_A_TEAM, WORTH_WAKING, team_of
 
-__all__ = ["WORTH_A_TEAM", "WORTH_WAKING", "BoundProgram", "address_of"]
+__all__ = ["BoundProgram"]
 
 Array = npt.NDArray[Any]
-WORTH_A_TEAM = 200_000  # multiply-adds of a call, a few microseconds: workers that are awake join in less than one
-WORTH_WAKING = 1_000_000  # to wake workers takes them some 20 microseconds, and the caller a few
 
 
 @dataclass
@@ -106,6 +105,11 @@ class BoundProgram:
             self._frames.append(frame)
         crew = [self._team.job, self._alone[1], self._alone[0], self._alone[2], self.workers]
         self._crew = np.array([*crew, *(address_of(frame) for frame in self._frames[1:])], np.int64)
+
+    @property
+    def target(self) -> Target:
+        """What its kernels are made for."""
+        return self.program.target
 
     @property
     def code(self) -> int:
@@ -284,11 +288,6 @@ class BoundProgram:
     def buffers(self) -> Mapping[str, Array]:
         """Return the buffers by slot name, for debugging."""
         return {s.name: b for s, b in zip(self.program.slots, self._buffers, strict=True) if b is not None}
-
-
-def address_of(array: Array | None) -> int:
-    """Return the address of an array's first element."""
-    return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
 @cache

@@ -16,8 +16,9 @@ import numpy as np
 from fastlstm import layout
 from fastlstm.arguments.rows import Part, Split, SplitTable
 from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.memory import address_of
 from fastlstm.program import Instruction, Program, Stage
-from fastlstm.segments.program import BoundProgram, address_of
+from fastlstm.segments.program import BoundProgram
 
 __all__ = ["SplitProgram", "worth_splitting"]
 

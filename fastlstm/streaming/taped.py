@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from fastlstm.streaming.stores import Store
 from fastlstm.tapes.by_shape import Tapes, give
-from fastlstm.tapes.playback import Tape
-from fastlstm.tapes.recorder import SizesChangedError
+from fastlstm.tapes.steps import SizesChangedError, Tape
 
 __all__ = ["TapedStep"]
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
+from fastlstm import passes
 from fastlstm.graph import Graph, Node, outer_values
 from fastlstm.native import Call, never
 from fastlstm.tapes import HEAVY
 from fastlstm.tapes.entry import steered_entry, tape_entry
-from fastlstm.tapes.tape import SizesChangedError, Tape, record
-
-if TYPE_CHECKING:
-    from fastlstm.executor import Executor
+from fastlstm.tapes.runner import Runner
+from fastlstm.tapes.steps import SizesChangedError, Tape
+from fastlstm.tapes.tape import record
 
 __all__ = ["Tapes", "give", "steering"]
 
@@ -59,17 +59,34 @@ def _only_chooses(graph: Graph, name: str, depth: int = 0) -> bool:
     return bool(readers) or depth > 0
 
 
-class Tapes:
-    """Runs an executor's graph by tapes. May be used by several threads at a time."""
+class Taped(Runner, Protocol):
+    """A runner with tapes of its own."""
 
-    def __init__(self, executor: Executor, steers: bool) -> None:
-        self._executor = executor
+    @property
+    def tapes(self) -> Tapes | None:
+        """What it runs by, None if it does not."""
+
+
+class Tapes:
+    """Runs a runner's graph by tapes. May be used by several threads at a time.
+
+    Parameters
+    ----------
+    runner : Runner
+    make : callable
+        Makes the runner of another graph, for so many threads.
+    steers : bool
+        Whether inputs may steer.
+    """
+
+    def __init__(self, runner: Runner, make: Callable[[Graph, int], Taped], steers: bool) -> None:
+        self._runner, self._make = runner, make
         self._packed: dict[Hashable, Any] = {}
         self._kept: dict[Hashable, list[Tape]] = {}
-        self._steering = steering(executor.graph) if steers else ()
-        self._chosen: OrderedDict[Hashable, Executor] = OrderedDict()
-        whole = all(spec.dtype != "sequence" for spec in executor.graph.inputs)
-        self.useful = whole and (bool(self._steering) or _has_kernels(executor))
+        self._steering = steering(runner.graph) if steers else ()
+        self._chosen: OrderedDict[Hashable, Taped] = OrderedDict()
+        whole = all(spec.dtype != "sequence" for spec in runner.graph.inputs)
+        self.useful = whole and (bool(self._steering) or _has_kernels(runner))
 
     def run(self, inputs: Mapping[str, Any]) -> list[Any] | None:
         """Return the outputs, or None if the inputs are not for tapes: they hold nothing, or are no arrays."""
@@ -90,7 +107,7 @@ class Tapes:
                 give(tape)
         tape, results = self._record(inputs)
         if tape.reusable:
-            tape.entry = tape_entry(tape, list(inputs), self._executor.graph.outputs)
+            tape.entry = tape_entry(tape, list(inputs), self._runner.graph.outputs)
             self._keep(key, tape)
         return results
 
@@ -100,7 +117,7 @@ class Tapes:
             return never
         if not self._steering:
             return next((tape.entry for tape in self._kept.get(_key(arrays), ())), never)
-        given = dict(zip((spec.name for spec in self._executor.graph.inputs), arrays, strict=True))
+        given = dict(zip((spec.name for spec in self._runner.graph.inputs), arrays, strict=True))
         fixed = {name: given[name] for name in self._steering}
         chosen = self._chosen.get(_bytes(fixed))
         if chosen is None or chosen.tapes is None:
@@ -108,7 +125,7 @@ class Tapes:
         left = [array for name, array in given.items() if name not in fixed]
         for tape in chosen.tapes._kept.get(_key(left), ()):
             if tape.steered is None:
-                tape.steered = steered_entry(tape, self._executor.graph.inputs, fixed)
+                tape.steered = steered_entry(tape, self._runner.graph.inputs, fixed)
             return tape.steered
         return never
 
@@ -134,7 +151,7 @@ class Tapes:
 
     def _record(self, inputs: Mapping[str, Any]) -> tuple[Tape, list[Any]]:
         try:
-            return record(self._executor, inputs, self._packed)
+            return record(self._runner, inputs, self._packed)
         except SizesChangedError as changed:  # a loop decided otherwise while it was being recorded: it is noted once
             if changed.loop in self._packed or not changed.loop:
                 raise
@@ -146,13 +163,13 @@ class Tapes:
         if changed.loop:
             self._packed[changed.loop] = True
 
-    def _chosen_by(self, inputs: Mapping[str, Any]) -> tuple[Executor, dict[str, Any]]:
+    def _chosen_by(self, inputs: Mapping[str, Any]) -> tuple[Taped, dict[str, Any]]:
         """Return the model that is left when the steering inputs are constants, and the inputs that are left."""
         fixed = {name: inputs[name] for name in self._steering}
         key = _bytes(fixed)
         executor = self._chosen.get(key)
         if executor is None:
-            executor = self._chosen[key] = specialised(self._executor, fixed)
+            executor = self._chosen[key] = self._make(specialised(self._runner.graph, fixed), self._runner.threads)
             while len(self._chosen) > MOST_CHOICES:
                 self._chosen.popitem(last=False)
         return executor, {name: a for name, a in inputs.items() if name not in fixed}
@@ -187,16 +204,12 @@ def _bytes(fixed: Mapping[str, Any]) -> Hashable:
     return tuple([(a.dtype.char, a.tobytes()) for a in fixed.values()])
 
 
-def specialised(executor: Executor, fixed: Mapping[str, Any]) -> Executor:
-    """Return an executor of the graph with some inputs made constants."""
-    from fastlstm import passes
-    from fastlstm.executor import Executor as New
-
-    graph = executor.graph
+def specialised(graph: Graph, fixed: Mapping[str, Any]) -> Graph:
+    """Return the graph with some inputs made constants."""
     left = tuple(spec for spec in graph.inputs if spec.name not in fixed)
     constants = {**graph.constants, **{name: np.array(value) for name, value in fixed.items()}}
-    return New(passes.optimise(graph.replace(inputs=left, constants=constants)), executor.threads)
+    return passes.optimise(graph.replace(inputs=left, constants=constants))
 
 
-def _has_kernels(executor: Executor) -> bool:
-    return any(isinstance(part, Node) and (part.op in HEAVY or part.op in _CONTROL) for part in executor.plan.parts)
+def _has_kernels(runner: Runner) -> bool:
+    return any(isinstance(part, Node) and (part.op in HEAVY or part.op in _CONTROL) for part in runner.plan.parts)

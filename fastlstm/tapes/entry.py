@@ -11,10 +11,9 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.graph import TensorSpec
+from fastlstm.memory import address_of
 from fastlstm.native import Call, Copy, Value, Wiring, entry, never
-from fastlstm.segments.program import address_of
-from fastlstm.tapes.playback import Tape
-from fastlstm.tapes.recorder import Recorded
+from fastlstm.tapes.steps import Recorded, Tape
 
 __all__ = ["steered_entry", "tape_entry"]
 

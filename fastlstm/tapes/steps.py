@@ -1,8 +1,10 @@
-"""A tape: what was recorded, to be run again for inputs of the same shape."""
+"""Tapes and what they are made of: values that lie in memory, steps that run, complaints about what came otherwise."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,11 +16,69 @@ from fastlstm.errors import InputError
 from fastlstm.native import Call, Wiring, never
 from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import COMPLAINT
-from fastlstm.tapes.recorder import Cell, SizesChangedError
 
-__all__ = ["Tape"]
+__all__ = ["Cell", "Recorded", "SizesChangedError", "Tape"]
 
 Array = npt.NDArray[Any]
+
+
+@dataclass
+class Cell:
+    """A value while a tape is recorded.
+
+    Attributes
+    ----------
+    array : array, or list of arrays for a sequence
+        The memory where the value lies in every run, with any strides; and now the value itself, once the
+        instructions so far have run.
+    fixed : bool
+        Whether it is the same in every run: it depends on sizes, constants and nothing else.
+    roomy : bool
+        Whether it lies in memory of the tape: float32, whole vectors may be read behind its end.
+    shared : bool
+        Whether it is a constant of the graph, whose packed forms serve all tapes.
+    sole : bool
+        Whether one node reads it and nothing else does.
+    """
+
+    array: Any
+    fixed: bool
+    roomy: bool = False
+    shared: bool = False
+    sole: bool = False
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is a float32 array."""
+        return isinstance(self.array, np.ndarray) and self.array.dtype == np.float32
+
+
+class SizesChangedError(Exception):
+    """A value has another shape or type than when the tape was recorded, or a loop another number of rounds.
+
+    `loop` is the id of that loop's node, 0 if it is no loop.
+    """
+
+    def __init__(self, loop: int = 0) -> None:
+        super().__init__(loop)
+        self.loop = loop
+
+
+class Recorded:
+    """A step that runs a program of instructions."""
+
+    def __init__(self, program: BoundProgram) -> None:
+        program.frame[layout.TOTAL] = 1
+        self.program = program
+        function, *arguments = program.call(1)
+        self._run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(function)
+        self._first, self._second = arguments
+
+    def __call__(self) -> None:
+        if self.program.workers > 1:  # the team may have to be started anew
+            self.program.run(1)
+        else:
+            self._run(self._first, self._second, 0)
 
 
 class Tape:
