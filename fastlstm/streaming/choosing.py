@@ -20,7 +20,7 @@ from fastlstm.plan import make_plan, row_labels
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine, Streamed
 from fastlstm.streaming.flow import FRAMES, ROWS, TRACED, Carried, Part, Unrolled, refusal
-from fastlstm.streaming.pairs import final_states, initial_states, state_pairs
+from fastlstm.streaming.pairs import final_states, initial_states, likely_pairs, state_pairs
 from fastlstm.streaming.timeline_rules import unroll
 from fastlstm.target import Target
 
@@ -59,9 +59,10 @@ def engine_for(model: Streamed, hand: Mapping[str, str] | None, target: Target |
         found = _unrolled(graph, shown)
     except UnsupportedError as error:
         called = _call_by_call(graph, shown, bool(hand))
-        if called is None and shown and not hand:
+        likely = {**shown, **likely_pairs(graph, shown)}
+        if called is None and likely and not hand:
             raise UnsupportedError(
-                f"{error} If one call is one frame of it, say which states go from call to call: state={shown}."
+                f"{error} If one call is one frame of it, say which states go from call to call: state={likely}."
             ) from None
         if called is None:
             raise error from None

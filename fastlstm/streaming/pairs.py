@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
 
-__all__ = ["final_states", "initial_states", "state_pairs"]
+__all__ = ["final_states", "initial_states", "likely_pairs", "state_pairs"]
 
 States = frozenset[tuple[str, str]]
 """States of recurrent layers: the layer's first output's name, and "h" or "c"."""
@@ -60,6 +60,25 @@ def state_pairs(graph: Graph, hand: Mapping[str, str] | None = None) -> dict[str
     _pair(graph, pairs, _cut_from)
     _pair(graph, pairs, _same_name)
     return pairs
+
+
+def likely_pairs(graph: Graph, pairs: Mapping[str, str]) -> dict[str, str]:
+    """Return inputs that recurrent layers start from and the only outputs of their shapes: states, as it seems."""
+    made = graph.producers()
+    starts, waiting = set(), [n.input(i) for n in graph.nodes if n.op in RECURRENT_OPS for i in (6, 7)]
+    while waiting:
+        value = waiting.pop()
+        if value and value not in starts:
+            starts.add(value)
+            node = made.get(value)
+            waiting += node.inputs if node is not None and node.op not in RECURRENT_OPS else []
+    inputs = [spec for spec in graph.inputs if spec.name in starts and spec.name not in pairs]
+    outputs = [spec for spec in graph.outputs if spec.name not in pairs.values()]
+    found = [
+        (i.name, o.name) for i in inputs for o in outputs if _alike(i, o) and i.name in _all_sources(graph, o.name)
+    ]
+    givens, showns = ([pair[side] for pair in found] for side in (0, 1))
+    return {g: s for g, s in found if givens.count(g) == showns.count(s) == 1}
 
 
 def _pair(graph: Graph, pairs: dict[str, str], alike: object) -> None:

@@ -13,7 +13,7 @@ from random_stacks import LAYERS, WIDTH, Stack, random_stack
 
 import fastlstm
 from fastlstm.errors import InputError, UnsupportedError
-from fastlstm.graph import Graph
+from fastlstm.graph import Graph, TensorSpec, default_activations
 
 HOPS = (1, 2, 6)  # lengths of sequences: shorter than most delays, and longer
 
@@ -252,3 +252,26 @@ def test_two_convolutions_of_one_value_have_a_state_each() -> None:
     assert len(stream.state) == 2
     got = np.concatenate([pool.push([number], [x[0].T[at : at + 2]])[0] for at in (0, 2, 4)])
     np.testing.assert_array_equal(got, model(x)[0].T)
+
+
+def test_a_refusal_says_which_input_looks_like_a_state() -> None:
+    stack = Stack(4)
+    attrs = {
+        "hidden_size": WIDTH,
+        "directions": ["forward"],
+        "activations": default_activations("RNN", 1),
+        "clip": None,
+    }
+    start = stack.add("Mul", "memory", stack.constant(np.float32(0.5)))
+    weights = [stack.weight(1, WIDTH, WIDTH) for _ in range(2)]
+    rows = stack.add("RNN", "x", *weights, "", "", "", start, outputs=2, **attrs)
+    kept = stack.add("Tanh", rows)
+    stack.last = stack.add("ReduceSum", rows, stack.ints(2))
+    x, memory = (TensorSpec(name, (1, 1, WIDTH)) for name in ("x", "memory"))
+    outputs = (TensorSpec(stack.last, (1, 1, 1)), TensorSpec(kept, (1, 1, WIDTH)))
+    model = fastlstm.Model(stack.graph().replace(inputs=(x, memory), outputs=outputs))
+    with pytest.raises(UnsupportedError, match=rf"state={{'memory': '{kept}'}}"):
+        model.stream()
+    frame = np.ones((1, 1, WIDTH), np.float32)
+    want = model.run({"x": frame, "memory": np.zeros_like(frame)})[stack.last]
+    np.testing.assert_array_equal(model.stream(state={"memory": kept}).step(frame[0, 0]), want[0, 0])
