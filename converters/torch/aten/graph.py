@@ -178,7 +178,6 @@ class AtenGraph:
         handler = self.handlers.get(call.target)
         if handler is None and inplace is not None:
             handler = self.handlers.get(inplace[1] + inplace[2])
-            self._check_in_place(position, call)
         arguments = Arguments(self, call)
         if handler is None:
             raise UnsupportedError(
@@ -187,6 +186,8 @@ class AtenGraph:
                 "into simpler ones."
             )
         try:
+            if inplace is not None and call.target not in self.handlers:
+                self._check_in_place(position, call)
             made = handler(self, arguments)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__} {error}"
