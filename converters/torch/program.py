@@ -210,11 +210,11 @@ class _Reader:
         for output in node["outputs"]:
             ((kind, content),) = output.items()
             if kind in ("as_tensor", "as_optional_tensor"):
-                outputs.append(content.get("name", ""))
+                outputs.append(_name(content.get("name", "")))
             elif kind == "as_tensors":
-                outputs.append(tuple(item["name"] for item in content))
+                outputs.append(tuple(_name(item["name"]) for item in content))
             elif kind in ("as_sym_int", "as_sym_bool", "as_sym_float"):
-                outputs.append(content.get("as_name", ""))
+                outputs.append(_name(content.get("as_name", "")))
             elif kind == "as_none":
                 outputs.append("")
             else:
@@ -231,17 +231,17 @@ class _Reader:
         if kind in ("as_none", "as_device", "as_layout", "as_memory_format"):
             return None
         if kind == "as_tensor":
-            return Tensor(content["name"])
+            return Tensor(_name(content["name"]))
         if kind == "as_tensors":
-            return [Tensor(item["name"]) for item in content]
+            return [Tensor(_name(item["name"])) for item in content]
         if kind in ("as_sym_int", "as_sym_float", "as_sym_bool"):
             return _symbolic(content)
         if kind == "as_sym_ints":
             return [_symbolic(item) for item in content]
         if kind == "as_optional_tensor":
-            return Tensor(content["as_tensor"]["name"]) if "as_tensor" in content else None
+            return Tensor(_name(content["as_tensor"]["name"])) if "as_tensor" in content else None
         if kind == "as_optional_tensors":
-            return [Tensor(item["as_tensor"]["name"]) if "as_tensor" in item else None for item in content]
+            return [Tensor(_name(item["as_tensor"]["name"])) if "as_tensor" in item else None for item in content]
         if kind == "as_scalar_type":
             return _DTYPES[content]
         raise UnsupportedError(f"{self.where}: {target} takes an argument of the kind '{kind}': not supported.")
@@ -251,12 +251,18 @@ _STORED = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_const
 
 
 def _tensor_names(argument: Any) -> list[str]:
-    return [argument["as_tensor"]["name"]] if "as_tensor" in argument else []
+    return [_name(argument["as_tensor"]["name"])] if "as_tensor" in argument else []
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"a name is {name!r:.40}")
+    return name
 
 
 def _symbolic(content: Any) -> Any:
     if "as_name" in content:
-        return SymInt(content["as_name"])
+        return SymInt(_name(content["as_name"]))
     ((_, value),) = content.items()
     return value
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -204,3 +206,24 @@ def test_a_program_that_does_not_say_the_shape_of_its_input_is_refused(good: Pat
     program = read_program(Archive(good / "tagger.pt2"))
     with pytest.raises(FastLSTMError, match="does not say the shape of the tensor 'other'"):
         program_graph(replace(program, inputs=("other",)), "")
+
+
+@pytest.mark.parametrize("place", ["an output", "an argument", "an argument that is overwritten"])
+def test_a_program_whose_names_are_no_names_is_refused(good: Path, tmp_path: Path, place: str) -> None:
+    with zipfile.ZipFile(good / "tagger.pt2") as source, zipfile.ZipFile(tmp_path / "m.pt2", "w") as target:
+        for member in source.namelist():
+            content = source.read(member)
+            if member.endswith("models/model.json"):
+                program = json.loads(content)
+                node = next(n for n in program["graph_module"]["graph"]["nodes"] if "relu" in n["target"])
+                if place == "an output":
+                    node["outputs"][0]["as_tensor"]["name"] = [[]]
+                elif place == "an argument":
+                    node["inputs"][0]["arg"]["as_tensor"]["name"] = [[]]
+                else:
+                    node["target"] = "torch.ops.aten.relu_.default"
+                    node["inputs"][0]["arg"] = {"as_int": 3}
+                content = json.dumps(program).encode()
+            target.writestr(member, content)
+    with pytest.raises(FastLSTMError, match=r"a name is|do not fit it"):
+        fastlstm.load(tmp_path / "m.pt2")

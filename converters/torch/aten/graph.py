@@ -176,21 +176,19 @@ class AtenGraph:
     def _add(self, position: int, call: Call) -> None:
         inplace = re.fullmatch(r"(aten\.[a-z]\w*?)_(\.\w+)", call.target)
         handler = self.handlers.get(call.target)
+        arguments = Arguments(self, call)
         if handler is None and inplace is not None:
             handler = self.handlers.get(inplace[1] + inplace[2])
-            self._check_in_place(position, call)
-        arguments = Arguments(self, call)
+            with _fitting(arguments):
+                self._check_in_place(position, call)
         if handler is None:
             raise UnsupportedError(
                 f"The operation {arguments.label} is not supported. See "
                 "fastlstm.converters.torch.export.supported() for those that are; exporting to ONNX may break it up "
                 "into simpler ones."
             )
-        try:
+        with _fitting(arguments):
             made = handler(self, arguments)
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            reason = f"{type(error).__name__} {error}"
-            raise FileFormatError(f"The arguments of {arguments.label} do not fit it: {reason}.") from None
         values = [made] if isinstance(made, str) else list(made)
         names = [n for output in call.outputs for n in (output if isinstance(output, tuple) else (output,))]
         for name, value in zip(names, values, strict=False):
@@ -289,6 +287,16 @@ class AtenGraph:
             return self.ints([int(number) for number in numbers])
         parts = [self.number(number) for number in numbers]
         return parts[0] if len(parts) == 1 else self.builder.node("Concat", *parts, axis=0)
+
+
+@contextlib.contextmanager
+def _fitting(arguments: Arguments) -> Iterator[None]:
+    """Take what goes wrong with a call's arguments for arguments that do not fit it."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__} {error}"
+        raise FileFormatError(f"The arguments of {arguments.label} do not fit it: {reason}.") from None
 
 
 def _size_names(program: Program) -> dict[str, str]:
