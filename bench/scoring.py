@@ -5,8 +5,9 @@ GRU(128), its last step, a dense layer. Three figures a model:
 
 - the share of the engine's own throughput on batches that are ready in memory, of rows of one length, called from as
   many threads, in the better of two batch sizes; by time, and by processor time, which other programs disturb less;
-- the ratio to the best loop that one would write over onnxruntime or PyTorch on the same rows in memory: sorted by
-  length, padded in buckets, with lengths, in the best of several batch sizes;
+- the ratio to the best loop that one would write over onnxruntime or PyTorch on the same rows, which lie in memory
+  sorted by length: each batch is padded and run, with lengths, in the best of several batch sizes; the loop neither
+  reads nor writes files;
 - resident memory beyond what the model and one call hold, for a third of the rows and for all.
 
 Every measurement has a process of its own, and all take turns (``--rounds``).
@@ -136,18 +137,13 @@ def best_rate(call: Any, batches: list[Any], rows: int, threads: int) -> dict[st
     return {"rate": rows / (time.perf_counter() - begin), "cpu": rows / (time.process_time() - cpu)}
 
 
-def padded(path: Path, size: int, sample: int) -> list[tuple[Array, Array]]:
-    """Return batches of rows of similar length, padded, with their lengths."""
-    rows = sequences(path, sample)
-    found = []
-    for first in range(0, len(rows), size):
-        some = rows[first : first + size]
-        lengths = np.array([len(row) for row in some])
-        batch = np.zeros((len(some), lengths.max(), FEATURES), np.float32)
-        for place, row in enumerate(some):
-            batch[place, : len(row)] = row
-        found.append((batch, lengths))
-    return found
+def padded(rows: list[Array]) -> tuple[Array, Array]:
+    """Return rows of similar length as one batch, padded, with their lengths."""
+    lengths = np.array([len(row) for row in rows])
+    batch = np.zeros((len(rows), lengths.max(), FEATURES), np.float32)
+    for place, row in enumerate(rows):
+        batch[place, : len(row)] = row
+    return batch, lengths
 
 
 def onnxruntime(name: str, path: Path, threads: int, sample: int) -> dict[str, Any]:
@@ -198,16 +194,13 @@ def torch(name: str, path: Path, threads: int, sample: int) -> dict[str, Any]:
 
 def best_of(path: Path, sample: int, calls: dict[int, Any]) -> dict[str, Any]:
     """Return the best rate over batch sizes, of each call made from so many threads."""
+    rows = sequences(path, sample)
     best: dict[str, Any] = {"rate": 0.0}
     for size in PEER_ROWS:
-        batches = padded(path, size, sample)
+        batches = [rows[first : first + size] for first in range(0, len(rows), size)]
         for threads, call in calls.items():
-            found = {
-                **best_rate(call, batches, sum(len(batch[0]) for batch in batches), threads),
-                "batch": size,
-                "threads": threads,
-            }
-            best = max(best, found, key=lambda each: float(each["rate"]))
+            rate = best_rate(lambda some, call=call: call(padded(some)), batches, len(rows), threads)
+            best = max(best, {**rate, "batch": size, "threads": threads}, key=lambda each: float(each["rate"]))
     return best
 
 
