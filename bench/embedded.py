@@ -9,6 +9,7 @@ and inputs, and has to give the results of the engine before it is timed.
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import subprocess
 import sys
@@ -239,7 +240,7 @@ def compete(network: Network, options: argparse.Namespace) -> list[Contestant]:
         for turn in range(options.rounds):
             for at in range(len(found)):
                 contestant = found[(at + turn) % len(found)]
-                contestant.times.append(_time(programs[contestant.name], network))
+                contestant.times.append(_time([*options.prefix, programs[contestant.name]], network))
             python.times.append(_time_push(network))
         return [*found, python]
 
@@ -252,12 +253,12 @@ def _check(contestant: Contestant, program: Path, wanted: Array) -> None:
         raise SystemExit(f"{contestant.name} is off by {off:.1e}")
 
 
-def _time(program: Path, network: Network) -> float:
+def _time(command: Sequence[str | Path], network: Network) -> float:
     """Return nanoseconds a step: the median of a process's samples."""
     steps = max(
         BLOCK, int(SAMPLE * 1e9 / (40 + 0.25 * 4 * network.units * (network.width + network.units))) // BLOCK * BLOCK
     )
-    out = subprocess.run([program, "7", str(steps)], check=True, stdout=subprocess.PIPE, text=True).stdout
+    out = subprocess.run([*command, "7", str(steps)], check=True, stdout=subprocess.PIPE, text=True).stdout
     return float(np.median([float(line) for line in out.splitlines()[1:]]))
 
 
@@ -344,6 +345,9 @@ def main() -> None:
     parser.add_argument("--onnx2c", metavar="PROGRAM", help="onnx2c, built")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--sizes", type=int, nargs="*", help="hidden sizes, of 20, 64 and 128 (all)")
+    parser.add_argument(
+        "--with", dest="prefix", type=shlex.split, default=[], help="a command to time under: 'taskset -c 1'"
+    )
     parser.add_argument("--only", choices=("times", "counts"))
     options = parser.parse_args()
     if options.onnx2c:

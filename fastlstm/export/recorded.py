@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,9 +58,12 @@ def stream_source(engine: GraphEngine, batch: int, hop: int, blocks: bool) -> So
     recorded = _Recorded(engine, batch, hop, 1, seats, packed)
     ins = _ports("x", [_shown(engine.inputs[name], name, array, hop) for name, array in recorded.inputs.items()])
     outs = _ports("y", [_shown(engine.outputs[name], name, array, hop) for name, array in recorded.outputs.items()])
+    chunks = not any(port.moves for port in ins)
+    if chunks:  # a step is a call of the model, so each takes arrays of its own
+        ins, outs = (tuple(replace(port, moves=True) for port in ports) for ports in (ins, outs))
     step = recorded.routine(ins, outs)
     block = None
-    if blocks and engine.at_once and any(port.moves for port in ins):
+    if blocks and engine.at_once and not chunks:
         several = _Recorded(engine, batch, hop, BLOCK, seats, packed)
         if sum(array.nbytes for array in several.program.scratch) <= LARGEST_BLOCK:
             block = several.routine(ins, outs)

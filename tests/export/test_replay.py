@@ -62,7 +62,7 @@ def test_a_file_that_changed_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match=r"tiny\.h' is not what was exported"):
         replay_export(copy)
     (copy / "tiny.h").unlink()
-    with pytest.raises(FileFormatError, match=r"tiny\\.h' is missing"):
+    with pytest.raises(FileFormatError, match=r"tiny\.h' is missing"):
         replay_export(copy)
 
 
