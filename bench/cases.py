@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, default_activations
+from fastlstm.validation import validated
 
 Array = npt.NDArray[Any]
 
@@ -129,7 +130,7 @@ class Case:
             nodes.append(Node(self.op, tuple(inputs), (value,), self._attributes(), f"layer_{layer}"))
         shape = (T or self.T, self.B)
         outputs = (TensorSpec(value, (*shape, self.directions * self.output_size)),)
-        return Graph((TensorSpec("x", (*shape, self.I)),), outputs, tuple(nodes), constants).validate()
+        return validated(Graph((TensorSpec("x", (*shape, self.I)),), outputs, tuple(nodes), constants))
 
     def as_data(self) -> dict[str, Any]:
         """Return the fields as JSON-able data."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fastlstm import machine, native, ops
 from fastlstm.errors import InputError, UnsupportedError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
 from fastlstm.plan import Plan, make_plan
 from fastlstm.protected import CHECKING
 from fastlstm.segments.segment import Segment
@@ -44,7 +44,7 @@ class Executor:
         self.reads = Counter(spec.name for spec in graph.outputs)  # of each value
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
-        self._tapes = Tapes(self, steers=not is_body)
+        self._tapes = Tapes(self, Executor, steers=not is_body)
 
     def _enter(self, array: Any) -> Array | None:
         """Run a shape that was run before through its entry, and make that the one to try first."""
@@ -109,12 +109,12 @@ class Executor:
 
     def repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:
         """Run a recurrent layer whose weights are computed or given: they are packed for this call."""
-        names, weights = list(node.inputs), {}
-        for position in (1, 2, 3, 8, 9):
-            if node.input(position):  # under names of their own: a value may be a weight and something else too
-                names[position] = f"weight {position}"
-                weights[names[position]] = np.asarray(values[node.input(position)])
-        layer = replace(node, inputs=tuple(names))
+        read = RecurrentInputs.of(node)
+        given = {name: getattr(read, name) for name in ("w_ih", "w_hh", "bias", "peephole", "w_hr")}
+        # Under names of their own: a value may be a weight and something else too.
+        names = {name: f"weight {name}" for name, value in given.items() if value}
+        weights = {names[name]: np.asarray(values[given[name]]) for name in names}
+        layer = replace(node, inputs=read._replace(**names).given())
         outputs = tuple(TensorSpec(name, ()) for name in node.outputs if name)
         try:
             check_weights(layer, weights)

@@ -51,10 +51,10 @@ and `fastlstm.reference` defines what they approximate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
@@ -64,6 +64,8 @@ __all__ = [
     "RECURRENT_OPS",
     "Graph",
     "Node",
+    "Recurrent",
+    "RecurrentInputs",
     "TensorSpec",
     "default_activations",
     "is_narrow",
@@ -73,16 +75,6 @@ Array = npt.NDArray[Any]
 
 RECURRENT_OPS: Mapping[str, int] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
 """Recurrent operators and their number of gates."""
-
-QUANTISED_INPUTS: Mapping[str, tuple[tuple[int, int], ...]] = MappingProxyType(
-    {
-        "LSTM": ((1, 10), (2, 11), (9, 12)),
-        "GRU": ((1, 10), (2, 11)),
-        "RNN": ((1, 10), (2, 11)),
-        "Dense": ((1, 3),),
-    }
-)
-"""Operators whose weights may be integers: the positions of each weight and of its scale."""
 
 ACTIVATIONS: Mapping[str, tuple[float | None, float | None]] = MappingProxyType(
     {
@@ -159,9 +151,116 @@ class Node:
         """Return the output's value name at `position`, ``""`` if it is absent."""
         return self.outputs[position] if position < len(self.outputs) else ""
 
+    @property
+    def first_output(self) -> str:
+        """The first output that is not absent, ``""`` if all are."""
+        return next(filter(None, self.outputs), "")
+
     def __str__(self) -> str:
         attrs = ", ".join(f"{k}={'<graph>' if isinstance(v, Graph) else v}" for k, v in self.attrs.items())
         return f"{', '.join(self.outputs)} = {self.op}({', '.join(self.inputs)}{'; ' + attrs if attrs else ''})"
+
+
+class RecurrentInputs(NamedTuple):
+    """The values that a recurrent node reads, in the order of its inputs; ``""`` where one is absent.
+
+    This is the one place that knows the order; what each means stands at the top of the module.
+    """
+
+    x: str
+    w_ih: str
+    w_hh: str
+    bias: str = ""
+    lengths: str = ""
+    mask: str = ""
+    h_0: str = ""
+    c_0: str = ""
+    peephole: str = ""
+    w_hr: str = ""
+    w_ih_scale: str = ""
+    w_hh_scale: str = ""
+    w_hr_scale: str = ""
+
+    @classmethod
+    def of(cls, node: Node) -> RecurrentInputs:
+        """Return what a node reads."""
+        return cls(*(node.input(position) for position in range(len(cls._fields))))
+
+    @classmethod
+    def position(cls, name: str) -> int:
+        """Return at which position an input stands."""
+        return cls._fields.index(name)
+
+    def given(self) -> tuple[str, ...]:
+        """Return the inputs of a node: without the absent ones at the end."""
+        last = max(position for position, name in enumerate(self) if name)
+        return self[: last + 1]
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """A recurrent node by the names of its inputs and options; `of` makes it.
+
+    Attributes
+    ----------
+    op : str
+    label : str
+        What people call it.
+    inputs : RecurrentInputs
+    y, h_n, c_n : str
+        The outputs, ``""`` where one is absent.
+    hidden_size : int
+    directions : tuple of str
+    activations : sequence
+        As the attribute has them.
+    clip : float or None
+    input_forget, reset_after : bool
+    """
+
+    op: str
+    label: str
+    inputs: RecurrentInputs
+    y: str
+    h_n: str
+    c_n: str
+    hidden_size: int
+    directions: tuple[str, ...]
+    activations: Sequence[Sequence[Sequence[Any]]]
+    clip: float | None
+    input_forget: bool
+    reset_after: bool
+
+    @classmethod
+    def of(cls, node: Node) -> Recurrent:
+        """Return the view of a node that was validated."""
+        attrs, clip = node.attrs, node.attrs.get("clip")
+        return cls(
+            node.op, node.name or node.output(0) or node.op, RecurrentInputs.of(node),
+            node.output(0), node.output(1), node.output(2),
+            int(attrs["hidden_size"]), tuple(attrs["directions"]), attrs["activations"],
+            None if clip is None else float(clip), bool(attrs.get("input_forget")), bool(attrs.get("reset_after")),
+        )  # fmt: skip
+
+    @property
+    def gates(self) -> int:
+        """Gates of a cell."""
+        return RECURRENT_OPS[self.op]
+
+
+def _with_scale(*weights: str) -> tuple[tuple[int, int], ...]:
+    position = RecurrentInputs.position
+    return tuple((position(name), position(f"{name}_scale")) for name in weights)
+
+
+QUANTISED_INPUTS: Mapping[str, tuple[tuple[int, int], ...]] = MappingProxyType(
+    {
+        "LSTM": _with_scale("w_ih", "w_hh", "w_hr"),
+        "GRU": _with_scale("w_ih", "w_hh"),
+        "RNN": _with_scale("w_ih", "w_hh"),
+        "Dense": ((1, 3),),
+    }
+)
+"""Operators whose weights may be integers: the positions of each weight and of its scale."""
 
 
 @dataclass(frozen=True)
@@ -217,21 +316,6 @@ class Graph:
         lines += [f"  output {spec}" for spec in self.outputs]
         lines += [f"  note   {note}" for note in self.notes]
         return "\n".join(lines)
-
-    def validate(self) -> Graph:
-        """Check all that can be told without knowing the shapes of values (see `fastlstm.validation`); return self.
-
-        Raises
-        ------
-        UnsupportedError
-            If a value is defined twice, used before it is defined, or not defined at all, an operator has another
-            number of inputs or attributes of another kind than it takes, or a recurrent layer's weights do not fit
-            one another. The message names the node and the value.
-        """
-        from fastlstm import validation  # here, because it knows the operators, which know the Graph
-
-        validation.check(self)
-        return self
 
 
 def is_narrow(graph: Graph) -> bool:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
+from fastlstm.validation import validated
 
 __all__ = ["from_json", "parse_json", "tensors", "to_json"]
 
@@ -87,7 +88,7 @@ def from_json(text: str, values: Mapping[str, Array]) -> Graph:
     graph = _graph(parse_json(text, "graph"), rest, prefix="", depth=0)
     if rest:
         raise FileFormatError(f"The tensor '{next(iter(rest))}' does not belong to the graph.")
-    return graph.validate()
+    return validated(graph)
 
 
 def parse_json(text: str | bytes, what: str) -> Any:

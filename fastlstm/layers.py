@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import InputError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, default_activations
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.model import Model
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -45,17 +45,19 @@ class _Layer:
             )
         hidden = w_ih.shape[1] // gates
         constants: dict[str, Array] = {"weight_ih": w_ih, "weight_hh": w_hh}
-        given = ["x", "weight_ih", "weight_hh", "", "lengths", "", "h_0", "c_0" if self.op == "LSTM" else ""]
         if bias is not None:
             constants["bias"] = np.asarray(bias, np.float32).reshape(count, -1)
-            given[3] = "bias"
         if (peephole is not None or weight_hr is not None) and self.op != "LSTM":
             raise InputError(f"{self.op} has neither peepholes nor a projection.")
         if peephole is not None:
             constants["peephole"] = np.asarray(peephole, np.float32).reshape(count, -1)
         if weight_hr is not None:
             constants["weight_hr"] = _stacked(weight_hr, "weight_hr")
-        given += [name if name in constants else "" for name in ("peephole", "weight_hr")]
+        weights = {"bias": "bias", "peephole": "peephole", "w_hr": "weight_hr"}
+        given = RecurrentInputs(
+            "x", "weight_ih", "weight_hh", lengths="lengths", h_0="h_0", c_0="c_0" if self.op == "LSTM" else "",
+            **{name: key for name, key in weights.items() if key in constants},
+        )  # fmt: skip
         attrs = {
             "hidden_size": hidden,
             "directions": names,
@@ -78,7 +80,7 @@ class _Layer:
             "h_n": (count, "batch", size),
         }
         widths["c_n"] = (count, "batch", hidden)
-        node = Node(self.op, tuple(given), out, attrs, self.op.lower())
+        node = Node(self.op, given.given(), out, attrs, self.op.lower())
         self._graph = Graph(
             tuple(inputs), tuple(TensorSpec(name, widths[name]) for name in out), (node,), constants, self.op
         )
@@ -91,18 +93,16 @@ class _Layer:
         key = (with_state, with_lengths)
         if key not in self._models:
             (node,) = self._graph.nodes
-            drop = (set() if with_lengths else {"lengths"}) | (set() if with_state else {"h_0", "c_0"})
+            drop = ([] if with_lengths else ["lengths"]) + ([] if with_state else ["h_0", "c_0"])
             inputs = list(self._graph.inputs)
             if with_lengths:
                 inputs.append(TensorSpec("lengths", ("batch",), "int64"))
             for name, like in (("h_0", "h_n"), ("c_0", "c_n"))[: self.states if with_state else 0]:
                 shape = next(s.shape for s in self._graph.outputs if s.name == like)
                 inputs.append(TensorSpec(name, shape))
-            kept = ["" if name in drop else name for name in node.inputs]
-            while not kept[-1]:
-                kept.pop()
+            kept = RecurrentInputs.of(node)._replace(**dict.fromkeys(drop, "")).given()
             graph = self._graph.replace(
-                inputs=tuple(inputs), nodes=(Node(node.op, tuple(kept), node.outputs, node.attrs, node.name),)
+                inputs=tuple(inputs), nodes=(Node(node.op, kept, node.outputs, node.attrs, node.name),)
             )
             self._models[key] = Model(graph, self._threads, self._precision)
         return self._models[key]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from fastlstm.errors import InputError
 from fastlstm.protected import CHECKING, LINE, protected_zeros
 
-__all__ = ["aligned", "aligned_zeros", "check_memory", "guarded", "memory_of"]
+__all__ = ["address_of", "aligned", "aligned_zeros", "check_memory", "guarded", "memory_of"]
 
 
 def aligned_zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -32,6 +32,11 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDA
     # By way of a buffer: views of the array lie at offsets from the cache line, not from where `room` begins.
     flat = np.frombuffer(room.data[start : start + kind.itemsize * max(count, 1)], kind)
     return flat if flat.shape in (shape, (shape,)) else flat[:count].reshape(shape)
+
+
+def address_of(array: npt.NDArray[Any] | None) -> int:
+    """Return the address of an array's first element."""
+    return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
 def memory_of(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -16,6 +16,7 @@ from fastlstm.graph import Graph, TensorSpec
 from fastlstm.machine import cores
 from fastlstm.plan import Plan
 from fastlstm.quantise import quantise
+from fastlstm.validation import validated
 
 if TYPE_CHECKING:
     from fastlstm.streaming.engines import Engine
@@ -51,7 +52,7 @@ class Model:
     def __init__(self, graph: Graph, threads: int | None = 1, precision: str | Mapping[str, str] = "float32") -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads should be a whole number from 1 on, or None for all cores; got {threads!r}.")
-        optimised = passes.optimise(graph.validate())
+        optimised = passes.optimise(validated(graph))
         narrow = optimised if precision == "float32" else quantise(optimised, precision)
         if optimised.notes != graph.notes:
             graph = graph.replace(notes=optimised.notes)

@@ -17,7 +17,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,8 @@ import numpy.typing as npt
 from fastlstm import layout
 from fastlstm.busy import Busy
 from fastlstm.kernels.compiler import Kernel, address
-from fastlstm.segments.program import BoundProgram, address_of
+from fastlstm.memory import address_of
+from fastlstm.target import Target
 
 __all__ = ["entry", "never"]
 
@@ -56,8 +57,31 @@ class _MethodDef(ctypes.Structure):
     )
 
 
+class Runs(Protocol):
+    """What an entry asks of a program that is bound to memory (`fastlstm.segments.program.BoundProgram`)."""
+
+    batch: int
+    used: int
+    macs: int
+    frame: Array
+    busy: Busy
+
+    @property
+    def target(self) -> Target:
+        """What its kernels are made for."""
+
+    def reserve(self, steps: int) -> None:
+        """Make room for so many time steps."""
+
+    def call(self, steps: int) -> tuple[int, int, int]:
+        """Return the C function that runs it, and its two arguments."""
+
+    def slot_address(self, index: int) -> int:
+        """Return the address of a slot's words."""
+
+
 def entry(
-    program: BoundProgram,
+    program: Runs,
     steps: int,
     x: tuple[int, str, Sequence[int]],
     y: tuple[int, str, Sequence[int]],
@@ -70,7 +94,7 @@ def entry(
 
     Parameters
     ----------
-    program : BoundProgram
+    program : Runs
         Not in use while the entry is made.
     x, y : slot, axes, shape
         The input and the output: float32, contiguous. The shape may leave out axes of size 1.
@@ -108,7 +132,7 @@ def entry(
     for number, array in enumerate(clear):
         at = layout.ENTRY_CLEAR + 2 * number
         words[at : at + 2] = (address_of(array), array.size)
-    method = _MethodDef(b"call", address(Kernel("entry.call"), program.program.target), METH_FASTCALL, None)
+    method = _MethodDef(b"call", address(Kernel("entry.call"), program.target), METH_FASTCALL, None)
     words.keeps = (method, program, prototype, tuple(clear))
     make = ctypes.pythonapi.PyCFunction_NewEx
     make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]

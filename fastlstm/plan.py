@@ -16,7 +16,7 @@ from typing import Any
 
 from fastlstm import explain
 from fastlstm.errors import UnsupportedError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
 from fastlstm.ops.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
 from fastlstm.passes.fit import misfit
@@ -127,7 +127,7 @@ def row_labels(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str,
     labels: dict[str, str] = {}
     for node in graph.nodes:
         if node.op in RECURRENT_OPS:
-            labels[node.input(0)] = "TBF"
+            labels[RecurrentInputs.of(node).x] = "TBF"
             if node.output(0):
                 labels[node.output(0)] = "TBF"
     changed = True
@@ -206,8 +206,9 @@ def _is_native(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mappi
     constants = graph.constants
     x, y = node.input(0), node.output(0)
     if node.op in RECURRENT_OPS:
-        given = [node.input(i) for i in (1, 2, 3, 8, 9)]
-        return all(not name or name in constants for name in given) and x not in constants
+        read = RecurrentInputs.of(node)
+        weights = (read.w_ih, read.w_hh, read.bias, read.peephole, read.w_hr)
+        return all(not name or name in constants for name in weights) and x not in constants
     if y not in labels or infos[y].dtype not in (None, "float32"):
         return False
     if node.op == "Gather" and _is_table(node, graph):
@@ -309,9 +310,10 @@ def _group(graph: Graph, native: set[int]) -> dict[int, int]:
         roots = {root(friend) for friend in friends if level[friend] == at}
         read = {lengths[group] for group in roots if group in lengths}
         if is_native and node.op in RECURRENT_OPS:
-            read.add(node.input(4))
+            read.add(RecurrentInputs.of(node).lengths)
         if len(read) > 1:  # rows come from layers of other lengths: they are complete before this call starts
-            at, roots, read = at + 1, set(), {node.input(4)} if node.op in RECURRENT_OPS else set()
+            at, roots = at + 1, set()
+            read = {RecurrentInputs.of(node).lengths} if node.op in RECURRENT_OPS else set()
         level[key], parent[key] = at, key
         for group in roots:
             parent[group] = key
@@ -321,7 +323,7 @@ def _group(graph: Graph, native: set[int]) -> dict[int, int]:
 
 
 def _carries_rows(node: Node, position: int) -> bool:
-    return position == 0 if node.op in RECURRENT_OPS else True
+    return position == RecurrentInputs.position("x") if node.op in RECURRENT_OPS else True
 
 
 def _ordered(graph: Graph, native: set[int], groups: Mapping[int, int]) -> list[Node]:

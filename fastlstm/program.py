@@ -5,6 +5,7 @@ What segments and tapes are lowered to. `fastlstm.segments.program` binds a prog
 
     int     a size, an offset, the number of a slot
     array   constant data: it stands for its first element, which begins on a cache line
+    tuple   integers that belong together: they stand for themselves, one behind the other
     Place   some bytes behind the start of memory that a run writes, or of constant data that is seen as a view
     Table   words of which some are places: their first
     Body    a program inside this one
@@ -23,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
+from fastlstm.arguments import ARGUMENTS
 from fastlstm.errors import FileFormatError
 from fastlstm.memory import aligned, aligned_zeros, memory_of
 from fastlstm.target import Target, WeightFormat
@@ -88,7 +90,7 @@ class Body:
     places: Mapping[int, tuple[Place, int, int]] = field(default_factory=dict)
 
 
-Argument = int | Array | Place | Table | Body
+Argument = int | Array | Place | Table | Body | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Instruction:
-    """One call of a kernel."""
+    """One call of a kernel; its arguments are of the kernel's class in `fastlstm.arguments.ARGUMENTS`."""
 
     kernel: str
     constants: tuple[Any, ...]
@@ -141,8 +143,7 @@ class Instruction:
 
     def __post_init__(self) -> None:
         made = [aligned(value) if isinstance(value, np.ndarray) else value for value in self.args]
-        names = getattr(self.args, "_make", None)  # the arguments of a kernel by name, see `fastlstm.arguments`
-        object.__setattr__(self, "args", names(made) if names else tuple(made))
+        object.__setattr__(self, "args", ARGUMENTS[self.kernel]._make(made))
 
     @property
     def recurrent(self) -> bool:
@@ -237,8 +238,13 @@ class Program:
         for number, stage in enumerate(self.stages):
             kind = {layout.BLOCK: "onwards", layout.REVERSE: "backwards"}.get(stage.kind, "once")
             lines.append(f"  stage {number}, {kind}")
-            lines += [f"    {step.kernel}({', '.join(map(_shown, step.args))})" for step in stage.instructions]
+            lines += [f"    {step.kernel}({_listed(step.args)})" for step in stage.instructions]
         return "\n".join(lines)
+
+
+def _listed(args: tuple[Argument, ...]) -> str:
+    """Return the arguments of an instruction by name."""
+    return ", ".join(f"{name}={_shown(value)}" for name, value in args._asdict().items())  # type: ignore[attr-defined]
 
 
 def _shown(value: Argument) -> str:
@@ -250,12 +256,12 @@ def _shown(value: Argument) -> str:
         return f"[{', '.join(map(_shown, value.words))}]"
     if isinstance(value, Body):
         return f"{value.program!r} x {value.count}"
-    return str(value)
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 # ---------------------------------------------------------------- bytes
 
-VERSION = 1
+VERSION = 2
 MAGIC = b"fastlstm program"
 ALIGN = 64
 
@@ -319,7 +325,7 @@ class _Writer:
         if isinstance(value, Body):
             places = [[slot, self.word(at), *steps] for slot, (at, *steps) in value.places.items()]
             return ["body", self.program(value.program), value.count, value.batch, value.workers, places]
-        return int(value)
+        return ["numbers", *map(int, value)] if isinstance(value, tuple) else int(value)
 
 
 def _plain(target: Target) -> dict[str, Any]:
@@ -395,6 +401,8 @@ class _Reader:
         if isinstance(value, int):
             return value
         kind, *rest = value
+        if kind == "numbers":
+            return tuple(int(number) for number in rest)
         if kind == "array":
             constant: Array = self.memory[rest[0]]
             return constant

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import InputError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec
 
 __all__ = ["open_dimensions", "sample_array", "sample_inputs", "time_steps"]
 
@@ -136,7 +136,7 @@ def _limit(graph: Graph, node: Node, name: str) -> int | str | frozenset[int] | 
     if node.op == "OneHot" and node.input(0) == name:
         depth = graph.constants.get(node.input(1))
         return None if depth is None else int(depth.reshape(-1)[0])
-    is_lengths = (node.op in RECURRENT_OPS and node.input(4) == name) or (
+    is_lengths = (node.op in RECURRENT_OPS and RecurrentInputs.of(node).lengths == name) or (
         node.op == "ReverseSequence" and node.input(1) == name
     )
     return "lengths" if is_lengths else None
@@ -161,7 +161,7 @@ def time_steps(graph: Graph, inputs: Mapping[str, Array]) -> int:
     specs = tuple(TensorSpec(spec.name, inputs[spec.name].shape, spec.dtype) for spec in graph.inputs)
     infos = shapes.infer(graph.replace(inputs=specs))
     for node in graph.nodes:
-        shape = infos[node.input(0)].shape if node.op in RECURRENT_OPS else None
+        shape = infos[RecurrentInputs.of(node).x].shape if node.op in RECURRENT_OPS else None
         if shape and isinstance(shape[0], int):
             return shape[0]
     return 1

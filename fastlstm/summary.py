@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node
+from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs
 from fastlstm.ops.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
 from fastlstm.plan import REFERENCE_KERNEL, Plan, operator
+from fastlstm.segments.segment import Segment
 from fastlstm.tapes import EMITTERS
 
 __all__ = ["Layer", "parameters_of", "summarise"]
@@ -57,20 +58,20 @@ def summarise(plan: Plan) -> tuple[Layer, ...]:
     """Return the layers of a planned model, in the order they run."""
     infos = shapes.infer(plan.graph)
     in_numpy = {id(part) for part in plan.parts if isinstance(part, Node)}
-    kernels = {row["step"]: row["kernel"] for row in plan.as_data()}
+    kernels = {name: k for part in plan.parts if isinstance(part, Segment) for name, k in part.kernels.items()}
     layers = []
     for node in plan.graph.nodes:
         parameters, scales = _weights(node, plan.graph.constants)
-        info = infos.get(next(filter(None, node.outputs), ""))
+        info = infos.get(node.first_output)
         layers.append(
             Layer(
-                node.name or next(filter(None, node.outputs), ""),
+                node.name or node.first_output,
                 operator(node),
                 "?" if info is None or info.shape is None else f"[{', '.join(map(str, info.shape))}]",
                 sum(a.size for a in parameters.values()),
                 sum(a.nbytes for a in [*parameters.values(), *scales.values()]),
                 _macs(node, plan.graph, infos),
-                _outside(node) if id(node) in in_numpy else kernels.get(node.op, "layout"),
+                _outside(node) if id(node) in in_numpy else kernels.get(node.first_output, "layout"),
             )
         )
     return tuple(layers)
@@ -103,18 +104,19 @@ def _outside(node: Node) -> str:
 
 
 def _macs(node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> int:
-    def size(position: int) -> int:
-        array = graph.constants.get(node.input(position))
+    def size(name: str) -> int:
+        array = graph.constants.get(name)
         return 0 if array is None else int(array.size)
 
-    if node.op in RECURRENT_OPS:  # input, recurrent, projection and peephole weights: each used once a step
-        return size(1) + size(2) + size(8) + size(9)
+    if node.op in RECURRENT_OPS:  # each weight is used once a step
+        read = RecurrentInputs.of(node)
+        return sum(map(size, (read.w_ih, read.w_hh, read.peephole, read.w_hr)))
     if node.op == "Dense":
-        return size(1)
+        return size(node.input(1))
     if node.op in ("MatMul", "Gemm"):
-        return max(size(0), size(1))
+        return max(size(node.input(0)), size(node.input(1)))
     if node.op in ("Conv", "ConvTranspose"):
         info = infos.get(node.output(0))
         known = [d for d in (info.shape or ())[2:] if isinstance(d, int)] if info is not None else []
-        return size(1) * math.prod(known)
+        return size(node.input(1)) * math.prod(known)
     return 0

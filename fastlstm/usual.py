@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, default_activations
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.kernels.compiler import Kernel
 from fastlstm.plan import make_plan
 from fastlstm.segments.build import BINARY, UNARY
@@ -110,8 +110,9 @@ def _layer(
         constants.update({"s_ih": np.ones(rows, np.float32), "s_hh": np.ones(rows, np.float32)})
     if projection:
         constants["w_hr"] = np.zeros((directions, projection, units), np.float32)
-    mask = "mask" if masked else ""
-    names = ("x", "w_ih", "w_hh", "", "", mask, "", "", "", "w_hr" if projection else "")
+    read = RecurrentInputs("x", "w_ih", "w_hh", mask="mask" if masked else "", w_hr="w_hr" if projection else "")
+    if bits != 32:
+        read = read._replace(w_ih_scale="s_ih", w_hh_scale="s_hh")
     attrs: dict[str, Any] = {
         "hidden_size": units,
         "directions": ["forward", "reverse"][:directions],
@@ -122,7 +123,7 @@ def _layer(
         **({"input_forget": 0} if op == "LSTM" else {}),
         **({"reset_after": int(reset_after)} if op == "GRU" else {}),
     }
-    node = Node(op, (*names, *(("s_ih", "s_hh") if bits != 32 else ())), ("y",), attrs)
+    node = Node(op, read.given(), ("y",), attrs)
     given = [TensorSpec("x", ("T", "B", inputs)), *([TensorSpec("mask", ("T", "B"), "bool")] if masked else [])]
     return Graph(tuple(given), (TensorSpec("y", ("T", "B", directions * size)),), (node,), constants)
 

@@ -15,29 +15,38 @@ import numpy.typing as npt
 
 from fastlstm import ops
 from fastlstm.errors import UnsupportedError
-from fastlstm.graph import ACTIVATIONS, QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node
+from fastlstm.graph import ACTIVATIONS, QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs
 from fastlstm.limits import SUM_LIMIT, largest_sums, value_limit
 
-__all__ = ["MOST_NESTED", "check", "check_weights"]
+__all__ = ["MOST_NESTED", "check_weights", "validated"]
 
 Array = npt.NDArray[Any]
 
 MOST_NESTED = 16
 """Deepest nesting of the bodies of control flow."""
 
-MOST_INPUTS = {"LSTM": 13, "GRU": 12, "RNN": 12}
+MOST_INPUTS = {"LSTM": len(RecurrentInputs._fields), "GRU": 12, "RNN": 12}
 _FLAGS = {"LSTM": ("input_forget",), "GRU": ("reset_after",), "RNN": ()}
 _ACTIVATIONS_OF = {"LSTM": 3, "GRU": 2, "RNN": 1}
 MOST_UNITS = 1 << 24
 """Hidden units of a layer: more than these have weights that no memory holds."""
 
 
-def check(graph: Graph) -> None:
-    """Raise `UnsupportedError` if the graph does not hold together."""
+def validated(graph: Graph) -> Graph:
+    """Return a graph of which all was checked that can be told without knowing the shapes of values.
+
+    Raises
+    ------
+    UnsupportedError
+        If a value is defined twice, used before it is defined, or not defined at all, an operator has another
+        number of inputs or attributes of another kind than it takes, or a recurrent layer's weights do not fit
+        one another. The message names the node and the value.
+    """
     for spec in graph.inputs:
         if any(isinstance(size, int) and size < 0 for size in spec.shape):
             raise UnsupportedError(f"The input {spec} has a negative size; a size that may vary has a name instead.")
     _check_graph(graph, frozenset(), 0)
+    return graph
 
 
 def _check_graph(graph: Graph, outer: frozenset[str], depth: int) -> None:
@@ -266,7 +275,9 @@ def _check_scales(node: Node, constants: Mapping[str, Array], label: str) -> Non
                 f"{list(wanted)}; got {weight.dtype}{list(weight.shape)} with {got}."
             )
         rows = weight.T if node.op == "Dense" else weight
-        limit, block = value_limit(8 * weight.dtype.itemsize, node.op in RECURRENT_OPS and position == 2)
+        limit, block = value_limit(
+            8 * weight.dtype.itemsize, node.op in RECURRENT_OPS and position == RecurrentInputs.position("w_hh")
+        )
         if limit * largest_sums(rows.astype("int64"), block).max(initial=0) > SUM_LIMIT:
             raise UnsupportedError(
                 f"{label}: '{node.input(position)}' holds integers so large that their sums could pass 32 bits. "
@@ -313,28 +324,28 @@ def _check_dense(node: Node, constants: Mapping[str, Array], label: str) -> None
 
 def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> None:
     G, H = RECURRENT_OPS[node.op], int(node.attrs["hidden_size"])
-    D = len(node.attrs["directions"])
-    if H < 1 or not all(node.input(i) for i in (0, 1, 2)):
+    D, read = len(node.attrs["directions"]), RecurrentInputs.of(node)
+    if H < 1 or not all((read.x, read.w_ih, read.w_hh)):
         raise UnsupportedError(f"{label}: expected x, w_ih, w_hh and a hidden size of at least 1; got a size of {H}.")
-    w_hr = constants.get(node.input(9))
+    w_hr = constants.get(read.w_hr)
     P: int | None = H
-    if node.input(9):
+    if read.w_hr:
         P = int(w_hr.shape[1]) if w_hr is not None and w_hr.ndim == 3 else None
-    expected: list[tuple[int, str, tuple[int | None, ...]]] = [
-        (1, "w_ih", (D, G * H, None)),
-        (2, "w_hh", (D, G * H, P)),
-        (3, "bias", (D, 4 * H if node.op == "GRU" else G * H)),
-        (8, "peephole", (D, 3 * H)),
-        (9, "w_hr", (D, P, H)),
-    ]
-    for position, name, shape in expected:
-        array = constants.get(node.input(position))
+    expected: dict[str, tuple[int | None, ...]] = {
+        "w_ih": (D, G * H, None),
+        "w_hh": (D, G * H, P),
+        "bias": (D, 4 * H if node.op == "GRU" else G * H),
+        "peephole": (D, 3 * H),
+        "w_hr": (D, P, H),
+    }
+    for name, shape in expected.items():
+        array = constants.get(getattr(read, name))
         if array is None:
             continue
         fits = array.ndim == len(shape) and all(
             want in (None, got) for got, want in zip(array.shape, shape, strict=True)
         )
-        scaled = position in (1, 2, 9) and bool(node.input(dict(QUANTISED_INPUTS[node.op])[position]))
+        scaled = bool(getattr(read, f"{name}_scale", ""))
         narrow = array.dtype.name in ("int16", "int8") and scaled
         # Products over no value at all are nobody's layer, and kernels start from at least one.
         if not fits or not array.size or not (array.dtype.kind == "f" or narrow):

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, default_activations, outer_values
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations, outer_values
+from fastlstm.validation import validated
 
 __all__ = ["Direction", "GraphBuilder"]
 
@@ -199,10 +200,7 @@ class GraphBuilder:
             "w_hr": [d.w_hr for d in directions],
         }
         values = {key: self._stacked(f"{name}.{key}", arrays) for key, arrays in stacks.items()}
-        inputs = [value, values["w_ih"], values["w_hh"], values["bias"], lengths, "", h_0, c_0, ""]
-        inputs.append(values["w_hr"])
-        while not inputs[-1]:
-            inputs.pop()
+        inputs = RecurrentInputs(value, lengths=lengths, h_0=h_0, c_0=c_0, **values)
         activations = default_activations(op, len(directions))
         attrs: dict[str, Any] = {
             "hidden_size": sizes[0][0],
@@ -215,7 +213,7 @@ class GraphBuilder:
         if op == "GRU":
             attrs["reset_after"] = 1
         outputs = [f"{name}.y", f"{name}.h_n", f"{name}.c_n"][: 3 if op == "LSTM" else 2]
-        return self.nodes_out(op, inputs, outputs, **attrs)
+        return self.nodes_out(op, inputs.given(), outputs, **attrs)
 
     def _stacked(self, name: str, arrays: Sequence[Array | None]) -> str:
         present = [a for a in arrays if a is not None]
@@ -231,14 +229,15 @@ class GraphBuilder:
 
     def graph(self) -> Graph:
         """Return the validated graph; nodes keep the order in which they were added."""
-        return Graph(
+        graph = Graph(
             inputs=tuple(self.inputs),
             outputs=tuple(self.outputs),
             nodes=tuple(self.nodes),
             constants=self.constants,
             name=self.name,
             notes=tuple(self.notes),
-        ).validate()
+        )
+        return validated(graph)
 
     def graph_of_needed(self) -> Graph:
         """Return the graph with only those nodes and constants that an output depends on."""

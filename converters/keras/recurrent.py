@@ -20,7 +20,7 @@ from fastlstm.converters.keras.layer import Kind, Layer
 from fastlstm.converters.keras.tensor import Dim, Emitter, Tensor, product
 from fastlstm.converters.keras.weights import Slot, inner_layers
 from fastlstm.errors import FileFormatError, UnsupportedError
-from fastlstm.graph import RECURRENT_OPS
+from fastlstm.graph import RECURRENT_OPS, RecurrentInputs
 
 __all__ = ["KINDS"]
 
@@ -170,15 +170,15 @@ def _emit(
         return emit.constant(np.ascontiguousarray(np.stack(arrays)), f"{name}.{key}")
 
     bias = "" if first.bias is None else stacked("bias", [c.bias for c in cells if c.bias is not None])
-    weights = [stacked("w_ih", [c.w_ih for c in cells]), stacked("w_hh", [c.w_hh for c in cells])]
-    inputs: list[Tensor | str] = [emit.transpose(emit.floats(x), [1, 0, 2]), *weights, bias, ""]
-    inputs.append("" if mask is None else emit.transpose(mask, [1, 0]))
+    w_ih, w_hh = stacked("w_ih", [c.w_ih for c in cells]), stacked("w_hh", [c.w_hh for c in cells])
+    inputs = RecurrentInputs(
+        emit.transpose(emit.floats(x), [1, 0, 2]).name, w_ih, w_hh, bias,
+        mask="" if mask is None else emit.transpose(mask, [1, 0]).name,
+    )  # fmt: skip
     if any(states):
-        for k in range(first.states):
+        for k, state in enumerate(("h_0", "c_0")[: first.states]):
             parts = [emit.unsqueeze(emit.floats(direction[k]), 0) for direction in states]
-            inputs.append(emit.concat(parts, 0, name))
-    while inputs[-1] == "":
-        inputs.pop()
+            inputs = inputs._replace(**{state: emit.concat(parts, 0, name).name})
     attrs: dict[str, Any] = {
         "hidden_size": H,
         "directions": list(directions),
@@ -190,7 +190,7 @@ def _emit(
     if first.op == "GRU":
         attrs["reset_after"] = first.reset_after
     names = [f"{name}.y", f"{name}.h_n", f"{name}.c_n"][: 1 + first.states]
-    y, *finals = emit.outputs(first.op, inputs, names, **attrs)
+    y, *finals = emit.outputs(first.op, inputs.given(), names, **attrs)
     whole = emit.transpose(Tensor(y, (time, batch, D * H)), [1, 0, 2])
     final = [Tensor(value, (D, batch, H)) for value in finals]
     return [_run(emit, whole, final, d, D, direction, mask is not None) for d, direction in enumerate(directions)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ import numpy.typing as npt
 from fastlstm.converters.onnx.tensors import ELEMENT_TYPES
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Node
-
-if TYPE_CHECKING:
-    from fastlstm.converters.onnx.scope import Scope
 
 __all__ = ["FOLDED", "Room", "known"]
 
@@ -53,7 +50,20 @@ class Room:
             raise ValueError(f"{count} elements are more than a constant may have here")
 
 
-def known(scope: Scope, value: str) -> Array | None:
+class Values(Protocol):
+    """What is known of a graph's values while it is read: see `fastlstm.converters.onnx.scope`."""
+
+    constants: dict[str, Array]
+    folded: dict[str, Array]
+    makers: dict[str, Node]
+    room: Room
+
+    @property
+    def outer(self) -> Values | None:
+        """The graph around a body."""
+
+
+def known(scope: Values, value: str) -> Array | None:
     """Return the array that `value` always is, or None if it depends on the model's inputs.
 
     Raises
@@ -79,8 +89,8 @@ def known(scope: Scope, value: str) -> Array | None:
     return scope.folded[value]
 
 
-def _at_hand(scope: Scope, value: str) -> Array | None:
-    place: Scope | None = scope
+def _at_hand(scope: Values, value: str) -> Array | None:
+    place: Values | None = scope
     while place is not None:
         for store in (place.constants, place.folded):
             if value in store:
@@ -89,7 +99,7 @@ def _at_hand(scope: Scope, value: str) -> Array | None:
     return None
 
 
-def _cone(scope: Scope, value: str) -> list[Node] | None:
+def _cone(scope: Values, value: str) -> list[Node] | None:
     """Return the nodes that compute `value` from constants, in order, or None if it depends on inputs."""
     order: list[Node] = []
     seen: set[str] = set()
@@ -110,8 +120,8 @@ def _cone(scope: Scope, value: str) -> list[Node] | None:
     return order
 
 
-def _maker(scope: Scope, value: str) -> Node | None:
-    place: Scope | None = scope
+def _maker(scope: Values, value: str) -> Node | None:
+    place: Values | None = scope
     while place is not None:
         if value in place.makers:
             return place.makers[value]

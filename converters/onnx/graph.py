@@ -25,6 +25,7 @@ from fastlstm.converters.onnx.tensors import BFLOAT16, UNKNOWN_RANK, TensorReade
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import Graph, TensorSpec
 from fastlstm.ops import onnx_reference
+from fastlstm.validation import validated
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Importer"]
 
@@ -90,7 +91,7 @@ class Importer:
         scope = Scope(self.model.graph.name)
         scope.reserve(list(_definitions(self.model.graph)))
         graph = self._graph(self.model.graph, frame, scope)
-        return graph.replace(notes=tuple(scope.notes)).validate()
+        return validated(graph.replace(notes=tuple(scope.notes)))
 
     def _graph(self, proto: Any, frame: Frame, scope: Scope) -> Graph:
         body = scope.outer is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from fastlstm.converters.onnx.recurrent import ATTRIBUTES, recurrent
 from fastlstm.converters.onnx.scope import OnnxNode, Scope
-from fastlstm.graph import Node
+from fastlstm.graph import Node, RecurrentInputs
 from fastlstm.quantise import SMALL
 
 __all__ = ["DOMAIN", "OPERATORS", "convert"]
@@ -62,8 +63,8 @@ def convert(node: OnnxNode, scope: Scope) -> None:
 
 def _quantized_lstm(node: OnnxNode, scope: Scope) -> None:
     """Read it as an LSTM with its 8-bit weights, which lie [D, I, 4H], multiplied out; then take them as integers."""
-    inputs, scales = [node.input(i) for i in range(8)], dict[int, Array]()
-    for position, name in ((1, "W"), (2, "R")):
+    inputs, scales = [node.input(i) for i in range(8)], dict[str, Array]()
+    for position, name, canonical in ((1, "W", "w_ih"), (2, "R", "w_hh")):
         weight, scale, zero = (_constant(node, scope, i) for i in (position, *_SCALES[position]))
         if weight.ndim != 3 or not {scale.ndim, zero.ndim} <= {1, 2}:
             raise node.unsupported(
@@ -78,39 +79,39 @@ def _quantized_lstm(node: OnnxNode, scope: Scope) -> None:
             raise node.unsupported(
                 f"the scales {list(scale.shape)} of {name} do not fit its shape {list(weight.shape)}."
             ) from None
-        inputs[position], scales[position] = scope.constant(f"{node.name}.{name}", plain.transpose(0, 2, 1)), scale
+        inputs[position], scales[canonical] = scope.constant(f"{node.name}.{name}", plain.transpose(0, 2, 1)), scale
     recurrent(node.replace(op="LSTM", inputs=tuple(inputs)), scope)
     at = next(i for i, made in enumerate(scope.nodes) if made.op == "LSTM" and made.name == node.name)
     scope.nodes[at] = _narrow(scope.nodes[at], scales, scope)
-    if scope.nodes[at].input(10):
+    if RecurrentInputs.of(scope.nodes[at]).w_ih_scale:
         scope.note(f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights meet 16-bit inputs, not 8-bit ones.")
     else:
         scope.note(f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights were turned into float32.")
 
 
-def _narrow(lstm: Node, scales: Mapping[int, Array], scope: Scope) -> Node:
+def _narrow(lstm: Node, scales: Mapping[str, Array], scope: Scope) -> Node:
     """Return an LSTM with its weights as 8-bit integers again, where they fit and the layer is not a small one."""
     hidden = int(lstm.attrs["hidden_size"])
-    narrow = dict[int, Array]()
-    rows = dict[int, Array]()
-    for position, scale in scales.items():
-        plain = scope.known(lstm.input(position))
+    read = RecurrentInputs.of(lstm)
+    narrow, rows = dict[str, Array](), dict[str, Array]()
+    for name, scale in scales.items():
+        plain = scope.known(getattr(read, name))
         if plain is None or hidden <= SMALL["LSTM"]:
             return lstm
         # A scale a gate row, and the gates as `recurrent` has put them: i, o, f, c became i, f, c, o.
         each = np.broadcast_to(scale[:, 0, :], (len(scale), 4 * hidden)).reshape(-1, 4, hidden)[:, [0, 2, 3, 1]]
-        rows[position] = np.ascontiguousarray(each.reshape(len(scale), 4 * hidden), np.float32)
-        if not (np.isfinite(rows[position]).all() and (rows[position] > 0).all()):
+        rows[name] = np.ascontiguousarray(each.reshape(len(scale), 4 * hidden), np.float32)
+        if not (np.isfinite(rows[name]).all() and (rows[name] > 0).all()):
             return lstm
-        whole = np.rint(plain.astype(np.float64) / rows[position][..., None])
+        whole = np.rint(plain.astype(np.float64) / rows[name][..., None])
         if np.abs(whole).max(initial=0) > 128 or whole.max(initial=0) > 127:
             return lstm
-        narrow[position] = whole.astype(np.int8)
-    inputs = [*lstm.inputs, *[""] * (12 - len(lstm.inputs))]
-    for position in narrow:
-        inputs[position] = scope.constant(f"{lstm.name}.int8", narrow[position])
-        inputs[position + 9] = scope.constant(f"{lstm.name}.scale", rows[position])
-    return Node(lstm.op, tuple(inputs), lstm.outputs, lstm.attrs, lstm.name)
+        narrow[name] = whole.astype(np.int8)
+    made: dict[str, str] = {}
+    for name, weight in narrow.items():
+        made[name] = scope.constant(f"{lstm.name}.int8", weight)
+        made[f"{name}_scale"] = scope.constant(f"{lstm.name}.scale", rows[name])
+    return replace(lstm, inputs=read._replace(**made).given())
 
 
 def _constant(node: OnnxNode, scope: Scope, position: int) -> Array:

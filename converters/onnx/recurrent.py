@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm.converters.onnx.scope import OnnxNode, Scope
-from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, default_activations
+from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, RecurrentInputs, default_activations
 
 __all__ = ["ACTIVATION_NAMES", "ATTRIBUTES", "recurrent"]
 
@@ -72,22 +72,25 @@ def recurrent(node: OnnxNode, scope: Scope) -> None:
     dtype = _element_type(node, scope)
     h_0, c_0 = (_state(node, scope, node.input(i), dtype, layout) for i in (5, 6))
     x = _cast(scope, node.input(0), dtype, "float32", f"{node.name}.x")
-    inputs = [
+    read = RecurrentInputs(
         scope.node("Transpose", x, name=f"{node.name}.x", perm=[1, 0, 2]) if layout else x,
         _weight(node, scope, 1, "w_ih", dtype, hidden),
         _weight(node, scope, 2, "w_hh", dtype, hidden),
         _bias(node, scope, dtype, hidden),
         scope.settled(node.input(4), f"{node.name}.lengths"),
-        "",  # mask: ONNX has none
-        h_0,
-        *([c_0, _peepholes(node, scope, dtype, hidden)] if node.op == "LSTM" else []),
-    ]
-    if any(value and scope.known(value) is None for value in [*inputs[1:4], *inputs[8:9]]):
+        h_0=h_0,
+        c_0=c_0 if node.op == "LSTM" else "",
+        peephole=_peepholes(node, scope, dtype, hidden) if node.op == "LSTM" else "",
+    )
+    weights = (read.w_ih, read.w_hh, read.bias, read.peephole)
+    if any(value and scope.known(value) is None for value in weights):
         scope.note(f"The weights of {node.op} '{node.name}' come at run time: they are packed anew for each call.")
-    _outputs(node, scope, inputs, attrs, dtype, layout)
+    _outputs(node, scope, read.given(), attrs, dtype, layout)
 
 
-def _outputs(node: OnnxNode, scope: Scope, inputs: list[str], attrs: dict[str, Any], dtype: str, layout: int) -> None:
+def _outputs(
+    node: OnnxNode, scope: Scope, inputs: Sequence[str], attrs: dict[str, Any], dtype: str, layout: int
+) -> None:
     """Add the canonical node and give its results ONNX's shapes, element type and names."""
     directions, hidden = len(attrs["directions"]), attrs["hidden_size"]
     names = ["y", "h_n", "c_n"][: 3 if node.op == "LSTM" else 2]

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from fastlstm.arguments import positions
+from fastlstm.arguments.arrays import Binary, Copy, Fill, Pad, Unary
 from fastlstm.kernels.activations import activation
 from fastlstm.kernels.elementwise import operation
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
@@ -38,9 +40,18 @@ from fastlstm.simd import (
     where_negative,
 )
 
-__all__ = ["binary", "copied_line", "copy", "fill", "function", "logarithm", "pad", "unary"]
+__all__ = ["binary", "copied_line", "copy", "fill", "function", "logarithm", "offset", "pad", "unary"]
+
+COPY, PAD, FILL, UNARY, BINARY = positions(Copy), positions(Pad), positions(Fill), positions(Unary), positions(Binary)
 
 Compiled = Callable[[int, int, int], int]
+
+
+@inlined
+def offset(args, steps, i, j, k, m):
+    """Where a line of an array begins, in bytes behind its first element; `steps` are the words of its strides."""
+    outer = i * arg(args, steps.i) + j * arg(args, steps.j)
+    return outer + k * arg(args, steps.k) + m * arg(args, steps.m)
 
 
 @inlined
@@ -71,7 +82,7 @@ def copied_line(lanes: int) -> Any:
 
 
 def copy(lanes: int) -> Compiled:
-    """Out = x, each with its own strides. Arguments: x, out, five sizes, strides of x, strides of out.
+    """Out = x, each with its own strides. Arguments: `Copy`.
 
     Where the last axis of out is the last but one of x, blocks are transposed in registers.
     """
@@ -91,16 +102,18 @@ def copy(lanes: int) -> Compiled:
             line(x + 4 * m, x_step, out + m * out_line, 4, count)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        lines, count = arg(args, 5), arg(args, 6)
-        x_line, x_step, out_line, out_step = arg(args, 10), arg(args, 11), arg(args, 15), arg(args, 16)
+        lines, count = arg(args, COPY.sizes.m), arg(args, COPY.sizes.e)
+        x_line, x_step = arg(args, COPY.x_steps.m), arg(args, COPY.x_steps.e)
+        out_line, out_step = arg(args, COPY.out_steps.m), arg(args, COPY.out_steps.e)
+        outer = arg(args, COPY.sizes.i)
         turns = x_line == 4 and x_step != 4 and out_step == 4 and lines >= lanes and count >= lanes
         part = first_share(frame)
         while part >= 0:
-            for i in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
-                for j in range(arg(args, 3)):
-                    for k in range(arg(args, 4)):
-                        x = arg(args, 0) + i * arg(args, 7) + j * arg(args, 8) + k * arg(args, 9)
-                        out = arg(args, 1) + i * arg(args, 12) + j * arg(args, 13) + k * arg(args, 14)
+            for i in range(bound(frame, outer, part), bound(frame, outer, part + 1)):
+                for j in range(arg(args, COPY.sizes.j)):
+                    for k in range(arg(args, COPY.sizes.k)):
+                        x = arg(args, COPY.x) + offset(args, COPY.x_steps, i, j, k, 0)
+                        out = arg(args, COPY.out) + offset(args, COPY.out_steps, i, j, k, 0)
                         if turns:
                             turned(x, x_step, out, out_line, lines, count)
                         else:
@@ -115,26 +128,24 @@ def copy(lanes: int) -> Compiled:
 
 
 def pad(lanes: int) -> Compiled:
-    """Out = planes [a, b, H, W] with x [a, b, h, w] inside and one number around it; out's planes have no gaps.
-
-    Arguments: x, out, a, b, h, w, lines above and elements before x, H, W, strides of x, those of out's first two
-    axes, address of the number.
-    """
+    """Out = planes with x inside and one number around it. Arguments: `Pad`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        b, height, width, top, left = arg(args, 3), arg(args, 4), arg(args, 5), arg(args, 6), arg(args, 7)
-        lines, pitch, step = arg(args, 8), arg(args, 9), arg(args, 13)
-        number, value = load_f32(arg(args, 16)), vsplat_load(lanes, arg(args, 16))
-        planes = arg(args, 2) * b
+        inner, height, width = arg(args, PAD.inner), arg(args, PAD.height), arg(args, PAD.width)
+        top, left = arg(args, PAD.top), arg(args, PAD.left)
+        lines, pitch, step = arg(args, PAD.lines), arg(args, PAD.pitch), arg(args, PAD.x_step)
+        number, value = load_f32(arg(args, PAD.number)), vsplat_load(lanes, arg(args, PAD.number))
+        planes = arg(args, PAD.outer) * inner
         part = first_share(frame)
         while part >= 0:
             for plane in range(bound(frame, planes, part), bound(frame, planes, part + 1)):
-                x = arg(args, 0) + plane // b * arg(args, 10) + plane % b * arg(args, 11)
-                out = arg(args, 1) + plane // b * arg(args, 14) + plane % b * arg(args, 15)
+                a, b = plane // inner, plane % inner
+                x = arg(args, PAD.x) + a * arg(args, PAD.x_outer) + b * arg(args, PAD.x_inner)
+                out = arg(args, PAD.out) + a * arg(args, PAD.out_outer) + b * arg(args, PAD.out_inner)
                 # What is around x is the end of a line and the start of the next, in one stretch.
                 _repeat(lanes, out, number, value, top * pitch + (left if height > 0 else 0))
                 for y in range(height):
-                    line, target, done = x + y * arg(args, 12), out + 4 * ((top + y) * pitch + left), 0
+                    line, target, done = x + y * arg(args, PAD.x_line), out + 4 * ((top + y) * pitch + left), 0
                     if step == 4:
                         while done + lanes <= width:
                             vstore(target + 4 * done, vload(lanes, line + 4 * done))
@@ -161,13 +172,14 @@ def pad(lanes: int) -> Compiled:
 
 
 def fill(lanes: int) -> Compiled:
-    """Out = one number. Arguments: out, elements, address of the number."""
+    """Out = one number. Arguments: `Fill`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        out, value, number = arg(args, 0), vsplat_load(lanes, arg(args, 2)), load_f32(arg(args, 2))
+        out, count = arg(args, FILL.out), arg(args, FILL.elements)
+        value, number = vsplat_load(lanes, arg(args, FILL.number)), load_f32(arg(args, FILL.number))
         part = first_share(frame)
         while part >= 0:
-            first, last = bound(frame, arg(args, 1), part), bound(frame, arg(args, 1), part + 1)
+            first, last = bound(frame, count, part), bound(frame, count, part + 1)
             while first + lanes <= last:
                 vstore(out + 4 * first, value)
                 first += lanes
@@ -227,11 +239,11 @@ def function(name: str, alpha: float | None, beta: float | None) -> Any:
 
 
 def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Compiled:
-    """Out = f(x), one element behind the other. Arguments: x, out, elements."""
+    """Out = f(x), one element behind the other. Arguments: `Unary`."""
     apply, put = function(name, alpha, beta), partial_store(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        x, out, count = arg(args, 0), arg(args, 1), arg(args, 2)
+        x, out, count = arg(args, UNARY.x), arg(args, UNARY.out), arg(args, UNARY.elements)
         vectors = (count + lanes - 1) // lanes
         part = first_share(frame)
         while part >= 0:
@@ -245,13 +257,14 @@ def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Com
 
 
 def logarithm() -> Compiled:
-    """Out = log(x), one element behind the other. Arguments: x, out, elements."""
+    """Out = log(x), one element behind the other. Arguments: `Unary`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
+        count = arg(args, UNARY.elements)
         part = first_share(frame)
         while part >= 0:
-            for i in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
-                store_f32(arg(args, 1) + 4 * i, log(load_f32(arg(args, 0) + 4 * i)))
+            for i in range(bound(frame, count, part), bound(frame, count, part + 1)):
+                store_f32(arg(args, UNARY.out) + 4 * i, log(load_f32(arg(args, UNARY.x) + 4 * i)))
             part = next_share(frame, part)
         return 0
 
@@ -266,32 +279,22 @@ def _binary(name: str) -> Any:
 
 
 def binary(lanes: int, name: str) -> Compiled:
-    """Out = a op b, out one element behind the other. Arguments: a, b, out, five sizes, strides of a and of b.
-
-    The innermost strides are 4, or 0 where one of the two has a single element there.
-    """
+    """Out = a op b, out one element behind the other. Arguments: `Binary`."""
     apply, put = _binary(name), partial_store(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        count, a_step, b_step = arg(args, 7), arg(args, 12), arg(args, 17)
-        spare = word(frame, SCRATCH)
-        n1, n2, n3 = arg(args, 4), arg(args, 5), arg(args, 6)
+        count, a_step, b_step = arg(args, BINARY.sizes.e), arg(args, BINARY.a_steps.e), arg(args, BINARY.b_steps.e)
+        spare, outer = word(frame, SCRATCH), arg(args, BINARY.sizes.i)
+        n1, n2, n3 = arg(args, BINARY.sizes.j), arg(args, BINARY.sizes.k), arg(args, BINARY.sizes.m)
         part = first_share(frame)
         while part >= 0:
-            for i in range(bound(frame, arg(args, 3), part), bound(frame, arg(args, 3), part + 1)):
+            for i in range(bound(frame, outer, part), bound(frame, outer, part + 1)):
                 for j in range(n1):
                     for k in range(n2):
                         for m in range(n3):
-                            a = (
-                                arg(args, 0)
-                                + i * arg(args, 8)
-                                + j * arg(args, 9)
-                                + k * arg(args, 10)
-                                + m * arg(args, 11)
-                            )
-                            b = arg(args, 1) + i * arg(args, 13) + j * arg(args, 14)
-                            b += k * arg(args, 15) + m * arg(args, 16)
-                            out = arg(args, 2) + 4 * count * (((i * n1 + j) * n2 + k) * n3 + m)
+                            a = arg(args, BINARY.a) + offset(args, BINARY.a_steps, i, j, k, m)
+                            b = arg(args, BINARY.b) + offset(args, BINARY.b_steps, i, j, k, m)
+                            out = arg(args, BINARY.out) + 4 * count * (((i * n1 + j) * n2 + k) * n3 + m)
                             done = 0
                             while done < count:
                                 left = vload(lanes, a + 4 * done) if a_step != 0 else vsplat_load(lanes, a)

@@ -57,8 +57,9 @@ def sources() -> str:
     """Return a hash of all that a kernel's code is made from, besides its constants and its target."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    shared = ("arguments", "layout", "limits", "simd", "target")
-    for source in [*sorted(here.glob("*.py")), *(here.parent / f"{name}.py" for name in shared)]:
+    shared = ("layout", "limits", "simd", "target")
+    folders = [*sorted(here.glob("*.py")), *sorted((here.parent / "arguments").glob("*.py"))]
+    for source in [*folders, *(here.parent / f"{name}.py" for name in shared)]:
         if source.stem not in FINDING:
             digest.update(source.read_bytes())
     return digest.hexdigest()[:20]

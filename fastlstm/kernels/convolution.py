@@ -18,6 +18,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from fastlstm.arguments import positions
+from fastlstm.arguments.arrays import Convolution
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory, word
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import group_size, in_tiles, shift
@@ -40,15 +42,10 @@ __all__ = ["by_channel", "by_position"]
 
 Compiled = Callable[[int, int, int], int]
 
-# Arguments of both, in this order. Sizes in elements, strides in bytes.
-X, WEIGHTS, BIAS, OUT, MEMORY, MEMORY_BYTES, OFFSETS, TERMS, PIECE = range(9)
-GROUPS, OUTPUTS, X_GROUP = range(9, 12)
-BATCH, LINES, PITCH = range(12, 15)  # images, lines from one image to the next, elements from one line to the next
-OUT_H, OUT_W, OUT_N, OUT_M, OUT_Y, OUT_X = range(15, 21)
-FINISH, CHUNK = 21, 22
+A = positions(Convolution)
 
-# Words at FINISH: the addresses of the two bounds between which outputs are put, and of a slope a channel for negative
-# ones. Infinite bounds and slopes of one change nothing.
+# The words at `finish` are the addresses of the two bounds between which outputs are put, and of a slope a channel for
+# negative ones. Infinite bounds and slopes of one change nothing.
 
 
 @inlined
@@ -67,8 +64,8 @@ def _in_pieces(lanes: int, vectors: int, max_sums: int, gathered: str) -> tuple[
 
     @inlined
     def run(args, rows, table, panels, w, w_stride, sums, stride):
-        terms, piece = arg(args, TERMS), arg(args, PIECE)
-        source, source_stride, offsets = 0, 0, arg(args, OFFSETS)  # there is nothing to add to yet
+        terms, piece = arg(args, A.terms), arg(args, A.piece)
+        source, source_stride, offsets = 0, 0, arg(args, A.offsets)  # there is nothing to add to yet
         for i in range(max(1, (terms + piece - 1) // piece)):
             size = min(piece, terms - i * piece)
             all_rows(size, rows, table, panels, w, w_stride, source, source_stride, sums, stride, offsets)
@@ -114,10 +111,10 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
     @inlined
     def put_block(args, frame, sums, stride, first, count, rows, channel):
         """Write out the positions of a block, line by line; those between the lines are nothing."""
-        bounds, slopes = load_i64(arg(args, FINISH)), load_i64(arg(args, FINISH) + 8) + 4 * channel
-        low, high, bias = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4), arg(args, BIAS) + 4 * channel
-        pitch, lines, height, width = arg(args, PITCH), arg(args, LINES), arg(args, OUT_H), arg(args, OUT_W)
-        by_channel, by_element, spare = arg(args, OUT_M), arg(args, OUT_X), word(frame, SCRATCH)
+        bounds, slopes = load_i64(arg(args, A.finish)), load_i64(arg(args, A.finish) + 8) + 4 * channel
+        low, high, bias = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4), arg(args, A.bias) + 4 * channel
+        pitch, lines, height, width = arg(args, A.pitch), arg(args, A.lines), arg(args, A.height), arg(args, A.width)
+        by_channel, by_element, spare = arg(args, A.out_channel), arg(args, A.out_step), word(frame, SCRATCH)
         done = 0
         while done < count:
             y, column, image = 0, first + done, 0
@@ -127,8 +124,8 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
                 y, image = y % lines, y // lines
             if column < width and y < height:
                 here = min(width - column, count - done)
-                target = arg(args, OUT) + image * arg(args, OUT_N) + channel * by_channel
-                target += y * arg(args, OUT_Y) + column * by_element
+                target = arg(args, A.out) + image * arg(args, A.out_image) + channel * by_channel
+                target += y * arg(args, A.out_line) + column * by_element
                 source = sums + 4 * done
                 for r in range(rows):
                     put(
@@ -140,12 +137,17 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
             done += pitch - column
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        groups, outputs, chunk, terms = arg(args, GROUPS), arg(args, OUTPUTS), arg(args, CHUNK), arg(args, TERMS)
-        positions = ((arg(args, BATCH) - 1) * arg(args, LINES) + arg(args, OUT_H) - 1) * arg(args, PITCH)
-        positions += arg(args, OUT_W)
+        groups, outputs, chunk, terms = (
+            arg(args, A.groups),
+            arg(args, A.outputs),
+            arg(args, A.chunk),
+            arg(args, A.terms),
+        )
+        positions = ((arg(args, A.batch) - 1) * arg(args, A.lines) + arg(args, A.height) - 1) * arg(args, A.pitch)
+        positions += arg(args, A.width)
         block = width * (alone if outputs == 1 else 1)  # one row alone has few sums
         stride = 4 * block
-        table = own_memory(frame, arg(args, MEMORY), arg(args, MEMORY_BYTES))
+        table = own_memory(frame, arg(args, A.memory), arg(args, A.memory_bytes))
         sums = table + 8 * chunk
         chunks, blocks = (outputs + chunk - 1) // chunk, (positions + block - 1) // block
         tasks = groups * blocks * chunks
@@ -157,8 +159,8 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
                 count, rows = min(block, positions - first), min(chunk, outputs - row)
                 channel = section * outputs + row
                 for r in range(rows):
-                    store_i64(table + 8 * r, arg(args, WEIGHTS) + 4 * terms * (channel + r))
-                x = arg(args, X) + section * arg(args, X_GROUP) + 4 * first
+                    store_i64(table + 8 * r, arg(args, A.weights) + 4 * terms * (channel + r))
+                x = arg(args, A.x) + section * arg(args, A.x_group) + 4 * first
                 panels = (count + width - 1) // width
                 run(args, rows, table, panels, x, 4 * width, sums, stride)
                 put_block(args, frame, sums, stride, first, count, rows, channel)
@@ -181,15 +183,15 @@ def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
     @inlined
     def put_rows(args, sums, stride, first, rows, floats, channel, padded):
         """Write out one position after the other, `channel` and those that follow."""
-        count = min(floats, arg(args, OUTPUTS) - channel % arg(args, OUTPUTS))
-        bounds, slopes = load_i64(arg(args, FINISH)), load_i64(arg(args, FINISH) + 8) + 4 * padded
+        count = min(floats, arg(args, A.outputs) - channel % arg(args, A.outputs))
+        bounds, slopes = load_i64(arg(args, A.finish)), load_i64(arg(args, A.finish) + 8) + 4 * padded
         low, high = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4)
-        bias, step = arg(args, BIAS) + 4 * padded, arg(args, OUT_M)
-        x, y = first % arg(args, OUT_W), first // arg(args, OUT_W) % arg(args, OUT_H)
-        target = arg(args, OUT) + channel * step
-        target += first // arg(args, OUT_W) // arg(args, OUT_H) * arg(args, OUT_N)
+        bias, step = arg(args, A.bias) + 4 * padded, arg(args, A.out_channel)
+        x, y = first % arg(args, A.width), first // arg(args, A.width) % arg(args, A.height)
+        target = arg(args, A.out) + channel * step
+        target += first // arg(args, A.width) // arg(args, A.height) * arg(args, A.out_image)
         for r in range(rows):
-            here, source, done = target + y * arg(args, OUT_Y) + x * arg(args, OUT_X), sums + r * stride, 0
+            here, source, done = target + y * arg(args, A.out_line) + x * arg(args, A.out_step), sums + r * stride, 0
             while done < count:
                 value = vload(lanes, source + 4 * done)
                 value = _finished(value, vload(lanes, bias + 4 * done), low, high, vload(lanes, slopes + 4 * done))
@@ -201,32 +203,32 @@ def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
                         store_f32(here + i * step, load_f32(source + 4 * i))
                 done += lanes
             x += 1
-            if x == arg(args, OUT_W):
+            if x == arg(args, A.width):
                 x, y = 0, y + 1
-                if y == arg(args, OUT_H):
-                    y, target = 0, target + arg(args, OUT_N)
+                if y == arg(args, A.height):
+                    y, target = 0, target + arg(args, A.out_image)
 
     @inlined
     def list_rows(args, table, x, first, rows):
         """Write the addresses of positions from `first` on."""
-        column, line = first % arg(args, OUT_W), first // arg(args, OUT_W)
-        y, image = line % arg(args, OUT_H), line // arg(args, OUT_H)
+        column, line = first % arg(args, A.width), first // arg(args, A.width)
+        y, image = line % arg(args, A.height), line // arg(args, A.height)
         for r in range(rows):
-            place = (image * arg(args, LINES) + y) * arg(args, PITCH) + column
+            place = (image * arg(args, A.lines) + y) * arg(args, A.pitch) + column
             store_i64(table + 8 * r, x + 4 * place)
             column += 1
-            if column == arg(args, OUT_W):
+            if column == arg(args, A.width):
                 column, y = 0, y + 1
-                if y == arg(args, OUT_H):
+                if y == arg(args, A.height):
                     y, image = 0, image + 1
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        groups, outputs, terms = arg(args, GROUPS), arg(args, OUTPUTS), arg(args, TERMS)
-        positions = arg(args, BATCH) * arg(args, OUT_H) * arg(args, OUT_W)
+        groups, outputs, terms = arg(args, A.groups), arg(args, A.outputs), arg(args, A.terms)
+        positions = arg(args, A.batch) * arg(args, A.height) * arg(args, A.width)
         panels = (outputs + width - 1) // width
         together = group(min(positions, TOGETHER), panels)
         stride, panel_bytes = 4 * together * width, 4 * terms * width
-        table = own_memory(frame, arg(args, MEMORY), arg(args, MEMORY_BYTES))
+        table = own_memory(frame, arg(args, A.memory), arg(args, A.memory_bytes))
         sums = table + 8 * TOGETHER
         parts, blocks = (panels + together - 1) // together, (positions + TOGETHER - 1) // TOGETHER
         tasks = groups * blocks * parts
@@ -236,8 +238,8 @@ def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
                 section, first, panel = task // parts // blocks, task // parts % blocks * TOGETHER, task % parts
                 panel *= together
                 rows = min(TOGETHER, positions - first)
-                list_rows(args, table, arg(args, X) + section * arg(args, X_GROUP), first, rows)
-                weights = arg(args, WEIGHTS) + (section * panels + panel) * panel_bytes
+                list_rows(args, table, arg(args, A.x) + section * arg(args, A.x_group), first, rows)
+                weights = arg(args, A.weights) + (section * panels + panel) * panel_bytes
                 done, last = panel, min(panels, panel + together)
                 while done < last:
                     some = group(rows, last - done)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm.arguments import Binary, LayerNorm, Softmax, Unary, positions
+from fastlstm.arguments import positions
+from fastlstm.arguments.rows import Binary, LayerNorm, Softmax, Unary
 from fastlstm.kernels.activations import activation, exp
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.logarithm import log

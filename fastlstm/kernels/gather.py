@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fastlstm.arguments import positions, size_of
+from fastlstm.arguments.rows import Pooled, PooledState
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride
 from fastlstm.kernels.memory import copy
 from fastlstm.kernels.pipeline import inlined
@@ -15,20 +17,18 @@ from fastlstm.simd import load_i64, store_i64, vload, vstore
 
 __all__ = ["check", "gather", "scatter"]
 
-# Argument words: address of the list of rows (how many, then their numbers in the pool), number of states, then of
-# each state its slot, address of the pool's row 0, bytes of a pool's row, floats to copy.
-LIST, STATES, FIRST, WORDS = 0, 1, 2, 4
+POOLED, STATE, STATE_BYTES = positions(Pooled), positions(PooledState), 8 * size_of(PooledState)
 
 Compiled = Callable[[int, int, int], int]
 
 
 def gather(lanes: int) -> Compiled:
-    """Copy the rows of the list from the pool into the first rows of the program's states."""
+    """Copy the rows of the list from the pool into the first rows of the program's states. Arguments: `Pooled`."""
     return _move(False, lanes)
 
 
 def scatter(lanes: int) -> Compiled:
-    """Copy the first rows of the program's states back."""
+    """Copy the first rows of the program's states back. Arguments: `Pooled`."""
     return _move(True, lanes)
 
 
@@ -59,14 +59,15 @@ def _move(back: bool, lanes: int) -> Compiled:
             carry(row, place, floats)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        rows = arg(args, LIST)
+        rows = arg(args, POOLED.rows)
         count = load_i64(rows)
         share = first_share(frame)
         while share >= 0:
             first, last = bound(frame, count, share), bound(frame, count, share + 1)
-            for state in range(arg(args, STATES)):
-                at = FIRST + WORDS * state
-                slot, pool, size, floats = arg(args, at), arg(args, at + 1), arg(args, at + 2), arg(args, at + 3)
+            for number in range(arg(args, POOLED.states)):
+                state = arg(args, POOLED.table) + STATE_BYTES * number
+                slot, pool = load_i64(state + 8 * STATE.slot), load_i64(state + 8 * STATE.pool)
+                size, floats = load_i64(state + 8 * STATE.row_bytes), load_i64(state + 8 * STATE.floats)
                 start, stride = origin(frame, slot), row_stride(frame, slot)
                 for i in range(first, last):
                     move(pool + load_i64(rows + 8 + 8 * i) * size, start + i * stride, floats)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastlstm.arguments import GRU, ResetBefore, positions
+from fastlstm.arguments import positions
+from fastlstm.arguments.rows import GRU, ResetBefore
 from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.lockstep import in_lockstep

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.arguments import Linear, positions
+from fastlstm.arguments import positions
+from fastlstm.arguments.rows import Linear
 from fastlstm.kernels.frame import (
     active_rows,
     arg,

@@ -5,35 +5,38 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from fastlstm.arguments import positions
+from fastlstm.arguments.arrays import LayerNorm, Lines
 from fastlstm.kernels.activations import exp
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.memory import partial_store
 from fastlstm.layout import SCRATCH
-from fastlstm.simd import fma, load_f32, sqrt, store_f32, vload, vsplat, vsplat_load
+from fastlstm.simd import fma, load_f32, sqrt, store_f32, vload, vsplat
 
 __all__ = ["layer_norm", "reduce", "softmax"]
+
+LINES, NORM = positions(Lines), positions(LayerNorm)
 
 Compiled = Callable[[int, int, int], int]
 
 
 def softmax(lanes: int, logarithm: bool) -> Compiled:
-    """Out = exp(x - max) / sum, or its logarithm. Arguments: x, out, lines, elements of a line."""
+    """Out = exp(x - max) / sum, or its logarithm. Arguments: `Lines`."""
     put = partial_store(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        count, spare = arg(args, 3), word(frame, SCRATCH)
+        lines, count, spare = arg(args, LINES.lines), arg(args, LINES.length), word(frame, SCRATCH)
         part = first_share(frame)
         while part >= 0:
-            for line in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
-                x, out = arg(args, 0) + 4 * count * line, arg(args, 1) + 4 * count * line
+            for line in range(bound(frame, lines, part), bound(frame, lines, part + 1)):
+                x, out = arg(args, LINES.x) + 4 * count * line, arg(args, LINES.out) + 4 * count * line
                 largest = load_f32(x)
                 for i in range(count):
                     value = load_f32(x + 4 * i)
                     if value > largest or value != value:  # a NaN must win
                         largest = value
-                store_f32(spare + 128, largest)
-                top = vsplat_load(lanes, spare + 128)
+                top = vsplat(lanes, largest)
                 done = 0
                 while done < count:
                     put(out + 4 * done, exp(vload(lanes, x + 4 * done) - top), min(lanes, count - done), spare)
@@ -56,15 +59,15 @@ def softmax(lanes: int, logarithm: bool) -> Compiled:
 
 
 def layer_norm(lanes: int, epsilon: float) -> Compiled:
-    """Out = (x - mean) / sqrt(var + epsilon) * scale + bias. Arguments: x, out, lines, elements, scale, bias."""
+    """Out = (x - mean) / sqrt(var + epsilon) * scale + bias. Arguments: `LayerNorm`."""
     put = partial_store(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        count, spare = arg(args, 3), word(frame, SCRATCH)
+        lines, count, spare = arg(args, NORM.lines), arg(args, NORM.length), word(frame, SCRATCH)
         part = first_share(frame)
         while part >= 0:
-            for line in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
-                x, out = arg(args, 0) + 4 * count * line, arg(args, 1) + 4 * count * line
+            for line in range(bound(frame, lines, part), bound(frame, lines, part + 1)):
+                x, out = arg(args, NORM.x) + 4 * count * line, arg(args, NORM.out) + 4 * count * line
                 total = 0.0
                 for i in range(count):
                     total += load_f32(x + 4 * i)
@@ -77,7 +80,8 @@ def layer_norm(lanes: int, epsilon: float) -> Compiled:
                 done = 0
                 while done < count:
                     value = (vload(lanes, x + 4 * done) - middle) * factor
-                    value = fma(value, vload(lanes, arg(args, 4) + 4 * done), vload(lanes, arg(args, 5) + 4 * done))
+                    scale = vload(lanes, arg(args, NORM.scale) + 4 * done)
+                    value = fma(value, scale, vload(lanes, arg(args, NORM.bias) + 4 * done))
                     put(out + 4 * done, value, min(lanes, count - done), spare)
                     done += lanes
             part = next_share(frame, part)
@@ -87,14 +91,14 @@ def layer_norm(lanes: int, epsilon: float) -> Compiled:
 
 
 def reduce(name: str) -> Compiled:
-    """Out = a sum, mean or maximum of each line; sums in double precision. Arguments: x, out, lines, elements."""
+    """Out = a sum, mean or maximum of each line; sums in double precision. Arguments: `Lines`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        count = arg(args, 3)
+        lines, count = arg(args, LINES.lines), arg(args, LINES.length)
         part = first_share(frame)
         while part >= 0:
-            for line in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
-                x = arg(args, 0) + 4 * count * line
+            for line in range(bound(frame, lines, part), bound(frame, lines, part + 1)):
+                x = arg(args, LINES.x) + 4 * count * line
                 total = 0.0
                 if name == "Max":
                     total = -math.inf
@@ -111,7 +115,7 @@ def reduce(name: str) -> Compiled:
                         total += load_f32(x + 4 * i)
                     if name == "Mean":
                         total /= count
-                store_f32(arg(args, 1) + 4 * line, total)
+                store_f32(arg(args, LINES.out) + 4 * line, total)
             part = next_share(frame, part)
         return 0
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.arguments import Embed, Last, Move, positions
+from fastlstm.arguments import positions
+from fastlstm.arguments.rows import Embed, Last, Move
 from fastlstm.kernels.elementwise import row_address
 from fastlstm.kernels.frame import arg, bound, complain, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.memory import copy

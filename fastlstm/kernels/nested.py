@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fastlstm.arguments import positions, size_of
+from fastlstm.arguments.arrays import Bound
 from fastlstm.kernels.frame import arg, first_share, next_share, word
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import ACTIVE, PHASE, TOTAL, WORKER, WORKERS
-from fastlstm.simd import call_kernel, load_i64, store_i64
+from fastlstm.simd import call_kernel, store_i64
 
-__all__ = ["Compiled", "by_workers", "nested"]
+__all__ = ["BOUND", "Compiled", "by_workers", "nested"]
+
+BOUND = positions(Bound)
+FRAMES = size_of(Bound)  # the first word behind: the frame of worker 0
 
 Compiled = Callable[[int, int, int], int]
 
@@ -18,12 +23,12 @@ Compiled = Callable[[int, int, int], int]
 def by_workers(run: Any) -> Compiled:
     """Return the kernel that calls ``run(args, frame)``, by all workers if it is made for so many, else by the first.
 
-    Its argument 3 are the workers, 4 is the frame for one worker alone; the frame of each worker follows.
+    Its arguments are `Bound` and the frames.
     """
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        if word(frame, WORKERS) > 1 and arg(args, 3) == word(frame, WORKERS):
-            inner = load_i64(args + 8 * (5 + word(frame, WORKER)))
+        if word(frame, WORKERS) > 1 and arg(args, BOUND.workers) == word(frame, WORKERS):
+            inner = arg(args, FRAMES + word(frame, WORKER))
             store_i64(inner + 8 * PHASE, word(frame, PHASE))
             run(args, inner)
             store_i64(frame + 8 * PHASE, word(inner, PHASE))
@@ -31,7 +36,7 @@ def by_workers(run: Any) -> Compiled:
             part = first_share(frame)
             while part >= 0:
                 if part == 0:
-                    run(args, arg(args, 4))
+                    run(args, arg(args, BOUND.alone))
                 part = next_share(frame, part)
         return 0
 
@@ -39,12 +44,12 @@ def by_workers(run: Any) -> Compiled:
 
 
 def nested() -> Compiled:
-    """Run a program over its time steps. Arguments: driver, program, time steps, then those of `by_workers`."""
+    """Run a program over its time steps. Arguments: `Run`, as `Bound` words."""
 
     @inlined
     def run(args, frame):
-        store_i64(frame + 8 * TOTAL, arg(args, 2))
+        store_i64(frame + 8 * TOTAL, arg(args, BOUND.times))
         store_i64(frame + 8 * ACTIVE, 0)
-        call_kernel(arg(args, 0), arg(args, 1), frame)
+        call_kernel(arg(args, BOUND.drive), arg(args, BOUND.program), frame)
 
     return by_workers(run)

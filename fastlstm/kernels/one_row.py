@@ -15,7 +15,8 @@ from numba.core import types
 from numba.core.types.containers import Tuple
 from numba.extending import intrinsic
 
-from fastlstm.arguments import SmallLSTM, positions
+from fastlstm.arguments import positions
+from fastlstm.arguments.rows import SmallLSTM
 from fastlstm.kernels.frame import active_rows, arg, first_share, next_share, origin, time_stride, word
 from fastlstm.kernels.memory import clear, copy, partial_store
 from fastlstm.kernels.pipeline import inlined

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from fastlstm.arguments import positions
+from fastlstm.arguments.arrays import Pool
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory, word
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import SCRATCH
@@ -22,17 +24,12 @@ from fastlstm.simd import (
 
 __all__ = ["pool"]
 
-# Arguments: images, output, planes, sizes of both, window, strides, padding before, dilations (vertical first) ...
-X, OUT, PLANES, HEIGHT, WIDTH, OUT_H, OUT_W, KERNEL_H, KERNEL_W = range(9)
-STRIDE_H, STRIDE_W, PAD_H, PAD_W, DILATION_H, DILATION_W = range(9, 15)
-# ... memory of the workers, bytes of it for each, floats of a line of it; how many elements count, a float for each
-# line and each column of the output, whose product is what a mean divides by.
-MEMORY, MEMORY_BYTES, ROOM, COUNTS_H, COUNTS_W = range(15, 20)
-OUT_PLANE = 20  # bytes from one plane of the output to the next
+POOL = positions(Pool)
+DOWN, ACROSS = POOL.down, POOL.across
 
 
 def pool(lanes: int, name: str) -> Callable[[int, int, int], int]:
-    """Out = the largest of each window ("Max"; a NaN is that) or the mean ("Mean") of images [planes, H, W]."""
+    """Out = the largest of each window ("Max"; a NaN is that) or the mean ("Mean"). Arguments: `Pool`."""
     nothing = -math.inf if name == "Max" else 0.0
 
     @inlined
@@ -51,9 +48,9 @@ def pool(lanes: int, name: str) -> Callable[[int, int, int], int]:
     @inlined
     def down(args, x, line, row):
         """Write what each column of a row of windows comes to; only lines inside the image are looked at."""
-        width, height, step, y = arg(args, WIDTH), arg(args, HEIGHT), arg(args, DILATION_H), arg(args, PAD_H)
-        y = row * arg(args, STRIDE_H) - y
-        taps = arg(args, KERNEL_H)
+        width, height, step = arg(args, ACROSS.size), arg(args, DOWN.size), arg(args, DOWN.dilation)
+        y = row * arg(args, DOWN.stride) - arg(args, DOWN.before)
+        taps = arg(args, DOWN.taps)
         if y < 0:
             skipped = min(taps, (step - 1 - y) // step)
             y, taps = y + skipped * step, taps - skipped
@@ -87,25 +84,32 @@ def pool(lanes: int, name: str) -> Callable[[int, int, int], int]:
         return total
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        out_h, out_w, taps, stride = arg(args, OUT_H), arg(args, OUT_W), arg(args, KERNEL_W), arg(args, STRIDE_W)
-        line, room = own_memory(frame, arg(args, MEMORY), arg(args, MEMORY_BYTES)), arg(args, ROOM)
-        dilation, spare, done = 4 * arg(args, DILATION_W), word(frame, SCRATCH), 0
+        out_h, out_w, taps, stride = (
+            arg(args, DOWN.outputs),
+            arg(args, ACROSS.outputs),
+            arg(args, ACROSS.taps),
+            arg(args, ACROSS.stride),
+        )
+        line, room = own_memory(frame, arg(args, POOL.memory), arg(args, POOL.memory_bytes)), arg(args, POOL.room)
+        dilation, spare, done = 4 * arg(args, ACROSS.dilation), word(frame, SCRATCH), 0
         while done < room:
             vstore_first(line + 4 * done, vsplat(lanes, nothing), room - done)
             done += lanes
         part = first_share(frame)
         while part >= 0:
-            for plane in range(bound(frame, arg(args, PLANES), part), bound(frame, arg(args, PLANES), part + 1)):
-                x = arg(args, X) + 4 * plane * arg(args, HEIGHT) * arg(args, WIDTH)
-                out = arg(args, OUT) + plane * arg(args, OUT_PLANE)
+            for plane in range(
+                bound(frame, arg(args, POOL.planes), part), bound(frame, arg(args, POOL.planes), part + 1)
+            ):
+                x = arg(args, POOL.x) + 4 * plane * arg(args, DOWN.size) * arg(args, ACROSS.size)
+                out = arg(args, POOL.out) + plane * arg(args, POOL.out_plane)
                 for row in range(out_h):
-                    down(args, x, line + 4 * arg(args, PAD_W), row)
+                    down(args, x, line + 4 * arg(args, ACROSS.before), row)
                     done, target = 0, out + 4 * row * out_w
                     while done < out_w:
                         total = across(line + 4 * done * stride, stride, taps, dilation, spare)
                         if name == "Mean":
-                            count = vsplat_load(lanes, arg(args, COUNTS_H) + 4 * row)
-                            total = total / (count * vload(lanes, arg(args, COUNTS_W) + 4 * done))
+                            count = vsplat_load(lanes, arg(args, POOL.counts_down) + 4 * row)
+                            total = total / (count * vload(lanes, arg(args, POOL.counts_across) + 4 * done))
                         if done + lanes <= out_w:
                             vstore(target + 4 * done, total)
                         else:

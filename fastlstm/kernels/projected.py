@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fastlstm.arguments import Projected, positions
+from fastlstm.arguments import positions
+from fastlstm.arguments.rows import Projected
 from fastlstm.kernels.activations import bounded
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.lstm_cell import lstm_cells

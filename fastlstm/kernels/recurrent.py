@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm.arguments import LSTM, Projected, positions
+from fastlstm.arguments import positions
+from fastlstm.arguments.rows import LSTM, Projected
 from fastlstm.kernels.activations import bounded
 from fastlstm.kernels.frame import (
     active_rows,

@@ -13,7 +13,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fastlstm.arguments import SmallLSTM, positions
+from fastlstm.arguments import positions
+from fastlstm.arguments.rows import SmallLSTM
 from fastlstm.kernels.activations import activation
 from fastlstm.kernels.frame import arg, origin, time_stride
 from fastlstm.kernels.one_row import Compiled, over_time, register_chains, storing

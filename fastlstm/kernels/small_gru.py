@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fastlstm.arguments import SmallGRU, positions
+from fastlstm.arguments import positions
+from fastlstm.arguments.rows import SmallGRU
 from fastlstm.kernels.activations import activation
 from fastlstm.kernels.frame import arg, origin, time_stride
 from fastlstm.kernels.lockstep import access

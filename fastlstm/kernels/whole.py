@@ -13,12 +13,24 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.arguments import positions
+from fastlstm.arguments.arrays import Elementwise, Gather, Lines, MaskCodes, Where
+from fastlstm.kernels.arrays import offset
 from fastlstm.kernels.frame import arg, bound, complain, first_share, next_share
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import COUNTS, SKIP, SKIP_FIRST
+from fastlstm.layout import KINDS, OPERATIONS
 from fastlstm.simd import F32, I8, I32, load_f32, load_i8, load_i32, load_i64, store_f32, store_i8, store_i32, store_i64
 
 __all__ = ["argmax", "elementwise", "gather", "load", "mask_codes", "where"]
+
+ELEMENTWISE, WHERE, GATHER = positions(Elementwise), positions(Where), positions(Gather)
+LINES, MASK_CODES = positions(Lines), positions(MaskCodes)
+BOOL, INT8, INT32, INT64, FLOAT = (KINDS[name] for name in ("bool", "int8", "int32", "int64", "float32"))
+ADD, SUB, MUL, AND, OR, XOR = (OPERATIONS[name] for name in ("Add", "Sub", "Mul", "And", "Or", "Xor"))
+NOT, MIN, MAX = (OPERATIONS[name] for name in ("Not", "Min", "Max"))
+LESS, LESS_OR_EQUAL = OPERATIONS["Less"], OPERATIONS["LessOrEqual"]  # from these on an operation compares
+GREATER, GREATER_OR_EQUAL = OPERATIONS["Greater"], OPERATIONS["GreaterOrEqual"]
 
 Compiled = Callable[[int, int, int], int]
 
@@ -56,22 +68,22 @@ def as_half(typingctx: Any, value: Any) -> Any:
 @inlined
 def load(address, kind):
     """The whole number of type `kind` at `address`."""
-    if kind == 4:
+    if kind == INT64:
         return load_i64(address)
-    if kind == 3:
+    if kind == INT32:
         return load_i32(address) + 0
     number = load_i8(address) + 0
-    return number if kind == 1 else number & 255
+    return number if kind == INT8 else number & 255
 
 
 @inlined
 def store(address, kind, value):
     """Write a whole number as a number of type `kind`."""
-    if kind == 4:
+    if kind == INT64:
         store_i64(address, value)
-    elif kind == 3:
+    elif kind == INT32:
         store_i32(address, as_half(value))
-    elif kind == 5:
+    elif kind == FLOAT:
         store_f32(address, as_float(value))
     else:
         store_i8(address, as_byte(value))
@@ -80,21 +92,23 @@ def store(address, kind, value):
 @inlined
 def size_of(kind):
     """Bytes of a number of type `kind`."""
-    if kind == 4:
+    if kind == INT64:
         return 8
-    return 1 if kind < 3 else 4
+    if kind == INT32:
+        return 4
+    return 4 if kind == FLOAT else 1
 
 
 @inlined
 def compared(operation, a, b):
     """Whether two numbers compare as the operation says."""
-    if operation == 10:
+    if operation == LESS:
         return a < b
-    if operation == 11:
+    if operation == LESS_OR_EQUAL:
         return a <= b
-    if operation == 12:
+    if operation == GREATER:
         return a > b
-    if operation == 13:
+    if operation == GREATER_OR_EQUAL:
         return a >= b
     return a == b
 
@@ -102,49 +116,48 @@ def compared(operation, a, b):
 @inlined
 def computed(operation, a, b):
     """What an operation makes of two whole numbers."""
-    if operation == 0:
+    if operation == ADD:
         return a + b
-    if operation == 1:
+    if operation == SUB:
         return a - b
-    if operation == 2:
+    if operation == MUL:
         return a * b
-    if operation == 3:
+    if operation == AND:
         return a & b
-    if operation == 4:
+    if operation == OR:
         return a | b
-    if operation == 5:
+    if operation == XOR:
         return a ^ b
-    if operation == 6:
+    if operation == NOT:
         return 1 - a
-    if operation == 8:
+    if operation == MIN:
         return min(a, b)
-    if operation == 9:
+    if operation == MAX:
         return max(a, b)
     return a
 
 
 def elementwise() -> Compiled:
-    """Out = a op b. Arguments: operation, elements, a, its kind and bytes from one to the next, b likewise, out, kind.
-
-    A step of 0 stands for a single number.
-    """
+    """Out = a op b. Arguments: `Elementwise`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        operation, kind, out_kind = arg(args, 0), arg(args, 3), arg(args, 9)
+        operation, count = arg(args, ELEMENTWISE.operation), arg(args, ELEMENTWISE.elements)
+        kind, out_kind = arg(args, ELEMENTWISE.a_kind), arg(args, ELEMENTWISE.out_kind)
         part = first_share(frame)
         while part >= 0:
-            for i in range(bound(frame, arg(args, 1), part), bound(frame, arg(args, 1), part + 1)):
-                a, b = arg(args, 2) + i * arg(args, 4), arg(args, 5) + i * arg(args, 7)
-                out = arg(args, 8) + i * size_of(out_kind)
-                if operation >= 10 and kind == 5:
+            for i in range(bound(frame, count, part), bound(frame, count, part + 1)):
+                a = arg(args, ELEMENTWISE.a) + i * arg(args, ELEMENTWISE.a_step)
+                b = arg(args, ELEMENTWISE.b) + i * arg(args, ELEMENTWISE.b_step)
+                out = arg(args, ELEMENTWISE.out) + i * size_of(out_kind)
+                if operation >= LESS and kind == FLOAT:
                     store(out, out_kind, 1 if compared(operation, load_f32(a), load_f32(b)) else 0)
-                elif operation >= 10:
+                elif operation >= LESS:
                     store(out, out_kind, 1 if compared(operation, load(a, kind), load(b, kind)) else 0)
-                elif kind == 5:  # a cast to truth values
+                elif kind == FLOAT:  # a cast to truth values
                     store(out, out_kind, 1 if load_f32(a) != 0.0 else 0)
                 else:
                     value = computed(operation, load(a, kind), load(b, kind))
-                    store(out, out_kind, 1 if out_kind == 0 and value != 0 else value if out_kind != 0 else 0)
+                    store(out, out_kind, value if out_kind != BOOL else 1 if value != 0 else 0)
             part = next_share(frame, part)
         return 0
 
@@ -152,31 +165,29 @@ def elementwise() -> Compiled:
 
 
 def where() -> Compiled:
-    """Out = a where the condition holds, else b: float32, out one element behind the other.
-
-    Arguments: condition, a, b, out, five sizes, strides of the condition, of a and of b.
-    """
+    """Out = a where the condition holds, else b: float32, out one element behind the other. Arguments: `Where`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        n1, n2, n3, count = arg(args, 5), arg(args, 6), arg(args, 7), arg(args, 8)
+        outer, n1, n2 = arg(args, WHERE.sizes.i), arg(args, WHERE.sizes.j), arg(args, WHERE.sizes.k)
+        n3, count = arg(args, WHERE.sizes.m), arg(args, WHERE.sizes.e)
+        c_step, a_step, b_step = (
+            arg(args, WHERE.condition_steps.e), arg(args, WHERE.a_steps.e), arg(args, WHERE.b_steps.e),
+        )  # fmt: skip
         part = first_share(frame)
         while part >= 0:
-            for i in range(bound(frame, arg(args, 4), part), bound(frame, arg(args, 4), part + 1)):
+            for i in range(bound(frame, outer, part), bound(frame, outer, part + 1)):
                 for j in range(n1):
                     for k in range(n2):
                         for m in range(n3):
-                            c = arg(args, 0) + i * arg(args, 9) + j * arg(args, 10) + k * arg(args, 11)
-                            c += m * arg(args, 12)
-                            a = arg(args, 1) + i * arg(args, 14) + j * arg(args, 15) + k * arg(args, 16)
-                            a += m * arg(args, 17)
-                            b = arg(args, 2) + i * arg(args, 19) + j * arg(args, 20) + k * arg(args, 21)
-                            b += m * arg(args, 22)
-                            out = arg(args, 3) + 4 * count * (((i * n1 + j) * n2 + k) * n3 + m)
+                            c = arg(args, WHERE.condition) + offset(args, WHERE.condition_steps, i, j, k, m)
+                            a = arg(args, WHERE.a) + offset(args, WHERE.a_steps, i, j, k, m)
+                            b = arg(args, WHERE.b) + offset(args, WHERE.b_steps, i, j, k, m)
+                            out = arg(args, WHERE.out) + 4 * count * (((i * n1 + j) * n2 + k) * n3 + m)
                             for e in range(count):
-                                if load(c + e * arg(args, 13), 0) != 0:
-                                    store_f32(out + 4 * e, load_f32(a + e * arg(args, 18)))
+                                if load(c + e * c_step, BOOL) != 0:
+                                    store_f32(out + 4 * e, load_f32(a + e * a_step))
                                 else:
-                                    store_f32(out + 4 * e, load_f32(b + e * arg(args, 23)))
+                                    store_f32(out + 4 * e, load_f32(b + e * b_step))
             part = next_share(frame, part)
         return 0
 
@@ -184,36 +195,34 @@ def where() -> Compiled:
 
 
 def gather() -> Compiled:
-    """Out = the slices of x along an axis that indices name.
+    """Out = the slices of x along an axis that indices name. Arguments: `Gather`.
 
-    Arguments: x, out, indices, their kind and number, size of the axis, bytes from one slice to the next in x and in
-    out, five sizes of a slice, its strides in x, its strides in out. An index outside leaves a 1 in the frame's status
-    and reads nothing; negative ones count from the end.
+    An index outside leaves a 1 in the frame's status and reads nothing; negative ones count from the end.
     """
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        kind, size = arg(args, 3), arg(args, 5)
+        kind, size, outer = arg(args, GATHER.kind), arg(args, GATHER.size), arg(args, GATHER.sizes.i)
+        x_step, out_step = arg(args, GATHER.x_steps.e), arg(args, GATHER.out_steps.e)
         part = first_share(frame)
         while part >= 0:
-            first, last = bound(frame, arg(args, 8), part), bound(frame, arg(args, 8), part + 1)
-            for number in range(arg(args, 4)):
-                index = load(arg(args, 2) + number * size_of(kind), kind)
+            first, last = bound(frame, outer, part), bound(frame, outer, part + 1)
+            for number in range(arg(args, GATHER.picked)):
+                index = load(arg(args, GATHER.indices) + number * size_of(kind), kind)
                 if index < 0:
                     index += size
                 if index < 0 or index >= size:
                     complain(frame)
                 else:
-                    x_base, out_base = arg(args, 0) + index * arg(args, 6), arg(args, 1) + number * arg(args, 7)
+                    x_base = arg(args, GATHER.x) + index * arg(args, GATHER.x_slice)
+                    out_base = arg(args, GATHER.out) + number * arg(args, GATHER.out_slice)
                     for i in range(first, last):
-                        for j in range(arg(args, 9)):
-                            for k in range(arg(args, 10)):
-                                for m in range(arg(args, 11)):
-                                    x = x_base + i * arg(args, 13) + j * arg(args, 14) + k * arg(args, 15)
-                                    x += m * arg(args, 16)
-                                    out = out_base + i * arg(args, 18) + j * arg(args, 19) + k * arg(args, 20)
-                                    out += m * arg(args, 21)
-                                    for e in range(arg(args, 12)):
-                                        store_f32(out + e * arg(args, 22), load_f32(x + e * arg(args, 17)))
+                        for j in range(arg(args, GATHER.sizes.j)):
+                            for k in range(arg(args, GATHER.sizes.k)):
+                                for m in range(arg(args, GATHER.sizes.m)):
+                                    x = x_base + offset(args, GATHER.x_steps, i, j, k, m)
+                                    out = out_base + offset(args, GATHER.out_steps, i, j, k, m)
+                                    for e in range(arg(args, GATHER.sizes.e)):
+                                        store_f32(out + e * out_step, load_f32(x + e * x_step))
             part = next_share(frame, part)
         return 0
 
@@ -223,20 +232,20 @@ def gather() -> Compiled:
 def argmax() -> Compiled:
     """Out = where each line's largest element stands, as int64; a NaN is larger than all, the first of equals counts.
 
-    Arguments: x, out, lines, elements of a line.
+    Arguments: `Lines`.
     """
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        count = arg(args, 3)
+        lines, count = arg(args, LINES.lines), arg(args, LINES.length)
         part = first_share(frame)
         while part >= 0:
-            for line in range(bound(frame, arg(args, 2), part), bound(frame, arg(args, 2), part + 1)):
-                x, best, top = arg(args, 0) + 4 * count * line, 0, -math.inf
+            for line in range(bound(frame, lines, part), bound(frame, lines, part + 1)):
+                x, best, top = arg(args, LINES.x) + 4 * count * line, 0, -math.inf
                 for i in range(count):
                     value = load_f32(x + 4 * i)
                     if value > top or (value != value and top == top):
                         best, top = i, value
-                store_i64(arg(args, 1) + 8 * line, best)
+                store_i64(arg(args, LINES.out) + 8 * line, best)
             part = next_share(frame, part)
         return 0
 
@@ -244,23 +253,21 @@ def argmax() -> Compiled:
 
 
 def mask_codes() -> Compiled:
-    """Out = the codes of `fastlstm.kernels.recurrent` for a mask [T, B], as int64.
-
-    Arguments: mask, out, time steps, rows, the mask's strides, whether time runs backwards.
-    """
+    """Out = the codes of `fastlstm.kernels.recurrent` for a mask [T, B], as int64. Arguments: `MaskCodes`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        steps, rows = arg(args, 2), arg(args, 3)
+        steps, rows = arg(args, MASK_CODES.steps), arg(args, MASK_CODES.rows)
         part = first_share(frame)
         while part >= 0:
             for b in range(bound(frame, rows, part), bound(frame, rows, part + 1)):
                 skip = SKIP_FIRST
                 for i in range(steps):
-                    t = steps - 1 - i if arg(args, 6) != 0 else i
+                    t = steps - 1 - i if arg(args, MASK_CODES.reverse) != 0 else i
                     code = skip
-                    if load(arg(args, 0) + t * arg(args, 4) + b * arg(args, 5), 0) != 0:
+                    mask = arg(args, MASK_CODES.mask) + t * arg(args, MASK_CODES.mask_time)
+                    if load(mask + b * arg(args, MASK_CODES.mask_row), BOOL) != 0:
                         code, skip = COUNTS, SKIP
-                    store_i64(arg(args, 1) + 8 * (t * rows + b), code)
+                    store_i64(arg(args, MASK_CODES.out) + 8 * (t * rows + b), code)
             part = next_share(frame, part)
         return 0
 

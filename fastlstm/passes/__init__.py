@@ -48,6 +48,7 @@ from fastlstm.passes import (
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes.recognise import recognise
 from fastlstm.passes.rewrite import Rewrite, Room, settle
+from fastlstm.validation import validated
 
 __all__ = ["optimise", "shapes"]
 
@@ -66,7 +67,7 @@ def optimise(graph: Graph) -> Graph:
         If the graph given is not valid, holds a node that cannot run on its inputs, or a loop that nothing ends.
     """
     room = Room(graph)
-    graph = settle(graph.validate(), RULES, room)
+    graph = settle(validated(graph), RULES, room)
     if problem := shapes.misfits(graph):
         raise UnsupportedError(problem)
     graph = fixed_time.with_notes(graph)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from fastlstm.graph import RecurrentInputs
 from fastlstm.passes import dims
 from fastlstm.passes.dims import Dim, Shape
 from fastlstm.passes.infer_compute import REDUCTIONS
@@ -310,18 +311,20 @@ def _recurrent(at: Operands) -> str:
     """Expect x [T, B, I] and weights, states, lengths and masks that go with it and with one another."""
     G = {"LSTM": 4, "GRU": 3, "RNN": 1}[at.node.op]
     H, D = int(at.attr("hidden_size")), len(at.attr("directions"))
-    x, w_ih, w_hh = at[0].shape, at[1].shape, at[2].shape
+    place = RecurrentInputs.position
+    x, w_ih, w_hh = (at[place(name)].shape for name in ("x", "w_ih", "w_hh"))
     T, B, features = x if x is not None and len(x) == 3 else (None, None, None)
     width = w_ih[2] if w_ih is not None and len(w_ih) == 3 else features
-    P = w_hh[2] if at.given(9) and w_hh is not None and len(w_hh) == 3 else None if at.given(9) else H
+    projected = at.given(place("w_hr"))
+    P = w_hh[2] if projected and w_hh is not None and len(w_hh) == 3 else None if projected else H
     expected: Sequence[tuple[str, tuple[Dim | None, ...]]] = (
         ("x", (T, B, width)), ("w_ih", (D, G * H, features)), ("w_hh", (D, G * H, P)),
         ("bias", (D, 4 * H if at.node.op == "GRU" else G * H)), ("lengths", (B,)), ("mask", (T, B)),
         ("h_0", (D, B, P)), ("c_0", (D, B, H)), ("peephole", (D, 3 * H)), ("w_hr", (D, P, H)),
     )  # fmt: skip
-    for position, (name, sizes) in enumerate(expected):
-        shape = at[position].shape
-        if not at.given(position) or shape is None:
+    for name, sizes in expected:
+        shape = at[place(name)].shape
+        if not at.given(place(name)) or shape is None:
             continue
         if len(shape) != len(sizes) or any(s is not None and _differ(s, d) for s, d in zip(sizes, shape, strict=True)):
             wanted = ", ".join("any" if size is None else str(size) for size in sizes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fastlstm.graph import RecurrentInputs
 from fastlstm.passes import dims
 from fastlstm.passes.dims import Dim, Shape
 from fastlstm.passes.values import CONTENT_LIMIT, UNKNOWN, Operands, ValueInfo, normal_axis, rule
@@ -243,7 +244,7 @@ def _dense(at: Operands) -> ValueInfo:
 
 @rule("LSTM", "GRU", "RNN")
 def _recurrent(at: Operands) -> tuple[ValueInfo, ...]:
-    x, w_hh = at[0].shape, at[2].shape
+    x, w_hh = (at[RecurrentInputs.position(name)].shape for name in ("x", "w_hh"))
     hidden = int(at.attr("hidden_size", 0))
     directions = len(at.attr("directions", ["forward"]))
     size: Dim = w_hh[2] if w_hh is not None and len(w_hh) == 3 else at.fresh(2, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastlstm.graph import Node
+from fastlstm.graph import Node, RecurrentInputs
 from fastlstm.passes.infer_movement import FAR, slice_bounds
 from fastlstm.passes.rewrite import Scope
 from fastlstm.passes.values import Operands, normal_axis
@@ -147,23 +147,23 @@ def step_of_reversal(scope: Scope, node: Node) -> list[Node] | None:
 
 def reversed_layer(scope: Scope, node: Node) -> list[Node] | None:
     """``LSTM(x[::-1])``  →  ``LSTM(x)`` in the other direction, its output turned round (a mask is, too)."""
-    if len(node.attrs["directions"]) != 1 or node.input(4):
+    read = RecurrentInputs.of(node)
+    if len(node.attrs["directions"]) != 1 or read.lengths:
         return None
     nodes: list[Node] = []
-    inputs, mask = list(node.inputs), node.input(5)
-    before = _unturned(scope, node.input(0), nodes)
+    before = _unturned(scope, read.x, nodes)
     if before is None:
         return None
-    inputs[0] = before
-    if mask:
-        turned = _unturned(scope, mask, nodes)
-        inputs[5] = scope.fresh(mask) if turned is None else turned
+    inputs = read._replace(x=before)
+    if read.mask:
+        turned = _unturned(scope, read.mask, nodes)
+        inputs = inputs._replace(mask=scope.fresh(read.mask) if turned is None else turned)
         if turned is None:
-            nodes.append(_reversal(scope, mask, 0, inputs[5]))
+            nodes.append(_reversal(scope, read.mask, 0, inputs.mask))
     other = {"forward": "reverse", "reverse": "forward"}
     attrs = {**node.attrs, "directions": [other[d] for d in node.attrs["directions"]]}
     y = scope.fresh(node.outputs[0]) if node.output(0) else ""
-    nodes.append(Node(node.op, tuple(inputs), (y, *node.outputs[1:]), attrs, node.name))
+    nodes.append(Node(node.op, inputs.given(), (y, *node.outputs[1:]), attrs, node.name))
     if y:
         nodes.append(_reversal(scope, y, 0, node.outputs[0]))
     return nodes

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastlstm import reference
 from fastlstm.errors import FastLSTMError
-from fastlstm.graph import Graph, Node, TensorSpec, outer_values
+from fastlstm.graph import Graph, Node, RecurrentInputs, TensorSpec, outer_values
 from fastlstm.ops.sizes import is_small
 from fastlstm.passes.cells import Cell, Weights
 from fastlstm.passes.values import UNKNOWN, ValueInfo
@@ -89,16 +89,13 @@ class Additions:
             attrs["input_forget"] = int(cell.coupled)
         if cell.op == "GRU":
             attrs["reset_after"] = weights.reset_after
-        given = [x]
-        for what, array in (("w_ih", weights.w_ih), ("w_hh", weights.w_hh), ("bias", weights.bias)):
-            given.append(self.constant(f"{name}.{what}", array[None]))
-        given += ["", mask, states[0], states[1] if cell.op == "LSTM" else ""]
-        if weights.peephole is not None:
-            given.append(self.constant(f"{name}.peephole", weights.peephole[None]))
-        while not given[-1]:
-            given.pop()
+        arrays = {"w_ih": weights.w_ih, "w_hh": weights.w_hh, "bias": weights.bias, "peephole": weights.peephole}
+        given = {
+            what: self.constant(f"{name}.{what}", array[None]) for what, array in arrays.items() if array is not None
+        }
+        read = RecurrentInputs(x, mask=mask, h_0=states[0], c_0=states[1] if cell.op == "LSTM" else "", **given)
         outputs = [self.fresh(f"{name}.{what}") for what in ("y", "h_n", "c_n")[: 3 if cell.op == "LSTM" else 2]]
-        self.nodes.append(Node(cell.op, tuple(given), tuple(outputs), attrs, name))
+        self.nodes.append(Node(cell.op, read.given(), tuple(outputs), attrs, name))
         return outputs[0], outputs[1], outputs[2] if len(outputs) == 3 else ""
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import FastLSTMError, InputError, UnsupportedError
-from fastlstm.graph import RECURRENT_OPS, Graph, TensorSpec
+from fastlstm.graph import RECURRENT_OPS, Graph, RecurrentInputs, TensorSpec
 from fastlstm.model import Model
 from fastlstm.samples import sample_inputs
 
@@ -162,7 +162,7 @@ def takes_lengths(graph: Graph, name: str) -> bool:
     while waiting:
         value = waiting.pop()
         for node in consumers.get(value, []):
-            if node.op in RECURRENT_OPS and node.input(4) == value:
+            if node.op in RECURRENT_OPS and RecurrentInputs.of(node).lengths == value:
                 return True
             if node.op in ("Cast", "Identity"):
                 waiting.append(node.output(0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from fastlstm.arguments import LSTM, Linear, Projected, SmallGRU, SmallLSTM
+from fastlstm.arguments.rows import LSTM, Linear, Projected, SmallGRU, SmallLSTM
 from fastlstm.program import Instruction, Slot
 
 __all__ = ["BoundsError", "check"]

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
-from fastlstm.arguments import Binary, Embed, Last, LayerNorm, Linear, Move, Softmax, Unary
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, outer_values
+from fastlstm.arguments.rows import Binary, Embed, Last, LayerNorm, Linear, Move, Softmax, Unary
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, outer_values
 from fastlstm.pack import padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage
 from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
@@ -58,16 +58,20 @@ def build_segment(
     """Return the segment of `nodes`, which are in order and share time steps and batch rows."""
     build = Builder(graph, labels, target)
     for node in nodes:
+        before = len(build.steps)
         check_weights(node, graph.constants)
         if node.op in RECURRENT_OPS:
             recurrent(build, node)
         else:
             _around(build, node, infos)
+        for _, step, _ in build.steps[before:]:  # the last is the node's own
+            build.kernels[node.first_output] = step.kernel
     own = {id(n) for n in nodes}
     wanted = {spec.name for spec in graph.outputs}
     wanted |= {v for n in graph.nodes if id(n) not in own for v in [*n.inputs, *outer_values(n)]}
     # States and lengths are read before the call: a member's rows that feed them leave the segment too.
-    wanted |= {v for n in nodes if n.op in RECURRENT_OPS for v in n.inputs[4:]}
+    for read in (RecurrentInputs.of(n) for n in nodes if n.op in RECURRENT_OPS):
+        wanted |= {read.lengths, read.mask, read.h_0, read.c_0}
     for node in nodes:
         name = node.output(0)
         if name in wanted and name in build.place:
@@ -98,6 +102,7 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
     return Segment(
         Program(build.target, tuple(slots), tuple(stages)), build.inputs, build.outputs, tuple(build.states),
         build.lengths or "", tuple(build.masks), build.needs_step, tuple(n.name or n.output(0) for n in nodes),
+        build.kernels,
     )  # fmt: skip
 
 
@@ -220,9 +225,12 @@ def consumer_width(graph: Graph, name: str) -> int | None:
     for node in graph.nodes:
         if name not in node.inputs:
             continue
+        if node.op in RECURRENT_OPS:
+            read = RecurrentInputs.of(node)
+            if read.x == name and read.w_ih in graph.constants:
+                return int(graph.constants[read.w_ih].shape[2])
+            continue
         weight = graph.constants.get(node.input(1))
-        if node.op in RECURRENT_OPS and node.input(0) == name and weight is not None:
-            return int(weight.shape[2])
         if node.op == "Dense" and weight is not None:
             return int(weight.shape[0])
         if node.op in ("Transpose", "Identity", "Unsqueeze"):

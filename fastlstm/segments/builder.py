@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm.arguments import Move
+from fastlstm.arguments.rows import Move
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph
 from fastlstm.limits import BYTE_OFFSET
@@ -41,6 +41,7 @@ class Builder:
     masks: list[tuple[int, str, bool]] = field(default_factory=list)
     lengths: str | None = None  # None before the first recurrent layer
     needs_step: str = ""
+    kernels: dict[str, str] = field(default_factory=dict)  # first output of a node -> the kernel that computes it
     exact: set[int] = field(default_factory=set)  # slots whose makers write no lane behind the last feature
 
     def slot(self, slot: Slot) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm.graph import RECURRENT_OPS, Node
+from fastlstm.graph import Recurrent
 from fastlstm.pack import panels_of, tail_vectors
 
 __all__ = ["Activations", "Direction"]
@@ -22,7 +22,7 @@ class Direction:
 
     Attributes
     ----------
-    node : Node
+    layer : Recurrent
     d : int
         Its number.
     w_ih, w_hh, bias : array
@@ -35,7 +35,7 @@ class Direction:
         Where its outputs stand in a row, and how many lanes of their last vector are stored.
     """
 
-    node: Node
+    layer: Recurrent
     d: int
     w_ih: Array
     w_hh: Array
@@ -53,7 +53,7 @@ class Direction:
     @property
     def hidden(self) -> int:
         """Hidden units."""
-        return int(self.node.attrs["hidden_size"])
+        return self.layer.hidden_size
 
     @property
     def size(self) -> int:
@@ -63,18 +63,17 @@ class Direction:
     @property
     def gates(self) -> int:
         """Gates of a cell."""
-        return RECURRENT_OPS[self.node.op]
+        return self.layer.gates
 
     @property
     def reverse(self) -> int:
         """1 if time runs backwards."""
-        return int(self.node.attrs["directions"][self.d] == "reverse")
+        return int(self.layer.directions[self.d] == "reverse")
 
     @property
     def clip(self) -> float | None:
         """The bound of what activations take, if there is one."""
-        clip = self.node.attrs.get("clip")
-        return None if clip is None else float(clip)
+        return self.layer.clip
 
     def panels(self, lanes: int) -> int:
         """Panels of hidden units."""
@@ -82,6 +81,6 @@ class Direction:
 
     def tail(self, lanes: int) -> int:
         """Vectors that hold the last units' gates, 0 where the last panel is padded."""
-        node = self.node
-        plain = not any(node.input(i) for i in (5, 8, 9, 10)) and not node.attrs.get("input_forget")
-        return tail_vectors(self.hidden, 4, lanes) if node.op == "LSTM" and plain else 0
+        layer, read = self.layer, self.layer.inputs
+        plain = not (read.mask or read.peephole or read.w_hr or read.w_ih_scale or layer.input_forget)
+        return tail_vectors(self.hidden, 4, lanes) if layer.op == "LSTM" and plain else 0

@@ -17,14 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
+from fastlstm.arguments.arrays import Bound
 from fastlstm.busy import Busy, in_use
 from fastlstm.kernels.compiler import Kernel, address
-from fastlstm.memory import aligned_zeros
+from fastlstm.memory import address_of, aligned_zeros
 from fastlstm.program import Argument, Body, Place, Program, Table
 from fastlstm.protected import CHECKING
+from fastlstm.target import Target
 from fastlstm.team import team_of
 
-__all__ = ["BoundProgram", "address_of"]
+__all__ = ["BoundProgram"]
 
 Array = npt.NDArray[Any]
 WORTH_A_TEAM = 200_000  # multiply-adds of a call, a few microseconds: workers that are awake join in less than one
@@ -101,6 +103,11 @@ class BoundProgram:
         self._crew = np.array([*crew, *(address_of(frame) for frame in self._frames[1:])], np.int64)
 
     @property
+    def target(self) -> Target:
+        """What its kernels are made for."""
+        return self.program.target
+
+    @property
     def code(self) -> int:
         """Address of the instruction table."""
         return address_of(self._code)
@@ -147,17 +154,18 @@ class BoundProgram:
             return [address_of(self._tables[id(value)])]
         if isinstance(value, Body):
             return self._body(value)
-        return [value]
+        return list(value) if isinstance(value, tuple) else [value]
 
     def _body(self, body: Body) -> list[int]:
-        """Bind a program inside this one; see `fastlstm.kernels.nested` for its words."""
+        """Bind a program inside this one, and return its words."""
         bound = BoundProgram(body.program, body.batch, body.workers, body.count if body.program.slots else 1)
         self.bodies.append(bound)
         for slot, (at, time, row) in body.places.items():
             self._arrays.append(at.memory)
             bound.place(slot, address_of(at.memory) + at.offset, time, row)
         frames = [address_of(frame) for frame in (bound.frames if body.workers > 1 else [])][1:]
-        return [self._address("drive.drive"), bound.code, body.count, body.workers, address_of(bound.frame), *frames]
+        words = Bound(self._address("drive.drive"), bound.code, body.count, body.workers, address_of(bound.frame))
+        return [*words, *frames]
 
     def _place_buffers(self, steps: int) -> None:
         """Give every slot its memory for `steps` time steps; states and other rows keep theirs."""
@@ -266,11 +274,6 @@ class BoundProgram:
     def buffers(self) -> Mapping[str, Array]:
         """Return the buffers by slot name, for debugging."""
         return {s.name: b for s, b in zip(self.program.slots, self._buffers, strict=True) if b is not None}
-
-
-def address_of(array: Array | None) -> int:
-    """Return the address of an array's first element."""
-    return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
 @cache

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.arguments import Linear
-from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Node
+from fastlstm.arguments.rows import Linear
+from fastlstm.graph import ACTIVATIONS, Node, Recurrent
 from fastlstm.pack import gate_panels, gate_rows, gate_tail, panels_of
 from fastlstm.program import Instruction, Slot
 from fastlstm.segments import small
@@ -25,31 +25,33 @@ Array = npt.NDArray[np.float32]
 
 def recurrent(build: Builder, node: Node) -> None:
     """Emit every direction of a recurrent layer: its input projection, then its recurrence."""
-    constants, lanes, attrs = build.graph.constants, build.target.lanes, node.attrs
-    w_ih, w_hh = constants[node.input(1)], constants[node.input(2)]
-    hidden, size, count = int(attrs["hidden_size"]), int(w_hh.shape[2]), len(attrs["directions"])
-    bias = _input_bias(node, constants)
-    x, y = node.input(0), node.output(0) or f"{node.output(1) or node.output(2)} (y)"
+    constants, lanes = build.graph.constants, build.target.lanes
+    layer = Recurrent.of(node)
+    read = layer.inputs
+    w_ih, w_hh = constants[read.w_ih], constants[read.w_hh]
+    size, count = int(w_hh.shape[2]), len(layer.directions)
+    bias = _input_bias(layer, constants)
+    x, y = read.x, layer.y or f"{layer.h_n or layer.c_n} (y)"
     x_slot, y_slot = build.read(x, int(w_ih.shape[2])), build.buffer(y, count * size)
     if size % lanes == 0:
         build.exact.add(y_slot)
-    if build.lengths not in (None, node.input(4)):
-        raise AssertionError(f"layers that read '{build.lengths}' and '{node.input(4)}' as lengths share a segment")
-    build.lengths = node.input(4)
+    if build.lengths not in (None, read.lengths):
+        raise AssertionError(f"layers that read '{build.lengths}' and '{read.lengths}' as lengths share a segment")
+    build.lengths = read.lengths
     stage = build.stage[x]
     rest = size - (panels_of(size, lanes) - 1) * lanes
-    gates = panels_of(hidden, lanes) * lanes * RECURRENT_OPS[node.op]
-    for d, name in enumerate(attrs["directions"]):
+    gates = panels_of(layer.hidden_size, lanes) * lanes * layer.gates
+    for d, name in enumerate(layer.directions):
         # Even stages run onwards, odd ones backwards.
         mine = build.stage[x]
         if mine == LAST_STAGE or (mine % 2 == 1) != (name == "reverse"):
             mine += 1
         z_slot = build.slot(Slot(f"{y} gates {d}", "time", gates, local=True))
-        h_slot, c_slot = _states(build, node, d, size)
+        h_slot, c_slot = _states(build, layer, d, size)
         one = Direction(
-            node, d, w_ih[d], w_hh[d], bias[d], _activations(node, d), x_slot, z_slot, y_slot, h_slot, c_slot,
+            layer, d, w_ih[d], w_hh[d], bias[d], _activations(layer, d), x_slot, z_slot, y_slot, h_slot, c_slot,
             # One direction's last vector may spill only where no other direction's outputs stand.
-            _mask(build, node, d), 4 * d * size, rest if count > 1 else lanes,
+            _mask(build, layer, d), 4 * d * size, rest if count > 1 else lanes,
         )  # fmt: skip
         _emit(build, one, mine)
         stage = max(stage, mine)
@@ -59,12 +61,12 @@ def recurrent(build: Builder, node: Node) -> None:
 def _emit(build: Builder, one: Direction, stage: int) -> None:
     """Emit a direction's projection and recurrence, and what a small layer runs in their place for one row."""
     constants, target = build.graph.constants, build.target
-    scale = constants.get(one.node.input(10))
+    scale = constants.get(one.layer.inputs.w_ih_scale)
     scales = None if scale is None else gate_rows(scale[one.d], one.gates, target.lanes)
     packed, form = packed_panels(target, one.w_ih, gate_panels(one.w_ih, one.gates, target.lanes), scales)
-    label, k = f"{one.node.op} input", int(one.w_ih.shape[1])
+    label, k = f"{one.layer.op} input", int(one.w_ih.shape[1])
     alone: tuple[Instruction, ...] | None = None
-    if small.fits(one.node, one.hidden, form.bits):
+    if small.fits(one.layer, form.bits):
         alone = small.projection(one, target)
     if one.tail(target.lanes):
         parts = [gate_tail(np.asarray(w, np.float32), one.gates, target.lanes) for w in (one.w_ih, one.bias[:, None])]
@@ -93,48 +95,47 @@ def _emit(build: Builder, one: Direction, stage: int) -> None:
     build.emit(stage, recurrence(build, one, form.bits), one.z, one.y, one.h, one.c)
 
 
-def _states(build: Builder, node: Node, d: int, size: int) -> tuple[int, int]:
+def _states(build: Builder, layer: Recurrent, d: int, size: int) -> tuple[int, int]:
     """Add the slots of a direction's states."""
-    lanes, hidden = build.target.lanes, int(node.attrs["hidden_size"])
-    label, count = node.name or node.output(0) or node.op, len(node.attrs["directions"])
+    lanes, hidden, read = build.target.lanes, layer.hidden_size, layer.inputs
+    label, count = layer.label, len(layer.directions)
     h_slot = build.slot(Slot(f"{label} h {d}", "row", panels_of(size, lanes) * lanes))
     c_slot = build.slot(Slot(f"{label} c {d}", "row", panels_of(hidden, lanes) * lanes))
-    build.states.append(State(h_slot, size, d, count, node.input(6), node.output(1), f"{label}.h{d or ''}"))
-    if node.op == "LSTM":
-        build.states.append(State(c_slot, hidden, d, count, node.input(7), node.output(2), f"{label}.c{d or ''}"))
+    build.states.append(State(h_slot, size, d, count, read.h_0, layer.h_n, f"{label}.h{d or ''}"))
+    if layer.op == "LSTM":
+        build.states.append(State(c_slot, hidden, d, count, read.c_0, layer.c_n, f"{label}.c{d or ''}"))
     return h_slot, c_slot
 
 
-def _mask(build: Builder, node: Node, d: int) -> int:
+def _mask(build: Builder, layer: Recurrent, d: int) -> int:
     """Add the slot of a direction's mask, if it has one; return its number or -1."""
-    if not node.input(5):
+    if not layer.inputs.mask:
         return -1
-    label = node.name or node.output(0) or node.op
-    slot = build.slot(Slot(f"{label} mask {d}", "external", 1))
-    build.masks.append((slot, node.input(5), node.attrs["directions"][d] == "reverse"))
+    slot = build.slot(Slot(f"{layer.label} mask {d}", "external", 1))
+    build.masks.append((slot, layer.inputs.mask, layer.directions[d] == "reverse"))
     return slot
 
 
-def _input_bias(node: Node, constants: Mapping[str, Array]) -> Array:
+def _input_bias(layer: Recurrent, constants: Mapping[str, Array]) -> Array:
     """Return what a recurrent layer adds to its input projection, [directions, gates * H].
 
     A GRU's b_hn is not part of it where the reset gate multiplies it; where the reset comes before the product,
     b_in and b_hn are added alike.
     """
-    directions, hidden, gates = len(node.attrs["directions"]), int(node.attrs["hidden_size"]), RECURRENT_OPS[node.op]
-    bias = constants.get(node.input(3))
+    directions, hidden, gates = len(layer.directions), layer.hidden_size, layer.gates
+    bias = constants.get(layer.inputs.bias)
     if bias is None:
         return np.zeros((directions, gates * hidden), np.float32)
     inside = np.array(bias[:, : gates * hidden], np.float32)
-    if node.op == "GRU" and not node.attrs["reset_after"]:
+    if layer.op == "GRU" and not layer.reset_after:
         inside[:, 2 * hidden :] += bias[:, 3 * hidden :]
     return inside
 
 
-def _activations(node: Node, d: int) -> tuple[tuple[str, float | None, float | None], ...]:
+def _activations(layer: Recurrent, d: int) -> tuple[tuple[str, float | None, float | None], ...]:
     """Return the activations of direction `d` with every parameter they take: one kernel for one meaning."""
     found = []
-    for name, *given in node.attrs["activations"][d]:
+    for name, *given in layer.activations[d]:
         alpha, beta = (
             None if default is None else float(default if value is None else value)
             for value, default in zip([*given, None, None][:2], ACTIVATIONS[name], strict=True)

@@ -58,6 +58,7 @@ class Segment:
     masks: tuple[tuple[int, str, bool], ...]  # slot, value, backwards
     needs_step: str  # name of a layer that needs at least one time step, "" if none
     names: tuple[str, ...]
+    kernels: Mapping[str, str]  # first output of a node -> the kernel that computes it, if one does
     threads: int = 1  # as many as the caller allows
     flat: bool = False  # one input and one output, all whose axes but the last are rows alike
     _idle: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)

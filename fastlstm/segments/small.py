@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.arguments import Linear, SmallLSTM
-from fastlstm.graph import Node
+from fastlstm.arguments.rows import Linear, SmallLSTM
+from fastlstm.graph import Recurrent
 from fastlstm.pack import gate_panels, plain_panels
 from fastlstm.program import Instruction
 from fastlstm.segments.direction import Direction
@@ -57,10 +57,10 @@ class Passes:
         return f"one row: {self.vectors} vectors of sums in {self.full + 1} pass{'es' * (self.full > 0)}"
 
 
-def fits(node: Node, units: int, bits: int) -> bool:
+def fits(layer: Recurrent, bits: int) -> bool:
     """Whether a layer is an LSTM that the kernel knows."""
-    plain = not any(node.input(i) for i in (8, 9)) and not node.attrs.get("input_forget")
-    return node.op == "LSTM" and units <= MOST_UNITS and bits == 32 and plain and node.attrs.get("clip") is None
+    plain = not (layer.inputs.peephole or layer.inputs.w_hr or layer.input_forget)
+    return layer.op == "LSTM" and layer.hidden_size <= MOST_UNITS and bits == 32 and plain and layer.clip is None
 
 
 def passes_of(units: int, target: Target) -> Passes:

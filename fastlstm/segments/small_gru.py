@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.arguments import SmallGRU
-from fastlstm.graph import RECURRENT_OPS, Node
+from fastlstm.arguments.rows import SmallGRU
+from fastlstm.graph import Recurrent
 from fastlstm.pack import gate_panels
 from fastlstm.program import Instruction
 from fastlstm.segments.direction import Direction
@@ -24,14 +24,14 @@ __all__ = ["alone", "fits", "passes_of"]
 Array = npt.NDArray[Any]
 
 
-def fits(node: Node, units: int, bits: int, target: Target) -> bool:
+def fits(layer: Recurrent, bits: int, target: Target) -> bool:
     """Whether a layer is a GRU or an RNN that the kernels know, and small enough for them.
 
     Weights out of the L2 cache are better read panel by panel: 64 units of a GRU took 1.2 times as long here.
     """
-    known = node.op == "RNN" or (node.op == "GRU" and bool(node.attrs["reset_after"]))
-    small = units <= MOST_UNITS and RECURRENT_OPS[node.op] * 4 * units**2 <= target.l1_bytes * 2 // 3
-    return known and small and bits == 32 and node.attrs.get("clip") is None
+    known, units = layer.op == "RNN" or (layer.op == "GRU" and layer.reset_after), layer.hidden_size
+    small = units <= MOST_UNITS and layer.gates * 4 * units**2 <= target.l1_bytes * 2 // 3
+    return known and small and bits == 32 and layer.clip is None
 
 
 def passes_of(panels: int, gates: int, target: Target) -> tuple[int, int, int]:
@@ -54,5 +54,5 @@ def alone(one: Direction, start: Array, target: Target) -> tuple[Instruction, st
         one.z, one.y, one.y_bytes, one.hidden, weights, full, one.last_width, one.h, one.reverse, one.mask, start
     )
     note = f"one row: {gates * len(panels)} vectors of sums in {full + 1} pass{'es' * (full > 0)}"
-    kernel = f"small_gru.{one.node.op.lower()}"
+    kernel = f"small_gru.{one.layer.op.lower()}"
     return Instruction(kernel, (lanes, each, last, one.activations, one.mask >= 0), args), note

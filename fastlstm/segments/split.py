@@ -14,9 +14,11 @@ from dataclasses import replace
 import numpy as np
 
 from fastlstm import layout
+from fastlstm.arguments.rows import Part, Split, SplitTable
 from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.memory import address_of
 from fastlstm.program import Instruction, Program, Stage
-from fastlstm.segments.program import BoundProgram, address_of
+from fastlstm.segments.program import BoundProgram
 
 __all__ = ["SplitProgram", "worth_splitting"]
 
@@ -58,13 +60,13 @@ class SplitProgram(BoundProgram):
         self._parts = [BoundProgram(program, end - start) for start, end in itertools.pairwise(bounds)]
         self._inner = program.slots
         external = [i for i, slot in enumerate(program.slots) if slot.kind == "external"]
-        words = [workers, address(Kernel("drive.drive"), program.target), len(external)]
+        words: list[int] = [*SplitTable(workers, address(Kernel("drive.drive"), program.target), len(external))]
         for part, start in zip(self._parts, self._starts, strict=True):
-            words += [*part.call(0)[1:], part.slot_address(0), start]
+            words += Part(part.code, address_of(part.frame), part.slot_address(0), start)
         table = np.array([*words, *external], np.int64)
         # What has a time axis has no memory here.
         outer = tuple(replace(slot, kind="external") if slot.kind == "time" else slot for slot in program.slots)
-        step = Instruction("split.split", (), (table,))
+        step = Instruction("split.split", (), Split(table))
         super().__init__(Program(program.target, outer, (Stage(layout.ONCE, (step,)),)), batch, workers)
         self.macs = sum(part.macs for part in self._parts)
 

@@ -8,24 +8,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm import machine, passes
 from fastlstm.errors import UnsupportedError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, Recurrent, RecurrentInputs, TensorSpec
 from fastlstm.plan import make_plan, row_labels
 from fastlstm.segments.segment import Segment
-from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine
+from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine, Streamed
 from fastlstm.streaming.pairs import final_states, initial_states, state_pairs
 from fastlstm.streaming.timeline import FRAMES, ROWS, TRACED, Carried, Unrolled, refusal
 from fastlstm.streaming.timeline_rules import unroll
 from fastlstm.target import Target
-
-if TYPE_CHECKING:
-    from fastlstm.model import Model
 
 __all__ = ["engine_for"]
 
@@ -33,12 +30,12 @@ Array = npt.NDArray[Any]
 MOST_TRIALS = 400
 
 
-def engine_for(model: Model, hand: Mapping[str, str] | None, target: Target | None = None) -> Engine:
+def engine_for(model: Streamed, hand: Mapping[str, str] | None, target: Target | None = None) -> Engine:
     """Return what a stream of the model runs on.
 
     Parameters
     ----------
-    model : Model
+    model : Streamed
     hand : mapping of str to str, optional
         State inputs and the outputs that show them, where the graph alone does not say it.
     target : Target, optional
@@ -78,7 +75,8 @@ def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int, target: T
         for given, shown in pairs.items()
     )
     recurrent = [node for node in graph.nodes if node.op in RECURRENT_OPS]
-    refused = any("reverse" in n.attrs["directions"] or n.input(4) or n.input(5) for n in recurrent)
+    read = [RecurrentInputs.of(node) for node in recurrent]
+    refused = any("reverse" in n.attrs["directions"] for n in recurrent) or any(r.lengths or r.mask for r in read)
     if not only_recurrent or refused:
         return None
     states = set(pairs)
@@ -118,17 +116,16 @@ def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int, target: T
 def _streaming(node: Node, graph: Graph, labels: Mapping[str, str], initial: dict[str, Array]) -> Node | None:
     """Return the node as a segment's stream runs it, None if it does not; note where states start."""
     if node.op in RECURRENT_OPS:
-        label = node.name or node.output(0) or node.op
-        for position in (6, 7):
-            given = graph.constants.get(node.input(position))
+        layer = Recurrent.of(node)
+        for kind, state in (("h", layer.inputs.h_0), ("c", layer.inputs.c_0)):
+            given = graph.constants.get(state)
             if given is not None and np.any(given):
                 if given.shape[1] != 1:
                     return None
-                initial[f"{label}.{'hc'[position - 6]}"] = given[0, 0]
-            elif node.input(position) and given is None and not _is_state(graph, node.input(position)):
+                initial[f"{layer.label}.{kind}"] = given[0, 0]
+            elif state and given is None and not _is_state(graph, state):
                 return None
-        inputs = tuple("" if i in (6, 7) else v for i, v in enumerate(node.inputs))
-        return Node(node.op, inputs, node.outputs, node.attrs, node.name)
+        return replace(node, inputs=layer.inputs._replace(h_0="", c_0="").given())
     index = graph.constants.get(node.input(1)) if node.op == "Gather" else None
     at = labels.get(node.input(0), "").find("T")
     is_last = index is not None and index.ndim == 0 and int(index) == -1 and int(node.attrs.get("axis", 0)) % 3 == at
@@ -249,9 +246,8 @@ def _row_axis(graph: Graph, given: str) -> int | None:
     name gets there; None if none does, or no recurrent layer begins with this input.
     """
     places = {
-        node.input(6 if kind == "h" else 7)
+        getattr(RecurrentInputs.of(graph.producers()[first]), f"{kind}_0")
         for first, kind in initial_states(graph, given)
-        for node in [graph.producers()[first]]
     }
     spec = next(s for s in graph.inputs if s.name == given)
     for axis in range(len(spec.shape) if places and "..." not in spec.shape else 0):
@@ -308,7 +304,8 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
     is_open = any(isinstance(size, str) for spec in frames for size in spec.shape[1:])
     recurrent = [node for node in graph.nodes if node.op in RECURRENT_OPS]
     for node in recurrent:
-        states = [node.input(i) for i in (6, 7)[: 2 if node.op == "LSTM" else 1]]
+        read = RecurrentInputs.of(node)
+        states = [read.h_0, read.c_0][: 2 if node.op == "LSTM" else 1]
         starts = [v for v in states if v and v not in graph.constants]
         if starts and "reverse" in node.attrs["directions"]:
             raise refusal(node, "runs backwards in time, and its first output needs the last frame")
@@ -318,7 +315,7 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
         return None
     infos = passes.shapes.infer(graph)
     for node in recurrent:
-        known = infos[node.input(0)].shape
+        known = infos[RecurrentInputs.of(node).x].shape
         if not by_hand and (known is None or isinstance(known[0], str)):
             return None  # time is there to be seen, and the model does not go on in it
     carried = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fastlstm.busy import Busy
 from fastlstm.errors import UnsupportedError
 from fastlstm.executor import Executor
-from fastlstm.graph import TensorSpec
+from fastlstm.graph import Graph, TensorSpec
 from fastlstm.memory import check_memory
 from fastlstm.native import Call, never
 from fastlstm.segments.segment import Segment
@@ -246,6 +246,21 @@ class GraphEngine:
 
 
 Engine = SegmentEngine | GraphEngine
+
+
+class Streamed(Protocol):
+    """What streams ask of a model."""
+
+    @property
+    def graph(self) -> Graph:
+        """The model's graph."""
+
+    @property
+    def threads(self) -> int | None:
+        """Threads to use at most, None for the machine's cores."""
+
+    def streaming_engine(self, state: Mapping[str, str] | None = None) -> Engine:
+        """Return what a stream runs on."""
 
 
 def _rows(port: Port, array: Array) -> int:

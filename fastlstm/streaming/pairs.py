@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from fastlstm.errors import InputError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
 
 __all__ = ["final_states", "initial_states", "state_pairs"]
 
@@ -96,6 +96,16 @@ def _root(name: str) -> str:
     return " ".join(_PLAIN_WORDS.sub(" ", apart).split()) or name
 
 
+def _states_of(node: Node, value: str) -> set[str]:
+    """Return which states of a recurrent node a value sets, "h" and "c"; nothing if the node reads it otherwise too."""
+    if node.op not in RECURRENT_OPS:
+        return set()
+    read = RecurrentInputs.of(node)
+    if value in (read.x, read.w_ih, read.w_hh, read.bias, read.lengths, read.mask):
+        return set()
+    return {kind for kind, state in (("h", read.h_0), ("c", read.c_0)) if state == value}
+
+
 def initial_states(graph: Graph, name: str) -> States:
     """Return the states of recurrent layers that a value sets, nothing if it is read by anything else."""
     readers = graph.consumers()
@@ -103,8 +113,9 @@ def initial_states(graph: Graph, name: str) -> States:
     def follow(value: str) -> set[tuple[str, str]] | None:
         found: set[tuple[str, str]] = set()
         for node in readers.get(value, []):
-            if node.op in RECURRENT_OPS and value in (node.input(6), node.input(7)) and value not in node.inputs[:6]:
-                found |= {(_first(node), "hc"[i - 6]) for i in (6, 7) if node.input(i) == value}
+            own = _states_of(node, value)
+            if own:
+                found |= {(node.first_output, kind) for kind in own}
                 continue
             if node.op not in MOVEMENT or value in node.inputs[1:] or node.op == "Concat":
                 return None
@@ -129,12 +140,8 @@ def final_states(graph: Graph, name: str) -> States:
         node = made.get(value)
         if node is None or node.op not in RECURRENT_OPS or value == node.output(0):
             return frozenset()
-        found.add((_first(node), "h" if value == node.output(1) else "c"))
+        found.add((node.first_output, "h" if value == node.output(1) else "c"))
     return frozenset(found)
-
-
-def _first(node: Node) -> str:
-    return next(filter(None, node.outputs), "")
 
 
 def _origins(graph: Graph, name: str) -> set[str]:

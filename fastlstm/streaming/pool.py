@@ -6,7 +6,7 @@ import copy
 import ctypes
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,10 @@ from fastlstm import machine
 from fastlstm.busy import Busy, exclusive, in_use
 from fastlstm.errors import InputError
 from fastlstm.kernels import compiler
-from fastlstm.memory import check_memory
-from fastlstm.segments.program import address_of
-from fastlstm.streaming.engines import SegmentEngine
+from fastlstm.memory import address_of, check_memory
+from fastlstm.streaming.engines import SegmentEngine, Streamed
 from fastlstm.streaming.pool_rows import MOST, GraphRows, NativeRows, Rows
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
-
-if TYPE_CHECKING:
-    from fastlstm.model import Model
 
 __all__ = ["StreamPool"]
 
@@ -40,14 +36,14 @@ class StreamPool:
 
     Parameters
     ----------
-    model : Model
+    model : Streamed
     capacity : int
         Most streams open at once; their states are all the memory that grows with it.
     state : mapping of str to str, optional
         State inputs and outputs paired by hand, as in `Model.stream`.
     """
 
-    def __init__(self, model: Model, capacity: int, state: Mapping[str, str] | None = None) -> None:
+    def __init__(self, model: Streamed, capacity: int, state: Mapping[str, str] | None = None) -> None:
         if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
             raise InputError(f"capacity should be a whole number from 1 on; got {capacity!r}.")
         self.capacity = capacity

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
+from fastlstm.arguments.rows import Pooled, PooledState
 from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call
-from fastlstm.program import Argument, Instruction, Stage, place
+from fastlstm.program import Argument, Instruction, Stage, Table, place
 from fastlstm.segments.program import BoundProgram
 from fastlstm.streaming.engines import GraphEngine, SegmentEngine
 from fastlstm.streaming.ports import Port
@@ -163,13 +164,14 @@ class NativeRows(_Stored):
         size = next(size for size in SIZES if size >= count)
         program = self._programs.get((size, chunks))
         if program is None:
-            words: list[Argument] = [self._list, len(self._segment.states)]
+            words: list[Argument] = []
             for state in self._segment.states:
                 store = self._states[state.name]
-                words += [state.slot, place(store), store.strides[0], state.width]
+                words += PooledState(state.slot, place(store), store.strides[0], state.width)
+            given = Pooled(place(self._list), len(self._segment.states), Table(words))
             lanes = self._segment.program.target.lanes
             before, after = (
-                Stage(layout.ONCE, (Instruction(kernel, (lanes,), tuple(words)),))
+                Stage(layout.ONCE, (Instruction(kernel, (lanes,), given),))
                 for kernel in ("gather.gather", "gather.scatter")
             )
             program = self._segment.bound(size, (before,), (after,))

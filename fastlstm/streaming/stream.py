@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,11 +12,8 @@ import numpy.typing as npt
 from fastlstm.busy import exclusive, in_use
 from fastlstm.errors import InputError
 from fastlstm.native import Call, never
-from fastlstm.streaming.engines import SegmentEngine
+from fastlstm.streaming.engines import SegmentEngine, Streamed
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
-
-if TYPE_CHECKING:
-    from fastlstm.model import Model
 
 __all__ = ["Stream"]
 
@@ -40,7 +37,7 @@ class Stream:
     goes its own way. Copies share the model; a pickled stream takes it along.
     """
 
-    def __init__(self, model: Model, batch: int = 1, state: Mapping[str, str] | None = None) -> None:
+    def __init__(self, model: Streamed, batch: int = 1, state: Mapping[str, str] | None = None) -> None:
         if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
             raise InputError(f"batch should be a whole number from 1 on; got {batch!r}.")
         engine = model.streaming_engine(state)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.graph import RECURRENT_OPS, Graph, Node
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, Recurrent, RecurrentInputs
 from fastlstm.passes import dims, shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes.infer_movement import slice_bounds
@@ -417,48 +417,47 @@ def _split(at: Unroller, node: Node, flows: Flows) -> None:
 
 @_rule(*RECURRENT_OPS)
 def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
-    x, label = flows[0], node.name or node.output(0) or node.op
-    if "reverse" in node.attrs["directions"]:
+    layer, flow = Recurrent.of(node), dict(zip(RecurrentInputs._fields, flows, strict=False))
+    read, mask, x = layer.inputs, layer.inputs.mask, flow["x"]
+    if "reverse" in layer.directions:
         raise refusal(node, "runs backwards in time, and its first output needs the last frame")
-    if node.input(4):
+    if read.lengths:
         raise refusal(node, "takes the lengths of whole sequences")
-    mask = node.input(5)
-    if mask and flows[5] != Flow(0):
+    if mask and flow["mask"] != Flow(0):
         raise refusal(node, "takes a mask that does not go on with its frames")
     if x is not None and x.ahead:
         raise looks_ahead(x)
-    if x is None or x.axis != 0 or x.surplus or x.merged or at.shape(node.input(0))[2] == ROWS:
+    if x is None or x.axis != 0 or x.surplus or x.merged or at.shape(read.x)[2] == ROWS:
         raise refusal(node, "does not take one row a frame")
-    if any(flow is not None for position, flow in enumerate(flows) if position not in (0, 5)):
+    if any(other is not None for name, other in flow.items() if name not in ("x", "mask")):
         raise refusal(node, "starts from a state, or has weights, computed from the frames")
-    hidden = int(node.attrs["hidden_size"])
-    inputs = list(node.inputs) + [""] * (8 - len(node.inputs))
     outputs = list(node.outputs) + [""] * (3 - len(node.outputs))
-    rows = at.shape(node.input(0))[1]
-    for position, letter in ((6, "h"), (7, "c"))[: 2 if node.op == "LSTM" else 1]:
-        given, place = inputs[position], position - 5
+    rows = at.shape(read.x)[1]
+    for place, letter in ((1, "h"), (2, "c"))[: 2 if layer.op == "LSTM" else 1]:
+        given = getattr(read, f"{letter}_0")
         if mask and given and np.any(at.constants.get(given, 1)):
             raise refusal(node, "has a mask and starts from a state that is not zero")
-        width = int(at.shape(node.input(2))[2]) if letter == "h" else hidden
-        outputs[place] = outputs[place] or at.names.fresh(f"{label}.{letter}")
+        width = int(at.shape(read.w_hh)[2]) if letter == "h" else layer.hidden_size
+        outputs[place] = outputs[place] or at.names.fresh(f"{layer.label}.{letter}")
         at.flows.setdefault(outputs[place], Flow(-1))
         if given and given not in at.constants:
             if not _comes_from_state(at, given):
                 raise refusal(node, f"starts from '{given}', which is computed and not a state of the stream")
             continue
-        inputs[position] = at.names.fresh(f"{label}.{letter}.before")
-        shape = (len(node.attrs["directions"]), ROWS if isinstance(rows, str) else rows, width)
-        at.infos[inputs[position]] = shapes.ValueInfo(shape, "float32")
+        before = at.names.fresh(f"{layer.label}.{letter}.before")
+        read = read._replace(**{f"{letter}_0": before})
+        shape = (len(layer.directions), ROWS if isinstance(rows, str) else rows, width)
+        at.infos[before] = shapes.ValueInfo(shape, "float32")
         initial = at.constants.get(given)
-        at.carried.append(Carried(f"{label}.{letter}", inputs[position], outputs[place], shape, "float32", initial))
+        at.carried.append(Carried(f"{layer.label}.{letter}", before, outputs[place], shape, "float32", initial))
     if node.op != "LSTM":
         outputs = outputs[:2]
     y = outputs[0]
     if y and mask:
         outputs[0] = at.names.fresh(y)
-    at.put(Node(node.op, tuple(inputs), tuple(outputs), node.attrs, node.name))
+    at.put(Node(node.op, read.given(), tuple(outputs), node.attrs, node.name))
     if y and mask:
-        _repeat_last(at, mask, outputs[0], inputs[6], y)
+        _repeat_last(at, mask, outputs[0], read.h_0, y)
     if y:
         at.flows[y] = x
 

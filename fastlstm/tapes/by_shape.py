@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
 
 import numpy as np
 
+from fastlstm import passes
 from fastlstm.graph import Graph, Node, outer_values
 from fastlstm.tapes import HEAVY
-from fastlstm.tapes.tape import SizesChangedError, Tape, record
-
-if TYPE_CHECKING:
-    from fastlstm.executor import Executor
+from fastlstm.tapes.runner import Runner
+from fastlstm.tapes.steps import SizesChangedError, Tape
+from fastlstm.tapes.tape import record
 
 __all__ = ["Tapes", "steering"]
 
@@ -58,16 +58,25 @@ def _only_chooses(graph: Graph, name: str, depth: int = 0) -> bool:
 
 
 class Tapes:
-    """Runs an executor's graph by tapes. May be used by several threads at a time."""
+    """Runs a runner's graph by tapes. May be used by several threads at a time.
 
-    def __init__(self, executor: Executor, steers: bool) -> None:
-        self._executor = executor
+    Parameters
+    ----------
+    runner : Runner
+    make : callable
+        Makes the runner of another graph, for so many threads.
+    steers : bool
+        Whether inputs may steer.
+    """
+
+    def __init__(self, runner: Runner, make: Callable[[Graph, int], Runner], steers: bool) -> None:
+        self._runner, self._make = runner, make
         self._packed: dict[Hashable, Any] = {}
         self._kept: dict[Hashable, list[Tape]] = {}
-        self._steering = steering(executor.graph) if steers else ()
-        self._chosen: OrderedDict[Hashable, Executor] = OrderedDict()
-        whole = all(spec.dtype != "sequence" for spec in executor.graph.inputs)
-        self.useful = whole and (bool(self._steering) or _has_kernels(executor))
+        self._steering = steering(runner.graph) if steers else ()
+        self._chosen: OrderedDict[Hashable, Runner] = OrderedDict()
+        whole = all(spec.dtype != "sequence" for spec in runner.graph.inputs)
+        self.useful = whole and (bool(self._steering) or _has_kernels(runner))
 
     def run(self, inputs: Mapping[str, Any]) -> list[Any] | None:
         """Return the outputs, or None if the inputs are not for tapes: they hold nothing, or are no arrays."""
@@ -98,7 +107,7 @@ class Tapes:
 
     def _record(self, inputs: Mapping[str, Any]) -> tuple[Tape, list[Any]]:
         try:
-            return record(self._executor, inputs, self._packed)
+            return record(self._runner, inputs, self._packed)
         except SizesChangedError as changed:  # a loop decided otherwise while it was being recorded: it is noted once
             if changed.loop in self._packed or not changed.loop:
                 raise
@@ -114,12 +123,13 @@ class Tapes:
         """Run the model that is left when the steering inputs are constants."""
         fixed = {name: inputs[name] for name in self._steering}
         key = tuple(a.tobytes() for a in fixed.values())
-        executor = self._chosen.get(key)
-        if executor is None:
-            executor = self._chosen[key] = specialised(self._executor, fixed)
+        runner = self._chosen.get(key)
+        if runner is None:
+            graph = specialised(self._runner.graph, fixed)
+            runner = self._chosen[key] = self._make(graph, self._runner.threads)
             while len(self._chosen) > MOST_CHOICES:
                 self._chosen.popitem(last=False)
-        return executor.run({name: a for name, a in inputs.items() if name not in fixed})
+        return runner.run({name: a for name, a in inputs.items() if name not in fixed})
 
     def _keep(self, key: Hashable, tape: Tape) -> None:
         kept = dict(self._kept)  # another thread may keep one of its own meanwhile: neither changes what both look at
@@ -132,16 +142,12 @@ class Tapes:
         self._kept = kept
 
 
-def specialised(executor: Executor, fixed: Mapping[str, Any]) -> Executor:
-    """Return an executor of the graph with some inputs made constants."""
-    from fastlstm import passes
-    from fastlstm.executor import Executor as New
-
-    graph = executor.graph
+def specialised(graph: Graph, fixed: Mapping[str, Any]) -> Graph:
+    """Return the graph with some inputs made constants."""
     left = tuple(spec for spec in graph.inputs if spec.name not in fixed)
     constants = {**graph.constants, **{name: np.array(value) for name, value in fixed.items()}}
-    return New(passes.optimise(graph.replace(inputs=left, constants=constants)), executor.threads)
+    return passes.optimise(graph.replace(inputs=left, constants=constants))
 
 
-def _has_kernels(executor: Executor) -> bool:
-    return any(isinstance(part, Node) and (part.op in HEAVY or part.op in _CONTROL) for part in executor.plan.parts)
+def _has_kernels(runner: Runner) -> bool:
+    return any(isinstance(part, Node) and (part.op in HEAVY or part.op in _CONTROL) for part in runner.plan.parts)

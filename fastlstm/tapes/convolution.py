@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.arguments.arrays import Convolution
 from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.ops.windows import windows
@@ -201,10 +202,9 @@ def _emit(
             for first in range(0, most, lines):
                 for number, (axes, some, _) in enumerate(parts):
                     offsets = planes.offsets(some.channels, axes)
-                    rec.keep.append(offsets)
                     target = place_of(number, which, first, min(first + lines, most))
                     packed = _packed(rec, some, lanes, vectors if by_position else 0)
-                    args = (
+                    args = Convolution(
                         planes.start + 4 * planes.pitch * first, place(packed), place(start), place(target),
                         *scratch, place(offsets), offsets.size, PIECES[some.channels > 1],
                         some.groups, some.outputs, some.channels * planes.channel,
@@ -272,7 +272,7 @@ def _packed(rec: Recorder, weights: _Weights, lanes: int, vectors: int) -> Array
     return rec.prepared(weights.cell, (*weights.name, weights.groups, vectors), panels if vectors else rows)
 
 
-def _lines(planes: Planes, target: Array) -> tuple[int, ...]:
+def _lines(planes: Planes, target: Array) -> tuple[int, int, int, int, int, int, int, int]:
     """Return lines and pitch of the input, sizes of the output and its strides by image, channel, line and element.
 
     Where lines follow one another without a gap in both they are one.

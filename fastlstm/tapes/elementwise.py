@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.arguments.arrays import Binary, Loops, Unary
 from fastlstm.graph import Node
 from fastlstm.program import place
 from fastlstm.segments.build import UNARY
@@ -26,11 +27,11 @@ MOST_RANK = 8
 def apply(rec: Recorder, name: str, alpha: float | None, beta: float | None, x: Array) -> Cell:
     """Emit a function of the elements of an array without gaps."""
     out = rec.memory(x.shape)
+    args = Unary(place(x), place(out.array), x.size)
     if name == "Log":
-        rec.emit("arrays.logarithm", (), (place(x), place(out.array), x.size))
+        rec.emit("arrays.logarithm", (), args)
     else:
-        kernel = ("arrays.unary", (rec.target.lanes, name, alpha, beta))
-        rec.emit(*kernel, (place(x), place(out.array), x.size))
+        rec.emit("arrays.unary", (rec.target.lanes, name, alpha, beta), args)
     return out
 
 
@@ -53,12 +54,13 @@ def combine(rec: Recorder, name: str, a: Cell, b: Cell) -> Cell:
             full.append(whole)
         views, words = full, _words(full, out.array)
     assert words is not None
-    args = (*map(place, views), place(out.array), *words)
+    left, right = map(place, views)
+    args = Binary(left, right, place(out.array), *words)
     rec.emit("arrays.binary", (rec.target.lanes, name), args, out.array.size)
     return out
 
 
-def _words(views: Sequence[Array], out: Array) -> tuple[int, ...] | None:
+def _words(views: Sequence[Array], out: Array) -> list[Loops] | None:
     """Return sizes and strides for the kernel, None if it cannot take the views as they are."""
     sizes, steps = loops(out.shape, *(view.strides for view in views), out.strides)
     if any(step[-1] not in (0, 4) for step in steps):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.arguments.arrays import LayerNorm, Lines
 from fastlstm.graph import Node
 from fastlstm.program import place
 from fastlstm.tapes.elementwise import apply
@@ -28,7 +29,7 @@ def _softmax(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Ce
     if out.array.size:
         count = source.shape[-1]
         kernel = ("lines.softmax", (rec.target.lanes, node.op == "LogSoftmax"))
-        rec.emit(*kernel, (place(source), place(out.array), source.size // count, count))
+        rec.emit(*kernel, Lines(place(source), place(out.array), source.size // count, count))
     return [Cell(np.moveaxis(out.array, -1, axis), fixed=False, roomy=True)]
 
 
@@ -49,7 +50,7 @@ def _layer_norm(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list
         rows.append(rec.tight(Cell(np.ascontiguousarray(full, np.float32), fixed=True)))
     source, out = rec.tight(x), rec.memory(x.array.shape)
     if out.array.size:
-        args = (place(source), place(out.array), source.size // count, count, *map(place, rows))
+        args = LayerNorm(place(source), place(out.array), source.size // count, count, *map(place, rows))
         rec.emit("lines.layer_norm", (rec.target.lanes, float(node.attrs.get("epsilon", 1e-5))), args)
     return [out]
 
@@ -80,7 +81,7 @@ def _reduced(rec: Recorder, name: str, x: Cell, which: Sequence[int], shape: Seq
         return None if out.array.size else [out]
     source = rec.tight(moved)
     kernel = {"L2": "SumSquare"}.get(name, name)
-    rec.emit("lines.reduce", (kernel,), (place(source), place(out.array), source.size // count, count))
+    rec.emit("lines.reduce", (kernel,), Lines(place(source), place(out.array), source.size // count, count))
     return [apply(rec, "Sqrt", None, None, out.array)] if name == "L2" else [out]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.arguments.arrays import Pad
 from fastlstm.program import Place, place
 from fastlstm.tapes.recorder import Recorder
 
@@ -115,15 +116,17 @@ def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis], most: int) -> Ite
     plane = down.extent * across.extent
     run = max(1, min(N, most, rec.target.l2_bytes // 2 // (4 * C * phases[0] * phases[1] * plane)))
     room = rec.memory((C, *phases, run, down.extent, across.extent)).array
-    zero = rec.number(0.0)
+    zero = place(np.zeros(1, np.float32))
     for first in range(0, N, run):
         images = x[first : first + run]
         for (i, phase_y), (j, phase_x) in product(enumerate(down.phases), enumerate(across.phases)):
             (top, rows), (left, columns) = down.inside(phase_y), across.inside(phase_x)
             source, target = images[:, :, rows, columns].swapaxes(0, 1), room[:, i, j]
-            args = (
-                place(source), place(target), C, len(images), *source.shape[2:], top, left, *target.shape[2:],
-                *source.strides, *target.strides[:2], place(zero),
+            (height, width), (lines, pitch) = source.shape[2:], target.shape[2:]
+            x_outer, x_inner, x_line, x_step = source.strides
+            args = Pad(
+                place(source), place(target), C, len(images), height, width, top, left, lines, pitch,
+                x_outer, x_inner, x_line, x_step, target.strides[0], target.strides[1], zero,
             )  # fmt: skip
             rec.emit("arrays.pad", (rec.target.lanes,), args)
         yield (

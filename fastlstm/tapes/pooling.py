@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.arguments.arrays import Pool, Window
 from fastlstm.graph import Node
 from fastlstm.ops.sizes import checked_shape
 from fastlstm.ops.windows import windows
@@ -33,54 +34,56 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     if not out.array.size:
         return [out]
     lanes, padded = rec.target.lanes, bool(attrs.get("count_include_pad", 0))
-    numbers = [*zip(sizes, w.outputs, w.kernel, w.strides, w.before, w.dilations, w.after, strict=True)]
-    if len(numbers) == 1:
-        numbers = [(1, 1, 1, 1, 0, 1, 0), *numbers]
-    counts = [_counts(each, padded, lanes) for each in numbers]
-    rec.keep += counts
-    _, across = numbers
-    width, columns, taps, stride, before, dilation, _ = across
-    whole = -(-columns // lanes) * lanes  # vectors are read whole
-    room = max(before + width, (whole - 1) * stride + (taps - 1) * dilation + 1) + 2 * lanes
+    axes = [
+        Window(*numbers) for numbers in zip(sizes, w.outputs, w.kernel, w.strides, w.before, w.dilations, strict=True)
+    ]
+    counts = [_counts(axis, after if padded else None, lanes) for axis, after in zip(axes, w.after, strict=True)]
+    if len(axes) == 1:
+        axes, counts = [Window(1, 1, 1, 1, 0, 1), *axes], [np.ones(1, np.float32), *counts]
+    down, across = axes
+    whole = -(-across.outputs // lanes) * lanes  # vectors are read whole
+    reach = (whole - 1) * across.stride + (across.taps - 1) * across.dilation + 1
+    room = max(across.before + across.size, reach) + 2 * lanes
     memory = rec.scratch(4 * checked_shape([room])[0])
 
-    def emit(source: Array, target: Array, down: tuple[int, ...], first: int) -> None:
+    def emit(source: Array, target: Array, down: Window, first: int) -> None:
         """Emit pooling of tight images into lines of the output from `first` on."""
-        args = (
-            place(source), place(target), source.shape[0] * C,
-            *(number for field in list(zip(down, across, strict=True))[:-1] for number in field),
+        args = Pool(
+            place(source), place(target), source.shape[0] * C, down, across,
             *memory, room, place(counts[0][first:]), place(counts[1]), target.strides[1],
         )  # fmt: skip
         rec.emit("pooling.pool", (lanes, "Max" if node.op == "MaxPool" else "Mean"), args, target.size)
 
     places = out.array if len(sizes) == 2 else out.array[:, :, None]
-    height, rows, taps, stride, before, dilation, _ = numbers[0]
-    most = (rows - 1) * stride + taps
-    apart = before == 0 and dilation == 1 and taps <= stride and most <= height
+    most = (down.outputs - 1) * down.stride + down.taps
+    apart = down.before == 0 and down.dilation == 1 and down.taps <= down.stride and most <= down.size
     again = rec.again(x) if apart else None
     if again is None:
-        emit(rec.tight(x), places, numbers[0], 0)
+        emit(rec.tight(x), places, down, 0)
         return [out]
-    bands = max(1, rec.target.l2_bytes // SHARE // (4 * C * width * stride))
-    images = max(1, bands // rows)  # of which whole ones go together
+    bands = max(1, rec.target.l2_bytes // SHARE // (4 * C * across.size * down.stride))
+    images = max(1, bands // down.outputs)  # of which whole ones go together
 
     def pooled(which: slice, line: int, values: Array) -> None:
-        first, count = line // stride, (values.shape[2] - taps) // stride + 1
-        down = (values.shape[2], count, taps, stride, 0, 1, 0)
-        emit(values, places[which, :, first : first + count], down, first)
+        first, count = line // down.stride, (values.shape[2] - down.taps) // down.stride + 1
+        band = down._replace(size=values.shape[2], outputs=count)
+        emit(values, places[which, :, first : first + count], band, first)
 
-    again(images, stride * min(bands, rows), most, pooled)
+    again(images, down.stride * min(bands, down.outputs), most, pooled)
     rec.replaced(x)
     return [out]
 
 
-def _counts(axis: tuple[int, ...], padded: bool, lanes: int) -> Array:
-    """Return how many elements of each window count along an axis, as floats and whole vectors."""
-    size, outputs, taps, stride, before, dilation, after = axis
-    places = np.arange(outputs)[:, None] * stride + np.arange(taps) * dilation
-    inside = (places < before + size + after) if padded else (places >= before) & (places < before + size)
-    counts = np.ones(-(-outputs // lanes) * lanes, np.float32)
-    counts[:outputs] = inside.sum(axis=1)
+def _counts(axis: Window, after: int | None, lanes: int) -> Array:
+    """Return how many elements of each window count along an axis, as floats and whole vectors.
+
+    Those of the padding count too if it is said how many there are behind.
+    """
+    places = np.arange(axis.outputs)[:, None] * axis.stride + np.arange(axis.taps) * axis.dilation
+    end = axis.before + axis.size
+    inside = (places >= axis.before) & (places < end) if after is None else places < end + after
+    counts = np.ones(-(-axis.outputs // lanes) * lanes, np.float32)
+    counts[: axis.outputs] = inside.sum(axis=1)
     return counts
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.arguments.arrays import MatMul, Pack
 from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.pack import panels_of, plain_panels
@@ -43,7 +44,7 @@ def _multiply(
     lanes, vectors, k = rec.target.lanes, _vectors(rec, n), a.shape[-1]
     width = -(-n // (lanes * vectors)) * lanes * vectors
     scratch = rec.scratch(8 * TOGETHER + 4 * TOGETHER * width)
-    args = (
+    args = MatMul(
         place(a), 4 * rows * k, 4 * k, batch, rows, k, panels[0], panels[1], place(bias), place(out), n, *scratch
     )  # fmt: skip
     rec.emit("contraction.matmul", (lanes, vectors, rec.target.max_sums), args, batch * rows * k * n)
@@ -98,7 +99,7 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     rec.emit(
         "contraction.pack",
         (lanes, vectors),
-        (place(weights), place(packed), batch, k, n, step, weights.strides[-2], weights.strides[-1]),
+        Pack(place(weights), place(packed), batch, k, n, step, weights.strides[-2], weights.strides[-1]),
     )
     times = int(np.prod(lead, dtype=np.int64))
     if batch == 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -11,80 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout
+from fastlstm.arguments.arrays import Copy, Fill, Loops
 from fastlstm.layout import AXES
 from fastlstm.memory import aligned_zeros
 from fastlstm.ops.sizes import MAX_ELEMENTS
-from fastlstm.program import Body, Instruction, Place, Table, place
+from fastlstm.program import Argument, Instruction, Place, Table, place
 from fastlstm.protected import CHECKING
-from fastlstm.segments.program import BoundProgram
+from fastlstm.tapes.steps import Cell
 from fastlstm.target import Target
 
-__all__ = ["Cell", "Recorded", "Recorder", "SizesChangedError", "axis_of", "five", "loops"]
+__all__ = ["Cell", "Recorder", "axis_of", "five", "loops"]
 
 Array = npt.NDArray[Any]
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
 GRAIN, FINE = 1024, 16
 """Memory is asked for in so many floats: the more, the more often what is free fits what comes next."""
-
-
-class SizesChangedError(Exception):
-    """A value has another shape or type than when the tape was recorded, or a loop another number of rounds.
-
-    `loop` is the id of that loop's node, 0 if it is no loop.
-    """
-
-    def __init__(self, loop: int = 0) -> None:
-        super().__init__(loop)
-        self.loop = loop
-
-
-class Recorded:
-    """A step that runs a program of instructions."""
-
-    def __init__(self, program: BoundProgram) -> None:
-        program.frame[layout.TOTAL] = 1
-        self.program = program
-        function, *arguments = program.call(1)
-        self._run = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(function)
-        self._first, self._second = arguments
-
-    def __call__(self) -> None:
-        if self.program.workers > 1:  # the team may have to be started anew
-            self.program.run(1)
-        else:
-            self._run(self._first, self._second, 0)
-
-
-@dataclass
-class Cell:
-    """A value while a tape is recorded.
-
-    Attributes
-    ----------
-    array : array, or list of arrays for a sequence
-        The memory where the value lies in every run, with any strides; and now the value itself, once the
-        instructions so far have run.
-    fixed : bool
-        Whether it is the same in every run: it depends on sizes, constants and nothing else.
-    roomy : bool
-        Whether it lies in memory of the tape: float32, whole vectors may be read behind its end.
-    shared : bool
-        Whether it is a constant of the graph, whose packed forms serve all tapes.
-    sole : bool
-        Whether one node reads it and nothing else does.
-    """
-
-    array: Any
-    fixed: bool
-    roomy: bool = False
-    shared: bool = False
-    sole: bool = False
-
-    @property
-    def is_float(self) -> bool:
-        """Whether it is a float32 array."""
-        return isinstance(self.array, np.ndarray) and self.array.dtype == np.float32
 
 
 @dataclass
@@ -125,8 +65,6 @@ class Recorder:
         Those that have not run yet.
     written : list of array
         Memory that instructions write: all else that they refer to is constant.
-    keep : list
-        What else has to live as long as the tape.
     grain : int
         Memory is asked for in so many floats.
     """
@@ -136,7 +74,6 @@ class Recorder:
     packed: dict[Hashable, Any]
     pending: list[Instruction] = field(default_factory=list)
     written: list[Array] = field(default_factory=list)
-    keep: list[Any] = field(default_factory=list)
     free: dict[int, list[Array]] = field(default_factory=dict)
     nbytes: int = 0
     grain: int = FINE if CHECKING else GRAIN
@@ -186,10 +123,9 @@ class Recorder:
         whole = self._scratch[-1]
         return place(whole), whole.nbytes // self.workers
 
-    def emit(self, kernel: str, constants: tuple[Any, ...], args: Sequence[Any], macs: int = 0) -> None:
-        """Add an instruction; its arguments are integers, or what `fastlstm.program` has in their place."""
-        words = tuple(value if isinstance(value, (Place, Table, Body)) else int(value) for value in args)
-        self.pending.append(Instruction(kernel, constants, words, kernel, macs))
+    def emit(self, kernel: str, constants: tuple[Any, ...], args: tuple[Argument, ...], macs: int = 0) -> None:
+        """Add an instruction."""
+        self.pending.append(Instruction(kernel, constants, args, kernel, macs))
 
     def flushed(self) -> list[Instruction]:
         """Return the instructions that have not run yet; they do now."""
@@ -239,21 +175,14 @@ class Recorder:
         found = self._finishes.pop(id(cell))
         del self.pending[found.first : found.last]
 
-    def number(self, value: float) -> Array:
-        """Return memory that holds one number."""
-        self.keep.append(np.full(1, value, np.float32))
-        return self.keep[-1]  # type: ignore[no-any-return]
-
     def prepared(self, cell: Cell, what: Hashable, make: Callable[[Array], Array]) -> Array:
         """Return what `make` makes of a fixed value; of a shared one it is made once for all tapes."""
         if not cell.shared:
-            self.keep.append(make(cell.array))
-            return self.keep[-1]  # type: ignore[no-any-return]
+            return make(cell.array)
         key = (id(cell.array), what)
         if key not in self.packed:
             self.packed[key] = (make(cell.array), cell.array)  # the array is kept, so that its id stays its own
         made: Array = self.packed[key][0]
-        self.keep.append(made)
         return made
 
     def roomy(self, cell: Cell) -> Array:
@@ -296,13 +225,13 @@ class Recorder:
             sizes, x, out = [
                 [fill] * (len(sizes) == 2) + each for fill, each in zip((1, 0, 0), (sizes, x, out), strict=True)
             ]
-        sizes, x, out = _padded(sizes, 1), _padded(x, 0), _padded(out, 0)
-        args = (place(source), place(target), *sizes, *x, *out)
+        args = Copy(place(source), place(target), _padded(sizes, 1), _padded(x, 0), _padded(out, 0))
         self.emit("arrays.copy", (self.target.lanes,), args)
 
     def fill(self, target: Array, value: float) -> None:
         """Write one number everywhere into an array without gaps."""
-        self.emit("arrays.fill", (self.target.lanes,), (place(target), target.size, place(self.number(value))))
+        number = np.full(1, value, np.float32)
+        self.emit("arrays.fill", (self.target.lanes,), Fill(place(target), target.size, place(number)))
 
 
 def axis_of(axis: Any, rank: int) -> int:
@@ -333,15 +262,14 @@ def loops(shape: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], lis
     return sizes, steps
 
 
-def _padded(numbers: Sequence[int], by: int) -> list[int]:
+def _padded(numbers: Sequence[int], by: int) -> Loops:
     """Put the axes that are missing behind the first: that is the one which workers share."""
-    if len(numbers) == 1:
-        return [*[by] * (AXES - 1), *numbers]
-    return [numbers[0], *[by] * (AXES - len(numbers)), *numbers[1:]]
+    first = 0 if len(numbers) == 1 else 1
+    return Loops(*numbers[:first], *[by] * (AXES - len(numbers)), *numbers[first:])
 
 
-def five(sizes: Sequence[int], *strides: Sequence[int]) -> tuple[int, ...] | None:
-    """Return sizes and strides of exactly five loops one behind the other, None if there are more."""
+def five(sizes: Sequence[int], *strides: Sequence[int]) -> list[Loops] | None:
+    """Return sizes and strides of exactly five loops, None if there are more."""
     if len(sizes) > AXES:
         return None
-    return (*_padded(sizes, 1), *(word for each in strides for word in _padded(each, 0)))
+    return [_padded(sizes, 1), *(_padded(each, 0) for each in strides)]

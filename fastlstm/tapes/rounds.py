@@ -14,20 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.arguments.arrays import Advance, MoveSlice, Run, Verify
 from fastlstm.graph import Graph, Node
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.ops.sizes import checked_rounds
 from fastlstm.program import Body, Instruction, place
-from fastlstm.tapes.recorder import Cell, Recorded, SizesChangedError, five, loops
-
-if TYPE_CHECKING:
-    from fastlstm.executor import Executor
-    from fastlstm.tapes.tape import Recording
+from fastlstm.tapes.recorder import five, loops
+from fastlstm.tapes.runner import Recordings, Runner
+from fastlstm.tapes.steps import Cell, Recorded, SizesChangedError
 
 __all__ = ["record_rounds"]
 
@@ -44,7 +43,7 @@ class _Loop:
 
     Attributes
     ----------
-    outer, inner : Recording
+    outer, inner : Recordings
         Of the graph around, and of the body.
     states : list of (Cell, Cell)
         Initial values, and where the body reads them.
@@ -59,8 +58,8 @@ class _Loop:
     """
 
     node: Node
-    outer: Recording
-    inner: Recording
+    outer: Recordings
+    inner: Recordings
     number: Array
     states: list[tuple[Cell, Cell]]
     slices: list[tuple[Array, Cell]]
@@ -73,13 +72,13 @@ class _Loop:
 
 
 def record_rounds(
-    outer: Recording, executor: Executor, node: Node, cells: Sequence[Cell | None], values: Values
+    outer: Recordings, runner: Runner, node: Node, cells: Sequence[Cell | None], values: Values
 ) -> list[Cell] | None:
     """Return the outputs of a Loop or Scan, recorded; None if `fastlstm.ops` has to run it."""
     body: Graph = node.attrs["body"]
     if any(c is not None and not isinstance(c.array, np.ndarray) for c in cells):
         return None
-    loop = _begun(outer, executor, node, cells)
+    loop = _begun(outer, runner, node, cells)
     if loop is None:
         return None
     inner, inside = loop.inner, dict(values)
@@ -93,7 +92,7 @@ def record_rounds(
         np.copyto(cell.array, initial.array)
     for source, cell in loop.slices:
         _move(loop, source, source.strides[0], cell.array, 0)
-    made = inner.graph(executor.body(body), inside)
+    made = inner.graph(runner.body(body), inside)
     inner.flush()
     if node.op == "Loop":
         loop.decision, *made = made
@@ -109,9 +108,9 @@ def record_rounds(
     return _finished(loop)
 
 
-def _begun(outer: Recording, executor: Executor, node: Node, cells: Sequence[Cell | None]) -> _Loop | None:
+def _begun(outer: Recordings, runner: Runner, node: Node, cells: Sequence[Cell | None]) -> _Loop | None:
     """Return the loop with room for what its body reads; None if it makes no round, or reads what cannot be moved."""
-    inner = outer.inner(executor.body(node.attrs["body"]))
+    inner = outer.inner(runner.body(node.attrs["body"]))
     number = aligned_zeros(1, np.int64)
     inner.rec.written.append(number)
     slices: list[tuple[Array, Cell]] = []
@@ -143,7 +142,7 @@ def _begun(outer: Recording, executor: Executor, node: Node, cells: Sequence[Cel
     return _Loop(node, outer, inner, number, states, slices, most)
 
 
-def _expect(outer: Recording, node: Node, cell: Cell) -> int:
+def _expect(outer: Recordings, node: Node, cell: Cell) -> int:
     """Return a number that decides how many rounds there are; in every run it has to be the same."""
     if cell.fixed:
         return int(cell.array.reshape(-1)[0])
@@ -159,7 +158,7 @@ def _expect(outer: Recording, node: Node, cell: Cell) -> int:
     return found
 
 
-def _in_front(outer: Recording, cell: Cell, axis: int, turned: bool) -> Array | None:
+def _in_front(outer: Recordings, cell: Cell, axis: int, turned: bool) -> Array | None:
     """Return a scanned value with its axis in front, in memory that stays; None if it cannot be moved by kernels."""
     if not cell.array.ndim or not -cell.array.ndim <= axis < cell.array.ndim:
         return None
@@ -180,7 +179,7 @@ def _words(array: Array) -> Array:
     return array if array.dtype == np.float32 else array.reshape(-1).view(np.float32)
 
 
-def _room(inner: Recording, shape: Sequence[int], dtype: Any) -> Cell:
+def _room(inner: Recordings, shape: Sequence[int], dtype: Any) -> Cell:
     """Return memory of the body's own."""
     if dtype == np.float32:
         return inner.rec.memory(shape)
@@ -210,7 +209,6 @@ def _finished(loop: _Loop) -> list[Cell] | None:
         loop.stacked.append(made.array)
     placing = _placing(loop)
     inner.tape.watch(outer.tape)
-    outer.rec.keep += [inner, loop]
     outer.rec.nbytes += inner.rec.nbytes
     for initial, cell in loop.states:
         outer.rec.copy(_steady(outer, initial), _words(cell.array))
@@ -221,14 +219,13 @@ def _finished(loop: _Loop) -> list[Cell] | None:
     return [*_finals(loop), *_axes(loop)]
 
 
-def _steady(outer: Recording, initial: Cell) -> Array:
+def _steady(outer: Recordings, initial: Cell) -> Array:
     """Return an initial value as words in memory that stays."""
     if initial.is_float:
         return outer.rec.roomy(initial)
     array = initial.array
     if initial.fixed:
         array = np.ascontiguousarray(array)
-        outer.rec.keep.append(array)
     return _words(array)
 
 
@@ -246,7 +243,7 @@ def _move(loop: _Loop, x: Array, x_step: int, out: Array, out_step: int) -> None
     words = five(sizes, *steps)
     if words is None:
         raise ValueError("a slice has more axes than a kernel has loops")
-    args = (place(loop.number), place(source), x_step, place(target), out_step, *words)
+    args = MoveSlice(place(loop.number), place(source), x_step, place(target), out_step, *words)
     rec.emit("rounds.move", (rec.target.lanes,), args)
 
 
@@ -292,20 +289,21 @@ def _placing(loop: _Loop) -> list[Instruction]:
         rec.written.append(flag)
         loop.inner.tape.flags.append((flag, id(loop.node)))
         last = int(loop.count == loop.most)
-        words = (place(loop.decision.array), place(loop.number), loop.count, last, place(flag))
-        rec.emit("rounds.verify", (), words)
+        args = Verify(place(loop.decision.array), place(loop.number), loop.count, last, place(flag))
+        rec.emit("rounds.verify", (), args)
     return rec.flushed()
 
 
 def _emit(loop: _Loop, instructions: list[Instruction]) -> None:
     """Make the loop one instruction of the tape around it."""
     rec, number = loop.outer.rec, place(loop.number)
-    advance = Instruction("rounds.advance", (), (number, 1))
+    advance = Instruction("rounds.advance", (), Advance(number, further=1))
     program = loop.inner.program([advance, *instructions])
     macs = sum(step.macs for step in program.instructions)
     rec.written += program.scratch
-    rec.emit("rounds.advance", (), (number, 0))
-    rec.emit("rounds.repeat", (), (Body(program, loop.count, 1, loop.inner.workers(macs)),), loop.count * macs)
+    rec.emit("rounds.advance", (), Advance(number, further=0))
+    body = Body(program, loop.count, 1, loop.inner.workers(macs))
+    rec.emit("rounds.repeat", (), Run(body), loop.count * macs)
 
 
 def _call(loop: _Loop, body: Sequence[Callable[[], None]], instructions: list[Instruction]) -> None:

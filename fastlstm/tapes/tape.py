@@ -11,113 +11,53 @@ The kernels and their order are the same whether a tape is kept or recorded anew
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout, ops
-from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.arguments.arrays import MaskCodes, Run
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.program import Body, Instruction, Place, Program, Stage, place
 from fastlstm.segments.program import BoundProgram
-from fastlstm.segments.segment import COMPLAINT, Segment, axes_of
+from fastlstm.segments.segment import Segment, axes_of
 from fastlstm.tapes import EMITTERS
-from fastlstm.tapes.recorder import FINE, Cell, Recorded, Recorder, SizesChangedError
+from fastlstm.tapes.recorder import FINE, Recorder
 from fastlstm.tapes.rounds import record_rounds
+from fastlstm.tapes.runner import Runner
+from fastlstm.tapes.steps import Cell, Recorded, SizesChangedError, Tape
 
-if TYPE_CHECKING:
-    from fastlstm.executor import Executor
-
-__all__ = ["Recording", "SizesChangedError", "Tape", "record", "record_program"]
+__all__ = ["Recording", "record", "record_program"]
 
 Array = npt.NDArray[Any]
 WORTH_WORKERS = 200_000  # multiply-adds of a tape that several threads may run
 
 
-class Tape:
-    """The steps of a model for inputs of one shape; not for two threads at a time.
-
-    Attributes
-    ----------
-    inputs : list of array
-        Where the inputs lie: written before every run.
-    outputs : list of Cell
-    reusable : bool
-        Whether running the steps again does what a new recording would do.
-    nbytes : int
-        Memory of the tape's own.
-    """
-
-    def __init__(self) -> None:
-        self.inputs: list[Array] = []
-        self.outputs: list[Cell] = []
-        self.steps: list[Callable[[], None]] = []
-        self.watched: list[BoundProgram] = []
-        self.flags: list[tuple[Array, int]] = []
-        self.reusable = True
-        self.nbytes = 0
-        self.keep: list[Any] = []
-
-    def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """Run for inputs of the recorded shape; raises `SizesChangedError` if the sizes inside turn out others."""
-        for target, array in zip(self.inputs, inputs, strict=True):
-            np.copyto(target, array)
-        for step in self.steps:
-            step()
-        self.check()
-        return self.results()
-
-    def watch(self, other: Tape) -> None:
-        """Let another tape complain about what this one does."""
-        other.watched += self.watched
-        other.flags += self.flags
-        other.reusable &= self.reusable
-
-    def check(self) -> None:
-        """Complain if a loop has decided otherwise than recorded, or an index had nothing to point to."""
-        for flag, loop in self.flags:
-            if flag[0]:
-                for other, _ in self.flags:
-                    other[0] = 0
-                raise SizesChangedError(loop)
-        frames = [frame for program in self.watched for frame in program.frames]
-        if any(frame[layout.STATUS] for frame in frames):
-            for frame in frames:
-                frame[layout.STATUS] = 0
-            raise InputError(COMPLAINT)
-
-    def results(self) -> list[Any]:
-        """Return copies of the outputs."""
-        return [
-            [np.array(a) for a in cell.array] if isinstance(cell.array, list) else np.array(cell.array)
-            for cell in self.outputs
-        ]
-
-
 class Recording:
-    """Follows an executor's plan for inputs of known shapes.
+    """Follows a runner's plan for inputs of known shapes.
 
     One that is not `live` computes nothing: it is for another machine, and what has no kernel is refused.
     """
 
-    def __init__(self, executor: Executor, packed: dict[Hashable, Any], live: bool = True) -> None:
+    def __init__(self, runner: Runner, packed: dict[Hashable, Any], live: bool = True) -> None:
         self.tape = Tape()
         self.packed = packed
         self.live = live
         self.history: list[Instruction] = []  # what has been made part of a step
-        self.rec = Recorder(executor.plan.target, executor.threads, packed)
+        self.rec = Recorder(runner.plan.target, runner.threads, packed)
         if not live:
             self.rec.grain = FINE  # an exported model's memory is what it takes, not what a machine has
         self.readers: dict[int, int] = {}  # memory -> the named values that lie in it
         self.owned: dict[int, Array] = {}
 
-    def inner(self, executor: Executor) -> Recording:
+    def inner(self, runner: Runner) -> Recording:
         """Return a recording for the body of a loop, with memory of its own."""
-        return Recording(executor, self.packed, self.live)
+        return Recording(runner, self.packed, self.live)
 
     def input(self, array: Array) -> Cell:
         """Return the cell of an input: memory that every run begins by writing."""
@@ -135,22 +75,22 @@ class Recording:
         self.rec.written.append(memory_of(array))
         return Cell(array, fixed=False)
 
-    def graph(self, executor: Executor, values: dict[str, Cell]) -> list[Cell]:
+    def graph(self, runner: Runner, values: dict[str, Cell]) -> list[Cell]:
         """Follow a graph's parts; `values` holds its inputs and what it sees around it, and is written to."""
-        for name, array in executor.graph.constants.items():
+        for name, array in runner.graph.constants.items():
             values[name] = Cell(array, fixed=True, shared=True)
-        own = {spec.name for spec in executor.graph.inputs}
-        for number, part in enumerate(executor.plan.parts):
-            made = self._segment(part, values) if isinstance(part, Segment) else self._node(executor, part, values)
+        own = {spec.name for spec in runner.graph.inputs}
+        for number, part in enumerate(runner.plan.parts):
+            made = self._segment(part, values) if isinstance(part, Segment) else self._node(runner, part, values)
             for name, cell in made.items():
                 if name:
-                    cell.sole = executor.reads[name] == 1
+                    cell.sole = runner.reads[name] == 1
                     self._name(name, cell, values)
             own.update(made)
-            for name in own.intersection(executor.last_use.get(number, ())):
+            for name in own.intersection(runner.last_use.get(number, ())):
                 self._forget(values.pop(name, None))
             self._settle()
-        return [values[spec.name] for spec in executor.graph.outputs]
+        return [values[spec.name] for spec in runner.graph.outputs]
 
     def _name(self, name: str, cell: Cell, values: dict[str, Cell]) -> None:
         values[name] = cell
@@ -183,28 +123,28 @@ class Recording:
                 self.readers[id(base)] = self.readers.get(id(base), 0) + 1
         self._settle()
 
-    def _node(self, executor: Executor, node: Node, values: dict[str, Cell]) -> dict[str, Cell]:
+    def _node(self, runner: Runner, node: Node, values: dict[str, Cell]) -> dict[str, Cell]:
         cells = [values[name] if name else None for name in node.inputs]
         around = [values[name] for name in outer_values(node) if name in values]
         fixed = all(c is None or c.fixed for c in [*cells, *around])
         if node.op == "If" and cells[0] is not None and cells[0].fixed:
-            return self._branch(executor, node, values, bool(np.asarray(cells[0].array).reshape(-1)[0]))
+            return self._branch(runner, node, values, bool(np.asarray(cells[0].array).reshape(-1)[0]))
         if node.op in ("Shape", "Size") or fixed:
-            results = self._evaluate(executor, node, cells, values)
+            results = self._evaluate(runner, node, cells, values)
             return {n: Cell(v, fixed=True) for n, v in zip(node.outputs, results, strict=False)}
         if node.op in ("Loop", "Scan") and id(node) not in self.packed:
-            rounds = self._rounds(executor, node, cells, values)
+            rounds = self._rounds(runner, node, cells, values)
             if rounds is not None:
                 return dict(zip(node.outputs, rounds, strict=False))
         made = self._emitted(node, cells)
-        return self._called(executor, node, cells, values) if made is None else made
+        return self._called(runner, node, cells, values) if made is None else made
 
     def _rounds(
-        self, executor: Executor, node: Node, cells: Sequence[Cell | None], values: dict[str, Cell]
+        self, runner: Runner, node: Node, cells: Sequence[Cell | None], values: dict[str, Cell]
     ) -> list[Cell] | None:
         """Return the outputs of a loop that was recorded, None if it has to be run as it comes."""
         try:
-            return record_rounds(self, executor, node, cells, values)
+            return record_rounds(self, runner, node, cells, values)
         except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, SizesChangedError):
             return None
 
@@ -223,38 +163,38 @@ class Recording:
             return None
         return dict(zip(node.outputs, made, strict=False))
 
-    def _branch(self, executor: Executor, node: Node, values: dict[str, Cell], condition: bool) -> dict[str, Cell]:
+    def _branch(self, runner: Runner, node: Node, values: dict[str, Cell], condition: bool) -> dict[str, Cell]:
         """Follow the body that a condition known beforehand chooses."""
-        body = executor.body(node.attrs["then_branch" if condition else "else_branch"])
+        body = runner.body(node.attrs["then_branch" if condition else "else_branch"])
         inner = dict(values)
         outputs = self.graph(body, inner)
         return dict(zip(node.outputs, outputs, strict=False))
 
     def _evaluate(
-        self, executor: Executor, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]
+        self, runner: Runner, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]
     ) -> Sequence[Any]:
         given = [None if c is None else c.array for c in cells]
         if node.op in RECURRENT_OPS:
             self.needs_python(f"{node.op} '{node.name or node.output(0)}', whose weights are computed,")
             named = {name: c.array for name, c in zip(node.inputs, cells, strict=True) if c is not None}
-            made = executor.repacked(node, named)
+            made = runner.repacked(node, named)
             return [made.get(name) for name in node.outputs]
         outer = {name: values[name].array for name in outer_values(node) if name in values}
-        return ops.evaluate(node, given, lambda body, bound: executor.body(body).run(bound, outer=outer))
+        return ops.evaluate(node, given, lambda body, bound: runner.body(body).run(bound, outer=outer))
 
     def _called(
-        self, executor: Executor, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]
+        self, runner: Runner, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]
     ) -> dict[str, Cell]:
         """Run a node through NumPy, now and in every run."""
         self.needs_python(f"{node.op} '{node.name or node.output(0)}'")
         self.flush()
         around = {name: values[name] for name in outer_values(node) if name in values}
-        results = self._evaluate(executor, node, cells, around)
+        results = self._evaluate(runner, node, cells, around)
         made = {name: self._kept(v) for name, v in zip(node.outputs, results, strict=False) if name}
         targets = [made.get(name) for name in node.outputs]
 
         def step() -> None:
-            for target, value in zip(targets, self._evaluate(executor, node, cells, around), strict=False):
+            for target, value in zip(targets, self._evaluate(runner, node, cells, around), strict=False):
                 if target is not None:
                     _put(target.array, value)
 
@@ -351,11 +291,11 @@ class Recording:
             places[slot] = (place(codes), codes.strides[0], codes.strides[1])
             rec.written.append(memory_of(codes))
             rec.nbytes += codes.nbytes
-            sizes = (steps, batch, *mask.strides, int(backwards))
-            rec.emit("whole.mask_codes", (), (place(mask), place(codes), *sizes))
+            args = MaskCodes(place(mask), place(codes), steps, batch, mask.strides[0], mask.strides[1], int(backwards))
+            rec.emit("whole.mask_codes", (), args)
         body = Body(_external(segment.program, states), steps, batch, workers, places)
         macs = steps * batch * sum(step.macs for step in segment.program.instructions)
-        rec.emit("nested.nested", (), (body,), macs)
+        rec.emit("nested.nested", (), Run(body), macs)
         for state in segment.states:
             if state.shown:
                 if state.shown not in made:
@@ -419,23 +359,22 @@ def _external(program: Program, slots: Container[int]) -> Program:
     return replace(program, slots=moved)
 
 
-def record(executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashable, Any]) -> tuple[Tape, list[Any]]:
-    """Run an executor's graph, and return the tape of it and the outputs; `packed` is what a model's tapes share."""
-    recording = Recording(executor, packed)
+def record(runner: Runner, inputs: Mapping[str, Array], packed: dict[Hashable, Any]) -> tuple[Tape, list[Any]]:
+    """Run a runner's graph, and return the tape of it and the outputs; `packed` is what a model's tapes share."""
+    recording = Recording(runner, packed)
     values = {name: recording.input(array) for name, array in inputs.items()}
     recording.hold(list(values.values()))
-    outputs = recording.graph(executor, values)
+    outputs = recording.graph(runner, values)
     recording.flush()
     tape = recording.tape
     tape.outputs = outputs
-    tape.keep += [recording.rec.keep, recording.rec.written]
     tape.nbytes = recording.rec.nbytes
     tape.check()
     return tape, tape.results()
 
 
 def record_program(
-    executor: Executor, inputs: Mapping[str, Array], packed: dict[Hashable, Any]
+    runner: Runner, inputs: Mapping[str, Array], packed: dict[Hashable, Any]
 ) -> tuple[Program, list[Array], list[Any]]:
     """Return the whole graph as one program for the plan's target, where its inputs and where its outputs lie.
 
@@ -446,11 +385,11 @@ def record_program(
     UnsupportedError
         If a node has no kernel, or decides by its data what is computed; the message names it.
     """
-    recording = Recording(executor, packed, live=False)
+    recording = Recording(runner, packed, live=False)
     values = {name: recording.input(array) for name, array in inputs.items()}
     for _ in range(2):  # the memory of an input is never another value's: a state may lie there
         recording.hold(list(values.values()))
-    outputs = recording.graph(executor, values)
+    outputs = recording.graph(runner, values)
     recording.hold(outputs)
     recording.flush()
     return recording.program(recording.history), recording.tape.inputs, [cell.array for cell in outputs]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import ops
+from fastlstm.arguments.arrays import Elementwise, Gather, Lines, Loops, Where
 from fastlstm.graph import Node
 from fastlstm.layout import KINDS, OPERATIONS
 from fastlstm.memory import aligned_zeros, memory_of
@@ -31,7 +32,6 @@ def _tight(rec: Recorder, cell: Cell) -> Array | None:
         array = rec.roomy(cell)
     elif cell.fixed:
         array = np.ascontiguousarray(array)
-        rec.keep.append(array)
     return array if array.flags.c_contiguous else None
 
 
@@ -52,9 +52,11 @@ def _elementwise(rec: Recorder, name: str, a: Cell, b: Cell, dtype: Any) -> list
     steps = [0 if v.size == 1 else v.itemsize for v in (left, right)]
     kinds = [KINDS[v.dtype.name] for v in (left, right)]
     if out.array.size:
-        words = (place(left), kinds[0], steps[0], place(right), kinds[1], steps[1])
-        made = (place(out.array), KINDS[np.dtype(dtype).name])
-        rec.emit("whole.elementwise", (), (OPERATIONS[name], out.array.size, *words, *made))
+        args = Elementwise(
+            OPERATIONS[name], out.array.size, place(left), kinds[0], steps[0], place(right), kinds[1], steps[1],
+            place(out.array), KINDS[np.dtype(dtype).name],
+        )  # fmt: skip
+        rec.emit("whole.elementwise", (), args)
     return [out]
 
 
@@ -106,14 +108,14 @@ def _where(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cel
     given = condition.array
     if condition.fixed:
         given = np.ascontiguousarray(given)
-        rec.keep.append(given)
     views = [np.broadcast_to(v, shape) for v in (given, rec.roomy(a), rec.roomy(b))]
     sizes, steps = loops(shape, *(view.strides for view in views), out.array.strides)
     words = five(sizes, *steps[:3])
     if words is None or given.dtype != np.bool_:
         return None
     if out.array.size:
-        rec.emit("whole.where", (), (*map(place, views), place(out.array), *words), out.array.size)
+        condition_at, a_at, b_at = map(place, views)
+        rec.emit("whole.where", (), Where(condition_at, a_at, b_at, place(out.array), *words), out.array.size)
     return [out]
 
 
@@ -138,8 +140,8 @@ def _gather(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     if words is None:
         return None
     if not rest:
-        words = (1,) * 5 + (0,) * 10
-    args = (
+        words = [Loops(1, 1, 1, 1, 1), *[Loops(0, 0, 0, 0, 0)] * 2]
+    args = Gather(
         place(source), place(out.array), place(places), KINDS[places.dtype.name], places.size,
         source.shape[0], source.strides[0], target.strides[0], *words,
     )  # fmt: skip
@@ -156,7 +158,7 @@ def _argmax(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     source = rec.tight(moved)
     out = _made(rec, source.shape[:-1], np.int64)
     count = source.shape[-1]
-    rec.emit("whole.argmax", (), (place(source), place(out.array), source.size // count, count))
+    rec.emit("whole.argmax", (), Lines(place(source), place(out.array), source.size // count, count))
     return [Cell(np.expand_dims(out.array, axis), fixed=False)] if node.attrs.get("keepdims", 1) else [out]
 
 

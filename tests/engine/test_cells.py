@@ -16,6 +16,7 @@ from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
 from fastlstm.passes import shapes
 from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.vectors import Act, Block, Leaf, Vector, add, multiply
+from fastlstm.validation import validated
 
 Array = npt.NDArray[Any]
 SIZES = ({"batch": 2, "time": 5}, {"batch": 1, "time": 1}, {"batch": 3, "time": 2})
@@ -36,7 +37,7 @@ def optimised(graph: Graph, tolerance: float = 1e-6) -> Graph:
     Both sides are computed in float64. Biases that a graph adds at run time are one float32 in the layer, and a
     sixth is one, too: hence 1e-6.
     """
-    plain = passes.optimise(graph).validate()
+    plain = validated(passes.optimise(graph))
     for sizes in SIZES:
         given = feeds(graph, sizes)
         before, after = reference.run(graph, given), reference.run(plain, given)
@@ -180,7 +181,7 @@ def test_long_chains_are_no_burden() -> None:
     for _ in range(400):
         value = at("Add", value, at("Tanh", at("MatMul", value, np.eye(FEATURES))))
     specs = (TensorSpec("x", ("batch", FEATURES)),)
-    deep = Graph(specs, (TensorSpec(value, ("batch", FEATURES)),), tuple(at.nodes), at.constants).validate()
+    deep = validated(Graph(specs, (TensorSpec(value, ("batch", FEATURES)),), tuple(at.nodes), at.constants))
     assert not layers(passes.optimise(deep))
 
 
@@ -302,7 +303,7 @@ def test_a_state_that_is_used_elsewhere_is_still_there() -> None:
         states = CELLS["lstm"](at, frame, *states)
         shown += states
     outputs = tuple(TensorSpec(name, (2, H)) for name in shown)
-    graph = Graph((TensorSpec("x", (2, 3, FEATURES)),), outputs, tuple(at.nodes), at.constants).validate()
+    graph = validated(Graph((TensorSpec("x", (2, 3, FEATURES)),), outputs, tuple(at.nodes), at.constants))
     optimised(graph)
     agree_with_kernels(graph, {})
 
@@ -316,7 +317,7 @@ def test_steps_with_weights_of_their_own_are_layers_of_their_own() -> None:
         states = cell(at, "x", *states)
     specs = (TensorSpec("x", ("batch", FEATURES)), *(TensorSpec(s, ("batch", H)) for s in "hc"))
     outputs = tuple(TensorSpec(name, ("batch", H)) for name in states)
-    plain = optimised(Graph(specs, outputs, tuple(at.nodes), at.constants).validate())
+    plain = optimised(validated(Graph(specs, outputs, tuple(at.nodes), at.constants)))
     assert len(layers(plain)) == 2
 
 
@@ -330,7 +331,7 @@ def test_a_decoder_that_feeds_itself_is_a_layer_a_step() -> None:
         shown.append(frame)
     specs = (TensorSpec("x", ("batch", FEATURES)), *(TensorSpec(s, ("batch", H)) for s in "hc"))
     outputs = tuple(TensorSpec(name, ("batch", FEATURES)) for name in shown)
-    graph = Graph(specs, outputs, tuple(at.nodes), at.constants).validate()
+    graph = validated(Graph(specs, outputs, tuple(at.nodes), at.constants))
     assert len(layers(optimised(graph))) == 3
     agree_with_kernels(graph, {"batch": 2})
 
@@ -343,7 +344,7 @@ def test_dense_layers_of_two_inputs_are_no_recurrent_layer() -> None:
     specs = (TensorSpec("x", ("batch", FEATURES)), TensorSpec("h", ("batch", H)))
     for outputs in ((y,), (hidden,)):
         specs_out = tuple(TensorSpec(name, ("batch", "?")) for name in outputs)
-        assert not layers(optimised(Graph(specs, specs_out, tuple(at.nodes), at.constants).validate()))
+        assert not layers(optimised(validated(Graph(specs, specs_out, tuple(at.nodes), at.constants))))
 
 
 def test_cells_in_the_body_of_another_loop_run_as_kernels() -> None:

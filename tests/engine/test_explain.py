@@ -8,7 +8,10 @@ import numpy as np
 
 import fastlstm
 from fastlstm import explain
+from fastlstm.graph import Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.machine import detect
+from fastlstm.model import Model
+from fastlstm.summary import summarise
 
 
 def layer(hidden: int, threads: int = 1) -> fastlstm.LSTM:
@@ -35,3 +38,27 @@ def test_the_division_among_threads_is_said() -> None:
     assert told(256, 2, 1) == "2 threads share the hidden units of every step"
     odd = 7 * detect().lanes
     assert told(odd, 2, 64).startswith("2 threads, each with its rows of the batch")
+
+
+def test_each_layer_is_shown_with_the_kernel_that_runs_it() -> None:
+    def layer(x: str, y: str, width: int, projection: int = 0) -> tuple[Node, dict[str, np.ndarray]]:
+        arrays = {
+            f"{y}.w_ih": np.zeros((1, 4 * 24, width), np.float32),
+            f"{y}.w_hh": np.zeros((1, 4 * 24, projection or 24), np.float32),
+        }
+        read = RecurrentInputs(x, *arrays)
+        if projection:
+            arrays[f"{y}.w_hr"] = np.zeros((1, projection, 24), np.float32)
+            read = read._replace(w_hr=f"{y}.w_hr")
+        attrs = {
+            "hidden_size": 24, "directions": ["forward"], "activations": default_activations("LSTM"), "clip": None,
+            "input_forget": 0,
+        }  # fmt: skip
+        return Node("LSTM", read.given(), (y,), attrs), arrays
+
+    (first, a), (second, b) = layer("x", "h", 8, projection=6), layer("h", "y", 6)
+    graph = Graph(
+        (TensorSpec("x", ("time", "batch", 8)),), (TensorSpec("y", ("time", "batch", 24)),), (first, second), {**a, **b}
+    )
+    kernels = [row.kernel for row in summarise(Model(graph).plan)]
+    assert kernels == ["projected.lstm", "recurrent.lstm"]

@@ -20,6 +20,7 @@ from fastlstm.model import Model
 from fastlstm.precision import fastest_within
 from fastlstm.quantise import SMALL, precisions, quantise, quantised_rows
 from fastlstm.summary import parameters_of
+from fastlstm.validation import validated
 
 Array = npt.NDArray[Any]
 
@@ -345,10 +346,10 @@ def test_integer_weights_whose_sums_could_pass_32_bits_are_refused() -> None:
     for value, fits in ((worst, True), (32767, False)):
         whole = graph.replace(constants={**graph.constants, name: np.full((64, 64), value, np.int16)})
         if fits:
-            whole.validate()
+            validated(whole)
         else:
             with pytest.raises(UnsupportedError, match="sums could pass 32 bits"):
-                whole.validate()
+                validated(whole)
 
 
 def test_integer_weights_without_a_fitting_scale_are_refused() -> None:
@@ -356,7 +357,7 @@ def test_integer_weights_without_a_fitting_scale_are_refused() -> None:
     node = graph.nodes[1]
     bare = graph.replace(nodes=(graph.nodes[0], Node("Dense", node.inputs[:2], node.outputs, {}, "dense")))
     with pytest.raises(UnsupportedError, match="take a scale"):
-        bare.validate()
+        validated(bare)
     short = {**graph.constants, node.input(3): graph.constants[node.input(3)][:-1]}
     with pytest.raises(UnsupportedError, match="float32 scale of the shape"):
-        graph.replace(constants=short).validate()
+        validated(graph.replace(constants=short))

@@ -15,7 +15,7 @@ from fastlstm import reference
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import InputError
 from fastlstm.model import Model
-from fastlstm.tapes.recorder import Recorded
+from fastlstm.tapes.steps import Recorded
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 RNG = np.random.default_rng(11)

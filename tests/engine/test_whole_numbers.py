@@ -13,7 +13,7 @@ from fastlstm import reference
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError
 from fastlstm.model import Model
-from fastlstm.tapes.recorder import Recorded
+from fastlstm.tapes.steps import Recorded
 
 FLOAT, INT8, UINT8, INT32 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32
 RNG = np.random.default_rng(2)

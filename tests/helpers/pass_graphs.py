@@ -6,6 +6,7 @@ import numpy as np
 
 from fastlstm import passes, reference
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
+from fastlstm.validation import validated
 
 RNG = np.random.default_rng(7)
 H, FEATURES = 4, 3
@@ -43,13 +44,13 @@ def weights(prefix="l", directions=1, features=FEATURES):
 def model(nodes, constants, outputs, inputs=(("x", ("batch", "time", FEATURES)),)):
     specs = [s if isinstance(s, TensorSpec) else TensorSpec(*s) for s in inputs]
     outs = [TensorSpec(name, ("?",)) for name in outputs]
-    return Graph(tuple(specs), tuple(outs), tuple(nodes), constants).validate()
+    return validated(Graph(tuple(specs), tuple(outs), tuple(nodes), constants))
 
 
 def optimised(graph, sizes=({"batch": 2, "time": 5}, {"batch": 1, "time": 1}), tolerance=1e-12):
     """Return optimise(graph) after checking that both give the same results (float64: only the order of
     additions may differ, hence 1e-12)."""
-    plain = passes.optimise(graph).validate()
+    plain = validated(passes.optimise(graph))
     for dims in sizes:
         feeds = {}
         for spec in graph.inputs:

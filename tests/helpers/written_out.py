@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node, TensorSpec
+from fastlstm.validation import validated
 
 Array = npt.NDArray[Any]
 FEATURES, H = 3, 4
@@ -169,7 +170,7 @@ def one_step(cell: Cell) -> Graph:
     head = at("MatMul", new[0], np.eye(H, 2))
     specs = [TensorSpec("x", ("batch", FEATURES)), *(TensorSpec(s, ("batch", H)) for s in states)]
     outputs = [TensorSpec(name, ("batch", "?")) for name in (head, *new)]
-    return Graph(tuple(specs), tuple(outputs), tuple(at.nodes), at.constants).validate()
+    return validated(Graph(tuple(specs), tuple(outputs), tuple(at.nodes), at.constants))
 
 
 def unrolled(cells: Sequence[Cell], steps: int = 4, *, folded: bool = True, backwards: bool = False) -> Graph:
@@ -192,7 +193,7 @@ def unrolled(cells: Sequence[Cell], steps: int = 4, *, folded: bool = True, back
     y = at("Concat", *(reversed(outputs) if backwards else outputs), axis=1)
     specs = (TensorSpec("x", (batch, steps, FEATURES)),)
     last = [TensorSpec(name, ("?",)) for name in states[-1]]
-    return Graph(specs, (TensorSpec(y, ("?",)), *last), tuple(at.nodes), at.constants).validate()
+    return validated(Graph(specs, (TensorSpec(y, ("?",)), *last), tuple(at.nodes), at.constants))
 
 
 def looped(
@@ -261,7 +262,7 @@ def looped(
     if mask:
         inputs.append(TensorSpec("m", ("time", "batch", 1), "bool"))
     results = tuple(TensorSpec(name, ("...",)) for name in ("y", *finals))
-    return Graph(tuple(inputs), results, (*at.nodes, node), at.constants).validate()
+    return validated(Graph(tuple(inputs), results, (*at.nodes, node), at.constants))
 
 
 def _float(at: Writer, value: str) -> str:
@@ -295,4 +296,4 @@ def scanned(cell: Cell, *, backwards: bool = False) -> Graph:
     node = Node("Scan", (*states, "x"), (*finals, "y"), attrs, "scan")
     inputs = (TensorSpec("x", ("batch", "time", FEATURES)), *(TensorSpec(s, ("batch", H)) for s in states))
     results = tuple(TensorSpec(name, ("...",)) for name in ("y", *finals))
-    return Graph(inputs, results, (node,), {}).validate()
+    return validated(Graph(inputs, results, (node,), {}))

@@ -15,6 +15,7 @@ from fastlstm import reference
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS
+from fastlstm.validation import validated
 
 T, B, F, H = 5, 3, 2, 4
 Array = npt.NDArray[Any]
@@ -264,7 +265,7 @@ def test_quantised_weights_stay_8_bits_wide_and_exact(per_channel: bool) -> None
         [numpy_helper.from_array(a, n) for n, a in constants.items()],
     )
     opsets = [helper.make_opsetid("", 14), helper.make_opsetid("com.microsoft", 1)]
-    graph = from_onnx(helper.make_model(graph_proto, opset_imports=opsets)).validate()
+    graph = validated(from_onnx(helper.make_model(graph_proto, opset_imports=opsets)))
     (lstm,) = (n for n in graph.nodes if n.op == "LSTM")
     for position, name in ((1, "W"), (2, "R")):
         i, o, f, c = np.split(constants[name].transpose(0, 2, 1), 4, axis=1)

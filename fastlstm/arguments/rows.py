@@ -1,13 +1,10 @@
-"""The arguments of kernels by name: what an instruction gives and a kernel reads.
-
-A class here is made twice: with the values, as an instruction's arguments; and by `positions`, whose fields are the
-words' numbers, for the kernel: ``arg(args, A.k)``. "Slot" fields are numbers of slots, "bytes" are distances in bytes;
-arrays stand for their addresses (see `fastlstm.program`).
+"""Arguments of the kernels around recurrent layers, which work on rows of slots; and of those that run parts of
+batches and keep the states of pools.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 __all__ = [
     "GRU",
@@ -19,21 +16,18 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "Move",
+    "Part",
+    "Pooled",
+    "PooledState",
     "Projected",
     "ResetBefore",
     "SmallGRU",
     "SmallLSTM",
     "Softmax",
+    "Split",
+    "SplitTable",
     "Unary",
-    "positions",
 ]  # fmt: skip
-
-T = TypeVar("T", bound=tuple[Any, ...])
-
-
-def positions(kind: type[T]) -> T:
-    """Return the number of each field's word, by name."""
-    return kind(*range(len(kind._fields)))  # type: ignore[attr-defined]
 
 
 class Linear(NamedTuple):
@@ -246,3 +240,43 @@ class LayerNorm(NamedTuple):
     features: int
     scale: int  # slot
     bias: int  # slot
+
+
+class Pooled(NamedTuple):
+    """The states of a pool's streams, gathered or scattered."""
+
+    rows: Any  # how many, then their numbers in the pool
+    states: int
+    table: Any  # the words of each state: `PooledState`
+
+
+class PooledState(NamedTuple):
+    """A state of a pool's streams, as the table has it."""
+
+    slot: int
+    pool: Any  # row 0 of the pool
+    row_bytes: int  # of the pool
+    floats: int  # to copy
+
+
+class Split(NamedTuple):
+    """The parts of a program whose batch is divided."""
+
+    table: Any  # `SplitTable`, then a `Part` each, then the numbers of the external slots
+
+
+class SplitTable(NamedTuple):
+    """How the table of parts begins."""
+
+    parts: int
+    drive: int  # address of the driver
+    externals: int  # external slots
+
+
+class Part(NamedTuple):
+    """A part of a batch, as the table has it; all but the last are addresses."""
+
+    program: int
+    frame: int
+    slots: int
+    row: int  # its first
