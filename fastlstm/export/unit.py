@@ -187,6 +187,8 @@ class Unit:
             return self.lowering.seated(self.lowering.seat(value))
         if isinstance(value, Body):
             raise UnsupportedError("A program inside an instruction has no address in an exported model.")
+        if isinstance(value, tuple):
+            raise UnsupportedError("A tuple of words is no word; an instruction's arguments take them apart.")
         return str(int(value)), ()
 
     def origin(self, slot: int) -> Answer:
@@ -224,6 +226,7 @@ class _Frame:
 
     def __init__(self, unit: Unit, step: Instruction) -> None:
         self.unit, self.step, self.lowering = unit, step, unit.lowering
+        self.words = [w for value in step.args for w in (value if isinstance(value, tuple) else (value,))]
 
     def answer(self, primitive: str, number: int | None, operand: str) -> Answer:
         if primitive == "complain":
@@ -236,7 +239,7 @@ class _Frame:
                 "it cannot be exported."
             )
         if primitive == "arg":
-            return self.unit.answer_for(self.step.args[number])
+            return self.unit.answer_for(self.words[number])
         if primitive == "word":
             return self._word(number)
         if primitive == "origin":

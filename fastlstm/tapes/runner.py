@@ -71,6 +71,9 @@ class Recordings(Protocol):
     def hold(self, cells: Sequence[Cell]) -> None:
         """Keep the memory of values for the tape's whole life."""
 
+    def needs_python(self, what: str) -> None:
+        """Refuse what runs in Python where there is none."""
+
     def flush(self) -> None:
         """Run the instructions that have gathered, and make them a step."""
 
