@@ -31,9 +31,7 @@ MOST_ENTRIES = 32  # shapes for which it is kept
 class Executor:
     """A planned graph, ready to run; bodies of control flow get executors of their own when first run."""
 
-    def __init__(
-        self, graph: Graph, threads: int = 1, is_body: bool = False, target: Target | None = None
-    ) -> None:
+    def __init__(self, graph: Graph, threads: int = 1, is_body: bool = False, target: Target | None = None) -> None:
         self.graph = graph
         self.threads = threads
         self.plan: Plan = make_plan(graph, target or machine.detect(), threads)

@@ -93,8 +93,10 @@ def copy_loops(
         out.store(ELEMENTS[y_kind], _converted(out, x, x_kind, y_kind), y, _size(y_kind))
         return
     with out.loop(sizes[0]) as i:
-        at = (x, y) if i == "0" else tuple(
-            out.plus(base, out.times(i, steps[0])) for base, steps in ((x, x_steps), (y, y_steps))
+        at = (
+            (x, y)
+            if i == "0"
+            else tuple(out.plus(base, out.times(i, steps[0])) for base, steps in ((x, x_steps), (y, y_steps)))
         )
         copy_loops(out, sizes[1:], (at[0], x_kind, x_steps[1:]), (at[1], y_kind, y_steps[1:]))
 

@@ -60,7 +60,7 @@ def export(
     files = _files(exported, own, chosen, weights == "apart", precision)
     content = files.pop("")
     _write(place, files)
-    return dict(content)  # type: ignore[call-overload]
+    return dict(content)
 
 
 def target_named(name: str) -> Target:
@@ -80,9 +80,7 @@ def _targets(targets: Sequence[str | Target]) -> list[Target]:
     return found
 
 
-def _files(
-    exported: Exported, name: str, targets: Sequence[Target], apart: bool, precision: Any
-) -> dict[str, Any]:
+def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool, precision: Any) -> dict[str, Any]:
     """Return the folder's files, and the manifest under an empty name."""
     sources = {target.name: exported.source(target) for target in targets}
     interface = exported.interface(name, next(iter(sources.values())), apart)
@@ -190,5 +188,3 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-

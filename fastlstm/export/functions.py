@@ -64,9 +64,8 @@ class Functions:
 
     def _call(self, routine: str) -> None:
         parameters = [f"ptr %{port.parameter}" for port in self.interface.ports]
-        with self._function("call", parameters, "void") as out:
-            with self._computing(out, returns=False):
-                self._once(out, self.source.step, routine, str(self.source.step.steps))
+        with self._function("call", parameters, "void") as out, self._computing(out, returns=False):
+            self._once(out, self.source.step, routine, str(self.source.step.steps))
 
     def _run(self, step: str, block: str | None) -> None:
         """Write the function of many steps: blocks where there is a form for them, else step by step."""
@@ -136,9 +135,7 @@ class Functions:
     # ------------------------------------------------------------ what they share
 
     @contextmanager
-    def _function(
-        self, name: str, parameters: Sequence[str], returns: str, weights: bool = True
-    ) -> Iterator[Writer]:
+    def _function(self, name: str, parameters: Sequence[str], returns: str, weights: bool = True) -> Iterator[Writer]:
         """Write a function whose parameters are the state, the weights if they are apart, and those given."""
         out = Writer(self.lowering.bits)
         out.label("entry")
@@ -175,9 +172,7 @@ class Functions:
         fine = out.value(f"icmp eq i32 {status}, 0")
         out.add(f"%fl.frames = select i1 {fine}, {self.word} {frames}, {self.word} 0")
 
-    def _once(
-        self, out: Writer, routine: Routine, name: str, steps: str, places: dict[str, str] | None = None
-    ) -> None:
+    def _once(self, out: Writer, routine: Routine, name: str, steps: str, places: dict[str, str] | None = None) -> None:
         """Run a routine over some steps; `places` are the addresses of ports that move."""
         self.lowering.enter(routine)
         known = {port.parameter: f"%fl.{port.parameter}" for port in self.interface.ports} | (places or {})
@@ -222,5 +217,3 @@ def _contiguous(shape: Sequence[int], size: int) -> tuple[int, ...]:
         found.insert(0, size)
         size *= length
     return tuple(found)
-
-

@@ -45,11 +45,8 @@ class Golden:
 def test_program(interface: Interface, golden: Golden) -> str:
     """Return ``N_test.c``."""
     n = interface.name
-    arrays = [
-        _array(port, prefix, given[port.parameter])
-        for prefix, ports, given in (("given", interface.inputs, golden.inputs), ("wanted", interface.outputs, golden.outputs))
-        for port in ports
-    ]
+    arrays = [_array(port, "given", golden.inputs[port.parameter]) for port in interface.inputs]
+    arrays += [_array(port, "wanted", golden.outputs[port.parameter]) for port in interface.outputs]
     if interface.delay:
         arrays += [_array(port, "last", golden.tail[port.parameter]) for port in interface.outputs]
     body = _STREAM if interface.streams else _CALL
@@ -59,20 +56,13 @@ def test_program(interface: Interface, golden: Golden) -> str:
         "steps": str(golden.steps),
         "values": str(sum(array.size for array in golden.outputs.values())),
         "chunk": str(min(CHUNK, golden.steps)),
-        "buffers": "\n".join(
-            f"static {p.c_type} {p.parameter}[{'CHUNK * ' if interface.streams and p.moves else ''}{_macro(interface, p)}];"
-            for p in interface.outputs
-        ),
+        "buffers": "\n".join(_buffer(interface, port) for port in interface.outputs),
         "w": " WEIGHTS," if interface.apart else "",
         "w_init": ", WEIGHTS" if interface.apart else "",
         "weights": _WEIGHTS if interface.apart else "",
         "in_at": " ".join(_given(interface, port) for port in interface.inputs),
         "out": ", ".join(port.parameter for port in interface.outputs),
-        "compare": "\n".join(
-            f"    compare({p.parameter}, wanted_{p.parameter}{f' + at * {_macro(interface, p)}' if interface.streams and p.moves else ''}, "
-            f"{'n * ' if interface.streams and p.moves else ''}{_macro(interface, p)}, {int(p.dtype == 'float32')}, different);"
-            for p in interface.outputs
-        ),
+        "compare": "\n".join(_comparison(interface, port) for port in interface.outputs),
         "finish": _finish(interface),
         "unit": "frames" if interface.hop == 1 else "steps",
     }
@@ -90,6 +80,18 @@ def _macro(interface: Interface, port: Port) -> str:
 def _given(interface: Interface, port: Port) -> str:
     at = f" + at * {_macro(interface, port)}" if interface.streams and port.moves else ""
     return f"(const void *)(given_{port.parameter}{at}),"
+
+
+def _buffer(interface: Interface, port: Port) -> str:
+    times = "CHUNK * " if interface.streams and port.moves else ""
+    return f"static {port.c_type} {port.parameter}[{times}{_macro(interface, port)}];"
+
+
+def _comparison(interface: Interface, port: Port) -> str:
+    size, moves = _macro(interface, port), interface.streams and port.moves
+    at, times = (f" + at * {size}", "n * ") if moves else ("", "")
+    is_float = int(port.dtype == "float32")
+    return f"    compare({port.parameter}, wanted_{port.parameter}{at}, {times}{size}, {is_float}, different);"
 
 
 def _finish(interface: Interface) -> str:
@@ -243,5 +245,3 @@ _FOOT = """  FASTLSTM_REPORT("largest difference %ld e-9; %s: %s\\n", (long)(wor
 int main(void) { return @n@_test(); }
 #endif
 """
-
-

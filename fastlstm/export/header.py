@@ -13,7 +13,7 @@ def header(interface: Interface, state_bytes: int, state_align: int) -> str:
     """Return ``N.h``, which compiles as C99, C11 and C++17 with ``-pedantic``."""
     n = interface.name
     lines = [
-        f"/* {n}: a model that fastlstm exported. Its interface has version {VERSION}; README.md says how to use it. */",
+        f"/* {n}: a model that fastlstm exported, interface version {VERSION}; README.md says how to use it. */",
         f"#ifndef {n}_H",
         f"#define {n}_H",
         "",
@@ -33,8 +33,8 @@ def header(interface: Interface, state_bytes: int, state_align: int) -> str:
         f"#define {n}_ALIGNED __attribute__((aligned({state_align})))",
         "#endif",
         "",
-        "/* All that a model remembers and computes with. It holds no pointers: copy it with memcpy, keep as many as you",
-        "   like. One call at a time uses a state; calls with different states may run at once. */",
+        "/* All that a model remembers and computes with. It holds no pointers: copy it with memcpy, keep as many as",
+        "   you like. One call at a time uses a state; calls with different states may run at once. */",
         f"typedef struct {{ {n}_ALIGNED unsigned char bytes[{n}_STATE_BYTES]; }} {n}_state;",
         "",
         "#ifdef __cplusplus",
@@ -98,7 +98,7 @@ def declarations(interface: Interface) -> list[tuple[str, str]]:
     return [
         *found,
         (
-            "1: the same bits as in Python, on this target too. 0: it has no fused multiply-add; results are as close as"
+            "1: the same bits as in Python. 0: the target has no fused multiply-add; results are as close as"
             f"\n   {n}.json says.",
             f"int {n}_same_bits(void)",
         ),
@@ -127,5 +127,3 @@ def _has_ids(interface: Interface) -> bool:
 def names(interface: Interface) -> Sequence[str]:
     """Return the names of the functions."""
     return [declaration.split("(")[0].split(" ")[-1].lstrip("*") for _, declaration in declarations(interface)]
-
-

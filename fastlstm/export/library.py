@@ -40,7 +40,11 @@ def level_prefix(interface: Interface, level: str) -> str:
 
 def dispatcher(interface: Interface, exported: Mapping[str, Sequence[str]]) -> bytes:
     """Return the object whose functions choose among those of the levels, which `exported` names."""
-    text = [_machine_code("fl.cpuid", "i32 %leaf", CPUID), _machine_code("fl.xgetbv", "", XGETBV), _level(list(exported))]
+    text = [
+        _machine_code("fl.cpuid", "i32 %leaf", CPUID),
+        _machine_code("fl.xgetbv", "", XGETBV),
+        _level(list(exported)),
+    ]
     made = []
     for name, returns, parameters in _signatures(interface):
         kinds = ", ".join(kind for kind, _ in parameters)
@@ -50,7 +54,8 @@ def dispatcher(interface: Interface, exported: Mapping[str, Sequence[str]]) -> b
     for name, returns in (("model_hash", "ptr"), ("same_bits", "i32")):
         first = f"{level_prefix(interface, next(iter(exported)))}_{name}"
         text.append(f"declare {returns} @{first}()")
-        text.append(f"define {returns} @{interface.name}_{name}() #0 {{\n  %r = tail call {returns} @{first}()\n  ret {returns} %r\n}}")
+        call = f"  %r = tail call {returns} @{first}()\n  ret {returns} %r"
+        text.append(f"define {returns} @{interface.name}_{name}() #0 {{\n{call}\n}}")
         made.append(f"{interface.name}_{name}")
     text.append('attributes #0 = { nounwind "no-builtins" }')
     text.append('attributes #1 = { nounwind noinline "no-builtins" }')

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fastlstm.export.assembly import Writer
 from fastlstm.export.interface import Interface
-from fastlstm.export.source import Region, Routine, Seat, Source, STATES
+from fastlstm.export.source import STATES, Region, Routine, Seat, Source
 from fastlstm.export.specialise import Answer, context, specialised
 from fastlstm.export.struct import STATUS, Struct
 from fastlstm.export.unit import Unit, integers_of, scratch_of
@@ -150,9 +150,7 @@ class Lowering:
         if self.interface.apart:
             return Seat("%fl.w", at)
         name = f"fl.data.{at}"
-        self.main.append(
-            f"@{name} = unnamed_addr constant [{len(content)} x i8] c\"{_escaped(content)}\", align {align}"
-        )
+        self.main.append(f'@{name} = unnamed_addr constant [{len(content)} x i8] c"{_escaped(content)}", align {align}')
         return Seat(f"ptrtoint (ptr @{name} to i{self.bits})")
 
     def complaint(self) -> Answer:
@@ -202,9 +200,13 @@ def narrowed(template: str) -> str:
 
     Kept at 64 bits, a 32-bit processor ran 5 to 56 % more instructions.
     """
-    text = re.sub(r"= (?:zext|sext|trunc)(?: nneg| nuw| nsw)* i(?:32|64) ([^ ]+) to i(?:32|64)\b", r"= add i32 \1, 0", template)
+    text = re.sub(
+        r"= (?:zext|sext|trunc)(?: nneg| nuw| nsw)* i(?:32|64) ([^ ]+) to i(?:32|64)\b", r"= add i32 \1, 0", template
+    )
     # Shifts across the upper half: of a sign, as LLVM tests it.
-    text = re.sub(r"(= (?:a|l)shr(?: exact)? i64 [^,]+), (3[2-9]|[4-6]\d)\b", lambda m: f"{m[1]}, {int(m[2]) - 32}", text)
+    text = re.sub(
+        r"(= (?:a|l)shr(?: exact)? i64 [^,]+), (3[2-9]|[4-6]\d)\b", lambda m: f"{m[1]}, {int(m[2]) - 32}", text
+    )
     text = text.replace("i64 -9223372036854775808", "i64 -2147483648")
     text = re.sub(r"\bi64 (-?\d{10,})\b", lambda m: f"i64 {_wrapped(int(m[1]))}", text)
     text = re.sub(r"\b(add|sub|mul|shl|trunc)((?: nsw| nuw)+) ", r"\1 ", text)

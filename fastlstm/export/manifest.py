@@ -31,7 +31,7 @@ def manifest(
     golden: Golden,
     sizes: tuple[int, int],
     macs: int,
-    precision: str,
+    precision: str | Mapping[str, str],
     notes: Sequence[str],
 ) -> dict[str, Any]:
     """Return the manifest without its list of files; `sizes` are those of the state struct and its alignment."""

@@ -151,6 +151,6 @@ def check_sizes(graph: Graph, sizes: Mapping[str, int]) -> None:
     known = {size for spec in graph.inputs for size in spec.shape if isinstance(size, str)}
     for name in sizes:
         if name not in known:
-            raise InputError(f"There is no open dimension '{name}'; the model's are: {', '.join(sorted(known)) or 'none'}.")
-
-
+            raise InputError(
+                f"There is no open dimension '{name}'; the model's are: {', '.join(sorted(known)) or 'none'}."
+            )

@@ -101,7 +101,8 @@ def _elf(content: bytes) -> ObjectFile:
             code += length
         else:
             data += length
-    undefined, defined = [], []
+    undefined: list[str] = []
+    defined: list[str] = []
     for section in sections:
         if section[1] == SYMTAB:
             for name, info, where in _elf_symbols(content, section, sections[section[6]][4], wide):

@@ -1,4 +1,4 @@
-"""Models of more than one segment, as routines: a tape of the whole graph, recorded for the sizes that it is called with.
+"""Models of more than one segment, as routines: a tape of the whole graph for the sizes that it is called with.
 
 A stream's graph has its states as inputs and outputs (`fastlstm.streaming.timeline`): its tape ends by copying the new
 states to where the next step reads them.
@@ -74,10 +74,18 @@ class _Recorded:
     """A stream's tape for so many steps."""
 
     def __init__(
-        self, engine: GraphEngine, batch: int, hop: int, steps: int, seats: Mapping[str, Seat], packed: dict[Hashable, Any]
+        self,
+        engine: GraphEngine,
+        batch: int,
+        hop: int,
+        steps: int,
+        seats: Mapping[str, Seat],
+        packed: dict[Hashable, Any],
     ) -> None:
         self.engine, self.batch, self.steps = engine, batch, steps
-        given = {name: np.zeros(_sizes(port, name, steps * hop, batch), port.dtype) for name, port in engine.inputs.items()}
+        given = {
+            name: np.zeros(_sizes(port, name, steps * hop, batch), port.dtype) for name, port in engine.inputs.items()
+        }
         states = {c.given: c.start(batch) for c in engine.carried}
         self.program, places, made = record_program(engine.executor, {**given, **states}, packed)
         count = len(engine.inputs)

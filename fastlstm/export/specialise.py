@@ -31,7 +31,11 @@ def context(word: str, ports: Sequence[str]) -> tuple[str, ...]:
 
 
 def specialised(
-    template: str, name: str, parameters: Sequence[str], answer: Callable[[str, int | None, str], Answer], bits: int = 64
+    template: str,
+    name: str,
+    parameters: Sequence[str],
+    answer: Callable[[str, int | None, str], Answer],
+    bits: int = 64,
 ) -> str:
     """Return the function `name` that a template becomes.
 
@@ -82,7 +86,9 @@ def specialised(
         if _WITH_FRAME.search(line) and not line.lstrip().split(" = ")[-1].startswith(f"call {word} %"):
             raise FastLSTMError(f"The kernel of {name} reads its frame itself: {line.strip()}")
     text = resolved("\n".join(lines))
-    rest = re.sub(rf"^declare i(?:32|64) @fl_(?:{'|'.join(_KNOWN)})\(.*\n", "", template[: found.start()] + body[1], flags=re.M)
+    rest = re.sub(
+        rf"^declare i(?:32|64) @fl_(?:{'|'.join(_KNOWN)})\(.*\n", "", template[: found.start()] + body[1], flags=re.M
+    )
     head = f"define {word} @{name}({', '.join(parameters)}){found[2]}{{"
     return f"{rest}{head}{text}\n}}\n"
 

@@ -25,7 +25,6 @@ def segment_source(engine: SegmentEngine, batch: int, blocks: bool, order: Seque
     `order` names the inputs in the order of the model.
     """
     segment = engine.segment
-    target = segment.program.target
     states, slots, size = _states(engine, batch)
     inputs = _ports(segment.inputs, tuple(name for name in order if name in segment.inputs), "x", batch)
     outputs = _ports(segment.outputs, engine.shown, "y", batch)
@@ -84,7 +83,7 @@ def _routine(
         raise UnsupportedError(f"The stream of {', '.join(segment.names)} reads a mask or lengths.")
     slots, regions, before = dict(states), {}, []
     for port in inputs:
-        slot, axes, features = segment.inputs[port.name]
+        slot, _, features = segment.inputs[port.name]
         if features:
             slots[slot] = _seat(port, batch, features)
             continue
@@ -95,7 +94,7 @@ def _routine(
         source, target = Seat(port.parameter, 0, 4 * batch), Seat(region, 0, 8 * batch)
         before.append(Copy((batch,), source, "int32", (4,), target, "int64", (8,), port.moves))
     for port in outputs:
-        slot, axes, features = segment.outputs[port.name]
+        slot, _, features = segment.outputs[port.name]
         slots[slot] = _seat(port, batch, features)
     return Routine(segment.program, batch, steps, varies, slots, {}, regions, tuple(before))
 

@@ -25,13 +25,13 @@ def readme(interface: Interface, content: Mapping[str, Any]) -> str:
     if "library" in content:
         levels = " and ".join(content["library"]["targets"])
         library = (
-            f"\n`{content['library']['file']}` holds code for {levels}; `{n}_init` asks the processor which it has, and "
-            "notes it in the state.\nOn a processor that has neither, the functions return 0.\n"
+            f"\n`{content['library']['file']}` holds code for {levels}; `{n}_init` asks the processor which it "
+            "has, and notes it in the state.\nOn a processor that has neither, the functions return 0.\n"
         )
     use = _STREAM_USE if interface.streams else _CALL_USE
     apart = (
-        f"\nThe weights are apart: map `{n}-TARGET.bin`, or write it to flash, at a multiple of `{n}_STATE_ALIGN`, and give "
-        "its address as `w`.\n"
+        f"\nThe weights are apart: map `{n}-TARGET.bin`, or write it to flash, at a multiple of `{n}_STATE_ALIGN`, and "
+        "give its address as `w`.\n"
         if interface.apart
         else ""
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,9 @@ from fastlstm.errors import UnsupportedError
 from fastlstm.export.assembly import Writer
 from fastlstm.export.source import Region, Seat
 from fastlstm.export.specialise import Answer
+from fastlstm.export.struct import Struct
 from fastlstm.kernels.compiler import Kernel
 from fastlstm.program import Argument, Body, Instruction, Place, Program, Stage, Table
-
-if TYPE_CHECKING:
-    from fastlstm.export.lowering import Lowering
 
 __all__ = ["Unit", "integers_of", "scratch_of"]
 
@@ -25,11 +23,31 @@ Array = npt.NDArray[Any]
 LINE = 64
 
 
+class Parts(Protocol):
+    """What a unit asks of the module that it is a part of: `fastlstm.export.lowering.Lowering`."""
+
+    bits: int
+    struct: Struct
+    context_names: list[str]
+    scratch_bytes: int
+    integer_bytes: int
+    counts_runs: bool
+
+    def new_name(self, stem: str) -> str: ...
+    def define(self, name: str, out: Writer) -> None: ...
+    def kernel(self, kernel: Kernel, name: str, answer: Callable[[str, int | None, str], Answer]) -> None: ...
+    def constant(self, array: Array) -> Seat: ...
+    def seat(self, at: Place) -> Seat: ...
+    def seated(self, seat: Seat) -> Answer: ...
+    def place(self, base: str, offset: int) -> Answer: ...
+    def complaint(self) -> Answer: ...
+
+
 class Unit:
     """A program that runs over `steps` time steps, the most of them if a call says how many."""
 
     def __init__(
-        self, lowering: Lowering, program: Program, batch: int, steps: int, varies: bool, slots: Mapping[int, Seat]
+        self, lowering: Parts, program: Program, batch: int, steps: int, varies: bool, slots: Mapping[int, Seat]
     ) -> None:
         self.lowering, self.program, self.batch, self.steps, self.varies = lowering, program, batch, steps, varies
         self.name = lowering.new_name("unit")
@@ -111,8 +129,7 @@ class Unit:
 
     def _body(self, step: Instruction) -> Callable[[Writer, str, str], None]:
         """Return what calls a program inside this one, over its steps or once a round."""
-        (body,) = step.args
-        assert isinstance(body, Body)
+        body = next(value for value in step.args if isinstance(value, Body))
         rounds = step.kernel == "rounds.repeat"
         seats = {slot: self._seat_of(at, time, row) for slot, (at, time, row) in body.places.items()}
         inner = Unit(self.lowering, body.program, body.batch, 1 if rounds else body.count, False, seats)
@@ -161,7 +178,9 @@ class Unit:
         if isinstance(value, Table):
             if all(isinstance(word, int) for word in value.words):
                 return self.lowering.seated(self.lowering.constant(np.array(value.words, np.int64)))
-            return self.lowering.place("%fl.self", self.lowering.struct.room(("table", id(value)), 8 * len(value.words)))
+            return self.lowering.place(
+                "%fl.self", self.lowering.struct.room(("table", id(value)), 8 * len(value.words))
+            )
         if isinstance(value, np.ndarray):
             return self.lowering.seated(self.lowering.constant(value))
         if isinstance(value, Place):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from fastlstm.errors import FastLSTMError
 from fastlstm.target import Target
 
-__all__ = ["Made", "Work", "make", "start"]
+__all__ = ["Made", "Work", "make"]
 
 FRAME = re.compile(r"stack frame size \((\d+)\) exceeds limit \(0\) in function '([^']+)'")
 
@@ -50,27 +50,20 @@ class Made(NamedTuple):
     stack: dict[str, int]
 
 
-def start(work: Work) -> subprocess.Popen[bytes]:
-    """Begin to compile in another process; `make` waits for it."""
-    root = str(Path(__file__).parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fastlstm.export.worker"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )  # fmt: skip
-    return process
-
-
 def make(work: Work) -> Made:
     """Return the object code of a module.
 
     Raises
     ------
     FastLSTMError
-        If LLVM cannot make it, or the code calls what it does not hold and no libgcc has.
+        If LLVM cannot make it.
     """
-    process = start(work)
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastlstm.export.worker"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )  # fmt: skip
     target = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(work.target).items()}
     request = {"target": target, "parts": list(work.parts), "exported": list(work.exported), "kept": list(work.kept)}
     out, told = process.communicate(json.dumps(request).encode())
@@ -91,7 +84,7 @@ def _compiled(request: dict[str, Any]) -> bytes:
     from fastlstm.kernels.emit import for_target, optimise, target_machine
     from fastlstm.kernels.primitives import target_primitives
 
-    data = {name: tuple(v) if isinstance(v, list) else v for name, v in request["target"].items()}
+    data: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in request["target"].items()}
     target, exported = Target(**data), set(request["exported"])
     machine = target_machine(target)
     module, *others = (llvm.parse_assembly(for_target(text, target, machine)) for text in request["parts"])

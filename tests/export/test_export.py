@@ -35,11 +35,13 @@ def test_the_manifest_says_what_the_header_does(tmp_path: Path) -> None:
     content = fastlstm.export(tiny(), tmp_path / "f", LIGHT, "tiny", batch=2)
     header = (tmp_path / "f" / "tiny.h").read_text()
     assert f"#define tiny_STATE_BYTES {content['state_bytes']}\n" in header
-    assert "#define tiny_X_SIZE 6\n" in header and "#define tiny_Y_SIZE 4\n" in header
+    assert "#define tiny_X_SIZE 6\n" in header
+    assert "#define tiny_Y_SIZE 4\n" in header
     assert "#define tiny_STATE_SIZE 32\n" in header  # h and c of two rows
     entry = content["targets"]["cortex-m4"]
-    assert entry["bits"] == "same" and entry["undefined"] == []
-    assert 0 < entry["bytes"]["code"] < 16384 and entry["bytes"]["stack"] > 0
+    assert (entry["bits"], entry["undefined"]) == ("same", [])
+    assert 0 < entry["bytes"]["code"] < 16384
+    assert entry["bytes"]["stack"] > 0
     # The states, one step's buffers and a little scratch: no memory for what never runs.
     assert entry["bytes"]["state"] < 4 * 2 * (2 * 8 + 32 + 8 + 8 + 2) + 400
 
@@ -80,7 +82,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        folders._write(tmp_path / "f", {name: b"" for name in "abcd"})
+        folders._write(tmp_path / "f", dict.fromkeys("abcd", b""))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -127,6 +129,8 @@ def test_states_begin_where_the_model_says(tmp_path: Path) -> None:
     rows = np.full((1, 1, 8), 0.25, np.float32)
     node = graph.nodes[0]
     begun = Node(node.op, (*node.inputs, "", "", "h0", "c0"), node.outputs, node.attrs, node.name)
-    model = fastlstm.Model(graph.replace(nodes=(begun, graph.nodes[1]), constants={**graph.constants, "h0": rows, "c0": rows}))
+    model = fastlstm.Model(
+        graph.replace(nodes=(begun, graph.nodes[1]), constants={**graph.constants, "h0": rows, "c0": rows})
+    )
     content = fastlstm.export(model, tmp_path / "f", LIGHT, "tiny")
     assert [state["shape"] for state in content["state"]] == [[1, 8], [1, 8]]
