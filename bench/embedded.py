@@ -268,7 +268,7 @@ def _time_push(network: Network) -> float:
     samples = []
     for _ in range(7):
         begin, calls = time.perf_counter(), 0
-        while time.perf_counter() - begin < SAMPLE:
+        while not calls or time.perf_counter() - begin < SAMPLE:
             stream.push(frames, out=out)
             calls += 1
         samples.append(1e9 * (time.perf_counter() - begin) / (calls * FRAMES))
