@@ -108,13 +108,13 @@ class Model:
             known = executor.enter(inputs, out)
         return self._run(inputs, out) if known is None else known
 
-    def _run(self, inputs: Mapping[str, Any], out: Mapping[str, Array] | None) -> dict[str, Array]:
+    def _run(self, inputs: Any, out: Any) -> dict[str, Array]:
         """Run inputs that no entry knows."""
         if inputs is None and isinstance(out, Mapping):
             raise InputError("run takes the inputs alone, model.run({...}), and gives all outputs, in a dict by name.")
         if tensors_among(inputs):
-            results: dict[str, Array] = as_given(self.run(as_arrays(inputs, "The input"), as_arrays(out, "out")))
-            return results if out is None else out  # type: ignore[return-value]
+            tensors: dict[str, Array] = as_given(self.run(as_arrays(inputs, "The input"), as_arrays(out, "out")))
+            return tensors if out is None else out  # type: ignore[no-any-return]
         values = check_inputs(self.graph.inputs, inputs)
         results = self._executor.run(values)
         made = {spec.name: result for spec, result in zip(self.graph.outputs, results, strict=True)}

@@ -14,7 +14,6 @@ import fastlstm
 from fastlstm.errors import FileFormatError
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, Node, TensorSpec
-from fastlstm.kernels.compiler import Kernel, compile_kernel
 from fastlstm.memory import memory_of
 from fastlstm.plan import make_plan
 from fastlstm.program import Program, place
@@ -153,7 +152,5 @@ def test_planning_for_another_processor_asks_nothing_of_this_one(monkeypatch: py
         assert segment.program.target.name == name
         again = Program.from_bytes(segment.program.to_bytes())
         assert again == segment.program
-        for step in again.instructions:
-            assert compile_kernel(Kernel(step.kernel, step.constants), TARGETS[name])
     with pytest.raises(pytest.fail.Exception, match="this machine was asked"):
         Executor(graph)
