@@ -114,7 +114,7 @@ class Model:
             raise InputError("run takes the inputs alone, model.run({...}), and gives all outputs, in a dict by name.")
         if tensors_among(inputs):
             tensors: dict[str, Array] = as_given(self.run(as_arrays(inputs, "The input"), as_arrays(out, "out")))
-            return tensors if out is None else out  # type: ignore[no-any-return]
+            return tensors if out is None else out
         values = check_inputs(self.graph.inputs, inputs)
         results = self._executor.run(values)
         made = {spec.name: result for spec, result in zip(self.graph.outputs, results, strict=True)}

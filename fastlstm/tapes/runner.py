@@ -80,9 +80,6 @@ class Recordings(Protocol):
     def program(self, instructions: Sequence[Instruction]) -> Program:
         """Return the program of instructions that run once each."""
 
-    def needs_python(self, what: str) -> None:
-        """Note that something runs in Python; UnsupportedError if the recording is for another machine."""
-
     def workers(self, macs: int) -> int:
         """Return how many threads may run so many multiply-adds."""
 
