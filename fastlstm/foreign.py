@@ -6,7 +6,8 @@ None of these libraries is imported: an object says itself what it is. What came
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import numpy.typing as npt
 
 from fastlstm.errors import InputError
 
-__all__ = ["as_array", "as_arrays", "as_given", "is_tensor", "tensors_among"]
+__all__ = ["as_array", "as_arrays", "as_given", "is_tensor", "tensors_among", "with_tensors"]
 
 Array = npt.NDArray[Any]
+Method = Callable[..., Any]
 
 
 def is_tensor(value: Any) -> bool:
@@ -101,3 +103,18 @@ def as_given(results: Any) -> Any:
     if isinstance(results, list | tuple):
         return type(results)(map(as_given, results))
     return torch.from_numpy(results) if isinstance(results, np.ndarray) else results
+
+
+def with_tensors(method: Method) -> Method:
+    """Return a method of arrays that takes PyTorch tensors too, and answers with tensors then."""
+
+    @wraps(method)
+    def either(self: Any, *arguments: Any) -> Any:
+        if not any(map(tensors_among, arguments)):
+            return method(self, *arguments)
+        arrays = [as_arrays(argument, "The frames") for argument in arguments]
+        result = method(self, *arrays)
+        written = [given for given, array in zip(arguments, arrays, strict=True) if array is result]
+        return written[0] if written else as_given(result)
+
+    return either

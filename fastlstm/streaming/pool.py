@@ -15,6 +15,7 @@ from fastlstm import machine
 from fastlstm.busy import Busy, exclusive, in_use
 from fastlstm.conversion import converted
 from fastlstm.errors import InputError
+from fastlstm.foreign import as_array, with_tensors
 from fastlstm.kernels import compiler
 from fastlstm.memory import address_of, check_memory
 from fastlstm.streaming.engines import SegmentEngine, Streamed
@@ -167,6 +168,7 @@ class StreamPool:
         finally:
             busy.free = None
 
+    @with_tensors
     def _step(self, numbers: Array, frames: Any, out: Any) -> Any:
         """Advance some streams by frames that the entry does not know."""
         arrays = {
@@ -223,6 +225,7 @@ class StreamPool:
         finally:
             busy.free = None
 
+    @with_tensors
     def _push(self, numbers: Array, chunks: Sequence[Any]) -> list[Any]:
         """Advance some streams by a chunk each."""
         if len(chunks) != len(numbers):
@@ -349,7 +352,7 @@ class StreamPool:
     def _checked_frames(self, name: str, frames: Any, front: tuple[int, ...]) -> Array:
         """Return the frames of an input as an array of its dtype; `front` is what stands before a frame's sizes."""
         port = self._inputs[name]
-        array = np.asarray(frames)
+        array = as_array(frames, f"Frames of '{name}'")
         one = port.shape(1, 1, "TB")
         what = f"Frames of '{name}'"
         check_frames(what, port, array, [(*front, *one), *([one] if name in self._single else [])])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from fastlstm.busy import exclusive, in_use
 from fastlstm.conversion import converted
 from fastlstm.errors import InputError
+from fastlstm.foreign import as_array, with_tensors
 from fastlstm.native import Call, never
 from fastlstm.streaming.engines import Streamed
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
@@ -103,6 +104,7 @@ class Stream:
         finally:
             busy.free = None
 
+    @with_tensors
     def _step(self, frame: Any, out: Any) -> Any:
         """Advance by a frame that the entry does not know."""
         self._check_unfinished()
@@ -195,6 +197,7 @@ class Stream:
         finally:
             busy.free = None
 
+    @with_tensors
     def _push(self, chunk: Any, out: Any) -> Any:
         """Advance by a chunk of frames that the entries do not know."""
         self._check_unfinished()
@@ -373,7 +376,7 @@ class Stream:
                 lone = ""
         arrays = {}
         for name, port in self._inputs.items():
-            array = np.asarray(named[name])
+            array = as_array(named[name], what if len(self._inputs) == 1 else f"{what} of '{name}'")
             which = what if len(self._inputs) == 1 else f"{what} of '{name}'"
             chosen = port.shape("n", self.batch, without + lone)
             shapes = [port.shape("n", self.batch, without)]
@@ -416,7 +419,7 @@ class Stream:
 
     def _calls(self, chunks: Any) -> list[tuple[dict[str, Array], str]]:
         """Return what `_arrays` returns for each of several chunks; the inputs have an axis more, or not."""
-        named = {name: np.asarray(value) for name, value in by_name(self._inputs, chunks).items()}
+        named = {name: as_array(value, f"'{name}'") for name, value in by_name(self._inputs, chunks).items()}
         many = {name for name, port in self._inputs.items() if named[name].ndim == len(port.axes) + 1}
         if not many:  # their frames come without a batch axis
             many = {

@@ -101,3 +101,24 @@ def test_inputs_by_keyword_and_names_that_nearly_fit(model, want):
         model(X, input=X)
     with pytest.raises(InputError, match="run takes the inputs alone"):
         model.run(None, {"input": X})
+
+
+def test_streams_and_pools_take_tensors(model, want):
+    frames = torch.from_numpy(X[0])
+    stream = model.stream()
+    first = stream.step(frames[0])
+    rest = stream.push(frames[1:])
+    assert isinstance(first, torch.Tensor)
+    np.testing.assert_array_equal(torch.cat([first[None], rest]).numpy(), want[0][0])
+    stream.reset()
+    out = torch.empty(want[0][0].shape)
+    assert stream.push(frames, out=out) is out
+    np.testing.assert_array_equal(out.numpy(), want[0][0])
+    pool = model.streams(4)
+    ids = [pool.open(), pool.open()]
+    both = pool.step(ids, torch.from_numpy(X[:, 0]))
+    np.testing.assert_array_equal(both.numpy(), want[0][:, 0])
+    (chunk,) = pool.push(ids[1:], [torch.from_numpy(X[1, 1:])])
+    np.testing.assert_array_equal(chunk.numpy(), want[0][1, 1:])
+    with pytest.raises(InputError, match="requires a gradient"):
+        stream.step(torch.zeros(3, requires_grad=True))

@@ -47,8 +47,8 @@ ALLOWED: Mapping[str, str] = {
     "usual": "graph kernels plan segments target",
     "prebuild": "kernels machine target usual",
     "streaming": (
-        "arguments busy conversion executor graph kernels layout machine memory native passes plan program segments "
-        "tapes target"
+        "arguments busy conversion executor foreign graph kernels layout machine memory native passes plan program "
+        "segments tapes target"
     ),
     "inputs": "conversion foreign graph streaming",
     "model": "executor fileformat foreign graph inputs machine passes plan quantise streaming validation verify",
