@@ -157,8 +157,8 @@ class Recording:
     def _emitted(self, node: Node, cells: Sequence[Cell | None]) -> dict[str, Cell] | None:
         """Return the outputs of a node whose instructions were added, None if it has none."""
         emitter = EMITTERS.get(node.op)
-        if emitter is None:
-            return None
+        if emitter is None or any(c is not None and isinstance(c.array, list) for c in cells):
+            return None  # a sequence is no operand of a kernel
         before = len(self.rec.pending)
         try:
             made = emitter(self.rec, node, cells)

@@ -227,3 +227,12 @@ def test_a_program_whose_names_are_no_names_is_refused(good: Path, tmp_path: Pat
             target.writestr(member, content)
     with pytest.raises(FastLSTMError, match=r"a name is|do not fit it"):
         fastlstm.load(tmp_path / "m.pt2")
+
+
+def test_a_sequence_is_no_operand_of_a_kernel() -> None:
+    nodes = [
+        node("SequenceConstruct", "x x", "s"), node("Softmax", "x", "z", axis=2), node("Expand", "z s", "e"),
+        node("Softmax", "e", axis=2),
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="Expand"):
+        fastlstm.Model(graph(nodes)).run({"x": np.ones((3, 2, 3), np.float32)})
