@@ -231,8 +231,8 @@ def test_a_program_whose_names_are_no_names_is_refused(good: Path, tmp_path: Pat
 
 def test_a_sequence_is_no_operand_of_a_kernel() -> None:
     nodes = [
-        node("SequenceConstruct", "x x", "s"), node("Softmax", "x", "z", axis=2), node("Expand", "z s", "e"),
+        node("SequenceConstruct", "c c", "s"), node("Softmax", "x", "z", axis=2), node("Expand", "z s", "e"),
         node("Softmax", "e", axis=2),
     ]  # fmt: skip
     with pytest.raises(InputError, match="Expand"):
-        fastlstm.Model(graph(nodes)).run({"x": np.ones((3, 2, 3), np.float32)})
+        fastlstm.Model(graph(nodes, {"c": [3, 2, 3]})).run({"x": np.ones((3, 2, 3), np.float32)})
