@@ -17,7 +17,7 @@ from typing import Any
 from bench import page, table
 from bench.peers import ENGINES
 from fastlstm import benchmark
-from fastlstm.machine import detect
+from fastlstm.machine import cores, detect
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("grid", "sweeps", "stream", "manners", "start")
@@ -55,7 +55,7 @@ def machine_data() -> dict[str, Any]:
         "processor": _processor_name() or machine.cpu,
         "target": machine.cpu,
         "isa": machine.isa,
-        "cores": machine.cores,
+        "cores": cores(),
         "cache_bytes": {"L1": machine.l1_bytes, "L2": machine.l2_bytes, "L3": machine.l3_bytes},
         **benchmark.settings(),
     }

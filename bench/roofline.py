@@ -16,18 +16,23 @@ nor are the waits of one step for another, nor what a call costs in Python.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from bench.cases import Case
 from fastlstm.graph import RECURRENT_OPS
+from fastlstm.kernels import loader
 from fastlstm.kernels.activations import sigmoid, tanh
+from fastlstm.kernels.emit import emit
+from fastlstm.kernels.image import image_of
+from fastlstm.kernels.pipeline import template
 from fastlstm.machine import detect
 from fastlstm.simd import fma, vload, vstore
 
@@ -45,8 +50,15 @@ MEMORY_BYTES = 128 << 20  # a thread's buffer that no cache holds
 READ_BYTES = 512 << 20  # read in one measurement
 
 
-@njit(nogil=True)
-def _multiply_add(steps: int, address: int) -> None:
+@cache
+def _compiled(function: Callable[[int, int, int], int]) -> Callable[[int, int, int], int]:
+    """Return `function` compiled as kernels are, to be called with the interpreter lock given away."""
+    symbol = f"roofline{function.__name__}"
+    image = image_of(emit(template(function, symbol), symbol, detect()), symbol)
+    return ctypes.CFUNCTYPE(*[ctypes.c_int64] * 4)(loader.place(image.code) + image.entry)
+
+
+def _multiply_add(steps: int, address: int, _: int) -> int:
     """Run `steps` rounds of 12 independent fused multiply-adds on the 13 vectors at `address`."""
     v = 4 * LANES
     x = vload(LANES, address + 12 * v)  # the chains start apart: LLVM merges equal ones
@@ -59,11 +71,12 @@ def _multiply_add(steps: int, address: int) -> None:
         e, f, g, h = fma(x, x, e), fma(x, x, f), fma(x, x, g), fma(x, x, h)
         i, j, k, l = fma(x, x, i), fma(x, x, j), fma(x, x, k), fma(x, x, l)  # noqa: E741
     vstore(address, a + b + c + d + e + f + g + h + i + j + k + l)
+    return 0
 
 
-@njit(nogil=True)
-def _read(passes: int, address: int, count: int, out: int) -> None:
-    """Read `count` bytes (a multiple of `STRIDE`) `passes` times, in eight sums."""
+def _read(passes: int, address: int, count: int) -> int:
+    """Read `count` bytes (a multiple of `STRIDE`) `passes` times, in eight sums; the result goes behind them."""
+    out = address + count
     a = b = c = d = e = f = g = h = vload(LANES, out)
     v = 4 * LANES
     for _ in range(passes):
@@ -73,18 +86,20 @@ def _read(passes: int, address: int, count: int, out: int) -> None:
             e, f = e + vload(LANES, p + 4 * v), f + vload(LANES, p + 5 * v)
             g, h = g + vload(LANES, p + 6 * v), h + vload(LANES, p + 7 * v)
     vstore(out, a + b + c + d + e + f + g + h)
+    return 0
 
 
-def _activation(function: Any) -> Callable[[int, int], None]:
+@cache
+def _activation(function: Any) -> Callable[[int, int, int], int]:
     width = 4 * BESIDE
 
-    @njit(nogil=True)
-    def run(passes: int, address: int) -> None:
+    def activations(passes: int, address: int, _: int) -> int:
         for _ in range(passes):
             for p in range(address, address + ACTIVATED * width, width):
                 vstore(p, function(vload(BESIDE, p)))
+        return 0
 
-    return run  # type: ignore[no-any-return]
+    return _compiled(activations)
 
 
 def _activation_rate(function: Any, threads: int) -> float:
@@ -92,7 +107,7 @@ def _activation_rate(function: Any, threads: int) -> float:
     passes, run = 2_000, _activation(function)
     count = ACTIVATED * BESIDE
     buffers = [_aligned_ones(count) for _ in range(threads)]
-    work = [lambda b=b: run(passes, b.ctypes.data) for b in buffers]  # type: ignore[misc]
+    work = [lambda b=b: run(passes, b.ctypes.data, 0) for b in buffers]  # type: ignore[misc]
     return threads * count * passes / _together(work) / 1e9
 
 
@@ -107,8 +122,11 @@ def measure_roofline(threads: int) -> dict[str, Any]:
     """
     steps = 1_000_000
     flops = 2 * CHAINS * LANES * steps
-    work = [_aligned_ones((CHAINS + 1) * LANES) * np.float32(1e-3) for _ in range(threads)]
-    seconds = _together([lambda a=a: _multiply_add(steps, a.ctypes.data) for a in work])
+    work, run = (
+        [_aligned_ones((CHAINS + 1) * LANES) * np.float32(1e-3) for _ in range(threads)],
+        _compiled(_multiply_add),
+    )
+    seconds = _together([lambda a=a: run(steps, a.ctypes.data, 0) for a in work])  # type: ignore[misc]
     return {
         "gflops": threads * flops / seconds / 1e9,
         "sigmoids": _activation_rate(sigmoid, threads),
@@ -172,12 +190,9 @@ def _level(name: str, capacity: int | None, threads: int) -> dict[str, Any]:
     share = 1 if name in ("L1", "L2") else threads
     size = MEMORY_BYTES if capacity is None else min(capacity // (2 * share), 4 << 20)
     count = size // STRIDE * STRIDE
-    passes = READ_BYTES // count
+    passes, run = READ_BYTES // count, _compiled(_read)
     buffers = [_aligned_ones(count // 4 + LANES) for _ in range(threads)]
-    work = [
-        lambda b=b: _read(passes, b.ctypes.data, count, b.ctypes.data + count)  # type: ignore[misc]
-        for b in buffers
-    ]
+    work = [lambda b=b: run(passes, b.ctypes.data, count) for b in buffers]  # type: ignore[misc]
     gbps = threads * count * passes / _together(work) / 1e9
     return {"name": name, "bytes": None if capacity is None else capacity // share, "gbps": gbps}
 
@@ -192,7 +207,7 @@ def _aligned_ones(count: int) -> npt.NDArray[np.float32]:
     return floats[start : start + count]
 
 
-def _together(work: list[Callable[[], None]]) -> float:
+def _together(work: list[Callable[[], object]]) -> float:
     """Run each callable in a thread of its own at once; return the shortest mean time of `REPEATS`."""
     work[0]()  # compiles, and touches the pages
     times = [[0.0] * len(work) for _ in range(REPEATS)]

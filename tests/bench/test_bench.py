@@ -16,7 +16,7 @@ import fastlstm
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: where fastlstm is installed as a wheel, that one is tested
 
-from bench import compare, hashes, measure, svg, wheel_worker, wheels
+from bench import __main__, compare, hashes, measure, roofline, svg, wheel_worker, wheels
 from bench.cases import GRID, Case
 from bench.grid import disagreement, expected_output
 from bench.onnx_models import recurrent_model
@@ -164,3 +164,19 @@ def test_hashes_are_the_same_again_and_find_what_differs(monkeypatch):
     assert all("whole" in line for line in lines)
     with pytest.raises(ValueError, match="other models"):
         hashes.compare(first, {"models": list(hashes.hashes(8, numbers[:1]))})
+
+
+def test_the_kernels_of_the_roofline_compute():
+    lanes = roofline.LANES
+    numbers = np.full(13 * lanes, 2, np.float32)
+    roofline._compiled(roofline._multiply_add)(3, numbers.ctypes.data, 0)
+    np.testing.assert_array_equal(numbers[:lanes], np.full(lanes, 12 * (2 + 3 * 4)))
+    buffer = np.ones(2 * roofline.STRIDE // 4 + lanes, np.float32)
+    roofline._compiled(roofline._read)(5, buffer.ctypes.data, 2 * roofline.STRIDE)
+    np.testing.assert_array_equal(buffer[-lanes:], np.full(lanes, 8 * (1 + 5 * 2)))
+
+
+def test_the_page_and_the_table_get_what_they_print_of_the_machine():
+    found = __main__.machine_data()
+    assert found["cores"] >= 1
+    assert all(found[name] for name in ("processor", "target", "isa"))
