@@ -20,7 +20,7 @@ from fastlstm.segments.segment import Segment
 from fastlstm.segments.small import MOST_UNITS
 from fastlstm.target import Target
 
-__all__ = ["planned_kernels", "usual_kernels"]
+__all__ = ["PLAIN", "planned_kernels", "usual_kernels"]
 
 L1_BYTES = (32 << 10, 48 << 10, 64 << 10, 128 << 10)
 """Sizes of first-level caches: how layers with one row are divided depends on whether their weights fit."""
