@@ -11,6 +11,7 @@
 #   make warmup   compile every kernel ahead of time
 #   make wheel    the wheel with compiled kernels for every level of processor  (minutes; LEVELS=x86-64-v3 for one)
 #   make release  sdist, wheel and notes in dist/, checked and tried in empty environments  (REPOSITORY=https://…)
+#   make test-spark  the example of docs/scoring.md on Spark; needs Java
 #   make test-kills  50 scoring runs killed and gone on with (minutes)
 #   make clean    remove everything that make made
 
@@ -46,8 +47,8 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test test-all test-targets target-tools target-tools-found test-kills check lint types docs differ fuzz bench \
-        ulp warmup wheel release test-oldest clean
+.PHONY: demo test test-all test-spark test-targets target-tools target-tools-found test-kills check lint types docs \
+        differ fuzz bench ulp warmup wheel release test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -59,7 +60,10 @@ test: $(STAMP)test
 	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -n auto $(CURDIR)/tests $(ARGS)
 
 test-all:
-	$(MAKE) test ARGS="-m 'long or not long' $(ARGS)"
+	$(MAKE) test ARGS="-m 'not spark' $(ARGS)"
+
+test-spark: $(STAMP)spark
+	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -m spark $(CURDIR)/tests/scoring $(ARGS)
 
 check:
 	$(MAKE) lint types docs test VENV=.venv-check INSTALL=wheel
@@ -115,7 +119,7 @@ target-tools-found:
 
 # Half a hundred runs killed at random moments, in place of three.
 test-kills: $(STAMP)test
-	cd $(VENV) && FASTLSTM_KILLS=50 FASTLSTM_KILL_ROWS=20000 bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests/scoring -k killed $(ARGS)
+	cd $(VENV) && FASTLSTM_KILLS=50 FASTLSTM_KILL_ROWS=20000 bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests/scoring -m 'not spark' -k killed $(ARGS)
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import fastlstm
 from fastlstm.cli import main
@@ -49,15 +50,27 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             assert printed.getvalue().splitlines() == expected
 
 
+class Halving(torch.nn.Module):
+    """Frames [batch, time, 3] through a convolution that looks two frames ahead and leaves out every other one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = torch.nn.Conv1d(3, 4, 5, stride=2, padding=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.convolution(x.transpose(1, 2)).transpose(1, 2)
+
+
 def a_readers_stream() -> dict[str, Any]:
-    """Return what the page on streams takes for granted: a model of the reader's own, and frames."""
+    """Return what the page on streams takes for granted: two models of the reader's own, and frames."""
     shapes = {"weight_ih_l0": (32, 3), "weight_hh_l0": (32, 8), "bias_ih_l0": (32,), "bias_hh_l0": (32,)}
     weights = {f"lstm.{name}": np.full(shape, 0.1, np.float32) for name, shape in shapes.items()}
     model = fastlstm.from_state_dict(weights, layers="lstm", batch_first=True)
+    halving = fastlstm.from_torch(Halving(), (torch.zeros(2, 64, 3),))
     frames = np.zeros((64, 3), np.float32)
     return {
-        "model": model, "frame": frames[0], "chunk": frames, "frames": frames[:2], "long": frames[:20],
-        "short": frames[:5], "np": np, "fastlstm": fastlstm,
+        "model": model, "halving": halving, "frame": frames[0], "chunk": frames, "frames": frames[:2],
+        "long": frames[:20], "short": frames[:5], "np": np, "fastlstm": fastlstm,
     }  # fmt: skip
 
 

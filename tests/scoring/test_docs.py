@@ -40,13 +40,12 @@ def check(rows, column: str = "output") -> None:
 
 
 def test_dask(rows):
-    pytest.importorskip("dask.dataframe")
     exec(example("dask"), {})
     check(rows)
 
 
+@pytest.mark.spark
 def test_spark(rows, monkeypatch):
-    pytest.importorskip("pyspark")
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
     exec(example("pyspark"), {})
     check(rows, "score")

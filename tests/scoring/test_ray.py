@@ -1,4 +1,7 @@
-"""On Ray: the same parts and the same bits as on one machine, whoever is killed."""
+"""On Ray: the same parts and the same bits as on one machine, whoever is killed.
+
+A run costs half a minute on two busy processors, nearly all of it actors that start: one run of each kind is not long.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,15 @@ import sys
 import threading
 import time
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from data_sets import KILLS, classifier, digests, expected, scored, sequences, table
 
 import fastlstm
 from fastlstm.errors import InputError
-
-ray = pytest.importorskip("ray")
-psutil = pytest.importorskip("psutil")
 
 COUNT = 2000
 PART = 25
@@ -64,15 +66,18 @@ def undisturbed(tmp_path_factory, model, data):
     return digests(out)
 
 
-def test_a_dataset_is_scored_by_any_number_of_actors(cluster, model, rows):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_a_dataset_is_scored_by_any_number_of_actors(workers, cluster, model, rows):
+    outputs = expected(model, rows[:300])  # compiles, so that actors do not
     dataset = ray.data.from_arrow(table(rows[:300])).repartition(7).materialize()
-    found = fastlstm.ray.score(dataset, model, {"input": "x"}, workers=2, batch_rows=64).to_pandas()
+    found = fastlstm.ray.score(dataset, model, {"input": "x"}, workers=workers, batch_rows=64).to_pandas()
     found = found.sort_values("id")
-    assert [list(map(float, output)) for output in found["output"]] == expected(model, rows[:300])
+    assert [list(map(float, output)) for output in found["output"]] == outputs
     assert found["id"].tolist() == list(range(300))
     assert found["fastlstm_error"].isna().all()
 
 
+@pytest.mark.long
 def test_parts_are_those_of_one_machine_and_a_rerun_has_nothing_to_do(cluster, tmp_path, model, data, undisturbed):
     out = tmp_path / "out"
     summary = fastlstm.score(model, data, out, part_rows=PART, ray="auto", workers=2)
@@ -82,6 +87,7 @@ def test_parts_are_those_of_one_machine_and_a_rerun_has_nothing_to_do(cluster, t
     assert fastlstm.score(model, data, out, part_rows=PART).scored_now == 0
 
 
+@pytest.mark.long
 def test_what_a_worker_refuses_is_told_by_the_driver(cluster, tmp_path, model):
     nested = [[[0.0, 1.0, 2.0]]] * 40 + [None]
     column = pa.array(nested, pa.list_(pa.list_(pa.float32())))
@@ -90,15 +96,18 @@ def test_what_a_worker_refuses_is_told_by_the_driver(cluster, tmp_path, model):
         fastlstm.score(
             model, tmp_path / "rows.parquet", tmp_path / "out", part_rows=10, ray="auto", workers=1, on_error="stop"
         )
+
+
+def test_rows_in_memory_are_refused(tmp_path, model):
     with pytest.raises(InputError, match="On Ray the input is Parquet files"):
-        fastlstm.score(model, table([]), tmp_path / "other", ray="auto")
+        fastlstm.score(model, table([]), tmp_path / "out", ray="auto")
 
 
 def _parts(out) -> int:
     return len(list(out.glob("part-*")))
 
 
-def test_a_killed_worker_is_replaced(cluster, tmp_path, model, data, undisturbed):
+def test_a_killed_worker_is_replaced_and_a_rerun_has_nothing_to_do(cluster, tmp_path, model, data, undisturbed):
     draw = random.Random(KILLS)
     for number in range(RUNS):
         out, least, killed = tmp_path / f"out{number}", draw.randrange(60), []
@@ -121,6 +130,7 @@ def test_a_killed_worker_is_replaced(cluster, tmp_path, model, data, undisturbed
         _settle(out)
         assert digests(out) == undisturbed
         assert scored(out).column("id").to_pylist() == list(range(COUNT))
+        assert fastlstm.score(model, data, out, part_rows=PART, ray="auto").scored_now == 0
         shutil.rmtree(out)
 
 
@@ -136,6 +146,7 @@ def _settle(out) -> None:
     shutil.rmtree(out / "_aside", ignore_errors=True)
 
 
+@pytest.mark.long
 def test_a_killed_driver_leaves_what_the_next_one_goes_on_with(cluster, tmp_path, model, data, undisturbed):
     saved, draw = tmp_path / "model.fastlstm", random.Random(KILLS)
     model.save(saved)

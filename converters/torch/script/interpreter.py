@@ -51,8 +51,8 @@ class _Frame:
     returned: list[Any] = field(default_factory=list)
 
 
-class _GradientMode:
-    """A context manager that switches the recording of gradients."""
+class _NoGradients:
+    """A context manager under which gradients are not recorded."""
 
 
 _UNINITIALISED = object()
@@ -195,10 +195,10 @@ class Interpreter(Run):
             self._block(statement.body, frame)
 
     def _with(self, statement: ast.With, frame: _Frame) -> None:
-        """Run a block that a context manager surrounds: what switches gradients has no effect here."""
+        """Run a block that a context manager surrounds: that gradients are not recorded has no effect here."""
         managers = [self.value(item.context_expr, frame) for item in statement.items]
-        if not all(isinstance(manager, _GradientMode) for manager in managers):
-            raise UnsupportedError(f"{self.where}: only {', '.join(_GRADIENT_MODES)} may stand behind 'with'.")
+        if not all(isinstance(manager, _NoGradients) for manager in managers):
+            raise UnsupportedError(f"{self.where}: only torch.no_grad may stand behind 'with'.")
         self._block(statement.body, frame)
 
     def _return(self, statement: ast.Return, frame: _Frame) -> None:
@@ -313,11 +313,11 @@ class Interpreter(Run):
             return PRIMITIVES[path[9:]](self, *arguments)
         if path.startswith("ops."):
             raise UnsupportedError(f"{self.where}: the operation '{path[4:]}' is not supported.")
-        if path in _GRADIENT_MODES.values():
-            return _GradientMode()
+        if path == _NO_GRAD:
+            return _NoGradients()
         if isinstance(function, ast.Attribute) and not path.startswith("__torch__."):
             owner = self.value(function.value, frame)
-            if isinstance(owner, _GradientMode) and function.attr == "__init__":
+            if isinstance(owner, _NoGradients) and function.attr == "__init__":
                 return None
             if not isinstance(owner, Foreign):
                 raise UnsupportedError(f"{self.where}: '{function.attr}' of a {type(owner).__name__}: not supported.")
@@ -389,11 +389,8 @@ def _raises(body: Sequence[ast.stmt]) -> bool:
     return isinstance(call, ast.Call) and dotted(call.func) == "ops.prim.RaiseException"
 
 
-_GRADIENT_MODES: Mapping[str, str] = {
-    f"torch.{name}": f"__torch__.torch.autograd.grad_mode.{name}.__new__"
-    for name in ("no_grad", "enable_grad", "set_grad_enabled", "inference_mode")
-}
-"""Context managers that speak of training, and what makes one in an archive's code."""
+_NO_GRAD = "__torch__.torch.autograd.grad_mode.no_grad.__new__"
+"""What makes the one context manager that TorchScript has and inference can take."""
 
 _KINDS: Mapping[str, tuple[type, ...]] = {"Tensor": (Tensor, *HANDLES), "int": (int, Size), "float": (float,)}
 _Handler = Callable[[Interpreter, Any, _Frame], Any]
