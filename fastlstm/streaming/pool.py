@@ -221,7 +221,8 @@ class StreamPool:
         except AttributeError:
             raise in_use("pool") from None
         try:
-            return self._push(self._checked(streams), chunks)
+            results: list[Any] = self._push(self._checked(streams), chunks)
+            return results
         finally:
             busy.free = None
 
