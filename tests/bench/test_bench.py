@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.textpath import TextPath
 
 import fastlstm
 
@@ -65,13 +66,12 @@ def test_a_rest_is_fixed_where_the_system_says_nothing_of_threads(monkeypatch, t
 
 
 def test_labels_of_the_page_are_whole():
-    text_path = pytest.importorskip("matplotlib.textpath").TextPath
     picture = svg.dots([(case.name, {0: 2.0}) for case in GRID], "×")
     labels = re.findall(r'<text class="end" x="([0-9.]+)" y="[0-9.]+">([^<]+)</text>', picture)
     assert len(labels) == len(GRID)
     for end, label in labels:
         # an advance ends a little behind the ink
-        assert text_path((0, 0), label.replace("&gt;", ">"), size=11).get_extents().xmax + 2 < float(end), label
+        assert TextPath((0, 0), label.replace("&gt;", ">"), size=11).get_extents().xmax + 2 < float(end), label
 
 
 @pytest.mark.parametrize("engine", [FastLSTM(), OnnxRuntime()], ids=lambda engine: engine.name)

@@ -6,6 +6,7 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -13,7 +14,6 @@ from fastlstm.converters.keras.hdf5 import Dataset, Hdf5
 from fastlstm.converters.keras.hdf5_data import read_array, read_value
 from fastlstm.errors import FastLSTMError, FileFormatError, UnsupportedError
 
-h5py = pytest.importorskip("h5py")
 RNG = np.random.default_rng(3)
 PLENTY = 1 << 30
 

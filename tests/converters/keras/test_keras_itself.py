@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("h5py")
 os.environ.setdefault("KERAS_BACKEND", "torch")
-pytest.importorskip(os.environ["KERAS_BACKEND"])
-keras = pytest.importorskip("keras")
 
-import fastlstm  # noqa: E402
-from fastlstm.runners import own_framework  # noqa: E402
+import keras
+
+import fastlstm
+from fastlstm.runners import own_framework
 
 L, ops, Input = keras.layers, keras.ops, keras.Input
 
