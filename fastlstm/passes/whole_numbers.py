@@ -115,7 +115,10 @@ def constant_weights(scope: Scope, node: Node) -> list[Node] | None:
     if node.attrs.get("block_size", 0) or node.attrs.get("output_dtype", 0) or scale.dtype != np.float32:
         return None
     spread = [1] * q.ndim
-    if scale.size > 1:
+    if scale.size <= 1:
+        if scale.size + np.size(zero) != 2:  # what does not fit is said when the node runs
+            return None
+    else:
         axis = int(node.attrs.get("axis", 1)) % q.ndim
         if scale.shape != (q.shape[axis],) or np.size(zero) not in (1, scale.size):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tracemalloc
 import zipfile
@@ -236,3 +237,13 @@ def test_a_sequence_is_no_operand_of_a_kernel() -> None:
     ]  # fmt: skip
     with pytest.raises(InputError, match="Expand"):
         fastlstm.Model(graph(nodes, {"c": [3, 2, 3]})).run({"x": np.ones((3, 2, 3), np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero"), [(np.float32(0.5), np.ones(3, np.int8)), (np.zeros(0, np.float32), np.int8(0))]
+)
+def test_scales_and_zero_points_of_other_sizes_end_in_no_other_error(scale: Any, zero: Any) -> None:
+    nodes = [node("DequantizeLinear", "w s z", "v"), node("MatMul", "x v")]
+    held = {"w": np.ones((3, 3), np.int8), "s": scale, "z": zero}
+    with contextlib.suppress(FastLSTMError):
+        fastlstm.Model(graph(nodes, held)).run({"x": np.ones((3, 2, 3), np.float32)})
