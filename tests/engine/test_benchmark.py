@@ -90,7 +90,6 @@ def test_a_picture_shows_every_call_and_needs_nothing(tmp_path):
 
 
 def test_other_pictures_are_drawn_by_matplotlib(tmp_path):
-    pytest.importorskip("matplotlib")
     benchmark.plot_histogram(timing([1e-6, 2e-6, 3e-6]), tmp_path / "a.png", title="steps")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="cannot be drawn"):
