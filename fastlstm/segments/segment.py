@@ -332,6 +332,8 @@ def axes_of(axes: str) -> tuple[int | None, int | None]:
 
 def _rows_array(value: Any, axes: str, features: int, name: str) -> Array:
     """Return the value as a contiguous array of the kernels' dtype, its rank and features checked."""
+    if isinstance(value, list):
+        raise InputError(f"'{name}' is a sequence of {len(value)} arrays where one array was expected.")
     array = np.ascontiguousarray(value, np.float32 if features else np.int64)
     if array.ndim != len(axes) or (features and array.shape[-1] != features):
         wanted = ", ".join({"T": "time", "B": "batch", "F": str(features)}[axis] for axis in axes)

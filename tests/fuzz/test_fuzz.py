@@ -247,3 +247,10 @@ def test_scales_and_zero_points_of_other_sizes_end_in_no_other_error(scale: Any,
     held = {"w": np.ones((3, 3), np.int8), "s": scale, "z": zero}
     with contextlib.suppress(FastLSTMError):
         fastlstm.Model(graph(nodes, held)).run({"x": np.ones((3, 2, 3), np.float32)})
+
+
+def test_a_sequence_is_no_input_of_a_layer() -> None:
+    nodes = [node("SequenceConstruct", "x z", "s"), node("LSTM", "s W R", "h", **PLAIN), node("Tanh", "h")]
+    held = {**LAYER, "z": np.ones((5, 2, 3), np.float32)}
+    with pytest.raises(FastLSTMError, match="sequence"):
+        fastlstm.Model(graph(nodes, held)).run({"x": np.ones((3, 2, 3), np.float32)})
