@@ -79,7 +79,14 @@ def check_peer(peer: str, case: Case, found: list[Array], theirs: list[Array], e
         to.setdefault(peer, []).append(pair)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("variant", [None] if EXAMPLES else COVERING, ids=str)
+VARIANTS = [
+    pytest.param(variant, marks=() if number % 3 == 0 else pytest.mark.long, id=str(variant))
+    for number, variant in enumerate([None] if EXAMPLES else COVERING)
+]
+"""Every third of them, and all in `make test-all`: each compiles kernels of its own, some five seconds."""
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=EXAMPLES or 6, deadline=None, derandomize=not EXAMPLES, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_models_agree_with_the_oracle_and_the_peers(variant: Variant | None, data: Any, errors: Errors) -> None:
