@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -135,3 +136,10 @@ def test_the_order_has_no_circle_itself() -> None:
         free = {part for part, row in below.items() if not row & below.keys()}
         assert free, f"{sorted(below)} allow each other"
         below = {part: row for part, row in below.items() if part not in free}
+
+
+def test_every_folder_of_modules_is_in_the_wheel() -> None:
+    listed = re.search(r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text(), re.DOTALL | re.MULTILINE)
+    assert listed
+    folders = {name if path.name == "__init__.py" else name.rpartition(".")[0] for name, path in SOURCES.items()}
+    assert set(re.findall(r'"([^"]+)"', listed[1])) == folders
