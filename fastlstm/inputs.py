@@ -91,13 +91,12 @@ def _checked(spec: TensorSpec, value: Any, sizes: dict[str, tuple[int, str]]) ->
         return array
     if array.ndim != len(spec.shape):
         raise InputError(f"Input {spec}: expected {len(spec.shape)} dimensions; got {list(array.shape)}.")
-    for dim, size in zip(spec.shape, array.shape, strict=True):
+    for axis, (dim, size) in enumerate(zip(spec.shape, array.shape, strict=True)):
         if isinstance(dim, int):
             if dim != size:
-                raise InputError(
-                    f"Input {spec}: expected {dim} where {list(array.shape)} has {size}. The model's file says {dim}; "
-                    "where another size is meant, export it with this axis open."
-                )
+                fixed = f" The model's file fixes it; export it with axis {axis} open to run other sizes."
+                hint = fixed if axis < array.ndim - 1 else ""  # the last one is most often that of features
+                raise InputError(f"Input {spec}: expected {dim} where {list(array.shape)} has {size}.{hint}")
         elif dim:
             known = sizes.setdefault(dim, (size, spec.name))
             if known[0] != size:
