@@ -9,6 +9,8 @@ worker needs to run a program once. `fastlstm.segments.program` writes them, `fa
 
 from __future__ import annotations
 
+LINE = 64  # bytes of a cache line, on which buffers and rows begin
+
 # kinds of stage
 BLOCK, REVERSE, ONCE = 0, 1, 2  # blocks of time steps onwards, backwards; a single step without time
 

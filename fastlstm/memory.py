@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import InputError
-from fastlstm.protected import CHECKING, LINE, protected_zeros
+from fastlstm.layout import LINE
+from fastlstm.protected import CHECKING, protected_zeros
 
 __all__ = ["address_of", "aligned", "aligned_zeros", "check_memory", "guarded", "memory_of"]
 

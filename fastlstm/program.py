@@ -33,7 +33,6 @@ __all__ = ["Argument", "Body", "Instruction", "Place", "Program", "Slot", "Stage
 
 Array = npt.NDArray[Any]
 FEWEST_ROWS = 24
-LINE = 16  # floats of a cache line
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +122,8 @@ class Slot:
 
         Long rows take an odd number of cache lines: rows a power of two apart would share a few sets of the cache.
         """
-        return self.width if self.width < 8 * LINE else -(-self.width // LINE) // 2 * 2 * LINE + LINE
+        line = layout.LINE // 4
+        return self.width if self.width < 8 * line else -(-self.width // line) // 2 * 2 * line + line
 
 
 @dataclass(frozen=True)

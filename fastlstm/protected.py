@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
+from fastlstm.layout import LINE
 
 __all__ = ["CHECKING", "protected_zeros"]
 
 CHECKING = os.environ.get("FASTLSTM_CHECK", "0") not in ("", "0")
 """Whether this process is in check mode."""
-
-LINE = 64  # bytes of a cache line, on which arrays begin
 
 
 def protected_zeros(count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:

@@ -106,6 +106,16 @@ class Target:
         return 4 * max(self.lanes, 4)
 
     @property
+    def cut_bytes(self) -> int:
+        """Panels of more bytes are cut into slices, where several rows pass over them."""
+        return min(self.l2_bytes // 8, 4 * self.l1_bytes)
+
+    @property
+    def slice_bytes(self) -> int:
+        """Bytes of a panel's slice: it stays in the L1 cache."""
+        return self.l1_bytes // 2
+
+    @property
     def isa(self) -> str:
         """A short name of the vector instruction set, for people."""
         if self.architecture == "x86_64":

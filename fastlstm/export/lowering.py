@@ -14,10 +14,11 @@ from fastlstm.export.interface import Interface
 from fastlstm.export.source import STATES, Region, Routine, Seat, Source
 from fastlstm.export.specialise import Answer, context, specialised
 from fastlstm.export.struct import STATUS, Struct
-from fastlstm.export.unit import Unit, integers_of, scratch_of
+from fastlstm.export.unit import Unit
 from fastlstm.kernels.compiler import Kernel
 from fastlstm.kernels.simplified import simplified
 from fastlstm.program import Body, Instruction, Place, Program
+from fastlstm.scratch import integer_bytes, scratch_bytes
 from fastlstm.target import Target
 
 __all__ = ["Lowering", "word_bits"]
@@ -182,7 +183,7 @@ def _needs(program: Program, batch: int, steps: int) -> Iterator[tuple[int, int]
     """Yield the bytes of scratch and of integers that each instruction needs."""
     block = min(steps, max((stage.block(batch) for stage in program.stages), default=1))
     for step in _steps(program):
-        yield scratch_of(step, program, batch, block), integers_of(step, program, batch, block)
+        yield scratch_bytes(step, program, batch, block), integer_bytes(step, program, batch, block)
         for value in step.args:
             if isinstance(value, Body):
                 yield from _needs(value.program, value.batch, value.count if step.kernel == "nested.nested" else 1)

@@ -17,10 +17,9 @@ from fastlstm.export.struct import Struct
 from fastlstm.kernels.compiler import Kernel
 from fastlstm.program import Argument, Body, Instruction, Place, Program, Stage, Table
 
-__all__ = ["Unit", "integers_of", "scratch_of"]
+__all__ = ["Unit"]
 
 Array = npt.NDArray[Any]
-LINE = 64
 
 
 class Parts(Protocol):
@@ -256,8 +255,8 @@ class _Frame:
             layout.START: "%fl.start",
             layout.STEPS: "%fl.steps",
             layout.TOTAL: "%fl.total",
-            layout.CUT_BYTES: str(min(target.l2_bytes // 8, 4 * target.l1_bytes)),
-            layout.SLICE_BYTES: str(target.l1_bytes // 2),
+            layout.CUT_BYTES: str(target.cut_bytes),
+            layout.SLICE_BYTES: str(target.slice_bytes),
         }
         if number in fixed:
             return fixed[number], ()
@@ -271,25 +270,3 @@ class _Frame:
         if number == layout.QUANTISED:
             return self.lowering.place("%fl.self", room("integers", self.lowering.integer_bytes))
         raise UnsupportedError(f"The kernel {self.step.kernel} reads the frame's word {number}: it cannot be exported.")
-
-
-def scratch_of(step: Instruction, program: Program, batch: int, block: int) -> int:
-    """Return the bytes of scratch that an instruction needs at most, see the kernels' use of `layout.SCRATCH`."""
-    target = program.target
-    width, rows = 4 * target.lanes, batch * (block if step.kernel == "linear.linear" else 1)
-    if step.kernel.startswith("lines."):
-        return 192  # a vector, and a number behind it
-    widest = max((slot.stride for slot in program.slots), default=0)
-    saved = 4 * batch * widest if step.recurrent else 0  # cell states, where a mask may skip the step
-    tables = 16 * rows  # addresses of rows, twice
-    sums = batch * max(target.max_sums, 8) * width  # of one group of panels
-    return tables + saved + sums + 2 * width if program.slots else 2 * width
-
-
-def integers_of(step: Instruction, program: Program, batch: int, block: int) -> int:
-    """Return the bytes of rows as integers that an instruction needs, see `fastlstm.kernels.integer_rows`."""
-    if not step.quantised:
-        return 0
-    rows = batch * (block if step.kernel == "linear.linear" else 1)
-    row = -(-2 * (step.quantised + program.target.lanes) // LINE) * LINE | LINE
-    return LINE + -(-4 * rows // LINE) * LINE + rows * row

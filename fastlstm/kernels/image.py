@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fastlstm.errors import FastLSTMError
+from fastlstm.layout import LINE
 
 __all__ = ["ALIGNMENT", "Image", "image_of"]
 
 ALIGNMENT = 4096
-LINE = 64  # sections begin on cache lines, and no constant asks for more
 
 X86_64, AARCH64 = 62, 183  # ELF's numbers of architectures, and its names of what follows
 PROGBITS, SYMTAB, RELA, NOBITS = 1, 2, 4, 8
@@ -106,7 +106,7 @@ def _places(sections: list[_Section], symbol: str) -> tuple[dict[int, int], int]
             raise FastLSTMError(f"The object code of {symbol} has data that is written to; kernels have none.")
         if section.kind != PROGBITS:
             continue  # tables for unwinding, which nothing does here
-        start = -(-size // LINE) * LINE
+        start = -(-size // LINE) * LINE  # no constant asks for more
         at[number], size = start, start + section.size
     return at, size
 

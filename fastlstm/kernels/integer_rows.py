@@ -20,8 +20,7 @@ from numba.extending import intrinsic
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.tile import LINE
-from fastlstm.layout import QUANTISED
+from fastlstm.layout import LINE, QUANTISED
 from fastlstm.simd import I32, constant, int_vector, load_i64, pointer, store_f32, vload, vsplat
 
 __all__ = ["first_row", "quantised", "row_bytes"]

@@ -23,7 +23,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastlstm.kernels.integer_shape import Shape
-from fastlstm.kernels.tile import LINE
+from fastlstm.layout import LINE
 from fastlstm.simd import (
     F32,
     I32,

@@ -14,8 +14,8 @@ from typing import Any
 
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.tile import LINE, tiles
-from fastlstm.layout import CUT_BYTES, SLICE_BYTES
+from fastlstm.kernels.tile import tiles
+from fastlstm.layout import CUT_BYTES, LINE, SLICE_BYTES
 from fastlstm.simd import load_i64, store_i64
 
 __all__ = ["group_size", "in_tiles", "product", "rows_per_tile"]

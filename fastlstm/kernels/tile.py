@@ -23,6 +23,7 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
+from fastlstm.layout import LINE
 from fastlstm.simd import (
     F32,
     I64,
@@ -37,10 +38,9 @@ from fastlstm.simd import (
     store_vector,
 )
 
-__all__ = ["LINE", "tiles"]
+__all__ = ["tiles"]
 
 FLOAT_BYTES = 4
-LINE = 64
 
 
 @cache

@@ -8,7 +8,7 @@ running call; a stream owns one for its whole life.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -21,8 +21,9 @@ from fastlstm.arguments.arrays import Bound
 from fastlstm.busy import Busy, in_use
 from fastlstm.kernels.compiler import Kernel, address, prepare
 from fastlstm.memory import address_of, aligned_zeros
-from fastlstm.program import Argument, Body, Place, Program, Table
+from fastlstm.program import Argument, Body, Instruction, Place, Program, Table
 from fastlstm.protected import CHECKING
+from fastlstm.scratch import integer_bytes, scratch_bytes
 from fastlstm.target import Target
 from fastlstm.team import WORTH_A_TEAM, WORTH_WAKING, team_of
 
@@ -57,21 +58,15 @@ class BoundProgram:
         self.frame = np.zeros(layout.FRAME_WORDS, np.int64)
         self._code = self._assemble()
         self._block = max((stage.block(self.batch) for stage in self.program.stages), default=1)
-        rows = self.batch * self._block
-        widest = max((slot.stride for slot in self.program.slots), default=1)
-        # Row addresses, and sums or saved states of one group of panels: see kernels/recurrent.py.
-        words = 2 * rows + self.batch * (6 * widest + 128) + 4096
-        # Behind it quantised rows: see kernels/operand.py. A row of k values takes less than 2 k + 256 bytes.
-        longest = max((step.quantised for step in self.program.instructions), default=0)
-        room = words + (rows * (longest // 4 + 40) + 64 if longest else 0)
-        self._scratch = [aligned_zeros(room, np.int64) for _ in range(self.workers)]
+        scratch, integers = self._needed(scratch_bytes), self._needed(integer_bytes)
+        self._scratch = [aligned_zeros((scratch + integers) // 8, np.int64) for _ in range(self.workers)]
         self.macs = self.batch * sum(step.macs for step in self.program.instructions)
         self._frames = [self.frame]
-        self._set_frame(self.frame, self._scratch[0], words)
+        self._set_frame(self.frame, self._scratch[0], scratch)
         self._place_buffers(max(self.steps, 1))
         self._alone = (self._address("drive.drive"), address_of(self._code), address_of(self.frame))
         if self.workers > 1:
-            self._hire(words)
+            self._hire(scratch)
 
     def __repr__(self) -> str:
         return (
@@ -82,24 +77,30 @@ class BoundProgram:
     def _address(self, name: str) -> int:
         return address(Kernel(name), self.program.target)
 
-    def _set_frame(self, frame: Array, scratch: Array, words: int) -> None:
+    def _needed(self, rule: Callable[[Instruction, Program, int, int], int]) -> int:
+        """Return the bytes that a worker needs by a rule of `fastlstm.scratch`, in whole cache lines."""
+        steps = (s for step in self.program.instructions for s in (step, *(step.alone or ())))
+        most = max((rule(step, self.program, self.batch, self._block) for step in steps), default=0)
+        return -(-most // layout.LINE) * layout.LINE
+
+    def _set_frame(self, frame: Array, scratch: Array, integers: int) -> None:
         for word, value in (
             (layout.SLOTS, address_of(self._table)),
             (layout.ROWS, self.batch),
             (layout.WORKERS, 1),
             (layout.SCRATCH, address_of(scratch)),
-            (layout.QUANTISED, address_of(scratch) + 8 * words),
-            (layout.CUT_BYTES, min(self.program.target.l2_bytes // 8, 4 * self.program.target.l1_bytes)),
-            (layout.SLICE_BYTES, self.program.target.l1_bytes // 2),
+            (layout.QUANTISED, address_of(scratch) + integers),
+            (layout.CUT_BYTES, self.program.target.cut_bytes),
+            (layout.SLICE_BYTES, self.program.target.slice_bytes),
         ):
             frame[word] = value
 
-    def _hire(self, words: int) -> None:
+    def _hire(self, integers: int) -> None:
         """Make a frame for each worker, and the crew's words."""
         self._team = team_of(self.workers)
         for worker, scratch in enumerate(self._scratch):
             frame = np.zeros(layout.FRAME_WORDS, np.int64)
-            self._set_frame(frame, scratch, words)
+            self._set_frame(frame, scratch, integers)
             frame[layout.WORKER], frame[layout.WORKERS] = worker, self.workers
             frame[layout.SHARES], frame[layout.FOLLOWING] = self._team.job, self._address("shares.following")
             self._frames.append(frame)

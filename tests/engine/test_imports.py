@@ -16,10 +16,12 @@ ALLOWED: Mapping[str, str] = {
     "converters": "graph",
     "converters.common": "graph validation",
     "machine": "target",
-    "memory": "protected",
+    "memory": "layout protected",
+    "protected": "layout",
     "ops": "graph",
     "pack": "memory",
     "program": "arguments layout memory target",
+    "scratch": "layout program",
     "quantise": "graph limits",
     "validation": "graph limits ops",
     "converters.audio": "converters.common converters.torch graph",
@@ -37,7 +39,7 @@ ALLOWED: Mapping[str, str] = {
     "team": "forking kernels layout machine",
     "samples": "graph passes",
     "segments": "arguments busy graph kernels layout limits memory native pack program "
-    "protected target team validation",
+    "protected scratch target team validation",
     "explain": "program segments target",
     "tapes": "arguments busy graph layout memory native ops pack passes program protected segments target",
     "verify": "fileformat graph passes reference runners samples",
@@ -55,8 +57,8 @@ ALLOWED: Mapping[str, str] = {
     "model": "executor fileformat foreign graph inputs machine passes plan quantise streaming validation verify",
     "layers": "graph model",
     "loading": "converters fileformat graph model",
-    "export": "executor graph graph_json kernels layout machine memory model passes program samples segments streaming "
-    "tapes target version",
+    "export": "executor graph graph_json kernels layout machine memory model passes program samples scratch segments "
+    "streaming tapes target version",
     "scoring": "graph graph_json loading machine model samples version",
     "ray": "model scoring",
     "onnx_backend": "converters.onnx model",
