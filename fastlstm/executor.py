@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm import machine, native, ops
+from fastlstm.clock import Clock, marked
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
 from fastlstm.kernels.compiler import Kernel, ahead
@@ -39,10 +41,20 @@ class _Entry(NamedTuple):
 class Executor:
     """A planned graph, ready to run; bodies of control flow get executors of their own when first run."""
 
-    def __init__(self, graph: Graph, threads: int = 1, is_body: bool = False, target: Target | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        threads: int = 1,
+        is_body: bool = False,
+        target: Target | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self.graph = graph
         self.threads = threads
+        self.clock = clock
         self.plan: Plan = make_plan(graph, target or machine.detect(), threads)
+        if clock is not None:
+            self.plan = replace(self.plan, parts=tuple(_timed(part, clock) for part in self.plan.parts))
         self.quick: native.Call = native.never
         """Runs inputs of the sizes met last; None says that it did not, and `run` has to."""
         self._entries: dict[int, _Entry] = {}  # by batch rows
@@ -149,6 +161,8 @@ class Executor:
                 given = [values[name] if name else None for name in part.inputs]
                 made = ops.evaluate(part, given, lambda body, bound: self.body(body).run(bound, outer=values))
                 values.update((name, v) for name, v in zip(part.outputs, made, strict=False) if name)
+            if self.clock is not None and isinstance(part, Node):
+                self.clock.note(part.name or part.first_output, part.op)
             for name in self.last_use.get(number, ()):
                 values.pop(name, None)
         if not outer:
@@ -162,7 +176,7 @@ class Executor:
             reads = outer_values(Node("", (), (), {"body": body}))
             around = {name: self.graph.constants[name] for name in reads if name in self.graph.constants}
             known = body.replace(constants={**around, **body.constants})
-            executor = self._bodies[id(body)] = Executor(known, self.threads, True, self.plan.target)
+            executor = self._bodies[id(body)] = Executor(known, self.threads, True, self.plan.target, self.clock)
         return executor
 
     def repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:
@@ -191,11 +205,16 @@ def _batch(segment: Segment, graph: Graph, arrays: Sequence[Any]) -> int:
     return -1
 
 
+def _timed(part: Segment | Node, clock: Clock) -> Segment | Node:
+    """Return a part whose program tells the clock what each instruction takes."""
+    return replace(part, program=marked(part.program, clock)) if isinstance(part, Segment) else part
+
+
 def _tapes(executor: Executor, steers: bool) -> Tapes | None:
     """Return what runs an executor's graph by tapes, None if they would not pay."""
     from fastlstm.tapes.by_shape import Tapes  # a third of what loading a model of recurrent layers alone would import
 
-    tapes = Tapes(executor, Executor, steers)
+    tapes = Tapes(executor, partial(Executor, clock=executor.clock), steers)
     return tapes if tapes.useful else None
 
 

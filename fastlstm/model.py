@@ -20,6 +20,7 @@ from fastlstm.quantise import quantise
 from fastlstm.validation import validated
 
 if TYPE_CHECKING:
+    from fastlstm.profile import Profile
     from fastlstm.streaming.engines import Engine
     from fastlstm.streaming.pool import StreamPool
     from fastlstm.streaming.stream import Stream
@@ -179,6 +180,36 @@ class Model:
         if key not in self._streaming:
             self._streaming[key] = engine_for(self, state)
         return self._streaming[key]
+
+    def profile(self, inputs: Mapping[str, Any], seconds: float = 1.0) -> Profile:
+        """Return what each layer takes, measured on one thread.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array
+            As for `run`.
+        seconds : float
+            How long to measure.
+
+        Returns
+        -------
+        Profile
+            Prints as a table; ``profile.save("profile.svg")`` draws it.
+
+        Raises
+        ------
+        InputError
+            If an input does not fit.
+        """
+        from fastlstm.clock import Clock
+        from fastlstm.profile import measure
+
+        arrays = check_inputs(self.graph.inputs, as_arrays(inputs, "The input"))
+        clock = Clock(self.plan.target)
+        executor = Executor(self.plan.graph, clock=clock)
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())
+        layers = [node.name or node.first_output for node in executor.plan.graph.nodes]
+        return measure(lambda: executor.run(arrays), clock, seconds, shapes, layers)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as a ``.fastlstm`` file: aside first, loaded again, then renamed.

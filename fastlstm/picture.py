@@ -1,4 +1,4 @@
-"""A histogram of times as an SVG picture that stands alone: no dependency, no script, readable in the dark."""
+"""Pictures as SVG that stands alone: no dependency, no script, readable in the dark."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["histogram_svg"]
+__all__ = ["histogram_svg", "shares_svg"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 800, 400, 64, 24, 46, 48
 STYLE = (
     "svg{font:13px system-ui,sans-serif;background:#fff}text{fill:#222}.grid{stroke:#ddd}.bar{fill:#2a78b8}"
+    ".part{fill:#2a78b8;stroke:#fff}.part.b{fill:#4b93cc}.part.c{fill:#8a8f98}.on{fill:#fff}"
     ".mark{stroke:#c33;stroke-dasharray:4 3}.axis{fill:#666}.title{font-size:15px}"
-    "@media (prefers-color-scheme:dark){svg{background:#16181c}text{fill:#ddd}.grid{stroke:#333}.axis{fill:#999}}"
+    "@media (prefers-color-scheme:dark){svg{background:#16181c}text{fill:#ddd}.grid{stroke:#333}.axis{fill:#999}"
+    ".part{stroke:#16181c}.on{fill:#fff}}"
 )
 
 
@@ -70,6 +72,43 @@ def histogram_svg(counts: Sequence[int], edges: Sequence[float], marks: Mapping[
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
         f"<style>{STYLE}</style>{''.join(parts)}</svg>\n"
     )
+
+
+def shares_svg(parts: Sequence[tuple[str, str, float]], title: str = "") -> str:
+    """Return shares of a whole on two levels: groups, and below each its members, all as wide as their share.
+
+    Parameters
+    ----------
+    parts : sequence of (str, str, float)
+        Group, member, share; those of a group need not stand together.
+    title : str
+    """
+    groups: dict[str, list[tuple[str, float]]] = {}
+    for group, member, share in parts:
+        groups.setdefault(group, []).append((member, share))
+    width, row, left = WIDTH - LEFT // 2 - RIGHT, 34, LEFT // 2
+    drawn = [f'<text class="title" x="{left}" y="22">{escape(title)}</text>']
+    at = float(left)
+    for number, (group, members) in enumerate(groups.items()):
+        whole = sum(share for _, share in members)
+        drawn.append(_box(at, TOP, whole * width, row, "part" if number % 2 else "part b", group, whole))
+        for member, share in members:
+            drawn.append(_box(at, TOP + row, share * width, row, "part c", member, share))
+            at += share * width
+    height = TOP + 2 * row + 20
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img">'
+        f"<style>{STYLE}</style>{''.join(drawn)}</svg>\n"
+    )
+
+
+def _box(x: float, y: float, width: float, height: float, style: str, name: str, share: float) -> str:
+    text = f"{name} {100 * share:.1f} %"
+    box = f'<rect class="{style}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="{height}"/>'
+    room = int(width / 7.5)  # characters
+    words = text if len(text) <= room else name if len(name) <= room else ""
+    label = f'<text class="on" x="{x + 5:.1f}" y="{y + height / 2 + 4:.0f}">{escape(words)}</text>' if words else ""
+    return f"<g><title>{escape(text)}</title>{box}{label}</g>"
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -140,6 +140,7 @@ class Instruction:
     note: str = ""
     panels: float = 0  # of hidden units, for a recurrent layer; a tail is a fraction of one
     alone: tuple[Instruction, ...] | None = None  # what runs instead where there is one batch row, if anything does
+    layer: str = ""  # the name of the node that it is part of, for people
 
     def __post_init__(self) -> None:
         made = [aligned(value) if isinstance(value, np.ndarray) else value for value in self.args]
@@ -271,7 +272,7 @@ def _shown(value: Argument) -> str:
 
 # ---------------------------------------------------------------- bytes
 
-VERSION = 2
+VERSION = 3
 MAGIC = b"fastlstm program"
 ALIGN = 64
 
@@ -312,7 +313,14 @@ class _Writer:
     def instruction(self, step: Instruction) -> Any:
         alone = None if step.alone is None else [self.instruction(other) for other in step.alone]
         numbers = [step.label, step.macs, step.weight_bytes, step.quantised, step.note, step.panels]
-        return [step.kernel, _coded(step.constants), [self.word(value) for value in step.args], *numbers, alone]
+        return [
+            step.kernel,
+            _coded(step.constants),
+            [self.word(value) for value in step.args],
+            *numbers,
+            alone,
+            step.layer,
+        ]
 
     def array(self, array: Array | None) -> int | None:
         if array is None:
@@ -400,11 +408,11 @@ class _Reader:
         return None if number is None else self.memory[number]
 
     def instruction(self, data: Sequence[Any]) -> Instruction:
-        kernel, constants, args, label, macs, weight_bytes, quantised, note, panels, alone = data
+        kernel, constants, args, label, macs, weight_bytes, quantised, note, panels, alone, layer = data
         others = None if alone is None else tuple(self.instruction(step) for step in alone)
         words = tuple(self.word(value) for value in args)
         return Instruction(
-            kernel, _decoded(constants), words, label, macs, weight_bytes, quantised, note, panels, others
+            kernel, _decoded(constants), words, label, macs, weight_bytes, quantised, note, panels, others, layer
         )
 
     def word(self, value: Any) -> Argument:

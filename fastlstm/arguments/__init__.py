@@ -58,6 +58,7 @@ ARGUMENTS: Mapping[str, Any] = {
     "rounds.advance": arrays.Advance,
     "rounds.verify": arrays.Verify,
     "rounds.move": arrays.MoveSlice,
+    "profile.mark": arrays.Mark,
     "rounds.repeat": arrays.Run,
     "nested.nested": arrays.Run,
 }

@@ -96,6 +96,13 @@ class Fill(NamedTuple):
     number: Any
 
 
+class Mark(NamedTuple):
+    """The ticks since the mark before are added to a word; the table's first one holds when that was."""
+
+    table: Any
+    word: int
+
+
 class Unary(NamedTuple):
     """A function of every element, one behind the other."""
 

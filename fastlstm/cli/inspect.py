@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastlstm import explain
-from fastlstm.cli.files import read_model
-from fastlstm.cli.options import add_state_dict_options, from_one, state_dict_options
+from fastlstm.cli.files import check_output, read_model
+from fastlstm.cli.options import above_zero, add_state_dict_options, from_one, parse_sizes, state_dict_options
 from fastlstm.cli.printing import print_json, table
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.fileformat import StoredModel
 from fastlstm.graph import Graph
 from fastlstm.model import Model
 from fastlstm.plan import REFERENCE_KERNEL, Plan
+from fastlstm.samples import sample_inputs
 from fastlstm.segments.segment import Segment
 from fastlstm.summary import parameters_of, summarise
 
@@ -27,14 +28,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--batch", type=from_one, default=1, help="rows of the batch that the plan is shown for (%(default)s)"
     )
     parser.add_argument("--threads", type=from_one, default=1, help="threads that the plan may use (%(default)s)")
+    parser.add_argument("--profile", action="store_true", help="measure what each layer takes, on one thread")
+    parser.add_argument("--steps", type=from_one, default=100, help="with --profile: time steps (%(default)s)")
+    parser.add_argument(
+        "--size", action="append", default=[], metavar="DIM=N", help="with --profile: size of an open dimension"
+    )
+    parser.add_argument("--seconds", type=above_zero, default=1.0, help="with --profile: how long (%(default)s)")
+    parser.add_argument("--plot", metavar="FILE", help="with --profile: draw it (.svg)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     add_state_dict_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print inputs, outputs and layers, or the plan."""
+    if arguments.plot:
+        if not arguments.profile:
+            raise InputError("--plot draws what --profile measures.")
+        check_output(arguments.plot, [arguments.model])
     stored = read_model(arguments.model, state_dict_options(arguments))
     model = Model(stored.graph, threads=arguments.threads)
+    if arguments.profile:
+        return _profile(model, arguments)
     plan, stream = model.plan, _stream(model)
     layers = [layer.as_data() for layer in summarise(plan)]
     if arguments.json:
@@ -67,6 +81,20 @@ def run(arguments: argparse.Namespace) -> int:
             f"The loop '{loop}' is none of the recurrent cells that are recognised: its body is compiled and runs "
             "round by round, as it is written, which is slower than a recurrent layer."
         )
+    return 0
+
+
+def _profile(model: Model, arguments: argparse.Namespace) -> int:
+    """Measure what each layer takes, print it, and draw it if that is asked for."""
+    sizes = parse_sizes(arguments.size)
+    inputs = sample_inputs(model.graph, sizes, batch=arguments.batch, time=arguments.steps)
+    found = model.profile(inputs, arguments.seconds)
+    if arguments.plot:
+        found.save(arguments.plot)
+    if arguments.json:
+        print_json(found.as_data())
+    else:
+        print(found)
     return 0
 
 

@@ -19,7 +19,8 @@ INLINE = "alwaysinline nounwind"
 def target_primitives(target: Target, names: Iterable[str]) -> str:
     """Return the definitions of the primitives among `names` that depend on the processor alone."""
     parts = [_multiply_add(int(name.rsplit("_", 1)[1]), target.fma) for name in names if "_multiply_add_" in name]
-    return "\n".join([*parts, _pause(target.architecture), _float_mode(target.architecture)])
+    architecture = target.architecture
+    return "\n".join([*parts, _pause(architecture), _float_mode(architecture), _clock(architecture)])
 
 
 def _multiply_add(lanes: int, fused: bool) -> str:
@@ -41,6 +42,15 @@ def _pause(architecture: str) -> str:
     }
     declared, call = hint.get(architecture, ("", ""))
     return f"{declared}define i64 @fl_pause() {INLINE} {{\n{call}  ret i64 0\n}}"
+
+
+def _clock(architecture: str) -> str:
+    read = {
+        "x86_64": ("declare i64 @llvm.readcyclecounter()\n", "  %r = call i64 @llvm.readcyclecounter()\n"),
+        "aarch64": ("", '  %r = call i64 asm sideeffect "mrs $0, cntvct_el0", "=r"()\n'),
+    }
+    declared, call = read.get("aarch64" if architecture == "arm64" else architecture, ("", "  %r = add i64 0, 0\n"))
+    return f"{declared}define i64 @fl_clock() {INLINE} {{\n{call}  ret i64 %r\n}}"
 
 
 def _float_mode(architecture: str) -> str:

@@ -135,5 +135,5 @@ EXTENTS: Mapping[str, Extent] = {
     "movement.last": lambda _, a: ({"x": a.floats, "out": a.floats}, {}),
     "movement.embed": lambda _, a: ({"ids": 1, "out": a.floats}, {"table": 4 * a.rows * a.floats}),
 }
-ELSEWHERE = frozenset(["split.split", "gather.gather", "gather.scatter"])
+ELSEWHERE = frozenset(["split.split", "gather.gather", "gather.scatter", "profile.mark"])
 """Kernels whose arguments are places in memory: they have protected pages alone."""

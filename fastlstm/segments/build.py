@@ -59,6 +59,7 @@ def build_segment(
     build = Builder(graph, labels, target)
     for node in nodes:
         before = len(build.steps)
+        build.layer = node.name or node.first_output
         check_weights(node, graph.constants)
         if node.op in RECURRENT_OPS:
             recurrent(build, node)
@@ -75,6 +76,7 @@ def build_segment(
     for node in nodes:
         name = node.output(0)
         if name in wanted and name in build.place:
+            build.layer = node.name or name
             _show(build, name)
     return replace(_finish(build, nodes), threads=threads)
 

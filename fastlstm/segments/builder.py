@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
@@ -42,6 +42,7 @@ class Builder:
     lengths: str | None = None  # None before the first recurrent layer
     needs_step: str = ""
     kernels: dict[str, str] = field(default_factory=dict)  # first output of a node -> the kernel that computes it
+    layer: str = ""  # the name of the node that is being walked
     exact: set[int] = field(default_factory=set)  # slots whose makers write no lane behind the last feature
 
     def slot(self, slot: Slot) -> int:
@@ -57,7 +58,8 @@ class Builder:
 
     def emit(self, stage: int, instruction: Instruction, *used: int) -> None:
         """Add a kernel call to a stage; `used` are the slots that it reads and writes."""
-        self.steps.append((stage, instruction, used))
+        alone = instruction.alone and tuple(replace(step, layer=self.layer) for step in instruction.alone)
+        self.steps.append((stage, replace(instruction, layer=self.layer, alone=alone), used))
 
     def read(self, name: str, features: int) -> int:
         """Return the slot of a value, made an input of the segment if no node before makes it.

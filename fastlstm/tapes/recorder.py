@@ -67,6 +67,8 @@ class Recorder:
         Memory that instructions write: all else that they refer to is constant.
     grain : int
         Memory is asked for in so many floats.
+    layer : str
+        The name of the node whose instructions are being recorded.
     """
 
     target: Target
@@ -77,6 +79,7 @@ class Recorder:
     free: dict[int, list[Array]] = field(default_factory=dict)
     nbytes: int = 0
     grain: int = FINE if CHECKING else GRAIN
+    layer: str = ""
     _finishes: dict[int, _Finish] = field(default_factory=dict)
     _released: list[list[Array]] = field(default_factory=lambda: [[]])
     _fresh: list[Array] = field(default_factory=list)
@@ -125,7 +128,7 @@ class Recorder:
 
     def emit(self, kernel: str, constants: tuple[Any, ...], args: tuple[Argument, ...], macs: int = 0) -> None:
         """Add an instruction."""
-        self.pending.append(Instruction(kernel, constants, args, kernel, macs))
+        self.pending.append(Instruction(kernel, constants, args, kernel, macs, layer=self.layer))
 
     def flushed(self) -> list[Instruction]:
         """Return the instructions that have not run yet; they do now."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
+from fastlstm.clock import Clock
 from fastlstm.graph import Graph, Node
 from fastlstm.program import Instruction, Program
 from fastlstm.segments.program import BoundProgram
@@ -38,6 +39,7 @@ class Runner(Protocol):
 
     graph: Graph
     threads: int
+    clock: Clock | None
     last_use: dict[int, list[str]]
     reads: Counter[str]
 

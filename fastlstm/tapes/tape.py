@@ -11,7 +11,7 @@ The kernels and their order are the same whether a tape is kept or recorded anew
 
 from __future__ import annotations
 
-from collections.abc import Container, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from fastlstm import layout, ops
 from fastlstm.arguments.arrays import MaskCodes, Run
+from fastlstm.clock import marked
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
 from fastlstm.memory import aligned_zeros, memory_of
@@ -49,6 +50,7 @@ class Recording:
         self.packed = packed
         self.live = live
         self.history: list[Instruction] = []  # what has been made part of a step
+        self.clock = runner.clock
         self.rec = Recorder(runner.plan.target, runner.threads, packed)
         if not live:
             self.rec.grain = FINE  # an exported model's memory is what it takes, not what a machine has
@@ -81,6 +83,7 @@ class Recording:
             values[name] = Cell(array, fixed=True, shared=True)
         own = {spec.name for spec in runner.graph.inputs}
         for number, part in enumerate(runner.plan.parts):
+            self.rec.layer = part.names[0] if isinstance(part, Segment) else part.name or part.first_output
             made = self._segment(part, values) if isinstance(part, Segment) else self._node(runner, part, values)
             for name, cell in made.items():
                 if name:
@@ -204,8 +207,19 @@ class Recording:
                 if target is not None:
                     _put(target.array, value)
 
-        self.tape.steps.append(step)
+        self._add(step, node.op)
         return made
+
+    def _add(self, step: Callable[[], None], what: str) -> None:
+        """Add a step that runs in Python."""
+        clock, layer = self.clock, self.rec.layer
+
+        def timed() -> None:
+            step()
+            if clock is not None:
+                clock.note(layer, what)
+
+        self.tape.steps.append(step if clock is None else timed)
 
     def _kept(self, value: Any) -> Cell:
         """Return a cell that holds a result of NumPy's in memory that stays."""
@@ -264,7 +278,7 @@ class Recording:
             for name, value in segment.run({name: cell.array for name, cell in used.items()}).items():
                 _put(made[name].array, value)
 
-        self.tape.steps.append(step)
+        self._add(step, "segment")
         return made
 
     def _instruction(self, segment: Segment, values: Mapping[str, Cell], steps: int, batch: int) -> dict[str, Cell]:
@@ -346,7 +360,8 @@ class Recording:
     def bound(self, instructions: Sequence[Instruction]) -> BoundProgram:
         """Return instructions bound to the memory they were recorded with, watched by the tape."""
         macs = sum(i.macs for i in instructions)
-        bound = BoundProgram(self.program(instructions), 1, self.workers(macs))
+        program = self.program(instructions)
+        bound = BoundProgram(program if self.clock is None else marked(program, self.clock), 1, self.workers(macs))
         bound.macs = macs
         self.rec.nbytes += bound.nbytes()
         self.tape.watched += [program for program in bound.family() if program.complains]

@@ -22,6 +22,8 @@ ALLOWED: Mapping[str, str] = {
     "pack": "memory",
     "program": "arguments layout memory target",
     "scratch": "layout program",
+    "clock": "arguments kernels layout memory program target",
+    "profile": "clock picture",
     "quantise": "graph limits",
     "validation": "graph limits ops",
     "converters.audio": "converters.common converters.torch graph",
@@ -41,10 +43,10 @@ ALLOWED: Mapping[str, str] = {
     "segments": "arguments busy graph kernels layout limits memory native pack program "
     "protected scratch target team validation",
     "explain": "program segments target",
-    "tapes": "arguments busy graph layout memory native ops pack passes program protected segments target",
+    "tapes": "arguments busy clock graph layout memory native ops pack passes program protected segments target",
     "verify": "fileformat graph passes reference runners samples",
     "plan": "explain graph ops passes segments tapes target",
-    "executor": "graph kernels machine native ops plan protected segments tapes target validation",
+    "executor": "clock graph kernels machine native ops plan protected segments tapes target validation",
     "summary": "graph ops passes plan segments tapes",
     "ulp": "layout machine program segments",
     "usual": "graph kernels plan segments target",
@@ -54,7 +56,8 @@ ALLOWED: Mapping[str, str] = {
         "segments tapes target"
     ),
     "inputs": "conversion foreign graph streaming",
-    "model": "executor fileformat foreign graph inputs machine passes plan quantise streaming validation verify",
+    "model": "clock executor fileformat foreign graph inputs machine passes plan profile quantise streaming validation "
+    "verify",
     "layers": "graph model",
     "loading": "converters fileformat graph model",
     "export": "executor graph graph_json kernels layout machine memory model passes program samples scratch segments "
