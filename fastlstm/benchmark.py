@@ -276,8 +276,12 @@ def histogram(timing: Timing, bins: int = 16, width: int = 50) -> str:
     )
 
 
-def plot_histogram(timing: Timing, path: str | os.PathLike[str], title: str = "") -> None:
+def plot_histogram(
+    timing: Timing, path: str | os.PathLike[str], title: str = "", marks: Mapping[str, float] | None = None
+) -> None:
     """Draw the distribution into a picture file, whose suffix says the format: .svg, or what matplotlib knows.
+
+    `marks` are further times to draw, in seconds, by name: a deadline.
 
     Raises
     ------
@@ -287,10 +291,10 @@ def plot_histogram(timing: Timing, path: str | os.PathLike[str], title: str = ""
         If matplotlib does not know the suffix.
     """
     if str(path).endswith(".svg"):
+        lines = {"p50": timing.median, "p99": timing.p99, "p99.9": timing.p999, "max": timing.max, **(marks or {})}
         counts, edges = _bins(timing, 80)
-        marks = {"p50": timing.median, "p99": timing.p99, "p99.9": timing.p999, "max": timing.max}
         text = histogram_svg(
-            [int(n) for n in counts], [float(e) * 1e6 for e in edges], {n: 1e6 * v for n, v in marks.items()}, title
+            [int(n) for n in counts], [float(e) * 1e6 for e in edges], {n: 1e6 * v for n, v in lines.items()}, title
         )
         Path(path).write_text(text, encoding="utf-8")
         return
@@ -302,7 +306,8 @@ def plot_histogram(timing: Timing, path: str | os.PathLike[str], title: str = ""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.stairs(counts, edges * 1e6, fill=True)
-    for label, value in (("p50", timing.median), ("p99", timing.p99), ("p99.9", timing.p999)):
+    lines = {"p50": timing.median, "p99": timing.p99, "p99.9": timing.p999, **(marks or {})}
+    for label, value in lines.items():
         axes.axvline(value * 1e6, linewidth=0.8, linestyle="--", color="black")
         axes.text(value * 1e6, 0.97, f" {label}", transform=axes.get_xaxis_transform(), va="top")
     axes.set(xscale="log", yscale="log", ylim=(0.5, None), xlabel="µs per call", ylabel="calls", title=title)

@@ -30,7 +30,8 @@ def histogram_svg(counts: Sequence[int], edges: Sequence[float], marks: Mapping[
         Lines to draw, in microseconds.
     title : str
     """
-    low, high = math.log(edges[0]), math.log(edges[-1])
+    first, last = min([edges[0], *marks.values()]), max([edges[-1], *marks.values()])
+    low, high = math.log(first), math.log(last)
     most = max(10, *counts)
     bottom = HEIGHT - BOTTOM
 
@@ -48,7 +49,7 @@ def histogram_svg(counts: Sequence[int], edges: Sequence[float], marks: Mapping[
         parts.append(f'<text class="axis" x="{LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{10**power:,}</text>')
     parts += [
         f'<text class="axis" x="{x(tick):.1f}" y="{bottom + 18}" text-anchor="middle">{tick:g}</text>'
-        for tick in _ticks(edges[0], edges[-1])
+        for tick in _ticks(first, last)
     ]
     for count, start, end in zip(counts, edges[:-1], edges[1:], strict=True):
         if count:
@@ -57,7 +58,7 @@ def histogram_svg(counts: Sequence[int], edges: Sequence[float], marks: Mapping[
             size = f'x="{x(start):.1f}" y="{y(count):.1f}" width="{width:.1f}" height="{bottom - y(count):.1f}"'
             parts.append(f'<rect class="bar" {size}>{tip}</rect>')
     for number, (name, value) in enumerate(marks.items()):
-        at = x(min(max(value, edges[0]), edges[-1]))
+        at = x(value)
         parts.append(f'<line class="mark" x1="{at:.1f}" y1="{TOP}" x2="{at:.1f}" y2="{bottom}"/>')
         anchor = "end" if at > WIDTH - 140 else "start"
         shift = -4 if anchor == "end" else 4

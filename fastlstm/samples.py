@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec
 
-__all__ = ["open_dimensions", "sample_array", "sample_inputs", "time_steps"]
+__all__ = ["open_dimensions", "sample_array", "sample_frames", "sample_inputs", "time_steps", "with_sizes"]
 
 Array = npt.NDArray[Any]
 
@@ -26,6 +27,28 @@ _MAX_ELEMENTS = 1 << 26
 def open_dimensions(graph: Graph) -> tuple[str, ...]:
     """Return the names of the input dimensions that are not known before run time."""
     return tuple(dict.fromkeys(d for spec in graph.inputs for d in spec.shape if isinstance(d, str)))
+
+
+def with_sizes(graph: Graph, sizes: Mapping[str, int]) -> Graph:
+    """Return the graph with some open dimensions of its inputs closed.
+
+    Raises
+    ------
+    InputError
+        If `sizes` names a dimension that the graph does not leave open.
+    """
+    _check_sizes(graph, sizes)
+    inputs = [
+        replace(s, shape=tuple(sizes.get(d, d) if isinstance(d, str) else d for d in s.shape)) for s in graph.inputs
+    ]
+    return graph.replace(inputs=tuple(inputs))
+
+
+def _check_sizes(graph: Graph, sizes: Mapping[str, int]) -> None:
+    known = open_dimensions(graph)
+    for name in sizes:
+        if name not in known:
+            raise InputError(f"There is no open dimension '{name}'; the model's are: {', '.join(known) or 'none'}.")
 
 
 def sample_inputs(
@@ -62,13 +85,10 @@ def sample_inputs(
         not known.
     """
     given = dict(sizes or {})
-    known = open_dimensions(graph)
-    for name in given:
-        if name not in known:
-            raise InputError(f"There is no open dimension '{name}'; the model's are: {', '.join(known) or 'none'}.")
+    _check_sizes(graph, given)
     if nameless := [spec.name for spec in graph.inputs if "..." in spec.shape]:
         raise InputError(f"The model does not say the rank of its input '{nameless[0]}': give inputs of your own.")
-    has_batch = any(_BATCH.search(name) for name in known)
+    has_batch = any(_BATCH.search(name) for name in open_dimensions(graph))
     for spec in graph.inputs:
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str):
@@ -85,6 +105,18 @@ def sample_inputs(
 def sample_array(graph: Graph, spec: TensorSpec, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """Return a random value for one input, of a shape of one's own; see `sample_inputs`."""
     return _values(graph, spec, {spec.name: shape}, rng)
+
+
+def sample_frames(graph: Graph, inputs: Iterable[str], blank: Any) -> Any:
+    """Return frames for a stream or a pool, as random as those of `sample_inputs`.
+
+    `inputs` are the names of the stream's inputs, `blank` is what its ``blank_frame`` or ``blank_chunk`` gives.
+    """
+    rng, specs = np.random.default_rng(0), {spec.name: spec for spec in graph.inputs}
+    if isinstance(blank, dict):
+        return {name: sample_array(graph, specs[name], zeros.shape, rng) for name, zeros in blank.items()}
+    (name,) = inputs
+    return sample_array(graph, specs[name], blank.shape, rng)
 
 
 def _batch_axis(spec: TensorSpec) -> int | None:

@@ -16,7 +16,7 @@ from fastlstm.plan import REFERENCE_KERNEL, Plan, operator
 from fastlstm.segments.segment import Segment
 from fastlstm.tapes import EMITTERS
 
-__all__ = ["Layer", "parameters_of", "summarise"]
+__all__ = ["Layer", "bytes_of", "parameters_of", "summarise"]
 
 Array = npt.NDArray[Any]
 
@@ -78,12 +78,17 @@ def summarise(plan: Plan) -> tuple[Layer, ...]:
 
 
 def parameters_of(graph: Graph) -> int:
-    """Return how many weights a graph has."""
+    """Return how many weights a graph has, those in bodies of control flow too."""
     found: dict[str, Array] = {name: array for name, array in graph.constants.items() if array.dtype.kind == "f"}
     for node in graph.nodes:
         parameters, scales = _weights(node, graph.constants)
         found = {name: array for name, array in {**found, **parameters}.items() if name not in scales}
-    return sum(array.size for array in found.values())
+    return sum(array.size for array in found.values()) + sum(map(parameters_of, graph.subgraphs()))
+
+
+def bytes_of(graph: Graph) -> int:
+    """Return the bytes of a graph's constants, those in bodies of control flow too."""
+    return sum(array.nbytes for array in graph.constants.values()) + sum(map(bytes_of, graph.subgraphs()))
 
 
 def _weights(node: Node, constants: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -332,6 +332,40 @@ def _made_up(graph: Graph, sizes: Mapping[str, int] | None, seed: int) -> Iterat
         yield sample_inputs(graph, sizes, batch=batch, time=time, seed=seed + position)
 
 
+def as_named(names: Graph, graph: Graph, run: Run) -> Run:
+    """Return a function that runs a model of `graph` under the names of inputs and outputs that `names` has.
+
+    Formats name inputs and outputs differently; where the names differ, the order counts.
+
+    Raises
+    ------
+    InputError
+        If there are more of them in one than in the other.
+    """
+    if (len(names.inputs), len(names.outputs)) != (len(graph.inputs), len(graph.outputs)):
+        raise InputError(
+            f"The models cannot be compared: {len(names.inputs)} inputs and {len(names.outputs)} outputs here, "
+            f"{len(graph.inputs)} and {len(graph.outputs)} there."
+        )
+    same = {s.name for s in names.outputs} == {s.name for s in graph.outputs}
+
+    def under(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = run(renamed(inputs, graph))
+        if same:
+            return outputs
+        return {spec.name: outputs[own.name] for spec, own in zip(names.outputs, graph.outputs, strict=True)}
+
+    return under
+
+
+def renamed(inputs: Mapping[str, Array], graph: Graph) -> dict[str, Array]:
+    """Return inputs under the names that a graph has for them, in its order where the names differ."""
+    wanted = [spec.name for spec in graph.inputs]
+    if set(wanted) == set(inputs):
+        return dict(inputs)
+    return dict(zip(wanted, map(np.asarray, inputs.values()), strict=True))
+
+
 def replay(run: Run, samples: Sequence[GoldenSample], atol: float = ATOL, rtol: float = RTOL) -> tuple[Comparison, ...]:
     """Run the inputs of stored samples again and compare with the outputs stored beside them."""
     return tuple(compare(sample.outputs, run(sample.inputs), atol, rtol) for sample in samples)

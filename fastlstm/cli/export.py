@@ -10,7 +10,14 @@ from typing import Any
 
 import fastlstm
 from fastlstm.cli.files import read_model
-from fastlstm.cli.options import add_state_dict_options, from_one, parse_sizes, state_dict_options
+from fastlstm.cli.options import (
+    add_state_dict_options,
+    add_state_option,
+    from_one,
+    parse_sizes,
+    parse_states,
+    state_dict_options,
+)
 from fastlstm.cli.printing import print_json, table
 from fastlstm.errors import InputError
 from fastlstm.export.folder import export, target_named
@@ -33,9 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--size", action="append", default=[], metavar="DIM=N",
         help="size of an open dimension: the model is called whole, not step by step",
     )  # fmt: skip
-    parser.add_argument(
-        "--state", action="append", default=[], metavar="IN=OUT", help="a state's input and the output that shows it"
-    )
+    add_state_option(parser)
     parser.add_argument("--weights", choices=("inside", "apart"), default="inside", help="apart: in files of their own")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
     group = parser.add_argument_group("of a target without a name")
@@ -63,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         precision=arguments.precision,
         sizes=parse_sizes(arguments.size),
-        state=_pairs(arguments.state),
+        state=parse_states(arguments.state),
         weights=arguments.weights,
     )
     if arguments.json:
@@ -93,16 +98,6 @@ def _plain(triple: str, cpu: str, features: tuple[str, ...]) -> Target:
     abi = like.abi if like else ""
     plain = Target(triple, triple, cpu, features, lanes=1, registers=16, fma=False, max_sums=4, abi=abi)
     return replace(plain, name=f"{triple.split('-')[0]}-{cpu}")
-
-
-def _pairs(given: list[str]) -> dict[str, str]:
-    pairs = {}
-    for pair in given:
-        name, separator, shown = pair.rpartition("=")
-        if not (name and separator and shown):
-            raise InputError(f"--state takes an input and an output, as in h_in=h_out; got '{pair}'.")
-        pairs[name] = shown
-    return pairs
 
 
 def _rows(content: dict[str, Any]) -> Any:

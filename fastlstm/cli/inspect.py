@@ -17,7 +17,7 @@ from fastlstm.model import Model
 from fastlstm.plan import REFERENCE_KERNEL, Plan
 from fastlstm.samples import sample_inputs
 from fastlstm.segments.segment import Segment
-from fastlstm.summary import parameters_of, summarise
+from fastlstm.summary import bytes_of, parameters_of, summarise
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -132,12 +132,11 @@ def _loops(plan: Plan) -> list[str]:
 
 
 def _overview(stored: StoredModel, notes: Sequence[str]) -> dict[str, str | int | list[str]]:
-    constants = stored.graph.constants.values()
     overview: dict[str, str | int | list[str]] = {
         "input": [str(spec) for spec in stored.graph.inputs],
         "output": [str(spec) for spec in stored.graph.outputs],
         "parameters": parameters_of(stored.graph),
-        "bytes": sum(array.nbytes for array in constants),
+        "bytes": bytes_of(stored.graph),
         "assumed": list(notes),
     }
     if stored.source is not None:

@@ -14,8 +14,10 @@ __all__ = [
     "above_zero",
     "add_comparing_options",
     "add_state_dict_options",
+    "add_state_option",
     "from_one",
     "parse_sizes",
+    "parse_states",
     "state_dict_options",
 ]
 
@@ -63,6 +65,24 @@ def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
             raise InputError(f"--size takes a dimension and a whole number from 1 on, as in batch=4; got '{argument}'.")
         sizes[name] = int(size)
     return sizes
+
+
+def add_state_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that pairs state inputs with outputs by hand."""
+    parser.add_argument(
+        "--state", action="append", default=[], metavar="IN=OUT", help="a state's input and the output that shows it"
+    )
+
+
+def parse_states(arguments: Sequence[str]) -> dict[str, str] | None:
+    """Return the pairs of ``IN=OUT`` arguments, None if there are none."""
+    pairs = {}
+    for pair in arguments:
+        name, separator, shown = pair.rpartition("=")
+        if not (name and separator and shown):
+            raise InputError(f"--state takes an input and an output, as in h_in=h_out; got '{pair}'.")
+        pairs[name] = shown
+    return pairs or None
 
 
 def from_one(text: str) -> int:

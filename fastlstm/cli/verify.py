@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
 
 from fastlstm.cli.files import read_inputs, read_model
 from fastlstm.cli.options import add_comparing_options, add_state_dict_options, parse_sizes, state_dict_options
@@ -15,10 +12,9 @@ from fastlstm.cli.printing import print_json
 from fastlstm.errors import InputError
 from fastlstm.export.replay import Replay, replay_export
 from fastlstm.fileformat import StoredModel
-from fastlstm.graph import Graph
 from fastlstm.model import Model
 from fastlstm.runners import Runner
-from fastlstm.verify import Array, Run, Verification, compare_layers, replay, verify, verify_source
+from fastlstm.verify import Verification, as_named, compare_layers, renamed, replay, verify, verify_source
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"not compared with the file's own framework: {found.reason}", file=sys.stderr)
     worst, layer, layers_hold = found.worst, None, True
     if arguments.by_layer:
-        inputs = _renamed(found.samples[0].inputs, second.graph)
+        inputs = renamed(found.samples[0].inputs, second.graph)
         layers = compare_layers(
             second.graph, lambda g, x: Model(g).run(x), inputs, atol=arguments.atol, rtol=arguments.rtol
         )
@@ -82,7 +78,7 @@ def _compare(arguments: argparse.Namespace, first: StoredModel, second: StoredMo
     tolerance = {"atol": arguments.atol, "rtol": arguments.rtol}
     given = [read_inputs(arguments.input, first.graph)] if arguments.input else []
     sizes = parse_sizes(arguments.size)
-    run = _as_named(first.graph, second.graph)
+    run = as_named(first.graph, second.graph, Model(second.graph).run)
     if not arguments.model.endswith(".fastlstm"):
         return verify_source(
             arguments.model, first.graph, run, sizes=sizes, given=given, trusted=arguments.trusted, **tolerance
@@ -96,32 +92,3 @@ def _compare(arguments: argparse.Namespace, first: StoredModel, second: StoredMo
         raise InputError(f"'{arguments.model}' holds no golden samples: name a second model to compare with.")
     origin = f"the golden samples of {first.golden[0].origin}"
     return Verification(origin, "", replay(run, first.golden, **tolerance), first.golden)
-
-
-def _as_named(names: Graph, graph: Graph) -> Run:
-    """Return a function that runs `graph` under the names of inputs and outputs that `names` has.
-
-    Formats name inputs and outputs differently; where the names differ, the order counts.
-    """
-    if (len(names.inputs), len(names.outputs)) != (len(graph.inputs), len(graph.outputs)):
-        raise InputError(
-            f"The models cannot be compared: {len(names.inputs)} inputs and {len(names.outputs)} outputs here, "
-            f"{len(graph.inputs)} and {len(graph.outputs)} there."
-        )
-    model = Model(graph)
-    same = {s.name for s in names.outputs} == {s.name for s in graph.outputs}
-
-    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-        outputs = model.run(_renamed(inputs, graph))
-        if same:
-            return outputs
-        return {spec.name: array for spec, array in zip(names.outputs, outputs.values(), strict=True)}
-
-    return run
-
-
-def _renamed(inputs: Mapping[str, Array], graph: Graph) -> dict[str, Array]:
-    wanted = [spec.name for spec in graph.inputs]
-    if set(wanted) == set(inputs):
-        return dict(inputs)
-    return dict(zip(wanted, map(np.asarray, inputs.values()), strict=True))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 import time
@@ -14,7 +13,14 @@ import numpy as np
 
 from fastlstm import machine, passes
 from fastlstm.cli.files import read_model
-from fastlstm.cli.options import add_state_dict_options, state_dict_options
+from fastlstm.cli.options import (
+    add_state_dict_options,
+    add_state_option,
+    from_one,
+    parse_sizes,
+    parse_states,
+    state_dict_options,
+)
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph
 from fastlstm.kernels import compiler
@@ -22,7 +28,8 @@ from fastlstm.kernels.cache import cache_folder
 from fastlstm.kernels.side_by_side import fill
 from fastlstm.layers import GRU, LSTM, RNN
 from fastlstm.model import Model
-from fastlstm.samples import sample_inputs
+from fastlstm.quantise import PRECISIONS
+from fastlstm.samples import sample_frames, sample_inputs, with_sizes
 from fastlstm.target import LEVELS
 from fastlstm.usual import planned_kernels
 
@@ -37,6 +44,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder", type=Path, help="where compiled kernels are kept (default: the cache); it can be copied"
     )
+    parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
+    parser.add_argument("--threads", type=from_one, default=1, help="threads that calls will use (%(default)s)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the weights (%(default)s)")
+    parser.add_argument("--pool", type=from_one, metavar="N", help="pools of so many streams too")
+    add_state_option(parser)
     add_state_dict_options(parser)
 
 
@@ -53,31 +65,48 @@ def run(arguments: argparse.Namespace) -> int:
         target = LEVELS[arguments.target]
         # Planned and recorded for the other machine; what runs meanwhile computes nothing.
         with machine.supposing(target), compiler.listing() as kernels:
-            _run(graphs)
+            _run(graphs, arguments)
         fill(kernels, target, machine.cores(), _say)
     else:
         target = machine.detect()
         planned = {kernel for graph in graphs for kernel in planned_kernels(passes.optimise(graph), target)}
         fill(planned, target, machine.cores(), _say)
-        _run(graphs)
+        _run(graphs, arguments)
         kernels = set(compiler.loaded())
     print(f"{len(kernels)} kernels for {target.name} ready in {time.monotonic() - started:.1f} s: {folder}")
     return 0
 
 
-def _run(graphs: Sequence[Graph]) -> None:
+def _run(graphs: Sequence[Graph], arguments: argparse.Namespace) -> None:
     """Run models on made-up inputs, or the standard layers if there are none."""
     for graph in graphs:
-        model = Model(graph)
-        for batch in (1, 2):  # one row of a small layer has kernels of its own
-            model.run(sample_inputs(graph, batch=batch))
-        with contextlib.suppress(UnsupportedError):  # a model that cannot stream has no step to make ready
-            model.stream().warmup()
+        _run_model(with_sizes(graph, parse_sizes(arguments.size)), arguments)
     if not graphs:
         for layer, gates in ((LSTM, 4), (GRU, 3), (RNN, 1)):
             one = layer(np.zeros((8 * gates, 4)), np.zeros((8 * gates, 8)))
             for rows in (1, 2):
                 one(np.zeros((1, rows, 4)))
+
+
+def _run_model(graph: Graph, arguments: argparse.Namespace) -> None:
+    """Run a model whole, step by step if it streams, and as a pool if that is asked for."""
+    model = Model(graph, arguments.threads, arguments.precision)
+    for batch in (1, 2):  # one row of a small layer has kernels of its own
+        model.run(sample_inputs(graph, batch=batch))
+    states = parse_states(arguments.state)
+    try:
+        stream = model.stream(state=states)
+    except UnsupportedError as error:  # a model that cannot stream has no step to make ready
+        if states or arguments.pool:
+            raise
+        _say(f"no stream is made ready: {error}")
+        return
+    inputs = model.streaming_engine(states).inputs
+    stream.warmup(frame=sample_frames(graph, inputs, stream.blank_frame()))
+    if arguments.pool:
+        pool = model.streams(arguments.pool, states)
+        numbers = [pool.open() for _ in range(arguments.pool)]
+        pool.step(numbers, sample_frames(graph, inputs, pool.blank_frames(arguments.pool)))
 
 
 def _say(text: str) -> None:

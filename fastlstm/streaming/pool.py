@@ -276,6 +276,14 @@ class StreamPool:
         several = "T" in self._outputs[name].axes and (self.hop > 1 or self._rows_a_hop[name] > 1)
         return (self._rows_a_hop[name],) if several else ()
 
+    def blank_frames(self, streams: int) -> Any:
+        """Return frames of zeros for so many streams, of the shape and dtype that `step` takes."""
+        blank = {}
+        for name, port in self._inputs.items():
+            front = () if name in self._single else (streams, *self._hop_size(name))
+            blank[name] = np.zeros((*front, *(size or 1 for size in port.shape(1, 1, "TB"))), port.dtype)
+        return next(iter(blank.values())) if len(blank) == 1 else blank
+
     def _piece(self, chunk: Any) -> Arrays:
         """Return the arrays of one stream's chunk, checked."""
         named = by_name(self._inputs, chunk)

@@ -285,15 +285,16 @@ class Stream:
         return next(iter(blank.values())) if len(blank) == 1 else blank
 
     @exclusive("stream")
-    def warmup(self, *chunks: int) -> None:
+    def warmup(self, *chunks: int, frame: Any = None) -> None:
         """Do now what a first step, and first chunks of these lengths, would do; the state stays as it is.
 
-        Code is compiled or loaded, memory taken, and every page of it touched.
+        Code is compiled or loaded, memory taken, and every page of it touched. Frames are of zeros, or `frame` where a
+        model cannot take those.
         """
         kept = self._run.state()
         try:
             self._run.warmup()
-            frame = self.blank_frame()
+            frame = self.blank_frame() if frame is None else frame
             for _ in range(3):
                 y = self._step(frame, None)
                 self._one(frame, y, self._busy)

@@ -357,10 +357,48 @@ def test_bench_latency_draws_its_distribution(converted, tmp_path, capsys):
     picture = ElementTree.parse(tmp_path / "a.svg").getroot()
     assert picture.tag.endswith("svg")
     assert "p99.9" in (tmp_path / "a.svg").read_text()
+    assert report["deadline"] == 0.01
+    assert report["missed"] <= report["calls"]
+    assert "deadline" in (tmp_path / "a.svg").read_text()
+    pool = data(capsys, *words, "--pool", "3")
+    assert pool["steps_per_call"] == 1
     blocks = data(capsys, *words, "--block", "8")
     assert blocks["real_time_factor"] == pytest.approx(blocks["median"] / 8 * 100)
     assert main(words) == 0
     assert "█" in capsys.readouterr().out
+
+
+def test_warmup_and_latency_know_pairs_of_states_and_sizes(tmp_path, capsys):
+    def info(name: str, *shape: int | str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    rng = np.random.default_rng(0)
+    weights = [
+        onnx.numpy_helper.from_array(rng.standard_normal((1, 9, 3)).astype(np.float32), name) for name in ("w", "r")
+    ]
+    node = helper.make_node("GRU", ["x", "w", "r", "", "", "memory"], ["", "result"], hidden_size=3)
+    inputs = [info("x", 1, "rows", 3), info("memory", 1, "rows", 3)]
+    graph = helper.make_graph([node], "one step", inputs, [info("result", 1, "rows", 3)], weights)
+    path = tmp_path / "step.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8), path)
+    pairs = ["--state", "memory=result", "--size", "rows=1"]
+    assert data(capsys, "bench", path, "--latency", "--seconds", "0.05", *pairs)["calls"] > 0
+    assert main(["warmup", str(path), *pairs, "--pool", "2"]) == 0
+    assert "ready" in capsys.readouterr().out
+    assert "nothing" in told(capsys, "warmup", path, "--state", "memory=nothing")
+    assert "There is no open dimension 'time'" in told(capsys, "bench", path, "--latency", "--size", "time=5")
+
+
+def test_bench_compares_files_by_position_where_names_differ(converted, tmp_path, capsys):
+    proto = onnx.load(ONNX)
+    for value in (*proto.graph.input, *proto.graph.output):
+        old, value.name = value.name, f"other {value.name}"
+        for node in proto.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [value.name if name == old else name for name in names]
+    onnx.save(proto, tmp_path / "renamed.onnx")
+    report = data(capsys, "bench", converted, "--against", tmp_path / "renamed.onnx", "--steps", "5", "--rounds", "2")
+    assert len(report["results"]) == 2
 
 
 def test_doctor_describes_the_machine(capsys):
