@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,13 @@ from fastlstm import benchmark, passes
 from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, Graph
 from fastlstm.model import Model
-from fastlstm.quantise import layer_name, precisions
+from fastlstm.quantise import PRECISIONS, layer_name, precisions
 
-__all__ = ["Cost", "cost", "fastest_within"]
+__all__ = ["Cost", "Metric", "by_metric", "cost", "fastest_within"]
 
 Array = npt.NDArray[Any]
+Metric = Callable[[Mapping[str, Array], Mapping[str, Array]], float]
+"""Outputs and inputs by name -> a number, such as an accuracy."""
 
 WORTH_IT = 1.01  # times as fast, for the whole model, before a layer takes narrower weights: less is noise
 
@@ -66,6 +68,26 @@ def cost(wide: Model, narrow: Model, samples: Sequence[Mapping[str, Array]]) -> 
     outputs, largest = _errors(wide, narrow, samples), _largest(samples)
     contest = benchmark.compare({"wide": lambda: wide.run(largest), "narrow": lambda: narrow.run(largest)})
     return Cost(outputs, contest.ratio("wide", "narrow"))
+
+
+def by_metric(graph: Graph, samples: Sequence[Mapping[str, Array]], metric: Metric) -> dict[str, float]:
+    """Return a metric, averaged over the samples, of the model in each precision.
+
+    Raises
+    ------
+    InputError
+        If there are no samples, or the metric gives no number.
+    """
+    _check(samples)
+    found = {}
+    for precision in PRECISIONS:
+        model = Model(graph, precision=precision)
+        values = [metric(model.run(sample), sample) for sample in samples]
+        try:
+            found[precision] = float(np.mean([float(value) for value in values]))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"The metric should give a number for each sample; it gave {values[0]!r}.") from error
+    return found
 
 
 def fastest_within(graph: Graph, samples: Sequence[Mapping[str, Array]], most: float) -> dict[str, str]:

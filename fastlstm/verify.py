@@ -332,7 +332,7 @@ def _made_up(graph: Graph, sizes: Mapping[str, int] | None, seed: int) -> Iterat
         yield sample_inputs(graph, sizes, batch=batch, time=time, seed=seed + position)
 
 
-def as_named(names: Graph, graph: Graph, run: Run) -> Run:
+def as_named(names: Graph, graph: Graph, run: Run) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """Return a function that runs a model of `graph` under the names of inputs and outputs that `names` has.
 
     Formats name inputs and outputs differently; where the names differ, the order counts.
@@ -352,7 +352,7 @@ def as_named(names: Graph, graph: Graph, run: Run) -> Run:
     def under(inputs: Mapping[str, Array]) -> dict[str, Array]:
         outputs = run(renamed(inputs, graph))
         if same:
-            return outputs
+            return dict(outputs)
         return {spec.name: outputs[own.name] for spec, own in zip(names.outputs, graph.outputs, strict=True)}
 
     return under

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,12 +23,12 @@ from fastlstm.cli.options import (
     parse_sizes,
     state_dict_options,
 )
-from fastlstm.cli.printing import print_json
+from fastlstm.cli.printing import print_json, table
 from fastlstm.errors import InputError
 from fastlstm.fileformat import GoldenSample
 from fastlstm.graph import Graph
 from fastlstm.model import Model
-from fastlstm.precision import cost, fastest_within
+from fastlstm.precision import Metric, by_metric, cost, fastest_within
 from fastlstm.quantise import PRECISIONS, precisions
 from fastlstm.samples import sample_inputs
 from fastlstm.verify import Verification, check_stored, verify_source
@@ -45,6 +47,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--max-error", type=above_zero, metavar="E", help="pick each layer's precision so that no output is further off"
     )
     group.add_argument("--data", action="append", default=[], metavar="[NAME=]FILE", help="measure errors on this data")
+    group.add_argument(
+        "--metric", metavar="MODULE:FUNCTION", help="function(outputs, inputs) -> number: what it is in each precision"
+    )
     add_comparing_options(parser)
     add_state_dict_options(parser)
 
@@ -54,8 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     if Path(arguments.output).suffix != ".fastlstm":
         raise InputError(f"'{arguments.output}': expected an output file ending in .fastlstm.")
     check_output(arguments.output, [arguments.source])
-    if arguments.data and arguments.precision == "float32" and arguments.max_error is None:
-        raise InputError("--data goes with --precision or --max-error; --input compares on data of your own.")
+    if arguments.data and arguments.precision == "float32" and arguments.max_error is None and not arguments.metric:
+        raise InputError("--data goes with --precision, --max-error or --metric; --input compares on data of your own.")
+    if arguments.metric and not arguments.data:
+        raise InputError("--metric is measured on data of your own; give some with --data.")
+    metric = _metric(arguments.metric) if arguments.metric else None
     stored = read_model(arguments.source, state_dict_options(arguments))
     model = Model(stored.graph)
     for note in model.graph.notes:
@@ -85,6 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
         graph, narrow_report = _narrow(arguments, stored.graph, golden)
         report |= narrow_report
         golden = [_replayed(sample, graph) for sample in golden]
+    if holds and metric:
+        report["metric"] = _measured(arguments, stored.graph, metric)
     size = 0
     if holds:
         fileformat.write(arguments.output, graph, golden, source, check=partial(_check, arguments))
@@ -133,6 +143,37 @@ def _narrow(
         for note in notes:
             print(note)
     return model.graph, {"precision": {"layers": picked, **found.as_data(), **sizes, "notes": notes}}
+
+
+def _metric(name: str) -> Metric:
+    """Return the function that ``module:function`` names; modules of the working folder are found too."""
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise InputError(f"--metric takes a module and a function of it, as in scores:accuracy; got '{name}'.")
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ImportError as error:
+        raise InputError(f"--metric: the module '{module}' cannot be imported: {error}.") from error
+    finally:
+        sys.path.remove(folder)
+    if not callable(found):
+        raise InputError(f"--metric: the module '{module}' has no function '{function}'.")
+    metric: Metric = found
+    return metric
+
+
+def _measured(arguments: argparse.Namespace, graph: Graph, metric: Metric) -> dict[str, float]:
+    """Return the metric in each precision, and print it."""
+    found = by_metric(graph, [read_inputs(arguments.data, graph)], metric)
+    if not arguments.json:
+        rows = [
+            {"precision": name, arguments.metric: value, "beside float32": value - found["float32"]}
+            for name, value in found.items()
+        ]
+        print(table(rows, list(rows[0])))
+    return found
 
 
 def _weight_bytes(graph: Graph) -> int:

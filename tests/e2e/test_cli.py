@@ -100,6 +100,30 @@ def test_the_largest_error_allowed_picks_the_precision(wide, tmp_path, capsys, m
     assert picked(1e-9)["layers"] == {"lstm": "float32"}
 
 
+def test_convert_measures_a_metric_of_the_users_own(wide, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("own_scores.py").write_text(
+        "def energy(outputs, inputs):\n    return (outputs['output'] ** 2).mean() + 0 * inputs['x'].sum()\n"
+        "def words(outputs, inputs):\n    return 'good'\n"
+    )
+    np.save("x.npy", np.random.default_rng(1).standard_normal((30, 2, 3)).astype(np.float32))
+    words = ["convert", wide, "-o", "narrow.fastlstm", "--data", "x.npy", "--metric"]
+    found = data(capsys, *words, "own_scores:energy")["metric"]
+    x = {"x": np.load("x.npy")}
+    for name, value in found.items():
+        expected = np.mean(fastlstm.load(wide, precision=name).run(x)["output"] ** 2)
+        assert value == pytest.approx(expected, rel=1e-6)  # the mean is a float32 here, a float64 there
+    assert list(found) == ["float32", "int16", "int8"]
+    assert len(set(found.values())) == 3
+    assert main([*words, "own_scores:energy"]) == 0
+    assert "beside float32" in capsys.readouterr().out
+    assert "no function 'absent'" in told(capsys, *words, "own_scores:absent")
+    assert "cannot be imported" in told(capsys, *words, "absent_scores:energy")
+    assert "it gave 'good'" in told(capsys, *words, "own_scores:words")
+    assert "as in scores:accuracy" in told(capsys, *words, "energy")
+    assert "give some with --data" in told(capsys, "convert", wide, "-o", "n.fastlstm", "--metric", "own_scores:energy")
+
+
 def test_convert_verifies_against_onnxruntime_and_embeds_samples(tmp_path, capsys):
     report = data(capsys, "convert", ONNX, "-o", tmp_path / "m.fastlstm")
     assert report["holds"]
@@ -439,7 +463,10 @@ def test_warmup_leaves_nothing_to_compile(converted, capsys):
         (["run", ONNX, "words.csv"], "cannot be read as .csv"),
         (["run", ONNX, "x.npy", "x.npy"], "one file too many: the model's inputs are x"),
         (["run", "absent.onnx", "x.npy", "-o", "absent/y.npy"], "there is no folder 'absent'"),
-        (["convert", ONNX, "-o", "m.fastlstm", "--data", "x.npy"], "--data goes with --precision or --max-error"),
+        (
+            ["convert", ONNX, "-o", "m.fastlstm", "--data", "x.npy"],
+            "--data goes with --precision, --max-error or --metric",
+        ),
         (["bench", "absent.onnx", "--latency", "--plot", "absent/a.svg"], "there is no folder 'absent'"),
         (["bench", ONNX, "--plot", "a.png"], "draws the histogram of --latency"),
         (["verify", WEIGHTS, "--layers", "lstm | linear", "--input", "x=words.csv"], "words.csv"),
