@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fastlstm.errors import AssumptionWarning, InputError
@@ -17,14 +18,14 @@ Precision = str | Mapping[str, str]
 
 
 def load(
-    path: str | os.PathLike[str], *, threads: int | None = 1, precision: Precision = "float32", **options: Any
+    path: str | os.PathLike[str] | bytes, *, threads: int | None = 1, precision: Precision = "float32", **options: Any
 ) -> Model:
     """Load a model file.
 
     Parameters
     ----------
-    path : str or path
-        ``.onnx .pt .pth .pt2 .safetensors .keras .h5 .json .nam`` or ``.fastlstm``.
+    path : str, path or bytes
+        ``.onnx .pt .pth .pt2 .safetensors .keras .h5 .json .nam`` or ``.fastlstm``; or the content of such a file.
     threads : int or None
         Worker threads; None asks for the machine's cores.
     precision : str or mapping of str to str
@@ -42,18 +43,44 @@ def load(
     AssumptionWarning
         What the file leaves open and was assumed. A ``.fastlstm`` file was warned of when it was made.
     """
+    if isinstance(path, bytes | bytearray | memoryview):
+        with _as_file(bytes(path)) as file:
+            graph, stored = _read(file, options)
+    else:
+        graph, stored = _read(path, options)
+    model = model_of(graph, threads, precision, graph.notes if stored else ())
+    if stored:
+        from fastlstm.fileformat import release
+
+        release(graph.constants.values())  # what runs are packed copies
+    return model
+
+
+def _read(path: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[Graph, bool]:
+    """Return a file's graph, and whether it is one that was converted before."""
     if os.fspath(path).endswith(".fastlstm"):
         from fastlstm import fileformat
 
         if options:
             raise InputError(f"A .fastlstm file takes no option {', '.join(options)}.")
-        graph = fileformat.read(path).graph
-        model = model_of(graph, threads, precision, graph.notes)
-        fileformat.release(graph.constants.values())  # what runs are packed copies
-        return model
+        return fileformat.read(path).graph, True
     from fastlstm.converters import load_graph
 
-    return model_of(load_graph(path, **options), threads, precision)
+    return load_graph(path, **options), False
+
+
+@contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """Give a file's content a path of the ending that belongs to it."""
+    import tempfile
+
+    from fastlstm.converters.content import suffix_of
+
+    with tempfile.TemporaryDirectory(prefix="fastlstm-", ignore_cleanup_errors=True) as folder:
+        path = os.path.join(folder, f"model{suffix_of(content)}")
+        with open(path, "wb") as file:
+            file.write(content)
+        yield path
 
 
 def model_of(graph: Graph, threads: int | None, precision: Precision, known: tuple[str, ...] = ()) -> Model:
