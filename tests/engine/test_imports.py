@@ -59,7 +59,8 @@ ALLOWED: Mapping[str, str] = {
     "model": "clock executor fileformat foreign graph inputs machine passes plan profile quantise streaming validation "
     "verify",
     "layers": "graph model",
-    "loading": "converters fileformat graph model",
+    "loading": "converters converters.content fileformat graph model",
+    "__main__": "cli",
     "export": "executor graph graph_json kernels layout machine memory model passes program samples scratch segments "
     "streaming tapes target version",
     "scoring": "graph graph_json loading machine model samples version",
