@@ -41,6 +41,7 @@ __all__ = [
     "listing",
     "loaded",
     "made_with",
+    "packed",
     "prepare",
     "stored",
     "template_of",
@@ -211,6 +212,13 @@ def listing() -> Iterator[set[Kernel]]:
 def loaded() -> list[Kernel]:
     """Return the kernels this process has loaded."""
     return sorted({kernel for kernel, _ in _addresses}, key=repr)
+
+
+def packed(target: Target) -> int:
+    """Return how many kernels for `target` came with the package."""
+    with undisturbed:
+        found = _opened(target)
+    return 0 if found is None else len(found[0].header["kernels"])
 
 
 def stored(kernel: Kernel, target: Target) -> Path | None:

@@ -54,6 +54,8 @@ ALLOWED: Mapping[str, str] = {
     "inputs": "conversion foreign graph streaming",
     "model": "executor fileformat foreign graph inputs machine passes plan quantise streaming validation verify",
     "layers": "graph model",
+    "known_bits": "graph layers machine model",
+    "report": "benchmark known_bits",
     "loading": "converters fileformat graph model",
     "export": "executor graph graph_json kernels layout machine memory model passes program samples segments streaming "
     "tapes target version",
@@ -65,7 +67,7 @@ ALLOWED: Mapping[str, str] = {
     "graph layers loading model scoring streaming target version",
     "onnx_conformance": "converters.onnx onnx_backend ops",
     "cli": "benchmark converters explain export fastlstm fileformat graph kernels layers machine "
-    "model passes plan precision quantise runners samples segments summary target usual verify",
+    "model passes plan precision quantise report runners samples segments summary target usual verify",
 }
 
 
