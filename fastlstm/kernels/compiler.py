@@ -35,8 +35,8 @@ __all__ = [
     "address",
     "ahead",
     "compile_kernel",
-    "is_kept",
     "keep_image",
+    "kept_image",
     "kernel_image",
     "listing",
     "loaded",
@@ -226,10 +226,10 @@ def stored(kernel: Kernel, target: Target) -> Path | None:
     return cache.place_of(target, f"{kernel.name}-{kernel.key}")
 
 
-def is_kept(kernel: Kernel, target: Target) -> bool:
-    """Whether the cache holds a kernel that can be run."""
+def kept_image(kernel: Kernel, target: Target) -> Image | None:
+    """Return a kernel out of the cache, None if it holds none that can be run."""
     path = stored(kernel, target)
-    return path is not None and _cached(kernel, target, path) is not None
+    return None if path is None else _cached(kernel, target, path)
 
 
 def keep_image(kernel: Kernel, target: Target, image: Image) -> None:
