@@ -44,8 +44,8 @@ def packs(names: Sequence[str], workers: int) -> Iterator[tuple[str, bytes]]:
             made[target.name][kernel] = image
     print(file=sys.stderr)  # noqa: T201
     for name in names:
-        images = {k.key: (f"{k.name}{k.constants}", image) for k, image in made[name].items() if image is not None}
-        yield name, pack_bytes(LEVELS[name], cache.sources(), images, made_with())
+        held = {k.key: (f"{k.name}{k.constants}", image) for k, image in made[name].items() if image is not None}
+        yield name, pack_bytes(LEVELS[name], cache.sources(), held, made_with())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
