@@ -11,6 +11,9 @@
 #   make warmup   compile every kernel ahead of time
 #   make wheel    the wheel with compiled kernels for every level of processor  (minutes; LEVELS=x86-64-v3 for one)
 #   make release  sdist, wheel and notes in dist/, checked and tried in empty environments  (REPOSITORY=https://…)
+#   make test-arm     kernels, bits, streams, pools and threads on AArch64, emulated; needs Debian's qemu-user
+#   make test-levels  the same tests as on every plainer processor whose code this one runs
+#   make test-matrix  every Python that is found, with the oldest and newest NumPy and Numba
 #   make test-spark  the example of docs/scoring.md on Spark; needs Java
 #   make test-kills  50 scoring runs killed and gone on with (minutes)
 #   make clean    remove everything that make made
@@ -47,8 +50,8 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test test-all test-spark test-targets target-tools target-tools-found test-kills check lint types docs \
-        differ fuzz bench ulp warmup wheel release test-oldest clean
+.PHONY: demo test test-all test-arm test-levels test-matrix test-spark test-targets target-tools target-tools-found \
+        test-kills check lint types docs differ fuzz bench ulp warmup wheel release test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -61,6 +64,16 @@ test: $(STAMP)test
 
 test-all:
 	$(MAKE) test ARGS="-m 'not spark' $(ARGS)"
+
+# A wheel even beside an editable installation: another Python gets it.
+test-arm: $(STAMP)prebuild $(WHEEL)
+	$(BIN)/python tests/machines/arm.py --wheel $(WHEEL) --folder $(VENV)/aarch64 $(ARGS)
+
+test-levels: $(STAMP)test
+	$(BIN)/python tests/machines/levels.py $(ARGS)
+
+test-matrix: $(WHEEL)
+	$(BIN)/python tests/machines/matrix.py --wheel $(WHEEL) $(ARGS)
 
 test-spark: $(STAMP)spark
 	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -m spark $(CURDIR)/tests/scoring $(ARGS)

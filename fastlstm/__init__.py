@@ -7,6 +7,7 @@ each gives a `Model`. `LSTM`, `GRU` and `RNN` are layers from plain arrays. Impo
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,12 @@ _LAZY = {
     "load": "loading",
 }  # fmt: skip
 
+
+# Streams, pools and caches rely on it, and nobody has run them without.
+if not getattr(sys, "_is_gil_enabled", lambda: True)():
+    raise DependencyError(
+        "fastlstm does not support Python without its global interpreter lock. Start it with: PYTHON_GIL=1 python …"
+    )
 
 # The package of this name is loaded first: whoever loads it later would take the function's place.
 import_module("fastlstm.export")

@@ -41,6 +41,10 @@ FLAGS = {"sse4.1": "sse4_1", "sse4.2": "sse4_2", "bmi": "bmi1", "avxvnni": "avx_
          "neon": "asimd", "dotprod": "asimddp"}  # fmt: skip
 """Names of ``/proc/cpuinfo`` where LLVM has others."""
 
+HWCAP = 16  # AT_HWCAP of Linux's <elf.h>
+ARM_CAPABILITIES = {"fp": 0, "asimd": 1, "asimddp": 20}
+"""Bits of AArch64's HWCAP."""
+
 
 def cores() -> int:
     """Return the number of processors this process may use."""
@@ -157,6 +161,12 @@ def _narrowed(cpu: str, text: str) -> Target:
 
 def _flags() -> frozenset[str]:
     """Return the processor's features by the names of ``/proc/cpuinfo``."""
+    if platform.system() == "Linux" and platform.machine().lower() == "aarch64":
+        import ctypes
+
+        system = ctypes.CDLL(None)
+        system.getauxval.argtypes, system.getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
+        return _arm_flags(system.getauxval(HWCAP))
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
@@ -168,6 +178,14 @@ def _flags() -> frozenset[str]:
 
     features = {name for name, on in llvm.get_host_cpu_features().items() if on}
     return frozenset(FLAGS.get(name, name) for name in features)
+
+
+def _arm_flags(capabilities: int) -> frozenset[str]:
+    """Return what Linux tells every AArch64 process of its processor, by the names of ``/proc/cpuinfo``.
+
+    That file itself may be another processor's: emulators of single programs show the host's.
+    """
+    return frozenset(name for name, bit in ARM_CAPABILITIES.items() if capabilities >> bit & 1)
 
 
 def _triple(target: Target) -> str:

@@ -43,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"CHANGELOG.md has no section '## {__version__}': what changed goes from Unreleased to there first"
         )
     dist = ROOT / "dist"
-    shutil.rmtree(dist, ignore_errors=True)
+    for old in dist.glob("*"):
+        if old.name != "kernels":  # what was compiled for packs, some minutes of all cores
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
     epoch = int(_git("log", "-1", "--format=%ct"))
     packs = _packs(dist / "packs", arguments.levels)
     with tempfile.TemporaryDirectory() as scratch:

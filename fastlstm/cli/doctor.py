@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from fastlstm import __version__, machine
-from fastlstm.cli.printing import print_json
+from fastlstm.cli.printing import print_json, table
 from fastlstm.kernels.cache import cache_folder
+from fastlstm.kernels.compiler import packed
 
 PACKAGES = (
     "numba",
@@ -29,32 +32,61 @@ PACKAGES = (
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("--json", action="store_true", help="print as JSON")
+    parser.add_argument(
+        "--report", type=Path, nargs="?", const=Path("fastlstm-report.json"), metavar="FILE",
+        help="run models whose results are known bit by bit, time them, and write a file to send (default: %(const)s)",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the machine and the installation."""
+    """Print the machine and the installation; return 1 if a model's bits are not those that they should be."""
+    data = {**_machine(), **_cache()}
+    if arguments.report is None:
+        print_json(data) if arguments.json else _print(data)
+        return 0
+    from fastlstm.report import measured
+
+    rows = measured()
+    report = {**_machine(), "models": rows}
+    arguments.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if arguments.json:
+        print_json(report)
+    else:
+        _print(data)
+        print(table(rows, list(rows[0])))
+        print(f"{arguments.report} says all that, without names of folders or users.")
+    return int(not all(row["the same bits"] for row in rows))
+
+
+def _print(data: dict[str, Any]) -> None:
+    for key, value in data.items():
+        print(f"{key:<18} {value}")
+
+
+def _machine() -> dict[str, Any]:
     target = machine.detect()
-    folder = cache_folder()
-    kept = [] if folder is None else [path.stat().st_size for path in folder.glob("*/*.kernel")]
-    data: dict[str, Any] = {
+    return {
         "fastlstm": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor(),
+        "cores": machine.cores(),
         "instruction set": target.isa,
         **{k: v for k, v in dataclasses.asdict(target).items() if k != "features"},
         "features": " ".join(target.features),
+        "prebuilt kernels": packed(target),
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def _cache() -> dict[str, Any]:
+    folder = cache_folder()
+    kept = [] if folder is None else [path.stat().st_size for path in folder.glob("*/*.kernel")]
+    return {
         "kernel cache": str(folder or "none: this user has no home folder"),
         "kernels kept": f"{len(kept)} ({sum(kept):,} bytes)",
         "cache is writable": folder is not None and os.access(folder if folder.exists() else folder.parent, os.W_OK),
-        **{name: _version(name) for name in PACKAGES},
     }
-    if arguments.json:
-        print_json(data)
-    else:
-        for key, value in data.items():
-            print(f"{key:<18} {value}")
-    return 0
 
 
 def _version(package: str) -> str:
@@ -68,6 +100,6 @@ def _processor() -> str:
     """Return the processor's own name where the system tells it."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "")
+            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "not told")
     except OSError:
         return platform.processor()

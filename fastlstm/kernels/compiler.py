@@ -35,12 +35,13 @@ __all__ = [
     "address",
     "ahead",
     "compile_kernel",
-    "is_kept",
     "keep_image",
+    "kept_image",
     "kernel_image",
     "listing",
     "loaded",
     "made_with",
+    "packed",
     "prepare",
     "stored",
     "template_of",
@@ -213,15 +214,22 @@ def loaded() -> list[Kernel]:
     return sorted({kernel for kernel, _ in _addresses}, key=repr)
 
 
+def packed(target: Target) -> int:
+    """Return how many kernels for `target` came with the package."""
+    with undisturbed:
+        found = _opened(target)
+    return 0 if found is None else len(found[0].header["kernels"])
+
+
 def stored(kernel: Kernel, target: Target) -> Path | None:
     """Return where the cache keeps a kernel, None if there is no cache."""
     return cache.place_of(target, f"{kernel.name}-{kernel.key}")
 
 
-def is_kept(kernel: Kernel, target: Target) -> bool:
-    """Whether the cache holds a kernel that can be run."""
+def kept_image(kernel: Kernel, target: Target) -> Image | None:
+    """Return a kernel out of the cache, None if it holds none that can be run."""
     path = stored(kernel, target)
-    return path is not None and _cached(kernel, target, path) is not None
+    return None if path is None else _cached(kernel, target, path)
 
 
 def keep_image(kernel: Kernel, target: Target, image: Image) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 from fastlstm.errors import FastLSTMError
-from fastlstm.kernels.compiler import Kernel, is_kept, keep_image, kernel_image
+from fastlstm.kernels.compiler import Kernel, keep_image, kept_image, kernel_image
 from fastlstm.kernels.helpers import received, send
 from fastlstm.kernels.image import Image
 from fastlstm.target import Target
@@ -59,7 +59,7 @@ def fill(kernels: Collection[Kernel], target: Target, workers: int, say: Callabl
     OSError
         If the cache cannot be written.
     """
-    missing = [kernel for kernel in sorted(kernels, key=repr) if not is_kept(kernel, target)]
+    missing = [kernel for kernel in sorted(kernels, key=repr) if kept_image(kernel, target) is None]
     for number, (kernel, images) in enumerate(compiled(dict.fromkeys(missing, (target,)), workers), 1):
         keep_image(kernel, target, images[target])
         say(f"compiled {kernel.name} for {target.name}, {len(missing) - number} left")

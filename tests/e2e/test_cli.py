@@ -434,6 +434,24 @@ def test_doctor_describes_the_machine(capsys):
     assert "instruction set" in capsys.readouterr().out
 
 
+def test_doctor_writes_a_report_that_can_be_sent(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "report.json"
+    monkeypatch.setattr("fastlstm.report.SECONDS", 0.01)
+    assert main(["doctor", "--report", str(path)]) == 0
+    assert f"{path} says all that" in capsys.readouterr().out
+    text = path.read_text()
+    assert not {str(Path.home()), str(tmp_path), os.uname().nodename} & set(text.replace('"', " ").split())
+    rows = json.loads(text)["models"]
+    assert len(rows) > 5
+    assert all(row["the same bits"] and row["microseconds"] > 0 for row in rows)
+
+    wrong = {row["model"]: row["expected"] for row in rows} | {rows[0]["model"]: "0" * 16}
+    monkeypatch.setattr("fastlstm.report.expected", lambda: wrong)
+    found = data(capsys, "doctor", "--report", path, status=1)
+    assert [row["the same bits"] for row in found["models"]] == [False, *[True] * (len(rows) - 1)]
+    assert json.loads(path.read_text()) == found
+
+
 def test_warmup_leaves_nothing_to_compile(converted, capsys):
     assert main(["warmup", converted]) == 0
     assert "ready in" in capsys.readouterr().out

@@ -59,6 +59,8 @@ ALLOWED: Mapping[str, str] = {
     "model": "clock executor fileformat foreign graph inputs machine passes plan profile quantise streaming validation "
     "verify",
     "layers": "graph model",
+    "known_bits": "graph layers machine model",
+    "report": "benchmark known_bits",
     "loading": "converters converters.content fileformat graph model",
     "__main__": "cli",
     "export": "executor graph graph_json kernels layout machine memory model passes program samples scratch segments "
@@ -71,7 +73,7 @@ ALLOWED: Mapping[str, str] = {
     "graph layers loading model scoring streaming target version",
     "onnx_conformance": "converters.onnx onnx_backend ops",
     "cli": "benchmark converters explain export fastlstm fileformat graph kernels layers machine "
-    "model passes plan precision quantise runners samples segments summary target usual verify",
+    "model passes plan precision quantise report runners samples segments summary target usual verify",
 }
 
 

@@ -153,6 +153,11 @@ def test_a_processor_has_the_most_demanding_level_that_its_flags_allow(flags: st
     assert machine.level_of(frozenset(flags.split())) == LEVELS[level]
 
 
+@pytest.mark.parametrize(("capabilities", "level"), [(0b11, "aarch64"), (1 << 20 | 0b11, "aarch64-dotprod")])
+def test_an_arm_processor_is_known_by_what_linux_tells_the_process(capabilities: int, level: str) -> None:
+    assert machine.level_of(machine._arm_flags(capabilities)) == LEVELS[level]
+
+
 def test_a_processor_without_vectors_is_refused() -> None:
     with pytest.raises(InputError, match="Advanced SIMD"):
         machine.level_of(frozenset({"fpu", "sse2"}))

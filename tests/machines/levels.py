@@ -1,0 +1,38 @@
+"""Run tests as on each plainer processor whose code this one runs: ``make test-levels``. The others are named."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from chosen import TESTS, run
+
+from fastlstm import machine
+from fastlstm.target import LEVELS
+
+
+def main(words: list[str]) -> int:
+    """Run the tests, or those that `words` name, on every level but this machine's; return 1 if one fails."""
+    here = machine.detect()
+    failed = []
+    for name, level in LEVELS.items():
+        missing = machine.lacks(name)
+        if missing:
+            print(f"{name}: not run, this processor lacks {', '.join(sorted(missing))}")
+            continue
+        if level.code == here.code:
+            print(f"{name}: this processor's own, which make test runs")
+            continue
+        print(name)
+        environment = {**os.environ, "FASTLSTM_TARGET": name}
+        with tempfile.TemporaryDirectory() as scratch:
+            passed = run(sys.executable, ["-n", "auto", *(words or TESTS)], environment, Path(scratch))
+        failed += [name] * (not passed)
+    print(f"levels: {', '.join(failed)} FAILED" if failed else "levels: all passed")
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
