@@ -3,19 +3,22 @@
 ``python -m bench.embedded --rtneural CHECKOUT --onnx2c PROGRAM`` prints the tables of bench/README.md. RTNeural and
 onnx2c are built by who wants them (a checkout with Eigen, or Eigen and xsimd installed); emx-onnx-cgen is a package;
 what is not named or installed has no row. Every contestant runs in a process of its own, in turns, on the same weights
-and inputs, and has to give the results of the engine before it is timed.
+and inputs, and has to give the results of the engine before it is timed. All are linked with -ffast-math, so that
+denormals count as zero for all of them. ``--folder`` keeps the programs: once with
+``--only builds``, then on a quiet machine with ``--only times``.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
+import ctypes
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fastlstm
+from fastlstm import layout
 from fastlstm.export.instructions import Counter
 from fastlstm.export.routes import Found, find
 from fastlstm.machine import detect
@@ -36,7 +40,7 @@ SIZES = ((1, 20), (32, 64), (40, 128))
 BLOCK, FRAMES = 64, 64
 FAST = ("-O3", "-march=native", "-ffast-math")
 TOLERANCE = 1e-4  # of float32 peers; narrow weights are other weights
-SAMPLE = 0.03  # seconds
+SAMPLE, SAMPLES = 0.01, 7  # seconds, samples of a process
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Network:
 
     def model(self) -> fastlstm.Model:
         """Return the network in the engine."""
-        return fastlstm.from_state_dict(self.arrays(), layers="lstm | linear")
+        return fastlstm.from_state_dict(self.arrays(), layers="lstm | linear", batch_first=True)
 
     def inputs(self) -> Array:
         """Return the frames that everybody gets, [FRAMES, width]."""
@@ -154,7 +158,8 @@ def contestants(network: Network, folder: Path, options: argparse.Namespace) -> 
     level = detect().name.removesuffix("-vnni")
     for precision in ("float32", "int16", "int8"):
         place = folder / precision
-        fastlstm.export(network.model(), place, targets=(level,), name="peer", precision=precision)
+        if not place.exists():
+            fastlstm.export(network.model(), place, targets=(level,), name="peer", precision=precision)
         ours = {
             "header": str(place / "peer.h"),
             "sources": [place / f"peer-{level}.o"],
@@ -198,6 +203,7 @@ def _emx(folder: Path) -> Path | None:
 
 def _rtneural(backend: str, checkout: Path) -> Contestant:
     flags = [*FAST, "-std=c++17", f"-DRTNEURAL_USE_{backend}=1", "-DRTNEURAL_DEFAULT_ALIGNMENT=32", f"-I{checkout}"]
+    flags.append("-DEIGEN_STACK_ALLOCATION_LIMIT=0")  # else it refuses 128 units
     flags += [f"-I{place}" for place in (checkout / "modules" / "Eigen", "/usr/include/eigen3")]
     flags += [f"-I{checkout}/modules/xsimd/include"]
     return Contestant(f"RTNeural, {backend}", str(PEERS / "rtneural.h"), [PEERS / "rtneural.cpp"], flags)
@@ -205,7 +211,9 @@ def _rtneural(backend: str, checkout: Path) -> Contestant:
 
 def _built(contestant: Contestant, folder: Path) -> Path:
     """Return the contestant's program."""
-    place = folder / f"build-{len(list(folder.glob('build-*')))}"
+    place = folder / re.sub(r"\W+", "-", contestant.name)
+    if (place / "program").exists():
+        return place / "program"
     place.mkdir()
     (place / "peer.h").write_text(f'#include "{contestant.header}"\n')
     include = [f"-I{place}", f"-I{folder}", f"-I{PEERS}"]
@@ -218,31 +226,38 @@ def _built(contestant: Contestant, folder: Path) -> Path:
         flags = [*(contestant.flags if source.name != "harness.c" else ["-O2"]), f"-DBLOCK={contestant.block}", "-w"]
         compiler = "c++" if source.suffix == ".cpp" else "cc"
         subprocess.run([compiler, *flags, *include, "-c", source, "-o", objects[-1]], check=True)
-    subprocess.run(["c++", *objects, "-lm", "-o", place / "program"], check=True)
+    subprocess.run(["c++", "-ffast-math", *objects, "-lm", "-o", place / "program"], check=True)
     return place / "program"
 
 
-def compete(network: Network, options: argparse.Namespace) -> list[Contestant]:
-    """Return everybody with their times, and ourselves as called from Python."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, found = Path(name), list[Contestant]()
-        wanted = network.model().stream().push(network.inputs()).reshape(-1)
-        programs: dict[str, Path] = {}
-        for contestant in contestants(network, folder, options):
-            try:
-                programs[contestant.name] = _built(contestant, folder)
-            except subprocess.CalledProcessError:
-                print(f"{contestant.name}: does not compile here", file=sys.stderr)
-                continue
-            _check(contestant, programs[contestant.name], wanted)
-            found.append(contestant)
-        python = Contestant(f"Python, push of {BLOCK}", "", (), block=BLOCK)
-        for turn in range(options.rounds):
-            for at in range(len(found)):
-                contestant = found[(at + turn) % len(found)]
-                contestant.times.append(_time([*options.prefix, programs[contestant.name]], network))
-            python.times.append(_time_push(network))
-        return [*found, python]
+def built(network: Network, options: argparse.Namespace, folder: Path) -> list[tuple[Contestant, Path]]:
+    """Return everybody who compiles here, with their programs; each gives the engine's results."""
+    wanted, found = network.model().stream().push(network.inputs()).reshape(-1), []
+    for contestant in contestants(network, folder, options):
+        try:
+            program = _built(contestant, folder)
+        except subprocess.CalledProcessError:
+            print(f"{contestant.name}: does not compile here", file=sys.stderr)
+            continue
+        _check(contestant, program, wanted)
+        found.append((contestant, program))
+    return found
+
+
+def compete(network: Network, options: argparse.Namespace, folder: Path) -> list[Contestant]:
+    """Return everybody with their times, and the engine in this process."""
+    found = built(network, options, folder)
+    engine = [Contestant("engine, its step", "", ()), Contestant(f"engine, push of {BLOCK}", "", (), block=BLOCK)]
+    if options.only == "builds":
+        return []
+    step, push = _engine_step(network, folder), _engine_push(network)
+    for turn in range(options.rounds):
+        for at in range(len(found)):
+            contestant, program = found[(at + turn) % len(found)]
+            contestant.times.append(_time([program], network))
+        for contestant, timed in zip(engine, (step, push), strict=True):
+            contestant.times.append(float(np.median([timed() for _ in range(SAMPLES)])))
+    return [*(contestant for contestant, _ in found), *engine]
 
 
 def _check(contestant: Contestant, program: Path, wanted: Array) -> None:
@@ -253,26 +268,50 @@ def _check(contestant: Contestant, program: Path, wanted: Array) -> None:
         raise SystemExit(f"{contestant.name} is off by {off:.1e}")
 
 
+def _steps(network: Network) -> int:
+    """Return the steps of a sample."""
+    macs = 4 * network.units * (network.width + network.units)
+    return max(BLOCK, int(SAMPLE * 1e9 / (40 + 0.06 * macs)) // BLOCK * BLOCK)
+
+
 def _time(command: Sequence[str | Path], network: Network) -> float:
     """Return nanoseconds a step: the median of a process's samples."""
-    steps = max(
-        BLOCK, int(SAMPLE * 1e9 / (40 + 0.25 * 4 * network.units * (network.width + network.units))) // BLOCK * BLOCK
-    )
-    out = subprocess.run([*command, "7", str(steps)], check=True, stdout=subprocess.PIPE, text=True).stdout
+    words = [*command, str(SAMPLES), str(_steps(network))]
+    out = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True).stdout
     return float(np.median([float(line) for line in out.splitlines()[1:]]))
 
 
-def _time_push(network: Network) -> float:
-    stream, frames = network.model().stream(), network.inputs()
+def _engine_step(network: Network, folder: Path) -> Callable[[], float]:
+    """Return what measures nanoseconds of the engine's compiled step, called from C as a stream calls it."""
+    library = folder / "repeat.so"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", PEERS / "repeat.c", "-o", library], check=True)
+    repeat: Any = ctypes.CDLL(str(library)).repeat
+    repeat.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
+    stream, frame, out, steps = network.model().stream(), network.inputs()[0], np.zeros(1, np.float32), _steps(network)
+    stream.step(frame, out=out)
+    program = stream._run.program  # its ports are the two arrays now
+
+    def timed() -> float:
+        program.frame[layout.TOTAL] = 1
+        begin = time.perf_counter()
+        repeat(*program.call(1), steps)
+        return 1e9 * (time.perf_counter() - begin) / steps
+
+    return timed
+
+
+def _engine_push(network: Network) -> Callable[[], float]:
+    """Return what measures nanoseconds a step of the engine's `push`, called from Python."""
+    stream, frames, calls = network.model().stream(), network.inputs(), _steps(network) // FRAMES
     out = stream.push(frames)
-    samples = []
-    for _ in range(7):
-        begin, calls = time.perf_counter(), 0
-        while not calls or time.perf_counter() - begin < SAMPLE:
+
+    def timed() -> float:
+        begin = time.perf_counter()
+        for _ in range(calls):
             stream.push(frames, out=out)
-            calls += 1
-        samples.append(1e9 * (time.perf_counter() - begin) / (calls * FRAMES))
-    return float(np.median(samples))
+        return 1e9 * (time.perf_counter() - begin) / (calls * FRAMES)
+
+    return timed
 
 
 # ---------------------------------------------------------------- Cortex-M4
@@ -317,11 +356,11 @@ def _manifest(network: Network) -> Mapping[str, Any]:
 def tables(times: Mapping[Network, list[Contestant]], counts: Mapping[Network, Mapping[str, float]]) -> str:
     """Return both tables as Markdown."""
     lines = []
+    medians = {n: {c.name: float(np.median(c.times)) for c in found} for n, found in times.items()}
+    ratios = {n: dict(_ratios(found)) for n, found in times.items()}
     for title, columns in (
-        (
-            "nanoseconds a step, median",
-            {n: {c.name: float(np.median(c.times)) for c in found} for n, found in times.items()},
-        ),
+        ("nanoseconds a step, median", medians),
+        ("time over that of N_step, median of the rounds", ratios),
         ("instructions a step, Cortex-M4", counts),
     ):
         names = dict.fromkeys(name for column in columns.values() for name in column)
@@ -332,10 +371,21 @@ def tables(times: Mapping[Network, list[Contestant]], counts: Mapping[Network, M
             "|---" * (1 + len(columns)) + "|",
         ]
         for name in names:
-            cells = (f"{column[name]:,.0f}" if name in column else "" for column in columns.values())
+            cells = (_cell(column[name]) if name in column else "" for column in columns.values())
             lines.append(f"| {name} | {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _ratios(found: Sequence[Contestant]) -> Iterator[tuple[str, float]]:
+    """Yield everybody's time over that of the float32 step; of blocks, over that of blocks."""
+    own = {each.block: np.array(each.times) for each in found if each.name.startswith("fastlstm float32")}
+    for each in found:
+        yield each.name, float(np.median(np.array(each.times) / own[each.block]))
+
+
+def _cell(value: float) -> str:
+    return f"{value:,.0f}" if value >= 50 else f"{value:.2f}"
 
 
 def main() -> None:
@@ -345,17 +395,23 @@ def main() -> None:
     parser.add_argument("--onnx2c", metavar="PROGRAM", help="onnx2c, built")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--sizes", type=int, nargs="*", help="hidden sizes, of 20, 64 and 128 (all)")
-    parser.add_argument(
-        "--with", dest="prefix", type=shlex.split, default=[], help="a command to time under: 'taskset -c 1'"
-    )
-    parser.add_argument("--only", choices=("times", "counts"))
+    parser.add_argument("--only", choices=("builds", "times", "counts"))
+    parser.add_argument("--folder", type=Path, help="where programs are kept; those that are there are not built anew")
     options = parser.parse_args()
     if options.onnx2c:
         options.onnx2c = shutil.which(options.onnx2c) or parser.error(f"there is no program {options.onnx2c}")
     networks = [Network(*size) for size in SIZES if not options.sizes or size[1] in options.sizes]
-    times = {n: compete(n, options) for n in networks} if options.only != "counts" else {}
-    counts = {n: count(n, options) for n in networks} if options.only != "times" else {}
-    print(tables(times, counts))
+    times, counts = {}, {}
+    with tempfile.TemporaryDirectory() as name:
+        for n in networks:
+            folder = (options.folder or Path(name)).resolve() / f"{n.width}-{n.units}"
+            folder.mkdir(parents=True, exist_ok=True)
+            if options.only != "counts":
+                times[n] = compete(n, options, folder)
+            if options.only in (None, "counts"):
+                counts[n] = count(n, options)
+    if options.only != "builds":
+        print(tables(times, counts))
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ class WeightFormat(NamedTuple):
     bits : int
         Of a weight: 32 (float32), 16 or 8.
     pairs : int
-        Values of k that one instruction multiplies and adds where the other factor has 16 bits: 2 or 1.
+        Values of k that one instruction multiplies and adds where the other factor has 16 bits: 8, 2 or 1.
     fours : int
-        The same where both factors have 8 bits: 4, 2 or 1.
+        The same where both factors have 8 bits: 16, 4, 2 or 1.
     unsigned : bool
         Whether the instruction for four takes one factor without a sign.
     """
@@ -69,6 +69,8 @@ class Target:
     byte_products : str
         Whether an instruction adds four products of bytes to each of `lanes` sums: "signed", "unsigned" (one factor
         without a sign) or "" (none does).
+    dot_bytes : int
+        Bytes of the vectors whose products one instruction adds to a single sum; 0 if none does.
     l1_bytes, l2_bytes, l3_bytes : int
         Data cache sizes; L1 and L2 of one core.
     abi : str
@@ -85,6 +87,7 @@ class Target:
     max_sums: int = 12
     pairs: bool = False
     byte_products: str = ""
+    dot_bytes: int = 0
     l1_bytes: int = 32 << 10
     l2_bytes: int = 512 << 10
     l3_bytes: int = 8 << 20
@@ -126,6 +129,8 @@ class Target:
         """Return how kernels for this target read weights of so many bits."""
         if bits == 32:
             return FLOAT32
+        if self.dot_bytes:
+            return WeightFormat(bits, self.dot_bytes // 2, self.dot_bytes if bits == 8 else self.dot_bytes // 2)
         pairs = 2 if self.pairs else 1
         if bits == 16 or not self.byte_products:
             return WeightFormat(bits, pairs, pairs)
@@ -161,7 +166,15 @@ def _others() -> dict[str, Target]:
     arm7 = "armv7-unknown-linux-gnueabihf"
     small = "thumb{}-unknown-none-eabi{}"
     # A Cortex-M has 32 scalar registers for floats. Tiles of 4 sums made a third of the code of tiles of 24.
-    m4 = replace(scalar, name="cortex-m4", triple=small.format("v7em", "hf"), cpu="cortex-m4", max_sums=4)
+    m4 = replace(
+        scalar,
+        name="cortex-m4",
+        triple=small.format("v7em", "hf"),
+        cpu="cortex-m4",
+        max_sums=4,
+        pairs=True,
+        byte_products="signed",
+    )
     m0 = replace(
         scalar, name="cortex-m0plus", triple=small.format("v6m", ""), cpu="cortex-m0plus", fma=False, max_sums=4
     )
@@ -180,7 +193,7 @@ def _others() -> dict[str, Target]:
         replace(m4, name="cortex-m7", cpu="cortex-m7"),
         replace(m4, name="cortex-m33", triple=small.format("v8m.main", "hf"), cpu="cortex-m33"),
         replace(m4, name="cortex-m55", triple=small.format("v8.1m.main", "hf"), cpu="cortex-m55", lanes=4, registers=8,
-                max_sums=6),
+                max_sums=6, dot_bytes=16),
         replace(m0, name="cortex-m3", triple=small.format("v7m", ""), cpu="cortex-m3"),
         m0,
         wasm,

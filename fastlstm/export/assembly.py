@@ -80,6 +80,16 @@ class Writer:
         self.lines[place] = f"  %{stem} = phi {self.word} [ 0, %{before} ], [ %{stem}.next, %{last} ]"
         self.label(f"{stem}.end")
 
+    @contextmanager
+    def when(self, condition: str) -> Iterator[None]:
+        """Do what is written inside if a condition holds."""
+        stem = self.name()
+        self.add(f"br i1 {condition}, label %{stem}.then, label %{stem}.end")
+        self.label(f"{stem}.then")
+        yield
+        self.add(f"br label %{stem}.end")
+        self.label(f"{stem}.end")
+
 
 def copy_loops(
     out: Writer,

@@ -27,11 +27,15 @@ class Functions:
         self.interface: Interface = lowering.interface
         self.word = f"i{lowering.bits}"
         self.exported: list[str] = []
+        self.shared: list[str] = []
+        """Internal functions that others call."""
 
     def write(self) -> list[str]:
         """Write all of them; return their names. Routines first: then the struct has its size."""
         step = self.lowering.routine(self.source.step)
         block = None if self.source.block is None else self.lowering.routine(self.source.block)
+        if self.interface.streams and not (self.source.block and self.source.block.varies):
+            self.shared.append(step)  # a run makes single steps too: their code is there once
         self.lowering.main.append(FLOAT_MODE)
         self._init()
         if self.interface.streams:
@@ -151,16 +155,24 @@ class Functions:
 
     @contextmanager
     def _computing(self, out: Writer, returns: bool = True) -> Iterator[None]:
-        """Let denormals be zero inside, as the engine does, and make integers of the ports' addresses."""
+        """Let denormals be zero inside, as the engine does, and make integers of the ports' addresses.
+
+        A caller for whom they are zero already (most audio software) is not made to wait for the change of mode: the
+        last sums of a step then overlap with the next one (LSTM of 20 units: 192 to 161 ns).
+        """
         for port in self.interface.ports:
             out.lines.append(f"  %fl.{port.parameter} = ptrtoint ptr %{port.parameter} to {self.word}")
         out.lines.append("  %fl.mode = call i64 @fl_get_float_mode()")
         out.lines.append("  %fl.flush = call i64 @fl_with_flush_to_zero(i64 %fl.mode)")
-        out.lines.append("  %fl.set = call i64 @fl_set_float_mode(i64 %fl.flush)")
+        changes = "%fl.changes"
+        out.add(f"{changes} = icmp ne i64 %fl.mode, %fl.flush")
+        with out.when(changes):
+            out.add("%fl.set = call i64 @fl_set_float_mode(i64 %fl.flush)")
         if self.lowering.complains:
             out.store("i32", "0", out.plus("%fl.self", STATUS), 4)
         yield
-        out.add("%fl.reset = call i64 @fl_set_float_mode(i64 %fl.mode)")
+        with out.when(changes):
+            out.add("%fl.reset = call i64 @fl_set_float_mode(i64 %fl.mode)")
         out.add(f"ret {self.word} %fl.frames" if returns else "ret void")
 
     def _settle(self, out: Writer, frames: str) -> None:

@@ -10,11 +10,15 @@ takes A without a sign (so 128 is added to A, and the sums start at what this ad
 x86 multiplies neighbouring pairs of 16 bits and adds each pair (``pmaddwd``; with VNNI the compiler merges it
 with the addition into ``vpdpwssd``), so k advances in pairs and weights are packed ``[k / 2][vector][lane][2]``.
 (``pmaddubsw``, which multiplies pairs of 8 bits, saturates at 16 bits, so it is of no use.) Elsewhere k advances one
-by one and the compiler widens, multiplies and adds (on NEON ``smlal``).
+by one and the compiler widens, multiplies and adds (on NEON ``smlal``). A Cortex-M with DSP instructions has one sum a
+register and multiplies a pair for it (``smlad``); four bytes become two pairs first. Helium multiplies whole vectors
+of k and adds them to a single sum (``vmladava``): there each lane of a result is a sum of its own, and the weights of
+a lane lie side by side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -44,6 +48,8 @@ I8, I16 = ir.IntType(8), ir.IntType(16)
 PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 FOURS = {8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
 SIGNED_FOURS = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+PAIR, WIDENED = "llvm.arm.smlad", "llvm.arm.sxtb16"
+DOTS = {I8: "llvm.arm.mve.vmldava.v16i8", I16: "llvm.arm.mve.vmldava.v8i16"}
 
 
 @cache
@@ -57,7 +63,7 @@ def integer_tiles(shapes: tuple[tuple[int, int], ...], shape: Shape) -> Any:
     ``w_stride`` bytes to those of the next panel; k runs over ``groups`` groups of `shape.together` values.
     ``c_in``, ``c_out`` and ``ahead`` are as in `fastlstm.kernels.tile`. All arguments are int64.
     """
-    cases = {one: _tile(*one, shape) for one in shapes}
+    cases = {one: (_dots if shape.together > 4 else _tile)(*one, shape) for one in shapes}
 
     @intrinsic
     def run(
@@ -83,14 +89,14 @@ def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
     def weights_at(b: Any, address: Any) -> Any:
         """Emit the load of one vector of weights: `group` values of k for each lane."""
         kind = ir.VectorType(I8 if shape.bits == 8 else I16, lanes * group)
-        loaded = b.load(pointer(b, address, kind), align=1)
+        loaded = b.load(pointer(b, address, kind), align=_alignment(shape, shape.bits // 8))
         if group == 4:
             return loaded
         return loaded if kind.element == I16 else b.sext(loaded, ir.VectorType(I16, lanes * group))
 
     def values_at(b: Any, address: Any) -> Any:
         """Emit the load of `group` values of A, repeated in every lane."""
-        one = b.load(pointer(b, address, I16 if group == 1 else I32), align=1)
+        one = b.load(pointer(b, address, I16 if group == 1 else I32), align=_alignment(shape, shape.row_size))
         kind = ir.VectorType(one.type, lanes)
         first = b.insert_element(ir.Constant(kind, ir.Undefined), one, I32(0))
         every = b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(int_vector(lanes), [0] * lanes))
@@ -100,16 +106,14 @@ def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
         """Emit the sum with the 32-bit products, those of a group added."""
         if group == 1:
             return b.add(total, b.mul(b.sext(values, total.type), b.sext(weights, total.type)))
+        if lanes == 1:
+            return b.bitcast(_pairs(b, *(b.bitcast(v, I32) for v in (total, values, weights)), group), total.type)
         if group == 2:
-            return b.add(total, called(b, PAIRS[lanes], total.type, values, weights))
+            return b.add(total, _called(b, PAIRS[lanes], total.type, values, weights))
         if shape.offset:
             # LLVM's intrinsic takes the bytes of a lane as one integer.
-            return called(b, FOURS[lanes], total.type, total, *(b.bitcast(v, total.type) for v in (values, weights)))
-        return called(b, SIGNED_FOURS, total.type, total, values, weights)
-
-    def called(b: Any, name: str, kind: Any, *arguments: Any) -> Any:
-        module, signature = b.module, ir.FunctionType(kind, [a.type for a in arguments])
-        return b.call(module.globals.get(name) or ir.Function(module, signature, name), arguments)
+            return _called(b, FOURS[lanes], total.type, total, *(b.bitcast(v, total.type) for v in (values, weights)))
+        return _called(b, SIGNED_FOURS, total.type, total, values, weights)
 
     def first_sums(b: Any, w_header: Any, v: int) -> Any:
         """Emit what the sums of one vector start at."""
@@ -139,41 +143,112 @@ def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
                     new[r, p, v] = added(b, new[r, p, v], values[r], weights)
             return list(new.values())
 
-        def loop(sums: list[Any], start: Any, stop: Any, by: int) -> tuple[list[Any], Any]:
-            before, head = b.block, b.append_basic_block("tile.head")
-            body, after = b.append_basic_block("tile.body"), b.append_basic_block("tile.after")
-            b.branch(head)
-            b.position_at_end(head)
-            index = b.phi(I64)
-            index.add_incoming(start, before)
-            carried = [b.phi(int_vector(lanes)) for _ in places]
-            for phi, value in zip(carried, sums, strict=True):
-                phi.add_incoming(value, before)
-            b.cbranch(b.icmp_signed("<=", b.add(index, I64(by)), stop), body, after)
-            b.position_at_end(body)
-            new = list(carried)
-            for step_ahead in range(by):
-                new = step(new, index, step_ahead)
-            index.add_incoming(b.add(index, I64(by)), b.block)
-            for phi, value in zip(carried, new, strict=True):
-                phi.add_incoming(value, b.block)
-            b.branch(head)
-            b.position_at_end(after)
-            return carried, index
-
         w_header = [b.add(w_scales, b.mul(w_stride, I64(p))) for p in range(panels)]
         first = {(p, v): first_sums(b, w_header[p], v) for p, v in columns}
-        sums, reached = loop([first[p, v] for _, p, v in places], I64(0), groups, unroll)
+        sums, reached = _loop(b, [first[p, v] for _, p, v in places], I64(0), groups, unroll, step)
         if unroll > 1:
-            sums, _ = loop(sums, reached, groups, 1)
-        for r in range(rows):
-            own = broadcast(b, b.load(pointer(b, b.add(a_scales, I64(4 * r)), F32), align=4), lanes)
-            for p, v in columns:
-                place = I64(p * wide + v * lanes * 4)
-                scale = b.fmul(own, load_vector(b, b.add(w_header[p], I64(v * lanes * 4)), lanes))
-                total = b.sitofp(sums[places.index((r, p, v))], scale.type)
-                old = load_vector(b, b.add(b.add(c_in, b.mul(c_in_stride, I64(r))), place), lanes)
-                target = b.add(b.add(c_out, b.mul(c_out_stride, I64(r))), place)
-                store_vector(b, multiply_add(b, total, scale, old), target)
+            sums, _ = _loop(b, sums, reached, groups, 1, step)
+        ends = (a_scales, w_header, c_in, c_in_stride, c_out, c_out_stride)
+        for at, total in zip(places, sums, strict=True):
+            _finish(b, shape, at, total, *ends)
 
     return emit
+
+
+def _dots(rows: int, panels: int, shape: Shape) -> Any:
+    """Return what `_tile` does where an instruction adds the products of two whole vectors to a single sum."""
+    lanes, group = shape.lanes, shape.together
+    each, all_lanes = group * shape.bits // 8, lanes * group * shape.bits // 8
+    kind = I8 if shape.row_size == 1 else I16
+
+    def emit(
+        b: Any, groups: Any, a: Any, a_stride: Any, a_scales: Any, w: Any, w_stride: Any, w_scales: Any,
+        c_in: Any, c_in_stride: Any, c_out: Any, c_out_stride: Any, next_weights: Any,
+    ) -> None:  # fmt: skip
+        def vector_at(base: Any, index: Any, by: int, held: Any) -> Any:
+            place = pointer(b, b.add(base, b.mul(index, I64(by))), ir.VectorType(held, group))
+            return b.load(place, align=_alignment(shape, held.width // 8))
+
+        w_header = [b.add(w_scales, b.mul(w_stride, I64(p))) for p in range(panels)]
+        ends = (a_scales, w_header, c_in, c_in_stride, c_out, c_out_stride)
+        # Four sums a loop: there are few registers that can hold one.
+        for r, p, v in [(r, p, v) for r in range(rows) for p in range(panels) for v in range(shape.vectors)]:
+            row = b.add(a, b.mul(a_stride, I64(r)))
+            weights = b.add(b.add(w, b.mul(w_stride, I64(p))), I64(v * all_lanes))
+
+            def step(sums: list[Any], index: Any, _: int, row: Any = row, weights: Any = weights) -> list[Any]:
+                values, new = vector_at(row, index, shape.row_size * group, kind), []
+                for lane, total in enumerate(sums):
+                    own = vector_at(b.add(weights, I64(lane * each)), index, shape.vectors * all_lanes,
+                                    I8 if shape.bits == 8 else I16)  # fmt: skip
+                    own = own if own.type == values.type else b.sext(own, values.type)
+                    new.append(_called(b, DOTS[kind], I32, I32(0), I32(0), I32(0), total, values, own))
+                return new
+
+            sums, _ = _loop(b, [I32(0)] * lanes, I64(0), groups, 1, step)
+            total = ir.Constant(int_vector(lanes), ir.Undefined)
+            for lane, value in enumerate(sums):
+                total = b.insert_element(total, value, I32(lane))
+            _finish(b, shape, (r, p, v), total, *ends)
+
+    return emit
+
+
+def _alignment(shape: Shape, size: int) -> int:
+    """Return the alignment of what lies together: of a group of values of `size` bytes."""
+    return min(4, shape.together * size)
+
+
+def _called(b: Any, name: str, kind: Any, *arguments: Any) -> Any:
+    module, signature = b.module, ir.FunctionType(kind, [a.type for a in arguments])
+    return b.call(module.globals.get(name) or ir.Function(module, signature, name), arguments)
+
+
+def _pairs(b: Any, total: Any, values: Any, weights: Any, group: int) -> Any:
+    """Emit a sum with the products of one pair of 16 bits, or of four bytes."""
+    if group == 2:
+        return _called(b, PAIR, I32, values, weights, total)
+    for by in (0, 8):  # bytes 0 and 2, then 1 and 3
+        turned = [_called(b, "llvm.fshr.i32", I32, v, v, I32(by)) if by else v for v in (values, weights)]
+        total = _called(b, PAIR, I32, *(_called(b, WIDENED, I32, v) for v in turned), total)
+    return total
+
+
+def _loop(
+    b: Any, sums: list[Any], start: Any, stop: Any, by: int, step: Callable[[list[Any], Any, int], list[Any]]
+) -> tuple[list[Any], Any]:
+    """Emit a loop over groups of k, `by` of them a round; return the sums and the group that it has reached."""
+    before, head = b.block, b.append_basic_block("tile.head")
+    body, after = b.append_basic_block("tile.body"), b.append_basic_block("tile.after")
+    b.branch(head)
+    b.position_at_end(head)
+    index = b.phi(I64)
+    index.add_incoming(start, before)
+    carried = [b.phi(value.type) for value in sums]
+    for phi, value in zip(carried, sums, strict=True):
+        phi.add_incoming(value, before)
+    b.cbranch(b.icmp_signed("<=", b.add(index, I64(by)), stop), body, after)
+    b.position_at_end(body)
+    new = list(carried)
+    for step_ahead in range(by):
+        new = step(new, index, step_ahead)
+    index.add_incoming(b.add(index, I64(by)), b.block)
+    for phi, value in zip(carried, new, strict=True):
+        phi.add_incoming(value, b.block)
+    b.branch(head)
+    b.position_at_end(after)
+    return carried, index
+
+
+def _finish(
+    b: Any, shape: Shape, at: tuple[int, int, int], total: Any, a_scales: Any, w_header: list[Any],
+    c_in: Any, c_in_stride: Any, c_out: Any, c_out_stride: Any,
+) -> None:  # fmt: skip
+    """Emit the addition of one vector of integer sums, scaled."""
+    (r, p, v), lanes = at, shape.lanes
+    own = broadcast(b, b.load(pointer(b, b.add(a_scales, I64(4 * r)), F32), align=4), lanes)
+    place = I64(p * shape.vector_bytes + v * lanes * 4)
+    scale = b.fmul(own, load_vector(b, b.add(w_header[p], I64(v * lanes * 4)), lanes))
+    old = load_vector(b, b.add(b.add(c_in, b.mul(c_in_stride, I64(r))), place), lanes)
+    target = b.add(b.add(c_out, b.mul(c_out_stride, I64(r))), place)
+    store_vector(b, multiply_add(b, b.sitofp(total, scale.type), scale, old), target)

@@ -59,8 +59,8 @@ def operand(
 
     eight = recurrent and weights.bits == 8
     together = weights.together(recurrent)
-    size = 1 if together == 4 else 2
-    offset = BYTE_OFFSET if together == 4 and weights.unsigned else 0
+    size = 1 if eight and weights.fours > weights.pairs else 2
+    offset = BYTE_OFFSET if size == 1 and weights.unsigned else 0
     shape = Shape(lanes, vectors, max_sums, weights.bits, together, size, not eight, offset)
     header, each = shape.header_bytes, shape.k_bytes
 

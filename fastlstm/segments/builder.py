@@ -115,7 +115,7 @@ def packed_panels(
         return panels, FLOAT32
     form = target.weights(8 * weight.dtype.itemsize)
     together = form.together(recurrent)
-    offset = BYTE_OFFSET if together == 4 and form.unsigned else 0
+    offset = BYTE_OFFSET if recurrent and form.unsigned else 0
     return integer_panels(panels, scales, form.bits, together, offset), form
 
 
