@@ -31,8 +31,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, help="of the weights (as the model has them)")
     parser.add_argument(
         "--size", action="append", default=[], metavar="DIM=N",
-        help="size of an open dimension: the model is called whole, not step by step",
+        help="size of an open dimension: the model is called whole, or with --state by chunks of this size",
     )  # fmt: skip
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=VALUE",
+        help="value of an input that is the same in every call, such as a sample rate",
+    )  # fmt: skip
+    parser.add_argument("--whole", action="store_true", help="call the model whole, even if it could stream")
     parser.add_argument(
         "--state", action="append", default=[], metavar="IN=OUT", help="a state's input and the output that shows it"
     )
@@ -63,7 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         precision=arguments.precision,
         sizes=parse_sizes(arguments.size),
+        inputs=_values(arguments.input),
         state=_pairs(arguments.state),
+        whole=arguments.whole,
         weights=arguments.weights,
     )
     if arguments.json:
@@ -103,6 +110,19 @@ def _pairs(given: list[str]) -> dict[str, str]:
             raise InputError(f"--state takes an input and an output, as in h_in=h_out; got '{pair}'.")
         pairs[name] = shown
     return pairs
+
+
+def _values(given: list[str]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for pair in given:
+        name, _, text = pair.rpartition("=")
+        try:
+            values[name] = int(text) if text.lstrip("-").isdecimal() else float(text)
+        except ValueError:
+            name = ""
+        if not name:
+            raise InputError(f"--input takes an input and a number, as in sr=16000; got '{pair}'.")
+    return values
 
 
 def _rows(content: dict[str, Any]) -> Any:

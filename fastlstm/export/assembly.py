@@ -80,6 +80,16 @@ class Writer:
         self.lines[place] = f"  %{stem} = phi {self.word} [ 0, %{before} ], [ %{stem}.next, %{last} ]"
         self.label(f"{stem}.end")
 
+    @contextmanager
+    def when(self, condition: str) -> Iterator[None]:
+        """Do what is written inside if a condition holds."""
+        stem = self.name()
+        self.add(f"br i1 {condition}, label %{stem}.then, label %{stem}.end")
+        self.label(f"{stem}.then")
+        yield
+        self.add(f"br label %{stem}.end")
+        self.label(f"{stem}.end")
+
 
 def copy_loops(
     out: Writer,
@@ -119,6 +129,8 @@ def _converted(out: Writer, address: str, source: str, target: str) -> str:
         if target == "bool":
             one = out.value(f"fcmp une float {value}, 0.0")
             return out.value(f"zext i1 {one} to i8")
+        if wanted == "i64" and out.word == "i32":  # no function of the compiler's for it
+            return out.value(f"sext i32 {out.value(f'fptosi float {value} to i32')} to i64")
         return out.value(f"fptosi float {value} to {wanted}")
     if target == "bool":
         one = out.value(f"icmp ne {kind} {value}, 0")

@@ -32,7 +32,7 @@ class Module:
     weights : bytes
         That data if it is apart, else nothing.
     stack_bytes : int
-        The largest frame of a function.
+        The largest frame of a function, and of one that it calls.
     """
 
     target: Target
@@ -57,12 +57,15 @@ def compiled(source: Source, interface: Interface, target: Target, prefix: str) 
         If LLVM cannot make code for the target.
     """
     lowering = Lowering(source, interface, target)
-    exported = Functions(lowering, prefix).write()
+    functions = Functions(lowering, prefix)
+    exported = functions.write()
     lowering.main.append(f"attributes #0 = {{ {_attributes(target)} }}")
-    made = make(Work(target, ["\n".join(lowering.main), *lowering.parts], exported))
+    lowering.main.append(f"attributes #1 = {{ noinline {_attributes(target)} }}")
+    made = make(Work(target, ["\n".join(lowering.main), *lowering.parts], exported, functions.shared))
+    stack = max(made.stack[name] for name in exported) + max([0, *(made.stack[name] for name in functions.shared)])
     return Module(
         target, made.code, prefix, tuple(exported), lowering.struct.size, lowering.struct.align, len(lowering.weights),
-        bytes(lowering.weights) if interface.apart else b"", max(made.stack.values(), default=0),
+        bytes(lowering.weights) if interface.apart else b"", stack,
     )  # fmt: skip
 
 

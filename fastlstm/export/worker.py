@@ -74,7 +74,7 @@ def make(work: Work) -> Made:
         reason = next((line for line in reversed(text.splitlines()) if line.strip()), f"status {process.returncode}")
         raise FastLSTMError(f"LLVM could not make code for {work.target.name}: {reason.strip()}")
     stack = {name: int(size) for size, name in FRAME.findall(text)}
-    return Made(base64.b64decode(out), {name: stack.get(name, 0) for name in work.exported})
+    return Made(base64.b64decode(out), {name: stack.get(name, 0) for name in (*work.exported, *work.kept)})
 
 
 def _compiled(request: dict[str, Any]) -> bytes:
