@@ -55,7 +55,9 @@ def _macros(interface: Interface, state_bytes: int, state_align: int) -> list[st
         if len(ports) > 1:
             found += [(f"{port.parameter.upper()}_SIZE", port.elements) for port in ports]
     if interface.streams:
+        several = len(interface.outputs) > 1
         found += [("HOP", interface.hop), ("DELAY", interface.delay), ("TAIL", interface.tail)]
+        found += [(f"{p.parameter.upper() if several else 'Y'}_FRAMES", p.frames) for p in interface.outputs]
         found.append(("STATE_SIZE", interface.state_size))
     return [f"#define {n}_{name} {value}" for name, value in found]
 

@@ -55,8 +55,8 @@ ALLOWED: Mapping[str, str] = {
     "model": "executor fileformat foreign graph inputs machine passes plan quantise streaming validation verify",
     "layers": "graph model",
     "loading": "converters fileformat graph model",
-    "export": "conversion executor graph graph_json kernels layout machine memory model passes program samples segments "
-    "streaming tapes target version",
+    "export": "conversion executor graph graph_json kernels layout machine memory model passes program samples "
+    "segments streaming tapes target version",
     "scoring": "graph graph_json loading machine model samples version",
     "ray": "model scoring",
     "onnx_backend": "converters.onnx model",
