@@ -129,7 +129,9 @@ def export(
     batch: int = 1,
     precision: Precision | None = None,
     sizes: Mapping[str, int] | None = None,
+    inputs: Mapping[str, Any] | None = None,
     state: Mapping[str, str] | None = None,
+    whole: bool = False,
     weights: str = "inside",
 ) -> dict[str, Any]:
     """Write a model as object files to link: a C header, an object a target, tests, a manifest.
@@ -149,9 +151,14 @@ def export(
     precision : str or mapping of str to str, optional
         As in `load`; as the model has it if not given.
     sizes : mapping of str to int, optional
-        Of open dimensions: the model is then called whole (``N_call``) and does not stream.
+        Of open dimensions: the model is then called whole (``N_call``) and does not stream; with `state` it streams,
+        and a step takes a chunk of these sizes.
+    inputs : mapping of str to number or array, optional
+        Values of inputs that are the same in every call, such as a sample rate; they are constants of what is exported.
     state : mapping of str to str, optional
         State inputs and the outputs that show them, as for `Model.stream`.
+    whole : bool
+        Call the model whole even if it could stream; so is one without open dimensions that cannot.
     weights : "inside" or "apart"
         Apart: a ``.bin`` a target, to be mapped or flashed by itself.
 
@@ -178,7 +185,17 @@ def export(
 
         name = name_of(os.path.splitext(os.path.basename(os.fspath(model)))[0])
     return write(
-        chosen, folder, targets, name, batch=batch, precision=precision, sizes=sizes, state=state, weights=weights
+        chosen,
+        folder,
+        targets,
+        name,
+        batch=batch,
+        precision=precision,
+        sizes=sizes,
+        inputs=inputs,
+        state=state,
+        whole=whole,
+        weights=weights,
     )
 
 

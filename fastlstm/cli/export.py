@@ -38,8 +38,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, help="of the weights (as the model has them)")
     parser.add_argument(
         "--size", action="append", default=[], metavar="DIM=N",
-        help="size of an open dimension: the model is called whole, not step by step",
+        help="size of an open dimension: the model is called whole, or with --state by chunks of this size",
     )  # fmt: skip
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=VALUE",
+        help="value of an input that is the same in every call, such as a sample rate",
+    )  # fmt: skip
+    parser.add_argument("--whole", action="store_true", help="call the model whole, even if it could stream")
     add_state_option(parser)
     parser.add_argument("--weights", choices=("inside", "apart"), default="inside", help="apart: in files of their own")
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
@@ -68,7 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         precision=arguments.precision,
         sizes=parse_sizes(arguments.size),
+        inputs=_values(arguments.input),
         state=parse_states(arguments.state),
+        whole=arguments.whole,
         weights=arguments.weights,
     )
     if arguments.json:
@@ -98,6 +105,19 @@ def _plain(triple: str, cpu: str, features: tuple[str, ...]) -> Target:
     abi = like.abi if like else ""
     plain = Target(triple, triple, cpu, features, lanes=1, registers=16, fma=False, max_sums=4, abi=abi)
     return replace(plain, name=f"{triple.split('-')[0]}-{cpu}")
+
+
+def _values(given: list[str]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for pair in given:
+        name, _, text = pair.rpartition("=")
+        try:
+            values[name] = int(text) if text.lstrip("-").isdecimal() else float(text)
+        except ValueError:
+            name = ""
+        if not name:
+            raise InputError(f"--input takes an input and a number, as in sr=16000; got '{pair}'.")
+    return values
 
 
 def _rows(content: dict[str, Any]) -> Any:

@@ -129,6 +129,8 @@ def _converted(out: Writer, address: str, source: str, target: str) -> str:
         if target == "bool":
             one = out.value(f"fcmp une float {value}, 0.0")
             return out.value(f"zext i1 {one} to i8")
+        if wanted == "i64" and out.word == "i32":  # no function of the compiler's for it
+            return out.value(f"sext i32 {out.value(f'fptosi float {value} to i32')} to i64")
         return out.value(f"fptosi float {value} to {wanted}")
     if target == "bool":
         one = out.value(f"icmp ne {kind} {value}, 0")

@@ -14,12 +14,13 @@ from typing import Any
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
 from fastlstm.export import manifest, web
 from fastlstm.export.archive import archive
+from fastlstm.export.fixing import fixed
 from fastlstm.export.golden import Golden, test_program
 from fastlstm.export.header import header
 from fastlstm.export.interface import Interface
 from fastlstm.export.library import LIBRARY_LEVELS, dispatcher, level_prefix
 from fastlstm.export.linking import link
-from fastlstm.export.model import Exported, check_sizes
+from fastlstm.export.model import Exported
 from fastlstm.export.module import Module, compiled
 from fastlstm.export.names import checked_name, name_of
 from fastlstm.export.objects import renamed
@@ -42,7 +43,9 @@ def export(
     batch: int = 1,
     precision: str | Mapping[str, str] | None = None,
     sizes: Mapping[str, int] | None = None,
+    inputs: Mapping[str, Any] | None = None,
     state: Mapping[str, str] | None = None,
+    whole: bool = False,
     weights: str = "inside",
 ) -> dict[str, Any]:
     """Write a model as object files, a C header and what belongs to them; see `fastlstm.export`."""
@@ -53,10 +56,9 @@ def export(
         raise InputError(f"weights should be 'inside' or 'apart'; got '{weights}'.")
     if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
         raise InputError(f"batch should be a whole number from 1 on; got {batch!r}.")
-    if precision is not None:
-        model = Model(model.graph, 1, precision)
-    check_sizes(model.graph, sizes or {})
-    exported = Exported(model, batch, dict(sizes or {}), dict(state or {}))
+    if precision is not None or sizes or inputs:
+        model = Model(fixed(model.graph, sizes or {}, inputs or {}), 1, precision or "float32")
+    exported = Exported(model, batch, whole or (bool(sizes) and not state), dict(state or {}))
     files = _files(exported, own, chosen, weights == "apart", precision)
     content = files.pop("")
     _write(place, files)
@@ -84,7 +86,7 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
     """Return the folder's files, and the manifest under an empty name."""
     sources = {target.name: exported.source(target) for target in targets}
     interface = exported.interface(name, next(iter(sources.values())), apart)
-    golden = exported.golden(interface)
+    golden = exported.golden(interface, next(iter(sources.values())))
     levels = [] if apart else _levels(targets)
     others = [target for target in targets if target not in levels]
     jobs = [(sources[t.name], t, name) for t in others]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from fastlstm.export.assembly import Writer, copy_loops
-from fastlstm.export.interface import Interface, StateField
+from fastlstm.export.interface import Interface, Port, StateField
 from fastlstm.export.lowering import Lowering
-from fastlstm.export.source import Copy, Routine, Seat, Source
+from fastlstm.export.source import Beginning, Copy, Routine, Seat, Source
 from fastlstm.export.struct import RUNS, STATUS
 
 __all__ = ["Functions"]
@@ -16,6 +16,9 @@ __all__ = ["Functions"]
 FLOAT_MODE = """declare i64 @fl_get_float_mode()
 declare i64 @fl_set_float_mode(i64)
 declare i64 @fl_with_flush_to_zero(i64)"""
+
+BEGIN = "fl.begin"
+"""The internal function of one of a stream's first steps."""
 
 
 class Functions:
@@ -32,16 +35,21 @@ class Functions:
 
     def write(self) -> list[str]:
         """Write all of them; return their names. Routines first: then the struct has its size."""
-        step = self.lowering.routine(self.source.step)
-        block = None if self.source.block is None else self.lowering.routine(self.source.block)
-        if self.interface.streams and not (self.source.block and self.source.block.varies):
+        source, beginning = self.source, self.source.beginning
+        step = self.lowering.routine(source.step)
+        block = None if source.block is None else self.lowering.routine(source.block)
+        if self.interface.streams and not (source.block and source.block.varies):
             self.shared.append(step)  # a run makes single steps too: their code is there once
+        first = None if beginning is None else self.lowering.routine(beginning.first)
+        endings = [(e.frames, e.routine, e.routine and self.lowering.routine(e.routine)) for e in source.endings]
         self.lowering.main.append(FLOAT_MODE)
         self._init()
         if self.interface.streams:
+            if beginning is not None and first is not None:
+                self._begin(beginning, first)
             self._step(step)
             self._run(step, block)
-            self._finish()
+            self._finish(endings)
             self._get_state()
             self._set_state()
         else:
@@ -63,8 +71,16 @@ class Functions:
     def _step(self, routine: str) -> None:
         parameters = [f"ptr %{port.parameter}" for port in self.interface.ports]
         with self._function("step", parameters, self.word) as out, self._computing(out):
-            self._once(out, self.source.step, routine, "1")
-            self._settle(out, str(self.interface.hop))
+            beginning = self.source.beginning
+            if beginning is None:
+                self._once(out, self.source.step, routine, "1")
+            else:
+                taken = self._taken(out, beginning)
+                with out.when(out.value(f"icmp ult {self.word} {taken}, {beginning.steps}")):
+                    self._call_begin(out, taken)
+                with out.when(out.value(f"icmp uge {self.word} {taken}, {beginning.steps}")):
+                    self._once(out, self.source.step, routine, "1")
+            self._settle(out, str(self._frames))
 
     def _call(self, routine: str) -> None:
         parameters = [f"ptr %{port.parameter}" for port in self.interface.ports]
@@ -77,28 +93,109 @@ class Functions:
         routine = self.source.step if self.source.block is None else self.source.block
         with self._function("run", parameters, self.word) as out, self._computing(out):
             moving = [(port, f"%fl.{port.parameter}") for port in self.interface.ports if port.moves]
-            whole = out.value(f"udiv {self.word} %n, {routine.steps}")
-            rest = out.value(f"urem {self.word} %n, {routine.steps}")
 
             def at(done: str) -> dict[str, str]:
                 return {port.parameter: out.plus(base, out.times(done, 4 * port.elements)) for port, base in moving}
 
+            early = self._run_beginning(out, at)
+            left = "%n" if early == "0" else out.value(f"sub {self.word} %n, {early}")
+            whole = out.value(f"udiv {self.word} {left}, {routine.steps}")
+            rest = out.value(f"urem {self.word} {left}, {routine.steps}")
             with out.loop(whole) as i:
-                self._once(out, routine, block or step, str(routine.steps), at(out.times(i, routine.steps)))
+                done = out.plus(out.times(i, routine.steps), early)
+                self._once(out, routine, block or step, str(routine.steps), at(done))
             if block:
-                done = out.times(whole, routine.steps)
+                done = out.plus(out.times(whole, routine.steps), early)
                 if routine.varies:
-                    some = out.value(f"icmp ne {self.word} {rest}, 0")
-                    with out.loop(out.value(f"zext i1 {some} to {self.word}")):
+                    with out.when(out.value(f"icmp ne {self.word} {rest}, 0")):
                         self._once(out, routine, block, rest, at(done))
                 else:
                     with out.loop(rest) as i:
                         self._once(out, self.source.step, step, "1", at(out.plus(done, i)))
-            self._settle(out, out.times("%n", self.interface.hop) if self.interface.hop > 1 else "%n")
+            self._settle(out, out.times("%n", self._frames) if self._frames > 1 else "%n")
 
-    def _finish(self) -> None:
-        with self._function("finish", [f"ptr %{p.parameter}" for p in self.interface.outputs], self.word) as out:
-            out.add(f"ret {self.word} 0")
+    @property
+    def _frames(self) -> int:
+        """Frames that a step writes."""
+        return self.interface.outputs[0].frames
+
+    # ------------------------------------------------------------ look-ahead
+
+    def _run_beginning(self, out: Writer, at: Callable[[str], dict[str, str]]) -> str:
+        """Write the steps of a run that come before the first one with a call of its own; return their number."""
+        beginning = self.source.beginning
+        if beginning is None:
+            return "0"
+        taken = self._taken(out, beginning)
+        word = self.word
+        missing = out.value(f"call {word} @llvm.usub.sat.{word}({word} {beginning.steps}, {word} {taken})")
+        early = out.value(f"call {word} @llvm.umin.{word}({word} {missing}, {word} %n)")
+        with out.loop(early) as i:
+            self._call_begin(out, out.plus(taken, i), at(i))
+        return early
+
+    def _taken(self, out: Writer, beginning: Beginning) -> str:
+        """Return how many of the first steps have been taken."""
+        low = out.load("i32", out.plus("%fl.self", self._counter(beginning)), 4)
+        return low if self.word == "i32" else out.value(f"zext i32 {low} to i64")
+
+    def _counter(self, beginning: Beginning) -> int:
+        return self.lowering.struct.states + beginning.counter.offset
+
+    def _call_begin(self, out: Writer, taken: str, places: Mapping[str, str] | None = None) -> None:
+        known = {port.parameter: f"%fl.{port.parameter}" for port in self.interface.ports} | dict(places or {})
+        given = ["%fl.self", *(["%fl.w"] if self.interface.apart else []), taken, *known.values()]
+        out.add(f"call void @{BEGIN}({', '.join(f'{self.word} {value}' for value in given)})")
+
+    def _begin(self, beginning: Beginning, first: str) -> None:
+        """Write the function of one of the first steps; step and run share it."""
+        names = ["self", *(["w"] if self.interface.apart else []), "taken"]
+        names += [port.parameter for port in self.interface.ports]
+        out, word = Writer(self.lowering.bits), self.word
+        out.label("entry")
+        known = {port.parameter: f"%fl.{port.parameter}" for port in self.interface.ports}
+        for port in self.interface.outputs:
+            with out.loop(port.elements) as i:
+                out.store("i32", "0", out.plus(known[port.parameter], out.times(i, 4)), 4)
+        for copy in beginning.always:
+            self._copy(out, copy, "1", known)
+        with out.when(out.value(f"icmp ne {word} %fl.taken, {beginning.steps - 1}")):
+            for copy in beginning.waits:
+                self._copy(out, copy, "1", known, "%fl.taken")
+        with out.when(out.value(f"icmp eq {word} %fl.taken, {beginning.steps - 1}")):
+            self._once(out, beginning.first, first, "1")
+        after = out.plus("%fl.taken", 1)
+        low = after if word == "i32" else out.value(f"trunc i64 {after} to i32")
+        for row in range(beginning.counter.elements):
+            out.store("i32", low, out.plus("%fl.self", self._counter(beginning) + 8 * row), 4)
+        out.add("ret void")
+        parameters = ", ".join(f"{word} %fl.{name}" for name in names)
+        self.lowering.main.append("\n".join([f"define void @{BEGIN}({parameters}) #1 {{", *out.lines, "}"]))
+        for operation in ("usub.sat", "umin"):
+            self.lowering.main.append(f"declare {word} @llvm.{operation}.{word}({word}, {word})")
+        self.shared.append(BEGIN)
+
+    def _finish(self, endings: Sequence[tuple[int, Routine | None, str | None]]) -> None:
+        """Write the function for the end of a sequence; the last of the endings is that of all longer ones too."""
+        outputs = [f"ptr %{port.parameter}" for port in self.interface.outputs]
+        if not any(frames for frames, _, _ in endings):
+            with self._function("finish", outputs, self.word) as out:
+                out.add(f"ret {self.word} 0")
+            return
+        with self._function("finish", outputs, self.word) as out, self._computing(out, self.interface.outputs):
+            nothing = {port.parameter: "0" for port in self.interface.inputs}
+            beginning, written, last = self.source.beginning, "0", len(endings) - 1
+            taken = "0" if beginning is None else self._taken(out, beginning)
+            for number, (frames, routine, name) in enumerate(endings):
+                if routine is None or name is None:
+                    continue
+                here = out.value(f"icmp {'uge' if number == last else 'eq'} {self.word} {taken}, {number}")
+                with out.when(here):
+                    self._once(out, routine, name, "1", nothing)
+                written = out.value(f"select i1 {here}, {self.word} {frames}, {self.word} {written}")
+            self._settle(out, written)
+
+    # ------------------------------------------------------------ states
 
     def _get_state(self) -> None:
         with self._function("get_state", ["ptr %flat"], "void", weights=False) as out:
@@ -154,13 +251,13 @@ class Functions:
         self.lowering.main.append("\n".join([head, *out.lines, "}"]))
 
     @contextmanager
-    def _computing(self, out: Writer, returns: bool = True) -> Iterator[None]:
+    def _computing(self, out: Writer, ports: Sequence[Port] | None = None, *, returns: bool = True) -> Iterator[None]:
         """Let denormals be zero inside, as the engine does, and make integers of the ports' addresses.
 
         A caller for whom they are zero already (most audio software) is not made to wait for the change of mode: the
         last sums of a step then overlap with the next one (LSTM of 20 units: 192 to 161 ns).
         """
-        for port in self.interface.ports:
+        for port in self.interface.ports if ports is None else ports:
             out.lines.append(f"  %fl.{port.parameter} = ptrtoint ptr %{port.parameter} to {self.word}")
         out.lines.append("  %fl.mode = call i64 @fl_get_float_mode()")
         out.lines.append("  %fl.flush = call i64 @fl_with_flush_to_zero(i64 %fl.mode)")
@@ -184,10 +281,12 @@ class Functions:
         fine = out.value(f"icmp eq i32 {status}, 0")
         out.add(f"%fl.frames = select i1 {fine}, {self.word} {frames}, {self.word} 0")
 
-    def _once(self, out: Writer, routine: Routine, name: str, steps: str, places: dict[str, str] | None = None) -> None:
+    def _once(
+        self, out: Writer, routine: Routine, name: str, steps: str, places: Mapping[str, str] | None = None
+    ) -> None:
         """Run a routine over some steps; `places` are the addresses of ports that move."""
         self.lowering.enter(routine)
-        known = {port.parameter: f"%fl.{port.parameter}" for port in self.interface.ports} | (places or {})
+        known = {port.parameter: f"%fl.{port.parameter}" for port in self.interface.ports} | dict(places or {})
         runs = "0"
         if self.lowering.counts_runs:
             at = out.plus("%fl.self", RUNS)
@@ -202,8 +301,12 @@ class Functions:
         for copy in routine.after:
             self._copy(out, copy, steps, known)
 
-    def _copy(self, out: Writer, copy: Copy, steps: str, known: dict[str, str]) -> None:
+    def _copy(self, out: Writer, copy: Copy, steps: str, known: dict[str, str], step: str = "0") -> None:
+        """Write a copy; `step` is the number of the step that makes it, where one is made every step."""
         ends = [self._seated(out, seat, known) for seat in (copy.source, copy.target)]
+        if step != "0":
+            moved = [seat.time and out.times(step, seat.time) for seat in (copy.source, copy.target)]
+            ends = [out.plus(end, more) for end, more in zip(ends, moved, strict=True)]
         sizes: list[int | str] = [steps, *copy.shape] if copy.each_step else list(copy.shape)
         strides = [
             [*([seat.time] if copy.each_step else []), *steps_of]

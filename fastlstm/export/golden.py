@@ -32,14 +32,14 @@ class Golden:
         1 for a model that does not stream.
     inputs, outputs : mapping of str to array
         By parameter: [steps, elements], or [elements] where they do not move.
-    tail : mapping of str to array
-        What comes at the end of a stream with look-ahead.
+    tails : mapping of int to mapping of str to array
+        What comes at the end of a stream after so many steps, by parameter; none if nothing ever does.
     """
 
     steps: int
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
-    tail: Mapping[str, Array]
+    tails: Mapping[int, Mapping[str, Array]]
 
 
 def test_program(interface: Interface, golden: Golden) -> str:
@@ -47,14 +47,15 @@ def test_program(interface: Interface, golden: Golden) -> str:
     n = interface.name
     arrays = [_array(port, "given", golden.inputs[port.parameter]) for port in interface.inputs]
     arrays += [_array(port, "wanted", golden.outputs[port.parameter]) for port in interface.outputs]
-    if interface.delay:
-        arrays += [_array(port, "last", golden.tail[port.parameter]) for port in interface.outputs]
+    if golden.tails:
+        arrays += [_tails(interface, golden)]
     body = _STREAM if interface.streams else _CALL
     values = {
         "n": n,
         "arrays": "\n".join(arrays),
         "steps": str(golden.steps),
         "values": str(sum(array.size for array in golden.outputs.values())),
+        "cuts": ", ".join(f"{cut}" for cut in sorted({golden.steps // 2, *_waiting(golden)})),
         "chunk": str(min(CHUNK, golden.steps)),
         "buffers": "\n".join(_buffer(interface, port) for port in interface.outputs),
         "w": " WEIGHTS," if interface.apart else "",
@@ -64,9 +65,10 @@ def test_program(interface: Interface, golden: Golden) -> str:
         "out": ", ".join(port.parameter for port in interface.outputs),
         "compare": "\n".join(_comparison(interface, port) for port in interface.outputs),
         "finish": _finish(interface),
+        "ends": "  ends(ran);" if golden.tails else "",
         "unit": "frames" if interface.hop == 1 else "steps",
     }
-    text = _HEAD + body + _FOOT
+    text = (_HEAD + body + _FOOT).replace("@tails@", _TAILS if golden.tails else "")
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     return text
@@ -83,8 +85,12 @@ def _given(interface: Interface, port: Port) -> str:
 
 
 def _buffer(interface: Interface, port: Port) -> str:
-    times = "CHUNK * " if interface.streams and port.moves else ""
-    return f"static {port.c_type} {port.parameter}[{times}{_macro(interface, port)}];"
+    if not (interface.streams and port.moves):
+        return f"static {port.c_type} {port.parameter}[{_macro(interface, port)}];"
+    room = f"CHUNK * {_macro(interface, port)}"
+    if interface.tail:
+        room += f" + {interface.name}_TAIL * {port.frame_elements}"
+    return f"static {port.c_type} {port.parameter}[{room}];"
 
 
 def _comparison(interface: Interface, port: Port) -> str:
@@ -97,17 +103,40 @@ def _comparison(interface: Interface, port: Port) -> str:
 def _finish(interface: Interface) -> str:
     n, w = interface.name, ", WEIGHTS" if interface.apart else ""
     call = f"{n}_finish(&state{w}, {', '.join(port.parameter for port in interface.outputs)})"
-    if not interface.delay:
-        return f"  if ({call} != 0) ++*different;"
-    return "\n".join(
-        [
-            f"  if ({call} != {n}_DELAY) ++*different;",
-            *(
-                f"  compare({p.parameter}, last_{p.parameter}, sizeof last_{p.parameter} / 4, 1, different);"
-                for p in interface.outputs
-            ),
-        ]
-    )
+    if not interface.tail:
+        return f"  (void)steps_before;\n  if ({call} != 0) ++*different;"
+    lines = [
+        "  size_t row = 0, at = 0, frames;",
+        "  while (tails[row].steps != steps_before) at += tails[row++].frames;",
+        f"  frames = {call};",
+        "  if (frames != tails[row].frames) ++*different;",
+        "  if (frames > tails[row].frames) frames = tails[row].frames;",
+    ]
+    for port in interface.outputs:
+        size, is_float = port.frame_elements, int(port.dtype == "float32")
+        lines.append(
+            f"  compare({port.parameter}, tail_{port.parameter} + at * {size}, frames * {size}, {is_float}, different);"
+        )
+    return "\n".join(lines)
+
+
+def _waiting(golden: Golden) -> list[int]:
+    """Return a number of steps after which frames still wait, if any do."""
+    return sorted(golden.tails)[-2:-1] if len(golden.tails) > 2 else []
+
+
+def _tails(interface: Interface, golden: Golden) -> str:
+    """Return what comes at the end after each of some numbers of steps, and how many frames each has."""
+    parts = []
+    for port in interface.outputs:
+        arrays = [tail[port.parameter].reshape(-1) for tail in golden.tails.values()]
+        parts.append(_array(port, "tail", np.concatenate(arrays)))
+    first = interface.outputs[0]
+    counts = [
+        f"{{{steps}, {tail[first.parameter].size // first.frame_elements}}}" for steps, tail in golden.tails.items()
+    ]
+    parts.append(f"static const struct {{ size_t steps, frames; }} tails[] = {{{', '.join(counts)}}};")
+    return "\n".join(parts)
 
 
 def _array(port: Port, prefix: str, array: Array) -> str:
@@ -182,31 +211,35 @@ static void runs(size_t at, size_t n, long *different) {
 @compare@
 }
 
-static void finish(long *different) {
+static void finish(size_t steps_before, long *different) {
 @finish@
 }
-
+@tails@
 /* Step by step; in chunks; and with the state taken out, put into another struct, and copied in the middle. */
 static void replay(long *stepped, long *ran, long *restored) {
+  static const size_t cuts[] = {@cuts@};
   static float flat[@n@_STATE_SIZE + 1];
-  size_t at;
+  size_t at, cut;
   @n@_init(&state@w_init@);
   for (at = 0; at < STEPS; ++at) steps(at, 1, stepped);
-  finish(stepped);
+  finish(STEPS, stepped);
   memset(&state, 0xA5, sizeof state);
   @n@_init(&state@w_init@);
   for (at = 0; at < STEPS; at += CHUNK) runs(at, STEPS - at < CHUNK ? STEPS - at : CHUNK, ran);
-  finish(ran);
-  @n@_init(&state@w_init@);
-  for (at = 0; at < STEPS / 2; ++at) steps(at, 1, restored);
-  flat[@n@_STATE_SIZE] = 1;
-  @n@_get_state(&state, flat);
-  memset(&other, 0x5A, sizeof other);
-  @n@_init(&other@w_init@);
-  @n@_set_state(&other, flat);
-  if (flat[@n@_STATE_SIZE] != 1) ++*restored;
-  memcpy(&state, &other, sizeof state);
-  for (; at < STEPS; ++at) steps(at, 1, restored);
+  finish(STEPS, ran);
+@ends@
+  for (cut = 0; cut < sizeof cuts / sizeof *cuts; ++cut) {
+    @n@_init(&state@w_init@);
+    for (at = 0; at < cuts[cut]; ++at) steps(at, 1, restored);
+    flat[@n@_STATE_SIZE] = 1;
+    @n@_get_state(&state, flat);
+    memset(&other, 0x5A, sizeof other);
+    @n@_init(&other@w_init@);
+    @n@_set_state(&other, flat);
+    if (flat[@n@_STATE_SIZE] != 1) ++*restored;
+    memcpy(&state, &other, sizeof state);
+    for (; at < STEPS; ++at) steps(at, 1, restored);
+  }
 }
 
 int @n@_test(void);
@@ -216,6 +249,21 @@ int @n@_test(void) {
   FASTLSTM_REPORT("%s: %d @unit@, %d values; step %ld, run %ld, restored %ld different; ", "@n@", STEPS, @values@,
                   stepped, ran, restored);
   stepped += ran + restored;
+"""
+
+_TAILS = """
+/* Sequences of other lengths, to their ends. */
+static void ends(long *different) {
+  size_t row, at, n;
+  for (row = 0; row < sizeof tails / sizeof *tails; ++row) {
+    @n@_init(&state@w_init@);
+    for (at = 0; at < tails[row].steps; at += n) {
+      n = tails[row].steps - at < CHUNK ? tails[row].steps - at : CHUNK;
+      runs(at, n, different);
+    }
+    finish(tails[row].steps, different);
+  }
+}
 """
 
 _CALL = """

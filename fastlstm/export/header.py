@@ -55,7 +55,10 @@ def _macros(interface: Interface, state_bytes: int, state_align: int) -> list[st
         if len(ports) > 1:
             found += [(f"{port.parameter.upper()}_SIZE", port.elements) for port in ports]
     if interface.streams:
-        found += [("HOP", interface.hop), ("DELAY", interface.delay), ("STATE_SIZE", interface.state_size)]
+        several = len(interface.outputs) > 1
+        found += [("HOP", interface.hop), ("DELAY", interface.delay), ("TAIL", interface.tail)]
+        found += [(f"{p.parameter.upper() if several else 'Y'}_FRAMES", p.frames) for p in interface.outputs]
+        found.append(("STATE_SIZE", interface.state_size))
     return [f"#define {n}_{name} {value}" for name, value in found]
 
 
@@ -69,6 +72,7 @@ def declarations(interface: Interface) -> list[tuple[str, str]]:
     first = "The model's own initial state."
     if interface.apart:
         first += f" w: the weights, {n}-TARGET.bin, at a multiple of {n}_STATE_ALIGN."
+    failed = "; 0 if an id is not in its table: begin anew then" if _has_ids(interface) else ""
     found = [(first, f"void {n}_init({', '.join(state)})")]
     about = "; ".join(_about(port) for port in interface.ports)
     if not interface.streams:
@@ -77,7 +81,7 @@ def declarations(interface: Interface) -> list[tuple[str, str]]:
         found += [
             (
                 f"{_frames(interface.hop)} in, what comes of it out: {about}.\n   Returns the frames written to y"
-                f"{'; 0 if an id is not in its table: begin anew then' if _has_ids(interface) else ''}.",
+                f"{_late(interface)}{failed}.",
                 f"size_t {n}_step({ports})",
             ),
             (
@@ -86,7 +90,7 @@ def declarations(interface: Interface) -> list[tuple[str, str]]:
                 f"size_t {n}_run({ports}, size_t n)",
             ),
             (
-                "What look-ahead still holds; returns the frames written to y. Begin anew behind it.",
+                f"What look-ahead still holds; returns the frames written to y: {n}_TAIL at most. Begin anew then.",
                 f"size_t {n}_finish({', '.join([*state, *outs])})",
             ),
             (
@@ -118,6 +122,12 @@ def _about(port: Port) -> str:
 
 def _frames(hop: int) -> str:
     return "One frame" if hop == 1 else f"{hop} frames"
+
+
+def _late(interface: Interface) -> str:
+    if not interface.delay:
+        return ""
+    return f"; the first {interface.delay} of all are zeros: y is so late"
 
 
 def _has_ids(interface: Interface) -> bool:

@@ -34,6 +34,8 @@ class Port:
         What one step, or one call, takes or gives.
     moves : bool
         Whether every step has one of its own; else it is the same for all steps of a call.
+    frames : int
+        Frames of one step.
     """
 
     name: str
@@ -41,11 +43,17 @@ class Port:
     dtype: str
     shape: tuple[int, ...]
     moves: bool = True
+    frames: int = 1
 
     @property
     def elements(self) -> int:
         """Elements of one step or one call."""
         return math.prod(self.shape)
+
+    @property
+    def frame_elements(self) -> int:
+        """Elements of one frame."""
+        return self.elements // self.frames
 
     @property
     def c_type(self) -> str:
@@ -102,6 +110,7 @@ class Interface:
     streams: bool
     hop: int = 1
     delay: int = 0
+    tail: int = 0  # the most frames that come at the end
     batch: int = 1
     apart: bool = False  # weights are a file of their own
 

@@ -37,7 +37,7 @@ def manifest(
     """Return the manifest without its list of files; `sizes` are those of the state struct and its alignment."""
     streams: dict[str, Any] = {"streams": interface.streams}
     if interface.streams:
-        streams |= {"hop": interface.hop, "delay": interface.delay}
+        streams |= {"hop": interface.hop, "delay": interface.delay, "tail": interface.tail}
     return {
         "format": FORMAT,
         "version": 1,
@@ -69,6 +69,7 @@ def _port(port: Port) -> dict[str, Any]:
         "type": port.c_type,
         "shape": list(port.shape),
         "elements": port.elements,
+        "frames": port.frames,
         "moves": port.moves,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,10 @@ from fastlstm.samples import open_dimensions, sample_array, sample_inputs
 from fastlstm.streaming.choosing import engine_for
 from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.stream import Stream
+from fastlstm.tapes import by_shape as tapes
 from fastlstm.target import Target
 
-__all__ = ["Exported", "check_sizes", "model_hash"]
+__all__ = ["Exported", "model_hash"]
 
 Array = npt.NDArray[Any]
 
@@ -44,21 +46,39 @@ class Exported:
     ----------
     model : Model
     batch : int
-    sizes : mapping of str to int
-        Of open dimensions, for a model that does not stream.
+    whole : bool
+        Whether it is to be called whole in any case.
     state : mapping of str to str
         State inputs and the outputs that show them.
     """
 
     model: Model
     batch: int
-    sizes: Mapping[str, int]
+    whole: bool
     state: Mapping[str, str]
 
-    @property
+    @cached_property
     def streams(self) -> bool:
-        """Whether it is exported step by step: sizes say that it is not."""
-        return not self.sizes
+        """Whether it is exported step by step: not if that was asked for, or if only whole calls are possible."""
+        steering = tapes.steering(self.model.graph)
+        if steering:
+            raise UnsupportedError(
+                f"The input '{steering[0]}' chooses which of several models runs; an exported one is one of them. "
+                f"Give its value: --input {steering[0]}=VALUE (inputs=)."
+            )
+        if self.whole:
+            return False
+        try:
+            self.model.streaming_engine(self.state)
+        except UnsupportedError as error:
+            opened = open_dimensions(self.model.graph)
+            if self.state:
+                raise
+            if opened:
+                sizes = " ".join(f"--size {name}=N" for name in opened)
+                raise UnsupportedError(f"{error} To export it for calls of one size: {sizes} (sizes=).") from None
+            return False
+        return True
 
     def source(self, target: Target) -> Source:
         """Return what is computed for a target."""
@@ -67,25 +87,18 @@ class Exported:
             return whole_source(executor, self._whole_inputs(), [spec.name for spec in executor.graph.outputs])
         engine = engine_for(self.model, self.state, target)
         if isinstance(engine, GraphEngine):
-            if not engine.has_usual_steps:
-                raise UnsupportedError(
-                    f"A step of this model takes {engine.hop} frame(s), and outputs come {engine.delay} frame(s) late; "
-                    "only streams of one frame in and one out, without a delay, are exported. "
-                    "Stream it in Python, or export it for whole sequences (sizes=, --size)."
-                )
-            return stream_source(engine, self.batch, self._pace()[0], self._blocks(target))
+            return stream_source(engine, self.batch, self._blocks(target))
         return segment_source(engine, self.batch, self._blocks(target), [spec.name for spec in self.model.graph.inputs])
 
     def _whole_inputs(self) -> dict[str, Array]:
         """Return inputs of the sizes that were given."""
-        opened = open_dimensions(self.model.graph)
-        missing = [name for name in opened if name not in self.sizes]
+        missing = open_dimensions(self.model.graph)
         if missing:
             raise InputError(
                 f"The sizes of {', '.join(missing)} are not given: a model that is called whole has them fixed. "
                 f"Give each one with --size {missing[0]}=N (sizes=)."
             )
-        return sample_inputs(self.model.graph, self.sizes)
+        return sample_inputs(self.model.graph)
 
     @staticmethod
     def _blocks(target: Target) -> bool:
@@ -95,23 +108,19 @@ class Exported:
     def interface(self, name: str, source: Source, apart: bool) -> Interface:
         """Return the C interface; it is the same for all targets."""
         states = tuple((field.name, field.shape) for field in source.states)
-        hop, delay = self._pace()
         return Interface(
-            name, source.inputs, source.outputs, states, model_hash(self.model.graph), self.streams, hop, delay,
-            self.batch, apart,
+            name, source.inputs, source.outputs, states, model_hash(self.model.graph), self.streams, source.hop,
+            source.delay, source.tail, self.batch, apart,
         )  # fmt: skip
 
-    def _pace(self) -> tuple[int, int]:
-        """Return the frames that a step takes, and the frames by which outputs are late."""
-        return 1, 0
-
-    def golden(self, interface: Interface) -> Golden:
+    def golden(self, interface: Interface, source: Source) -> Golden:
         """Return samples, and what this machine makes of them."""
         if not self.streams:
             return self._golden_call(interface)
         rng = np.random.default_rng(0)
         each = sum(port.elements for port in interface.ports)
-        steps = max(FEWEST_GOLDEN, min(GOLDEN_STEPS, MOST_GOLDEN // max(each, 1)))
+        late = len(source.endings)
+        steps = max(FEWEST_GOLDEN, late + 1, min(GOLDEN_STEPS, MOST_GOLDEN // max(each, 1)))
         given = {port.name: self._values(port, steps, rng) for port in interface.inputs}
         stream = Stream(self.model, self.batch, self.state)
         frames = [
@@ -119,15 +128,35 @@ class Exported:
             for t in range(steps)
         ]
         made = [self._named(interface, stream.step(self._frame(frame))) for frame in frames]
+        tails = {}
+        if interface.tail:
+            tails[steps] = self._tail(interface, stream)
+            for count in sorted({0, 1, late // 2, late - 2, late - 1} & set(range(late))):
+                stream.reset()
+                for frame in frames[:count]:
+                    stream.step(self._frame(frame))
+                tails[count] = self._tail(interface, stream)
         inputs = {p.parameter: given[p.name].reshape((steps, -1) if p.moves else -1) for p in interface.inputs}
         outputs = {p.parameter: sequence([one[p.name] for one in made]) for p in interface.outputs}
-        return Golden(steps, inputs, outputs, {})
+        return Golden(steps, inputs, outputs, tails)
 
     def _golden_call(self, interface: Interface) -> Golden:
         given = self._whole_inputs()
         made = self.model.run(given)
         inputs = {port.parameter: given[port.name].reshape(-1) for port in interface.inputs}
         return Golden(1, inputs, {port.parameter: made[port.name].reshape(-1) for port in interface.outputs}, {})
+
+    def _tail(self, interface: Interface, stream: Stream) -> dict[str, Array]:
+        """Return what a stream gives at its end, frame by frame."""
+        try:
+            found = self._named(interface, stream.finish())
+        except InputError:  # the model takes no sequence as short as that: C gives no frames
+            return {port.parameter: np.zeros(0, np.float32) for port in interface.outputs}
+        axes = {name: port.axes for name, port in self.model.streaming_engine(self.state).outputs.items()}
+        if self.batch == 1:
+            axes = {name: letters.replace("B", "") for name, letters in axes.items()}
+        moved = {name: np.moveaxis(found[name], max(0, letters.find("T")), 0) for name, letters in axes.items()}
+        return {port.parameter: moved[port.name].reshape(-1) for port in interface.outputs}
 
     @staticmethod
     def _frame(frame: dict[str, Array]) -> Any:
@@ -150,13 +179,3 @@ def model_hash(graph: Graph) -> str:
         digest.update(f"\0{name}\0{array.dtype}{list(array.shape)}\0".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def check_sizes(graph: Graph, sizes: Mapping[str, int]) -> None:
-    """InputError if sizes name a dimension that the graph does not leave open."""
-    known = {size for spec in graph.inputs for size in spec.shape if isinstance(size, str)}
-    for name in sizes:
-        if name not in known:
-            raise InputError(
-                f"There is no open dimension '{name}'; the model's are: {', '.join(sorted(known)) or 'none'}."
-            )

@@ -60,6 +60,7 @@ def compiled(source: Source, interface: Interface, target: Target, prefix: str) 
     functions = Functions(lowering, prefix)
     exported = functions.write()
     lowering.main.append(f"attributes #0 = {{ {_attributes(target)} }}")
+    lowering.main.append(f"attributes #1 = {{ noinline {_attributes(target)} }}")
     made = make(Work(target, ["\n".join(lowering.main), *lowering.parts], exported, functions.shared))
     stack = max(made.stack[name] for name in exported) + max([0, *(made.stack[name] for name in functions.shared)])
     return Module(

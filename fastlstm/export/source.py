@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fastlstm.export.interface import Port, StateField
 from fastlstm.program import Program
 
-__all__ = ["Copy", "Region", "Routine", "Seat", "Source"]
+__all__ = ["Beginning", "Copy", "Ending", "Region", "Routine", "Seat", "Source"]
 
 Array = npt.NDArray[Any]
 
@@ -38,7 +38,8 @@ class Seat:
     offset : int
         Bytes behind it.
     time, row : int
-        Bytes from one time step and from one batch row to the next.
+        Bytes from one time step and from one batch row to the next; of a copy that is made once a step, from one step
+        to the next.
     """
 
     base: str | Region | Array
@@ -94,6 +95,38 @@ class Routine:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """The first steps of a stream that looks ahead: their frames wait, and go through in the last one of them.
+
+    Attributes
+    ----------
+    steps : int
+    counter : StateField
+        How many of them have been taken.
+    waits : tuple of Copy
+        A step's frames, into the state.
+    first : Routine
+        What the last one computes. It leaves the outputs alone that are still late; those are zeros.
+    always : tuple of Copy
+        What all of them copy.
+    """
+
+    steps: int
+    counter: StateField
+    waits: tuple[Copy, ...]
+    first: Routine
+    always: tuple[Copy, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What comes of a sequence that ends: so many frames of every output, by a routine if there are any."""
+
+    frames: int
+    routine: Routine | None = None
+
+
+@dataclass(frozen=True)
 class Source:
     """All that is computed for one target.
 
@@ -107,6 +140,12 @@ class Source:
         One step, or the whole call of a model that does not stream.
     block : Routine or None
         Several steps at once, where that is faster.
+    hop, delay : int
+        Frames that a step takes, and output frames that come before the first one that was computed.
+    beginning : Beginning or None
+        What comes before the first `step`, if anything does.
+    endings : tuple of Ending
+        After no step, after one, and so on; the last one after all later steps too.
     """
 
     inputs: tuple[Port, ...]
@@ -115,3 +154,12 @@ class Source:
     state_bytes: int
     step: Routine
     block: Routine | None = None
+    hop: int = 1
+    delay: int = 0
+    beginning: Beginning | None = None
+    endings: tuple[Ending, ...] = (Ending(0),)
+
+    @property
+    def tail(self) -> int:
+        """The most frames that come when a sequence ends."""
+        return max(ending.frames for ending in self.endings)

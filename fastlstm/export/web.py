@@ -54,7 +54,8 @@ def modules(name: str, targets: Mapping[str, object]) -> dict[str, str]:
 def _samples(golden: Golden) -> dict[str, bytes]:
     """Return the samples little-endian, by parameter: "x0" and so on, "y0" and so on with what finish() gives."""
     arrays = {**golden.inputs, **golden.outputs}
-    whole = {name: [array, *([golden.tail[name]] if name in golden.tail else [])] for name, array in arrays.items()}
+    tail = golden.tails.get(golden.steps, {})
+    whole = {name: [array, *([tail[name]] if name in tail else [])] for name, array in arrays.items()}
     return {name: b"".join(_bytes(part) for part in parts) for name, parts in whole.items()}
 
 
@@ -77,13 +78,14 @@ def _model(manifest: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, A
     for target, file in named.items():
         apart = {"weights": f"{manifest['name']}-{target}.bin"} if manifest["weights_apart"] else {}
         rows.append({"target": target, "file": file, **apart})
-    port_keys = ("name", "parameter", "type", "shape", "elements")
+    port_keys = ("name", "parameter", "type", "shape", "elements", "frames")
     return {
         "name": manifest["name"],
         "hash": manifest["model_hash"],
         "streams": manifest["streams"],
         "hop": manifest.get("hop", 1),
         "delay": manifest.get("delay", 0),
+        "tail": manifest.get("tail", 0),
         "stateBytes": manifest["state_bytes"],
         "stateAlign": manifest["state_align"],
         "stateSize": sum(prod(row["shape"]) for row in manifest.get("state", ())),

@@ -22,18 +22,25 @@ class Waiting:
     """Keeps the frames of the first hops; what one call does with all of them costs less than one call each.
 
     `hops` of them make a first call, after which every hop has one.
+
+    Attributes
+    ----------
+    labels : dict of str to str
+        By input, the state that holds its frames.
+    latest_labels : dict of str to str
+        By input that does not go on in time and is read at the end, the state that holds its latest value.
     """
 
     def __init__(self, unrolled: Unrolled, inputs: Mapping[str, Port]) -> None:
         self.hops = unrolled.waiting
         self._hop, self._inputs = unrolled.hop, inputs
-        self._names = {name: f"{name}.waiting" for name, port in inputs.items() if "T" in port.axes}
+        self.labels = {name: f"{name}.waiting" for name, port in inputs.items() if "T" in port.axes}
         last = unrolled.last.graph.inputs if unrolled.last is not None else ()
         read = {spec.name for spec in (*last, *(unrolled.whole.inputs if unrolled.whole is not None else ()))}
-        self._still = {name: f"{name}.latest" for name in inputs if name not in self._names and name in read}
+        self.latest_labels = {name: f"{name}.latest" for name in inputs if name not in self.labels and name in read}
         frames = (self.hops - 1) * self._hop
-        kept = [self._carried(label, name, frames) for name, label in self._names.items() if frames]
-        kept += [self._carried(label, name, frames) for name, label in self._still.items()]
+        kept = [self._carried(label, name, frames) for name, label in self.labels.items() if frames]
+        kept += [self._carried(label, name, frames) for name, label in self.latest_labels.items()]
         self.carried = (Carried(HOPS, HOPS, "", (ROWS, 1), "int64"), *kept)
 
     def _carried(self, label: str, name: str, frames: int) -> Carried:
@@ -48,7 +55,7 @@ class Waiting:
     def stored(self, states: Mapping[str, Array], arrays: Mapping[str, Array], done: int) -> dict[str, Array]:
         """Return the states with more frames in them."""
         after = dict(states)
-        for name, label in self._names.items():
+        for name, label in self.labels.items():
             kept, axis = states[label].copy(), self._inputs[name].axes.index("T")
             rows = self._plain(name, kept)
             at = done * self._hop
@@ -62,7 +69,7 @@ class Waiting:
         """Return the frames of the first call, and those that come after it."""
         first, rest = dict(arrays), dict(arrays)
         split = (self.hops - done) * self._hop
-        for name, label in self._names.items():
+        for name, label in self.labels.items():
             axes, now = self._inputs[name].axes, cut(arrays[name], self._inputs[name].axes, 0, split)
             if done:
                 before = cut(self._plain(name, states[label]), axes, 0, done * self._hop)
@@ -73,9 +80,9 @@ class Waiting:
 
     def so_far(self, states: Mapping[str, Array], done: int) -> dict[str, Array]:
         """Return the frames of the hops that are done, and the latest values of other inputs."""
-        found = {name: self._plain(name, states[label]) for name, label in self._still.items()}
+        found = {name: self._plain(name, states[label]) for name, label in self.latest_labels.items()}
         if done:
-            for name, label in self._names.items():
+            for name, label in self.labels.items():
                 kept = cut(self._plain(name, states[label]), self._inputs[name].axes, 0, done * self._hop)
                 found[name] = np.ascontiguousarray(kept)
         return found
@@ -84,7 +91,7 @@ class Waiting:
         """Return the states that hold the latest values of inputs that do not go on in time."""
         return {
             label: arrays[name] if "B" in self._inputs[name].axes else np.asarray(arrays[name])[None]
-            for name, label in self._still.items()
+            for name, label in self.latest_labels.items()
         }
 
     def _plain(self, name: str, kept: Array) -> Array:

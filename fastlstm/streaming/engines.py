@@ -200,7 +200,7 @@ class GraphEngine:
     """A model that runs part by part, with its states as inputs and outputs."""
 
     def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
-        self._unrolled, self._threads, self._target = unrolled, threads, target
+        self.unrolled, self._threads, self._target = unrolled, threads, target
         self._executors: dict[str, Executor] = {}
         self.at_once, self.hop, self.delay = unrolled.at_once, unrolled.hop, unrolled.delay
         self.reasons, self.waiting = unrolled.reasons, unrolled.waiting
@@ -211,14 +211,14 @@ class GraphEngine:
         self._moving = [name for name, port in self.inputs.items() if "T" in port.axes]
         self.by_call = not self._moving
         """Whether a step is a whole call of the model, with one chunk as its input."""
-        self._waiting = Waiting(unrolled, self.inputs) if unrolled.waiting else None
-        self.carried = (*unrolled.carried, *(self._waiting.carried if self._waiting else ()))
-        self.executor = self._executor("steady")
+        self.delayed = Waiting(unrolled, self.inputs) if unrolled.waiting else None
+        self.carried = (*unrolled.carried, *(self.delayed.carried if self.delayed else ()))
+        self.executor = self.executor_for("steady")
 
-    def _executor(self, which: str) -> Executor:
+    def executor_for(self, which: str) -> Executor:
         """Return the executor of the graph of some calls; made when they first come."""
         if which not in self._executors:
-            part = getattr(self._unrolled, which)
+            part = getattr(self.unrolled, which)
             graph = part if isinstance(part, Graph) else part.graph
             self._executors[which] = Executor(graph, self._threads, target=self._target)
         return self._executors[which]
@@ -254,7 +254,7 @@ class GraphEngine:
 
     def groups(self, states: Mapping[str, Array]) -> Array | None:
         """Return a number for each of some streams, by name of their states; equal ones may advance together."""
-        return None if self._waiting is None else states[HOPS].reshape(-1)
+        return None if self.delayed is None else states[HOPS].reshape(-1)
 
     def check_together(self, states: Mapping[str, Array]) -> None:
         """InputError if rows are set to states that do not advance together."""
@@ -264,7 +264,7 @@ class GraphEngine:
 
     def advance(self, states: Arrays, arrays: Arrays, steps: int) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run over `steps` hops from some states; return the outputs and the new states."""
-        waiting = self._waiting
+        waiting = self.delayed
         if waiting is None:
             return self._steady(states, arrays, steps)
         done = int(states[HOPS].flat[0])
@@ -287,14 +287,14 @@ class GraphEngine:
 
     def finish(self, states: Arrays, batch: int) -> dict[str, Array]:
         """Return the frames of each output that come after the last ones, from some states."""
-        waiting, done = self._waiting, 0 if self._waiting is None else int(states[HOPS].flat[0])
+        waiting, done = self.delayed, 0 if self.delayed is None else int(states[HOPS].flat[0])
         found: dict[str, Array] = {}
         if waiting is not None and 0 < done < waiting.hops:
-            own = {c.given: states[c.given] for c in self._unrolled.carried if c.own}
-            results = self._executor("whole").run({**waiting.so_far(states, done), **own})
-            names = [spec.name for spec in self._executor("whole").graph.outputs]
+            own = {c.given: states[c.given] for c in self.unrolled.carried if c.own}
+            results = self.executor_for("whole").run({**waiting.so_far(states, done), **own})
+            names = [spec.name for spec in self.executor_for("whole").graph.outputs]
             found = dict(zip(names, results, strict=True))
-        elif self._unrolled.last is not None and (waiting is None or done):
+        elif self.unrolled.last is not None and (waiting is None or done):
             found, _ = self._run("last", states, {} if waiting is None else waiting.so_far(states, 0))
         return {
             name: self._as_frames(name, found[name]) if name in found else port.nothing(batch)
@@ -350,8 +350,8 @@ class GraphEngine:
 
     def _run(self, which: str, states: Arrays, arrays: Arrays) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run the graph of some calls; states that it does not show stay."""
-        executor, part = self._executor(which), getattr(self._unrolled, which)
-        if which == "steady" and self._waiting is None:
+        executor, part = self.executor_for(which), getattr(self.unrolled, which)
+        if which == "steady" and self.delayed is None:
             given = {**arrays, **states}
         else:
             given = {

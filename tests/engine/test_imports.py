@@ -63,7 +63,7 @@ ALLOWED: Mapping[str, str] = {
     "report": "benchmark known_bits",
     "loading": "converters converters.content fileformat graph model",
     "__main__": "cli",
-    "export": "executor graph graph_json kernels layout machine memory model passes program samples scratch segments "
+    "export": "conversion executor graph graph_json kernels layout machine memory model passes program samples scratch segments "
     "streaming tapes target version",
     "scoring": "graph graph_json loading machine model samples version",
     "ray": "model scoring",

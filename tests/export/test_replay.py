@@ -84,10 +84,10 @@ def test_a_processor_without_a_level_is_not_asked_to_run_it(monkeypatch: pytest.
     assert find("hexagon") == "nothing is known that runs programs for hexagon"
 
 
-PORT = {"type": "float", "elements": 2, "shape": [2]}
+PORT = {"type": "float", "elements": 2, "shape": [2], "frames": 1}
 MANIFEST = {
-    "name": "Duo", "model_hash": "ab", "streams": True, "hop": 1, "delay": 1, "weights_apart": True, "tolerance": 1e-6,
-    "state_bytes": 64, "state_align": 16, "state": [{"name": "h", "shape": [1, 3]}],
+    "name": "Duo", "model_hash": "ab", "streams": True, "hop": 1, "delay": 1, "tail": 1, "weights_apart": True,
+    "tolerance": 1e-6, "state_bytes": 64, "state_align": 16, "state": [{"name": "h", "shape": [1, 3]}],
     "inputs": [
         {**PORT, "name": "x", "parameter": "x0", "moves": True},
         {**PORT, "name": "ids", "parameter": "x1", "type": "int32_t", "moves": True},
@@ -98,7 +98,7 @@ MANIFEST = {
 
 def test_the_files_of_the_web_know_the_model() -> None:
     ones = np.ones((3, 2), np.float32)
-    golden = Golden(3, {"x0": ones, "x1": ones.astype(np.int32)}, {"y0": ones}, {"y0": ones[:1]})
+    golden = Golden(3, {"x0": ones, "x1": ones.astype(np.int32)}, {"y0": ones}, {3: {"y0": ones[:1]}})
     files = web.files(MANIFEST, {"wasm32": b"plain", "wasm32-simd": b"simd"}, golden)
     assert files["Duo.wasm"] == b"plain"
     assert files["Duo-simd.wasm"] == b"simd"

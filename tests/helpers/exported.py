@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from random_stacks import WIDTH, Stack
 
 import fastlstm
 from fastlstm.export.routes import ROUTES, TESTED
 from fastlstm.machine import lacks
 
-__all__ = ["RUN", "WEB", "recurrent"]
+__all__ = ["RUN", "WEB", "late", "recurrent"]
 
 WEB = ("wasm32", "wasm32-simd")
 RUN = [t for t in TESTED if t in WEB or not (ROUTES[t][0].level == "x86-64-v4" and lacks("x86-64-v4"))]
@@ -29,3 +30,13 @@ def recurrent(cell: str, units: int, inputs: int = 1) -> fastlstm.Model:
     }
     weights = {name: rng.uniform(-0.3, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
     return fastlstm.from_state_dict(weights, layers=f"{cell} | linear")
+
+
+def late() -> fastlstm.Model:
+    """Return a stream that takes two frames a step and looks ahead, before its recurrent layer and behind it."""
+    stack = Stack(1)
+    weights = [stack.weight(WIDTH, WIDTH, 4), stack.weight(WIDTH), stack.weight(WIDTH, WIDTH, 3), stack.weight(WIDTH)]
+    stack.last = stack.add("Conv", stack.last, *weights[:2], kernel_shape=[4], pads=[1, 1], strides=[2])
+    stack.recurrent()
+    stack.last = stack.add("Conv", stack.last, *weights[2:], kernel_shape=[3], pads=[1, 1])
+    return fastlstm.Model(stack.graph())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from exported import RUN, recurrent
+from exported import RUN, late, recurrent
 
 import fastlstm
 
@@ -20,6 +20,20 @@ def everywhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exports") / "amp"
     fastlstm.export(recurrent("lstm", 20), folder, targets=tuple(RUN), name="amp")
     return folder
+
+
+@pytest.fixture(scope="session")
+def waiting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stream with a hop and a delay, for the same targets."""
+    folder = tmp_path_factory.mktemp("waiting") / "amp"
+    fastlstm.export(late(), folder, targets=tuple(RUN), name="amp")
+    return folder
+
+
+@pytest.fixture(params=["everywhere", "waiting"])
+def stream(request: pytest.FixtureRequest) -> Path:
+    """Each of the two, one after the other."""
+    return Path(request.getfixturevalue(request.param))
 
 
 @pytest.fixture

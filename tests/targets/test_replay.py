@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import random
 from pathlib import Path
 
 import pytest
 from exported import RUN, WEB, recurrent
+from random_stacks import LAYERS, random_stack
 
 import fastlstm
 from fastlstm.export.replay import Replay, replay_export
@@ -23,6 +26,22 @@ def replayed(folder: Path, target: str) -> Replay:
 def test_a_target_gives_the_results_of_python(everywhere: Path, target: str) -> None:
     result = replayed(everywhere, target)
     assert result.agrees, str(result)
+
+
+def test_a_stream_with_a_hop_and_a_delay_gives_the_results_of_python_everywhere(waiting: Path) -> None:
+    content = json.loads((waiting / "amp.json").read_text())
+    assert (content["hop"], content["delay"], content["tail"]) == (2, 2, 2)
+    results = replay_export(waiting)
+    assert len(results) == len(RUN)
+    assert all(result.agrees for result in results), [str(result) for result in results if not result.agrees]
+
+
+@pytest.mark.parametrize("seed", [6, 25, 83, 101])
+def test_random_streams_give_the_results_of_python(tmp_path: Path, seed: int) -> None:
+    kinds = random.Random(seed).choices(sorted(LAYERS), k=3)
+    fastlstm.export(fastlstm.Model(random_stack(seed, kinds)), tmp_path / "net", name="net", batch=1 + seed % 2)
+    (result,) = replay_export(tmp_path / "net")
+    assert result.agrees, (kinds, str(result))
 
 
 def test_windows_code_gives_the_results_of_python(everywhere: Path) -> None:

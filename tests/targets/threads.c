@@ -6,18 +6,22 @@
 
 #define THREADS 8
 #define STEPS 200
+#define TAIL (amp_TAIL * (amp_Y_SIZE / amp_Y_FRAMES))
 
 static amp_state states[THREADS];
-static float wanted[STEPS], found[THREADS][STEPS];
+static float wanted[STEPS * amp_Y_SIZE + TAIL], found[THREADS][STEPS * amp_Y_SIZE + TAIL];
 
 static void *work(void *at)
 {
     const int thread = *(int *)at;
+    float x[amp_X_SIZE];
     amp_init(&states[thread]);
     for (int i = 0; i < STEPS; i++) {
-        float x = (float)(i % 11) / 11;
-        amp_step(&states[thread], &x, &found[thread][i]);
+        for (int k = 0; k < amp_X_SIZE; k++)
+            x[k] = (float)((i + k) % 11) / 11;
+        amp_step(&states[thread], x, found[thread] + i * amp_Y_SIZE);
     }
+    amp_finish(&states[thread], found[thread] + STEPS * amp_Y_SIZE);
     return NULL;
 }
 

@@ -81,7 +81,7 @@ class Model {
     const place = (port, times) => ({ ...port, at: this.#allocate(4 * Math.max(1, port.elements) * times) });
     this.#scratch = {
       inputs: MODEL.inputs.map((port) => place(port, port.moves ? count : 1)),
-      outputs: MODEL.outputs.map((port) => place(port, Math.max(count, MODEL.delay))),
+      outputs: MODEL.outputs.map((port) => place(port, Math.max(count, Math.ceil(MODEL.tail / port.frames)))),
       state: this.#allocate(4 * MODEL.stateSize),
     };
   }
@@ -161,7 +161,6 @@ class Model {
 /** One signal and its state. */
 class Stream {
   #core;
-  #frames = 1; // that a step writes, once one was taken
 
   constructor(core) {
     this.#core = core;
@@ -173,7 +172,7 @@ class Stream {
     const core = this.#opened();
     const { inputs: into, outputs } = core.scratch;
     into.forEach((port, index) => core.view(port).set(checked(port, inputs, index)));
-    this.#frames = core.refuse(core.run("step", [...into, ...outputs].map((port) => port.at)));
+    core.refuse(core.run("step", [...into, ...outputs].map((port) => port.at)));
     return alone(outputs.map((port) => core.view(port).slice()));
   }
 
@@ -192,7 +191,7 @@ class Stream {
         core.view(port, times).set(given[index].subarray(from * port.elements, (from + times) * port.elements));
       });
       const places = [...into, ...outputs].map((port) => port.at);
-      this.#frames = core.refuse(core.run("run", [...places, count])) / count;
+      core.refuse(core.run("run", [...places, count]));
       outputs.forEach((port, index) => results[index].set(core.view(port, count), first * port.elements));
     }
     return alone(results);
@@ -203,8 +202,10 @@ class Stream {
     const core = this.#opened();
     const { outputs } = core.scratch;
     const frames = core.run("finish", outputs.map((port) => port.at));
-    const steps = frames / this.#frames;
-    return alone(outputs.map((port) => core.view(port, Math.max(1, Math.ceil(steps))).slice(0, port.elements * steps)));
+    return alone(outputs.map((port) => {
+      const count = (frames * port.elements) / port.frames;
+      return core.view(port, Math.ceil(frames / port.frames)).slice(0, count);
+    }));
   }
 
   /** Go back to the model's own initial state. */

@@ -1,0 +1,58 @@
+"""What an export fixes of a model that leaves it to each call: sizes of axes, and values of inputs such as a rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from fastlstm.conversion import converted
+from fastlstm.errors import InputError
+from fastlstm.graph import Graph
+from fastlstm.samples import open_dimensions
+
+__all__ = ["fixed"]
+
+
+def fixed(graph: Graph, sizes: Mapping[str, int], values: Mapping[str, Any]) -> Graph:
+    """Return the graph with open dimensions of these sizes, and with inputs of these values made constants.
+
+    Raises
+    ------
+    InputError
+        If there is no such dimension or input, or a value does not fit its input.
+    """
+    known = open_dimensions(graph)
+    for name in sizes:
+        if name not in known:
+            raise InputError(
+                f"There is no open dimension '{name}'; the model's are: {', '.join(sorted(known)) or 'none'}."
+            )
+    specs = {spec.name: spec for spec in graph.inputs}
+    for name in values:
+        if name not in specs:
+            raise InputError(f"There is no input '{name}'; the model's are: {', '.join(specs)}.")
+    if values and len(values) == len(specs):
+        raise InputError("All inputs are fixed, so nothing is left to compute: leave one open.")
+    inputs = [replace(s, shape=tuple(sizes.get(str(n), n) for n in s.shape)) for s in graph.inputs]
+    constants = {spec.name: _value(spec.name, spec.shape, spec.dtype, values) for spec in inputs if spec.name in values}
+    left = tuple(spec for spec in inputs if spec.name not in values)
+    return graph.replace(inputs=left, constants={**graph.constants, **constants})
+
+
+def _value(name: str, shape: tuple[int | str, ...], dtype: str, values: Mapping[str, Any]) -> Any:
+    """Return an input's value as the array that it takes; one number fills all of it."""
+    what = f"The value of '{name}'"
+    given = converted(np.asarray(values[name]), dtype or "float32", what)
+    if np.dtype(dtype or "float32").kind in "iub" and np.any(given != np.asarray(values[name])):
+        raise InputError(f"{what} should be whole, as the input is {dtype}; got {values[name]}.")
+    sizes = tuple(size for size in shape if isinstance(size, int))
+    if len(sizes) < len(shape) or "..." in shape:
+        raise InputError(
+            f"{what} cannot be fixed while its shape is open ({list(shape)}): fix that too (sizes=, --size)."
+        )
+    if given.ndim and given.shape != sizes:
+        raise InputError(f"{what} should be a number or have the shape {list(sizes)}; got {list(given.shape)}.")
+    return np.array(np.broadcast_to(given, sizes))

@@ -1,0 +1,237 @@
+"""A stream's calls as routines: the tape of the graph for some of them, and what is copied before and behind it.
+
+A stream's graphs have its states as inputs and outputs (`fastlstm.streaming.flow`). The tape of one reads the states
+where they lie, and ends by copying the new ones there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fastlstm.errors import UnsupportedError
+from fastlstm.export.elements import Elements, port_type
+from fastlstm.export.interface import Port, StateField
+from fastlstm.export.source import STATES, Copy, Region, Routine, Seat
+from fastlstm.export.streams import port_names
+from fastlstm.export.struct import alignment
+from fastlstm.memory import memory_of
+from fastlstm.passes import shapes
+from fastlstm.streaming.engines import GraphEngine
+from fastlstm.streaming.flow import Carried
+from fastlstm.streaming.ports import Port as StreamPort
+from fastlstm.tapes.tape import record_program
+from fastlstm.target import Target
+
+__all__ = ["Phase", "StreamTapes"]
+
+Array = npt.NDArray[Any]
+
+WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool")
+"""Operators that take no input that is shorter than their window."""
+
+
+class StreamTapes:
+    """Records the graphs of a stream.
+
+    Attributes
+    ----------
+    engine : GraphEngine
+    batch : int
+    inputs, outputs : tuple of Port
+    fields : tuple of StateField
+    seats : dict of str to Seat
+        Where each state lies, by the graphs' input that takes it.
+    state_bytes : int
+        Of all of them.
+    """
+
+    def __init__(self, engine: GraphEngine, batch: int) -> None:
+        has_rows = any("B" in port.axes for port in engine.inputs.values())
+        if batch > 1 and not (has_rows and all(c.row_axis is not None for c in engine.carried)):
+            raise UnsupportedError("This model is for one batch row; it cannot be exported for more.")
+        self.engine, self.batch = engine, batch
+        self.fields, self.seats, self.state_bytes = _states(engine.carried, batch, engine.executor.plan.target)
+        self._packed: dict[Hashable, Any] = {}
+        self._steady = Phase(self, "steady", 1)
+        self.inputs = tuple(
+            self._port(engine.inputs[name], name, parameter, array.dtype, array.shape, engine.hop)
+            for parameter, (name, array) in _numbered("x", self._steady.inputs)
+        )
+        self.outputs = tuple(
+            self._port(engine.outputs[name], name, parameter, array.dtype, array.shape, engine.rows[name])
+            for parameter, (name, array) in _numbered("y", self._steady.outputs)
+        )
+
+    def _port(
+        self, port: StreamPort, name: str, parameter: str, dtype: Any, shape: tuple[int, ...], frames: int
+    ) -> Port:
+        """Return what C sees of an input or output: a step's frames one behind the other, if there may be several."""
+        axis = port.axes.find("T")
+        if axis >= 0:
+            rest = tuple(size for i, size in enumerate(shape) if i != axis)
+            several = frames > 1 or self.engine.hop > 1
+            return Port(name, parameter, port_type(dtype), (frames, *rest) if several else rest, True, frames)
+        # A step that is a call of the model takes all its inputs; an output of the last time step comes at every step.
+        moves = self.engine.by_call or name in self.engine.outputs
+        return Port(name, parameter, port_type(dtype), shape, moves)
+
+    def sizes(self, name: str, frames: int) -> tuple[int, ...]:
+        """Return the shape of so many frames of an input."""
+        shape = self.engine.inputs[name].shape(frames, self.batch)
+        if any(size is None for size in shape):
+            raise UnsupportedError(
+                f"The input '{name}' of this stream may have any size on an axis that is not time, so it cannot be "
+                "exported. Fix that size where the model is made."
+            )
+        return shape
+
+    def axis(self, name: str) -> int | None:
+        """Return the time axis of an input or output, None if it has none."""
+        ports = self.engine.inputs if name in self.engine.inputs else self.engine.outputs
+        found = ports[name].axes.find("T")
+        return None if found < 0 else found
+
+    def phase(self, which: str, hops: int) -> Phase:
+        """Return the tape of the graph of some calls ("steady", "first", "last", "whole"), over so many hops."""
+        return self._steady if (which, hops) == ("steady", 1) else Phase(self, which, hops)
+
+    def gives_nothing(self, hops: int) -> bool:
+        """Whether no frame comes of a sequence of so many hops: it is too short for the model, or for an output."""
+        graph, states = self.engine.unrolled.whole, {c.given: c for c in self.engine.carried}
+        assert graph is not None
+        inputs = (
+            replace(spec, shape=self.sizes(spec.name, hops * self.engine.hop))
+            if spec.name in self.engine.inputs
+            else replace(spec, shape=states[spec.name].start(self.batch).shape)
+            for spec in graph.inputs
+        )
+        sized = graph.replace(inputs=tuple(inputs))
+        infos = shapes.infer(sized)
+        made = [infos[node.output(0)].shape or () for node in sized.nodes if node.op in WINDOWS]
+        too_short = any(isinstance(size, int) and size < 1 for shape in made for size in shape)
+        return too_short or all(0 in (infos[name].shape or ()) for name in self.engine.outputs)
+
+    def record(self, which: str, values: Mapping[str, Array]) -> tuple[Any, list[Array], list[Any]]:
+        """Return what `record_program` does for a graph; all of them share packed weights."""
+        return record_program(self.engine.executor_for(which), values, self._packed)
+
+
+class Phase:
+    """The tape of some calls of a stream.
+
+    Attributes
+    ----------
+    program : Program
+    inputs, outputs : dict of str to array
+        Where the tape has the frames and the results, without those that the graph does not have.
+    """
+
+    def __init__(self, stream: StreamTapes, which: str, hops: int) -> None:
+        self.stream, self.hops, self._which = stream, hops, which
+        engine = stream.engine
+        states = {c.given: c for c in engine.unrolled.carried}
+        if which == "steady":
+            names = [*engine.inputs, *states]
+        else:
+            names = [spec.name for spec in engine.executor_for(which).graph.inputs]
+        values = {
+            name: states[name].start(stream.batch)
+            if name in states
+            else np.zeros(stream.sizes(name, hops * engine.hop), engine.inputs[name].dtype)
+            for name in names
+        }
+        self.program, places, made = stream.record(which, values)
+        self.inputs = {n: array for n, array in zip(names, places, strict=True) if n not in states}
+        self._before = {n: array for n, array in zip(names, places, strict=True) if n in states}
+        if which == "whole":
+            shown = [spec.name for spec in engine.executor_for(which).graph.outputs]
+            results = dict(zip(shown, made, strict=True))
+            self.outputs = {name: results[name] for name in engine.outputs}
+            self._after: dict[str, Array] = {}
+        else:
+            part = getattr(engine.unrolled, which)
+            self.outputs = dict(zip(part.outputs, made, strict=False))
+            self._after = dict(zip(part.states, made[len(part.outputs) :], strict=True))
+
+    def frames(self, name: str) -> int:
+        """Return how many frames of an output there are."""
+        array, axis = self.outputs.get(name), self.stream.axis(name)
+        return 0 if array is None or not array.size else 1 if axis is None else array.shape[axis]
+
+    def given(self, name: str) -> Elements:
+        """Return where the tape has an input's frames, with the time axis in front."""
+        return Elements.of(self.inputs[name]).led_by(self.stream.axis(name))
+
+    def routine(self, before: Sequence[Copy], *, late: bool = False) -> Routine:
+        """Return the routine.
+
+        Parameters
+        ----------
+        before : sequence of Copy
+            Brings the frames.
+        late : bool
+            Whether the results are the last ones of a step; else they are the first.
+        """
+        after = []
+        for port in self.stream.outputs:
+            have = self.frames(port.name)
+            if have:
+                results = Elements.of(self.outputs[port.name]).led_by(self.stream.axis(port.name))
+                skipped = 4 * port.frame_elements * (port.frames - have) if late else 0
+                after.append(results.to(Elements.of_port(port, results.shape, skipped)))
+        moved, regions = self._new_states()
+        memory = {id(memory_of(array)): self.stream.seats[name] for name, array in self._before.items()}
+        return Routine(self.program, 1, self.hops, False, {}, memory, regions, tuple(before), (*after, *moved))
+
+    def from_call(self) -> list[Copy]:
+        """Return the copies that bring the frames of a call."""
+        found = []
+        for port in self.stream.inputs:
+            if port.name in self.inputs:
+                target = self.given(port.name)
+                found.append(Elements.of_port(port, target.shape).to(target))
+        return found
+
+    def _new_states(self) -> tuple[list[Copy], dict[Region, int]]:
+        """Return the copies of new states to where the old ones lie, by way of a region if they look at other ones."""
+        regions: dict[Region, int] = {}
+        first: list[Copy] = []
+        last: list[Copy] = []
+        for name, array in self._after.items():
+            source = Elements.of(array)
+            target = Elements.packed(self.stream.seats[name], source.kind, source.shape)
+            others = [other for given, other in self._before.items() if given != name]
+            if any(np.may_share_memory(array, other) for other in others):
+                aside = Region(f"new {name}")
+                regions[aside] = array.nbytes
+                first.append(source.to(Elements.packed(Seat(aside), source.kind, source.shape)))
+                source = Elements.packed(Seat(aside), source.kind, source.shape)
+                last.append(source.to(target))
+            else:
+                first.append(source.to(target))
+        return [*first, *last], regions
+
+
+def _numbered(letter: str, values: Mapping[str, Array]) -> list[tuple[str, tuple[str, Array]]]:
+    return list(zip(port_names(letter, len(values)), values.items(), strict=True))
+
+
+def _states(
+    carried: Sequence[Carried], batch: int, target: Target
+) -> tuple[tuple[StateField, ...], dict[str, Seat], int]:
+    """Return the states, where the tapes find each of them, and the bytes that they take."""
+    align, at = alignment(target), 0
+    fields, seats = [], {}
+    for one in carried:
+        start = np.ascontiguousarray(one.start(batch))
+        view = start if one.own or one.row_axis is None else np.moveaxis(start, one.row_axis, 0)
+        initial = np.ascontiguousarray(view)
+        fields.append(StateField(one.name, view.shape, str(start.dtype), at, view.strides, initial))
+        seats[one.given] = Seat(STATES, at)
+        at += -(-start.nbytes // align) * align
+    return tuple(fields), seats, at
