@@ -17,7 +17,7 @@ import pyarrow.types as kinds
 
 from fastlstm.errors import InputError
 
-__all__ = ["Column", "Wanted", "check_type", "one_array", "read_column"]
+__all__ = ["Column", "Wanted", "check_type", "read_column"]
 
 Array = npt.NDArray[Any]
 
@@ -81,15 +81,33 @@ class _Misfit(Exception):  # noqa: N818 - caught within this module
         self.reasons = [reason] * len(positions) if isinstance(reason, str) else list(reason)
 
 
-def read_column(array: Any, wanted: Wanted) -> tuple[Column, dict[int, str]]:
+def read_column(arrays: Sequence[Any], wanted: Wanted) -> tuple[Column, dict[int, str]]:
     """Return the rows that fit and, by row number, why the others do not.
 
     Parameters
     ----------
-    array : pyarrow.Array
-        Of a type that `check_type` accepts.
+    arrays : sequence of pyarrow.Array
+        The column's rows, in one or more pieces of one type, which `check_type` accepts.
     wanted : Wanted
     """
+    columns: list[Column] = []
+    reasons: dict[int, str] = {}
+    first = 0
+    for array in arrays:
+        column, wrong = _read_piece(array, wanted)
+        columns.append(column)
+        reasons.update({first + row: reason for row, reason in wrong.items()})
+        first += len(array)
+    return (columns[0] if len(columns) == 1 else _joined(columns)), reasons
+
+
+def _joined(columns: Sequence[Column]) -> Column:
+    ends = np.cumsum([0, *(len(column.values) for column in columns)])
+    offsets = [column.offsets[:-1] + end for column, end in zip(columns, ends[:-1], strict=True)]
+    return Column(np.concatenate([column.values for column in columns]), np.concatenate([*offsets, ends[-1:]]))
+
+
+def _read_piece(array: Any, wanted: Wanted) -> tuple[Column, dict[int, str]]:
     rows = np.arange(len(array))
     reasons: dict[int, str] = {}
     read = _sequences if wanted.has_time else _single
@@ -110,7 +128,7 @@ def check_type(column: str, kind: Any, wanted: Wanted) -> None:
     The type alone decides, so an array without rows is read; what its rows hold does not matter.
     """
     try:
-        read_column(_of_none(kind), wanted)
+        read_column([_of_none(kind)], wanted)
     except InputError as error:
         raise InputError(f"Column '{column}' is {kind}: {error}") from None
 
@@ -192,10 +210,12 @@ def _values(array: Any, dims: tuple[int, ...], wanted: Wanted) -> Array:
         if not dims:
             raise InputError(f"{wanted}; here are lists in place of numbers.")
         _refuse_nulls(array, "null")
-        lengths, expected = _lengths(array), dims[0]
-        if (lengths != expected).any():
+        expected = dims[0]
+        if not kinds.is_fixed_size_list(array.type) or array.type.list_size != expected:
+            lengths = _lengths(array)
             where = np.flatnonzero(lengths != expected)
-            raise _Misfit(where, [f"{lengths[i]} values where the model takes {expected}" for i in where])
+            if len(where):
+                raise _Misfit(where, [f"{lengths[i]} values where the model takes {expected}" for i in where])
         try:
             return _values(array.flatten(), dims[1:], wanted).reshape(len(array), *dims)
         except _Misfit as misfit:
@@ -246,16 +266,8 @@ def _wrapped(numbers: Array, dtype: np.dtype[Any]) -> Array:
 # --- Arrow's many spellings ---------------------------------------------------------------------------------
 
 
-def one_array(array: Any) -> Any:
-    """Return an array, or one of a chunked array's chunks, which are copied only if there are several."""
-    if not isinstance(array, pa.ChunkedArray):
-        return array
-    return array.chunk(0) if array.num_chunks == 1 else array.combine_chunks()
-
-
 def _plain(array: Any) -> Any:
-    """Return the array without chunks, dictionary, runs or extension type."""
-    array = one_array(array)
+    """Return the array without dictionary, runs or extension type."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if kinds.is_dictionary(array.type):

@@ -17,7 +17,7 @@ from fastlstm.errors import InputError
 from fastlstm.model import Model
 from fastlstm.scoring.arrow import arrow_column, arrow_type
 from fastlstm.scoring.bucketing import FRAMES, ROWS
-from fastlstm.scoring.columns import Column, Wanted, check_type, one_array, read_column
+from fastlstm.scoring.columns import Column, Wanted, check_type, read_column
 from fastlstm.scoring.ports import Ports, find_ports, takes_lengths
 from fastlstm.scoring.work import Work
 
@@ -293,12 +293,13 @@ class Scorer:
         self, batch: Any, chosen: Mapping[str, list[str]], rows: Array
     ) -> tuple[dict[str, Column], dict[int, str]]:
         """Return the inputs of some rows, and the rows among these that do not fit."""
-        every = len(rows) == batch.num_rows
+        used = batch.select(list(dict.fromkeys(column for names in chosen.values() for column in names)))
+        pieces = _pieces(used if len(rows) == batch.num_rows else used.take(pa.array(rows)))
         columns: dict[str, Column] = {}
         wrong: dict[int, str] = {}
         for name, names in chosen.items():
-            array = _joined([batch.column(column) for column in names], names)
-            columns[name], misfits = read_column(array if every else array.take(pa.array(rows)), self._wanted[name])
+            arrays = [_joined([piece.column(column) for column in names], names) for piece in pieces]
+            columns[name], misfits = read_column(arrays, self._wanted[name])
             for row, reason in misfits.items():
                 wrong.setdefault(row, f"{_called(names)}: {reason}")
         if not wrong:
@@ -351,9 +352,15 @@ def _joined_type(schema: Any, names: list[str]) -> Any:
     return schema.field(names[0]).type if len(names) == 1 else pa.struct([schema.field(name) for name in names])
 
 
-def _joined(columns: list[Any], names: list[str]) -> Any:
-    """Return one array of a batch's or table's columns: several as the fields of a struct."""
-    arrays = [one_array(column) for column in columns]
+def _pieces(batch: Any) -> list[Any]:
+    """Return a table's batches, at least one, or the batch."""
+    if isinstance(batch, pa.RecordBatch):
+        return [batch]
+    return batch.to_batches() or [pa.RecordBatch.from_pylist([], batch.schema)]
+
+
+def _joined(arrays: list[Any], names: list[str]) -> Any:
+    """Return one array of a batch's columns: several as the fields of a struct."""
     return arrays[0] if len(arrays) == 1 else pa.StructArray.from_arrays(arrays, names)
 
 

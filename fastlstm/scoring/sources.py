@@ -20,7 +20,8 @@ from fastlstm.errors import DependencyError, FileFormatError, InputError
 
 __all__ = ["Source", "file_identity", "filesystem", "find_files", "open_source", "slices"]
 
-_BATCH = 1 << 14  # rows read at once at most: with lengths of 5 to 200, 84 rows of one length run together
+_BATCH = 1 << 14  # rows of a slice at most: with lengths of 5 to 200, 84 rows of one length run together
+_READ = 1 << 12  # rows of a file read at once at most: pyarrow's buffers of 14 MB are used again, larger ones are not
 _TAIL = 1 << 16  # bytes at each end of a file that stand for it in the manifest; a Parquet file's footer is at its end
 
 
@@ -273,7 +274,7 @@ def _parquet_rows(fs: Any, name: str, start: int, stop: int, schema: Any, most_b
                 skip -= group.num_rows
             at += group.num_rows
         left = stop - start
-        batches = file.iter_batches(_at_once(most_bytes // size), groups, list(schema.names), False)
+        batches = file.iter_batches(_at_once(min(_READ, most_bytes // size)), groups, list(schema.names), False)
         while left:
             try:
                 batch = next(batches)

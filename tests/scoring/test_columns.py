@@ -145,6 +145,17 @@ def test_a_row_that_does_not_fit_has_its_reason_and_the_others_their_bits(wrong,
         Scorer(model, max_length=13, on_error="stop")(batch(column))
 
 
+def test_rows_of_a_table_in_pieces_are_told_by_their_number_in_it(model):
+    kind = pa.list_(pa.list_(F))
+    pieces = [NESTED[:4], [None, NESTED[4]], [], NESTED[5:8], [[[1.0]], NESTED[8]]]
+    found = Scorer(model)(pa.table({"x": pa.chunked_array([pa.array(piece, kind) for piece in pieces])}))
+    told = found.column(ERROR_COLUMN).to_pylist()
+    reasons = {4: "'x': null in place of a sequence", 9: "'x': step 0: 1 values where the model takes 3"}
+    assert {row: reason for row, reason in enumerate(told) if reason} == reasons
+    good = [output for output in found.column("output").to_pylist() if output]
+    assert good == expected(model, ROWS)
+
+
 def test_structs_of_unequal_sequences_are_told(model):
     fields = [pa.array([[1.0], [1.0, 2.0]], pa.list_(F)), pa.array([[1.0], [1.0]], pa.list_(F))]
     column = pa.StructArray.from_arrays([*fields, fields[0]], ["a", "b", "c"])

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -277,6 +278,42 @@ def test_a_full_disk_is_told_and_a_later_run_goes_on(tmp_path, model, data, undi
     assert 0 < len(list(out.glob("part-*"))) < COUNT / PART
     fastlstm.score(model, data, out, part_rows=PART)
     assert digests(out) == undisturbed
+
+
+FILLED = """
+import subprocess, sys
+from pathlib import Path
+import fastlstm
+model, data, disk, part_rows = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", disk], check=True)
+out = disk / "out"
+try:
+    fastlstm.score(model, data, out, part_rows=part_rows)
+except OSError as error:
+    print(error)
+print(len(list(out.glob("part-*"))), len(list((out / "_aside").iterdir())))
+subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+fastlstm.score(model, data, out, part_rows=part_rows)
+subprocess.run(["cp", "-r", out, disk.parent / "copy"], check=True)
+"""
+
+
+@pytest.mark.long
+def test_a_disk_that_is_really_full(tmp_path, model, data, undisturbed):
+    """A file system of 40 kB in a name space of its own, which any user of Linux may make."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    model.save(tmp_path / "model.fastlstm")
+    words = [sys.executable, "-c", FILLED, tmp_path / "model.fastlstm", data, disk, PART]
+    command = ["unshare", "--map-root-user", "--mount", *map(str, words)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    told, counted = found.stdout.splitlines()
+    assert re.fullmatch(r"\[Errno 28\] No space left on device: '.*/disk/out/_aside/.*'", told)
+    parts, aside = map(int, counted.split())
+    assert 0 < parts < COUNT / PART
+    assert aside == 0
+    assert digests(tmp_path / "copy") == undisturbed
 
 
 def test_any_file_system_that_fsspec_knows_will_do(model, data, undisturbed):

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from data_sets import KILLS, classifier, digests, expected, scored, sequences, table
+from data_sets import KILL_ROWS, KILLS, classifier, digests, expected, scored, sequences, table
 
 import fastlstm
 from fastlstm.errors import InputError
 
-COUNT = 2000
-PART = 25
+COUNT = KILL_ROWS // 3
+PART = COUNT // 80
 RUNS = max(1, KILLS // 2)
 """Of each test that kills: half for workers, half for drivers."""
 
