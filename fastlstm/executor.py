@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import machine, native, ops
+from fastlstm import machine, native, operators
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
 from fastlstm.kernels.compiler import Kernel, ahead
@@ -147,7 +147,7 @@ class Executor:
                 values.update(self.repacked(part, values))
             else:
                 given = [values[name] if name else None for name in part.inputs]
-                made = ops.evaluate(part, given, lambda body, bound: self.body(body).run(bound, outer=values))
+                made = operators.evaluate(part, given, lambda body, bound: self.body(body).run(bound, outer=values))
                 values.update((name, v) for name, v in zip(part.outputs, made, strict=False) if name)
             for name in self.last_use.get(number, ()):
                 values.pop(name, None)

@@ -174,7 +174,7 @@ def _node(entry: Any, values: dict[str, Array], prefix: str, depth: int) -> Node
 
 
 def _check_op(op: str, name: str) -> None:
-    from fastlstm.ops import SUPPORTED  # here, because only a reader of files needs the table
+    from fastlstm.operators import SUPPORTED  # here, because only a reader of files needs the table
 
     if op not in RECURRENT_OPS and op != "Dense" and op not in SUPPORTED:
         raise FileFormatError(

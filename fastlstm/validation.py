@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm import ops
+from fastlstm import operators
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import ACTIVATIONS, QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs
 from fastlstm.limits import SUM_LIMIT, largest_sums, value_limit
@@ -84,7 +84,7 @@ def _check_node(node: Node, constants: Mapping[str, Array], label: str) -> None:
         raise UnsupportedError(f"{label} has no output; every node makes a value.")
     if node.op in RECURRENT_OPS:
         _check_attributes(node, label)
-    elif node.op in ops.SUPPORTED:
+    elif node.op in operators.SUPPORTED:
         _check_signature(node, label)
     if node.op in _BODIES:
         _BODIES[node.op](node, label)
@@ -98,7 +98,7 @@ def _check_node(node: Node, constants: Mapping[str, Array], label: str) -> None:
 
 def _check_signature(node: Node, label: str) -> None:
     """Hold a node against the function that computes its operator."""
-    takes = ops.signature(node.op)
+    takes = operators.signature(node.op)
     count = len(node.inputs)
     missing = next((i for i in range(takes.least) if not node.input(i) and i not in takes.optional), None)
     if missing is not None or not takes.least <= count <= takes.most:
@@ -126,7 +126,7 @@ def _is_int(value: Any) -> bool:
 
 def _is_dtype(value: Any) -> bool:
     try:
-        ops.dtype_of(value)
+        operators.dtype_of(value)
     except (TypeError, ValueError):
         return False
     return True

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fastlstm.graph import RecurrentInputs
-from fastlstm.passes import dims
-from fastlstm.passes.dims import Dim, Shape
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim, Shape
+from fastlstm.operators.values import Operands, ValueInfo, normal_axis
 from fastlstm.passes.infer_compute import REDUCTIONS
-from fastlstm.passes.values import Operands, ValueInfo, normal_axis
 
 __all__ = ["misfit"]
 

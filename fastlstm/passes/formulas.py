@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
-from fastlstm.passes.dims import Shape
+from fastlstm.operators.dims import Shape
+from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo, normal_axis
 from fastlstm.passes.infer_movement import slice_bounds
-from fastlstm.passes.values import UNKNOWN, Operands, ValueInfo, normal_axis
 from fastlstm.passes.vectors import Leaf, Monomial, Vector, activated, add, multiply
 
 __all__ = ["RESHAPES", "Formulas", "Row", "alike", "rows"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastlstm.graph import RecurrentInputs
-from fastlstm.passes import dims
-from fastlstm.passes.dims import Dim, Shape
-from fastlstm.passes.values import CONTENT_LIMIT, UNKNOWN, Operands, ValueInfo, normal_axis, rule
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim, Shape
+from fastlstm.operators.values import CONTENT_LIMIT, UNKNOWN, Operands, ValueInfo, normal_axis, rule
 
 __all__ = ["ELEMENTWISE", "REDUCTIONS", "broadcast_shapes"]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fastlstm.ops.dtypes import dtype_of
-from fastlstm.passes import dims
-from fastlstm.passes.dims import Dim, Shape
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim, Shape
+from fastlstm.operators.dtypes import dtype_of
+from fastlstm.operators.values import CONTENT_LIMIT, Operands, ValueInfo, normal_axis, rule
 from fastlstm.passes.infer_compute import broadcast_shapes
-from fastlstm.passes.values import CONTENT_LIMIT, Operands, ValueInfo, normal_axis, rule
 
 __all__ = ["slice_bounds"]
 

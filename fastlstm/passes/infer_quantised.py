@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fastlstm.ops.dtypes import dtype_of
-from fastlstm.passes.values import RULES, Operands, ValueInfo, rule
+from fastlstm.operators.dtypes import dtype_of
+from fastlstm.operators.values import RULES, Operands, ValueInfo, rule
 
 __all__: list[str] = []
 

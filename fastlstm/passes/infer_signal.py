@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fastlstm.ops.dtypes import dtype_of
-from fastlstm.passes import dims
-from fastlstm.passes.dims import Dim
-from fastlstm.passes.values import UNKNOWN, Operands, ValueInfo, normal_axis, rule
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim
+from fastlstm.operators.dtypes import dtype_of
+from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo, normal_axis, rule
 
 __all__ = ["UNTOLD"]
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from fastlstm.graph import Graph, Node
+from fastlstm.operators.dims import Dim, opaque
+from fastlstm.operators.values import RULES, UNKNOWN, Operands, ValueInfo
 from fastlstm.passes import infer_compute, infer_movement, infer_quantised, infer_signal
-from fastlstm.passes.dims import Dim, opaque
 from fastlstm.passes.fit import misfit
-from fastlstm.passes.values import RULES, UNKNOWN, Operands, ValueInfo
 
 __all__ = ["ValueInfo", "body_inputs", "infer", "infer_node", "misfits", "operands"]
 

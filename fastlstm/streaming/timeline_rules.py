@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, Recurrent, RecurrentInputs
-from fastlstm.passes import dims, shapes
+from fastlstm.operators import dims
+from fastlstm.operators.values import normal_axis
+from fastlstm.passes import shapes
 from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
-from fastlstm.passes.values import normal_axis
 from fastlstm.streaming import timeline_windows
 from fastlstm.streaming.flow import (
     FRAMES,

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node
-from fastlstm.passes import dims, shapes
+from fastlstm.operators import dims
+from fastlstm.operators.values import Operands, normal_axis
+from fastlstm.passes import shapes
 from fastlstm.passes.infer_movement import slice_bounds
-from fastlstm.passes.values import Operands, normal_axis
 from fastlstm.streaming.flow import FAR, FRAMES, ROWS, Flow, LongerHopError, Padding, Phase, refusal
 from fastlstm.streaming.waiting import count, filled, joined, wait, window
 

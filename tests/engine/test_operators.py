@@ -9,26 +9,26 @@ import pytest
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
-from fastlstm import ops
+from fastlstm import operators
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import RECURRENT_OPS, Graph
 from fastlstm.onnx_conformance import cases
+from fastlstm.operators.values import RULES, ValueInfo
 from fastlstm.passes import shapes
 from fastlstm.passes.infer_signal import UNTOLD
-from fastlstm.passes.values import RULES, ValueInfo
 
 CONTROL = {"If", "Loop", "Scan"}
 
 
 def test_every_operator_has_a_shape_rule():
-    assert sorted(ops.SUPPORTED - CONTROL - set(RULES)) == []
-    assert set(UNTOLD) <= ops.SUPPORTED
+    assert sorted(operators.SUPPORTED - CONTROL - set(RULES)) == []
+    assert set(UNTOLD) <= operators.SUPPORTED
 
 
 def test_every_shape_rule_is_that_of_an_operator():
     of_activations = {"Affine", "GeluTanh", "Linear", "ScaledTanh", "Silu"}  # written by passes and converters
-    assert sorted(set(RULES) - ops.SUPPORTED - set(RECURRENT_OPS) - of_activations) == []
+    assert sorted(set(RULES) - operators.SUPPORTED - set(RECURRENT_OPS) - of_activations) == []
 
 
 def contradiction(info: ValueInfo, array: np.ndarray) -> str:
@@ -54,7 +54,7 @@ def followed(graph: Graph, arrays: list, open_inputs: bool) -> list[str]:
     for node in graph.nodes:
         if node.op in RECURRENT_OPS or node.op in CONTROL:
             return wrong
-        results = ops.evaluate(node, [values[name] if name else None for name in node.inputs])
+        results = operators.evaluate(node, [values[name] if name else None for name in node.inputs])
         for name, result in zip(node.outputs, results, strict=False):
             values[name] = result
             if name and isinstance(result, np.ndarray) and (said := contradiction(known[name], result)):

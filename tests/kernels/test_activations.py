@@ -7,7 +7,7 @@ import pytest
 
 from fastlstm import layout, machine, ulp
 from fastlstm.graph import ACTIVATIONS
-from fastlstm.ops.activations import activation
+from fastlstm.operators.activations import activation
 from fastlstm.program import Instruction, Program, Slot, Stage
 from fastlstm.segments.program import BoundProgram
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from fastlstm.errors import FastLSTMError, InputError, UnsupportedError, nearest
 from fastlstm.graph import Graph, Node
-from fastlstm.ops import (
+from fastlstm.operators import (
     activations,
     attention,
     control,
@@ -43,7 +43,7 @@ from fastlstm.ops import (
     signal,
     softmax,
 )
-from fastlstm.ops.dtypes import ONNX_TYPES, dtype_of
+from fastlstm.operators.dtypes import ONNX_TYPES, dtype_of
 
 __all__ = ["SUPPORTED", "Signature", "dtype_of", "evaluate", "signature"]
 

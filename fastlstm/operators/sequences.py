@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.sizes import integer
+from fastlstm.operators.sizes import integer
 
 __all__ = ["OPS"]
 

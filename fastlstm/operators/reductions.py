@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops import sums
-from fastlstm.ops.sizes import integer
+from fastlstm.operators import sums
+from fastlstm.operators.sizes import integer
 
 __all__ = ["OPS"]
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node, TensorSpec
-from fastlstm.ops.dtypes import dtype_of
-from fastlstm.passes.dims import Dim, Shape, opaque
+from fastlstm.operators.dims import Dim, Shape, opaque
+from fastlstm.operators.dtypes import dtype_of
 
 __all__ = ["CONTENT_LIMIT", "RULES", "UNKNOWN", "Operands", "Rule", "ValueInfo", "normal_axis", "rule"]
 
@@ -32,7 +32,7 @@ class ValueInfo:
     Attributes
     ----------
     shape : tuple of int or str, or None
-        Equal strings are equal dimensions (see `fastlstm.passes.dims`); None if the rank is not known.
+        Equal strings are equal dimensions (see `fastlstm.operators.dims`); None if the rank is not known.
     dtype : str or None
         NumPy's name.
     const : tuple of int, str or None, or None

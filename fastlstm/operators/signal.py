@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.dtypes import dtype_of
-from fastlstm.ops.sizes import checked_shape, integer
+from fastlstm.operators.dtypes import dtype_of
+from fastlstm.operators.sizes import checked_shape, integer
 
 __all__ = ["OPS"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
-from fastlstm.ops.sizes import checked_shape
+from fastlstm.operators.sizes import checked_shape
 
 __all__ = ["OPERATORS", "OPS", "REFERENCE", "attribute_list"]
 

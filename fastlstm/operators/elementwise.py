@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.dtypes import dtype_of
-from fastlstm.ops.sizes import check_broadcast
+from fastlstm.operators.dtypes import dtype_of
+from fastlstm.operators.sizes import check_broadcast
 
 __all__ = ["OPS"]
 

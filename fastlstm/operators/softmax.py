@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops import sums
+from fastlstm.operators import sums
 
 __all__ = ["OPS", "softmax"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.dtypes import dtype_of
+from fastlstm.operators.dtypes import dtype_of
 
 __all__ = ["OPS"]
 

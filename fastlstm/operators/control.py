@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, TensorSpec
-from fastlstm.ops.sizes import MAX_ELEMENTS, checked_rounds, integer
+from fastlstm.operators.sizes import MAX_ELEMENTS, checked_rounds, integer
 
 __all__ = ["OPS"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops import sums
+from fastlstm.operators import sums
 
 __all__ = ["OPS"]
 

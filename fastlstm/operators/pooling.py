@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.sizes import checked_shape
-from fastlstm.ops.windows import Windows, padded, windows
+from fastlstm.operators.sizes import checked_shape
+from fastlstm.operators.windows import Windows, padded, windows
 
 __all__ = ["OPS"]
 

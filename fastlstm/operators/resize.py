@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.sizes import checked_shape
+from fastlstm.operators.sizes import checked_shape
 
 __all__ = ["OPS"]
 
