@@ -17,10 +17,9 @@ from typing import Any
 from fastlstm import explain
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
+from fastlstm.operators import ELEMENTWISE, misfit
 from fastlstm.operators.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
-from fastlstm.passes.fit import misfit
-from fastlstm.passes.infer_compute import ELEMENTWISE
 from fastlstm.segments.build import BINARY, UNARY, build_segment, consumer_width
 from fastlstm.segments.segment import Segment
 from fastlstm.target import Target
@@ -96,7 +95,7 @@ def make_plan(graph: Graph, target: Target, threads: int = 1) -> Plan:
     Raises
     ------
     UnsupportedError
-        If a node cannot run on its inputs (see `fastlstm.passes.fit`).
+        If a node cannot run on its inputs (see `fastlstm.operators.misfit`).
     """
     infos = shapes.infer(graph)
     for node in graph.nodes:

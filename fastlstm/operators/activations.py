@@ -1,20 +1,24 @@
 """Activation functions, element by element, as ONNX defines them (with Keras's additions).
 
-Each keeps the dtype of its input, NaN stays NaN, and nothing overflows on the way to a finite result.
+Each keeps the dtype of its input, NaN stays NaN, and nothing overflows on the way to a finite result. Beside its
+meaning in NumPy stands its function of vectors, which kernels compile: see `Function` in `operator.py`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.graph import ACTIVATIONS
+from fastlstm.operators.arithmetic import broadcast
+from fastlstm.operators.definition import RARE, Function, Operation, Operator, Stream, table
+from fastlstm.operators.rules import same
 
-__all__ = ["FUNCTIONS", "OPS", "activation"]
+__all__ = ["ACTIVATIONS", "OPERATORS", "Activation", "activation"]
 
 Array = npt.NDArray[Any]
 
@@ -87,6 +91,11 @@ def tanh(x: Array) -> Array:
     return np.asarray(np.tanh(x))
 
 
+def exponential(x: Array) -> Array:
+    """Return exp(x)."""
+    return np.asarray(np.exp(x))
+
+
 def linear(x: Array) -> Array:
     """Return x."""
     return x
@@ -138,56 +147,169 @@ def _gelu_op(x: Array, *, approximate: str = "none") -> Array:
     return {"none": gelu, "tanh": gelu_tanh}[approximate](x)
 
 
-FUNCTIONS: Mapping[str, Callable[..., Array]] = {
-    "Sigmoid": sigmoid,
-    "Tanh": tanh,
-    "Relu": relu,
-    "Affine": affine,
-    "LeakyRelu": leaky_relu,
-    "ThresholdedRelu": thresholded_relu,
-    "ScaledTanh": scaled_tanh,
-    "HardSigmoid": hard_sigmoid,
-    "Elu": elu,
-    "Softsign": softsign,
-    "Softplus": softplus,
-    "Linear": linear,
-    "Selu": lambda x, *, alpha, beta: selu(x, alpha=alpha, gamma=beta),
-    "Gelu": gelu,
-    "GeluTanh": gelu_tanh,
-    "Silu": silu,
-    "Exp": lambda x: np.asarray(np.exp(x)),
+@dataclass(frozen=True)
+class Activation:
+    """An activation that a recurrent layer may carry.
+
+    Attributes
+    ----------
+    compute : callable
+        Its meaning: a function of x, and of its parameters by keyword.
+    function : Function
+        The same for kernels, with its parameters and their defaults.
+    bounded : bool
+        Whether it stays within [-1, 1].
+    """
+
+    compute: Callable[..., Array]
+    function: Function
+    bounded: bool = False
+
+    @property
+    def defaults(self) -> tuple[float | None, float | None]:
+        """The alpha and beta that a layer has if it does not say them; None for those that it does not take."""
+        first, second = [*(default for _, default in self.function.parameters), None, None][:2]
+        return first, second
+
+
+NOTHING_BELOW = -104.0  # gelu, silu and mish of less are zero, of -infinity too
+
+
+def _thresholded(v: Any, alpha: float) -> Any:
+    def thresholded(x):  # type: ignore[no-untyped-def]
+        zero_or_nan = v.vmax(v.splat(x, 0.0), v.vmin(v.splat(x, 0.0), x))
+        return v.where_less(v.splat(x, alpha), x, x, zero_or_nan)
+
+    return thresholded
+
+
+def _scaled_elu(v: Any, alpha: float, gamma: float) -> Any:
+    def scaled(x):  # type: ignore[no-untyped-def]
+        low = v.splat(x, alpha) * v.expm1_negative(v.vmin(v.splat(x, 0.0), x))
+        return v.splat(x, gamma) * v.where_less(x, v.splat(x, 0.0), low, x)
+
+    return scaled
+
+
+def _gelu_vector(v: Any) -> Any:
+    def exact(x):  # type: ignore[no-untyped-def]
+        y = v.vmax(v.splat(x, NOTHING_BELOW), x)
+        half = y * v.splat(x, 0.5)
+        return v.fma(half, v.erf(y * v.splat(x, 0.7071067811865476)), half)
+
+    return exact
+
+
+def _gelu_tanh_vector(v: Any) -> Any:
+    def approximate(x):  # type: ignore[no-untyped-def]
+        x = v.vmax(v.splat(x, NOTHING_BELOW), x)
+        inner = v.fma(x * x * x, v.splat(x, 0.044715), x) * v.splat(x, 0.7978845608028654)
+        half = x * v.splat(x, 0.5)
+        return v.fma(half, v.tanh(inner), half)
+
+    return approximate
+
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "Sigmoid": Activation(sigmoid, Function(lambda v: v.sigmoid), bounded=True),
+    "Tanh": Activation(tanh, Function(lambda v: v.tanh), bounded=True),
+    "Relu": Activation(relu, Function(lambda v: lambda x: v.vmax(v.splat(x, 0.0), x))),
+    "Affine": Activation(
+        affine,
+        Function(
+            lambda v, alpha, beta: lambda x: v.fma(x, v.splat(x, alpha), v.splat(x, beta)),
+            (("alpha", 1.0), ("beta", 0.0)),
+        ),
+    ),
+    "LeakyRelu": Activation(
+        leaky_relu,
+        Function(
+            lambda v, alpha: lambda x: v.where_less(x, v.splat(x, 0.0), x * v.splat(x, alpha), x),
+            (("alpha", 0.01),),
+        ),
+    ),
+    "ThresholdedRelu": Activation(thresholded_relu, Function(_thresholded, (("alpha", 1.0),))),
+    "ScaledTanh": Activation(
+        scaled_tanh,
+        Function(
+            lambda v, alpha, beta: lambda x: v.splat(x, alpha) * v.tanh(v.splat(x, beta) * x),
+            (("alpha", 1.0), ("beta", 1.0)),
+        ),
+    ),
+    "HardSigmoid": Activation(
+        hard_sigmoid,
+        Function(
+            lambda v, alpha, beta: (
+                lambda x: v.vmax(
+                    v.splat(x, 0.0), v.vmin(v.splat(x, 1.0), v.fma(x, v.splat(x, alpha), v.splat(x, beta)))
+                )
+            ),
+            (("alpha", 0.2), ("beta", 0.5)),
+        ),
+        bounded=True,
+    ),
+    "Elu": Activation(
+        elu,
+        Function(
+            lambda v, alpha: (
+                lambda x: v.where_less(
+                    x, v.splat(x, 0.0), v.splat(x, alpha) * v.expm1_negative(v.vmin(v.splat(x, 0.0), x)), x
+                )
+            ),
+            (("alpha", 1.0),),
+        ),
+    ),
+    "Softsign": Activation(softsign, Function(lambda v: v.softsign), bounded=True),
+    "Softplus": Activation(softplus, Function(lambda v: v.softplus)),
+    "Linear": Activation(linear, Function(lambda _: lambda x: x)),
+    "Selu": Activation(selu, Function(_scaled_elu, (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)))),
+    "Gelu": Activation(gelu, Function(_gelu_vector)),
+    "GeluTanh": Activation(gelu_tanh, Function(_gelu_tanh_vector)),
+    "Silu": Activation(silu, Function(lambda v: lambda x: v.vmax(v.splat(x, NOTHING_BELOW), x) * v.sigmoid(x))),
+    "Exp": Activation(exponential, Function(lambda v: v.exp)),
 }
-"""The activations of `fastlstm.graph.ACTIVATIONS`: name to function of x and the parameters it takes."""
+"""The activations that a recurrent layer may carry."""
 
 
 def activation(name: str, alpha: float | None = None, beta: float | None = None) -> Callable[[Array], Array]:
     """Return the named activation of a recurrent layer as a function of x alone.
 
-    A parameter that is None takes the default of `fastlstm.graph.ACTIVATIONS`.
+    A parameter that is None takes its default.
     """
-    given = zip(("alpha", "beta"), (alpha, beta), ACTIVATIONS[name], strict=True)
-    parameters = {key: default if value is None else value for key, value, default in given if default is not None}
-    function = FUNCTIONS[name]
-    return lambda x: function(x, **parameters)
+    found = ACTIVATIONS[name]
+    given = zip((alpha, beta), found.function.parameters, strict=False)
+    parameters = {key: default if value is None else value for value, (key, default) in given}
+    return lambda x: found.compute(x, **parameters)
 
 
-OPS: Mapping[str, Callable[..., Any]] = {
-    "Sigmoid": sigmoid,
-    "Tanh": tanh,
-    "Relu": relu,
-    "LeakyRelu": leaky_relu,
-    "ThresholdedRelu": thresholded_relu,
-    "HardSigmoid": hard_sigmoid,
-    "Elu": elu,
-    "Celu": celu,
-    "Selu": selu,
-    "Softsign": softsign,
-    "Softplus": softplus,
-    "Erf": erf,
-    "Gelu": _gelu_op,
-    "Swish": silu,
-    "HardSwish": hard_swish,
-    "Mish": mish,
-    "Shrink": shrink,
-    "PRelu": prelu,
-}
+_IN_GRAPHS = (
+    "Sigmoid", "Tanh", "Relu", "LeakyRelu", "ThresholdedRelu", "HardSigmoid", "Elu", "Selu", "Softsign", "Softplus",
+    "Exp",
+)  # fmt: skip
+"""Activations that are operators of graphs too, with the same name and parameters."""
+
+
+def _each(name: str, compute: Callable[..., Array], lowering: Function | str) -> Operator:
+    return Operator(name, compute, same, lowering, Stream.ELEMENTS)
+
+
+OPERATORS = table(
+    *(_each(name, ACTIVATIONS[name].compute, ACTIVATIONS[name].function) for name in _IN_GRAPHS),
+    _each("Celu", celu, RARE),
+    _each("Erf", erf, Function(lambda v: v.erf)),
+    _each("Gelu", _gelu_op, Function(_gelu_vector, rows=False)),
+    _each("Swish", silu, RARE),
+    _each(
+        "HardSwish",
+        hard_swish,
+        Function(
+            lambda v: (
+                lambda x: x * v.vmin(v.splat(x, 1.0), v.vmax(v.splat(x, 0.0), x / v.splat(x, 6.0) + v.splat(x, 0.5)))
+            ),
+            rows=False,
+        ),
+    ),
+    _each("Mish", mish, RARE),
+    _each("Shrink", shrink, RARE),
+    broadcast("PRelu", prelu, Operation(lambda v: lambda x, slope: v.where_negative(x, x * slope, x), rows=False)),
+)

@@ -1,81 +1,26 @@
-"""Arithmetic, comparison and logic, element by element, and casts."""
+"""Functions of the elements of one value, and casts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import reduce
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.operators import dims
+from fastlstm.operators.definition import RARE, Function, Lowering, Operator, ShapeRule, Stream, table
 from fastlstm.operators.dtypes import dtype_of
-from fastlstm.operators.sizes import check_broadcast
+from fastlstm.operators.rules import same
+from fastlstm.operators.values import Operands, ValueInfo
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 
 
 def _unary(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
     return lambda x: function(x)
-
-
-def _binary(function: Callable[[Array, Array], Any]) -> Callable[[Array, Array], Any]:
-    """Return the operator of two inputs that have one element type, as ONNX asks."""
-
-    def operator(a: Array, b: Array) -> Any:
-        _same_dtype(a, b)
-        check_broadcast(a, b)
-        return function(a, b)
-
-    return operator
-
-
-def _variadic(function: Callable[[Array, Array], Any]) -> Callable[..., Any]:
-    """Return the operator that folds any number of inputs of one element type, left to right."""
-
-    def operator(*arrays: Array) -> Any:
-        _same_dtype(*arrays)
-        check_broadcast(*arrays)
-        return reduce(function, arrays)
-
-    return operator
-
-
-def _same_dtype(*arrays: Array) -> None:
-    if len({array.dtype for array in arrays}) > 1:
-        raise ValueError("the inputs must have one element type; cast them to it first")
-
-
-def div(a: Array, b: Array) -> Array:
-    """Return a / b; for integers the quotient rounded towards zero."""
-    _same_dtype(a, b)
-    check_broadcast(a, b)
-    if a.dtype.kind == "f":
-        return np.asarray(a / b)
-    quotient = np.floor_divide(a, b)
-    # Floor division rounds down; go back up where the signs differ and something is left over.
-    return np.asarray(quotient + ((np.remainder(a, b) != 0) & ((a < 0) != (b < 0))), dtype=a.dtype)
-
-
-def power(base: Array, exponent: Array) -> Array:
-    """Return base to the power of exponent, in the element type of the base."""
-    check_broadcast(base, exponent)
-    return np.asarray(np.power(base, exponent), dtype=base.dtype)
-
-
-def mod(a: Array, b: Array, *, fmod: int = 0) -> Array:
-    """Return the remainder: of b's sign, or with fmod=1 of a's, as C's fmod."""
-    _same_dtype(a, b)
-    check_broadcast(a, b)
-    return np.asarray(np.fmod(a, b) if fmod else np.mod(a, b))
-
-
-def bit_shift(x: Array, by: Array, *, direction: str) -> Array:
-    """Return x shifted by a number of bits to the "LEFT" or the "RIGHT"."""
-    check_broadcast(x, by)
-    return np.asarray({"LEFT": np.left_shift, "RIGHT": np.right_shift}[direction](x, by))
 
 
 def clip(x: Array, low: Array | None = None, high: Array | None = None) -> Array:
@@ -100,19 +45,6 @@ def cast_like(x: Array, like: Array) -> Array:
     return x.astype(like.dtype)
 
 
-def where(condition: Array, x: Array, y: Array) -> Array:
-    """Return x where the condition holds, else y."""
-    _same_dtype(x, y)
-    check_broadcast(condition, x, y)
-    return np.where(condition, x, y)
-
-
-def mean(*arrays: Array) -> Array:
-    """Return the mean of any number of arrays."""
-    check_broadcast(*arrays)
-    return np.asarray(reduce(np.add, arrays) / len(arrays), dtype=arrays[0].dtype)
-
-
 def dropout(x: Array, _ratio: Array | None = None, training: Array | None = None) -> tuple[Array, Array]:
     """Return x and a mask that keeps everything: inference drops nothing."""
     if training is not None and bool(training):
@@ -120,58 +52,109 @@ def dropout(x: Array, _ratio: Array | None = None, training: Array | None = None
     return x, np.ones(x.shape, dtype=bool)
 
 
-OPS: Mapping[str, Callable[..., Any]] = {
-    "Abs": _unary(np.abs),
-    "Acos": _unary(np.arccos),
-    "Acosh": _unary(np.arccosh),
-    "Asin": _unary(np.arcsin),
-    "Asinh": _unary(np.arcsinh),
-    "Atan": _unary(np.arctan),
-    "Atanh": _unary(np.arctanh),
-    "BitwiseNot": _unary(np.bitwise_not),
-    "Ceil": _unary(np.ceil),
-    "Cos": _unary(np.cos),
-    "Cosh": _unary(np.cosh),
-    "Exp": _unary(np.exp),
-    "Floor": _unary(np.floor),
-    "Identity": lambda x: x,
-    "IsInf": is_inf,
-    "IsNaN": _unary(np.isnan),
-    "Log": _unary(np.log),
-    "Neg": _unary(np.negative),
-    "Not": _unary(np.logical_not),
-    "Reciprocal": lambda x: np.asarray(1 / x, dtype=x.dtype),
-    "Round": _unary(np.rint),
-    "Sign": _unary(np.sign),
-    "Sin": _unary(np.sin),
-    "Sinh": _unary(np.sinh),
-    "Sqrt": _unary(np.sqrt),
-    "Tan": _unary(np.tan),
-    "Add": _binary(np.add),
-    "And": _binary(np.logical_and),
-    "BitShift": bit_shift,
-    "BitwiseAnd": _binary(np.bitwise_and),
-    "BitwiseOr": _binary(np.bitwise_or),
-    "BitwiseXor": _binary(np.bitwise_xor),
-    "Div": div,
-    "Equal": _binary(np.equal),
-    "Greater": _binary(np.greater),
-    "GreaterOrEqual": _binary(np.greater_equal),
-    "Less": _binary(np.less),
-    "LessOrEqual": _binary(np.less_equal),
-    "Mod": mod,
-    "Mul": _binary(np.multiply),
-    "Or": _binary(np.logical_or),
-    "Pow": power,
-    "Sub": _binary(np.subtract),
-    "Xor": _binary(np.logical_xor),
-    "Max": _variadic(np.maximum),
-    "Mean": mean,
-    "Min": _variadic(np.minimum),
-    "Sum": _variadic(np.add),
-    "Cast": cast,
-    "CastLike": cast_like,
-    "Clip": clip,
-    "Dropout": dropout,
-    "Where": where,
-}
+def _identity_info(at: Operands) -> ValueInfo:
+    return at[0]
+
+
+def _dropout_info(at: Operands) -> tuple[ValueInfo, ...]:
+    return same(at).but(fill=0.0 if at[0].fill == 0 else None), ValueInfo(at[0].shape, "bool")
+
+
+def _negative_info(at: Operands) -> ValueInfo:
+    if at[0].const is None:
+        return same(at)
+    negative = tuple(None if v is None else dims.multiply(-1, v) for v in at[0].const)
+    return ValueInfo.of_content(negative, at[0].shape or (), at[0].dtype)
+
+
+def _truth_info(at: Operands) -> ValueInfo:
+    return ValueInfo(at[0].shape, "bool")
+
+
+def _not_info(at: Operands) -> ValueInfo:
+    content = at[0].const
+    if content is not None and content in ((0,), (1,)):
+        return ValueInfo.of_content((1 - int(content[0] or 0),), at[0].shape or (), "bool")
+    return _truth_info(at)
+
+
+def _cast_info(at: Operands) -> ValueInfo:
+    return _with_dtype(at[0], at.cast_to())
+
+
+def _cast_like_info(at: Operands) -> ValueInfo:
+    return _with_dtype(at[0], at[1].dtype)
+
+
+def _with_dtype(x: ValueInfo, dtype: str | None) -> ValueInfo:
+    if dtype == "bool":
+        decided = x.const is not None and all(isinstance(v, int) for v in x.const)
+        return ValueInfo(x.shape, dtype, tuple(int(v != 0) for v in x.const or ()) if decided else None, None)
+    info = x.but(dtype=dtype)
+    if isinstance(info.fill, float) and dtype is not None and "float" not in dtype:
+        info = info.but(fill=int(info.fill))
+    return info
+
+
+def _each(
+    name: str, compute: Callable[..., Any], lowering: Function | Lowering | str = RARE, infer: ShapeRule = same
+) -> Operator:
+    return Operator(name, compute, infer, lowering, Stream.ELEMENTS)
+
+
+def _vector(vector: Callable[..., Any]) -> Function:
+    return Function(vector, rows=False)
+
+
+def _nearest(v: Any) -> Any:
+    def nearest(x):  # type: ignore[no-untyped-def]
+        far = v.splat(x, 8388608.0)  # from 2**23 on every float is whole; below, this addition rounds to integers
+        return v.where_less(v.vabs(x), far, v.vcopysign(v.vabs(x) + far - far, x), x)
+
+    return nearest
+
+
+_CASTS = frozenset({"saturate", "round_mode"})
+"""Attributes that speak of 8-bit floats, which are refused."""
+
+_NO_MASK = "passes take it out where nothing reads its mask"
+
+OPERATORS = table(
+    _each("Abs", _unary(np.abs), _vector(lambda v: v.vabs)),
+    _each("Acos", _unary(np.arccos)),
+    _each("Acosh", _unary(np.arccosh)),
+    _each("Asin", _unary(np.arcsin)),
+    _each("Asinh", _unary(np.arcsinh)),
+    _each("Atan", _unary(np.arctan)),
+    _each("Atanh", _unary(np.arctanh)),
+    _each("BitwiseNot", _unary(np.bitwise_not)),
+    _each("Ceil", _unary(np.ceil)),
+    _each("Cos", _unary(np.cos)),
+    _each("Cosh", _unary(np.cosh)),
+    _each("Floor", _unary(np.floor), _vector(lambda v: v.vfloor)),
+    _each("Identity", lambda x: x, Lowering.TAPE, _identity_info),
+    _each("IsInf", is_inf, infer=_truth_info),
+    _each("IsNaN", _unary(np.isnan), infer=_truth_info),
+    _each("Log", _unary(np.log), Lowering.TAPE),
+    _each("Neg", _unary(np.negative), _vector(lambda v: lambda x: v.splat(x, 0.0) - x), _negative_info),
+    _each("Not", _unary(np.logical_not), Lowering.TAPE, _not_info),
+    _each("Reciprocal", lambda x: np.asarray(1 / x, dtype=x.dtype), _vector(lambda v: lambda x: v.splat(x, 1.0) / x)),
+    _each("Round", _unary(np.rint), _vector(_nearest)),
+    _each("Sign", _unary(np.sign)),
+    _each("Sin", _unary(np.sin)),
+    _each("Sinh", _unary(np.sinh)),
+    _each("Sqrt", _unary(np.sqrt), _vector(lambda v: v.vsqrt)),
+    _each("Tan", _unary(np.tan)),
+    _each(
+        "Clip",
+        clip,
+        Function(
+            lambda v, low, high: lambda x: v.vmin(v.splat(x, high), v.vmax(v.splat(x, low), x)),
+            (("low", -np.inf), ("high", np.inf)),  # inputs, and constants where kernels take them
+            rows=False,
+        ),
+    ),
+    Operator("Cast", cast, _cast_info, Lowering.TAPE, Stream.ELEMENTS, unused=_CASTS),
+    Operator("CastLike", cast_like, _cast_like_info, RARE, Stream.ELEMENTS, unused=_CASTS),
+    Operator("Dropout", dropout, _dropout_info, _NO_MASK, Stream.ELEMENTS, unused=frozenset({"seed"})),
+)

@@ -20,9 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node, outer_values
+from fastlstm.operators import misfit
 from fastlstm.operators.dims import Shape
 from fastlstm.operators.values import UNKNOWN, ValueInfo
-from fastlstm.passes.fit import misfit
 from fastlstm.passes.shapes import body_inputs, infer_node, operands
 
 __all__ = [

@@ -6,8 +6,8 @@ import numpy as np
 
 from fastlstm.graph import Node
 from fastlstm.operators import dims
+from fastlstm.operators.movement import FAR, slice_bounds
 from fastlstm.operators.values import Operands, normal_axis
-from fastlstm.passes.infer_movement import FAR, slice_bounds
 from fastlstm.passes.rewrite import Scope
 
 __all__ = [

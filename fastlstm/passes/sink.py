@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastlstm.graph import Node
+from fastlstm.operators import ELEMENTWISE
+from fastlstm.operators.movement import slice_bounds
 from fastlstm.operators.values import Operands, normal_axis
-from fastlstm.passes.infer_compute import ELEMENTWISE
-from fastlstm.passes.infer_movement import slice_bounds
 from fastlstm.passes.reshape import RESHAPES, moves_ones_only, reshaped
 from fastlstm.passes.rewrite import Scope
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastlstm.graph import Node, RecurrentInputs
+from fastlstm.operators.movement import FAR, slice_bounds
 from fastlstm.operators.values import Operands, normal_axis
-from fastlstm.passes.infer_movement import FAR, slice_bounds
 from fastlstm.passes.rewrite import Scope
 
 __all__ = [

@@ -27,7 +27,7 @@ ALLOWED: Mapping[str, str] = {
     "converters.onnx": "converters.common graph operators quantise validation",
     "converters.torch": "converters.common graph quantise",
     "graph_json": "graph operators validation",
-    "kernels": "arguments forking layout limits machine simd target",
+    "kernels": "arguments forking layout limits machine operators simd target",
     "reference": "graph operators",
     "converters.table": "converters.keras converters.onnx converters.torch",
     "fileformat": "graph graph_json memory version",
@@ -36,7 +36,7 @@ ALLOWED: Mapping[str, str] = {
     "runners": "graph reference",
     "team": "forking kernels layout machine",
     "samples": "graph passes",
-    "segments": "arguments busy graph kernels layout limits memory native pack program "
+    "segments": "arguments busy graph kernels layout limits memory native operators pack program "
     "protected target team validation",
     "explain": "program segments target",
     "tapes": "arguments busy graph layout memory native operators pack passes program protected segments target",
