@@ -28,7 +28,9 @@ Array = npt.NDArray[Any]
 Row = tuple[Vector, ...]
 """Vectors side by side."""
 
-_ACTIVATIONS = [op for op in OPERATORS if op in ACTIVATIONS and op not in ("Exp", "Gelu")]
+_ACTIVATIONS = [
+    name for name, one in ACTIVATIONS.items() if name in OPERATORS and OPERATORS[name].lowering is one.function
+]
 """Operators that are activations of recurrent layers: a gate is one of these."""
 
 RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
