@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import machine, native, ops
+from fastlstm import machine, native, operators
 from fastlstm.clock import Clock, marked
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
@@ -159,7 +159,7 @@ class Executor:
                 values.update(self.repacked(part, values))
             else:
                 given = [values[name] if name else None for name in part.inputs]
-                made = ops.evaluate(part, given, lambda body, bound: self.body(body).run(bound, outer=values))
+                made = operators.evaluate(part, given, lambda body, bound: self.body(body).run(bound, outer=values))
                 values.update((name, v) for name, v in zip(part.outputs, made, strict=False) if name)
             if self.clock is not None and isinstance(part, Node):
                 self.clock.note(part.name or part.first_output, part.op)

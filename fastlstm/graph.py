@@ -39,8 +39,8 @@ newer opsets take as inputs are inputs here too), with these additions in one ca
     attributes: ``hidden_size`` int; ``directions`` list of "forward" | "reverse" (a reverse direction starts at
     each row's own end and its y stands at the time it belongs to); ``activations`` one list a direction of
     [name, alpha, beta] (None where a parameter does not apply) in the order f, g, h (LSTM: gates, cell input,
-    cell output), f, g (GRU: gates, candidate), f (RNN), names as in `ACTIVATIONS`; ``clip`` float or None, which
-    is the default; ``input_forget`` 0, the default, or 1 (LSTM); ``reset_after`` 0 | 1 (GRU).
+    cell output), f, g (GRU: gates, candidate), f (RNN), names as in `fastlstm.operators.activations`; ``clip``
+    float or None, which is the default; ``input_forget`` 0, the default, or 1 (LSTM); ``reset_after`` 0 | 1 (GRU).
 
 ``Dense``
     x [..., I], weight [I, O], bias [O] or absent, scale [O] if the weight is int16 or int8 -> [..., O].
@@ -59,7 +59,6 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 __all__ = [
-    "ACTIVATIONS",
     "QUANTISED_INPUTS",
     "RECURRENT_OPS",
     "Graph",
@@ -75,29 +74,6 @@ Array = npt.NDArray[Any]
 
 RECURRENT_OPS: Mapping[str, int] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
 """Recurrent operators and their number of gates."""
-
-ACTIVATIONS: Mapping[str, tuple[float | None, float | None]] = MappingProxyType(
-    {
-        "Sigmoid": (None, None),
-        "Tanh": (None, None),
-        "Relu": (None, None),
-        "Affine": (1.0, 0.0),  # alpha * x + beta
-        "LeakyRelu": (0.01, None),
-        "ThresholdedRelu": (1.0, None),  # x if x > alpha else 0
-        "ScaledTanh": (1.0, 1.0),  # alpha * tanh(beta * x)
-        "HardSigmoid": (0.2, 0.5),  # clip(alpha * x + beta, 0, 1)
-        "Elu": (1.0, None),
-        "Softsign": (None, None),
-        "Softplus": (None, None),
-        "Linear": (None, None),
-        "Selu": (1.6732632423543772, 1.0507009873554805),
-        "Gelu": (None, None),  # exact, with erf
-        "GeluTanh": (None, None),  # the tanh approximation
-        "Silu": (None, None),
-        "Exp": (None, None),
-    }
-)
-"""Activation names a recurrent layer may carry, with the default alpha and beta (None: takes none)."""
 
 
 def default_activations(op: str, directions: int = 1) -> list[list[list[Any]]]:

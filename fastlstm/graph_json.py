@@ -13,7 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
+from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.validation import validated
 
 __all__ = ["from_json", "parse_json", "tensors", "to_json"]
@@ -174,9 +174,9 @@ def _node(entry: Any, values: dict[str, Array], prefix: str, depth: int) -> Node
 
 
 def _check_op(op: str, name: str) -> None:
-    from fastlstm.ops import SUPPORTED  # here, because only a reader of files needs the table
+    from fastlstm.operators import OPERATORS  # here, because only a reader of files needs the table
 
-    if op not in RECURRENT_OPS and op != "Dense" and op not in SUPPORTED:
+    if op not in OPERATORS:
         raise FileFormatError(
             f"The node '{name}' has the operator {op!r}, which this release does not know. "
             "Update fastlstm, or convert the model again."

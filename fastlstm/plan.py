@@ -5,7 +5,7 @@ with their axes (``"TBF"``, ``"BTF"``, ``"BF"``, ids without ``F``), starting at
 through every operator that keeps such rows apart. A connected group of labelled nodes becomes a `Segment`:
 one native call. In it a transpose between time-major and batch-first costs nothing, because buffers are always
 time-major and only the caller's arrays are read and written at their own strides. All other nodes run by kernels on
-a tape (`fastlstm.tapes`) or through `fastlstm.ops`.
+a tape (`fastlstm.tapes`) or through `fastlstm.operators`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from typing import Any
 from fastlstm import explain
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
-from fastlstm.ops.onnx_reference import REFERENCE
+from fastlstm.operators import ELEMENTWISE, misfit
+from fastlstm.operators.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
-from fastlstm.passes.fit import misfit
-from fastlstm.passes.infer_compute import ELEMENTWISE
 from fastlstm.segments.build import BINARY, UNARY, build_segment, consumer_width
 from fastlstm.segments.segment import Segment
 from fastlstm.target import Target
@@ -96,7 +95,7 @@ def make_plan(graph: Graph, target: Target, threads: int = 1) -> Plan:
     Raises
     ------
     UnsupportedError
-        If a node cannot run on its inputs (see `fastlstm.passes.fit`).
+        If a node cannot run on its inputs (see `fastlstm.operators.misfit`).
     """
     infos = shapes.infer(graph)
     for node in graph.nodes:

@@ -27,7 +27,7 @@ RNN::
     h' = f(clip(W x_t + R h + b))
 
 Shapes and the meaning of lengths, mask and directions are those of `fastlstm.graph`. Everything that is not
-recurrent is defined in `fastlstm.ops`, which works in the precision of what it is given.
+recurrent is defined in `fastlstm.operators`, which works in the precision of what it is given.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import ops
+from fastlstm import operators
 from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, default_activations
-from fastlstm.ops.activations import activation
+from fastlstm.operators.activations import activation
 
 __all__ = ["dense", "gru", "lstm", "rnn", "run"]
 
@@ -257,7 +257,9 @@ def _run(graph: Graph, inputs: Mapping[str, Any], outer: Mapping[str, Any]) -> l
         if node.op in RECURRENT_OPS:
             results = _recurrent(node, _scaled(node, found))
         else:
-            results = ops.evaluate(_in_float64(node), found, run_graph=lambda body, given: _run(body, given, values))
+            results = operators.evaluate(
+                _in_float64(node), found, run_graph=lambda body, given: _run(body, given, values)
+            )
         values.update(_widened({name: r for name, r in zip(node.outputs, results, strict=False) if name}))
     return [values[spec.name] for spec in graph.outputs]
 
@@ -284,7 +286,7 @@ def _recurrent(node: Node, inputs: list[Array | None]) -> tuple[Array, ...]:
 
 def _in_float64(node: Node) -> Node:
     """Return the node with a cast to a narrower float turned into one to float64."""
-    if node.op == "Cast" and ops.dtype_of(node.attrs["to"]).kind == "f":
+    if node.op == "Cast" and operators.dtype_of(node.attrs["to"]).kind == "f":
         return replace(node, attrs={**node.attrs, "to": "float64"})
     return node
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs
-from fastlstm.ops.onnx_reference import REFERENCE
+from fastlstm.operators.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
 from fastlstm.plan import REFERENCE_KERNEL, Plan, operator
 from fastlstm.segments.segment import Segment

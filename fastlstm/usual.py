@@ -151,7 +151,7 @@ def _of_tapes(target: Target) -> Iterator[Kernel]:
     for name in ("arrays.copy", "arrays.fill", "arrays.pad", "rounds.move", "gather.gather", "gather.scatter"):
         yield Kernel(name, (lanes,))
     for name in ("Sigmoid", "Tanh", "Relu", "Exp", "Erf", "Softplus", "Sqrt", "Neg", "Abs", "Reciprocal", "Floor",
-                 "Round", "HardSwish", "Gelu", "GeluTanh", "Square"):  # fmt: skip
+                 "Round", "HardSwish", "Gelu", "GeluTanh"):  # fmt: skip
         yield Kernel("arrays.unary", (lanes, name, None, None))
     for slope in _as_files_hold(0.01, 0.1, 0.2):
         yield Kernel("arrays.unary", (lanes, "LeakyRelu", slope, None))

@@ -2,7 +2,7 @@
 
 Converters build graphs out of files that nobody vouches for, and all that comes behind relies on what is checked
 here: a node has the inputs and outputs that its operator takes, its attributes are of their kind, bodies take and
-give what their node does. What depends on the shapes of values is told by `fastlstm.passes.fit`.
+give what their node does. What depends on the shapes of values is told by `fastlstm.operators.misfit`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm import ops
-from fastlstm.errors import UnsupportedError
-from fastlstm.graph import ACTIVATIONS, QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs
+from fastlstm import operators
+from fastlstm.errors import UnsupportedError, nearest
+from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs
 from fastlstm.limits import SUM_LIMIT, largest_sums, value_limit
+from fastlstm.operators.activations import ACTIVATIONS
 
 __all__ = ["MOST_NESTED", "check_weights", "validated"]
 
@@ -82,9 +83,11 @@ def _check_graph(graph: Graph, outer: frozenset[str], depth: int) -> None:
 def _check_node(node: Node, constants: Mapping[str, Array], label: str) -> None:
     if not node.outputs:
         raise UnsupportedError(f"{label} has no output; every node makes a value.")
+    if node.op not in operators.OPERATORS:
+        raise UnsupportedError(f"{label}: the operator is not supported; {nearest(node.op, operators.OPERATORS)}.")
     if node.op in RECURRENT_OPS:
         _check_attributes(node, label)
-    elif node.op in ops.SUPPORTED:
+    else:
         _check_signature(node, label)
     if node.op in _BODIES:
         _BODIES[node.op](node, label)
@@ -98,7 +101,7 @@ def _check_node(node: Node, constants: Mapping[str, Array], label: str) -> None:
 
 def _check_signature(node: Node, label: str) -> None:
     """Hold a node against the function that computes its operator."""
-    takes = ops.signature(node.op)
+    takes = operators.signature(node.op)
     count = len(node.inputs)
     missing = next((i for i in range(takes.least) if not node.input(i) and i not in takes.optional), None)
     if missing is not None or not takes.least <= count <= takes.most:
@@ -126,7 +129,7 @@ def _is_int(value: Any) -> bool:
 
 def _is_dtype(value: Any) -> bool:
     try:
-        ops.dtype_of(value)
+        operators.dtype_of(value)
     except (TypeError, ValueError):
         return False
     return True

@@ -24,7 +24,7 @@ from fastlstm.converters.onnx.scope import OnnxNode, Scope
 from fastlstm.converters.onnx.tensors import BFLOAT16, UNKNOWN_RANK, TensorReader, element_type, tensor_spec
 from fastlstm.errors import FileFormatError, UnsupportedError, nearest
 from fastlstm.graph import Graph, TensorSpec
-from fastlstm.ops import onnx_reference
+from fastlstm.operators import onnx_reference
 from fastlstm.validation import validated
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Importer"]

@@ -16,7 +16,7 @@ from fastlstm.converters.onnx.recurrent import ACTIVATION_NAMES, ATTRIBUTES
 from fastlstm.converters.onnx.tensors import TensorReader
 from fastlstm.errors import DependencyError, FileFormatError, InputError
 from fastlstm.graph import Graph
-from fastlstm.ops import onnx_reference
+from fastlstm.operators import onnx_reference
 
 __all__ = ["from_onnx", "load", "supported"]
 

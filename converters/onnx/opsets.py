@@ -13,7 +13,7 @@ import numpy as np
 
 from fastlstm.converters.onnx.scope import OnnxNode, Scope
 from fastlstm.converters.onnx.tensors import UNKNOWN_RANK
-from fastlstm.ops import onnx_reference
+from fastlstm.operators import onnx_reference
 
 __all__ = ["FORMS", "current_form", "referred"]
 

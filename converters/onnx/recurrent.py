@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from fastlstm.converters.onnx.scope import OnnxNode, Scope
-from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, RecurrentInputs, default_activations
+from fastlstm.graph import RECURRENT_OPS, RecurrentInputs, default_activations
+from fastlstm.operators.activations import ACTIVATIONS
 
 __all__ = ["ACTIVATION_NAMES", "ATTRIBUTES", "recurrent"]
 
@@ -190,7 +191,7 @@ def _activation(node: OnnxNode, name: str, parameters: list[list[float]]) -> lis
         raise node.unsupported(f"the activation '{name}' is not supported; supported: {supported}.")
     name = ACTIVATION_NAMES[name.lower()]
     values: list[float | None] = []
-    for given, default in zip(parameters, ACTIVATIONS[name], strict=True):
+    for given, default in zip(parameters, ACTIVATIONS[name].defaults, strict=True):
         values.append(default if default is None or not given else float(given.pop(0)))
     if any(value is not None and not math.isfinite(value) for value in values):
         raise node.unsupported(f"the activation {name} has the parameters {values}; they should be finite.")

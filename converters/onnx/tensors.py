@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import TensorSpec
-from fastlstm.ops.dtypes import ONNX_TYPES
+from fastlstm.operators.dtypes import ONNX_TYPES
 
 __all__ = ["BFLOAT16", "ELEMENT_TYPES", "UNKNOWN_RANK", "TensorReader", "element_type", "tensor_spec"]
 

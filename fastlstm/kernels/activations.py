@@ -10,29 +10,36 @@ They rest on one expansion. With y = n * ln 2 + r, n an integer and ``|r| <= ln(
 where q is a polynomial of degree 4, the minimax fit of (exp(r) - 1 - r) / r**2 with the error of exp(r) - 1
 taken relatively (0.22 units of 2**-24). ln 2 is subtracted in two parts, so that r is exact to its last bit;
 n comes out of the low bits of y / ln 2 + 1.5 * 2**23. Results below the smallest normal number are zero.
+
+What has a name here, and the functions of `fastlstm.simd` that are imported, the operators' own functions of vectors
+are made of (`fastlstm.operators.definition.Function`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 from fastlstm.kernels.pipeline import inlined
+from fastlstm.operators import OPERATORS, Function, Operation
+from fastlstm.operators.activations import ACTIVATIONS
 from fastlstm.simd import (
     fma,
     pow2_low,
     splat,
     vabs,
     vcopysign,
+    vfloor,
     vmax,
     vmin,
+    vsqrt,
     where_less,
     where_negative,
 )
 
-__all__ = ["activation", "bounded", "clipping"]
-
+__all__ = ["activation", "bounded", "clipping", "exp", "operation", "vfloor", "vsqrt"]
 
 MAGIC = 12582912.0  # 1.5 * 2**23: adding it leaves the rounded integer in the low bits
 LOG2_E = 1.4426950408889634
@@ -41,7 +48,6 @@ LN2_LOW = 1.4286068203094172e-06
 Q0, Q1, Q2, Q3, Q4 = 0.49999998, 0.16666543, 0.0416672, 0.00836655, 0.00138825
 LARGEST_EXPONENT = 88.0  # exp(-88) is below the smallest normal number
 LARGEST = 3.4028234663852886e38
-NOTHING_BELOW = -104.0  # gelu and silu of less are zero, of -infinity too
 TANH_SMALL = 0.28
 TANH_SMALL_0, TANH_SMALL_1, TANH_SMALL_2 = -0.33333152795775906, 0.13319230137904703, -0.05081582289190017
 TANH_IS_ONE = 9.02  # tanh of more rounds to 1
@@ -119,12 +125,6 @@ def exp(x):
 
 
 @inlined
-def relu(x):
-    """max(0, x)."""
-    return vmax(splat(x, 0.0), x)
-
-
-@inlined
 def softsign(x):
     """X / (1 + |x|); infinities, held at the largest number, give 1 and -1."""
     y = vmax(splat(x, -LARGEST), vmin(splat(x, LARGEST), x))
@@ -182,82 +182,29 @@ def erf(x):
 
 def bounded(*activations: tuple[Any, ...]) -> bool:
     """Return whether none of the activations, each a name and its parameters, leaves [-1, 1]."""
-    return {name for name, *_ in activations} <= {"Sigmoid", "Tanh", "Softsign", "HardSigmoid"}
+    return all(ACTIVATIONS[name].bounded for name, *_ in activations)
 
 
 @cache
 def activation(name: str, alpha: float | None = None, beta: float | None = None) -> Any:
-    """Return the function Vec -> Vec of an activation; names and parameters as in `graph.ACTIVATIONS`."""
-    plain = {
-        "Sigmoid": sigmoid,
-        "Tanh": tanh,
-        "Relu": relu,
-        "Softsign": softsign,
-        "Softplus": softplus,
-        "Exp": exp,
-        "Erf": erf,
-    }
-    if name in plain:
-        return plain[name]
-    return inlined(_parametrised(name, 0.0 if alpha is None else alpha, 0.0 if beta is None else beta))
+    """Return the function Vec -> Vec of an activation, or of another operator that is a function of each element."""
+    function = ACTIVATIONS[name].function if name in ACTIVATIONS else OPERATORS[name].lowering
+    assert isinstance(function, Function)
+    given = (alpha, beta)[: len(function.parameters)]
+    return compiled(function.vector(sys.modules[__name__], *given))
 
 
-def _parametrised(name: str, alpha: float, beta: float) -> Callable[[Any], Any]:
-    """Return the Python function of an activation whose constants are compiled in."""
+@cache
+def operation(name: str) -> Any:
+    """Return the function of two vectors of an operator on two values."""
+    lowering = OPERATORS[name].lowering
+    assert isinstance(lowering, Operation)
+    return compiled(lowering.vector(sys.modules[__name__]))
 
-    def linear(x):
-        return x
 
-    def affine(x):
-        return fma(x, splat(x, alpha), splat(x, beta))
-
-    def leaky_relu(x):
-        return where_less(x, splat(x, 0.0), x * splat(x, alpha), x)
-
-    def thresholded_relu(x):
-        zero_or_nan = vmax(splat(x, 0.0), vmin(splat(x, 0.0), x))
-        return where_less(splat(x, alpha), x, x, zero_or_nan)
-
-    def scaled_tanh(x):
-        return splat(x, alpha) * tanh(splat(x, beta) * x)
-
-    def hard_sigmoid(x):
-        return vmax(splat(x, 0.0), vmin(splat(x, 1.0), fma(x, splat(x, alpha), splat(x, beta))))
-
-    def elu(x):
-        return where_less(x, splat(x, 0.0), splat(x, alpha) * expm1_negative(vmin(splat(x, 0.0), x)), x)
-
-    def selu(x):
-        low = splat(x, alpha) * expm1_negative(vmin(splat(x, 0.0), x))
-        return splat(x, beta) * where_less(x, splat(x, 0.0), low, x)
-
-    def gelu(x):
-        y = vmax(splat(x, NOTHING_BELOW), x)
-        half = y * splat(x, 0.5)
-        return fma(half, erf(y * splat(x, 0.7071067811865476)), half)
-
-    def gelu_tanh(x):
-        x = vmax(splat(x, NOTHING_BELOW), x)
-        inner = fma(x * x * x, splat(x, 0.044715), x) * splat(x, 0.7978845608028654)
-        half = x * splat(x, 0.5)
-        return fma(half, tanh(inner), half)
-
-    def silu(x):
-        return vmax(splat(x, NOTHING_BELOW), x) * sigmoid(x)
-
-    return {
-        "Linear": linear,
-        "Affine": affine,
-        "LeakyRelu": leaky_relu,
-        "ThresholdedRelu": thresholded_relu,
-        "ScaledTanh": scaled_tanh,
-        "HardSigmoid": hard_sigmoid,
-        "Elu": elu,
-        "Selu": selu,
-        "Gelu": gelu,
-        "GeluTanh": gelu_tanh,
-        "Silu": silu,
-    }[name]
+def compiled(function: Any) -> Any:
+    """Return a helper of a function that is none yet."""
+    return inlined(function) if isinstance(function, FunctionType) else function
 
 
 def clipping(bound: float | None) -> Any:

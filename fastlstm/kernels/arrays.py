@@ -13,8 +13,7 @@ from typing import Any
 
 from fastlstm.arguments import positions
 from fastlstm.arguments.arrays import Binary, Copy, Fill, Pad, Unary
-from fastlstm.kernels.activations import activation
-from fastlstm.kernels.elementwise import operation
+from fastlstm.kernels.activations import activation, operation
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.memory import partial_store
@@ -23,24 +22,15 @@ from fastlstm.layout import SCRATCH
 from fastlstm.simd import (
     every_second,
     load_f32,
-    splat,
     store_f32,
     transpose_block,
-    vabs,
-    vcopysign,
-    vfloor,
     vload,
-    vmax,
-    vmin,
     vsplat_load,
-    vsqrt,
     vstore,
     vstore_first,
-    where_less,
-    where_negative,
 )
 
-__all__ = ["binary", "copied_line", "copy", "fill", "function", "logarithm", "offset", "pad", "unary"]
+__all__ = ["binary", "copied_line", "copy", "fill", "logarithm", "offset", "pad", "unary"]
 
 COPY, PAD, FILL, UNARY, BINARY = positions(Copy), positions(Pad), positions(Fill), positions(Unary), positions(Binary)
 
@@ -192,55 +182,9 @@ def fill(lanes: int) -> Compiled:
     return kernel
 
 
-@cache
-def function(name: str, alpha: float | None, beta: float | None) -> Any:
-    """Return the function Vec -> Vec of an operator: an activation, or one of those that only stand around."""
-
-    def root(x):
-        return vsqrt(x)
-
-    def negative(x):
-        return splat(x, 0.0) - x
-
-    def magnitude(x):
-        return vabs(x)
-
-    def inverse(x):
-        return splat(x, 1.0) / x
-
-    def square(x):
-        return x * x
-
-    def floor(x):
-        return vfloor(x)
-
-    def nearest(x):
-        far = splat(x, 8388608.0)  # from 2**23 on every float is whole; below, this addition rounds to whole numbers
-        return where_less(vabs(x), far, vcopysign(vabs(x) + far - far, x), x)
-
-    def clip(x):
-        return vmin(splat(x, beta), vmax(splat(x, alpha), x))
-
-    def hard_swish(x):
-        return x * vmin(splat(x, 1.0), vmax(splat(x, 0.0), x / splat(x, 6.0) + splat(x, 0.5)))
-
-    here = {
-        "Sqrt": root,
-        "Neg": negative,
-        "Abs": magnitude,
-        "Reciprocal": inverse,
-        "Square": square,
-        "Floor": floor,
-        "Round": nearest,
-        "Clip": clip,
-        "HardSwish": hard_swish,
-    }
-    return inlined(here[name]) if name in here else activation(name, alpha, beta)
-
-
 def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Compiled:
     """Out = f(x), one element behind the other. Arguments: `Unary`."""
-    apply, put = function(name, alpha, beta), partial_store(lanes)
+    apply, put = activation(name, alpha, beta), partial_store(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
         x, out, count = arg(args, UNARY.x), arg(args, UNARY.out), arg(args, UNARY.elements)
@@ -271,16 +215,9 @@ def logarithm() -> Compiled:
     return kernel
 
 
-def _binary(name: str) -> Any:
-    def prelu(x, slope):
-        return where_negative(x, x * slope, x)
-
-    return inlined(prelu) if name == "PRelu" else operation(name)
-
-
 def binary(lanes: int, name: str) -> Compiled:
     """Out = a op b, out one element behind the other. Arguments: `Binary`."""
-    apply, put = _binary(name), partial_store(lanes)
+    apply, put = operation(name), partial_store(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
         count, a_step, b_step = arg(args, BINARY.sizes.e), arg(args, BINARY.a_steps.e), arg(args, BINARY.b_steps.e)

@@ -30,6 +30,7 @@ FINDING = (
     "side_by_side",
     "simplified",
 )  # modules that find code, and have no part in what it is
+VECTORS = ("activations", "arithmetic", "elementwise")  # families of operators with functions of vectors
 LEFT_OVER_SECONDS = 3600.0  # files that were begun and not finished are removed when they are older
 
 
@@ -60,7 +61,8 @@ def sources() -> str:
     digest = hashlib.sha256()
     shared = ("layout", "limits", "simd", "target")
     folders = [*sorted(here.glob("*.py")), *sorted((here.parent / "arguments").glob("*.py"))]
-    for source in [*folders, *(here.parent / f"{name}.py" for name in shared)]:
+    functions = [here.parent / "operators" / f"{name}.py" for name in VECTORS]
+    for source in [*folders, *functions, *(here.parent / f"{name}.py" for name in shared)]:
         if source.stem not in FINDING:
             digest.update(source.read_bytes())
     return digest.hexdigest()[:20]

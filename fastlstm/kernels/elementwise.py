@@ -6,18 +6,17 @@ The lanes behind a row's last feature may hold anything; nothing here lets them 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from fastlstm.arguments import positions
 from fastlstm.arguments.rows import Binary, LayerNorm, Softmax, Unary
-from fastlstm.kernels.activations import activation, exp
+from fastlstm.kernels.activations import activation, exp, operation
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import ROWS, STEPS
-from fastlstm.simd import fma, load_f32, splat, sqrt, store_f32, vload, vmax, vmin, vsplat, vsplat_load, vstore
+from fastlstm.simd import fma, load_f32, sqrt, store_f32, vload, vsplat, vsplat_load, vstore
 
-__all__ = ["binary", "layer_norm", "operation", "row_address", "softmax", "unary"]
+__all__ = ["binary", "layer_norm", "row_address", "softmax", "unary"]
 
 UNARY, BINARY, SOFTMAX = positions(Unary), positions(Binary), positions(Softmax)
 LAYER_NORM = positions(LayerNorm)
@@ -51,30 +50,6 @@ def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Com
         return 0
 
     return kernel
-
-
-def operation(name: str) -> Any:
-    """Return the function of two vectors with ONNX's name."""
-
-    def add(a, b):
-        return a + b
-
-    def sub(a, b):
-        return a - b
-
-    def mul(a, b):
-        return a * b
-
-    def div(a, b):
-        return a / b
-
-    def largest(a, b):
-        return vmax(a, b) + (a - a) * splat(a, 0.0)
-
-    def smallest(a, b):
-        return vmin(a, b) + (a - a) * splat(a, 0.0)
-
-    return inlined({"Add": add, "Sub": sub, "Mul": mul, "Div": div, "Max": largest, "Min": smallest}[name])
 
 
 def binary(lanes: int, name: str) -> Compiled:

@@ -6,10 +6,7 @@ it turns into what. `shapes.infer` tells symbolic shapes, dtypes and known conte
 ===============  ======================================================================================
 module           noun
 ===============  ======================================================================================
-`dims`           symbolic dimensions and their arithmetic
-`values`         what is known of a value
-`shapes`         inference over a graph (`infer_compute`, `infer_movement`: its rules by operator)
-`fit`            whether a node can run on what is known of its inputs
+`shapes`         inference over a graph, by the rules of `fastlstm.operators`
 `rewrite`        applying rewrites: one sweep is linear in the size of the graph
 `fold`           constants, known content, If with a known condition
 `simplify`       operations that do nothing, cuts and joins that cancel
@@ -31,6 +28,7 @@ from __future__ import annotations
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph
+from fastlstm.operators import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes import (
     convolve,
     fixed_time,
@@ -45,7 +43,6 @@ from fastlstm.passes import (
     states,
     whole_numbers,
 )
-from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
 from fastlstm.passes.recognise import recognise
 from fastlstm.passes.rewrite import Rewrite, Room, settle
 from fastlstm.validation import validated

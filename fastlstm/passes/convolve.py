@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastlstm.graph import Node
-from fastlstm.ops.windows import windows
+from fastlstm.operators.windows import windows
 from fastlstm.passes.rewrite import Scope
 
 __all__ = ["explicit_padding", "normalised_convolution"]

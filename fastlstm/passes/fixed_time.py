@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from fastlstm.graph import Graph, Node, outer_values
+from fastlstm.operators.movement import slice_bounds
+from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo, normal_axis
 from fastlstm.passes import shapes
-from fastlstm.passes.infer_movement import slice_bounds
-from fastlstm.passes.values import UNKNOWN, Operands, ValueInfo, normal_axis
 
 __all__ = ["with_notes"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import ops
+from fastlstm import operators
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node
+from fastlstm.operators.values import ValueInfo
 from fastlstm.passes.rewrite import RANDOM, Scope, renamed
-from fastlstm.passes.values import ValueInfo
 
 __all__ = ["fold_constants", "fold_known_content", "inline_if", "inlined"]
 
@@ -28,7 +28,7 @@ become a large model, and nothing gets faster by storing copies."""
 
 def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
     """``Op(constants)``  →  constants."""
-    if node.op not in ops.SUPPORTED or node.op in RANDOM or not node.inputs or "" in node.outputs:
+    if node.op not in operators.SUPPORTED or node.op in RANDOM or not node.inputs or "" in node.outputs:
         return None
     arrays = [scope.const(name) for name in node.inputs]
     absent = [name == "" for name in node.inputs]
@@ -41,7 +41,7 @@ def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
     if None in sizes or not scope.room.take(sum(size or 0 for size in sizes)):
         return None
     try:
-        results = ops.evaluate(node, arrays)
+        results = operators.evaluate(node, arrays)
     except FastLSTMError:
         return None  # it fails when it runs, with its own message
     if not all(isinstance(result, np.ndarray) for result in results):

@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
-from fastlstm.passes.dims import Shape
-from fastlstm.passes.infer_movement import slice_bounds
-from fastlstm.passes.values import UNKNOWN, Operands, ValueInfo, normal_axis
+from fastlstm.operators import OPERATORS
+from fastlstm.operators.activations import ACTIVATIONS
+from fastlstm.operators.dims import Shape
+from fastlstm.operators.movement import slice_bounds
+from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo, normal_axis
 from fastlstm.passes.vectors import Leaf, Monomial, Vector, activated, add, multiply
 
 __all__ = ["RESHAPES", "Formulas", "Row", "alike", "rows"]
@@ -26,19 +28,10 @@ Array = npt.NDArray[Any]
 Row = tuple[Vector, ...]
 """Vectors side by side."""
 
-_ACTIVATIONS: Mapping[str, tuple[tuple[str, float] | None, tuple[str, float] | None]] = {
-    "Sigmoid": (None, None),
-    "Tanh": (None, None),
-    "Relu": (None, None),
-    "Softsign": (None, None),
-    "Softplus": (None, None),
-    "LeakyRelu": (("alpha", 0.01), None),
-    "ThresholdedRelu": (("alpha", 1.0), None),
-    "Elu": (("alpha", 1.0), None),
-    "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)),
-    "Selu": (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)),
-}
-"""Operators that are activations of `fastlstm.graph`, and the attributes that hold their parameters."""
+_ACTIVATIONS = [
+    name for name, one in ACTIVATIONS.items() if name in OPERATORS and OPERATORS[name].lowering is one.function
+]
+"""Operators that are activations of recurrent layers: a gate is one of these."""
 
 RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
 """Operators that keep rows of features as they are, if they move nothing but axes of size 1."""
@@ -267,8 +260,7 @@ def _each(function: Callable[[Vector], Vector | None]) -> Rule:
 
 
 def _activation(at: Formulas, node: Node) -> Row | None:
-    first, second = _ACTIVATIONS[node.op]
-    alpha, beta = (None if p is None else float(node.attrs.get(*p)) for p in (first, second))
+    alpha, beta = (None if p is None else float(p) for p in ACTIVATIONS[node.op].function.given(node.attrs))
     row = _whole_sums(at, node.inputs[0])
     return _all(activated(node.op, alpha, beta, v) for v in row or ())
 

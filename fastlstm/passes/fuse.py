@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node
+from fastlstm.operators.values import normal_axis
 from fastlstm.passes.rewrite import Scope
-from fastlstm.passes.values import normal_axis
 
 __all__ = ["dense_bias", "dense_of_gemm", "dense_of_matmul", "layer_normalization", "pooled_mean"]
 

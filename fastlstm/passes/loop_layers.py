@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
+from fastlstm.operators.movement import FAR
+from fastlstm.operators.values import UNKNOWN, ValueInfo
 from fastlstm.passes.cells import Cell, Weights, match, weights
 from fastlstm.passes.formulas import Formulas
-from fastlstm.passes.infer_movement import FAR
 from fastlstm.passes.loops import Collected, Frame, Rounds, State, read_loop, read_scan
 from fastlstm.passes.surgery import ROWS, STEPS, Additions, agree, replaced
-from fastlstm.passes.values import UNKNOWN, ValueInfo
 from fastlstm.passes.vectors import Atom, Leaf, Monomial, Vector, add
 
 __all__ = ["layer_of_loop"]

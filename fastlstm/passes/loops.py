@@ -13,11 +13,12 @@ from typing import Any
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph, Node
-from fastlstm.ops.sizes import MAX_ROUNDS, integer
-from fastlstm.passes import dims, shapes
-from fastlstm.passes.dims import Dim
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim
+from fastlstm.operators.sizes import MAX_ROUNDS, integer
+from fastlstm.operators.values import UNKNOWN, ValueInfo, normal_axis
+from fastlstm.passes import shapes
 from fastlstm.passes.rewrite import Scope, renamed_body
-from fastlstm.passes.values import UNKNOWN, ValueInfo, normal_axis
 
 __all__ = ["Collected", "Frame", "Rounds", "State", "invariants", "read_loop", "read_scan", "refuse_endless"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.graph import RECURRENT_OPS, Graph, Node
+from fastlstm.operators.values import ValueInfo
 from fastlstm.passes import shapes
 from fastlstm.passes.rewrite import Names
-from fastlstm.passes.values import ValueInfo
 
 __all__ = ["recognise"]
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from fastlstm.graph import Node
-from fastlstm.passes import dims
-from fastlstm.passes.dims import Dim, Shape
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim, Shape
+from fastlstm.operators.values import normal_axis
 from fastlstm.passes.rewrite import Scope
-from fastlstm.passes.values import normal_axis
 
 __all__ = [
     "RESHAPES",

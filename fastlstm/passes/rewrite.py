@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node, outer_values
-from fastlstm.passes.dims import Shape
-from fastlstm.passes.fit import misfit
+from fastlstm.operators import misfit
+from fastlstm.operators.dims import Shape
+from fastlstm.operators.values import UNKNOWN, ValueInfo
 from fastlstm.passes.shapes import body_inputs, infer_node, operands
-from fastlstm.passes.values import UNKNOWN, ValueInfo
 
 __all__ = [
     "RANDOM",

@@ -1,7 +1,7 @@
 """Symbolic shape and dtype inference over a whole graph, bodies of control flow included.
 
-`infer` runs forward once; each operator's rule stands in `infer_compute` and `infer_movement`, and an
-operator without a rule, or one that its inputs do not fit (`fit`), yields values of which nothing is known.
+`infer` runs forward once; each operator's rule stands beside its meaning (`fastlstm.operators`), and an operator
+without a rule, or one that its inputs do not fit, yields values of which nothing is known.
 Shape arithmetic (Shape, Gather, Mul, Concat and the like) is followed element by element, so a Reshape to a
 computed target has a known shape.
 """
@@ -12,15 +12,12 @@ from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from fastlstm import operators
 from fastlstm.graph import Graph, Node
-from fastlstm.passes import infer_compute, infer_movement, infer_quantised, infer_signal
-from fastlstm.passes.dims import Dim, opaque
-from fastlstm.passes.fit import misfit
-from fastlstm.passes.values import RULES, UNKNOWN, Operands, ValueInfo
+from fastlstm.operators.dims import Dim, opaque
+from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo
 
 __all__ = ["ValueInfo", "body_inputs", "infer", "infer_node", "misfits", "operands"]
-
-_ENROLLED = (infer_compute, infer_movement, infer_quantised, infer_signal)  # importing them fills RULES
 
 Infos = Mapping[str, ValueInfo]
 
@@ -63,21 +60,23 @@ def infer_node(node: Node, known: Infos) -> tuple[ValueInfo, ...]:
     count = len(node.outputs)
     infos: Sequence[ValueInfo] = ()
     at = operands(node, known)
-    if misfit(at):
+    if operators.misfit(at):
         pass
     elif node.op in _CONTROL:
         infos = _CONTROL[node.op](node, known)
-    elif node.op in RULES:
-        found = RULES[node.op](at)
-        infos = (found,) if isinstance(found, ValueInfo) else found
+    else:
+        infos = operators.infer(at)
     return (*infos[:count], *[UNKNOWN] * (count - len(infos)))
 
 
 def misfits(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] | None = None) -> str:
-    """Return why a node of the graph cannot run on its inputs (see `fit`), empty if all may; parameters as `infer`."""
+    """Return why a node of the graph cannot run on its inputs (see `operators.misfit`), empty if all may.
+
+    The parameters are those of `infer`.
+    """
     known = infer(graph, outer, inputs)
     scope = _inside(known, outer)
-    return next((problem for node in graph.nodes if (problem := misfit(operands(node, scope)))), "")
+    return next((problem for node in graph.nodes if (problem := operators.misfit(operands(node, scope)))), "")
 
 
 def operands(node: Node, known: Infos) -> Operands:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from fastlstm.graph import Node
-from fastlstm.passes import dims
-from fastlstm.passes.infer_movement import FAR, slice_bounds
+from fastlstm.operators import dims
+from fastlstm.operators.movement import FAR, slice_bounds
+from fastlstm.operators.values import Operands, normal_axis
 from fastlstm.passes.rewrite import Scope
-from fastlstm.passes.values import Operands, normal_axis
 
 __all__ = [
     "cast_to_same",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastlstm.graph import Node
-from fastlstm.passes.infer_compute import ELEMENTWISE
-from fastlstm.passes.infer_movement import slice_bounds
+from fastlstm.operators import ELEMENTWISE
+from fastlstm.operators.movement import slice_bounds
+from fastlstm.operators.values import Operands, normal_axis
 from fastlstm.passes.reshape import RESHAPES, moves_ones_only, reshaped
 from fastlstm.passes.rewrite import Scope
-from fastlstm.passes.values import Operands, normal_axis
 
 __all__ = ["BROADCASTING", "merge_transposes", "reshape_after", "transpose_after", "transpose_after_join"]
 

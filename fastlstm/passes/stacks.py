@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fastlstm.graph import Node, RecurrentInputs
-from fastlstm.passes.infer_movement import FAR, slice_bounds
+from fastlstm.operators.movement import FAR, slice_bounds
+from fastlstm.operators.values import Operands, normal_axis
 from fastlstm.passes.rewrite import Scope
-from fastlstm.passes.values import Operands, normal_axis
 
 __all__ = [
     "join_of_cuts",

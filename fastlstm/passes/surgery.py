@@ -11,9 +11,9 @@ import numpy.typing as npt
 from fastlstm import reference
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node, RecurrentInputs, TensorSpec, outer_values
-from fastlstm.ops.sizes import is_small
+from fastlstm.operators.sizes import is_small
+from fastlstm.operators.values import UNKNOWN, ValueInfo
 from fastlstm.passes.cells import Cell, Weights
-from fastlstm.passes.values import UNKNOWN, ValueInfo
 
 __all__ = ["ROWS", "STEPS", "Additions", "agree", "depends_on", "ordered", "replaced"]
 

@@ -20,11 +20,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph
+from fastlstm.operators.values import UNKNOWN, ValueInfo
 from fastlstm.passes import shapes
 from fastlstm.passes.cells import Cell, Weights, match, weights
 from fastlstm.passes.formulas import RESHAPES, Formulas, alike, rows
 from fastlstm.passes.surgery import ROWS, Additions, agree, depends_on, replaced
-from fastlstm.passes.values import UNKNOWN, ValueInfo
 from fastlstm.passes.vectors import Atom, Leaf, Vector
 
 __all__ = ["recognise_steps"]

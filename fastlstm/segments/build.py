@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fastlstm import layout
 from fastlstm.arguments.rows import Binary, Embed, Last, LayerNorm, Linear, Move, Softmax, Unary
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, outer_values
+from fastlstm.operators import OPERATORS, Function, Operation
 from fastlstm.pack import padded, panels_of, plain_panels
 from fastlstm.program import Instruction, Program, Slot, Stage
 from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
@@ -26,23 +27,13 @@ from fastlstm.validation import check_weights
 __all__ = ["BINARY", "UNARY", "build_segment", "consumer_width"]
 
 Array = npt.NDArray[Any]
-UNARY: Mapping[str, tuple[tuple[str, float], ...]] = {
-    "Sigmoid": (),
-    "Tanh": (),
-    "Relu": (),
-    "Softsign": (),
-    "Softplus": (),
-    "Exp": (),
-    "Erf": (),
-    "LeakyRelu": (("alpha", 0.01),),
-    "Elu": (("alpha", 1.0),),
-    "ThresholdedRelu": (("alpha", 1.0),),
-    "HardSigmoid": (("alpha", 0.2), ("beta", 0.5)),
-    "Selu": (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)),
+UNARY: Mapping[str, Function] = {
+    name: op.lowering for name, op in OPERATORS.items() if isinstance(op.lowering, Function) and op.lowering.rows
 }
-"""Unary operators with a kernel, and their parameters with ONNX's defaults."""
+"""Functions of an element that segments have."""
 
-BINARY = ("Add", "Sub", "Mul", "Div")
+BINARY = frozenset(name for name, op in OPERATORS.items() if isinstance(op.lowering, Operation) and op.lowering.rows)
+"""Operations on two values that segments have."""
 
 MOST_ROWS = 256  # of a block; with 32 rows of 256 units 2 to 5 % faster than 128, elsewhere the same
 
@@ -160,8 +151,7 @@ def _around(build: Builder, node: Node, infos: Mapping[str, Any]) -> None:
     vectors = panels_of(features, lanes)
     if node.op in UNARY:
         at = build.read_padded(x, features)
-        params = [node.attrs.get(name, default) for name, default in UNARY[node.op]]
-        kernel = ("elementwise.unary", (lanes, node.op, *[*params, None, None][:2]))
+        kernel = ("elementwise.unary", (lanes, node.op, *UNARY[node.op].given(node.attrs)))
         build.emit(build.stage[x], Instruction(*kernel, Unary(at, out, vectors), node.op), at, out)
         stage = build.stage[x]
     elif node.op in BINARY:

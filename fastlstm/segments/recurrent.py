@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.arguments.rows import Linear
-from fastlstm.graph import ACTIVATIONS, Node, Recurrent
+from fastlstm.graph import Node, Recurrent
+from fastlstm.operators.activations import ACTIVATIONS
 from fastlstm.pack import gate_panels, gate_rows, gate_tail, panels_of
 from fastlstm.program import Instruction, Slot
 from fastlstm.segments import small
@@ -138,7 +139,7 @@ def _activations(layer: Recurrent, d: int) -> tuple[tuple[str, float | None, flo
     for name, *given in layer.activations[d]:
         alpha, beta = (
             None if default is None else float(default if value is None else value)
-            for value, default in zip([*given, None, None][:2], ACTIVATIONS[name], strict=True)
+            for value, default in zip([*given, None, None][:2], ACTIVATIONS[name].defaults, strict=True)
         )
         found.append((name, alpha, beta))
     return tuple(found)

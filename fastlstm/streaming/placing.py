@@ -9,7 +9,8 @@ import numpy as np
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph, Node
-from fastlstm.passes import dims, shapes
+from fastlstm.operators import dims
+from fastlstm.passes import shapes
 from fastlstm.passes.rewrite import Names
 from fastlstm.streaming.flow import FRAMES, Carried, Phase, refusal
 

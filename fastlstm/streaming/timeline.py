@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
+from fastlstm.operators import OPERATORS, Stream
 from fastlstm.passes.rewrite import prune
 from fastlstm.streaming import waiting
 from fastlstm.streaming.flow import ROWS, Carried, Flow, Part, Phase, refusal
@@ -34,7 +35,7 @@ class Unroller(Placement):
     """Follows time through a graph; see `timeline_rules.unroll`."""
 
     states: Mapping[str, str]
-    rules: Mapping[str, Rule]
+    rules: Mapping[Stream, Rule]
     placed: list[Node]
     flows: dict[str, Flow] = field(default_factory=dict)
     fronts: dict[str, tuple[str, int]] = field(default_factory=dict)  # a state that stands before rows, how many it has
@@ -155,10 +156,10 @@ class Unroller(Placement):
         if all(flow.sizes for flow in moving):
             self.place_sizes(node, moving)
             return
-        rule = self.rules.get(node.op)
-        if rule is None:
-            raise refusal(node, "is not known to act on one time step at a time")
-        rule(self, node, flows)
+        stream = OPERATORS[node.op].stream
+        if isinstance(stream, str):
+            raise refusal(node, stream)
+        self.rules[stream](self, node, flows)
         for name in node.outputs:
             self.check_rows(node, name)
 

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
-from fastlstm.graph import RECURRENT_OPS, Graph, Node, Recurrent, RecurrentInputs
-from fastlstm.passes import dims, shapes
-from fastlstm.passes.infer_compute import ELEMENTWISE, REDUCTIONS
-from fastlstm.passes.values import normal_axis
+from fastlstm.graph import Graph, Node, Recurrent, RecurrentInputs
+from fastlstm.operators import OPERATORS, Stream, dims
+from fastlstm.operators.values import normal_axis
+from fastlstm.passes import shapes
 from fastlstm.streaming import timeline_windows
 from fastlstm.streaming.flow import (
     FRAMES,
@@ -33,11 +33,6 @@ __all__ = ["unroll"]
 
 Array = npt.NDArray[Any]
 
-_BROADCASTING = (
-    "Add Sub Mul Div Pow Max Min Mean Sum PRelu Where Mod And Or Xor Equal Greater GreaterOrEqual Less LessOrEqual "
-    "BitwiseAnd BitwiseOr BitwiseXor BitShift"
-)
-BROADCASTING = frozenset(_BROADCASTING.split())
 LONGEST_HOP = 1 << 20
 
 
@@ -131,25 +126,25 @@ def _with_hop(
     )
 
 
-RULES: dict[str, Rule] = dict(timeline_windows.RULES)
+RULES: dict[Stream, Rule] = dict(timeline_windows.RULES)
 
 
-def _rule(*ops: str) -> Callable[[Rule], Rule]:
+def _rule(*streams: Stream) -> Callable[[Rule], Rule]:
     def enrol(function: Rule) -> Rule:
-        RULES.update(dict.fromkeys(ops, function))
+        RULES.update(dict.fromkeys(streams, function))
         return function
 
     return enrol
 
 
-@_rule(*ELEMENTWISE, "Identity", "Dropout")
+@_rule(Stream.ELEMENTS)
 def _same(at: Unroller, node: Node, flows: Flows) -> None:
     if flows[0] is None or any(flow is not None for flow in flows[1:]):
         raise refusal(node, "has a setting that changes with time")
     at.keep(node, flows[0])
 
 
-@_rule(*BROADCASTING)
+@_rule(Stream.BROADCAST)
 def _joined(at: Unroller, node: Node, flows: Flows) -> None:
     """Element by element over broadcast operands: their time axes have to be one and the same."""
     node, flows = together(at, node, flows)
@@ -175,7 +170,7 @@ def _joined(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(node, replace(moving[0], axis=axis))
 
 
-@_rule("Dense")
+@_rule(Stream.FEATURES)
 def _dense(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
     if x is None or any(flow is not None for flow in flows[1:]):
@@ -188,7 +183,7 @@ def _dense(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(node, x)
 
 
-@_rule("Einsum")
+@_rule(Stream.EINSUM)
 def _einsum(at: Unroller, node: Node, flows: Flows) -> None:
     """A product with constant weights, along axes that are not time."""
     weight, x = at.constants.get(node.inputs[-1]), flows[0]
@@ -203,21 +198,29 @@ def _einsum(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(node, x if x.axis < 0 else replace(x, axis=result.index(first[x.axis])))
 
 
-@_rule("Softmax", "LogSoftmax", "Hardmax", "LayerNormalization", "RMSNormalization", "ArgMax")
-def _over_last_axis(at: Unroller, node: Node, flows: Flows) -> None:
+@_rule(Stream.ALONG_AXIS, Stream.FROM_AXIS)
+def _normalised(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
     if x is None or any(flow is not None for flow in flows[1:]):
         raise refusal(node, "has weights that change with time")
-    rank = len(at.shape(node.input(0)))
-    axis = normal_axis(int(node.attrs.get("axis", 0 if node.op == "ArgMax" else -1)), rank)
-    if x.axis == axis or ("Normalization" in node.op and x.axis > axis):
-        raise refusal(node, "normalises over time" if node.op != "ArgMax" else "looks for an extreme over time")
-    if node.op == "ArgMax" and not node.attrs.get("keepdims", 1):
-        x = replace(x, axis=x.axis - (axis < x.axis)) if x.axis >= 0 else x
+    axis = normal_axis(int(node.attrs.get("axis", -1)), len(at.shape(node.input(0))))
+    if x.axis == axis or (OPERATORS[node.op].stream is Stream.FROM_AXIS and x.axis > axis):
+        raise refusal(node, "normalises over time")
     at.keep(node, x)
 
 
-@_rule(*REDUCTIONS)
+@_rule(Stream.EXTREME)
+def _extreme(at: Unroller, node: Node, flows: Flows) -> None:
+    (x,) = flows
+    axis = normal_axis(int(node.attrs.get("axis", 0)), len(at.shape(node.input(0))))
+    if x is None or x.axis == axis:
+        raise refusal(node, "looks for an extreme over time")
+    if not node.attrs.get("keepdims", 1) and x.axis >= 0:
+        x = replace(x, axis=x.axis - (axis < x.axis))
+    at.keep(node, x)
+
+
+@_rule(Stream.REDUCTION)
 def _reduced(at: Unroller, node: Node, flows: Flows) -> None:
     x, rank = flows[0], len(at.shape(node.input(0)))
     axes = at.infos[node.input(1)].numbers if node.input(1) else None
@@ -234,7 +237,7 @@ def _reduced(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(node, x)
 
 
-@_rule("BatchNormalization")
+@_rule(Stream.CHANNELS)
 def _batch_norm(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
     if x is None or any(flow is not None for flow in flows[1:]) or x.axis == 1:
@@ -242,7 +245,7 @@ def _batch_norm(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(node, x)
 
 
-@_rule("Transpose", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
+@_rule(Stream.REARRANGED)
 def _rearranged(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
     if x is None:
@@ -284,7 +287,7 @@ def _without_sizes(at: Unroller, node: Node, x: Flow, sizes: Flow, axis: int) ->
     return timeline_windows.reshaped(at, node, node.input(0), axis)
 
 
-@_rule("Shape", "Size")
+@_rule(Stream.SIZES)
 def _sizes(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
     if x is None or x.axis < 0:
@@ -292,7 +295,7 @@ def _sizes(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(node, replace(x, axis=0, merged=(), sizes=True))
 
 
-@_rule("Expand", "Tile")
+@_rule(Stream.REPEATED)
 def _repeated(at: Unroller, node: Node, flows: Flows) -> None:
     x, axis = flows[0], at.axis_by_shape(node)
     sizes = flows[1]
@@ -309,7 +312,7 @@ def _repeated(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(node, replace(x, axis=axis))
 
 
-@_rule("Concat")
+@_rule(Stream.JOINED)
 def _concatenated(at: Unroller, node: Node, flows: Flows) -> None:
     node, flows = together(at, node, flows)
     moving = [flow for flow in flows if flow is not None]
@@ -329,7 +332,7 @@ def _concatenated(at: Unroller, node: Node, flows: Flows) -> None:
     timeline_windows.behind(at, node, flows)
 
 
-@_rule("Gather")
+@_rule(Stream.TAKEN)
 def _gathered(at: Unroller, node: Node, flows: Flows) -> None:
     x, index = flows[0], flows[1]
     axis = normal_axis(int(node.attrs.get("axis", 0)), len(at.shape(node.input(0))))
@@ -349,7 +352,7 @@ def _gathered(at: Unroller, node: Node, flows: Flows) -> None:
         raise refusal(node, "takes some of the time steps", f"Run it on whole sequences. {TRACED}")
 
 
-@_rule("Split")
+@_rule(Stream.PARTED)
 def _split(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
     axis = normal_axis(int(node.attrs.get("axis", 0)), len(at.shape(node.input(0))))
@@ -358,7 +361,7 @@ def _split(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(node, x)
 
 
-@_rule(*RECURRENT_OPS)
+@_rule(Stream.RECURRENT)
 def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
     layer = Recurrent.of(node)
     if "reverse" in layer.directions:

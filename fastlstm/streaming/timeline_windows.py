@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node
-from fastlstm.passes import dims, shapes
-from fastlstm.passes.infer_movement import slice_bounds
-from fastlstm.passes.values import Operands, normal_axis
+from fastlstm.operators import Stream, dims
+from fastlstm.operators.movement import slice_bounds
+from fastlstm.operators.values import Operands, normal_axis
+from fastlstm.passes import shapes
 from fastlstm.streaming.flow import FAR, FRAMES, ROWS, Flow, LongerHopError, Padding, Phase, refusal
 from fastlstm.streaming.waiting import count, filled, joined, wait, window
 
@@ -368,12 +369,11 @@ def _transformed(at: Unroller, node: Node, flows: Flows) -> None:
     at.keep(Node(node.op, (name, *node.inputs[1:]), node.outputs, node.attrs, node.name), flow)
 
 
-RULES: dict[str, Rule] = {
-    "Pad": _padded,
-    "Conv": _convolved,
-    "ConvTranspose": _transposed,
-    "MaxPool": _pooled,
-    "AveragePool": _pooled,
-    "Slice": _sliced,
-    "STFT": _transformed,
+RULES: dict[Stream, Rule] = {
+    Stream.PADDED: _padded,
+    Stream.CONVOLUTION: _convolved,
+    Stream.TRANSPOSED_CONVOLUTION: _transposed,
+    Stream.POOLING: _pooled,
+    Stream.CUT: _sliced,
+    Stream.FOURIER: _transformed,
 }

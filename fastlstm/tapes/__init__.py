@@ -2,8 +2,8 @@
 
 Every operator that has kernels is one function here, from arrays of known sizes to instructions. It takes the
 `Recorder`, the node and a `Cell` for each input (None where one is absent). It returns the cells of the outputs, or
-None if the node has to be run by `fastlstm.ops`, which is the case whenever element types, ranks or parameters are not
-those that a kernel takes. Whether it returns None never depends on the sizes.
+None if the node has to be run by `fastlstm.operators`, which is the case whenever element types, ranks or parameters
+are not those that a kernel takes. Whether it returns None never depends on the sizes.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fastlstm.arguments.arrays import Convolution
 from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
-from fastlstm.ops.windows import windows
+from fastlstm.operators.windows import windows
 from fastlstm.pack import panels_of, plain_panels
 from fastlstm.program import place
 from fastlstm.tapes.planes import Axis, Planes, laid_out

@@ -11,16 +11,16 @@ import numpy.typing as npt
 
 from fastlstm.arguments.arrays import Binary, Loops, Unary
 from fastlstm.graph import Node
+from fastlstm.operators import OPERATORS, Function, Operation
 from fastlstm.program import place
-from fastlstm.segments.build import UNARY
 from fastlstm.tapes.recorder import Cell, Recorder, five, loops
 
 __all__ = ["EMITTERS", "apply", "combine"]
 
 Array = npt.NDArray[Any]
 
-PLAIN = ("Sqrt", "Neg", "Abs", "Reciprocal", "Floor", "Round", "HardSwish")
-BINARY = ("Add", "Sub", "Mul", "Div", "PRelu")
+FUNCTIONS = {name: op.lowering for name, op in OPERATORS.items() if isinstance(op.lowering, Function)}
+OPERATIONS = [name for name, op in OPERATORS.items() if isinstance(op.lowering, Operation)]
 MOST_RANK = 8
 
 
@@ -28,10 +28,7 @@ def apply(rec: Recorder, name: str, alpha: float | None, beta: float | None, x: 
     """Emit a function of the elements of an array without gaps."""
     out = rec.memory(x.shape)
     args = Unary(place(x), place(out.array), x.size)
-    if name == "Log":
-        rec.emit("arrays.logarithm", (), args)
-    else:
-        rec.emit("arrays.unary", (rec.target.lanes, name, alpha, beta), args)
+    rec.emit("arrays.unary", (rec.target.lanes, name, alpha, beta), args)
     return out
 
 
@@ -72,13 +69,21 @@ def _unary(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell
     x = cells[0]
     if x is None or not x.is_float:
         return None
-    params = [node.attrs.get(name, default) for name, default in UNARY.get(node.op, ())]
-    alpha, beta = [None if p is None else float(p) for p in [*params, None, None][:2]]
+    alpha, beta = (None if p is None else float(p) for p in FUNCTIONS[node.op].given(node.attrs))
     if node.op == "Relu" and rec.absorb(x, low=0.0):
         return [x]
     if node.op == "LeakyRelu" and rec.absorb(x, slopes=np.array([alpha])):
         return [x]
     return [apply(rec, node.op, alpha, beta, rec.tight(x))]
+
+
+def _log(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+    x = cells[0]
+    if x is None or not x.is_float:
+        return None
+    source, out = rec.tight(x), rec.memory(x.array.shape)
+    rec.emit("arrays.logarithm", (), Unary(place(source), place(out.array), source.size))
+    return [out]
 
 
 def _gelu(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
@@ -108,9 +113,13 @@ def _pow(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     x, exponent = cells[0], cells[1]
     if x is None or exponent is None or not x.is_float or not exponent.fixed or exponent.array.size != 1:
         return None
-    names = {2.0: "Square", 0.5: "Sqrt", -1.0: "Reciprocal"}
+    names = {0.5: "Sqrt", -1.0: "Reciprocal"}
     power = float(exponent.array.reshape(-1)[0])
-    if power not in names or exponent.array.ndim > x.array.ndim:
+    if exponent.array.ndim > x.array.ndim:
+        return None
+    if power == 2.0:
+        return [combine(rec, "Mul", x, x)]
+    if power not in names:
         return None
     return [apply(rec, names[power], None, None, rec.tight(x))]
 
@@ -148,9 +157,10 @@ def _batch_normalization(rec: Recorder, node: Node, cells: Sequence[Cell | None]
 _Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
 
 EMITTERS: Mapping[str, _Emit] = {
-    **dict.fromkeys((*UNARY, *PLAIN, "Log"), _unary),
-    **dict.fromkeys(BINARY, _binary),
+    **dict.fromkeys(FUNCTIONS, _unary),
+    **dict.fromkeys(OPERATIONS, _binary),
     "Gelu": _gelu,
+    "Log": _log,
     "Clip": _clip,
     "Pow": _pow,
     "BatchNormalization": _batch_normalization,

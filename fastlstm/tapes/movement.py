@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import ops
+from fastlstm import operators
 from fastlstm.graph import Node
 from fastlstm.tapes.recorder import Cell, Recorder, axis_of
 
@@ -32,13 +32,13 @@ def _view(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     if x.is_float and not x.roomy:
         return None
     given = [None if c is None else c.array for c in cells]
-    results = ops.evaluate(node, given)
+    results = operators.evaluate(node, given)
     if all(np.may_share_memory(r, x.array) or not r.size for r in results):
         return [Cell(r, fixed=False, roomy=x.roomy) for r in results]
     if not x.is_float:
         return None
     given[0] = rec.tight(x)
-    results = ops.evaluate(node, given)
+    results = operators.evaluate(node, given)
     if not all(np.may_share_memory(r, given[0]) or not r.size for r in results):
         return None
     return [Cell(r, fixed=False, roomy=True) for r in results]

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from fastlstm.arguments.arrays import Pool, Window
 from fastlstm.graph import Node
-from fastlstm.ops.sizes import checked_shape
-from fastlstm.ops.windows import windows
+from fastlstm.operators.sizes import checked_shape
+from fastlstm.operators.windows import windows
 from fastlstm.program import place
 from fastlstm.tapes.recorder import Cell, Recorder
 

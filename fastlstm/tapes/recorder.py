@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fastlstm.arguments.arrays import Copy, Fill, Loops
 from fastlstm.layout import AXES
 from fastlstm.memory import aligned_zeros
-from fastlstm.ops.sizes import MAX_ELEMENTS
+from fastlstm.operators.sizes import MAX_ELEMENTS
 from fastlstm.program import Argument, Instruction, Place, Table, place
 from fastlstm.protected import CHECKING
 from fastlstm.tapes.steps import Cell

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from fastlstm.arguments.arrays import Advance, MoveSlice, Run, Verify
 from fastlstm.graph import Graph, Node
 from fastlstm.memory import aligned_zeros, memory_of
-from fastlstm.ops.sizes import checked_rounds
+from fastlstm.operators.sizes import checked_rounds
 from fastlstm.program import Body, Instruction, place
 from fastlstm.tapes.recorder import five, loops
 from fastlstm.tapes.runner import Recordings, Runner
@@ -74,7 +74,7 @@ class _Loop:
 def record_rounds(
     outer: Recordings, runner: Runner, node: Node, cells: Sequence[Cell | None], values: Values
 ) -> list[Cell] | None:
-    """Return the outputs of a Loop or Scan, recorded; None if `fastlstm.ops` has to run it."""
+    """Return the outputs of a Loop or Scan, recorded; None if `fastlstm.operators` has to run it."""
     body: Graph = node.attrs["body"]
     if any(c is not None and not isinstance(c.array, np.ndarray) for c in cells):
         return None

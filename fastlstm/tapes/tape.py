@@ -3,8 +3,8 @@
 With the sizes of all inputs known, the sizes of everything else are, and whatever depends on sizes alone is a
 constant. A `Tape` is recorded while the model runs for inputs of a shape for the first time: operators that have
 kernels (`EMITTERS`) become instructions with fixed addresses, segments become one instruction, everything else
-becomes a call of `fastlstm.ops`. Run again, a tape does no more than that. Stretches of instructions are one native
-call each.
+becomes a call of `fastlstm.operators`. Run again, a tape does no more than that. Stretches of instructions are one
+native call each.
 
 The kernels and their order are the same whether a tape is kept or recorded anew for every call, so the bits are.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout, ops
+from fastlstm import layout, operators
 from fastlstm.arguments.arrays import MaskCodes, Run
 from fastlstm.clock import marked
 from fastlstm.errors import UnsupportedError
@@ -166,7 +166,7 @@ class Recording:
         try:
             made = emitter(self.rec, node, cells)
         except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError):
-            made = None  # sizes do not fit one another: `ops.evaluate` says it in a sentence
+            made = None  # sizes do not fit one another: `operators.evaluate` says it in a sentence
         if made is None:
             del self.rec.pending[before:]
             return None
@@ -189,7 +189,7 @@ class Recording:
             made = runner.repacked(node, named)
             return [made.get(name) for name in node.outputs]
         outer = {name: values[name].array for name in outer_values(node) if name in values}
-        return ops.evaluate(node, given, lambda body, bound: runner.body(body).run(bound, outer=outer))
+        return operators.evaluate(node, given, lambda body, bound: runner.body(body).run(bound, outer=outer))
 
     def _called(
         self, runner: Runner, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import ops
+from fastlstm import operators
 from fastlstm.arguments.arrays import Elementwise, Gather, Lines, Loops, Where
 from fastlstm.graph import Node
 from fastlstm.layout import KINDS, OPERATIONS
@@ -91,7 +91,7 @@ def _cast(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     x = cells[0]
     if x is None or not isinstance(x.array, np.ndarray):
         return None
-    target = ops.dtype_of(node.attrs["to"])
+    target = operators.dtype_of(node.attrs["to"])
     if target == x.array.dtype and (not x.is_float or x.roomy):
         return [Cell(x.array, fixed=False, roomy=x.roomy)]
     if target.name not in KINDS or (x.is_float and target != np.bool_):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from fastlstm import ops, reference
+from fastlstm import operators, reference
 from fastlstm.errors import InputError
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, Node, TensorSpec
@@ -70,7 +70,9 @@ def convolutions(draw: st.DrawFn, transposed: bool = False) -> tuple[dict[str, A
 def check(op: str, attrs: dict[str, Any], shape: tuple[int, ...], constants: list[np.ndarray]) -> None:
     """Compare with float64; rows alone, more threads and a tape that is run again give the same bits."""
     graph, x = graph_of(op, attrs, shape, *constants), normal(*shape)
-    expected, *_ = ops.evaluate(graph.nodes[0], [x.astype(np.float64), *(c.astype(np.float64) for c in constants)])
+    expected, *_ = operators.evaluate(
+        graph.nodes[0], [x.astype(np.float64), *(c.astype(np.float64) for c in constants)]
+    )
     executor = Executor(graph)
     (got,) = executor.run({"x": x})
     assert got.shape == expected.shape
@@ -189,7 +191,7 @@ def test_pooling_agrees_with_numpy(op, kernel, strides, dilations, pads, ceil, i
         attrs["count_include_pad"] = int(include)
     x = normal(2, 3, 11, width)
     graph = graph_of(op, attrs, x.shape)
-    expected, *_ = ops.evaluate(graph.nodes[0], [x.astype(np.float64)])
+    expected, *_ = operators.evaluate(graph.nodes[0], [x.astype(np.float64)])
     (got,) = Executor(graph).run({"x": x})
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(Executor(graph, threads=2).run({"x": x[1:]})[0], got[1:])

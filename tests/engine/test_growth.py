@@ -13,7 +13,8 @@ import pytest
 from fastlstm import passes
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.machine import detect
-from fastlstm.passes import dims, rewrite, vectors
+from fastlstm.operators import dims
+from fastlstm.passes import rewrite, vectors
 from fastlstm.plan import make_plan
 
 RNG = np.random.default_rng(0)

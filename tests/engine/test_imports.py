@@ -18,42 +18,42 @@ ALLOWED: Mapping[str, str] = {
     "machine": "target",
     "memory": "layout protected",
     "protected": "layout",
-    "ops": "graph",
+    "operators": "graph",
     "pack": "memory",
     "program": "arguments layout memory target",
     "scratch": "layout program",
     "clock": "arguments kernels layout memory program target",
     "profile": "clock picture",
     "quantise": "graph limits",
-    "validation": "graph limits ops",
+    "validation": "graph limits operators",
     "converters.audio": "converters.common converters.torch graph",
     "converters.keras": "converters.common graph",
-    "converters.onnx": "converters.common graph ops quantise validation",
+    "converters.onnx": "converters.common graph operators quantise validation",
     "converters.torch": "converters.common graph quantise",
-    "graph_json": "graph ops validation",
-    "kernels": "arguments forking layout limits machine simd target",
-    "reference": "graph ops",
+    "graph_json": "graph operators validation",
+    "kernels": "arguments forking layout limits machine operators simd target",
+    "reference": "graph operators",
     "converters.table": "converters.keras converters.onnx converters.torch",
     "fileformat": "graph graph_json memory version",
     "native": "busy kernels layout memory target team",
-    "passes": "graph ops reference validation",
+    "passes": "graph operators reference validation",
     "runners": "graph reference",
     "team": "forking kernels layout machine",
     "samples": "graph passes",
-    "segments": "arguments busy graph kernels layout limits memory native pack program "
+    "segments": "arguments busy graph kernels layout limits memory native operators pack program "
     "protected scratch target team validation",
     "explain": "program segments target",
-    "tapes": "arguments busy clock graph layout memory native ops pack passes program protected segments target",
+    "tapes": "arguments busy clock graph layout memory native operators pack passes program protected segments target",
     "verify": "fileformat graph passes reference runners samples",
-    "plan": "explain graph ops passes segments tapes target",
-    "executor": "clock graph kernels machine native ops plan protected segments tapes target validation",
-    "summary": "graph ops passes plan segments tapes",
+    "plan": "explain graph operators passes segments tapes target",
+    "executor": "clock graph kernels machine native operators plan protected segments tapes target validation",
+    "summary": "graph operators passes plan segments tapes",
     "ulp": "layout machine program segments",
     "usual": "graph kernels plan segments target",
     "prebuild": "kernels machine target usual",
     "streaming": (
-        "arguments busy conversion executor foreign graph kernels layout machine memory native passes plan program "
-        "segments tapes target"
+        "arguments busy conversion executor foreign graph kernels layout machine memory native operators passes plan "
+        "program segments tapes target"
     ),
     "inputs": "conversion foreign graph streaming",
     "model": "clock executor fileformat foreign graph inputs machine passes plan profile quantise streaming validation "
@@ -63,15 +63,15 @@ ALLOWED: Mapping[str, str] = {
     "report": "benchmark known_bits",
     "loading": "converters converters.content fileformat graph model",
     "__main__": "cli",
-    "export": "conversion executor graph graph_json kernels layout machine memory model passes program samples scratch segments "
-    "streaming tapes target version",
+    "export": "conversion executor graph graph_json kernels layout machine memory model passes program samples scratch "
+    "segments streaming tapes target version",
     "scoring": "graph graph_json loading machine model samples version",
     "ray": "model scoring",
     "onnx_backend": "converters.onnx model",
     "precision": "benchmark graph model passes quantise",
     "fastlstm": "converters converters.keras converters.onnx converters.torch export fileformat "
     "graph layers loading model scoring streaming target version",
-    "onnx_conformance": "converters.onnx onnx_backend ops",
+    "onnx_conformance": "converters.onnx onnx_backend operators",
     "cli": "benchmark converters explain export fastlstm fileformat graph kernels layers machine "
     "model passes plan precision quantise report runners samples segments summary target usual verify",
 }

@@ -1,34 +1,76 @@
-"""The tables of operators agree with one another, and shape rules with what operators compute."""
+"""Each operator stands once and says all of itself; shape rules agree with what operators compute."""
 
 from __future__ import annotations
 
+import ast
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
-from fastlstm import ops
+from fastlstm import operators
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import RECURRENT_OPS, Graph
 from fastlstm.onnx_conformance import cases
+from fastlstm.operators import OPERATORS, Function, Lowering, Operation, Stream
+from fastlstm.operators.values import ValueInfo
 from fastlstm.passes import shapes
-from fastlstm.passes.infer_signal import UNTOLD
-from fastlstm.passes.values import RULES, ValueInfo
+from fastlstm.streaming import timeline_rules
+from fastlstm.tapes import EMITTERS
+
+CONVERTERS = Path(__file__).parents[2] / "converters"
 
 CONTROL = {"If", "Loop", "Scan"}
 
 
-def test_every_operator_has_a_shape_rule():
-    assert sorted(ops.SUPPORTED - CONTROL - set(RULES)) == []
-    assert set(UNTOLD) <= ops.SUPPORTED
+def test_every_operator_has_a_meaning_and_a_shape_rule_or_a_reason():
+    without = {name for name, operator in OPERATORS.items() if operator.compute is None}
+    assert without == set(RECURRENT_OPS)  # their equations are those of `fastlstm.reference`
+    untold = {name for name, operator in OPERATORS.items() if not callable(operator.infer)}
+    assert all(is_sentence(OPERATORS[name].infer) for name in untold)
+    assert untold >= CONTROL
 
 
-def test_every_shape_rule_is_that_of_an_operator():
-    of_activations = {"Affine", "GeluTanh", "Linear", "ScaledTanh", "Silu"}  # written by passes and converters
-    assert sorted(set(RULES) - ops.SUPPORTED - set(RECURRENT_OPS) - of_activations) == []
+def test_every_operator_has_kernels_or_a_reason():
+    for name, operator in OPERATORS.items():
+        lowering = operator.lowering
+        emitted = isinstance(lowering, Function | Operation) or lowering is Lowering.TAPE
+        assert emitted == (name in EMITTERS), name
+        assert (lowering is Lowering.LOOP) == (name in CONTROL), name
+        assert (lowering is Lowering.RECURRENT) == (name in RECURRENT_OPS), name
+        assert not isinstance(lowering, str) or is_sentence(lowering), name
+
+
+def test_every_operator_goes_on_in_time_or_says_why_not():
+    ways = {operator.stream for operator in OPERATORS.values() if isinstance(operator.stream, Stream)}
+    assert ways == set(Stream) == set(timeline_rules.RULES)
+    assert all(is_sentence(op.stream) for op in OPERATORS.values() if op.stream not in ways)
+
+
+def is_sentence(reason: object) -> bool:
+    """Whether a reason says something: some words, which stand inside a sentence of an error or a page."""
+    return isinstance(reason, str) and len(reason.split()) > 1 and not reason.endswith(".")
+
+
+def test_every_name_that_a_converter_emits_is_an_operator():
+    named = [(name, f"{path.name}:{line}") for path in CONVERTERS.rglob("*.py") for name, line in emitted(path)]
+    assert [where for name, where in named if name not in OPERATORS] == []
+    assert len({name for name, _ in named}) > 60
+
+
+def emitted(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield the operators of the nodes that a converter's source adds by name; of others, `validated` refuses them."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and node.args:
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            first = node.args[0]
+            if function in ("node", "nodes_out", "like", "Node") and isinstance(first, ast.Constant):
+                yield str(first.value), node.lineno
 
 
 def contradiction(info: ValueInfo, array: np.ndarray) -> str:
@@ -54,7 +96,7 @@ def followed(graph: Graph, arrays: list, open_inputs: bool) -> list[str]:
     for node in graph.nodes:
         if node.op in RECURRENT_OPS or node.op in CONTROL:
             return wrong
-        results = ops.evaluate(node, [values[name] if name else None for name in node.inputs])
+        results = operators.evaluate(node, [values[name] if name else None for name in node.inputs])
         for name, result in zip(node.outputs, results, strict=False):
             values[name] = result
             if name and isinstance(result, np.ndarray) and (said := contradiction(known[name], result)):

@@ -414,7 +414,7 @@ class _Wrapped(nn.Module):
         (lambda y: y, {"bidirectional": True}, "LSTM' runs backwards in time"),
         (lambda y: y.mean(1), {}, "ReduceMean' reduces over time"),
         (lambda y: torch.softmax(y, 1), {}, "Softmax' normalises over time"),
-        (lambda y: torch.cumsum(y, 1), {}, "CumSum' is not known to act on one time step"),
+        (lambda y: torch.cumsum(y, 1), {}, "CumSum' adds up all frames so far"),
         (lambda y: y @ y.transpose(1, 2), {}, "MatMul"),
         (lambda y: y[:, :3], {}, "takes a fixed number of time steps"),
         (lambda y: y - y[:, -1:], {}, "joins every time step with the last one|joins each time step|Slice"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import ops, reference
+from fastlstm import operators, reference
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
 from fastlstm.model import Model
@@ -134,7 +134,7 @@ def test_kernels_agree_with_float64_and_replay_the_same_bits(case):
     wide = {"moved": np.tanh(inputs["x"].astype(np.float64))}
     for name, array in {**inputs, **graph.constants}.items():
         wide[name] = array.astype(np.float64) if array.dtype.kind == "f" else array
-    expected, *_ = ops.evaluate(node, [wide[name] for name in node.inputs])
+    expected, *_ = operators.evaluate(node, [wide[name] for name in node.inputs])
     assert first.shape == expected.shape
     assert first.dtype == np.float32
     np.testing.assert_allclose(first, expected, rtol=1e-4, atol=1e-5)

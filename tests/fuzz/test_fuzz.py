@@ -158,12 +158,12 @@ def test_no_memory_is_taken_for_sizes_that_a_file_only_names(model: Graph) -> No
     ids=["Add", "Where", "MatMul", "Einsum"],
 )
 def test_small_values_do_not_make_a_terabyte(make: Callable[[], Node], shapes: list[tuple[int, ...]]) -> None:
-    from fastlstm import ops
+    from fastlstm import operators
 
     one = make()
     given = {"x": np.ones(shapes[0], np.float32), "k": np.ones(shapes[1], np.float32), "b": np.ones(1, bool)}
     with pytest.raises(InputError, match="elements allowed"):
-        ops.evaluate(one, [given[name] for name in one.inputs])
+        operators.evaluate(one, [given[name] for name in one.inputs])
 
 
 def test_axes_reversed_of_a_value_of_unknown_rank_are_left_as_they_are() -> None:

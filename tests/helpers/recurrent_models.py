@@ -17,7 +17,8 @@ import numpy.typing as npt
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from fastlstm.graph import ACTIVATIONS, RECURRENT_OPS, Graph, Node, TensorSpec
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
+from fastlstm.operators.activations import ACTIVATIONS
 
 Array = npt.NDArray[Any]
 Triple = tuple[str, ...]
@@ -137,7 +138,7 @@ class Case:
 
     def parameters(self, name: str) -> tuple[float | None, float | None]:
         """Return alpha and beta; None where the activation takes none."""
-        return GIVEN.get(name, ACTIVATIONS[name]) if self.variant.given else ACTIVATIONS[name]
+        return GIVEN.get(name, ACTIVATIONS[name].defaults) if self.variant.given else ACTIVATIONS[name].defaults
 
     def arrays(self) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return weights (and learned states) by name, and inputs by name."""

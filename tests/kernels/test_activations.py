@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from fastlstm import layout, machine, ulp
-from fastlstm.graph import ACTIVATIONS
-from fastlstm.ops.activations import activation
+from fastlstm.operators.activations import ACTIVATIONS, activation
 from fastlstm.program import Instruction, Program, Slot, Stage
 from fastlstm.segments.program import BoundProgram
 
@@ -39,7 +38,7 @@ def test_tanh_is_odd() -> None:
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_every_activation_agrees_with_the_reference(name: str) -> None:
     lanes = machine.detect().lanes
-    alpha, beta = ACTIVATIONS[name]
+    alpha, beta = ACTIVATIONS[name].defaults
     x = np.linspace(-12, 12, 64 * lanes, dtype=np.float32)
     y = np.empty_like(x)
     slots = (Slot("x", "external", x.size), Slot("y", "external", x.size))

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import fastlstm
-from fastlstm import ops, reference
+from fastlstm import operators, reference
 from fastlstm.converters.onnx.load import from_onnx, supported
 from fastlstm.converters.onnx.operators import OPERATORS
 from fastlstm.errors import FileFormatError, UnsupportedError
@@ -233,7 +233,7 @@ def test_the_table_of_operators_holds_no_attribute_that_onnx_does_not_define() -
 
 
 def test_every_operator_of_the_table_can_be_computed() -> None:
-    assert set(OPERATORS) - ops.SUPPORTED == set()
+    assert set(OPERATORS) - operators.SUPPORTED == set()
 
 
 def test_the_feature_table_says_of_every_row_whether_it_is_supported() -> None:

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 import fastlstm
 from fastlstm.converters.onnx.load import from_onnx, load
 from fastlstm.errors import FastLSTMError, FileFormatError, InputError, UnsupportedError
-from fastlstm.ops import sizes
+from fastlstm.operators import sizes
 
 FLOAT = TensorProto.FLOAT
 

@@ -18,7 +18,7 @@ from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError, UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.model import Model
-from fastlstm.ops.onnx_reference import OPERATORS, REFERENCE
+from fastlstm.operators.onnx_reference import OPERATORS, REFERENCE
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

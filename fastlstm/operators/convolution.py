@@ -5,16 +5,20 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.sizes import checked_shape
-from fastlstm.ops.windows import Windows, padded, windows
+from fastlstm.operators import dims
+from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
+from fastlstm.operators.rules import differ, window_sizes, windows_fit
+from fastlstm.operators.sizes import checked_shape
+from fastlstm.operators.values import Operands, ValueInfo
+from fastlstm.operators.windows import Windows, padded, windows
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 
@@ -206,10 +210,86 @@ def col2im(
     return y[(slice(None), slice(None), *keep)]
 
 
-OPS: Mapping[str, Callable[..., Any]] = {
-    "Conv": conv,
-    "ConvTranspose": conv_transpose,
-    "ConvInteger": conv_integer,
-    "QLinearConv": qlinear_conv,
-    "Col2Im": col2im,
-}
+def _conv_info(at: Operands) -> ValueInfo:
+    x, w = at[0].shape, at[1].shape
+    if x is None or w is None:
+        return ValueInfo(None, at[0].dtype)
+    kernel = at.attr("kernel_shape", w[2:])
+    return ValueInfo((x[0], w[0], *window_sizes(at, x[2:], kernel)), at[0].dtype)
+
+
+def _conv_transpose_info(at: Operands) -> ValueInfo:
+    x, w, dtype = at[0].shape, at[1].shape, at[0].dtype
+    if x is None or w is None or len(x) != len(w) or len(x) < 3:
+        return ValueInfo(None, dtype)
+    n = len(x) - 2
+    channels = dims.multiply(w[1], int(at.attr("group", 1)))
+    strides, dilations = at.attr("strides", [1] * n), at.attr("dilations", [1] * n)
+    wanted, auto = at.attr("output_shape"), at.attr("auto_pad", "NOTSET")
+    if wanted is not None:
+        return ValueInfo((x[0], channels, *list(wanted)[-n:]), dtype)
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        return ValueInfo((x[0], channels, *map(dims.multiply, x[2:], strides)), dtype)
+    pads = at.attr("pads", [0] * 2 * n) if auto == "NOTSET" else [0] * 2 * n
+    extra = at.attr("output_padding", [0] * n)
+    sizes = []
+    for i in range(n):
+        reach = dims.add(1, dims.multiply(dilations[i], dims.subtract(w[i + 2], 1)))
+        spread = dims.multiply(strides[i], dims.subtract(x[i + 2], 1))
+        sizes.append(dims.add(dims.add(spread, reach), extra[i] - pads[i] - pads[i + n]))
+    return ValueInfo((x[0], channels, *sizes), dtype)
+
+
+def _col2im_info(at: Operands) -> ValueInfo:
+    x, image, block = at[0].shape, at[1].const, at[2].const
+    if x is None or len(x) != 3 or image is None or block is None or None in block:
+        return ValueInfo(None, at[0].dtype)
+    channels = dims.floor_divide(x[1], dims.product(size for size in block if size is not None))
+    sizes = (at.fresh(i + 2) if size is None else size for i, size in enumerate(image))
+    return ValueInfo((x[0], channels, *sizes), at[0].dtype)
+
+
+def _conv_integer_info(at: Operands) -> ValueInfo:
+    return _conv_info(at.only(0, 1)).but(dtype="int32")
+
+
+def _qlinear_conv_info(at: Operands) -> ValueInfo:
+    return _conv_info(at.only(0, 3)).but(dtype=at[7].dtype)
+
+
+def _conv_fit(at: Operands, second: int = 1, transposed: bool = False) -> str:
+    x, w, group = at[0].shape, at[second].shape, int(at.attr("group", 1))
+    wrong = windows_fit(at, x, w[2:] if w is not None else None)
+    if wrong or group < 1:
+        return wrong or "1 or more groups"
+    if w is None:
+        return ""
+    if len(w) < 3 or (x is not None and len(w) != len(x)):
+        return "weights of as many axes as its input has"
+    kernel = at.attr("kernel_shape")
+    if kernel is not None and any(differ(k, size) for k, size in zip(kernel, w[2:], strict=True)):
+        return "kernel_shape to be the last axes of the weights"
+    if isinstance(w[0], int) and w[0] % group:
+        return f"channels that {group} groups share evenly"
+    channels = w[0] if transposed else dims.multiply(w[1], group)
+    return "weights for as many channels as its input has" if x is not None and differ(x[1], channels) else ""
+
+
+# Why there is no kernel, no shape, no stream.
+_ORDER = "has no kernel whose sums are the same for any number of time steps"
+_REWRITTEN = "passes write it as float32 arithmetic on integers; what they cannot is left to NumPy"
+
+OPERATORS = table(
+    Operator("Conv", conv, _conv_info, Lowering.TAPE, Stream.CONVOLUTION, _conv_fit),
+    Operator(
+        "ConvTranspose",
+        conv_transpose,
+        _conv_transpose_info,
+        Lowering.TAPE,
+        Stream.TRANSPOSED_CONVOLUTION,
+        lambda at: _conv_fit(at, transposed=True),
+    ),
+    Operator("ConvInteger", conv_integer, _conv_integer_info, _REWRITTEN, _ORDER, _conv_fit),
+    Operator("QLinearConv", qlinear_conv, _qlinear_conv_info, _REWRITTEN, _ORDER, lambda at: _conv_fit(at, 3)),
+    Operator("Col2Im", col2im, _col2im_info, RARE, "adds up blocks that overlap"),
+)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.dtypes import dtype_of
+from fastlstm.operators.definition import Operator, table
+from fastlstm.operators.dtypes import dtype_of
+from fastlstm.operators.linear import matmul_fit, matmul_info
+from fastlstm.operators.values import Operands, ValueInfo
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 
@@ -101,10 +103,59 @@ def _spread(parameter: Array, x: Array, axis: int, block_size: int) -> Array:
     return parameter.reshape(shape)
 
 
-OPS: Mapping[str, Callable[..., Any]] = {
-    "QuantizeLinear": quantize_linear,
-    "DequantizeLinear": dequantize_linear,
-    "DynamicQuantizeLinear": dynamic_quantize_linear,
-    "MatMulInteger": matmul_integer,
-    "QLinearMatMul": qlinear_matmul,
-}
+def _named(at: Operands, otherwise: str | None) -> str | None:
+    """Return the element type that the attribute ``output_dtype`` names."""
+    number = at.attr("output_dtype", 0)
+    try:
+        return dtype_of(number).name if number else otherwise
+    except ValueError:  # said when the operator runs
+        return None
+
+
+def _quantize_info(at: Operands) -> ValueInfo:
+    return ValueInfo(at[0].shape, at[2].dtype if at.given(2) else _named(at, "uint8"))
+
+
+def _dequantize_info(at: Operands) -> ValueInfo:
+    return ValueInfo(at[0].shape, _named(at, at[1].dtype))
+
+
+def _dynamic_info(at: Operands) -> tuple[ValueInfo, ...]:
+    return ValueInfo(at[0].shape, "uint8"), ValueInfo((), at[0].dtype), ValueInfo((), "uint8")
+
+
+def _matmul_integer_info(at: Operands) -> ValueInfo:
+    return matmul_info(at.only(0, 1)).but(dtype="int32")
+
+
+def _qlinear_matmul_info(at: Operands) -> ValueInfo:
+    return matmul_info(at.only(0, 3)).but(dtype=at[7].dtype)
+
+
+# Why there is no kernel, no shape, no stream.
+_MATRICES = "has matrices that may both change with time"
+_REWRITTEN = "passes write it as float32 arithmetic on integers; what they cannot is left to NumPy"
+_SCALE = "rounds to steps of a scale that is not followed in time"
+
+OPERATORS = table(
+    Operator(
+        "QuantizeLinear",
+        quantize_linear,
+        _quantize_info,
+        _REWRITTEN,
+        _SCALE,
+        unused=frozenset({"saturate", "precision"}),
+    ),
+    Operator("DequantizeLinear", dequantize_linear, _dequantize_info, _REWRITTEN, _SCALE),
+    Operator(
+        "DynamicQuantizeLinear",
+        dynamic_quantize_linear,
+        _dynamic_info,
+        _REWRITTEN,
+        "takes the scale from all frames at once",
+    ),
+    Operator("MatMulInteger", matmul_integer, _matmul_integer_info, _REWRITTEN, _MATRICES, matmul_fit),
+    Operator(
+        "QLinearMatMul", qlinear_matmul, _qlinear_matmul_info, _REWRITTEN, _MATRICES, lambda at: matmul_fit(at, 3)
+    ),
+)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops import sums
+from fastlstm.operators import sums
+from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
+from fastlstm.operators.rules import along, differ, same
+from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 
@@ -101,13 +104,56 @@ def lrn(x: Array, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: f
     return np.asarray(x / (bias + alpha / size * total) ** beta, dtype=x.dtype)
 
 
-OPS: Mapping[str, Callable[..., Any]] = {
-    "BatchNormalization": batch_normalization,
-    "LayerNormalization": layer_normalization,
-    "RMSNormalization": rms_normalization,
-    "InstanceNormalization": instance_normalization,
-    "GroupNormalization": group_normalization,
-    "LpNormalization": lp_normalization,
-    "MeanVarianceNormalization": mean_variance_normalization,
-    "LRN": lrn,
-}
+def _layer_info(at: Operands) -> tuple[ValueInfo, ...]:
+    return same(at), UNKNOWN, UNKNOWN
+
+
+def _channels_fit(at: Operands) -> str:
+    x = at[0].shape
+    if x is not None and len(x) < 2:
+        return "a batch and channels"
+    for i in range(1, len(at.infos)):
+        shape = at[i].shape
+        if shape is not None and (len(shape) != 1 or (x is not None and differ(shape[0], x[1]))):
+            return "one number a channel for each of its parameters"
+    return ""
+
+
+# Why there is no kernel, no shape, no stream.
+_POSITIONS = "normalises over positions of which time may be an axis"
+
+OPERATORS = table(
+    Operator(
+        "BatchNormalization",
+        batch_normalization,
+        same,
+        Lowering.TAPE,
+        Stream.CHANNELS,
+        _channels_fit,
+        unused=frozenset({"momentum"}),
+    ),
+    Operator(
+        "LayerNormalization",
+        layer_normalization,
+        _layer_info,
+        Lowering.TAPE,
+        Stream.FROM_AXIS,
+        along(-1),
+        unused=frozenset({"stash_type"}),
+    ),
+    Operator(
+        "RMSNormalization", rms_normalization, same, RARE, Stream.FROM_AXIS, along(-1), unused=frozenset({"stash_type"})
+    ),
+    Operator("InstanceNormalization", instance_normalization, same, RARE, _POSITIONS, _channels_fit),
+    Operator("GroupNormalization", group_normalization, same, RARE, _POSITIONS, unused=frozenset({"stash_type"})),
+    Operator(
+        "LpNormalization",
+        lp_normalization,
+        same,
+        RARE,
+        "has sums that may be rounded otherwise for another number of frames",
+        along(-1),
+    ),
+    Operator("MeanVarianceNormalization", mean_variance_normalization, same, RARE, _POSITIONS),
+    Operator("LRN", lrn, same, RARE, "sums over neighbouring channels, and time may be their axis"),
+)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops import sums
+from fastlstm.operators import sums
+from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
+from fastlstm.operators.rules import along, same
 
-__all__ = ["OPS", "softmax"]
+__all__ = ["OPERATORS", "softmax"]
 
 Array = npt.NDArray[Any]
 
@@ -35,4 +36,8 @@ def hardmax(x: Array, *, axis: int = -1) -> Array:
     return result
 
 
-OPS: Mapping[str, Callable[..., Any]] = {"Softmax": softmax, "LogSoftmax": log_softmax, "Hardmax": hardmax}
+OPERATORS = table(
+    Operator("Softmax", softmax, same, Lowering.TAPE, Stream.ALONG_AXIS, along(-1)),
+    Operator("LogSoftmax", log_softmax, same, Lowering.TAPE, Stream.ALONG_AXIS, along(-1)),
+    Operator("Hardmax", hardmax, same, RARE, Stream.ALONG_AXIS, along(-1)),
+)

@@ -18,9 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
-from fastlstm.ops.sizes import checked_shape
+from fastlstm.operators.definition import Operator, table
+from fastlstm.operators.sizes import checked_shape
 
-__all__ = ["OPERATORS", "OPS", "REFERENCE", "attribute_list"]
+__all__ = ["OPERATORS", "REFERENCE", "attribute_list"]
 
 Array = npt.NDArray[Any]
 Cost = Callable[[Sequence[Any], Mapping[str, Any]], float]
@@ -212,4 +213,12 @@ def _whole(value: Any) -> list[int]:
     return [int(n) for n in np.asarray(value).reshape(-1)]
 
 
-OPS: Mapping[str, Callable[..., Any]] = {REFERENCE: onnx_reference}
+OPERATORS = table(
+    Operator(
+        REFERENCE,
+        onnx_reference,
+        "it stands for operators that onnx computes",
+        "ONNX's reference implementation computes it",
+        "runs through ONNX's reference implementation, which is not followed in time",
+    )
+)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.dtypes import dtype_of
+from fastlstm.operators import dims
+from fastlstm.operators.definition import RARE, Operator, table
+from fastlstm.operators.dtypes import dtype_of
+from fastlstm.operators.rules import same
+from fastlstm.operators.values import Operands, ValueInfo
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 
@@ -156,4 +159,23 @@ def rotary_embedding(
     return y.transpose(0, 2, 1, 3).reshape(x.shape) if flat else y
 
 
-OPS: Mapping[str, Callable[..., Any]] = {"Attention": attention, "RotaryEmbedding": rotary_embedding}
+def _attention_info(at: Operands) -> tuple[ValueInfo, ...]:
+    q, v, dtype = at[0].shape, at[2].shape, at[0].dtype
+    if q is None or v is None or len(q) != len(v) or len(q) not in (3, 4):
+        return (ValueInfo(None, dtype),)
+    if len(q) == 4:
+        return (ValueInfo((*q[:3], v[3]), dtype),)
+    heads, sources = int(at.attr("q_num_heads", 1)), int(at.attr("kv_num_heads", 1)) or 1
+    return (ValueInfo((*q[:2], dims.multiply(heads, dims.floor_divide(v[2], sources))), dtype),)
+
+
+OPERATORS = table(
+    Operator("Attention", attention, _attention_info, RARE, "looks at all frames at once"),
+    Operator(
+        "RotaryEmbedding",
+        rotary_embedding,
+        same,
+        RARE,
+        "turns features by an angle that depends on how many frames there are",
+    ),
+)

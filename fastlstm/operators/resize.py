@@ -13,9 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.sizes import checked_shape
+from fastlstm.operators import dims
+from fastlstm.operators.definition import RARE, Operator, table
+from fastlstm.operators.sizes import checked_shape
+from fastlstm.operators.values import Operands, ValueInfo, normal_axis
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 
@@ -147,4 +150,24 @@ def _weights(
     return matrix
 
 
-OPS: Mapping[str, Callable[..., Any]] = {"Resize": resize}
+def _resize_info(at: Operands) -> ValueInfo:
+    shape = at[0].shape
+    if shape is None:
+        return ValueInfo(None, at[0].dtype)
+    axes = [normal_axis(int(axis), len(shape)) for axis in at.attr("axes", range(len(shape)))]
+    by_size = at.given(3) and at[3].shape != (0,)
+    if by_size and at.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return at.unknown_shape(len(shape), at[0].dtype)
+    given = at[3 if by_size else 2].const
+    if given is None or len(given) != len(axes):
+        return at.unknown_shape(len(shape), at[0].dtype)
+    sizes = list(shape)
+    for axis, number in zip(axes, given, strict=True):
+        if number is None:
+            sizes[axis] = at.fresh(axis)
+        else:
+            sizes[axis] = number if by_size else dims.multiply(shape[axis], number)
+    return ValueInfo(tuple(sizes), at[0].dtype)
+
+
+OPERATORS = table(Operator("Resize", resize, _resize_info, RARE, "resizes axes of which time may be one"))

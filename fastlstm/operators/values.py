@@ -1,11 +1,10 @@
 """What is known of a value before any input is given: shape, dtype, content.
 
-`Operands` is what an inference rule sees of one node, and `RULES` is where rules enrol themselves.
+`Operands` is what a shape rule sees of one node.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node, TensorSpec
-from fastlstm.ops.dtypes import dtype_of
-from fastlstm.passes.dims import Dim, Shape, opaque
+from fastlstm.operators.dims import Dim, Shape, opaque
+from fastlstm.operators.dtypes import dtype_of
 
-__all__ = ["CONTENT_LIMIT", "RULES", "UNKNOWN", "Operands", "Rule", "ValueInfo", "normal_axis", "rule"]
+__all__ = ["CONTENT_LIMIT", "UNKNOWN", "Operands", "ValueInfo", "normal_axis"]
 
 Array = npt.NDArray[Any]
 Content = tuple[Dim | None, ...]
@@ -32,7 +31,7 @@ class ValueInfo:
     Attributes
     ----------
     shape : tuple of int or str, or None
-        Equal strings are equal dimensions (see `fastlstm.passes.dims`); None if the rank is not known.
+        Equal strings are equal dimensions (see `fastlstm.operators.dims`); None if the rank is not known.
     dtype : str or None
         NumPy's name.
     const : tuple of int, str or None, or None
@@ -46,6 +45,10 @@ class ValueInfo:
     dtype: str | None = None
     const: Content | None = None
     fill: float | str | None = None
+
+    def __str__(self) -> str:
+        shape = "..." if self.shape is None else ", ".join(map(str, self.shape))
+        return f"{self.dtype or ''}[{shape}]"
 
     @property
     def rank(self) -> int | None:
@@ -122,6 +125,10 @@ class Operands:
     def __getitem__(self, position: int) -> ValueInfo:
         return self.infos[position] if position < len(self.infos) else UNKNOWN
 
+    def only(self, *positions: int) -> Operands:
+        """Return the node with nothing but some of its inputs."""
+        return Operands(self.node, tuple(self[position] for position in positions))
+
     def given(self, position: int) -> bool:
         """Tell whether the optional input at `position` is there."""
         return self.node.input(position) != ""
@@ -151,20 +158,3 @@ class Operands:
         if rank is None:
             return ValueInfo(None, dtype)
         return ValueInfo(tuple(self.fresh(i, output) for i in range(rank)), dtype)
-
-
-Rule = Callable[[Operands], "ValueInfo | Sequence[ValueInfo]"]
-
-RULES: dict[str, Rule] = {}
-"""Operator -> how the outputs' infos follow from the inputs'."""
-
-
-def rule(*ops: str) -> Callable[[Rule], Rule]:
-    """Enrol a function as the inference rule of `ops`."""
-
-    def enrol(function: Rule) -> Rule:
-        for op in ops:
-            RULES[op] = function
-        return function
-
-    return enrol

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.sizes import checked_shape
-from fastlstm.ops.windows import Windows, padded, windows
+from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
+from fastlstm.operators.rules import window_sizes, windows_fit
+from fastlstm.operators.sizes import checked_shape
+from fastlstm.operators.values import Operands, ValueInfo
+from fastlstm.operators.windows import Windows, padded, windows
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 
@@ -116,11 +119,39 @@ def global_lp_pool(x: Array, *, p: int = 2) -> Array:
     return np.asarray((np.abs(x) ** p).sum(axis=_spatial(x), keepdims=True) ** (1 / p), dtype=x.dtype)
 
 
-OPS: Mapping[str, Callable[..., Any]] = {
-    "MaxPool": max_pool,
-    "AveragePool": average_pool,
-    "LpPool": lp_pool,
-    "GlobalAveragePool": global_average_pool,
-    "GlobalMaxPool": global_max_pool,
-    "GlobalLpPool": global_lp_pool,
-}
+def _pool_info(at: Operands) -> tuple[ValueInfo, ...]:
+    x = at[0].shape
+    if x is None:
+        return ValueInfo(None, at[0].dtype), ValueInfo(None, "int64")
+    shape = (x[0], x[1], *window_sizes(at, x[2:], at.attr("kernel_shape", ())))
+    return ValueInfo(shape, at[0].dtype), ValueInfo(shape, "int64")
+
+
+def _global_info(at: Operands) -> ValueInfo:
+    x = at[0].shape
+    return ValueInfo(None if x is None else (*x[:2], *[1] * (len(x) - 2)), at[0].dtype)
+
+
+def _pool_fit(at: Operands) -> str:
+    kernel = at.attr("kernel_shape")
+    return windows_fit(at, at[0].shape, kernel)
+
+
+# Why there is no kernel, no shape, no stream.
+_POSITIONS = "reduces over all positions, and time may be one of their axes"
+
+OPERATORS = table(
+    Operator("MaxPool", max_pool, _pool_info, Lowering.TAPE, Stream.POOLING, _pool_fit),
+    Operator("AveragePool", average_pool, _pool_info, Lowering.TAPE, Stream.POOLING, _pool_fit),
+    Operator(
+        "LpPool",
+        lp_pool,
+        _pool_info,
+        RARE,
+        "has no kernel whose sums are the same for any number of time steps",
+        _pool_fit,
+    ),
+    Operator("GlobalAveragePool", global_average_pool, _global_info, Lowering.TAPE, _POSITIONS),
+    Operator("GlobalMaxPool", global_max_pool, _global_info, RARE, _POSITIONS),
+    Operator("GlobalLpPool", global_lp_pool, _global_info, RARE, _POSITIONS),
+)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.dtypes import dtype_of
-from fastlstm.ops.sizes import checked_shape, integer
+from fastlstm.operators import dims
+from fastlstm.operators.definition import Operator, Stream, table
+from fastlstm.operators.dims import Dim
+from fastlstm.operators.dtypes import dtype_of
+from fastlstm.operators.sizes import checked_shape, integer
+from fastlstm.operators.values import Operands, ValueInfo, normal_axis
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 
@@ -88,11 +92,84 @@ def mel_weight_matrix(
     return np.where((at >= centre) & (at < right), falling, matrix).astype(dtype_of(output_datatype))
 
 
-OPS: Mapping[str, Callable[..., Any]] = {
-    "DFT": dft,
-    "STFT": stft,
-    "HannWindow": _window((0.5, 0.5)),
-    "HammingWindow": _window((25 / 46, 21 / 46)),
-    "BlackmanWindow": _window((0.42, 0.5, 0.08)),
-    "MelWeightMatrix": mel_weight_matrix,
-}
+def _only(info: ValueInfo) -> Dim | None:
+    """Return the one integer that a value holds, None if it is not known."""
+    return info.const[0] if info.const is not None and len(info.const) == 1 else None
+
+
+def _datatype(at: Operands) -> str | None:
+    try:
+        return dtype_of(at.attr("output_datatype", 1)).name
+    except ValueError:  # said when the operator runs
+        return None
+
+
+def _window_info(at: Operands) -> ValueInfo:
+    size = _only(at[0])
+    return ValueInfo((at.fresh(0) if size is None else size,), _datatype(at))
+
+
+def _mel_info(at: Operands) -> ValueInfo:
+    bins, length = _only(at[0]), _only(at[1])
+    rows = at.fresh(0) if length is None else _half(length)
+    return ValueInfo((rows, at.fresh(1) if bins is None else bins), _datatype(at))
+
+
+def _half(length: Dim) -> Dim:
+    """Return the number of frequencies of a real signal of `length` samples."""
+    return dims.add(dims.floor_divide(length, 2), 1)
+
+
+def _dft_info(at: Operands) -> ValueInfo:
+    shape = at[0].shape
+    axis = _only(at[2]) if at.given(2) else -2
+    if not shape or not isinstance(axis, int) or not -len(shape) <= axis < len(shape):
+        return at.unknown_shape(at[0].rank, at[0].dtype)
+    axis = normal_axis(axis, len(shape))
+    inverse, onesided = bool(at.attr("inverse", 0)), bool(at.attr("onesided", 0))
+    length: Dim | None = shape[axis]
+    if at.given(1):
+        length = _only(at[1])
+    elif inverse and onesided:
+        length = dims.multiply(2, dims.subtract(shape[axis], 1))
+    if length is None:
+        length = at.fresh(axis)
+    elif onesided and not inverse:
+        length = _half(length)
+    sizes = [*shape[:-1], 1 if inverse and onesided else 2]
+    sizes[axis] = length
+    return ValueInfo(tuple(sizes), at[0].dtype)
+
+
+def _stft_info(at: Operands) -> ValueInfo:
+    x, window, step = at[0].shape, at[2].shape, _only(at[1])
+    if x is None or len(x) != 3:
+        return ValueInfo(None, at[0].dtype)
+    size: Dim | None = x[1]
+    if at.given(3):
+        size = _only(at[3])
+    elif at.given(2):
+        size = window[0] if window else None
+    frames: Dim = at.fresh(1)
+    if size is not None and step is not None:
+        frames = dims.add(dims.floor_divide(dims.subtract(x[1], size), step), 1)
+    if size is None:
+        bins: Dim = at.fresh(2)
+    else:
+        bins = _half(size) if at.attr("onesided", 1) else size
+    return ValueInfo((x[0], frames, bins, 2), at[0].dtype)
+
+
+# Why there is no kernel, no shape, no stream.
+_FFT = "NumPy's FFT"
+_CONSTANT = "a constant of its size"
+_FRAMES = "gives what depends on how many frames there are"
+
+OPERATORS = table(
+    Operator("DFT", dft, _dft_info, _FFT, "transforms along axes of which time may be one"),
+    Operator("STFT", stft, _stft_info, _FFT, Stream.FOURIER),
+    Operator("HannWindow", _window((0.5, 0.5)), _window_info, _CONSTANT, _FRAMES),
+    Operator("HammingWindow", _window((25 / 46, 21 / 46)), _window_info, _CONSTANT, _FRAMES),
+    Operator("BlackmanWindow", _window((0.42, 0.5, 0.08)), _window_info, _CONSTANT, _FRAMES),
+    Operator("MelWeightMatrix", mel_weight_matrix, _mel_info, "a constant of its sizes", _FRAMES),
+)

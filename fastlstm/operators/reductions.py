@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops import sums
-from fastlstm.ops.sizes import integer
+from fastlstm.operators import dims, sums
+from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
+from fastlstm.operators.dims import Dim
+from fastlstm.operators.rules import along, axes_fit, same
+from fastlstm.operators.sizes import integer
+from fastlstm.operators.values import Operands, ValueInfo, normal_axis
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 Reduction = Callable[[Array, tuple[int, ...], bool], Array]
@@ -86,19 +90,57 @@ def _running(function: Callable[..., Any], neutral: int) -> Callable[..., Array]
     return operator
 
 
-OPS: Mapping[str, Callable[..., Any]] = {
-    "ReduceL1": _reduce(lambda x, axes, keep: _sum(np.abs(x), axes, keep)),
-    "ReduceL2": _reduce(lambda x, axes, keep: np.sqrt(_sum(x * x, axes, keep))),
-    "ReduceLogSum": _reduce(lambda x, axes, keep: np.log(_sum(x, axes, keep))),
-    "ReduceLogSumExp": _reduce(_log_sum_exp),
-    "ReduceMax": _reduce(_max),
-    "ReduceMean": _reduce(sums.mean),
-    "ReduceMin": _reduce(_min),
-    "ReduceProd": _reduce(sums.prod),
-    "ReduceSum": _reduce(_sum),
-    "ReduceSumSquare": _reduce(lambda x, axes, keep: _sum(x * x, axes, keep)),
-    "ArgMax": _extreme(np.argmax),
-    "ArgMin": _extreme(np.argmin),
-    "CumSum": _running(np.cumsum, 0),
-    "CumProd": _running(np.cumprod, 1),
-}
+def _reduction(name: str, function: Reduction, lowering: Lowering | str) -> Operator:
+    return Operator(name, _reduce(function), _reduce_info, lowering, Stream.REDUCTION, _reduce_fit)
+
+
+def _reduce_info(at: Operands) -> ValueInfo:
+    shape, dtype = at[0].shape, at[0].dtype
+    keep = bool(at.attr("keepdims", 1))
+    axes = at[1].numbers if at.given(1) else []
+    if axes == [] and at.attr("noop_with_empty_axes", 0):
+        return ValueInfo(shape, dtype)
+    if shape is None or axes is None:
+        return at.unknown_shape(len(shape) if shape is not None and keep else None, dtype)
+    reduced = {normal_axis(a, len(shape)) for a in axes} or set(range(len(shape)))
+    left = tuple(1 if i in reduced else d for i, d in enumerate(shape) if keep or i not in reduced)
+    content = at[0].const
+    if content is not None and len(shape) == 1 and at.node.op in ("ReduceProd", "ReduceSum"):
+        known = [v for v in content if v is not None]
+        if len(known) == len(content):
+            total: Dim = 0
+            for v in known:
+                total = dims.add(total, v)
+            value = dims.product(known) if at.node.op == "ReduceProd" else total
+            return ValueInfo.of_content((value,), left, dtype)
+    return ValueInfo(left, dtype)
+
+
+def _arg_info(at: Operands) -> ValueInfo:
+    shape = at[0].shape
+    if shape is None:
+        return ValueInfo(None, "int64")
+    axis, keep = at.axis(len(shape)), bool(at.attr("keepdims", 1))
+    return ValueInfo((*shape[:axis], *([1] if keep else []), *shape[axis + 1 :]), "int64")
+
+
+def _reduce_fit(at: Operands) -> str:
+    return axes_fit(1, at, at[0].rank)
+
+
+OPERATORS = table(
+    _reduction("ReduceL1", lambda x, axes, keep: _sum(np.abs(x), axes, keep), RARE),
+    _reduction("ReduceL2", lambda x, axes, keep: np.sqrt(_sum(x * x, axes, keep)), Lowering.TAPE),
+    _reduction("ReduceLogSum", lambda x, axes, keep: np.log(_sum(x, axes, keep)), RARE),
+    _reduction("ReduceLogSumExp", _log_sum_exp, RARE),
+    _reduction("ReduceMax", _max, Lowering.TAPE),
+    _reduction("ReduceMean", sums.mean, Lowering.TAPE),
+    _reduction("ReduceMin", _min, RARE),
+    _reduction("ReduceProd", sums.prod, RARE),
+    _reduction("ReduceSum", _sum, Lowering.TAPE),
+    _reduction("ReduceSumSquare", lambda x, axes, keep: _sum(x * x, axes, keep), Lowering.TAPE),
+    Operator("ArgMax", _extreme(np.argmax), _arg_info, Lowering.TAPE, Stream.EXTREME, along(0)),
+    Operator("ArgMin", _extreme(np.argmin), _arg_info, RARE, Stream.EXTREME, along(0)),
+    Operator("CumSum", _running(np.cumsum, 0), same, RARE, "adds up all frames so far"),
+    Operator("CumProd", _running(np.cumprod, 1), same, RARE, "multiplies all frames so far"),
+)

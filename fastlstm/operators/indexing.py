@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.sizes import checked_shape, integer
+from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
+from fastlstm.operators.rules import along, same
+from fastlstm.operators.sizes import checked_shape, integer
+from fastlstm.operators.values import Operands, ValueInfo, normal_axis
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 
@@ -141,16 +144,138 @@ def unique(x: Array, *, axis: int | None = None, sorted: int = 1) -> tuple[Array
     return values, first.astype(np.int64), inverse.astype(np.int64), counts.astype(np.int64)
 
 
-OPS: Mapping[str, Callable[..., Any]] = {
-    "Gather": gather,
-    "GatherElements": gather_elements,
-    "GatherND": gather_nd,
-    "ScatterElements": scatter_elements,
-    "ScatterND": scatter_nd,
-    "TensorScatter": tensor_scatter,
-    "OneHot": one_hot,
-    "TopK": top_k,
-    "NonZero": non_zero,
-    "Compress": compress,
-    "Unique": unique,
-}
+def _gather_info(at: Operands) -> ValueInfo:
+    data, indices = at[0], at[1]
+    if data.shape is None or indices.shape is None:
+        return ValueInfo(None, data.dtype)
+    axis = at.axis(len(data.shape))
+    shape = (*data.shape[:axis], *indices.shape, *data.shape[axis + 1 :])
+    numbers = indices.numbers
+    if data.const is not None and data.rank == 1 and numbers is not None and len(shape) <= 1:
+        size = len(data.const)
+        if all(-size <= i < size for i in numbers):
+            return ValueInfo.of_content(tuple(data.const[i] for i in numbers), shape, data.dtype)
+    return ValueInfo(shape, data.dtype, None, data.fill)
+
+
+def _gather_elements_info(at: Operands) -> ValueInfo:
+    return ValueInfo(at[1].shape, at[0].dtype, None, at[0].fill)
+
+
+def _gather_nd_info(at: Operands) -> ValueInfo:
+    data, indices, batch = at[0].shape, at[1].shape, int(at.attr("batch_dims", 0))
+    if data is None or not indices or not isinstance(indices[-1], int):
+        return ValueInfo(None, at[0].dtype)
+    return ValueInfo((*indices[:-1], *data[batch + indices[-1] :]), at[0].dtype, None, at[0].fill)
+
+
+def _one_hot_info(at: Operands) -> ValueInfo:
+    indices, depth = at[0].shape, at[1].const
+    if indices is None:
+        return ValueInfo(None, at[2].dtype)
+    axis = normal_axis(int(at.attr("axis", -1)), len(indices) + 1)
+    size = depth[0] if depth else None
+    return ValueInfo((*indices[:axis], at.fresh(axis) if size is None else size, *indices[axis:]), at[2].dtype)
+
+
+def _top_k_info(at: Operands) -> tuple[ValueInfo, ...]:
+    shape, k = at[0].shape, at[1].const
+    if shape is None:
+        return ValueInfo(None, at[0].dtype), ValueInfo(None, "int64")
+    axis = at.axis(len(shape), -1)
+    size = k[0] if k else None
+    result = (*shape[:axis], at.fresh(axis) if size is None else size, *shape[axis + 1 :])
+    return ValueInfo(result, at[0].dtype), ValueInfo(result, "int64")
+
+
+def _non_zero_info(at: Operands) -> ValueInfo:
+    return ValueInfo((at.fresh(0) if at[0].rank is None else at[0].rank, at.fresh(1)), "int64")
+
+
+def _some_slices(at: Operands) -> ValueInfo:
+    """Return a value that keeps an unknown number of slices along the attribute ``axis``, or of elements."""
+    shape, axis = at[0].shape, at.attr("axis")
+    if axis is None:
+        return ValueInfo((at.fresh(0),), at[0].dtype)
+    if shape is None:
+        return ValueInfo(None, at[0].dtype)
+    axis = normal_axis(int(axis), len(shape))
+    return ValueInfo((*shape[:axis], at.fresh(axis), *shape[axis + 1 :]), at[0].dtype)
+
+
+def _unique_info(at: Operands) -> tuple[ValueInfo, ...]:
+    count, all_of_them = at.fresh(0), at.fresh(0, 2)
+    values = _some_slices(at)
+    if at.attr("axis") is not None and values.shape is not None:
+        axis = normal_axis(int(at.attr("axis")), len(values.shape))
+        count = str(values.shape[axis])
+        all_of_them = str(at[0].shape[axis]) if at[0].shape and isinstance(at[0].shape[axis], str) else all_of_them
+    places = ValueInfo((count,), "int64")
+    return values, places, ValueInfo((all_of_them,), "int64"), places
+
+
+def _gather_fit(at: Operands) -> str:
+    wrong = along(0)(at)
+    if wrong or at[0].shape is None or at[1].numbers is None:
+        return wrong
+    size = at[0].shape[normal_axis(int(at.attr("axis", 0)), len(at[0].shape))]
+    inside = not isinstance(size, int) or all(-size <= index < size for index in at[1].numbers)
+    return "" if inside else f"indices below {size}"
+
+
+def _gather_nd_fit(at: Operands) -> str:
+    data, indices, batch = at[0].shape, at[1].shape, int(at.attr("batch_dims", 0))
+    if data is None or indices is None:
+        return ""
+    depth = indices[-1] if indices else 0
+    fits = 0 <= batch < len(indices) and (not isinstance(depth, int) or 1 <= depth <= len(data) - batch)
+    return "" if fits else "indices with a last axis of 1 to as many numbers as its data have axes"
+
+
+def _one_hot_fit(at: Operands) -> str:
+    if at[1].const is not None and (len(at[1].const) != 1 or (isinstance(at[1].const[0], int) and at[1].const[0] < 0)):
+        return "a depth of 0 or more"
+    return along(-1, more=1)(at)
+
+
+def _top_k_fit(at: Operands) -> str:
+    k = at[1].const
+    if k is not None and (len(k) != 1 or (isinstance(k[0], int) and k[0] < 0)):
+        return "one k of 0 or more"
+    return along(-1)(at)
+
+
+# Why there is no kernel, no shape, no stream.
+_DATA = "the data decide the size of what it gives"
+_SOME = "takes some of the time steps, as the data decide"
+_TAKES = "takes elements by numbers that change with time"
+_WRITES = "writes elements at numbers that change with time"
+
+OPERATORS = table(
+    Operator("Gather", gather, _gather_info, Lowering.TAPE, Stream.TAKEN, _gather_fit),
+    Operator("GatherElements", gather_elements, _gather_elements_info, RARE, _TAKES, along(0)),
+    Operator("GatherND", gather_nd, _gather_nd_info, RARE, _TAKES, _gather_nd_fit),
+    Operator("ScatterElements", scatter_elements, same, RARE, _WRITES, along(0)),
+    Operator("ScatterND", scatter_nd, same, Lowering.TAPE, _WRITES),
+    Operator("TensorScatter", tensor_scatter, same, RARE, _WRITES),
+    Operator(
+        "OneHot",
+        one_hot,
+        _one_hot_info,
+        RARE,
+        "spreads numbers along an axis of which time may be behind",
+        _one_hot_fit,
+    ),
+    Operator(
+        "TopK",
+        top_k,
+        _top_k_info,
+        RARE,
+        "sorts along an axis of which time may be one",
+        _top_k_fit,
+        unused=frozenset({"sorted"}),
+    ),
+    Operator("NonZero", non_zero, _non_zero_info, _DATA, _SOME),
+    Operator("Compress", compress, _some_slices, _DATA, _SOME),
+    Operator("Unique", unique, _unique_info, _DATA, _SOME),
+)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.sizes import integer
+from fastlstm.operators.definition import Operator, table
+from fastlstm.operators.rules import along
+from fastlstm.operators.sizes import integer
+from fastlstm.operators.values import Operands, ValueInfo
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 
@@ -76,13 +78,23 @@ def split(x: Array, sizes: Array | None = None, *, axis: int = 0, keepdims: int 
     return np.split(x, [int(end) for end in np.cumsum(sizes)[:-1]], axis=axis)
 
 
-OPS: Mapping[str, Callable[..., Any]] = {
-    "SequenceConstruct": construct,
-    "SequenceEmpty": empty,
-    "SequenceAt": at,
-    "SequenceInsert": insert,
-    "SequenceErase": erase,
-    "SequenceLength": length,
-    "ConcatFromSequence": concat,
-    "SplitToSequence": split,
-}
+def _length_info(_at: Operands) -> ValueInfo:
+    return ValueInfo((), "int64")
+
+
+# Why there is no kernel, no shape, no stream.
+_LIST = "a sequence of tensors is a list in Python"
+_TENSORS = "a sequence's tensors have shapes of their own"
+_SEQUENCE = "its output is a sequence"
+_APART = "puts tensors in a sequence, which is no value that goes on in time"
+
+OPERATORS = table(
+    Operator("SequenceConstruct", construct, _SEQUENCE, _LIST, _APART),
+    Operator("SequenceEmpty", empty, _SEQUENCE, _LIST, _APART, unused=frozenset({"dtype"})),
+    Operator("SequenceAt", at, _TENSORS, _LIST, _APART),
+    Operator("SequenceInsert", insert, _SEQUENCE, _LIST, _APART),
+    Operator("SequenceErase", erase, _SEQUENCE, _LIST, _APART),
+    Operator("SequenceLength", length, _length_info, _LIST, _APART),
+    Operator("ConcatFromSequence", concat, _TENSORS, _LIST, _APART),
+    Operator("SplitToSequence", split, _SEQUENCE, _LIST, _APART, along(0)),
+)

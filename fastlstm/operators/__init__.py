@@ -1,13 +1,11 @@
-"""What every operator means that is not recurrent: one NumPy function each, with ONNX's opset-21 meaning.
+"""The operators: what each means in NumPy, what it makes of shapes, its kernels, how it goes on in time.
 
-Functions take the node's inputs in order (None where one is absent) and its attributes by keyword, and
-return one value or a tuple. They work in the precision they are given: float32 in, float32 out. A sequence
-value is a Python list of arrays. An attribute that holds an element type is an ONNX number or a NumPy name
-(see `dtype_of`); the ``value`` of ConstantOfShape is a plain number and its element type stands beside it
-in ``dtype``.
-
-`evaluate` is the one way in. It turns whatever NumPy has to say about ranks and sizes that do not fit into
-a sentence that names the node.
+One module a family; in its table each operator stands once (`definition.Operator`). Whatever else needs to know
+something of an operator asks `OPERATORS`. Meanings are those of ONNX's opset 21. `evaluate` runs a node: functions take
+the node's inputs in order (None where one is absent) and its attributes by keyword, and return one value or a tuple.
+They work in the precision they are given: float32 in, float32 out. A sequence value is a Python list of arrays. An
+attribute that holds an element type is an ONNX number or a NumPy name (see `dtype_of`); the ``value`` of
+ConstantOfShape is a plain number and its element type stands beside it in ``dtype``.
 """
 
 from __future__ import annotations
@@ -23,8 +21,9 @@ import numpy as np
 
 from fastlstm.errors import FastLSTMError, InputError, UnsupportedError, nearest
 from fastlstm.graph import Graph, Node
-from fastlstm.ops import (
+from fastlstm.operators import (
     activations,
+    arithmetic,
     attention,
     control,
     convolution,
@@ -36,6 +35,7 @@ from fastlstm.ops import (
     onnx_reference,
     pooling,
     quantisation,
+    recurrent,
     reductions,
     resize,
     sequences,
@@ -43,51 +43,58 @@ from fastlstm.ops import (
     signal,
     softmax,
 )
-from fastlstm.ops.dtypes import ONNX_TYPES, dtype_of
+from fastlstm.operators.definition import Function, Lowering, Operation, Operator, Stream
+from fastlstm.operators.dtypes import ONNX_TYPES, dtype_of
+from fastlstm.operators.values import Operands, ValueInfo
 
-__all__ = ["SUPPORTED", "Signature", "dtype_of", "evaluate", "signature"]
+__all__ = [
+    "ELEMENTWISE", "OPERATORS", "REDUCTIONS", "SUPPORTED", "Function", "Lowering", "Operation", "Operator", "Signature",
+    "Stream", "dtype_of", "evaluate", "infer", "misfit", "signature",
+]  # fmt: skip
 
 RunGraph = Callable[[Graph, Mapping[str, Any]], Sequence[Any]]
 
-_TABLE: Mapping[str, Callable[..., Any]] = {
-    **activations.OPS,
-    **attention.OPS,
-    **control.OPS,
-    **convolution.OPS,
-    **elementwise.OPS,
-    **indexing.OPS,
-    **linear.OPS,
-    **movement.OPS,
-    **normalisation.OPS,
-    **onnx_reference.OPS,
-    **pooling.OPS,
-    **quantisation.OPS,
-    **reductions.OPS,
-    **resize.OPS,
-    **sequences.OPS,
-    **shape.OPS,
-    **signal.OPS,
-    **softmax.OPS,
+OPERATORS: Mapping[str, Operator] = {
+    **activations.OPERATORS,
+    **arithmetic.OPERATORS,
+    **attention.OPERATORS,
+    **control.OPERATORS,
+    **convolution.OPERATORS,
+    **elementwise.OPERATORS,
+    **indexing.OPERATORS,
+    **linear.OPERATORS,
+    **movement.OPERATORS,
+    **normalisation.OPERATORS,
+    **onnx_reference.OPERATORS,
+    **pooling.OPERATORS,
+    **quantisation.OPERATORS,
+    **recurrent.OPERATORS,
+    **reductions.OPERATORS,
+    **resize.OPERATORS,
+    **sequences.OPERATORS,
+    **shape.OPERATORS,
+    **signal.OPERATORS,
+    **softmax.OPERATORS,
+}
+"""Every operator by its name."""
+
+_COMPUTE: Mapping[str, Callable[..., Any]] = {
+    name: operator.compute for name, operator in OPERATORS.items() if operator.compute is not None
 }
 
-SUPPORTED: frozenset[str] = frozenset(_TABLE)
+SUPPORTED: frozenset[str] = frozenset(_COMPUTE)
 """The operators that `evaluate` knows."""
 
 
-_NO_EFFECT: Mapping[str, frozenset[str]] = {
-    "BatchNormalization": frozenset({"momentum"}),  # speaks of training
-    "Cast": frozenset({"saturate", "round_mode"}),  # speak of 8-bit floats, which are refused
-    "CastLike": frozenset({"saturate", "round_mode"}),
-    "Dropout": frozenset({"seed"}),  # speaks of training
-    "GroupNormalization": frozenset({"stash_type"}),  # the precision of float16's sums
-    "LayerNormalization": frozenset({"stash_type"}),
-    "QuantizeLinear": frozenset({"saturate", "precision"}),  # speak of 8-bit floats and float16
-    "RMSNormalization": frozenset({"stash_type"}),
-    "Range": frozenset({"stash_type"}),
-    "SequenceEmpty": frozenset({"dtype"}),  # a Python list has no element type
-    "TopK": frozenset({"sorted"}),  # 0 allows any order; ours is sorted
-}
-"""Attributes that are understood and change nothing in what the operators here compute."""
+def _going(stream: Stream) -> frozenset[str]:
+    return frozenset(name for name, operator in OPERATORS.items() if operator.stream is stream)
+
+
+ELEMENTWISE: frozenset[str] = _going(Stream.ELEMENTS) - {"Identity", "Dropout"}
+"""Operators that change each element of the first input alone, the other inputs being settings."""
+
+REDUCTIONS: frozenset[str] = _going(Stream.REDUCTION)
+"""Operators that reduce over the axes in their second input."""
 
 _DTYPES = frozenset(map(np.dtype, ONNX_TYPES.values()))
 
@@ -118,7 +125,7 @@ class Signature:
 @functools.cache
 def signature(op: str) -> Signature:
     """Return what the operator `op`, one of `SUPPORTED`, takes."""
-    parameters = inspect.signature(_TABLE[op]).parameters.values()
+    parameters = inspect.signature(_COMPUTE[op]).parameters.values()
     placed = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
     listed = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     named = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("run_graph", "count")]
@@ -156,12 +163,13 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
     UnsupportedError
         If the operator or one of its attributes is not known.
     """
-    function = _TABLE.get(node.op)
+    function = _COMPUTE.get(node.op)
     label = f"{node.attrs.get('operator', node.op)} node '{node.name or node.output(0)}'"
     if function is None:
         raise UnsupportedError(f"{label}: the operator is not supported; {nearest(node.op, SUPPORTED)}.")
     known = _keywords(function)
-    attrs = {name: v for name, v in node.attrs.items() if name not in _NO_EFFECT.get(node.op, ())}
+    unused = OPERATORS[node.op].unused
+    attrs = {name: v for name, v in node.attrs.items() if name not in unused}
     unknown = sorted(set(attrs) - known)
     if unknown:
         supported = ", ".join(sorted(known - {"run_graph", "count"})) or "none"
@@ -201,3 +209,26 @@ def _described(value: Any) -> str:
     if isinstance(value, list):
         return f"sequence of {len(value)}"
     return f"{value.dtype}{list(value.shape)}"
+
+
+def infer(at: Operands) -> Sequence[ValueInfo]:
+    """Return what is known of a node's outputs before it runs: nothing of operators that are not known or untold."""
+    operator = OPERATORS.get(at.node.op)
+    if operator is None or isinstance(operator.infer, str):
+        return ()
+    found = operator.infer(at)
+    return (found,) if isinstance(found, ValueInfo) else found
+
+
+def misfit(at: Operands) -> str:
+    """Return a sentence that says why a node cannot run on its inputs, empty if it may.
+
+    Inference and rewrites rely on it: of a node that does not fit nothing is known and nothing is made. It is no error
+    yet, for it may stand in a branch that is never taken; where nodes are planned to be run, it is one.
+    """
+    operator = OPERATORS.get(at.node.op)
+    expected = "" if operator is None or operator.expects is None else operator.expects(at)
+    if not expected:
+        return ""
+    given = ", ".join(map(str, at.infos))
+    return f"{at.node.op} node '{at.node.name or at.node.output(0)}' expects {expected}; its inputs are {given}."

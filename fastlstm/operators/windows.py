@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.ops.sizes import checked_shape
+from fastlstm.operators.sizes import checked_shape
 
 __all__ = ["Windows", "padded", "windows"]
 

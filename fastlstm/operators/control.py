@@ -9,9 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, TensorSpec
-from fastlstm.ops.sizes import MAX_ELEMENTS, checked_rounds, integer
+from fastlstm.operators.definition import Lowering, Operator, table
+from fastlstm.operators.rules import within
+from fastlstm.operators.sizes import MAX_ELEMENTS, checked_rounds, integer
+from fastlstm.operators.values import Operands
 
-__all__ = ["OPS"]
+__all__ = ["OPERATORS"]
 
 Array = npt.NDArray[Any]
 RunGraph = Callable[[Graph, Mapping[str, Any]], Sequence[Any]]
@@ -108,4 +111,22 @@ def _stacked(column: list[Array], axis: int, spec: TensorSpec) -> Array:
     return np.zeros(inner, dtype=spec.dtype)
 
 
-OPS: Mapping[str, Callable[..., Any]] = {"If": if_, "Loop": loop, "Scan": scan}
+def _scan_fit(at: Operands) -> str:
+    scanned = int(at.attr("num_scan_inputs", 1))
+    axes = at.attr("scan_input_axes") or [0] * scanned
+    for info, axis in zip(at.infos[len(at.infos) - scanned :], axes, strict=True):
+        wrong = "" if info.rank is None else within([int(axis)], info.rank, least=1)
+        if wrong:
+            return f"to scan along {wrong}"
+    return ""
+
+
+# Why there is no kernel, no shape, no stream.
+_FOLLOWED = "`fastlstm.passes.shapes` follows its bodies"
+_BODY = "runs a body of its own on values that change with time"
+
+OPERATORS = table(
+    Operator("If", if_, _FOLLOWED, Lowering.LOOP, _BODY),
+    Operator("Loop", loop, _FOLLOWED, Lowering.LOOP, _BODY),
+    Operator("Scan", scan, _FOLLOWED, Lowering.LOOP, _BODY, _scan_fit),
+)
