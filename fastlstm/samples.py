@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec
 
-__all__ = ["open_dimensions", "sample_array", "sample_frames", "sample_inputs", "time_steps", "with_sizes"]
+__all__ = ["check_sizes", "open_dimensions", "sample_array", "sample_frames", "sample_inputs", "time_steps"]
 
 Array = npt.NDArray[Any]
 
@@ -29,22 +28,8 @@ def open_dimensions(graph: Graph) -> tuple[str, ...]:
     return tuple(dict.fromkeys(d for spec in graph.inputs for d in spec.shape if isinstance(d, str)))
 
 
-def with_sizes(graph: Graph, sizes: Mapping[str, int]) -> Graph:
-    """Return the graph with some open dimensions of its inputs closed.
-
-    Raises
-    ------
-    InputError
-        If `sizes` names a dimension that the graph does not leave open.
-    """
-    _check_sizes(graph, sizes)
-    inputs = [
-        replace(s, shape=tuple(sizes.get(d, d) if isinstance(d, str) else d for d in s.shape)) for s in graph.inputs
-    ]
-    return graph.replace(inputs=tuple(inputs))
-
-
-def _check_sizes(graph: Graph, sizes: Mapping[str, int]) -> None:
+def check_sizes(graph: Graph, sizes: Mapping[str, int]) -> None:
+    """Raise InputError if `sizes` names a dimension that the graph does not leave open."""
     known = open_dimensions(graph)
     for name in sizes:
         if name not in known:
@@ -85,7 +70,7 @@ def sample_inputs(
         not known.
     """
     given = dict(sizes or {})
-    _check_sizes(graph, given)
+    check_sizes(graph, given)
     if nameless := [spec.name for spec in graph.inputs if "..." in spec.shape]:
         raise InputError(f"The model does not say the rank of its input '{nameless[0]}': give inputs of your own.")
     has_batch = any(_BATCH.search(name) for name in open_dimensions(graph))

@@ -15,18 +15,21 @@ from fastlstm.cli.options import (
     above_zero,
     add_state_dict_options,
     add_state_option,
+    add_value_option,
     from_one,
     parse_sizes,
     parse_states,
+    parse_values,
     state_dict_options,
 )
 from fastlstm.cli.printing import print_json, table
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
+from fastlstm.fixing import fixed, values_of
 from fastlstm.graph import Graph
 from fastlstm.model import Model
 from fastlstm.quantise import PRECISIONS
 from fastlstm.runners import Runner, RunnerError, own_framework
-from fastlstm.samples import sample_frames, sample_inputs, time_steps, with_sizes
+from fastlstm.samples import sample_frames, sample_inputs, time_steps
 from fastlstm.verify import as_named
 from fastlstm.verify import compare as compare_outputs
 
@@ -44,8 +47,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--latency", action="store_true", help="the distribution of single steps of a stream")
     parser.add_argument("--seconds", type=above_zero, default=3.0, help="with --latency: how long (%(default)s)")
     add_state_option(parser)
+    add_value_option(parser)
     parser.add_argument("--pool", type=from_one, metavar="N", help="with --latency: N streams that step together")
-    parser.add_argument("--sample-rate", type=above_zero, help="frames a second: for the deadline of a block")
+    parser.add_argument(
+        "--sample-rate",
+        type=above_zero,
+        help="frames a second, for the deadline of a block: chunks a second where a frame is a chunk",
+    )
     parser.add_argument("--block", type=from_one, default=1, help="with --latency: frames a call (%(default)s)")
     parser.add_argument("--plot", metavar="FILE", help="with --latency: draw the histogram (.svg)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
@@ -62,13 +70,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         check_output(arguments.plot, [arguments.model])
     graph = read_model(arguments.model, state_dict_options(arguments)).graph
-    model = Model(graph, arguments.threads, arguments.precision)
+    sizes, values = parse_sizes(arguments.size), parse_values(arguments.input)
+    made = fixed(graph, sizes, values) if arguments.latency else graph
+    model = Model(made, arguments.threads, arguments.precision)
     for note in model.notes:
         print(f"note: {note}", file=sys.stderr)
     if arguments.latency:
         return _latency(model, arguments)
-    sizes = parse_sizes(arguments.size)
     inputs = sample_inputs(graph, sizes, batch=arguments.batch, time=arguments.steps)
+    inputs |= values_of(graph, sizes, values)
     runnables: dict[str, Callable[[], Any]] = {"fastlstm": lambda: model.run(inputs)}
     peer = _peer(arguments, graph)
     if peer is not None:
@@ -123,8 +133,6 @@ def _print(results: dict[str, Any], shapes: str, steps: int, arguments: argparse
 
 def _latency(model: Model, arguments: argparse.Namespace) -> int:
     """Time single steps of a stream or of a pool, or blocks of frames."""
-    if sizes := parse_sizes(arguments.size):
-        model = Model(with_sizes(model.graph, sizes), arguments.threads)
     call, what, block = _step(model, arguments)
     timing = time_calls(call, name="step", seconds=arguments.seconds, warmup=1000, steps=block)
     data, marks = timing.as_data(), {}

@@ -13,9 +13,11 @@ from fastlstm.cli.files import read_model
 from fastlstm.cli.options import (
     add_state_dict_options,
     add_state_option,
+    add_value_option,
     from_one,
     parse_sizes,
     parse_states,
+    parse_values,
     state_dict_options,
 )
 from fastlstm.cli.printing import print_json, table
@@ -40,10 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--size", action="append", default=[], metavar="DIM=N",
         help="size of an open dimension: the model is called whole, or with --state by chunks of this size",
     )  # fmt: skip
-    parser.add_argument(
-        "--input", action="append", default=[], metavar="NAME=VALUE",
-        help="value of an input that is the same in every call, such as a sample rate",
-    )  # fmt: skip
+    add_value_option(parser)
     parser.add_argument("--whole", action="store_true", help="call the model whole, even if it could stream")
     add_state_option(parser)
     parser.add_argument("--weights", choices=("inside", "apart"), default="inside", help="apart: in files of their own")
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch=arguments.batch,
         precision=arguments.precision,
         sizes=parse_sizes(arguments.size),
-        inputs=_values(arguments.input),
+        inputs=parse_values(arguments.input),
         state=parse_states(arguments.state),
         whole=arguments.whole,
         weights=arguments.weights,
@@ -105,19 +104,6 @@ def _plain(triple: str, cpu: str, features: tuple[str, ...]) -> Target:
     abi = like.abi if like else ""
     plain = Target(triple, triple, cpu, features, lanes=1, registers=16, fma=False, max_sums=4, abi=abi)
     return replace(plain, name=f"{triple.split('-')[0]}-{cpu}")
-
-
-def _values(given: list[str]) -> dict[str, float]:
-    values: dict[str, float] = {}
-    for pair in given:
-        name, _, text = pair.rpartition("=")
-        try:
-            values[name] = int(text) if text.lstrip("-").isdecimal() else float(text)
-        except ValueError:
-            name = ""
-        if not name:
-            raise InputError(f"--input takes an input and a number, as in sr=16000; got '{pair}'.")
-    return values
 
 
 def _rows(content: dict[str, Any]) -> Any:

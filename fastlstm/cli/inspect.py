@@ -8,10 +8,19 @@ from typing import Any
 
 from fastlstm import explain
 from fastlstm.cli.files import check_output, read_model
-from fastlstm.cli.options import above_zero, add_state_dict_options, from_one, parse_sizes, state_dict_options
+from fastlstm.cli.options import (
+    above_zero,
+    add_state_dict_options,
+    add_value_option,
+    from_one,
+    parse_sizes,
+    parse_values,
+    state_dict_options,
+)
 from fastlstm.cli.printing import print_json, table
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.fileformat import StoredModel
+from fastlstm.fixing import values_of
 from fastlstm.graph import Graph
 from fastlstm.model import Model
 from fastlstm.plan import REFERENCE_KERNEL, Plan
@@ -33,6 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", action="append", default=[], metavar="DIM=N", help="with --profile: size of an open dimension"
     )
+    add_value_option(parser)
     parser.add_argument("--seconds", type=above_zero, default=1.0, help="with --profile: how long (%(default)s)")
     parser.add_argument("--plot", metavar="FILE", help="with --profile: draw it (.svg)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
@@ -88,6 +98,7 @@ def _profile(model: Model, arguments: argparse.Namespace) -> int:
     """Measure what each layer takes, print it, and draw it if that is asked for."""
     sizes = parse_sizes(arguments.size)
     inputs = sample_inputs(model.graph, sizes, batch=arguments.batch, time=arguments.steps)
+    inputs |= values_of(model.graph, sizes, parse_values(arguments.input))
     found = model.profile(inputs, arguments.seconds)
     if arguments.plot:
         found.save(arguments.plot)

@@ -15,9 +15,11 @@ __all__ = [
     "add_comparing_options",
     "add_state_dict_options",
     "add_state_option",
+    "add_value_option",
     "from_one",
     "parse_sizes",
     "parse_states",
+    "parse_values",
     "state_dict_options",
 ]
 
@@ -83,6 +85,28 @@ def parse_states(arguments: Sequence[str]) -> dict[str, str] | None:
             raise InputError(f"--state takes an input and an output, as in h_in=h_out; got '{pair}'.")
         pairs[name] = shown
     return pairs or None
+
+
+def add_value_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that fixes inputs."""
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=VALUE",
+        help="value of an input that is the same in every call, such as a sample rate",
+    )  # fmt: skip
+
+
+def parse_values(arguments: Sequence[str]) -> dict[str, float]:
+    """Return the values of inputs from ``NAME=VALUE`` arguments."""
+    values: dict[str, float] = {}
+    for pair in arguments:
+        name, _, text = pair.rpartition("=")
+        try:
+            values[name] = int(text) if text.lstrip("-").isdecimal() else float(text)
+        except ValueError:
+            name = ""
+        if not name:
+            raise InputError(f"--input takes an input and a number, as in sr=16000; got '{pair}'.")
+    return values
 
 
 def from_one(text: str) -> int:

@@ -16,12 +16,15 @@ from fastlstm.cli.files import read_model
 from fastlstm.cli.options import (
     add_state_dict_options,
     add_state_option,
+    add_value_option,
     from_one,
     parse_sizes,
     parse_states,
+    parse_values,
     state_dict_options,
 )
 from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.fixing import fixed
 from fastlstm.graph import Graph
 from fastlstm.kernels import compiler
 from fastlstm.kernels.cache import cache_folder
@@ -29,7 +32,7 @@ from fastlstm.kernels.side_by_side import fill
 from fastlstm.layers import GRU, LSTM, RNN
 from fastlstm.model import Model
 from fastlstm.quantise import PRECISIONS
-from fastlstm.samples import sample_frames, sample_inputs, with_sizes
+from fastlstm.samples import sample_frames, sample_inputs
 from fastlstm.target import LEVELS
 from fastlstm.usual import planned_kernels
 
@@ -49,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the weights (%(default)s)")
     parser.add_argument("--pool", type=from_one, metavar="N", help="pools of so many streams too")
     add_state_option(parser)
+    add_value_option(parser)
     add_state_dict_options(parser)
 
 
@@ -80,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _run(graphs: Sequence[Graph], arguments: argparse.Namespace) -> None:
     """Run models on made-up inputs, or the standard layers if there are none."""
     for graph in graphs:
-        _run_model(with_sizes(graph, parse_sizes(arguments.size)), arguments)
+        _run_model(fixed(graph, parse_sizes(arguments.size), parse_values(arguments.input)), arguments)
     if not graphs:
         for layer, gates in ((LSTM, 4), (GRU, 3), (RNN, 1)):
             one = layer(np.zeros((8 * gates, 4)), np.zeros((8 * gates, 8)))

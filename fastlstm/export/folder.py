@@ -14,7 +14,6 @@ from typing import Any
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
 from fastlstm.export import manifest, web
 from fastlstm.export.archive import archive
-from fastlstm.export.fixing import fixed
 from fastlstm.export.golden import Golden, test_program
 from fastlstm.export.header import header
 from fastlstm.export.interface import Interface
@@ -25,6 +24,7 @@ from fastlstm.export.module import Module, compiled
 from fastlstm.export.names import checked_name, name_of
 from fastlstm.export.objects import renamed
 from fastlstm.export.texts import cmake, readme
+from fastlstm.fixing import fixed
 from fastlstm.machine import cores
 from fastlstm.model import Model
 from fastlstm.target import LEVELS, TARGETS, Target

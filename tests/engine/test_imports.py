@@ -40,6 +40,7 @@ ALLOWED: Mapping[str, str] = {
     "runners": "graph reference",
     "team": "forking kernels layout machine",
     "samples": "graph passes",
+    "fixing": "conversion graph samples",
     "segments": "arguments busy graph kernels layout limits memory native operators pack program "
     "protected scratch target team validation",
     "explain": "program segments target",
@@ -63,7 +64,7 @@ ALLOWED: Mapping[str, str] = {
     "report": "benchmark known_bits",
     "loading": "converters converters.content fileformat graph model",
     "__main__": "cli",
-    "export": "conversion executor graph graph_json kernels layout machine memory model passes program samples scratch "
+    "export": "conversion executor fixing graph graph_json kernels layout machine memory model passes program samples scratch "
     "segments streaming tapes target version",
     "scoring": "graph graph_json loading machine model samples version",
     "ray": "model scoring",
@@ -72,7 +73,7 @@ ALLOWED: Mapping[str, str] = {
     "fastlstm": "converters converters.keras converters.onnx converters.torch export fileformat "
     "graph layers loading model scoring streaming target version",
     "onnx_conformance": "converters.onnx onnx_backend operators",
-    "cli": "benchmark converters explain export fastlstm fileformat graph kernels layers machine "
+    "cli": "benchmark converters explain export fastlstm fileformat fixing graph kernels layers machine "
     "model passes plan precision quantise report runners samples segments summary target usual verify",
 }
 

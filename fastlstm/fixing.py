@@ -1,4 +1,4 @@
-"""What an export fixes of a model that leaves it to each call: sizes of axes, and values of inputs such as a rate."""
+"""Fixing what a model leaves to each call: sizes of axes, and values of inputs such as a sample rate."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from fastlstm.conversion import converted
 from fastlstm.errors import InputError
-from fastlstm.graph import Graph
-from fastlstm.samples import open_dimensions
+from fastlstm.graph import Graph, TensorSpec
+from fastlstm.samples import check_sizes
 
-__all__ = ["fixed"]
+__all__ = ["fixed", "values_of"]
 
 
 def fixed(graph: Graph, sizes: Mapping[str, int], values: Mapping[str, Any]) -> Graph:
@@ -24,22 +24,31 @@ def fixed(graph: Graph, sizes: Mapping[str, int], values: Mapping[str, Any]) -> 
     InputError
         If there is no such dimension or input, or a value does not fit its input.
     """
-    known = open_dimensions(graph)
-    for name in sizes:
-        if name not in known:
-            raise InputError(
-                f"There is no open dimension '{name}'; the model's are: {', '.join(sorted(known)) or 'none'}."
-            )
-    specs = {spec.name: spec for spec in graph.inputs}
+    constants = values_of(graph, sizes, values)
+    if values and len(values) == len(graph.inputs):
+        raise InputError("All inputs are fixed, so nothing is left to compute: leave one open.")
+    left = tuple(spec for spec in _sized(graph, sizes) if spec.name not in values)
+    return graph.replace(inputs=left, constants={**graph.constants, **constants})
+
+
+def values_of(graph: Graph, sizes: Mapping[str, int], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return inputs of these values as the arrays that the graph takes.
+
+    Raises
+    ------
+    InputError
+        If there is no such dimension or input, or a value does not fit its input.
+    """
+    check_sizes(graph, sizes)
+    specs = {spec.name: spec for spec in _sized(graph, sizes)}
     for name in values:
         if name not in specs:
             raise InputError(f"There is no input '{name}'; the model's are: {', '.join(specs)}.")
-    if values and len(values) == len(specs):
-        raise InputError("All inputs are fixed, so nothing is left to compute: leave one open.")
-    inputs = [replace(s, shape=tuple(sizes.get(str(n), n) for n in s.shape)) for s in graph.inputs]
-    constants = {spec.name: _value(spec.name, spec.shape, spec.dtype, values) for spec in inputs if spec.name in values}
-    left = tuple(spec for spec in inputs if spec.name not in values)
-    return graph.replace(inputs=left, constants={**graph.constants, **constants})
+    return {name: _value(name, specs[name].shape, specs[name].dtype, values) for name in values}
+
+
+def _sized(graph: Graph, sizes: Mapping[str, int]) -> list[TensorSpec]:
+    return [replace(s, shape=tuple(sizes.get(str(n), n) for n in s.shape)) for s in graph.inputs]
 
 
 def _value(name: str, shape: tuple[int | str, ...], dtype: str, values: Mapping[str, Any]) -> Any:
