@@ -64,8 +64,8 @@ ALLOWED: Mapping[str, str] = {
     "report": "benchmark known_bits",
     "loading": "converters converters.content fileformat graph model",
     "__main__": "cli",
-    "export": "conversion executor fixing graph graph_json kernels layout machine memory model passes program samples scratch "
-    "segments streaming tapes target version",
+    "export": "conversion executor fixing graph graph_json kernels layout machine memory model passes program samples "
+    "scratch segments streaming tapes target version",
     "scoring": "graph graph_json loading machine model samples version",
     "ray": "model scoring",
     "onnx_backend": "converters.onnx model",
