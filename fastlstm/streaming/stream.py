@@ -202,8 +202,7 @@ class Stream:
         """Advance by a chunk of frames that the entries do not know."""
         self._check_unfinished()
         if self._by_call:
-            frames = self._calls(chunk)
-            steps, lone = len(frames), frames[0][1]
+            stacks, still, steps, lone = self._chunks(chunk)
         else:
             arrays, lone = self._arrays(chunk, "A chunk")
             steps = self._steps(arrays)
@@ -216,10 +215,10 @@ class Stream:
         before = self._run.before()
         try:
             if self._by_call:
-                results = self._advance_by_calls(frames)
+                results = self._run.calls(stacks, still, steps)
             else:
                 results = self._run.advance(arrays, steps)
-                results = {name: self._shown(port, results[name], lone) for name, port in self._outputs.items()}
+            results = {name: self._shown(port, results[name], lone) for name, port in self._outputs.items()}
             return self._answer(results, out)
         except BaseException:
             self._run.restore(before)
@@ -418,8 +417,12 @@ class Stream:
             return out
         return next(iter(results.values())) if len(results) == 1 else results
 
-    def _calls(self, chunks: Any) -> list[tuple[dict[str, Array], str]]:
-        """Return what `_arrays` returns for each of several chunks; the inputs have an axis more, or not."""
+    def _chunks(self, chunks: Any) -> tuple[dict[str, Array], dict[str, Array], int, str]:
+        """Return the inputs of a model that takes a chunk a call, in its own layout.
+
+        Those that have an axis in front for the chunks, those that are the same for all, how many chunks there are, and
+        the axis that they came without.
+        """
         named = {name: as_array(value, f"'{name}'") for name, value in by_name(self._inputs, chunks).items()}
         many = {name for name, port in self._inputs.items() if named[name].ndim == len(port.axes) + 1}
         if not many:  # their frames come without a batch axis
@@ -431,18 +434,12 @@ class Stream:
             raise InputError(
                 f"Expected n chunks, each as `step` takes them; got {[list(a.shape) for a in named.values()]}."
             )
-        frames = [
-            self._arrays({name: array[t] if name in many else array for name, array in named.items()}, "A chunk")
-            for t in range(counts.pop())
-        ]
-        if not frames:
+        (count,) = counts
+        if not count:
             raise InputError("Expected at least one chunk; got none.")
-        return frames
-
-    def _advance_by_calls(self, frames: list[tuple[dict[str, Array], str]]) -> dict[str, Array]:
-        """Advance a model that takes a chunk a call by each of several."""
-        parts = [self._run.advance(arrays, 1) for arrays, _ in frames]
-        return {
-            name: np.stack([self._shown(port, part[name], frames[0][1]) for part in parts])
-            for name, port in self._outputs.items()
+        first, lone = self._arrays({n: array[0] if n in many else array for n, array in named.items()}, "A chunk")
+        stacks = {
+            name: converted(named[name], first[name].dtype, "A chunk").reshape(count, *first[name].shape)
+            for name in many
         }
+        return stacks, {name: array for name, array in first.items() if name not in many}, count, lone

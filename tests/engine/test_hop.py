@@ -14,6 +14,7 @@ from random_stacks import LAYERS, WIDTH, Stack, random_stack
 import fastlstm
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph, TensorSpec, default_activations
+from fastlstm.streaming.repeating import TOGETHER
 
 HOPS = (1, 2, 6)  # lengths of sequences: shorter than most delays, and longer
 
@@ -225,6 +226,13 @@ def test_the_last_time_step_alone_waits_and_comes_at_the_end() -> None:
         y = [stream.step(x[0, :, at]) for at in range(length)]
         assert not y[0].any()
         np.testing.assert_array_equal(stream.finish(), model(x[:, :, :length]))
+    stream.reset()
+    many = frames(2 * TOGETHER + 5, 1)  # two loops of hops, and single ones behind them
+    assert not stream._run.engine.at_once
+    parts = [stream.step(many[0, :, at]) for at in range(many.shape[2])]
+    at_once = model.stream()
+    np.testing.assert_array_equal(np.squeeze(at_once.push(many)), parts)
+    np.testing.assert_array_equal(at_once.finish(), stream.finish())
 
 
 def test_frames_that_make_no_hops_are_told() -> None:

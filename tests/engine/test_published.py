@@ -16,6 +16,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import fastlstm
+from fastlstm.streaming.repeating import TOGETHER
 
 FRAMES = 150
 
@@ -206,6 +207,24 @@ def test_frame_by_frame_with_its_state_fed_back(build: Callable[[], Any]):
             np.testing.assert_array_equal(np.ravel(step), np.ravel(got[shown[0]]))
             theirs = {name: expected[after] for name, after in pairs.items()}
             ours = {name: got[after] for name, after in pairs.items()}
+
+
+@pytest.mark.parametrize("build", [vad, vad_of_one_rate, denoiser, enhancer])
+def test_a_recording_in_one_push_has_the_bits_of_its_chunks(build: Callable[[], Any]):
+    graph, pairs, feeds = build()
+    model = fastlstm.from_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    for feed in feeds.values():
+        by_step, at_once = model.stream(state=pairs), model.stream(state=pairs)
+        frames = [feed() for _ in range(2 * TOGETHER + 3)]  # two loops, and three calls behind them
+        steps = [by_step.step(frame if len(frame) > 1 else frame["frame"]) for frame in frames]
+        chunks = {name: np.stack([frame[name] for frame in frames]) for name in frames[0]}
+        for name, array in chunks.items():
+            if array.ndim == 1:  # a sample rate: once for all
+                chunks[name] = array[0]
+        pushed = at_once.push(chunks if len(chunks) > 1 else chunks["frame"])
+        np.testing.assert_array_equal(np.ravel(pushed), np.ravel(steps))
+        for name, state in by_step.state.items():
+            np.testing.assert_array_equal(at_once.state[name], state)
 
 
 def test_a_model_that_streams_call_by_call_only_says_which_states_to_name():

@@ -1,0 +1,49 @@
+"""Many calls of a stream's graph as one: a loop around it, which runs as one native call like any other loop.
+
+A model that takes a chunk a call is called once for each chunk, and so is one whose hops go through one by one. The
+loop's body is the graph of one call, so its bits are the same, and nothing of Python's comes between two calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastlstm.graph import Graph, Node, TensorSpec
+from fastlstm.streaming.flow import Part
+
+__all__ = ["TOGETHER", "repeated", "stacked"]
+
+TOGETHER = 64
+"""Calls of a loop: what comes before and after it takes less than a percent of them, and their frames stay small."""
+
+
+def stacked(name: str) -> str:
+    """Return the name of an input or output that has an axis in front, for the calls."""
+    return f"{name} of all calls"
+
+
+def repeated(part: Part, moving: Sequence[str]) -> Part:
+    """Return `TOGETHER` calls of `part` as one.
+
+    Inputs in `moving` come under their `stacked` names; the others are the same for all calls. So do all outputs but
+    the new states.
+    """
+    specs = {spec.name: spec for spec in part.graph.inputs}
+    count = len(part.outputs)
+    shown, states = part.graph.outputs[:count], part.graph.outputs[count:]
+    body = part.graph.replace(inputs=tuple(specs[name] for name in (*part.states, *moving)), outputs=(*states, *shown))
+    ends = [f"{name} at the end" for name in part.states]
+    loop = Node(
+        "Scan",
+        (*part.states, *map(stacked, moving)),
+        (*ends, *(stacked(spec.name) for spec in shown)),
+        {"body": body, "num_scan_inputs": len(moving)},
+        "calls",
+    )
+    inputs = tuple(_stacked(spec) if spec.name in moving else spec for spec in specs.values())
+    after = [TensorSpec(end, spec.shape, spec.dtype) for end, spec in zip(ends, states, strict=True)]
+    return Part(Graph(inputs, (*map(_stacked, shown), *after), (loop,), {}), part.outputs, part.states)
+
+
+def _stacked(spec: TensorSpec) -> TensorSpec:
+    return TensorSpec(stacked(spec.name), (TOGETHER, *spec.shape), spec.dtype)
