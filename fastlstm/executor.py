@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,9 @@ from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSp
 from fastlstm.kernels.compiler import Kernel, ahead
 from fastlstm.plan import Plan, make_plan
 from fastlstm.protected import CHECKING
+from fastlstm.segments.connections import Port
 from fastlstm.segments.entry import sequence_wiring
+from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import Segment
 from fastlstm.target import Target
 from fastlstm.validation import check_weights
@@ -45,6 +47,8 @@ class Executor:
         self.plan: Plan = make_plan(graph, target or machine.detect(), threads)
         self.quick: native.Call = native.never
         """Runs inputs of the sizes met last; None says that it did not, and `run` has to."""
+        self.met: Callable[[Segment, BoundProgram, int], None] | None = None
+        """Called once, with what the first entry for whole sequences was made of and the time steps it has room for."""
         self._entries: dict[int, _Entry] = {}  # by batch rows
         self._bodies: dict[int, Executor] = {}
         self.last_use = _last_uses(graph, self.plan)
@@ -117,11 +121,15 @@ class Executor:
             return
         program = programs[0]
         graph = self.graph
-        wiring = sequence_wiring(segment, program, graph.inputs, graph.outputs, graph.constants, 2 * steps)
+        given, made = ([Port(s.name, s.shape, s.dtype) for s in specs] for specs in (graph.inputs, graph.outputs))
+        wiring = sequence_wiring(segment.connections(), program, given, made, graph.constants, 2 * steps)
         if wiring is None:
             self._entries[batch] = _Entry(native.never, steps)
         else:
             self._entries[batch] = _Entry(native.entry(program, wiring), wiring.room)
+            if self.met is not None:
+                met, self.met = self.met, None
+                met(segment, program, 2 * steps)
         self.quick = self._entries[batch].call
 
     def run(self, inputs: Mapping[str, Any], outer: Mapping[str, Any] | None = None) -> list[Any]:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from fastlstm import machine, prepared
 from fastlstm.errors import AssumptionWarning, InputError
-from fastlstm.graph import Graph
-from fastlstm.model import Model
+from fastlstm.model import Model, workers_of
+from fastlstm.opening import Content, content_of, open_model
+
+if TYPE_CHECKING:
+    from fastlstm.graph import Graph
 
 __all__ = ["load", "model_of"]
 
@@ -43,23 +48,55 @@ def load(
         What the file leaves open and was assumed. A ``.fastlstm`` file was warned of when it was made.
     """
     if os.fspath(path).endswith(".fastlstm"):
-        from fastlstm import fileformat
-
         if options:
             raise InputError(f"A .fastlstm file takes no option {', '.join(options)}.")
-        graph = fileformat.read(path).graph
-        model = model_of(graph, threads, precision, graph.notes)
-        fileformat.release(graph.constants.values())  # what runs are packed copies
-        return model
+        return _load_stored(path, threads, precision)
     from fastlstm.converters import load_graph
 
     return model_of(load_graph(path, **options), threads, precision)
 
 
-def model_of(graph: Graph, threads: int | None, precision: Precision, known: tuple[str, ...] = ()) -> Model:
-    """Return the model of a graph; warn whoever called the function that calls this of its notes, but `known` ones."""
+def _load_stored(path: str | os.PathLike[str], threads: int | None, precision: Precision) -> Model:
+    """Return the model of a ``.fastlstm`` file, by a call that was kept where there is one."""
+    with open_model(path) as file:
+        target = machine.detect()
+        place = prepared.place_of(file, threads, workers_of(threads), precision, target)
+        kept = None if place is None else prepared.find(place, target)
+        content = content_of(file)
+    if kept is None:
+        model, notes = _read(path, content, threads, precision, place)
+        _warn(notes)
+        return model
+    _warn(kept.notes)
+    return Model.waiting(kept.call, threads, lambda: _read(path, content, threads, precision, place)[0])
+
+
+def _read(
+    path: str | os.PathLike[str], content: Content, threads: int | None, precision: Precision, place: Path | None
+) -> tuple[Model, list[str]]:
+    """Return the model that a file's content is, and the notes that the file does not have itself.
+
+    Its first call is going to be kept at `place`.
+    """
+    from fastlstm import fileformat  # who runs by a call that was kept waits for it no longer than for the model
+
+    graph = fileformat.read_content(Path(path), content).graph
     model = Model(graph, threads, precision)
-    for note in model.notes:
-        if note not in known:
-            warnings.warn(note, AssumptionWarning, stacklevel=3)
+    fileformat.release(graph.constants.values())  # what runs are packed copies
+    notes = [note for note in model.notes if note not in graph.notes]
+    if place is not None:
+        model.keep_first_call(place, notes)
+    return model, notes
+
+
+def model_of(graph: Graph, threads: int | None, precision: Precision) -> Model:
+    """Return the model of a graph; warn whoever called the function that calls this of its notes."""
+    model = Model(graph, threads, precision)
+    _warn(model.notes)
     return model
+
+
+def _warn(notes: Sequence[str]) -> None:
+    """Warn whoever called the function that calls the function that calls this."""
+    for note in notes:
+        warnings.warn(note, AssumptionWarning, stacklevel=4)

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import sysconfig
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.busy import Busy
-from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.kernels.addresses import address
+from fastlstm.kernels.kernel import Kernel
 from fastlstm.memory import address_of
 from fastlstm.target import Target
 from fastlstm.team import WORTH_A_TEAM, WORTH_WAKING
@@ -48,8 +47,7 @@ def never(*_: Any) -> None:
     """Stand for an entry that there is not."""
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """An array that a call takes or gives.
 
     Attributes
@@ -87,8 +85,7 @@ class Value:
     equal: Array | None = None
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """Rows copied between an array and memory of the program's own.
 
     Attributes
@@ -109,8 +106,7 @@ class Copy:
     nbytes: int = 0
 
 
-@dataclass(frozen=True)
-class Mask:
+class Mask(NamedTuple):
     """An input [time, batch] that says which steps count: its number, the slot of its codes, memory for them."""
 
     value: int
@@ -119,8 +115,7 @@ class Mask:
     backwards: bool
 
 
-@dataclass(frozen=True)
-class Lengths:
+class Lengths(NamedTuple):
     """An input with the length of each row: its number, and memory for active rows, next places, and the order."""
 
     value: int
@@ -129,8 +124,7 @@ class Lengths:
     order: Array
 
 
-@dataclass(frozen=True)
-class Wiring:
+class Wiring(NamedTuple):
     """How values connect to a program.
 
     Attributes
@@ -160,7 +154,7 @@ class Wiring:
     room: int = 1 << 62
     bare: bool = False
     in_place: bool = False
-    watched: Sequence[int] = field(default=())
+    watched: Sequence[int] = ()
 
 
 class Context(np.ndarray[Any, np.dtype[np.int64]]):
@@ -179,7 +173,7 @@ class _MethodDef(ctypes.Structure):
 
 
 class Runs(Protocol):
-    """What an entry asks of a program that is bound to memory (`fastlstm.segments.program.BoundProgram`)."""
+    """What an entry asks of a program that is bound to memory (`fastlstm.segments.bound.Bound`)."""
 
     batch: int
     used: int
@@ -380,8 +374,13 @@ def _word(address: int) -> int:
 @cache
 def usable() -> bool:
     """Whether array objects and NumPy's function table are as the compiled entry reads them."""
-    if sys.implementation.name != "cpython" or sys.maxsize < 1 << 32 or sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if sys.implementation.name != "cpython" or sys.maxsize < 1 << 32:
         return False
+    if sys.version_info >= (3, 13):
+        import sysconfig  # 2 ms
+
+        if sysconfig.get_config_var("Py_GIL_DISABLED"):
+            return False
     for array in (np.zeros((3, 5), np.float32), np.zeros((2, 4, 6), np.float32)[:, :, ::2]):
         at = id(array)
         dims, strides = _word(at + layout.ARRAY_DIMS), _word(at + layout.ARRAY_STRIDES)

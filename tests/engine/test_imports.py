@@ -30,7 +30,7 @@ ALLOWED: Mapping[str, str] = {
     "kernels": "arguments forking layout limits machine simd target",
     "reference": "graph ops",
     "converters.table": "converters.keras converters.onnx converters.torch",
-    "fileformat": "graph graph_json memory version",
+    "fileformat": "graph graph_json memory opening version",
     "native": "busy kernels layout memory target team",
     "passes": "graph ops reference validation",
     "runners": "graph reference",
@@ -52,9 +52,12 @@ ALLOWED: Mapping[str, str] = {
         "segments tapes target"
     ),
     "inputs": "conversion foreign graph streaming",
-    "model": "executor fileformat foreign graph inputs machine passes plan quantise streaming validation verify",
+    "model": "executor fileformat foreign graph inputs machine native passes plan prepared quantise streaming "
+    "validation verify",
     "layers": "graph model",
-    "loading": "converters fileformat graph model",
+    "loading": "converters fileformat graph machine model opening prepared",
+    "opening": "",
+    "prepared": "graph kernels native opening protected segments target version",
     "export": "executor graph graph_json kernels layout machine memory model passes program samples segments streaming "
     "tapes target version",
     "scoring": "graph graph_json loading machine model samples version",
