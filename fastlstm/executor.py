@@ -57,15 +57,16 @@ class Executor:
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
         self.tapes = None if all(isinstance(part, Segment) for part in self.plan.parts) else _tapes(self, not is_body)
-        if not is_body:
-            ahead(self._first_kernels(), self.plan.target)
+        missing = [] if is_body else ahead(self._first_kernels(), self.plan.target)
+        # Where more is to be compiled a first result does not wait seconds for an entry, which the second call needs.
+        self._put_off = native.ENTRY in missing and len(missing) > 1
 
     def _first_kernels(self) -> Iterator[Kernel]:
         """Yield the kernels that the first call will ask for, if it has one batch row as most have."""
         for part in self.plan.parts:
             if isinstance(part, Segment):
                 yield from (Kernel(*one) for one in part.program.kernels(1))
-                yield Kernel("nested.nested" if self.tapes else "entry.call")
+                yield Kernel("nested.nested") if self.tapes else native.ENTRY
 
     def __repr__(self) -> str:
         return f"<Executor of {self.plan!r}, {self.threads} thread(s) at most>"
@@ -113,6 +114,9 @@ class Executor:
         if any(name not in inputs for name in segment.inputs):
             return
         steps, batch = segment.sizes({name: np.asarray(inputs[name]) for name in segment.inputs})
+        if self._put_off:
+            self._put_off = False
+            return
         known = self._entries.get(batch)
         if not steps or not batch or (len(self._entries) >= MOST_ENTRIES if known is None else steps <= known.room):
             return

@@ -24,14 +24,14 @@ import numpy.typing as npt
 from fastlstm import layout
 from fastlstm.busy import Busy
 from fastlstm.kernels.addresses import address
-from fastlstm.kernels.kernel import Kernel
+from fastlstm.kernels.kernel import Kernel, listings
 from fastlstm.memory import address_of
 from fastlstm.target import Target
 from fastlstm.team import WORTH_A_TEAM, WORTH_WAKING
 
 __all__ = [
-    "Call", "Context", "Copy", "Lengths", "Mask", "Value", "Wiring", "address_of_c", "built_in", "context", "entry",
-    "never", "usable",
+    "ENTRY", "Call", "Context", "Copy", "Lengths", "Mask", "Value", "Wiring", "address_of_c", "ahead_of_entries",
+    "built_in", "context", "entry", "never", "usable",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -39,6 +39,7 @@ Call = Callable[..., Any]
 
 EMPTY = 184  # place of PyArray_Empty in NumPy's table of functions for C extensions
 METH_FASTCALL = 0x80
+ENTRY = Kernel("entry.call")
 HOLD = 200_000  # multiply-adds below which giving the interpreter lock away would take longer than the work
 CONTIGUOUS, ALIGNED = 0x1, 0x100  # NumPy's flags
 
@@ -227,7 +228,16 @@ def entry(program: Runs, wiring: Wiring, busy: Busy | None = None) -> Call:
     flag = program.busy if busy is None else busy
     for index, number in {**_run_words(program, flag), **_counts(wiring, places, len(watched))}.items():
         words[index] = number
-    return built_in(Kernel("entry.call"), program.target, words, program, wiring, flag)
+    return built_in(ENTRY, program.target, words, program, wiring, flag)
+
+
+def ahead_of_entries(target: Target) -> None:
+    """Have idle cores compile what entries need. A first result does not wait for it: that goes through Python."""
+    from fastlstm.kernels.compiler import ahead  # where nothing is compiled it is not needed
+
+    if listings:
+        address(ENTRY, target)
+    ahead([ENTRY], target)
 
 
 def context(count: int) -> Context:

@@ -35,7 +35,7 @@ import numpy.typing as npt
 
 from fastlstm.kernels import cache, loader
 from fastlstm.kernels.kernel import Kernel, known, listings
-from fastlstm.native import Call, entry
+from fastlstm.native import ENTRY, Call, entry
 from fastlstm.opening import digest_of
 from fastlstm.protected import CHECKING
 from fastlstm.segments.bound import Bound, Lowered, Room
@@ -58,7 +58,7 @@ HEAD = len(MAGIC) + 32 + 8
 PAGE, LINE = 4096, 64
 LARGEST = 128 << 20  # bytes of a call
 MOST_BYTES = 256 << 20  # of all that is kept: the oldest go first
-ALWAYS = (Kernel("drive.drive"), Kernel("entry.call"))
+ALWAYS = (Kernel("drive.drive"), ENTRY)
 OF_TEAMS = tuple(Kernel(f"team.{name}") for name in ("lead", "follow", "dismiss")) + (Kernel("shares.following"),)
 
 

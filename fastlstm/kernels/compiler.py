@@ -49,8 +49,8 @@ __all__ = [
 PACKS = Path(__file__).parent.parent / "packs"
 """The folder of the packs that came with the package: a file a level, which `fastlstm.prebuild` makes."""
 
-SLOW = ("entry", "small", "small_gru", "convolution", "contraction", "linear", "rnn", "gru", "projected", "recurrent")
-"""Modules whose kernels take longest to compile, the slowest last."""
+SLOW = ("small", "small_gru", "convolution", "contraction", "linear", "rnn", "gru", "projected", "recurrent")
+"""Modules whose kernels take longest to compile, the slowest last; first results do not wait for "entry"."""
 
 
 _packs: dict[tuple[object, ...], tuple[Pack, int] | None] = {}  # and where they lie in memory
@@ -130,11 +130,12 @@ def load(kernel: Kernel, target: Target) -> int:
     return found
 
 
-def ahead(kernels: Iterable[Kernel], target: Target) -> None:
-    """Have kernels made ready by idle cores, which somebody will ask for soon. Returns at once."""
+def ahead(kernels: Iterable[Kernel], target: Target) -> list[Kernel]:
+    """Have kernels made ready by idle cores, which somebody will ask for soon. Returns those that are not, at once."""
     missing = [] if listings else _missing(kernels, target)
     if missing:
         helpers.ask(missing, target, _keep)
+    return missing
 
 
 def prepare(kernels: Iterable[Kernel], target: Target) -> None:
@@ -170,6 +171,8 @@ def _missing(kernels: Iterable[Kernel], target: Target) -> list[Kernel]:
 
 def _rank(kernel: Kernel) -> int:
     module = kernel.name.split(".")[0]
+    if module == "entry":
+        return -2
     return SLOW.index(module) if module in SLOW else -1
 
 
