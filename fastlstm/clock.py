@@ -14,7 +14,8 @@ import numpy as np
 
 from fastlstm import layout
 from fastlstm.arguments.arrays import Mark
-from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.kernels.addresses import address
+from fastlstm.kernels.kernel import Kernel
 from fastlstm.memory import address_of, aligned_zeros
 from fastlstm.program import Argument, Body, Instruction, Program, Stage, place
 from fastlstm.target import Target

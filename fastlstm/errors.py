@@ -6,7 +6,6 @@ Anything else that escapes from the package is a bug.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 __all__ = [
@@ -60,6 +59,8 @@ class DependencyError(FastLSTMError, ImportError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return the (at most three) known names that are most like `name`, as the end of a sentence."""
+    import difflib  # for who made a mistake
+
     lower = {word.lower(): word for word in known}
     found = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
     return f"the nearest that are: {', '.join(lower[word] for word in found)}" if found else "none is called alike"

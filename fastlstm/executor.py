@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,9 @@ from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSp
 from fastlstm.kernels.compiler import Kernel, ahead
 from fastlstm.plan import Plan, make_plan
 from fastlstm.protected import CHECKING
+from fastlstm.segments.connections import Port
 from fastlstm.segments.entry import sequence_wiring
+from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import Segment
 from fastlstm.target import Target
 from fastlstm.validation import check_weights
@@ -57,6 +59,8 @@ class Executor:
             self.plan = replace(self.plan, parts=tuple(_timed(part, clock) for part in self.plan.parts))
         self.quick: native.Call = native.never
         """Runs inputs of the sizes met last; None says that it did not, and `run` has to."""
+        self.met: Callable[[Segment, BoundProgram, int], None] | None = None
+        """Called once, with what the first entry for whole sequences was made of and the time steps it has room for."""
         self._entries: dict[int, _Entry] = {}  # by batch rows
         self._bodies: dict[int, Executor] = {}
         self.last_use = _last_uses(graph, self.plan)
@@ -65,15 +69,16 @@ class Executor:
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
         self.tapes = None if all(isinstance(part, Segment) for part in self.plan.parts) else _tapes(self, not is_body)
-        if not is_body:
-            ahead(self._first_kernels(), self.plan.target)
+        missing = [] if is_body else ahead(self._first_kernels(), self.plan.target)
+        # Where more is to be compiled a first result does not wait seconds for an entry, which the second call needs.
+        self._put_off = native.ENTRY in missing and len(missing) > 1
 
     def _first_kernels(self) -> Iterator[Kernel]:
         """Yield the kernels that the first call will ask for, if it has one batch row as most have."""
         for part in self.plan.parts:
             if isinstance(part, Segment):
                 yield from (Kernel(*one) for one in part.program.kernels(1))
-                yield Kernel("nested.nested" if self.tapes else "entry.call")
+                yield Kernel("nested.nested") if self.tapes else native.ENTRY
 
     def __repr__(self) -> str:
         return f"<Executor of {self.plan!r}, {self.threads} thread(s) at most>"
@@ -121,6 +126,9 @@ class Executor:
         if any(name not in inputs for name in segment.inputs):
             return
         steps, batch = segment.sizes({name: np.asarray(inputs[name]) for name in segment.inputs})
+        if self._put_off:
+            self._put_off = False
+            return
         known = self._entries.get(batch)
         if not steps or not batch or (len(self._entries) >= MOST_ENTRIES if known is None else steps <= known.room):
             return
@@ -129,11 +137,15 @@ class Executor:
             return
         program = programs[0]
         graph = self.graph
-        wiring = sequence_wiring(segment, program, graph.inputs, graph.outputs, graph.constants, 2 * steps)
+        given, made = ([Port(s.name, s.shape, s.dtype) for s in specs] for specs in (graph.inputs, graph.outputs))
+        wiring = sequence_wiring(segment.connections(), program, given, made, graph.constants, 2 * steps)
         if wiring is None:
             self._entries[batch] = _Entry(native.never, steps)
         else:
             self._entries[batch] = _Entry(native.entry(program, wiring), wiring.room)
+            if self.met is not None:
+                met, self.met = self.met, None
+                met(segment, program, 2 * steps)
         self.quick = self._entries[batch].call
 
     def run(self, inputs: Mapping[str, Any], outer: Mapping[str, Any] | None = None) -> list[Any]:

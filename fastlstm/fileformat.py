@@ -28,7 +28,6 @@ import json
 import math
 import mmap
 import os
-import secrets
 import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -38,17 +37,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
 from fastlstm.errors import FastLSTMError, FileFormatError, InputError, UnsupportedError
 from fastlstm.graph import Graph, TensorSpec, is_narrow
 from fastlstm.graph_json import from_json, parse_json, to_json
 from fastlstm.graph_json import tensors as graph_tensors
 from fastlstm.memory import memory_of
+from fastlstm.opening import Content, content_of, open_model
 from fastlstm.version import __version__
 
-__all__ = ["FORMAT_VERSION", "GoldenSample", "Source", "StoredModel", "read", "release", "write"]
+__all__ = ["FORMAT_VERSION", "GoldenSample", "Source", "StoredModel", "read", "read_content", "release", "write"]
 
 Array = npt.NDArray[Any]
 
@@ -58,9 +56,6 @@ a model without them is written as version 1, which older releases read too."""
 
 MAX_HEADER_BYTES = 16 << 20
 """Largest header that is read or written: parsed as Python objects it stays under half a gigabyte."""
-
-MAPPED_BYTES = 1 << 20
-"""Size from which a tensor is mapped and not copied: the packed weights are then the only ones in memory."""
 
 MAX_GOLDEN = 64
 """Most golden samples in one file."""
@@ -206,17 +201,18 @@ def read(path: str | os.PathLike[str]) -> StoredModel:
     OSError
         If it cannot be opened.
     """
-    path = Path(path)
-    header = _read_header(path)
+    with open_model(path) as file:
+        content = content_of(file)
+    return read_content(Path(path), content)
+
+
+def read_content(path: Path, content: Content) -> StoredModel:
+    """Read a model from what a file holds; raises as `read` does, and names the file in what it says."""
+    header, start = _read_header(path, content)
     metadata = _check_metadata(path, header.pop("__metadata__", None))
     stored = _parse(path, "tensor table", metadata["tensors"])
     _check_tensors(path, header, stored)
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            mapped = _mapped(path, header)
-            tensors = {name: mapped[name] if name in mapped else file.get_tensor(name) for name in stored}
-    except (safetensors.SafetensorError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path}: the tensors cannot be read: {error}.") from error
+    tensors = {name: _tensor(path, name, header[name], content, start) for name in stored}
     if _digest(metadata, tensors) != metadata["sha256"]:
         raise FileFormatError(
             f"{path} is damaged: its content no longer has the SHA-256 it was written with. Convert the "
@@ -266,6 +262,10 @@ def _replace_file(
     path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str], accept: Callable[[Path], None]
 ) -> None:
     """Put a new file in place of `path` once `accept` has taken it; `accept` raises otherwise."""
+    import secrets  # who only reads waits for none of these
+
+    import safetensors.numpy
+
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "There is no such folder", str(path.parent))
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -293,32 +293,29 @@ def _replace_file(
 # --- reading ---------------------------------------------------------------------------------------------
 
 
-def _read_header(path: Path) -> dict[str, Any]:
-    """Return the parsed safetensors header, after checking its sizes against the file's."""
-    with open(path, "rb", opener=_open_regular) as file:
-        size = os.fstat(file.fileno()).st_size
-        start = file.read(9)
-        if len(start) < 9:
-            raise FileFormatError(f"{path} is truncated: {size} bytes are too few for a .fastlstm file.")
-        length = int(struct.unpack("<Q", start[:8])[0])
-        if start[8:] != b"{":
-            raise FileFormatError(
-                f"{path} is not a .fastlstm file: it does not begin with a safetensors header. "
-                "To read a model of another format, give the file the suffix of that format."
-            )
-        if length > size - 8:
-            raise FileFormatError(
-                f"{path} is truncated or damaged: its header should take {length} bytes, but only {size - 8} follow."
-            )
-        if length > MAX_HEADER_BYTES:
-            raise FileFormatError(
-                f"{path}: the header is too large: {length} bytes, where at most {MAX_HEADER_BYTES} are read."
-            )
-        text = start[8:] + file.read(length - 1)
-    header = _parse(path, "header", text)
+def _read_header(path: Path, content: Content) -> tuple[dict[str, Any], int]:
+    """Return the parsed safetensors header and where the tensors begin, after checking sizes against the file's."""
+    size = len(content)
+    if size < 9:
+        raise FileFormatError(f"{path} is truncated: {size} bytes are too few for a .fastlstm file.")
+    length = int(struct.unpack("<Q", content[:8])[0])
+    if content[8:9] != b"{":
+        raise FileFormatError(
+            f"{path} is not a .fastlstm file: it does not begin with a safetensors header. "
+            "To read a model of another format, give the file the suffix of that format."
+        )
+    if length > size - 8:
+        raise FileFormatError(
+            f"{path} is truncated or damaged: its header should take {length} bytes, but only {size - 8} follow."
+        )
+    if length > MAX_HEADER_BYTES:
+        raise FileFormatError(
+            f"{path}: the header is too large: {length} bytes, where at most {MAX_HEADER_BYTES} are read."
+        )
+    header = _parse(path, "header", content[8 : 8 + length])
     if not isinstance(header, dict):
         raise FileFormatError(f"{path}: the header is damaged: it is not a JSON object.")
-    end = max((_end(path, name, entry) for name, entry in header.items() if name != "__metadata__"), default=0)
+    end = _end_of_tensors(path, header)
     if 8 + length + end > size:
         raise FileFormatError(
             f"{path} is truncated: its tensors should end at byte {8 + length + end}, but the file ends at byte {size}."
@@ -327,32 +324,33 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise FileFormatError(
             f"{path} is damaged: {size - 8 - length - end} bytes follow its last tensor, where none should."
         )
-    return header
+    return header, 8 + length
 
 
-def _mapped(path: Path, header: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the large tensors as they lie in the file, read-only: its pages come to memory when they are read.
+def _end_of_tensors(path: Path, header: Mapping[str, Any]) -> int:
+    """Return where the last tensor ends, relative to the end of the header; each begins where another ends."""
+    end = 0
+    places = {name: _place(path, name, entry) for name, entry in header.items() if name != "__metadata__"}
+    for name, (first, last) in sorted(places.items(), key=lambda item: item[1]):
+        if first != end:
+            raise FileFormatError(f"{path}: the tensor '{name}' begins at byte {first}, where {end} was expected.")
+        end = last
+    return end
 
-    A file that is replaced as `write` does it stays what it was for who has mapped it. On Windows it could not be
-    replaced, so nothing is mapped there.
-    """
-    places = {
-        name: entry
-        for name, entry in header.items()
-        if entry["data_offsets"][1] - entry["data_offsets"][0] >= MAPPED_BYTES and entry["dtype"] in _DTYPES
-    }
-    if not places or os.name == "nt":
-        return {}
-    with open(path, "rb", opener=_open_regular) as file:
-        start = 8 + int(struct.unpack("<Q", file.read(8))[0])
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    found = {}
-    for name, entry in places.items():
-        kind, first = np.dtype(_DTYPES[entry["dtype"]]).newbyteorder("<"), start + entry["data_offsets"][0]
-        if first % kind.itemsize == 0:
-            flat = np.frombuffer(content, kind, math.prod(entry["shape"]), first)
-            found[name] = flat.reshape(entry["shape"])
-    return found
+
+def _tensor(path: Path, name: str, entry: Mapping[str, Any], content: Content, start: int) -> Array:
+    """Return a tensor, read-only, as it lies in the file, whose tensors begin at `start`."""
+    (first, last), shape = entry["data_offsets"], entry["shape"]
+    if entry["dtype"] not in _DTYPES:
+        raise FileFormatError(f"{path}: the tensor '{name}' has the dtype {entry['dtype']}, which is not known.")
+    kind = np.dtype(_DTYPES[entry["dtype"]]).newbyteorder("<")
+    if math.prod(shape) * kind.itemsize != last - first:
+        raise FileFormatError(f"{path}: the tensor '{name}' has the shape {shape}, which {last - first} bytes are not.")
+    flat = np.frombuffer(content, np.uint8, last - first, start + first)
+    try:
+        return (flat if (start + first) % kind.itemsize == 0 else flat.copy()).view(kind).reshape(shape)
+    except ValueError as error:  # no elements, and sizes that no array has
+        raise FileFormatError(f"{path}: the tensor '{name}' cannot be read: {error}.") from error
 
 
 def release(arrays: Iterable[Array]) -> None:
@@ -364,17 +362,8 @@ def release(arrays: Iterable[Array]) -> None:
             content.madvise(mmap.MADV_DONTNEED)
 
 
-def _open_regular(name: str, flags: int) -> int:
-    """Open without blocking on a pipe or a device, and refuse everything but regular files."""
-    descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise FileFormatError(f"{name} is not a regular file; a .fastlstm file is expected.")
-    return descriptor
-
-
-def _end(path: Path, name: str, entry: Any) -> int:
-    """Return where the tensor of this header entry ends, relative to the end of the header."""
+def _place(path: Path, name: str, entry: Any) -> tuple[int, int]:
+    """Return where the tensor of this header entry begins and ends, relative to the end of the header."""
     fields = {"dtype": str, "shape": list, "data_offsets": list}
     if not (
         isinstance(entry, dict)
@@ -384,7 +373,8 @@ def _end(path: Path, name: str, entry: Any) -> int:
         and all(type(n) is int and 0 <= n < 1 << 62 for n in [*entry["shape"], *entry["data_offsets"]])
     ):
         raise FileFormatError(f"{path}: the header's entry for the tensor '{name}' is damaged.")
-    return int(entry["data_offsets"][1])
+    first, last = entry["data_offsets"]
+    return first, last
 
 
 def _parse(path: Path, what: str, text: str | bytes) -> Any:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from fastlstm import machine, prepared
 from fastlstm.errors import AssumptionWarning, InputError
-from fastlstm.graph import Graph
-from fastlstm.model import Model
+from fastlstm.model import Model, workers_of
+from fastlstm.opening import Content, content_of, open_model
+
+if TYPE_CHECKING:
+    from fastlstm.graph import Graph
 
 __all__ = ["load", "model_of"]
 
@@ -45,28 +50,25 @@ def load(
     """
     if isinstance(path, bytes | bytearray | memoryview):
         with _as_file(bytes(path)) as file:
-            graph, stored = _read(file, options)
+            model, notes = _load(file, threads, precision, options)
     else:
-        graph, stored = _read(path, options)
-    model = model_of(graph, threads, precision, graph.notes if stored else ())
-    if stored:
-        from fastlstm.fileformat import release
-
-        release(graph.constants.values())  # what runs are packed copies
+        model, notes = _load(path, threads, precision, options)
+    _warn(notes, 2)
     return model
 
 
-def _read(path: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[Graph, bool]:
-    """Return a file's graph, and whether it is one that was converted before."""
+def _load(
+    path: str | os.PathLike[str], threads: int | None, precision: Precision, options: Mapping[str, Any]
+) -> tuple[Model, Sequence[str]]:
+    """Return a file's model, and what to warn of."""
     if os.fspath(path).endswith(".fastlstm"):
-        from fastlstm import fileformat
-
         if options:
             raise InputError(f"A .fastlstm file takes no option {', '.join(options)}.")
-        return fileformat.read(path).graph, True
+        return _load_stored(path, threads, precision)
     from fastlstm.converters import load_graph
 
-    return load_graph(path, **options), False
+    model = Model(load_graph(path, **options), threads, precision)
+    return model, model.notes
 
 
 @contextmanager
@@ -83,10 +85,47 @@ def _as_file(content: bytes) -> Iterator[str]:
         yield path
 
 
-def model_of(graph: Graph, threads: int | None, precision: Precision, known: tuple[str, ...] = ()) -> Model:
-    """Return the model of a graph; warn whoever called the function that calls this of its notes, but `known` ones."""
+def _load_stored(
+    path: str | os.PathLike[str], threads: int | None, precision: Precision
+) -> tuple[Model, Sequence[str]]:
+    """Return the model of a ``.fastlstm`` file, by a call that was kept where there is one; and what to warn of."""
+    with open_model(path) as file:
+        target = machine.detect()
+        place = prepared.place_of(file, threads, workers_of(threads), precision, target)
+        kept = None if place is None else prepared.find(place, target)
+        content = content_of(file)
+    if kept is None:
+        return _read(path, content, threads, precision, place)
+    made = Model.waiting(kept.call, threads, lambda: _read(path, content, threads, precision, place)[0])
+    return made, kept.notes
+
+
+def _read(
+    path: str | os.PathLike[str], content: Content, threads: int | None, precision: Precision, place: Path | None
+) -> tuple[Model, list[str]]:
+    """Return the model that a file's content is, and the notes that the file does not have itself.
+
+    Its first call is going to be kept at `place`.
+    """
+    from fastlstm import fileformat  # who runs by a call that was kept waits for it no longer than for the model
+
+    graph = fileformat.read_content(Path(path), content).graph
     model = Model(graph, threads, precision)
-    for note in model.notes:
-        if note not in known:
-            warnings.warn(note, AssumptionWarning, stacklevel=3)
+    fileformat.release(graph.constants.values())  # what runs are packed copies
+    notes = [note for note in model.notes if note not in graph.notes]
+    if place is not None:
+        model.keep_first_call(place, notes)
+    return model, notes
+
+
+def model_of(graph: Graph, threads: int | None, precision: Precision) -> Model:
+    """Return the model of a graph; warn whoever called the function that calls this of its notes."""
+    model = Model(graph, threads, precision)
+    _warn(model.notes, 3)
     return model
+
+
+def _warn(notes: Sequence[str], level: int) -> None:
+    """Warn whoever made the call that is so many calls above this one."""
+    for note in notes:
+        warnings.warn(note, AssumptionWarning, stacklevel=level + 1)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from fastlstm import passes
+from fastlstm import prepared
 from fastlstm.errors import InputError
-from fastlstm.executor import Executor
-from fastlstm.foreign import as_arrays, as_given, tensors_among
-from fastlstm.graph import Graph, TensorSpec
-from fastlstm.inputs import check_inputs, check_names, fill
 from fastlstm.machine import cores
-from fastlstm.plan import Plan
-from fastlstm.quantise import quantise
-from fastlstm.validation import validated
+from fastlstm.native import Call
 
 if TYPE_CHECKING:
+    from fastlstm.executor import Executor
+    from fastlstm.graph import Graph, TensorSpec
+    from fastlstm.plan import Plan
     from fastlstm.profile import Profile
     from fastlstm.streaming.engines import Engine
     from fastlstm.streaming.pool import StreamPool
     from fastlstm.streaming.stream import Stream
 
-__all__ = ["Model"]
+__all__ = ["Model", "workers_of"]
 
 Array = npt.NDArray[Any]
 
@@ -51,9 +51,17 @@ class Model:
     compiled code is found or made again where it lands.
     """
 
+    graph: Graph
+    _executor: Any  # an Executor, or what stands for one
+
     def __init__(self, graph: Graph, threads: int | None = 1, precision: str | Mapping[str, str] = "float32") -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise InputError(f"threads should be a whole number from 1 on, or None for all cores; got {threads!r}.")
+        from fastlstm import passes  # a model whose first call is kept needs none of these
+        from fastlstm.executor import Executor
+        from fastlstm.quantise import quantise
+        from fastlstm.validation import validated
+
         optimised = passes.optimise(validated(graph))
         narrow = optimised if precision == "float32" else quantise(optimised, precision)
         if optimised.notes != graph.notes:
@@ -61,7 +69,33 @@ class Model:
         self.graph = graph if narrow is optimised else narrow
         self.threads = threads
         self._streaming: dict[tuple[tuple[str, str], ...], Engine] = {}
-        self._executor = Executor(narrow, _workers(threads))
+        self._executor = Executor(narrow, workers_of(threads))
+
+    @classmethod
+    def waiting(cls, call: Call, threads: int | None, make: Callable[[], Model]) -> Model:
+        """Return a model that runs by `call`, and becomes what `make` returns when something else is asked of it."""
+        model = cls.__new__(cls)
+        model.threads = threads
+        model._streaming = {}
+        model._executor = _Waiting(call, make)
+        return model
+
+    def keep_first_call(self, place: Path, notes: Sequence[str]) -> None:
+        """Have the first call kept in a file of the cache, with what loading warned of: see `fastlstm.prepared`."""
+        self._executor.met = partial(prepared.keep, place, self._executor.graph, notes)
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "graph" or not isinstance(vars(self).get("_executor"), _Waiting):
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        self._planned()
+        return self.graph
+
+    def _planned(self) -> Executor:
+        """Return what runs the model, planned if it is not yet."""
+        if isinstance(self._executor, _Waiting):
+            vars(self).update(vars(self._executor.model()))
+        executor: Executor = self._executor
+        return executor
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -81,7 +115,7 @@ class Model:
     @property
     def plan(self) -> Plan:
         """What runs, in which order, by which kernel; it prints as a table."""
-        return self._executor.plan
+        return self._planned().plan
 
     def run(self, inputs: Mapping[str, Any], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
         """Run the model on whole sequences.
@@ -113,11 +147,14 @@ class Model:
         """Run inputs that no entry knows."""
         if inputs is None and isinstance(out, Mapping):
             raise InputError("run takes the inputs alone, model.run({...}), and gives all outputs, in a dict by name.")
+        from fastlstm.foreign import as_arrays, as_given, tensors_among
+        from fastlstm.inputs import check_inputs, fill
+
         if tensors_among(inputs):
             tensors: dict[str, Array] = as_given(self.run(as_arrays(inputs, "The input"), as_arrays(out, "out")))
             return tensors if out is None else out
         values = check_inputs(self.graph.inputs, inputs)
-        results = self._executor.run(values)
+        results = self._planned().run(values)
         made = {spec.name: result for spec, result in zip(self.graph.outputs, results, strict=True)}
         return made if out is None else fill(out, made)
 
@@ -137,6 +174,8 @@ class Model:
         if len(arrays) != len(self.graph.inputs):
             names = ", ".join(spec.name for spec in self.graph.inputs)
             raise InputError(f"The model takes {len(self.graph.inputs)} input(s) ({names}); got {len(arrays)}.")
+        from fastlstm.foreign import as_arrays, as_given, tensors_among
+
         if tensors_among(arrays):
             results = as_given(self(*as_arrays(arrays, "The input"), out=as_arrays(out, "out")))
             return results if out is None else out
@@ -153,6 +192,8 @@ class Model:
 
     def _placed(self, arrays: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
         """Return the inputs in order, some of them given by keyword."""
+        from fastlstm.inputs import check_names
+
         names = [spec.name for spec in self.graph.inputs]
         given = {**dict(zip(names, arrays, strict=False)), **named}
         if len(given) < len(arrays) + len(named) or len(arrays) > len(names):
@@ -202,6 +243,9 @@ class Model:
             If an input does not fit.
         """
         from fastlstm.clock import Clock
+        from fastlstm.executor import Executor
+        from fastlstm.foreign import as_arrays
+        from fastlstm.inputs import check_inputs
         from fastlstm.profile import measure
 
         arrays = check_inputs(self.graph.inputs, as_arrays(inputs, "The input"))
@@ -233,7 +277,25 @@ class Model:
         return f"<fastlstm.Model{name} ({inputs}) -> ({outputs})>"
 
 
-def _workers(threads: int | None) -> int:
+class _Waiting:
+    """Stands for the executor of a model that is not made yet."""
+
+    def __init__(self, call: Call, make: Callable[[], Model]) -> None:
+        self.quick, self._make, self._lock = call, make, threading.Lock()
+        self._made: Model | None = None
+
+    def enter(self, *_: Any) -> None:
+        """Answer that no other entry is known."""
+
+    def model(self) -> Model:
+        """Return the model, made when this is first called."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+
+def workers_of(threads: int | None) -> int:
     """Return how many threads a call may use: on one processor they would only take turns (1.45 times the time)."""
     processors = cores()
     return processors if threads is None or processors == 1 else threads

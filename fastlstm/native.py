@@ -14,25 +14,24 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import sysconfig
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.busy import Busy
-from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.kernels.addresses import address
+from fastlstm.kernels.kernel import Kernel, listings
 from fastlstm.memory import address_of
 from fastlstm.target import Target
 from fastlstm.team import WORTH_A_TEAM, WORTH_WAKING
 
 __all__ = [
-    "Call", "Context", "Copy", "Lengths", "Mask", "Value", "Wiring", "address_of_c", "built_in", "context", "entry",
-    "never", "usable",
+    "ENTRY", "Call", "Context", "Copy", "Lengths", "Mask", "Value", "Wiring", "address_of_c", "ahead_of_entries",
+    "built_in", "context", "entry", "never", "usable",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -40,6 +39,7 @@ Call = Callable[..., Any]
 
 EMPTY = 184  # place of PyArray_Empty in NumPy's table of functions for C extensions
 METH_FASTCALL = 0x80
+ENTRY = Kernel("entry.call")
 HOLD = 200_000  # multiply-adds below which giving the interpreter lock away would take longer than the work
 CONTIGUOUS, ALIGNED = 0x1, 0x100  # NumPy's flags
 
@@ -48,8 +48,7 @@ def never(*_: Any) -> None:
     """Stand for an entry that there is not."""
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """An array that a call takes or gives.
 
     Attributes
@@ -87,8 +86,7 @@ class Value:
     equal: Array | None = None
 
 
-@dataclass(frozen=True)
-class Copy:
+class Copy(NamedTuple):
     """Rows copied between an array and memory of the program's own.
 
     Attributes
@@ -109,8 +107,7 @@ class Copy:
     nbytes: int = 0
 
 
-@dataclass(frozen=True)
-class Mask:
+class Mask(NamedTuple):
     """An input [time, batch] that says which steps count: its number, the slot of its codes, memory for them."""
 
     value: int
@@ -119,8 +116,7 @@ class Mask:
     backwards: bool
 
 
-@dataclass(frozen=True)
-class Lengths:
+class Lengths(NamedTuple):
     """An input with the length of each row: its number, and memory for active rows, next places, and the order."""
 
     value: int
@@ -129,8 +125,7 @@ class Lengths:
     order: Array
 
 
-@dataclass(frozen=True)
-class Wiring:
+class Wiring(NamedTuple):
     """How values connect to a program.
 
     Attributes
@@ -160,7 +155,7 @@ class Wiring:
     room: int = 1 << 62
     bare: bool = False
     in_place: bool = False
-    watched: Sequence[int] = field(default=())
+    watched: Sequence[int] = ()
 
 
 class Context(np.ndarray[Any, np.dtype[np.int64]]):
@@ -179,7 +174,7 @@ class _MethodDef(ctypes.Structure):
 
 
 class Runs(Protocol):
-    """What an entry asks of a program that is bound to memory (`fastlstm.segments.program.BoundProgram`)."""
+    """What an entry asks of a program that is bound to memory (`fastlstm.segments.bound.Bound`)."""
 
     batch: int
     used: int
@@ -233,7 +228,16 @@ def entry(program: Runs, wiring: Wiring, busy: Busy | None = None) -> Call:
     flag = program.busy if busy is None else busy
     for index, number in {**_run_words(program, flag), **_counts(wiring, places, len(watched))}.items():
         words[index] = number
-    return built_in(Kernel("entry.call"), program.target, words, program, wiring, flag)
+    return built_in(ENTRY, program.target, words, program, wiring, flag)
+
+
+def ahead_of_entries(target: Target) -> None:
+    """Have idle cores compile what entries need. A first result does not wait for it: that goes through Python."""
+    from fastlstm.kernels.compiler import ahead  # where nothing is compiled it is not needed
+
+    if listings:
+        address(ENTRY, target)
+    ahead([ENTRY], target)
 
 
 def context(count: int) -> Context:
@@ -380,8 +384,13 @@ def _word(address: int) -> int:
 @cache
 def usable() -> bool:
     """Whether array objects and NumPy's function table are as the compiled entry reads them."""
-    if sys.implementation.name != "cpython" or sys.maxsize < 1 << 32 or sysconfig.get_config_var("Py_GIL_DISABLED"):
+    if sys.implementation.name != "cpython" or sys.maxsize < 1 << 32:
         return False
+    if sys.version_info >= (3, 13):
+        import sysconfig  # 2 ms
+
+        if sysconfig.get_config_var("Py_GIL_DISABLED"):
+            return False
     for array in (np.zeros((3, 5), np.float32), np.zeros((2, 4, 6), np.float32)[:, :, ::2]):
         at = id(array)
         dims, strides = _word(at + layout.ARRAY_DIMS), _word(at + layout.ARRAY_STRIDES)

@@ -15,7 +15,8 @@ import numpy as np
 
 from fastlstm import layout, machine
 from fastlstm.forking import undisturbed
-from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.kernels.addresses import address
+from fastlstm.kernels.kernel import Kernel
 
 __all__ = ["Team", "available", "team_of"]
 

@@ -21,9 +21,11 @@ from fastlstm.target import Target
 __all__ = ["cache_folder", "keep", "mistrust", "place_of", "sources"]
 
 FINDING = (
+    "addresses",
     "cache",
     "compiler",
     "helpers",
+    "kernel",
     "loader",
     "packfile",
     "progress",
@@ -89,7 +91,7 @@ def mistrust(path: Path) -> str:
     return ""
 
 
-def keep(path: Path, content: bytes) -> None:
+def keep(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file of the cache: aside, and then renamed, so that nobody ever reads half of one.
 
     Raises
@@ -108,7 +110,7 @@ def keep(path: Path, content: bytes) -> None:
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-        os.chmod(aside, 0o644)
+        os.chmod(aside, mode)
         os.replace(aside, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -6,39 +6,39 @@ function in a module of this package whose parameters are compile-time constants
 activations) and which returns the function that Numba compiles. `compile_kernel` makes a variant's object code for any
 target.
 
-`address` finds a variant in this process, in the packs that came with the package, in the cache, or compiles it.
+`load` finds a variant in the packs that came with the package, in the cache, or compiles it.
 Nothing but compiling imports Numba or llvmlite.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib
 import warnings
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from fastlstm.errors import DependencyError, FastLSTMError, FileFormatError
 from fastlstm.forking import undisturbed
 from fastlstm.kernels import cache, helpers, loader
 from fastlstm.kernels.image import Image, image_of
+from fastlstm.kernels.kernel import Kernel, known, listings
 from fastlstm.kernels.packfile import Pack, pack_bytes, read_pack
 from fastlstm.kernels.progress import Progress, say
 from fastlstm.target import LEVELS, Target
 
 __all__ = [
     "Kernel",
-    "address",
     "ahead",
     "compile_kernel",
+    "found_image",
     "keep_image",
     "kept_image",
     "kernel_image",
     "listing",
+    "load",
     "loaded",
     "made_with",
     "packed",
@@ -50,31 +50,12 @@ __all__ = [
 PACKS = Path(__file__).parent.parent / "packs"
 """The folder of the packs that came with the package: a file a level, which `fastlstm.prebuild` makes."""
 
-SLOW = ("entry", "small", "small_gru", "convolution", "contraction", "linear", "rnn", "gru", "projected", "recurrent")
-"""Modules whose kernels take longest to compile, the slowest last."""
+SLOW = ("small", "small_gru", "convolution", "contraction", "linear", "rnn", "gru", "projected", "recurrent")
+"""Modules whose kernels take longest to compile, the slowest last; first results do not wait for "entry"."""
 
 
-class Kernel(NamedTuple):
-    """A variant of a kernel: ``"module.factory"``, and the constants that the factory takes."""
-
-    name: str
-    constants: tuple[Hashable, ...] = ()
-
-    @property
-    def key(self) -> str:
-        """A short name of the variant, for files."""
-        return hashlib.sha256(repr((self.name, self.constants)).encode()).hexdigest()[:16]
-
-    @property
-    def symbol(self) -> str:
-        """The name of its function in object code."""
-        return f"fastlstm_{self.name.replace('.', '_')}_{self.key}"
-
-
-_addresses: dict[tuple[Kernel, tuple[object, ...]], int] = {}
 _packs: dict[tuple[object, ...], tuple[Pack, int] | None] = {}  # and where they lie in memory
 _progress = Progress()
-_listed: list[set[Kernel]] = []  # by `listing`
 _nothing = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(lambda *_: 0)
 _not_run = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t)(lambda *_: None)
 
@@ -130,41 +111,40 @@ def template_of(kernel: Kernel) -> str:
         raise FastLSTMError(f"Numba could not compile the kernel {kernel.name}{kernel.constants}: {error}") from error
 
 
-def address(kernel: Kernel, target: Target) -> int:
-    """Return where a kernel stands in this process, compiled for `target`.
+def load(kernel: Kernel, target: Target) -> int:
+    """Return the address of a kernel that this process may not have yet.
 
     Raises
     ------
     FastLSTMError
         If Numba cannot compile it, or is needed and not installed; or if the system runs no code from memory.
     """
-    if _listed:
-        _listed[-1].add(kernel)
+    if listings:
+        listings[-1].add(kernel)
         stands_in = _not_run if kernel.name in ("entry.call", "gather.call") else _nothing
         return ctypes.cast(stands_in, ctypes.c_void_p).value or 0
     key = (kernel, target.code)
-    found = _addresses.get(key)
-    if found is None:
-        with undisturbed:
-            found = _addresses.get(key)
-            if found is None:
-                found = _addresses[key] = _load(kernel, target)
+    with undisturbed:
+        found = known.get(key)
+        if found is None:
+            found = known[key] = _load(kernel, target)
     return found
 
 
-def ahead(kernels: Iterable[Kernel], target: Target) -> None:
-    """Have kernels made ready by idle cores, which somebody will ask for soon. Returns at once."""
-    missing = [] if _listed else _missing(kernels, target)
+def ahead(kernels: Iterable[Kernel], target: Target) -> list[Kernel]:
+    """Have kernels made ready by idle cores, which somebody will ask for soon. Returns those that are not, at once."""
+    missing = [] if listings else _missing(kernels, target)
     if missing:
         helpers.ask(missing, target, _keep)
+    return missing
 
 
 def prepare(kernels: Iterable[Kernel], target: Target) -> None:
     """Load kernels; those that have to be compiled by this core and the idle ones side by side.
 
-    Raises as `address` does.
+    Raises as `load` does.
     """
-    missing = [] if _listed else _missing(kernels, target)
+    missing = [] if listings else _missing(kernels, target)
     if not missing:
         return
     with _progress.of(missing):
@@ -172,14 +152,14 @@ def prepare(kernels: Iterable[Kernel], target: Target) -> None:
             helpers.ask(missing[1:], target, _keep)
         for kernel in missing:
             if not helpers.begun(kernel, target):
-                address(kernel, target)
+                load(kernel, target)
         for kernel in missing:
-            address(kernel, target)
+            load(kernel, target)
 
 
 def _missing(kernels: Iterable[Kernel], target: Target) -> list[Kernel]:
     """Return the kernels that will have to be compiled, those that take longest first."""
-    unknown = [kernel for kernel in dict.fromkeys(kernels) if (kernel, target.code) not in _addresses]
+    unknown = [kernel for kernel in dict.fromkeys(kernels) if (kernel, target.code) not in known]
     if not unknown:
         return []
     with undisturbed:
@@ -192,6 +172,8 @@ def _missing(kernels: Iterable[Kernel], target: Target) -> list[Kernel]:
 
 def _rank(kernel: Kernel) -> int:
     module = kernel.name.split(".")[0]
+    if module == "entry":
+        return -2
     return SLOW.index(module) if module in SLOW else -1
 
 
@@ -202,16 +184,16 @@ def listing() -> Iterator[set[Kernel]]:
     It is for processes that do nothing else, because models and streams keep what they were given. With
     `fastlstm.machine.supposing` it says what a model needs on another machine.
     """
-    _listed.append(set())
+    listings.append(set())
     try:
-        yield _listed[-1]
+        yield listings[-1]
     finally:
-        _listed.pop()
+        listings.pop()
 
 
 def loaded() -> list[Kernel]:
     """Return the kernels this process has loaded."""
-    return sorted({kernel for kernel, _ in _addresses}, key=repr)
+    return sorted({kernel for kernel, _ in known}, key=repr)
 
 
 def packed(target: Target) -> int:
@@ -230,6 +212,15 @@ def kept_image(kernel: Kernel, target: Target) -> Image | None:
     """Return a kernel out of the cache, None if it holds none that can be run."""
     path = stored(kernel, target)
     return None if path is None else _cached(kernel, target, path)
+
+
+def found_image(kernel: Kernel, target: Target) -> Image | None:
+    """Return a kernel's image out of the pack or the cache, None if neither holds it."""
+    with undisturbed:
+        pack = _opened(target)
+    packed = None if pack is None else pack[0].find(kernel.key)
+    path = stored(kernel, target)
+    return packed[1] if packed is not None else None if path is None else _cached(kernel, target, path)
 
 
 def keep_image(kernel: Kernel, target: Target, image: Image) -> None:

@@ -14,7 +14,7 @@ from fastlstm.graph import Graph
 from fastlstm.limits import BYTE_OFFSET
 from fastlstm.pack import integer_panels, panels_of
 from fastlstm.program import Instruction, Slot
-from fastlstm.segments.segment import State
+from fastlstm.segments.connections import State
 from fastlstm.target import FLOAT32, Target, WeightFormat
 
 __all__ = ["LAST_STAGE", "Builder", "packed_panels", "quantised"]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.graph import TensorSpec
 from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call, Copy, Lengths, Mask, Value, Wiring, entry, never
-from fastlstm.segments.program import BoundProgram
-from fastlstm.segments.segment import Segment, axes_of
+from fastlstm.segments.bound import Bound
+from fastlstm.segments.connections import Connections, Port, axes_of, check_state
 
 __all__ = ["sequence_wiring", "stream_entry"]
 
@@ -26,7 +24,7 @@ MOST_STAGED = 1 << 22  # elements of memory for values whose rows are sorted, or
 
 
 def stream_entry(
-    segment: Segment, program: BoundProgram, outputs: Sequence[str], steps: int, time_axis: bool, batch_axis: bool
+    connections: Connections, program: Bound, outputs: Sequence[str], steps: int, time_axis: bool, batch_axis: bool
 ) -> Call:
     """Return a built-in that goes on from the states which `program` holds.
 
@@ -41,22 +39,22 @@ def stream_entry(
     """
     sizes = {"T": steps or None, "B": program.used, "1": 1}
     dropped = ("" if time_axis else "T1") + ("" if batch_axis else "B1")
-    tables = _tables(segment)
-    if segment.masks or segment.lengths or segment.flat or not outputs:
+    tables = connections.tables
+    if connections.masks or connections.lengths or connections.flat or not outputs:
         return never
-    if any(not place[2] and place[0] not in tables for place in segment.inputs.values()):
+    if any(not place[2] and place[0] not in tables for place in connections.inputs.values()):
         return never
-    inputs = [_value(program, name, place, sizes, tables, dropped) for name, place in segment.inputs.items()]
-    made = [_value(program, name, segment.outputs[name], sizes, {}, dropped) for name in outputs]
+    inputs = [_value(program, name, place, sizes, tables, dropped) for name, place in connections.inputs.items()]
+    made = [_value(program, name, connections.outputs[name], sizes, {}, dropped) for name in outputs]
     in_place = len(inputs) == len(made) == 1
     return entry(program, Wiring(inputs, made, steps=steps, bare=True, in_place=in_place))
 
 
 def sequence_wiring(
-    segment: Segment,
-    program: BoundProgram,
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
+    connections: Connections,
+    program: Bound,
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
     constants: Mapping[str, Array],
     steps: int,
 ) -> Wiring | None:
@@ -65,24 +63,29 @@ def sequence_wiring(
     Where rows have to be sorted or ids widened, there is room for `steps` time steps.
     """
     dtypes = {spec.name: spec.dtype for spec in inputs}
-    given = {state.given for state in segment.states if state.given and state.given not in constants}
-    roles = [*segment.inputs, *given, *filter(None, [segment.lengths]), *{name for _, name, _ in segment.masks}]
-    shown = {state.shown for state in segment.states if state.shown}
+    given = {state.given for state in connections.states if state.given and state.given not in constants}
+    roles = [
+        *connections.inputs,
+        *given,
+        *filter(None, [connections.lengths]),
+        *{name for _, name, _ in connections.masks},
+    ]
+    shown = {state.shown for state in connections.states if state.shown}
     asked = [spec.name for spec in outputs]
-    if segment.flat or sorted(roles) != sorted(dtypes) or len(set(asked)) < len(asked) or not asked:
+    if connections.flat or sorted(roles) != sorted(dtypes) or len(set(asked)) < len(asked) or not asked:
         return None
-    if not all(name in segment.outputs or name in shown for name in asked):
+    if not all(name in connections.outputs or name in shown for name in asked):
         return None
     sizes = {"T": None, "B": program.used, "1": 1}
-    tables = _tables(segment)
-    named = {name: _value(program, name, place, sizes, tables) for name, place in segment.inputs.items()}
-    for state in segment.states:
+    tables = connections.tables
+    named = {name: _value(program, name, place, sizes, tables) for name, place in connections.inputs.items()}
+    for state in connections.states:
         if state.given in given:
             named[state.given] = _state(state.given, state.directions, program.used, state.width)
-    if segment.lengths:
-        dtype = WHOLE_NUMBERS.get(dtypes[segment.lengths], FLOAT)
-        named[segment.lengths] = Value(segment.lengths, dtype, (program.used,), axes=(None, 0))
-    for _, name, _ in segment.masks:
+    if connections.lengths:
+        dtype = WHOLE_NUMBERS.get(dtypes[connections.lengths], FLOAT)
+        named[connections.lengths] = Value(connections.lengths, dtype, (program.used,), axes=(None, 0))
+    for _, name, _ in connections.masks:
         named[name] = Value(name, FLAG, (None, program.used), axes=(0, 1))
     values = [_as_declared(named[spec.name], spec) for spec in inputs]
     known = [value for value in values if value is not None]
@@ -90,27 +93,17 @@ def sequence_wiring(
     if fixed is None or any(not value.ids and value.slot and value.dtype != FLOAT for value in known):
         return None
     made = [
-        _value(program, name, segment.outputs[name], sizes, {})
-        if name in segment.outputs
-        else next(_state(name, s.directions, program.used, s.width) for s in segment.states if s.shown == name)
+        _value(program, name, connections.outputs[name], sizes, {})
+        if name in connections.outputs
+        else next(_state(name, s.directions, program.used, s.width) for s in connections.states if s.shown == name)
         for name in asked
     ]
-    wiring = Wiring(known, made, steps=fixed, **_copies(segment, program, known, made, constants))
-    return _with_memory(segment, program, wiring, max(steps, fixed))
-
-
-def _tables(segment: Segment) -> dict[int, int]:
-    """Return the rows of the smallest table that the ids of a slot point into."""
-    found: dict[int, int] = {}
-    for step in segment.program.instructions:
-        if step.kernel == "movement.embed":
-            ids, rows = step.args.ids, step.args.rows  # type: ignore[attr-defined]
-            found[ids] = min(rows, found.get(ids, rows))
-    return found
+    wiring = Wiring(known, made, steps=fixed, **_copies(connections, program, known, made, constants))
+    return _with_memory(connections, program, wiring, max(steps, fixed))
 
 
 def _value(
-    program: BoundProgram,
+    program: Bound,
     name: str,
     place: Place,
     sizes: Mapping[str, int | None],
@@ -137,14 +130,14 @@ def _state(name: str, directions: int, batch: int, width: int) -> Value:
     return Value(name, FLOAT, (directions, batch, width), dense=True)
 
 
-def _as_declared(value: Value, spec: TensorSpec) -> Value | None:
+def _as_declared(value: Value, spec: Port) -> Value | None:
     """Return the value with the dtype that the model says, None if the entry does not read that."""
     if value.ids and spec.dtype in WHOLE_NUMBERS:
-        return replace(value, dtype=WHOLE_NUMBERS[spec.dtype])
+        return value._replace(dtype=WHOLE_NUMBERS[spec.dtype])
     return value if value.dtype == spec.dtype and len(value.shape) == len(spec.shape) else None
 
 
-def _steps_of(inputs: Sequence[TensorSpec], values: Sequence[Value]) -> int | None:
+def _steps_of(inputs: Sequence[Port], values: Sequence[Value]) -> int | None:
     """Return the time steps if the model fixes them, 0 if not; None if it asks for what an entry does not check."""
     meaning: dict[str, int | None] = {}
     steps = 0 if any(None in value.shape for value in values) else 1
@@ -163,8 +156,8 @@ def _steps_of(inputs: Sequence[TensorSpec], values: Sequence[Value]) -> int | No
 
 
 def _copies(
-    segment: Segment,
-    program: BoundProgram,
+    connections: Connections,
+    program: Bound,
     inputs: Sequence[Value],
     outputs: Sequence[Value],
     constants: Mapping[str, Array],
@@ -173,7 +166,7 @@ def _copies(
     number = {value.name: i for i, value in enumerate(inputs)}
     place = {value.name: i for i, value in enumerate(outputs)}
     before, after = [], []
-    for state in segment.states:
+    for state in connections.states:
         rows, nbytes = program.rows(state.slot), 4 * state.width
         if not state.given:
             before.append(Copy(-1, rows, 0))
@@ -181,7 +174,7 @@ def _copies(
             before.append(Copy(number[state.given], rows, state.direction, nbytes))
         else:
             start = np.asarray(constants[state.given], np.float32)
-            segment.check_state(state, start, program.used)
+            check_state(state, start, program.used)
             start = np.broadcast_to(start[state.direction], (program.used, state.width))
             before.append(Copy(np.ascontiguousarray(start), rows, 0, nbytes))
         if state.shown in place:
@@ -189,31 +182,31 @@ def _copies(
     return {"before": before, "after": after}
 
 
-def _with_memory(segment: Segment, program: BoundProgram, wiring: Wiring, steps: int) -> Wiring | None:
+def _with_memory(connections: Connections, program: Bound, wiring: Wiring, steps: int) -> Wiring | None:
     """Return the wiring with the memory that lengths, masks and narrow ids take; None if that were too much."""
     rows = program.used
     number = {value.name: i for i, value in enumerate(wiring.inputs)}
 
     def moves(value: Value) -> bool:
-        return value.slot != 0 and bool(segment.lengths or (value.ids and value.dtype != LONG))
+        return value.slot != 0 and bool(connections.lengths or (value.ids and value.dtype != LONG))
 
     def staged(values: Sequence[Value]) -> Iterator[Value]:
         for value in values:
             words = steps * rows * value.row_bytes // 4
-            yield replace(value, stage=aligned_zeros(words, np.int32)) if moves(value) else value
+            yield value._replace(stage=aligned_zeros(words, np.int32)) if moves(value) else value
 
     widest = max((value.row_bytes for value in (*wiring.inputs, *wiring.outputs) if moves(value)), default=0)
-    if not (widest or segment.masks):
+    if not (widest or connections.masks):
         return wiring
     if steps * rows * max(widest, 8) > 4 * MOST_STAGED:
         return None
     masks = [
         Mask(number[name], program.slot_address(slot), aligned_zeros((steps, rows), np.int64), backwards)
-        for slot, name, backwards in segment.masks
+        for slot, name, backwards in connections.masks
     ]
     lengths = None
-    if segment.lengths:
+    if connections.lengths:
         memory = [aligned_zeros(size, np.int64) for size in (steps + 1, steps + 1, rows)]
-        lengths = Lengths(number[segment.lengths], *memory)
+        lengths = Lengths(number[connections.lengths], *memory)
     inputs, outputs = tuple(staged(wiring.inputs)), tuple(staged(wiring.outputs))
-    return replace(wiring, inputs=inputs, outputs=outputs, masks=masks, lengths=lengths, room=steps)
+    return wiring._replace(inputs=inputs, outputs=outputs, masks=masks, lengths=lengths, room=steps)

@@ -14,9 +14,9 @@ from fastlstm.pack import gate_panels, gate_rows, gate_tail, panels_of
 from fastlstm.program import Instruction, Slot
 from fastlstm.segments import small
 from fastlstm.segments.builder import LAST_STAGE, Builder, packed_panels, quantised
+from fastlstm.segments.connections import State
 from fastlstm.segments.direction import Direction
 from fastlstm.segments.recurrences import recurrence
-from fastlstm.segments.segment import State
 from fastlstm.target import FLOAT32
 
 __all__ = ["recurrent"]

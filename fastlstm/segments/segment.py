@@ -19,10 +19,11 @@ from fastlstm import layout, team
 from fastlstm.errors import InputError
 from fastlstm.memory import guarded
 from fastlstm.program import Program, Stage
+from fastlstm.segments.connections import Connections, State, axes_of, check_state
 from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.split import SplitProgram, worth_splitting
 
-__all__ = ["COMPLAINT", "Segment", "State", "axes_of"]
+__all__ = ["COMPLAINT", "Segment"]
 
 Array = npt.NDArray[Any]
 COMPLAINT = (
@@ -32,19 +33,6 @@ COMPLAINT = (
 """What a program's status other than 0 says."""
 MOST_SIZES = 16  # of batches that have programs of their own
 WORTH_A_WORKER = 25_000  # multiply-adds of a time step, about a microsecond: a phase of shares costs a third of that
-
-
-@dataclass(frozen=True)
-class State:
-    """A state of one direction of a layer: where it lives and which values set and show it."""
-
-    slot: int
-    width: int
-    direction: int
-    directions: int  # of its layer
-    given: str  # value name of the initial state, "" for zero
-    shown: str  # value name of the final state, "" if nobody asks
-    name: str
 
 
 @dataclass(frozen=True)
@@ -74,6 +62,15 @@ class Segment:
             f"{layers} of them recurrent, {sum(step.macs for step in steps):,} multiply-adds a time step, "
             f"{self.threads} thread(s) at most>"
         )
+
+    def connections(self) -> Connections:
+        """Return how its slots connect to values."""
+        tables: dict[int, int] = {}
+        for step in self.program.instructions:
+            if step.kernel == "movement.embed":
+                ids, rows = step.args.ids, step.args.rows  # type: ignore[attr-defined]
+                tables[ids] = min(rows, tables.get(ids, rows))
+        return Connections(self.inputs, self.outputs, self.states, self.lengths, self.masks, self.flat, tables)
 
     def bound(self, batch: int, before: Sequence[Stage] = (), after: Sequence[Stage] = ()) -> BoundProgram:
         """Return a bound program of one's own for `batch` rows, with more stages before and after the segment's."""
@@ -261,22 +258,9 @@ class Segment:
             if not state.given:
                 continue
             given = np.asarray(values[state.given], np.float32)
-            self.check_state(state, given, batch)
+            check_state(state, given, batch)
             part = np.broadcast_to(given[state.direction], (batch, state.width))
             rows[:, : state.width] = part if order is None else part[order]
-
-    def check_state(self, state: State, given: Array, batch: int) -> None:
-        """Raise InputError unless an initial state has the shape that it should have."""
-        if (
-            given.ndim != 3
-            or given.shape[0] != state.directions
-            or given.shape[2] != state.width
-            or given.shape[1] not in (1, batch)
-        ):
-            raise InputError(
-                f"The initial state '{state.given}' should have the shape "
-                f"[{state.directions}, {batch}, {state.width}]; got {list(given.shape)}."
-            )
 
     def _set_masks(
         self,
@@ -323,11 +307,6 @@ def _room(batch: int) -> int:
     """
     step = 1 << max(0, batch.bit_length() - 4)
     return -(-batch // step) * step
-
-
-def axes_of(axes: str) -> tuple[int | None, int | None]:
-    """Return where time and batch stand in a value's axes, None where they do not."""
-    return (axes.index("T") if "T" in axes else None), (axes.index("B") if "B" in axes else None)
 
 
 def _rows_array(value: Any, axes: str, features: int, name: str) -> Array:

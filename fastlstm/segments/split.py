@@ -15,7 +15,8 @@ import numpy as np
 
 from fastlstm import layout
 from fastlstm.arguments.rows import Part, Split, SplitTable
-from fastlstm.kernels.compiler import Kernel, address
+from fastlstm.kernels.addresses import address
+from fastlstm.kernels.kernel import Kernel
 from fastlstm.memory import address_of
 from fastlstm.program import Instruction, Program, Stage
 from fastlstm.segments.program import BoundProgram

@@ -53,7 +53,8 @@ class SegmentRun:
 
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:
         """Return a built-in for frames of so many time steps (0: any number), with or without axes of size 1."""
-        return stream_entry(self.engine.segment, self.program, self.engine.shown, steps, time_axis, batch_axis)
+        connections = self.engine.segment.connections()
+        return stream_entry(connections, self.program, self.engine.shown, steps, time_axis, batch_axis)
 
     def warmup(self) -> None:
         """Do what comes before the first step and after the last one: nothing."""

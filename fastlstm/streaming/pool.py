@@ -16,7 +16,8 @@ from fastlstm.busy import Busy, exclusive, in_use
 from fastlstm.conversion import converted
 from fastlstm.errors import InputError
 from fastlstm.foreign import as_array, with_tensors
-from fastlstm.kernels import compiler
+from fastlstm.kernels.addresses import address
+from fastlstm.kernels.kernel import Kernel
 from fastlstm.memory import address_of, check_memory
 from fastlstm.streaming.engines import SegmentEngine, Streamed
 from fastlstm.streaming.graph_rows import GraphRows
@@ -374,4 +375,4 @@ class StreamPool:
 def _check_function() -> Any:
     """Return the compiled check of ids, which keeps the interpreter lock: it takes less than a microsecond."""
     kind = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-    return kind(compiler.address(compiler.Kernel("gather.check"), machine.detect()))
+    return kind(address(Kernel("gather.check"), machine.detect()))

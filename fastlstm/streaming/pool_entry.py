@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.busy import Busy
-from fastlstm.kernels.compiler import Kernel
+from fastlstm.kernels.kernel import Kernel
 from fastlstm.memory import address_of
 from fastlstm.native import Call, address_of_c, built_in, context, never, usable
 from fastlstm.segments.program import BoundProgram

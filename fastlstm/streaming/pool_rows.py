@@ -118,7 +118,8 @@ class NativeRows:
         program = self._program(count, False)
         call = self._entries.get(count)
         if call is None:
-            call = stream_entry(self._segment, program, self._engine.shown, 1, time_axis=False, batch_axis=True)
+            connections = self._segment.connections()
+            call = stream_entry(connections, program, self._engine.shown, 1, time_axis=False, batch_axis=True)
             self._entries[count] = call
             if self._pool_entry is not None:
                 self._pool_entry.add(count, call, program)

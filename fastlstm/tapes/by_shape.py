@@ -10,7 +10,7 @@ import numpy as np
 
 from fastlstm import passes
 from fastlstm.graph import Graph, Node, outer_values
-from fastlstm.native import Call, never
+from fastlstm.native import Call, ahead_of_entries, never
 from fastlstm.tapes import HEAVY
 from fastlstm.tapes.entry import steered_entry, tape_entry
 from fastlstm.tapes.runner import Runner
@@ -107,8 +107,9 @@ class Tapes:
                 give(tape)
         tape, results = self._record(inputs)
         if tape.reusable:
-            tape.entry = tape_entry(tape, list(inputs), self._runner.graph.outputs)
+            tape.given = tuple(inputs)
             self._keep(key, tape)
+            ahead_of_entries(self._runner.plan.target)
         return results
 
     def entry(self, arrays: Sequence[Any]) -> Call:
@@ -116,7 +117,7 @@ class Tapes:
         if not all(isinstance(a, np.ndarray) for a in arrays):
             return never
         if not self._steering:
-            return next((tape.entry for tape in self._kept.get(_key(arrays), ())), never)
+            return next((self._entry_of(tape) for tape in self._kept.get(_key(arrays), ())), never)
         given = dict(zip((spec.name for spec in self._runner.graph.inputs), arrays, strict=True))
         fixed = {name: given[name] for name in self._steering}
         chosen = self._chosen.get(_bytes(fixed))
@@ -125,9 +126,16 @@ class Tapes:
         left = [array for name, array in given.items() if name not in fixed]
         for tape in chosen.tapes._kept.get(_key(left), ()):
             if tape.steered is None:
+                chosen.tapes._entry_of(tape)
                 tape.steered = steered_entry(tape, self._runner.graph.inputs, fixed)
             return tape.steered
         return never
+
+    def _entry_of(self, tape: Tape) -> Call:
+        """Return the built-in that runs a tape, made when it is first asked for: a first call goes without."""
+        if tape.entry is None:
+            tape.entry = tape_entry(tape, tape.given, self._runner.graph.outputs)
+        return tape.entry
 
     def find(self, inputs: Mapping[str, Any]) -> tuple[Tapes, Hashable, tuple[str, ...]] | None:
         """Return where inputs like these have their tapes, the key to `take` one, and the names of what it is given.

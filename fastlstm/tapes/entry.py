@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -50,13 +49,13 @@ def steered_entry(tape: Tape, inputs: Sequence[TensorSpec], fixed: Mapping[str, 
     for number, spec in enumerate(inputs):
         if spec.name in fixed:
             array = np.array(fixed[spec.name], order="C")
-            values.append(replace(_value(spec.name, array), equal=array))
+            values.append(_value(spec.name, array)._replace(equal=array))
         else:
             place, value = known[spec.name]
             places[place] = number
             values.append(value)
-    before = [replace(copy, value=places[copy.value]) for copy in tape.wiring.before]  # type: ignore[index]
-    return entry(program.program, replace(tape.wiring, inputs=values, before=before), tape.busy)
+    before = [copy._replace(value=places[copy.value]) for copy in tape.wiring.before]  # type: ignore[index]
+    return entry(program.program, tape.wiring._replace(inputs=values, before=before), tape.busy)
 
 
 def _program(tape: Tape) -> Recorded | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from fastlstm import layout
 from fastlstm.busy import Busy
 from fastlstm.errors import InputError
-from fastlstm.native import Call, Wiring, never
+from fastlstm.native import Call, Wiring
 from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import COMPLAINT
 
@@ -95,15 +95,19 @@ class Tape:
         Memory of the tape's own.
     busy : Busy
         The flag of who runs it.
-    entry : Call
-        A built-in that runs it, `native.never` if some of it runs in Python; and `wiring`, what that was made of.
+    given : sequence of str
+        Names of the inputs.
+    entry : Call or None
+        A built-in that runs it, `native.never` if some of it runs in Python, None before it was asked for; and
+        `wiring`, what that was made of.
     steered : Call or None
         The same for the model around it, some of whose inputs chose this one.
     """
 
     def __init__(self) -> None:
         self.busy = Busy()
-        self.entry: Call = never
+        self.given: Sequence[str] = ()
+        self.entry: Call | None = None
         self.steered: Call | None = None
         self.wiring: Wiring | None = None
         self.inputs: list[Array] = []

@@ -25,8 +25,9 @@ from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.program import Body, Instruction, Place, Program, Stage, place
+from fastlstm.segments.connections import axes_of, check_state
 from fastlstm.segments.program import BoundProgram
-from fastlstm.segments.segment import Segment, axes_of
+from fastlstm.segments.segment import Segment
 from fastlstm.tapes import EMITTERS
 from fastlstm.tapes.recorder import FINE, Recorder
 from fastlstm.tapes.rounds import record_rounds
@@ -304,7 +305,7 @@ class Recording:
             rec.fill(rows, 0.0)
             if state.given:
                 array = rec.roomy(values[state.given])
-                segment.check_state(state, array, batch)
+                check_state(state, array, batch)
                 rec.copy(array[state.direction], rows[:, : state.width])
         for slot, name, backwards in segment.masks:
             mask, codes = values[name].array, aligned_zeros((steps, batch), np.int64)

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from safetensors import safe_open
 
-from fastlstm import fileformat
+from fastlstm import fileformat, opening
 from fastlstm.errors import FileFormatError, InputError, UnsupportedError
 from fastlstm.fileformat import GoldenSample, Source
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
@@ -89,10 +89,10 @@ def rewrite(path, change) -> None:
     safetensors.numpy.save_file(tensors, path, metadata=metadata)
 
 
-@pytest.fixture(params=[fileformat.MAPPED_BYTES, 1], ids=["copied", "mapped"])
+@pytest.fixture(params=[opening.MAPPED_BYTES, 1], ids=["copied", "mapped"])
 def either(request, monkeypatch) -> None:
     """Take tensors out of a file both ways: copied, as small ones are, and mapped."""
-    monkeypatch.setattr(fileformat, "MAPPED_BYTES", request.param)
+    monkeypatch.setattr(opening, "MAPPED_BYTES", request.param)
 
 
 def test_everything_comes_back_as_it_was(path, either):
@@ -362,7 +362,7 @@ def test_truncation_is_told_wherever_it_happens(path, either):
 
 @pytest.mark.skipif(os.name == "nt", reason="nothing is mapped there")
 def test_large_tensors_are_mapped_and_stay_what_they_were_when_the_file_is_replaced(path, monkeypatch):
-    monkeypatch.setattr(fileformat, "MAPPED_BYTES", 16)
+    monkeypatch.setattr(opening, "MAPPED_BYTES", 16)
     stored = fileformat.read(path).graph.constants
     large = [name for name, array in stored.items() if array.nbytes >= 16]
     assert {"w_ih", "w_hh", "bias"} <= set(large)

@@ -19,7 +19,7 @@ CHILD = """
     def one_more():
         "Compile a kernel that nobody has."
         kernel = compiler.Kernel("arrays.unary", (8, "Clip", 0.0, random.random()))
-        return compiler.address(kernel, machine.detect())
+        return compiler.load(kernel, machine.detect())
 
     def forked():
         "Fork a child that compiles a kernel of its own; say whether it did within 30 seconds."
@@ -31,7 +31,7 @@ CHILD = """
 """
 
 HELD = """
-    compiler.address(compiler.Kernel("arrays.unary", (8, "Neg", None, None)), machine.detect())
+    compiler.load(compiler.Kernel("arrays.unary", (8, "Neg", None, None)), machine.detect())
     import numba.core.compiler_lock
     import llvmlite.binding.ffi
     import fastlstm.forking
@@ -112,7 +112,7 @@ IMPORTING = """
     class Slow:
         "Holds up the import of a module of ours once."
         def find_spec(self, name, path=None, target=None):
-            if name == "fastlstm.passes" and not half.is_set():
+            if name == "fastlstm.native" and not half.is_set():
                 half.set()
                 time.sleep(1)
 

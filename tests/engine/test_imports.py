@@ -34,7 +34,7 @@ ALLOWED: Mapping[str, str] = {
     "kernels": "arguments forking layout limits machine operators simd target",
     "reference": "graph operators",
     "converters.table": "converters.keras converters.onnx converters.torch",
-    "fileformat": "graph graph_json memory version",
+    "fileformat": "graph graph_json memory opening version",
     "native": "busy kernels layout memory target team",
     "passes": "graph operators reference validation",
     "runners": "graph reference",
@@ -57,13 +57,15 @@ ALLOWED: Mapping[str, str] = {
         "program segments tapes target"
     ),
     "inputs": "conversion foreign graph streaming",
-    "model": "clock executor fileformat foreign graph inputs machine passes plan profile quantise streaming validation "
-    "verify",
+    "model": "clock executor fileformat foreign graph inputs machine native passes plan prepared profile quantise "
+    "streaming validation verify",
     "layers": "graph model",
     "known_bits": "graph layers machine model",
     "report": "benchmark known_bits",
-    "loading": "converters converters.content fileformat graph model",
+    "loading": "converters converters.content fileformat graph machine model opening prepared",
     "__main__": "cli",
+    "opening": "",
+    "prepared": "graph kernels native opening protected segments target version",
     "export": "conversion executor fixing graph graph_json kernels layout machine memory model passes program samples "
     "scratch segments streaming tapes target version",
     "scoring": "graph graph_json loading machine model samples version",

@@ -9,9 +9,10 @@ import threading
 import numpy as np
 import pytest
 
-from fastlstm import InputError, Model
+from fastlstm import InputError, Model, executor
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
-from fastlstm.native import never
+from fastlstm.kernels import compiler
+from fastlstm.native import ENTRY, never
 
 HIDDEN, FEATURES = 12, 3
 
@@ -48,6 +49,36 @@ def test_a_shape_met_before_goes_through_the_entry_with_the_same_bits(model: Mod
     np.testing.assert_array_equal(first, model.run({"x": x})["y"])
     assert again.flags.owndata
     assert again.flags.writeable
+
+
+def test_the_first_result_of_a_process_that_compiles_does_not_wait_for_an_entry(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, expected = frames(7, 2), model(frames(7, 2))
+    monkeypatch.setattr(executor, "ahead", lambda kernels, _: list(kernels))
+    cold = Model(model.graph)
+    for entered in (False, True):
+        np.testing.assert_array_equal(cold(x), expected)
+        assert (cold._executor.quick is not never) == entered
+    with compiler.listing() as kernels:
+        monkeypatch.undo()
+        Model(model.graph)(x)
+    assert ENTRY in kernels
+
+
+def test_a_recorded_model_gets_its_entry_with_the_second_call() -> None:
+    weights = {"w": np.ones((FEATURES, FEATURES), np.float32)}
+    x, y = TensorSpec("x", ("n", FEATURES)), TensorSpec("y", (FEATURES, "n"))
+    nodes = (Node("MatMul", ("x", "w"), ("p",)), Node("Transpose", ("p",), ("y",), {"perm": [1, 0]}))
+    graph = Graph((x,), (y,), nodes, weights)
+    with compiler.listing() as kernels:
+        Model(graph)(frames(4))
+    assert ENTRY in kernels
+    recorded = Model(graph)
+    expected = recorded(frames(4))
+    assert recorded._executor.quick is never
+    np.testing.assert_array_equal(recorded(frames(4)), expected)
+    assert recorded._executor.quick is not never
 
 
 @pytest.mark.parametrize(

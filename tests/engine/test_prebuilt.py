@@ -219,7 +219,7 @@ fastlstm.load(sys.argv[3])(np.repeat(x, 2, axis=1))
 
 def kept_image(kernel: Kernel, target: Target) -> Image:
     """Return a kernel out of the cache, where this process's tests need it too."""
-    assert compiler.address(kernel, target)
+    assert compiler.load(kernel, target)
     path = compiler.stored(kernel, target)
     assert path is not None
     found = read_pack(memoryview(path.read_bytes()), target, cache.sources()).find(kernel.key)

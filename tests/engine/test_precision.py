@@ -334,7 +334,8 @@ def test_a_file_holds_the_narrow_weights_and_gives_the_same_bits(tmp_path: Path,
     stream = again.stream()
     steps = np.stack([stream.step(row) for row in x[:, 0]])
     np.testing.assert_array_equal(steps, model.run({"x": x[:, :1]})["output"][:, 0])
-    headers = [fileformat._read_header(tmp_path / f"{name}.fastlstm")["__metadata__"] for name in ("narrow", "plain")]
+    paths = [tmp_path / f"{name}.fastlstm" for name in ("narrow", "plain")]
+    headers = [fileformat._read_header(path, path.read_bytes())[0]["__metadata__"] for path in paths]
     versions = [header["fastlstm.format"] for header in headers]
     assert versions == ["2", "1"]
 

@@ -537,7 +537,7 @@ def test_a_pool_of_a_chunk_model_steps_as_the_model_runs_the_batch(names: str) -
     numbers = [pool.open() for _ in range(count)]
     ran: list[int] = []
     engine = pool._rows._engine
-    executor = engine._executor("steady")
+    executor = engine.executor_for("steady")
     run = executor.run
     executor.run = lambda inputs: (ran.append(len(inputs["x"])), run(inputs))[1]
 

@@ -32,7 +32,7 @@ def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("FASTLSTM_CACHE_DIR", str(folder))
     monkeypatch.setattr(compiler, "PACKS", tmp_path / "packs")
-    monkeypatch.setattr(compiler, "_addresses", {})
+    monkeypatch.setattr(compiler, "known", {})
     monkeypatch.setattr(compiler, "_packs", {})
     compiler._say_once.cache_clear()
     (tmp_path / "packs").mkdir()
@@ -55,9 +55,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[Kernel]:
 
 def again(kernel: Kernel = MOVE) -> int:
     """Find a kernel as a new process does."""
-    compiler._addresses.clear()
+    compiler.known.clear()
     compiler._packs.clear()
-    return compiler.address(kernel, HERE)
+    return compiler.load(kernel, HERE)
 
 
 def test_a_pack_holds_what_was_put_into_it_at_pages() -> None:
@@ -223,7 +223,7 @@ def test_files_that_nobody_finished_are_removed_in_time(empty: Path) -> None:
 
 LOAD = (
     "from fastlstm import machine; from fastlstm.kernels import compiler\n"
-    "print(compiler.address(compiler.Kernel('movement.move'), machine.detect()) > 0)"
+    "print(compiler.load(compiler.Kernel('movement.move'), machine.detect()) > 0)"
 )
 
 

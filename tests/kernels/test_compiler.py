@@ -68,4 +68,4 @@ def test_a_cache_that_is_full_is_left_without_a_trace(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize(("name", "constants"), KERNELS)
 def test_kernels_compile_and_link(name: str, constants: tuple[object, ...]) -> None:
-    assert compiler.address(Kernel(name, constants), machine.detect())
+    assert compiler.load(Kernel(name, constants), machine.detect())

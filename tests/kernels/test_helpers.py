@@ -49,7 +49,7 @@ def test_what_was_asked_for_is_compiled_elsewhere_and_kept(tmp_path: Path) -> No
         compiler.kernel_image = refuse
         compiler.ahead([LAST, ADVANCE], HERE)
         in_hand(ADVANCE)  # so the other one is ready
-        assert compiler.address(ADVANCE, HERE) and compiler.address(LAST, HERE)
+        assert compiler.load(ADVANCE, HERE) and addresses.address(LAST, HERE)
         """,
         tmp_path,
     )
@@ -68,7 +68,7 @@ def test_what_no_helper_can_keep_is_handed_over_all_the_same(tmp_path: Path) -> 
         compiler.kernel_image = refuse
         compiler.ahead([LAST], HERE)
         in_hand(LAST)
-        assert compiler.address(LAST, HERE)
+        assert compiler.load(LAST, HERE)
         """,
         tmp_path / "file",
     )
@@ -84,7 +84,7 @@ def test_a_helper_that_dies_costs_nothing_but_its_time(tmp_path: Path) -> None:
         while not helpers._helpers.processes:
             time.sleep(0.01)
         helpers._helpers.processes[0].kill()
-        assert compiler.address(LAST, HERE) and compiler.address(ADVANCE, HERE)
+        assert compiler.load(LAST, HERE) and addresses.address(ADVANCE, HERE)
         """,
         tmp_path,
     )
@@ -103,7 +103,7 @@ def test_helpers_end_with_their_process_and_are_not_a_childs(tmp_path: Path) -> 
         child = os.fork()
         if child == 0:
             assert not helpers._helpers.processes and not helpers.begun(LAST, HERE)
-            os._exit(0 if compiler.address(ADVANCE, HERE) else 3)
+            os._exit(0 if compiler.load(ADVANCE, HERE) else 3)
         sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         """,
         tmp_path,

@@ -1,0 +1,80 @@
+"""How a program's slots connect to a model's values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from fastlstm.errors import InputError
+
+__all__ = ["Connections", "Port", "State", "axes_of", "check_state"]
+
+Array = npt.NDArray[Any]
+
+
+class State(NamedTuple):
+    """A state of one direction of a layer: where it lives and which values set and show it."""
+
+    slot: int
+    width: int
+    direction: int
+    directions: int  # of its layer
+    given: str  # value name of the initial state, "" for zero
+    shown: str  # value name of the final state, "" if nobody asks
+    name: str
+
+
+class Port(NamedTuple):
+    """An input or output of the model: the fields of `fastlstm.graph.TensorSpec`."""
+
+    name: str
+    shape: tuple[int | str, ...]
+    dtype: str
+
+
+class Connections(NamedTuple):
+    """The slots of a segment's values.
+
+    Attributes
+    ----------
+    inputs, outputs : mapping of str to (int, str, int)
+        By value: slot, axes, features (0: ids).
+    states : tuple of State
+    lengths : str
+        The value with the rows' lengths, "" if there is none.
+    masks : tuple of (int, str, bool)
+        Slot, value, whether it is read backwards.
+    flat : bool
+        Whether all axes of the one input but its last are rows alike.
+    tables : mapping of int to int
+        Rows of the smallest table that the ids of a slot point into.
+    """
+
+    inputs: Mapping[str, tuple[int, str, int]]
+    outputs: Mapping[str, tuple[int, str, int]]
+    states: tuple[State, ...]
+    lengths: str
+    masks: tuple[tuple[int, str, bool], ...]
+    flat: bool
+    tables: Mapping[int, int]
+
+
+def check_state(state: State, given: Array, batch: int) -> None:
+    """Raise InputError unless an initial state has the shape that it should have."""
+    if (
+        given.ndim != 3
+        or given.shape[0] != state.directions
+        or given.shape[2] != state.width
+        or given.shape[1] not in (1, batch)
+    ):
+        raise InputError(
+            f"The initial state '{state.given}' should have the shape "
+            f"[{state.directions}, {batch}, {state.width}]; got {list(given.shape)}."
+        )
+
+
+def axes_of(axes: str) -> tuple[int | None, int | None]:
+    """Return where time and batch stand in a value's axes, None where they do not."""
+    return (axes.index("T") if "T" in axes else None), (axes.index("B") if "B" in axes else None)

@@ -1,0 +1,15 @@
+"""What tests of entries take for granted."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastlstm import machine
+from fastlstm.kernels.addresses import address
+from fastlstm.native import ENTRY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _entries_at_once() -> None:
+    """Have the entry's code, so that a first call makes one: where much is compiled it is put off."""
+    address(ENTRY, machine.detect())
