@@ -11,7 +11,7 @@
 #   make warmup   compile every kernel ahead of time
 #   make wheel    the wheel with compiled kernels for every level of processor  (minutes; LEVELS=x86-64-v3 for one)
 #   make release  sdist, wheel and notes in dist/, checked and tried in empty environments  (REPOSITORY=https://…)
-#   make test-arm     kernels, bits, streams, pools and threads on AArch64, emulated; needs Debian's qemu-user
+#   make test-arm     kernels, bits, streams, pools and threads on AArch64, emulated; needs Debian's qemu-user  (ARGS=--quick)
 #   make test-levels  the same tests as on every plainer processor whose code this one runs
 #   make test-matrix  every Python that is found, with the oldest and newest NumPy and Numba
 #   make test-models  the examples with real speech models, from packages of others
@@ -68,7 +68,7 @@ test-all:
 	$(MAKE) test-models
 
 # A wheel even beside an editable installation: another Python gets it.
-test-arm: $(STAMP)prebuild $(WHEEL)
+test-arm: $(STAMP)test $(WHEEL)
 	$(BIN)/python tests/machines/arm.py --wheel $(WHEEL) --folder $(VENV)/aarch64 $(ARGS)
 
 test-levels: $(STAMP)test

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -75,6 +76,17 @@ def assembly(name: str, kernel: str, bits: int) -> str:
     return emit.assembly(template_of(variant), variant.symbol, target)
 
 
+VNNI, WIDER, DOT = r"vpdp\w+", r"%zmm\d+|%k[1-7]|%[xy]mm(1[6-9]|2\d|3[01])\b", r"\b[su]dot\b"
+LACKING = {
+    "x86-64-v2": rf"%ymm\d+|\bv[a-z]+\d*\s.*%xmm|{WIDER}",
+    "x86-64-v3": f"{WIDER}|{VNNI}",
+    "x86-64-v3-vnni": WIDER,
+    "x86-64-v4": VNNI,
+    "aarch64": DOT,
+}
+"""What code for a level must not hold, as processors that have no more than it cannot run that."""
+
+
 @pytest.mark.parametrize(
     ("name", "kernel", "bits", "instruction"),
     [
@@ -89,12 +101,19 @@ def assembly(name: str, kernel: str, bits: int) -> str:
         ("aarch64-dotprod", "rnn", 8, "sdot"),
     ],
 )
-def test_each_processor_multiplies_as_many_at_once_as_it_can(
+def test_each_processor_multiplies_as_many_at_once_as_it_can_and_no_more(
     name: str, kernel: str, bits: int, instruction: str
 ) -> None:
     code = assembly(name, kernel, bits)
     assert instruction in code
+    assert name not in LACKING or not re.search(LACKING[name], code)
     assert "pmaddubsw" not in code  # saturates
+
+
+def test_what_a_level_lacks_is_found_in_the_code_of_one_that_has_it() -> None:
+    for lesser, level in (("x86-64-v2", "x86-64-v3"), ("x86-64-v3", "x86-64-v4"), ("x86-64-v4", "x86-64-v4-vnni"),
+                          ("x86-64-v3", "x86-64-v3-vnni"), ("aarch64", "aarch64-dotprod")):  # fmt: skip
+        assert re.search(LACKING[lesser], assembly(level, "rnn", 8)), lesser
 
 
 @pytest.fixture(scope="module")

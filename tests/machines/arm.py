@@ -9,14 +9,18 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from chosen import QUICK, REQUIREMENTS, TESTS, run
+from chosen import QUICK, REQUIREMENTS, TESTS, command
 from compiling import compiler
 from emulated import PROCESSORS, TOOLS, install, interpreter, system
+
+from fastlstm.machine import cores
+from fastlstm.target import LEVELS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,22 +36,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"{', '.join(missing)} not found; on Debian: apt-get install qemu-user")
     root = system(arguments.folder.resolve())
     install(root, ["numpy", "safetensors", *REQUIREMENTS, str(arguments.wheel)])
-    failed = []
-    with tempfile.TemporaryDirectory() as scratch, compiler(Path(scratch) / "compiler"):
-        for name, processor in PROCESSORS.items():
-            print(f"AArch64 {name} ({processor})")
-            python = interpreter(root, processor)
-            environment = {
-                **{key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FASTLSTM"))},
-                "FASTLSTM_TEST_PYTHON": str(python),
-                "FASTLSTM_TEST_COMPILER": f"{scratch}/compiler",
-                "FASTLSTM_CACHE_DIR": str(root.parent / "kernels"),
-                "FASTLSTM_HELPERS": "0",  # they would need Numba
-            }
-            words = arguments.words or (QUICK if arguments.quick else ["-n", "auto", *TESTS])
-            failed += [name] * (not run(python, words, environment, Path(scratch)))
+    words = arguments.words or (QUICK if arguments.quick else TESTS)
+    targets = [level for level in LEVELS.values() if level.architecture == "aarch64"]
+    with tempfile.TemporaryDirectory() as scratch, compiler(Path(scratch) / "compiler", targets):
+        started = {name: _started(root, processor, words, Path(scratch)) for name, processor in PROCESSORS.items()}
+        for name, process in started.items():
+            print(f"AArch64 {name}\n{process.communicate()[0]}", flush=True)
+    failed = [name for name, process in started.items() if process.returncode]
     print(f"AArch64: {', '.join(failed)} FAILED" if failed else "AArch64: all passed")
     return int(bool(failed))
+
+
+def _started(root: Path, processor: str, words: Sequence[str], scratch: Path) -> subprocess.Popen[str]:
+    """Start tests on a processor; what they print comes through a pipe."""
+    python = interpreter(root, processor)
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "FASTLSTM"))},
+        "FASTLSTM_TEST_PYTHON": str(python),
+        "FASTLSTM_TEST_COMPILER": str(scratch / "compiler"),
+        "FASTLSTM_CACHE_DIR": str(root.parent / "kernels"),
+        "FASTLSTM_HELPERS": "0",  # they would need Numba
+    }
+    tests = command(python, words, cores() // len(PROCESSORS))
+    return subprocess.Popen(
+        tests, env=environment, cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 if __name__ == "__main__":

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import socketserver
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastlstm.kernels.compiler import kernel_image
+from fastlstm.kernels.compiler import Kernel, kernel_image
 from fastlstm.kernels.helpers import received, send
+from fastlstm.kernels.image import Image
 from fastlstm.machine import cores
+from fastlstm.target import Target
 
 __all__ = ["compiler"]
 
+Images = dict[tuple[object, ...], Image]
+
 
 @contextmanager
-def compiler(path: Path) -> Iterator[None]:
-    """Answer at the socket `path`: a kernel and a target come, its image goes."""
+def compiler(path: Path, targets: Sequence[Target]) -> Iterator[None]:
+    """Answer at the socket `path`: a kernel and one of the targets come, its image goes.
+
+    Each kernel is compiled for all targets at once, which takes little longer: they share what Numba makes of it.
+    """
+    begun: dict[Kernel, Future[Images]] = {}
+    lock = threading.Lock()
     with ProcessPoolExecutor(cores()) as pool:
 
         class Answer(socketserver.StreamRequestHandler):
@@ -27,7 +36,11 @@ def compiler(path: Path) -> Iterator[None]:
 
             def handle(self) -> None:
                 asked: Any = received(self.rfile)
-                send(self.wfile, pool.submit(kernel_image, *asked).result())
+                kernel, target = asked
+                with lock:
+                    if kernel not in begun:
+                        begun[kernel] = pool.submit(_compiled, kernel, targets)
+                send(self.wfile, begun[kernel].result()[target.code])
 
         with socketserver.ThreadingUnixStreamServer(str(path), Answer) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -35,3 +48,7 @@ def compiler(path: Path) -> Iterator[None]:
                 yield
             finally:
                 server.shutdown()
+
+
+def _compiled(kernel: Kernel, targets: Sequence[Target]) -> Images:
+    return {target.code: kernel_image(kernel, target) for target in targets}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
-from pathlib import Path
 
-from chosen import TESTS, run
+from chosen import TESTS, command
 
 from fastlstm import machine
 from fastlstm.target import LEVELS
@@ -25,11 +25,12 @@ def main(words: list[str]) -> int:
         if level.code == here.code:
             print(f"{name}: this processor's own, which make test runs")
             continue
-        print(name)
+        print(name, flush=True)
         environment = {**os.environ, "FASTLSTM_TARGET": name}
         with tempfile.TemporaryDirectory() as scratch:
-            passed = run(sys.executable, ["-n", "auto", *(words or TESTS)], environment, Path(scratch))
-        failed += [name] * (not passed)
+            tests = command(sys.executable, words or TESTS, machine.cores())
+            done = subprocess.run(tests, env=environment, cwd=scratch, check=False)
+        failed += [name] * bool(done.returncode)
     print(f"levels: {', '.join(failed)} FAILED" if failed else "levels: all passed")
     return int(bool(failed))
 
