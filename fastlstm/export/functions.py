@@ -34,8 +34,9 @@ class Functions:
         """Write all of them; return their names. Routines first: then the struct has its size."""
         step = self.lowering.routine(self.source.step)
         block = None if self.source.block is None else self.lowering.routine(self.source.block)
-        if self.interface.streams and not (self.source.block and self.source.block.varies):
-            self.shared.append(step)  # a run makes single steps too: their code is there once
+        if self.interface.streams:
+            # A run calls it for whole blocks and for what is left, or for steps as N_step does: its code is there once.
+            self.shared.append(block if block and self.source.block and self.source.block.varies else step)
         self.lowering.main.append(FLOAT_MODE)
         self._init()
         if self.interface.streams:
