@@ -146,7 +146,7 @@ class RNN(NamedTuple):
 class SmallLSTM(NamedTuple):
     """A direction of a small LSTM, one batch row."""
 
-    z: int
+    z: int  # -1: the sums are made here
     y: int
     y_bytes: int
     hidden: int

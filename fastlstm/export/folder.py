@@ -23,6 +23,7 @@ from fastlstm.export.model import Exported
 from fastlstm.export.module import Module, compiled
 from fastlstm.export.names import checked_name, name_of
 from fastlstm.export.objects import renamed
+from fastlstm.export.sizes import size_macros, sizes_of
 from fastlstm.export.texts import cmake, readme
 from fastlstm.fixing import fixed
 from fastlstm.machine import cores
@@ -103,8 +104,7 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
         if apart:
             files[f"{name}-{target}.bin"] = module.weights
     library = _library(interface, made[len(others) :])
-    size, align = max(m.state_bytes for m in made), max(m.state_align for m in made)
-    size = -(-size // align) * align
+    size, align = sizes_of(made)
     if size > LARGEST_STATE:
         raise UnsupportedError(f"The state would take {size} bytes, more than {LARGEST_STATE}: give smaller sizes.")
     program = sources[targets[0].name].step.program
@@ -117,7 +117,7 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
             "file": f"lib{name}.a", "targets": list(LIBRARY_LEVELS), "sha256": manifest.sha256(library),
         }  # fmt: skip
     files |= _web(content, modules, golden)
-    files[f"{name}.h"] = header(interface, size, align).encode()
+    files[f"{name}.h"] = header(interface, size_macros(name, made)).encode()
     files[f"{name}_test.c"] = test_program(interface, golden).encode()
     files["CMakeLists.txt"] = cmake(interface, content).encode()
     files["README.md"] = readme(interface, content).encode()

@@ -38,8 +38,9 @@ class Functions:
         source, beginning = self.source, self.source.beginning
         step = self.lowering.routine(source.step)
         block = None if source.block is None else self.lowering.routine(source.block)
-        if self.interface.streams and not (source.block and source.block.varies):
-            self.shared.append(step)  # a run makes single steps too: their code is there once
+        if self.interface.streams:
+            # A run calls it for whole blocks and for what is left, or for steps as N_step does: its code is there once.
+            self.shared.append(block if block and source.block and source.block.varies else step)
         first = None if beginning is None else self.lowering.routine(beginning.first)
         endings = [(e.frames, e.routine, e.routine and self.lowering.routine(e.routine)) for e in source.endings]
         self.lowering.main.append(FLOAT_MODE)

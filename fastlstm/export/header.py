@@ -9,8 +9,8 @@ from fastlstm.export.interface import VERSION, Interface, Port
 __all__ = ["declarations", "header", "names"]
 
 
-def header(interface: Interface, state_bytes: int, state_align: int) -> str:
-    """Return ``N.h``, which compiles as C99, C11 and C++17 with ``-pedantic``."""
+def header(interface: Interface, sizes: Sequence[str]) -> str:
+    """Return ``N.h``, which compiles as C99, C11 and C++17 with ``-pedantic``; `sizes` are those of `size_macros`."""
     n = interface.name
     lines = [
         f"/* {n}: a model that fastlstm exported, interface version {VERSION}; README.md says how to use it. */",
@@ -21,16 +21,17 @@ def header(interface: Interface, state_bytes: int, state_align: int) -> str:
         "#include <stdint.h>",
         "",
         f"#define {n}_VERSION {VERSION}",
-        *_macros(interface, state_bytes, state_align),
+        *sizes,
+        *_macros(interface),
         "",
         "#if defined(__cplusplus)",
-        f"#define {n}_ALIGNED alignas({state_align})",
+        f"#define {n}_ALIGNED alignas({n}_STATE_ALIGN)",
         "#elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L",
-        f"#define {n}_ALIGNED _Alignas({state_align})",
+        f"#define {n}_ALIGNED _Alignas({n}_STATE_ALIGN)",
         "#elif defined(_MSC_VER)",
-        f"#define {n}_ALIGNED __declspec(align({state_align}))",
+        f"#define {n}_ALIGNED __declspec(align({n}_STATE_ALIGN))",
         "#else",
-        f"#define {n}_ALIGNED __attribute__((aligned({state_align})))",
+        f"#define {n}_ALIGNED __attribute__((aligned({n}_STATE_ALIGN)))",
         "#endif",
         "",
         "/* All that a model remembers and computes with. It holds no pointers: copy it with memcpy, keep as many as",
@@ -47,9 +48,9 @@ def header(interface: Interface, state_bytes: int, state_align: int) -> str:
     return "\n".join([*lines, "#ifdef __cplusplus", "}", "#endif", "", "#endif", ""])
 
 
-def _macros(interface: Interface, state_bytes: int, state_align: int) -> list[str]:
+def _macros(interface: Interface) -> list[str]:
     n = interface.name
-    found = [("STATE_BYTES", state_bytes), ("STATE_ALIGN", state_align)]
+    found: list[tuple[str, int]] = []
     for letter, ports in (("X", interface.inputs), ("Y", interface.outputs)):
         found.append((f"{letter}_SIZE", sum(port.elements for port in ports)))
         if len(ports) > 1:

@@ -15,7 +15,7 @@ from fastlstm.streaming.engines import SegmentEngine
 
 __all__ = ["port_names", "segment_source"]
 
-LONGEST_BLOCK = 64
+LONGEST_BLOCK = 16  # as fast as 64, and a quarter of the struct
 MOST_BLOCK_BYTES = 256 << 10  # of the state struct, for the buffers of a block
 
 

@@ -52,15 +52,6 @@ class Unit:
         self.name = lowering.new_name("unit")
         self.block = min(steps, max((stage.block(batch) for stage in program.stages), default=1))
         self._seats = dict(slots)
-        self._local: dict[int, bool] = {}
-        for number, slot in enumerate(program.slots):
-            self._local[number] = slot.local or slot.kind == "row"
-            if number not in self._seats and slot.kind in ("time", "row"):
-                held = 1 if slot.kind == "row" else self.block if slot.local else steps
-                row = 4 * slot.stride
-                region = Region(f"{self.name} slot {number}")
-                lowering.struct.room(region, held * batch * row)
-                self._seats[number] = Seat(region, 0, 0 if slot.kind == "row" else row * batch, row)
 
     def write(self) -> str:
         """Write the function and those that it calls; return its name."""
@@ -196,7 +187,7 @@ class Unit:
         if seat is None:
             return "0", ()
         base, lines = self.lowering.seated(seat)
-        if not seat.time or self._local[slot]:
+        if not seat.time or self.program.slots[slot].local:
             return base, lines
         word, n = f"i{self.lowering.bits}", len(lines)
         moved = (f"{{new}} = mul {word} %fl.start, {seat.time}", f"{{new}} = add {word} {base}, {{{n}}}")
@@ -213,11 +204,17 @@ class Unit:
         return 0 if seat is None else seat.row
 
     def _seat(self, slot: int) -> Seat | None:
-        """Return a slot's seat; None for one that nothing reads."""
+        """Return a slot's seat, room that it is given when it is first asked for; None for one that nothing reads."""
         if slot < 0 or slot in self._seats:
             return self._seats.get(slot)
-        value = self.program.slots[slot].value
-        return None if value is None else self.lowering.constant(value)
+        one = self.program.slots[slot]
+        if one.kind not in ("time", "row"):
+            return None if one.value is None else self.lowering.constant(one.value)
+        held = 1 if one.kind == "row" else self.block if one.local else self.steps
+        row, region = 4 * one.stride, Region(f"{self.name} slot {slot}")
+        self.lowering.struct.room(region, held * self.batch * row)
+        self._seats[slot] = Seat(region, 0, 0 if one.kind == "row" else row * self.batch, row)
+        return self._seats[slot]
 
 
 class _Frame:

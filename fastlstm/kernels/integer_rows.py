@@ -21,11 +21,11 @@ from fastlstm.kernels.frame import word
 from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.layout import LINE, QUANTISED
-from fastlstm.simd import I32, constant, int_vector, load_i64, pointer, store_f32, vload, vsplat
+from fastlstm.simd import F32, I32, constant, int_vector, load_i64, pointer, store_f32, vload, vsplat
 
 __all__ = ["first_row", "quantised", "row_bytes"]
 
-LARGEST, SMALLEST = 3.4028234663852886e38, 1e-30
+LARGEST, SMALLEST = 3.4028234663852886e38, 1.0000000031710769e-30  # both float32: so nothing is computed with doubles
 MAGIC = 12582912.0  # 1.5 * 2**23: adding it leaves the rounded integer in the low bits
 
 
@@ -67,7 +67,6 @@ def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool) -> 
     @inlined
     def by_largest(row, target, scale, whole, rest, spare, top):
         """Quantise a row whose largest magnitude is `top`; what is behind its whole vectors is at `spare`."""
-        top = top if top >= SMALLEST or top != top else SMALLEST
         store_f32(scale, top / limit)
         if top <= LARGEST:
             by = vsplat(lanes, limit / top)
@@ -153,10 +152,11 @@ def larger(typingctx: Any, a: Any, b: Any) -> Any:
 
 @intrinsic
 def magnitude(typingctx: Any, a: Any) -> Any:
-    """magnitude(a): the largest magnitude of its lanes, NaN if one is."""
+    """magnitude(a): the largest magnitude of its lanes, or SMALLEST; NaN if one is."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        found = builder.bitcast(_largest_bits(builder, args[0]), ir.FloatType())
+        found, least = builder.bitcast(_largest_bits(builder, args[0]), F32), ir.Constant(F32, SMALLEST)
+        found = builder.select(builder.fcmp_ordered("<", found, least), least, found)
         return builder.fpext(found, ir.DoubleType())
 
     return types.float64(a), codegen

@@ -127,9 +127,12 @@ def projection(one: Direction, target: Target) -> tuple[Instruction, ...]:
 def recurrence(one: Direction, passes: Passes) -> Instruction:
     """Return the recurrence for one row."""
     k = one.w_ih.shape[1]
+    inputs, z, x_weights = 0, one.z, np.zeros(0, np.float32)
+    if k <= MOST_INPUTS:
+        inputs, z, x_weights = k, -1, packed(one.w_ih, passes)
     args = SmallLSTM(
-        one.z, one.y, one.y_bytes, one.hidden, packed(one.w_hh, passes), passes.full, one.last_width, one.h,
-        one.reverse, one.mask, one.x, k if k <= MOST_INPUTS else 0, packed(one.w_ih, passes),
+        z, one.y, one.y_bytes, one.hidden, packed(one.w_hh, passes), passes.full, one.last_width, one.h,
+        one.reverse, one.mask, one.x, inputs, x_weights,
         packed(one.bias.reshape(-1, 1), passes), one.c,
     )  # fmt: skip
     constants = (passes.lanes, passes.panels, passes.last, passes.tail, one.activations, one.mask >= 0)

@@ -46,6 +46,16 @@ def test_the_manifest_says_what_the_header_does(tmp_path: Path) -> None:
     assert entry["bytes"]["state"] < 4 * 2 * (2 * 8 + 32 + 8 + 8 + 2) + 400
 
 
+def test_a_microcontroller_does_not_hold_what_a_block_takes_elsewhere(tmp_path: Path) -> None:
+    targets = fastlstm.export(tiny(), tmp_path / "f", ("aarch64", "cortex-m4"), "tiny")["targets"]
+    states = {name: entry["bytes"]["state"] for name, entry in targets.items()}
+    lines = (tmp_path / "f" / "tiny.h").read_text().splitlines()
+    at = next(i for i, line in enumerate(lines) if "__ARM_ARCH_PROFILE == 'M'" in line)
+    assert lines[at + 1 : at + 3] == [f"#define tiny_STATE_BYTES {states['cortex-m4']}", "#define tiny_STATE_ALIGN 8"]
+    assert f"#define tiny_STATE_BYTES {states['aarch64']}" in lines[at + 3 :]
+    assert states["cortex-m4"] < 500 < states["aarch64"] < 2000
+
+
 def test_weights_apart_leave_the_object(tmp_path: Path) -> None:
     inside = fastlstm.export(tiny(), tmp_path / "a", LIGHT, "tiny")["targets"]["cortex-m4"]["bytes"]
     apart = fastlstm.export(tiny(), tmp_path / "b", LIGHT, "tiny", weights="apart")["targets"]["cortex-m4"]["bytes"]

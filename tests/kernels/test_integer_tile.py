@@ -12,7 +12,7 @@ import pytest
 from fastlstm import machine
 from fastlstm.kernels import emit
 from fastlstm.kernels.compiler import Kernel, template_of
-from fastlstm.target import LEVELS
+from fastlstm.target import TARGETS
 
 NUMBERS = """
 import numpy as np, fastlstm
@@ -66,7 +66,7 @@ def runs_here(name: str) -> bool:
 
 def assembly(name: str, kernel: str, bits: int) -> str:
     """Return the machine code of a product with integer weights, as text."""
-    target = LEVELS[name]
+    target = TARGETS[name]
     form = target.weights(bits)
     constants = {
         "linear": ("linear.linear", (target.lanes, 4, target.max_sums, form)),
@@ -99,6 +99,10 @@ LACKING = {
         ("aarch64", "linear", 16, "smlal"),
         ("aarch64", "linear", 8, "smlal"),
         ("aarch64-dotprod", "rnn", 8, "sdot"),
+        ("cortex-m4", "linear", 16, "smlad"),
+        ("cortex-m4", "rnn", 8, "sxtb16"),
+        ("cortex-m55", "linear", 16, "vmlava.s16"),
+        ("cortex-m55", "rnn", 8, "vmlava.s8"),
     ],
 )
 def test_each_processor_multiplies_as_many_at_once_as_it_can_and_no_more(

@@ -53,7 +53,7 @@ def test_windows_code_gives_the_results_of_python(everywhere: Path) -> None:
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_every_precision_gives_the_results_of_python_everywhere(tmp_path: Path, cell: str, precision: str) -> None:
     folder = tmp_path / "model"
-    fastlstm.export(recurrent(cell, 64, 5), folder, targets=tuple(RUN), name="model", precision=precision)
+    fastlstm.export(recurrent(cell, 67, 5), folder, targets=tuple(RUN), name="model", precision=precision)
     results = replay_export(folder)
     assert all(result.agrees for result in results), [str(result) for result in results if not result.agrees]
 
@@ -69,6 +69,16 @@ def test_emulators_count_the_instructions_of_a_step(everywhere: Path) -> None:
     counts = {target: replayed(everywhere, target).instructions for target in ("cortex-m4", "riscv64", "riscv64-v")}
     assert all(counts.values()), counts
     assert counts["riscv64-v"] < counts["riscv64"]  # vectors of four
+
+
+@pytest.mark.parametrize("target", ["cortex-m4", "cortex-m55"])
+def test_narrow_weights_take_fewer_instructions_on_a_microcontroller(tmp_path: Path, target: str) -> None:
+    counts = {}
+    for precision in ("float32", "int16", "int8"):
+        fastlstm.export(recurrent("lstm", 64, 32), tmp_path / precision, (target,), "model", precision=precision)
+        counts[precision] = replayed(tmp_path / precision, target).instructions
+    assert all(counts.values()), counts
+    assert max(counts["int16"], counts["int8"]) < counts["float32"], counts
 
 
 def test_a_model_of_another_target_does_not_pass(everywhere: Path, tmp_path: Path) -> None:
