@@ -42,7 +42,7 @@ class Functions:
             # A run calls it for whole blocks and for what is left, or for steps as N_step does: its code is there once.
             self.shared.append(block if block and source.block and source.block.varies else step)
         first = None if beginning is None else self.lowering.routine(beginning.first)
-        endings = [(e.frames, e.routine, e.routine and self.lowering.routine(e.routine)) for e in source.endings]
+        endings = [None if e.routine is None else self.lowering.routine(e.routine) for e in source.endings]
         self.lowering.main.append(FLOAT_MODE)
         self._init()
         if self.interface.streams:
@@ -176,24 +176,24 @@ class Functions:
             self.lowering.main.append(f"declare {word} @llvm.{operation}.{word}({word}, {word})")
         self.shared.append(BEGIN)
 
-    def _finish(self, endings: Sequence[tuple[int, Routine | None, str | None]]) -> None:
+    def _finish(self, routines: Sequence[str | None]) -> None:
         """Write the function for the end of a sequence; the last of the endings is that of all longer ones too."""
         outputs = [f"ptr %{port.parameter}" for port in self.interface.outputs]
-        if not any(frames for frames, _, _ in endings):
+        if not self.source.tail:
             with self._function("finish", outputs, self.word) as out:
                 out.add(f"ret {self.word} 0")
             return
         with self._function("finish", outputs, self.word) as out, self._computing(out, self.interface.outputs):
             nothing = {port.parameter: "0" for port in self.interface.inputs}
-            beginning, written, last = self.source.beginning, "0", len(endings) - 1
+            beginning, written, last = self.source.beginning, "0", len(routines) - 1
             taken = "0" if beginning is None else self._taken(out, beginning)
-            for number, (frames, routine, name) in enumerate(endings):
-                if routine is None or name is None:
+            for number, (ending, name) in enumerate(zip(self.source.endings, routines, strict=True)):
+                if ending.routine is None or name is None:
                     continue
                 here = out.value(f"icmp {'uge' if number == last else 'eq'} {self.word} {taken}, {number}")
                 with out.when(here):
-                    self._once(out, routine, name, "1", nothing)
-                written = out.value(f"select i1 {here}, {self.word} {frames}, {self.word} {written}")
+                    self._once(out, ending.routine, name, "1", nothing)
+                written = out.value(f"select i1 {here}, {self.word} {ending.frames}, {self.word} {written}")
             self._settle(out, written)
 
     # ------------------------------------------------------------ states

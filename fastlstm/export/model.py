@@ -16,6 +16,7 @@ from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.executor import Executor
 from fastlstm.export.golden import Golden, sequence
 from fastlstm.export.interface import Interface, Port
+from fastlstm.export.lengths import lengths_as_masks
 from fastlstm.export.recorded import stream_source, whole_source
 from fastlstm.export.source import Source
 from fastlstm.export.streams import segment_source
@@ -83,7 +84,7 @@ class Exported:
     def source(self, target: Target) -> Source:
         """Return what is computed for a target."""
         if not self.streams:
-            executor = Executor(passes.optimise(self.model.graph), 1, target=target)
+            executor = Executor(lengths_as_masks(passes.optimise(self.model.graph)), 1, target=target)
             return whole_source(executor, self._whole_inputs(), [spec.name for spec in executor.graph.outputs])
         engine = engine_for(self.model, self.state, target)
         if isinstance(engine, GraphEngine):

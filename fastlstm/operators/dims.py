@@ -81,24 +81,39 @@ def product(dims: Iterable[Dim]) -> Dim:
 
 
 def divide(a: Dim, b: Dim) -> Dim | None:
-    """Return a / b if `b` is one product that divides every term of `a`, else None."""
-    divisor = _parse(b)
-    if len(divisor) != 1:
-        return 1 if a == b else None
-    ((names, coefficient),) = divisor
-    if coefficient == 0:
+    """Return a / b if `b` divides `a` as a polynomial, else None."""
+    divisor, rest = dict(_parse(b)), {names: c for names, c in _parse(a) if c}
+    first = _leading(divisor)
+    if not divisor[first] or (not rest and not isinstance(b, int)):
         return None
     terms: _Terms = {}
-    for left, i in _parse(a):
-        rest = list(left)
-        for name in names:
-            if name not in rest:
-                return None
-            rest.remove(name)
-        if i % coefficient:
+    while rest and len(terms) < MOST_PRODUCTS:
+        names = _leading(rest)
+        quotient = _without(names, first)
+        if quotient is None or rest[names] % divisor[first]:
             return None
-        terms[tuple(rest)] = i // coefficient
-    return _format(terms)
+        terms[quotient] = coefficient = rest[names] // divisor[first]
+        for factors, times in divisor.items():
+            product_of = tuple(sorted(quotient + factors))
+            rest[product_of] = rest.get(product_of, 0) - coefficient * times
+            if not rest[product_of]:
+                del rest[product_of]
+    return None if rest else _format(terms)
+
+
+def _leading(terms: _Terms) -> tuple[str, ...]:
+    """Return the product that comes first in an order which multiplying by another product keeps."""
+    return min(terms, key=lambda names: (-len(names), names))
+
+
+def _without(names: tuple[str, ...], factors: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Return a product without some of its factors, None if it does not have all of them."""
+    rest = list(names)
+    for factor in factors:
+        if factor not in rest:
+            return None
+        rest.remove(factor)
+    return tuple(rest)
 
 
 def floor_divide(a: Dim, b: Dim) -> Dim:

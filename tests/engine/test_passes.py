@@ -10,7 +10,7 @@ from pass_graphs import FEATURES, constant, ints, model, ops_of, optimised
 
 from fastlstm import passes
 from fastlstm.graph import Graph, Node, TensorSpec
-from fastlstm.passes import shapes
+from fastlstm.passes import dims, shapes
 
 
 @pytest.mark.parametrize(("alpha", "beta", "trans"), [(1.0, 1.0, 1), (1.0, 1.0, 0), (0.5, 2.0, 1)])
@@ -226,3 +226,21 @@ def test_axes_that_do_not_fit_leave_the_shape_unknown(axes):
     nodes = (Node("Unsqueeze", ("x", "axes"), ("y",)),)
     graph = Graph((TensorSpec("x", ("batch", 3)),), (TensorSpec("y", ()),), nodes, {"axes": np.array(axes)})
     assert shapes.infer(graph)["y"].shape is None
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "wanted"),
+    [
+        ("12*b*floor((t - 80)/40) + 12*b", "12*floor((t - 80)/40) + 12", "b"),
+        ("t*t + 2*t + 1", "t + 1", "t + 1"),
+        ("4*t + 2", 2, "2*t + 1"),
+        ("4*t + 1", 2, None),
+        ("t + 1", "t", None),
+        ("t", "t + 1", None),
+        (6, 0, None),
+    ],
+)
+def test_sizes_divide_as_polynomials(a: dims.Dim, b: dims.Dim, wanted: dims.Dim | None) -> None:
+    assert dims.divide(a, b) == wanted
+    if wanted is not None:
+        assert dims.multiply(wanted, b) == a
