@@ -113,7 +113,7 @@ def supported() -> list[tuple[str, str, str]]:
         rows.append((f"{microsoft.DOMAIN}.{op}", ", ".join(names), "supported"))
     rows += [
         (op, "through ONNX's reference implementation (slow)", "supported")
-        for op in onnx_reference.OPERATORS
+        for op in onnx_reference.REFERRED
         if op not in OPERATORS
     ]
     return rows + [
