@@ -28,6 +28,7 @@ _RECURRENT: Mapping[str, tuple[str, float | None, float | None]] = MappingProxyT
         "silu": ("Silu", None, None),
         "swish": ("Silu", None, None),
         "exponential": ("Exp", None, None),
+        "mish": ("Mish", None, None),
     }
 )
 
