@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -143,7 +143,7 @@ def prelu(x: Array, slope: Array) -> Array:
     return np.where(x < 0, slope * x, x).astype(x.dtype)
 
 
-def _gelu_op(x: Array, *, approximate: str = "none") -> Array:
+def _gelu_op(x: Array, *, approximate: Literal["none", "tanh"] = "none") -> Array:
     return {"none": gelu, "tanh": gelu_tanh}[approximate](x)
 
 
