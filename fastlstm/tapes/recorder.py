@@ -16,7 +16,7 @@ from fastlstm.memory import aligned_zeros
 from fastlstm.operators.sizes import MAX_ELEMENTS
 from fastlstm.program import Argument, Instruction, Place, Table, place
 from fastlstm.protected import CHECKING
-from fastlstm.tapes.steps import Cell
+from fastlstm.tapes.steps import Cell, NotLoweredError
 from fastlstm.target import Target
 
 __all__ = ["Cell", "Recorder", "axis_of", "five", "loops"]
@@ -86,7 +86,10 @@ class Recorder:
         """Return room for a float32 array that nothing else uses while the array is needed."""
         count = math.prod(shape)
         if count > MAX_ELEMENTS:
-            raise ValueError(f"{count} elements are more than {MAX_ELEMENTS}")
+            raise NotLoweredError(
+                f"A value of {count:,} elements is to be computed; it may have {MAX_ELEMENTS:,}. Give the model "
+                "smaller inputs."
+            )
         size = -(-(count + self.target.slack) // self.grain) * self.grain
         spare = self.free.get(size)
         if spare:
