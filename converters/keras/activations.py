@@ -32,7 +32,9 @@ _SINGLE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 
-_INSIDE = MappingProxyType({"linear": ("Linear", {}), "silu": ("Silu", {}), "swish": ("Silu", {})})
+_INSIDE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {"linear": ("Linear", {}), "silu": ("Silu", {}), "swish": ("Silu", {})}
+)
 """Activations of recurrent layers that are no operators of graphs."""
 
 _RECURRENT: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(

@@ -89,7 +89,7 @@ def pad(
         return np.pad(cropped, added, constant_values=fill)
     if mode not in ("edge", "reflect", "wrap"):
         raise ValueError(f"the mode is '{mode}'; expected constant, edge, reflect or wrap")
-    return np.asarray(np.pad(cropped, added, mode=mode))  # type: ignore[call-overload]
+    return np.asarray(np.pad(cropped, added, mode=mode))
 
 
 def tile(x: Array, repeats: Array) -> Array:
