@@ -194,6 +194,8 @@ def test_symbolic_shapes_are_canonical():
 def test_an_operator_that_nobody_knows_is_refused_where_it_enters():
     with pytest.raises(UnsupportedError, match="'m': the operator is not supported"):
         model([Node("Mystery", ("x",), ("m",)), Node("Relu", ("m",), ("out",))], {}, ["out"])
+    with pytest.raises(UnsupportedError, match="'approximate' should be none, tanh; got 'rough'"):
+        model([Node("Gelu", ("x",), ("out",), {"approximate": "rough"})], {}, ["out"])
 
 
 def test_what_is_not_needed_goes_and_what_is_not_understood_stays():
