@@ -23,7 +23,7 @@ from fastlstm.converters.onnx.opsets import FORMS
 from fastlstm.converters.onnx.recurrent import ATTRIBUTES as RECURRENT
 from fastlstm.errors import DependencyError
 from fastlstm.onnx_backend import FastLSTMBackend
-from fastlstm.operators.onnx_reference import OPERATORS as REFERRED
+from fastlstm.operators.onnx_reference import REFERRED
 
 try:
     import onnx

@@ -112,8 +112,11 @@ def _check_signature(node: Node, label: str) -> None:
         if name not in node.attrs:
             if name in takes.required:
                 raise UnsupportedError(f"{label} lacks the attribute '{name}'.")
-        elif not _is_of(kind, node.attrs[name]):
-            raise UnsupportedError(f"{label}: the attribute '{name}' should be {kind}; got {_short(node.attrs[name])}.")
+        elif not (node.attrs[name] in takes.choices[name] if name in takes.choices else _is_of(kind, node.attrs[name])):
+            wanted = ", ".join(takes.choices.get(name, (kind,)))
+            raise UnsupportedError(
+                f"{label}: the attribute '{name}' should be {wanted}; got {_short(node.attrs[name])}."
+            )
 
 
 def _is_of(kind: str, value: Any) -> bool:

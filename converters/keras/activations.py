@@ -9,27 +9,9 @@ from typing import Any
 from fastlstm.converters.keras.config import class_and_config, is_custom
 from fastlstm.converters.keras.tensor import Emitter, Tensor
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.operators.activations import ACTIVATIONS
 
 __all__ = ["ACTIVATION_NAMES", "RECURRENT_NAMES", "activation", "activation_name", "recurrent_activation"]
-
-_RECURRENT: Mapping[str, tuple[str, float | None, float | None]] = MappingProxyType(
-    {
-        "linear": ("Linear", None, None),
-        "tanh": ("Tanh", None, None),
-        "sigmoid": ("Sigmoid", None, None),
-        "relu": ("Relu", None, None),
-        "leaky_relu": ("LeakyRelu", 0.2, None),
-        "elu": ("Elu", 1.0, None),
-        "celu": ("Elu", 1.0, None),
-        "selu": ("Selu", 1.6732632423543772, 1.0507009873554805),
-        "softplus": ("Softplus", None, None),
-        "softsign": ("Softsign", None, None),
-        "gelu": ("Gelu", None, None),
-        "silu": ("Silu", None, None),
-        "swish": ("Silu", None, None),
-        "exponential": ("Exp", None, None),
-    }
-)
 
 _SINGLE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
@@ -39,7 +21,7 @@ _SINGLE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "leaky_relu": ("LeakyRelu", {"alpha": 0.2}),
         "elu": ("Elu", {"alpha": 1.0}),
         "celu": ("Elu", {"alpha": 1.0}),
-        "selu": ("Selu", {"alpha": 1.6732632423543772, "gamma": 1.0507009873554805}),
+        "selu": ("Selu", {}),
         "softplus": ("Softplus", {}),
         "softsign": ("Softsign", {}),
         "gelu": ("Gelu", {"approximate": "none"}),
@@ -48,6 +30,15 @@ _SINGLE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
         "log_softmax": ("LogSoftmax", {"axis": -1}),
         "mish": ("Mish", {}),
     }
+)
+
+_INSIDE: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {"linear": ("Linear", {}), "silu": ("Silu", {}), "swish": ("Silu", {})}
+)
+"""Activations of recurrent layers that are no operators of graphs."""
+
+_RECURRENT: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {name: (op, attrs) for name, (op, attrs) in {**_SINGLE, **_INSIDE}.items() if op in ACTIVATIONS}
 )
 
 
@@ -201,7 +192,9 @@ def recurrent_activation(spec: Any, label: str, major: int) -> list[Any]:
             f"{label}: the activation '{name}' is not supported inside a recurrent layer; "
             f"supported: {', '.join(RECURRENT_NAMES)}."
         )
-    return list(_RECURRENT[name])
+    op, attrs = _RECURRENT[name]
+    alpha, beta = [*(attrs.get(key) for key, _ in ACTIVATIONS[op].function.parameters), None, None][:2]
+    return [op, alpha, beta]
 
 
 def hard_sigmoid(major: int) -> tuple[float, float]:

@@ -214,7 +214,7 @@ class Importer:
     def _check_schema(self, proto: Any, opset: int, attrs: Mapping[str, tuple[int, Any]], label: str) -> None:
         """Hold a node against ONNX's own definition of its operator at this opset."""
         known = proto.op_type in OPERATORS or proto.op_type in FORMS or proto.op_type in RECURRENT
-        known = known or proto.op_type in onnx_reference.OPERATORS
+        known = known or proto.op_type in onnx_reference.REFERRED
         schema = None
         if known:
             try:
@@ -222,7 +222,7 @@ class Importer:
             except self.schemas.SchemaError:  # there is no such operator at this opset
                 schema = None
         if schema is None:
-            alike = nearest(proto.op_type, {*OPERATORS, *FORMS, *RECURRENT, *onnx_reference.OPERATORS})
+            alike = nearest(proto.op_type, {*OPERATORS, *FORMS, *RECURRENT, *onnx_reference.REFERRED})
             raise UnsupportedError(
                 f"{label}: the operator is not supported at opset {opset}; {alike}. The table in converters/README.md "
                 "names all."
@@ -303,7 +303,7 @@ def convert(node: OnnxNode, scope: Scope) -> None:
     if node.op in RECURRENT:
         recurrent(node, scope)
         return
-    if node.op in onnx_reference.OPERATORS and node.op not in OPERATORS:
+    if node.op in onnx_reference.REFERRED and node.op not in OPERATORS:
         referred(node, scope)
         return
     current = current_form(node, scope)

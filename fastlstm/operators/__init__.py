@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,8 @@ class Signature:
         The positions below `least` that may be absent.
     attributes : mapping of str to str
         Attribute name to its kind, written as an annotation: ``"int"``, ``"Sequence[int] | None"``.
+    choices : mapping of str to tuple of str
+        Of attributes that are one of several words, these words.
     required : frozenset of str
         The attributes that have no default.
     """
@@ -119,6 +122,7 @@ class Signature:
     most: int
     optional: frozenset[int]
     attributes: Mapping[str, str]
+    choices: Mapping[str, tuple[str, ...]]
     required: frozenset[str]
 
 
@@ -136,6 +140,7 @@ def signature(op: str) -> Signature:
         sys.maxsize if listed else len(placed),
         frozenset(i for i, p in enumerate(placed) if "None" in str(p.annotation)),
         {p.name: str(p.annotation) for p in named},
+        {p.name: tuple(re.findall(r"'(\w+)'", p.annotation)) for p in named if p.annotation.startswith("Literal[")},
         frozenset(p.name for p in named if p.default is p.empty),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -129,8 +129,8 @@ def hard_swish(x: Array) -> Array:
 
 
 def mish(x: Array) -> Array:
-    """Return x * tanh(softplus(x))."""
-    return np.asarray(x * np.tanh(softplus(x)))
+    """Return x * tanh(softplus(x)); 0 at negative infinity."""
+    return np.asarray(np.where(np.isneginf(x), 0, x * np.tanh(softplus(x))), dtype=x.dtype)
 
 
 def shrink(x: Array, *, bias: float = 0.0, lambd: float = 0.5) -> Array:
@@ -143,7 +143,7 @@ def prelu(x: Array, slope: Array) -> Array:
     return np.where(x < 0, slope * x, x).astype(x.dtype)
 
 
-def _gelu_op(x: Array, *, approximate: str = "none") -> Array:
+def _gelu_op(x: Array, *, approximate: Literal["none", "tanh"] = "none") -> Array:
     return {"none": gelu, "tanh": gelu_tanh}[approximate](x)
 
 
@@ -266,6 +266,9 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "Gelu": Activation(gelu, Function(_gelu_vector)),
     "GeluTanh": Activation(gelu_tanh, Function(_gelu_tanh_vector)),
     "Silu": Activation(silu, Function(lambda v: lambda x: v.vmax(v.splat(x, NOTHING_BELOW), x) * v.sigmoid(x))),
+    "Mish": Activation(
+        mish, Function(lambda v: lambda x: v.vmax(v.splat(x, NOTHING_BELOW), x) * v.tanh(v.softplus(x)))
+    ),
     "Exp": Activation(exponential, Function(lambda v: v.exp)),
 }
 """The activations that a recurrent layer may carry."""
@@ -284,6 +287,7 @@ def activation(name: str, alpha: float | None = None, beta: float | None = None)
 
 _IN_GRAPHS = (
     "Sigmoid", "Tanh", "Relu", "LeakyRelu", "ThresholdedRelu", "HardSigmoid", "Elu", "Selu", "Softsign", "Softplus",
+    "Mish",
     "Exp",
 )  # fmt: skip
 """Activations that are operators of graphs too, with the same name and parameters."""
@@ -309,7 +313,6 @@ OPERATORS = table(
             rows=False,
         ),
     ),
-    _each("Mish", mish, RARE),
     _each("Shrink", shrink, RARE),
     broadcast("PRelu", prelu, Operation(lambda v: lambda x, slope: v.where_negative(x, x * slope, x), rows=False)),
 )

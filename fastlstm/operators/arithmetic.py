@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +72,7 @@ def mod(a: Array, b: Array, *, fmod: int = 0) -> Array:
     return np.asarray(np.fmod(a, b) if fmod else np.mod(a, b))
 
 
-def bit_shift(x: Array, by: Array, *, direction: str) -> Array:
+def bit_shift(x: Array, by: Array, *, direction: Literal["LEFT", "RIGHT"]) -> Array:
     """Return x shifted by a number of bits to the "LEFT" or the "RIGHT"."""
     check_broadcast(x, by)
     return np.asarray({"LEFT": np.left_shift, "RIGHT": np.right_shift}[direction](x, by))

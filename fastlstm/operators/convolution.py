@@ -6,7 +6,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ def conv(
     strides: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
-    auto_pad: str = "NOTSET",
+    auto_pad: Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"] = "NOTSET",
     group: int = 1,
 ) -> Array:
     """Return the convolution of x [N, C, ...] with weight [M, C / group, ...] plus bias [M].
@@ -71,7 +71,7 @@ def conv_transpose(
     strides: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
-    auto_pad: str = "NOTSET",
+    auto_pad: Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"] = "NOTSET",
     group: int = 1,
     output_padding: Sequence[int] | None = None,
     output_shape: Sequence[int] | None = None,

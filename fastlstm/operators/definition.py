@@ -27,32 +27,32 @@ RARE = "no model with recurrent layers is known that spends its time in it"
 class Stream(Enum):
     """How an operator goes on in time; `fastlstm.streaming` has a rule for each."""
 
-    ELEMENTS = auto()  # acts on each element of the first input alone; the other inputs are settings
+    ELEMENTS = auto()  # acts on each element of its first input alone; the other inputs are settings
     BROADCAST = auto()  # acts on the elements of several inputs that stand at the same place
-    FEATURES = auto()  # a product with constant weights over the last axis
-    EINSUM = auto()
-    ALONG_AXIS = auto()  # takes each line along the attribute `axis` by itself; default: the last
-    FROM_AXIS = auto()  # takes what lies on the attribute `axis` and those behind it by itself; default: the last
-    EXTREME = auto()  # looks for a position along the attribute `axis`; default: the first
-    REDUCTION = auto()  # reduces over the axes in the second input
-    CHANNELS = auto()  # constants for each place along the second axis
-    REARRANGED = auto()  # the same elements on other axes
+    FEATURES = auto()  # multiplies the last axis by constant weights
+    EINSUM = auto()  # multiplies axes that an equation names by constant weights
+    ALONG_AXIS = auto()  # takes each line along the attribute `axis`, by default the last, by itself
+    FROM_AXIS = auto()  # takes what lies on the axes from the attribute `axis` on, by default the last, by itself
+    EXTREME = auto()  # looks for a position along the attribute `axis`, by default the first
+    REDUCTION = auto()  # reduces over the axes in its second input
+    CHANNELS = auto()  # scales and shifts each place along the second axis by constants
+    REARRANGED = auto()  # holds the same elements on other axes
     SIZES = auto()  # gives sizes
-    REPEATED = auto()
-    JOINED = auto()
-    TAKEN = auto()
-    PARTED = auto()
-    CUT = auto()
-    PADDED = auto()
-    CONVOLUTION = auto()
-    TRANSPOSED_CONVOLUTION = auto()
-    POOLING = auto()
-    FOURIER = auto()
-    RECURRENT = auto()
+    REPEATED = auto()  # repeats elements along axes
+    JOINED = auto()  # joins values along an axis
+    TAKEN = auto()  # takes slices at places along an axis
+    PARTED = auto()  # cuts a value into several along an axis
+    CUT = auto()  # takes a range of slices along some axes
+    PADDED = auto()  # puts constants before and behind along some axes
+    CONVOLUTION = auto()  # sums over windows
+    TRANSPOSED_CONVOLUTION = auto()  # adds each element to several of the result
+    POOLING = auto()  # takes the largest, or the mean, of each window
+    FOURIER = auto()  # transforms windows of a signal
+    RECURRENT = auto()  # carries states from step to step
 
 
 class Lowering(Enum):
-    """Where the instructions of operators are made that are no functions of single elements."""
+    """Where instructions are made of operators that are no functions of single elements."""
 
     TAPE = auto()  # `fastlstm.tapes`, and `fastlstm.segments` where values are rows around recurrent layers
     LOOP = auto()  # `fastlstm.tapes.rounds`

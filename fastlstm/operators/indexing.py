@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -47,14 +47,23 @@ def gather_nd(x: Array, indices: Array, *, batch_dims: int = 0) -> Array:
     return np.stack(rows).reshape(*batch, *rows[0].shape)
 
 
-def scatter_elements(x: Array, indices: Array, updates: Array, *, axis: int = 0, reduction: str = "none") -> Array:
+def scatter_elements(
+    x: Array,
+    indices: Array,
+    updates: Array,
+    *,
+    axis: int = 0,
+    reduction: Literal["none", "add", "mul", "max", "min"] = "none",
+) -> Array:
     """Return a copy of x with `updates` written (or combined) at `indices` along `axis`."""
     if indices.shape != updates.shape:
         raise ValueError(f"indices {list(indices.shape)} and updates {list(updates.shape)} must have one shape")
     return _write(x, _along(indices, x.ndim, axis), updates, reduction)
 
 
-def scatter_nd(x: Array, indices: Array, updates: Array, *, reduction: str = "none") -> Array:
+def scatter_nd(
+    x: Array, indices: Array, updates: Array, *, reduction: Literal["none", "add", "mul", "max", "min"] = "none"
+) -> Array:
     """Return a copy of x with the slices that the last axis of `indices` points to written or combined."""
     expected = indices.shape[:-1] + x.shape[indices.shape[-1] :]
     if updates.shape != expected:
@@ -63,7 +72,12 @@ def scatter_nd(x: Array, indices: Array, updates: Array, *, reduction: str = "no
 
 
 def tensor_scatter(
-    x: Array, update: Array, starts: Array | None = None, *, axis: int = -2, mode: str = "linear"
+    x: Array,
+    update: Array,
+    starts: Array | None = None,
+    *,
+    axis: int = -2,
+    mode: Literal["linear", "circular"] = "linear",
 ) -> Array:
     """Return a copy of x with `update` written along `axis` from each row's own start.
 

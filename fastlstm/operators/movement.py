@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +64,7 @@ def pad(
     value: Array | None = None,
     axes: Array | None = None,
     *,
-    mode: str = "constant",
+    mode: Literal["constant", "reflect", "edge", "wrap"] = "constant",
 ) -> Array:
     """Return x with elements added (or, where negative, taken off) before and after its axes.
 
@@ -89,7 +89,7 @@ def pad(
         return np.pad(cropped, added, constant_values=fill)
     if mode not in ("edge", "reflect", "wrap"):
         raise ValueError(f"the mode is '{mode}'; expected constant, edge, reflect or wrap")
-    return np.asarray(np.pad(cropped, added, mode=mode))  # type: ignore[call-overload]
+    return np.asarray(np.pad(cropped, added, mode=mode))
 
 
 def tile(x: Array, repeats: Array) -> Array:
@@ -115,7 +115,7 @@ def reverse_sequence(x: Array, lengths: Array, *, batch_axis: int = 1, time_axis
     return np.moveaxis(turned, (0, 1), (time_axis, batch_axis))
 
 
-def depth_to_space(x: Array, *, blocksize: int, mode: str = "DCR") -> Array:
+def depth_to_space(x: Array, *, blocksize: int, mode: Literal["DCR", "CRD"] = "DCR") -> Array:
     """Return [N, C * b * b, H, W] as [N, C, H * b, W * b] (DCR: blocks before channels)."""
     N, C, H, W = x.shape
     b = blocksize
@@ -128,7 +128,7 @@ def depth_to_space(x: Array, *, blocksize: int, mode: str = "DCR") -> Array:
     return blocks.reshape(N, C // (b * b), H * b, W * b)
 
 
-def space_to_depth(x: Array, *, blocksize: int, mode: str = "DCR") -> Array:
+def space_to_depth(x: Array, *, blocksize: int, mode: Literal["DCR", "CRD"] = "DCR") -> Array:
     """Return [N, C, H * b, W * b] as [N, C * b * b, H, W]; the inverse of `depth_to_space`."""
     N, C, H, W = x.shape
     b = blocksize

@@ -1,6 +1,6 @@
 """Operators that nothing here computes, through the reference implementation that comes with the package onnx.
 
-It is written in Python to be read, one element after the other, so it is slow. Only operators of `OPERATORS` run:
+It is written in Python to be read, one element after the other, so it is slow. Only operators of `REFERRED` run:
 none of them opens files, decodes images or runs regular expressions, and each has a bound on the memory that it
 takes and on the steps that it makes, checked before it starts. A model file cannot name another one.
 """
@@ -21,7 +21,7 @@ from fastlstm.errors import DependencyError, InputError, UnsupportedError
 from fastlstm.operators.definition import Operator, table
 from fastlstm.operators.sizes import checked_shape
 
-__all__ = ["OPERATORS", "REFERENCE", "attribute_list"]
+__all__ = ["OPERATORS", "REFERENCE", "REFERRED", "attribute_list"]
 
 Array = npt.NDArray[Any]
 Cost = Callable[[Sequence[Any], Mapping[str, Any]], float]
@@ -112,7 +112,7 @@ def _linear_attention(inputs: Sequence[Any], attrs: Mapping[str, Any]) -> float:
     return float(60 * query.shape[1])
 
 
-OPERATORS: Mapping[str, Cost] = {
+REFERRED: Mapping[str, Cost] = {
     "AffineGrid": _affine_grid,
     "BatchNormalization": _elements,
     "BitCast": _elements,
@@ -148,7 +148,7 @@ def onnx_reference(
     Raises
     ------
     UnsupportedError
-        If the operator is not one of `OPERATORS`.
+        If the operator is not one of `REFERRED`.
     InputError
         If it would take more steps than are allowed.
     DependencyError
@@ -156,14 +156,14 @@ def onnx_reference(
     ValueError
         If sizes or values do not fit.
     """
-    if operator not in OPERATORS:
+    if operator not in REFERRED:
         raise UnsupportedError(
             f"The operator '{operator}' does not run through ONNX's reference implementation; those that do: "
-            f"{', '.join(OPERATORS)}."
+            f"{', '.join(REFERRED)}."
         )
     attrs = {str(name): value for name, value in attributes}
     given = [None if value is None else np.asarray(value) for value in inputs]
-    steps = OPERATORS[operator](given, attrs)
+    steps = REFERRED[operator](given, attrs)
     if not steps <= MOST_STEPS:
         raise InputError(
             f"{operator} has no kernel and would take some {steps:.0e} steps in ONNX's reference implementation; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ def max_pool(
     strides: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
-    auto_pad: str = "NOTSET",
+    auto_pad: Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"] = "NOTSET",
     ceil_mode: int = 0,
     storage_order: int = 0,
     count: int = 1,
@@ -69,7 +69,7 @@ def average_pool(
     strides: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
-    auto_pad: str = "NOTSET",
+    auto_pad: Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"] = "NOTSET",
     ceil_mode: int = 0,
     count_include_pad: int = 0,
 ) -> Array:
@@ -91,7 +91,7 @@ def lp_pool(
     strides: Sequence[int] | None = None,
     dilations: Sequence[int] | None = None,
     pads: Sequence[int] | None = None,
-    auto_pad: str = "NOTSET",
+    auto_pad: Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"] = "NOTSET",
     ceil_mode: int = 0,
 ) -> Array:
     """Return the p-norm of each window."""

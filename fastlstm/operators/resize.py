@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -36,15 +36,17 @@ def resize(
     scales: Array | None = None,
     sizes: Array | None = None,
     *,
-    mode: str = "nearest",
-    nearest_mode: str = "round_prefer_floor",
-    coordinate_transformation_mode: str = "half_pixel",
+    mode: Literal["nearest", "linear", "cubic"] = "nearest",
+    nearest_mode: Literal["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"] = "round_prefer_floor",
+    coordinate_transformation_mode: Literal[
+        "half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_crop_and_resize"
+    ] = "half_pixel",
     cubic_coeff_a: float = -0.75,
     exclude_outside: int = 0,
     extrapolation_value: float = 0.0,
     antialias: int = 0,
     axes: Sequence[int] | None = None,
-    keep_aspect_ratio_policy: str = "stretch",
+    keep_aspect_ratio_policy: Literal["stretch", "not_larger", "not_smaller"] = "stretch",
 ) -> Array:
     """Return x resized along `axes` (by default all) by `scales` or to `sizes`."""
     if mode not in ("nearest", "linear", "cubic"):

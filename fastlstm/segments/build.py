@@ -151,7 +151,7 @@ def _around(build: Builder, node: Node, infos: Mapping[str, Any]) -> None:
     vectors = panels_of(features, lanes)
     if node.op in UNARY:
         at = build.read_padded(x, features)
-        kernel = ("elementwise.unary", (lanes, node.op, *UNARY[node.op].given(node.attrs)))
+        kernel: tuple[str, tuple[Any, ...]] = ("elementwise.unary", (lanes, node.op, *UNARY[node.op].given(node.attrs)))
         build.emit(build.stage[x], Instruction(*kernel, Unary(at, out, vectors), node.op), at, out)
         stage = build.stage[x]
     elif node.op in BINARY:

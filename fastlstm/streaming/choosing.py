@@ -19,7 +19,7 @@ from fastlstm.graph import RECURRENT_OPS, Graph, Node, Recurrent, RecurrentInput
 from fastlstm.plan import make_plan, row_labels
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine, Streamed
-from fastlstm.streaming.flow import FRAMES, ROWS, TRACED, Carried, Part, Unrolled, refusal
+from fastlstm.streaming.flow import FRAMES, ROWS, TRACED, Carried, Part, Unrolled, WrongAxesError, refusal
 from fastlstm.streaming.pairs import final_states, initial_states, likely_pairs, state_pairs
 from fastlstm.streaming.timeline_rules import unroll
 from fastlstm.target import Target
@@ -209,7 +209,7 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
             found = unroll(named, moving, pairs, placed)
         except UnsupportedError as error:
             # A layer that does not find its frames says that the axes are wrong, not what is wrong with the model.
-            far = -1 if "one row a frame" in str(error) else len(placed)
+            far = -1 if isinstance(error, WrongAxesError) else len(placed)
             if best is None or far > best[0]:
                 best = far, error
             continue

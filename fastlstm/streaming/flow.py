@@ -34,6 +34,7 @@ __all__ = [
     "Part",
     "Phase",
     "Unrolled",
+    "WrongAxesError",
     "refusal",
 ]
 
@@ -213,6 +214,10 @@ class Unrolled:
     last: Part | None = None
     whole: Graph | None = None
     reasons: tuple[str, ...] = ()
+
+
+class WrongAxesError(UnsupportedError):
+    """Raised where a value has not one row a frame: the axes that were taken for time are not, or the model is odd."""
 
 
 class LongerHopError(Exception):

@@ -16,7 +16,7 @@ from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, outer_values
 from fastlstm.operators import OPERATORS, Stream
 from fastlstm.passes.rewrite import prune
 from fastlstm.streaming import waiting
-from fastlstm.streaming.flow import ROWS, Carried, Flow, Part, Phase, refusal
+from fastlstm.streaming.flow import ROWS, Carried, Flow, Part, Phase, WrongAxesError, refusal
 from fastlstm.streaming.placing import Placement
 
 __all__ = ["Flows", "Rule", "Unroller"]
@@ -102,7 +102,7 @@ class Unroller(Placement):
             raise UnsupportedError(f"The output '{name}' does not go on in time, so this model cannot stream.")
         self.at_once &= flow.axis >= 0
         if flow.merged or flow.overlaps:
-            raise UnsupportedError(f"The output '{name}' has not one row a frame, so this model cannot stream.")
+            raise WrongAxesError(f"The output '{name}' has not one row a frame, so this model cannot stream.")
         self.shown[name] = name, flow
         if flow.padding:
             self.shown[name] = waiting.window(self, Node("", (), (name,)), name, flow)

@@ -24,6 +24,7 @@ from fastlstm.streaming.flow import (
     LongerHopError,
     Phase,
     Unrolled,
+    WrongAxesError,
     refusal,
 )
 from fastlstm.streaming.timeline import Flows, Rule, Unroller
@@ -376,7 +377,7 @@ def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
     if mask and (flow["mask"] is None or x is None or flow["mask"].pace != x.pace or flow["mask"].axis):
         raise refusal(node, "takes a mask that does not go on with its frames")
     if x is None or x.axis != 0 or x.overlaps or x.merged or at.shape(read.x)[2] == ROWS:
-        raise refusal(node, "does not take one row a frame")
+        raise WrongAxesError(str(refusal(node, "does not take one row a frame")))
     if any(other is not None for name, other in flow.items() if name not in ("x", "mask")):
         raise refusal(node, "starts from a state, or has weights, computed from the frames")
     outputs = list(node.outputs) + [""] * (3 - len(node.outputs))

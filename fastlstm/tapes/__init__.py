@@ -8,15 +8,13 @@ are not those that a kernel takes. Whether it returns None never depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from fastlstm.graph import Node
 from fastlstm.tapes import convolution, elementwise, lines, movement, pooling, products, whole
-from fastlstm.tapes.recorder import Cell, Recorder
+from fastlstm.tapes.recorder import Cell, Emitter, Recorder
 
 __all__ = ["EMITTERS", "HEAVY", "Emitter"]
-
-Emitter = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
 
 
 def _either(first: Emitter, second: Emitter) -> Emitter:

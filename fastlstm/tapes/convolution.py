@@ -22,7 +22,7 @@ from fastlstm.operators.windows import windows
 from fastlstm.pack import panels_of, plain_panels
 from fastlstm.program import place
 from fastlstm.tapes.planes import Axis, Planes, laid_out
-from fastlstm.tapes.recorder import Cell, Recorder
+from fastlstm.tapes.recorder import Cell, Emitter, Recorder
 
 __all__ = ["EMITTERS"]
 
@@ -285,6 +285,4 @@ def _lines(planes: Planes, target: Array) -> tuple[int, int, int, int, int, int,
     return planes.lines, planes.pitch, height, width, by_image, by_channel, by_line, by_element
 
 
-_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
-
-EMITTERS: Mapping[str, _Emit] = {"Conv": _conv, "ConvTranspose": _conv_transpose}
+EMITTERS: Mapping[str, Emitter] = {"Conv": _conv, "ConvTranspose": _conv_transpose}

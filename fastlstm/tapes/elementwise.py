@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from fastlstm.arguments.arrays import Binary, Loops, Unary
 from fastlstm.graph import Node
 from fastlstm.operators import OPERATORS, Function, Operation
 from fastlstm.program import place
-from fastlstm.tapes.recorder import Cell, Recorder, five, loops
+from fastlstm.tapes.recorder import Cell, Emitter, Recorder, five, loops
 
 __all__ = ["EMITTERS", "apply", "combine"]
 
@@ -154,9 +154,7 @@ def _batch_normalization(rec: Recorder, node: Node, cells: Sequence[Cell | None]
     return [combine(rec, "Add", combine(rec, "Mul", x, by), shift)]
 
 
-_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
-
-EMITTERS: Mapping[str, _Emit] = {
+EMITTERS: Mapping[str, Emitter] = {
     **dict.fromkeys(FUNCTIONS, _unary),
     **dict.fromkeys(OPERATIONS, _binary),
     "Gelu": _gelu,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from fastlstm.arguments.arrays import LayerNorm, Lines
 from fastlstm.graph import Node
 from fastlstm.program import place
 from fastlstm.tapes.elementwise import apply
-from fastlstm.tapes.recorder import Cell, Recorder, axis_of
+from fastlstm.tapes.recorder import Cell, Emitter, Recorder, axis_of
 
 __all__ = ["EMITTERS"]
 
@@ -93,9 +93,7 @@ def _global_mean(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> li
     return _reduced(rec, "Mean", x, which, (*x.array.shape[:2], *[1] * len(which)))
 
 
-_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
-
-EMITTERS: Mapping[str, _Emit] = {
+EMITTERS: Mapping[str, Emitter] = {
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
     "LayerNormalization": _layer_norm,

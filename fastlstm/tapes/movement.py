@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.graph import Node
-from fastlstm.tapes.recorder import Cell, Recorder, axis_of
+from fastlstm.tapes.recorder import Cell, Emitter, Recorder, axis_of
 
 __all__ = ["EMITTERS"]
 
@@ -191,9 +191,7 @@ def _scatter_nd(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list
     return [out]
 
 
-_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
-
-EMITTERS: Mapping[str, _Emit] = {
+EMITTERS: Mapping[str, Emitter] = {
     **dict.fromkeys(("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split"), _view),
     "Expand": _expand,
     "Gather": _gather,

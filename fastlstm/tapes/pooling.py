@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from fastlstm.graph import Node
 from fastlstm.operators.sizes import checked_shape
 from fastlstm.operators.windows import windows
 from fastlstm.program import place
-from fastlstm.tapes.recorder import Cell, Recorder
+from fastlstm.tapes.recorder import Cell, Emitter, Recorder
 
 __all__ = ["EMITTERS"]
 
@@ -87,6 +87,4 @@ def _counts(axis: Window, after: int | None, lanes: int) -> Array:
     return counts
 
 
-_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
-
-EMITTERS: Mapping[str, _Emit] = {"MaxPool": _pool, "AveragePool": _pool}
+EMITTERS: Mapping[str, Emitter] = {"MaxPool": _pool, "AveragePool": _pool}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.pack import panels_of, plain_panels
 from fastlstm.program import Place, place
-from fastlstm.tapes.recorder import Cell, Recorder
+from fastlstm.tapes.recorder import Cell, Emitter, Recorder
 
 __all__ = ["EMITTERS"]
 
@@ -166,6 +166,4 @@ def _evenly_spaced(array: Array) -> bool:
     return len(lead) <= 1 and (not lead or array.ndim == 3)
 
 
-_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
-
-EMITTERS: Mapping[str, _Emit] = {"Dense": _dense, "MatMul": _matmul, "Einsum": _einsum}
+EMITTERS: Mapping[str, Emitter] = {"Dense": _dense, "MatMul": _matmul, "Einsum": _einsum}

@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.arguments.arrays import Copy, Fill, Loops
+from fastlstm.graph import Node
 from fastlstm.layout import AXES
 from fastlstm.memory import aligned_zeros
 from fastlstm.operators.sizes import MAX_ELEMENTS
 from fastlstm.program import Argument, Instruction, Place, Table, place
 from fastlstm.protected import CHECKING
-from fastlstm.tapes.steps import Cell
+from fastlstm.tapes.steps import Cell, NotLoweredError
 from fastlstm.target import Target
 
-__all__ = ["Cell", "Recorder", "axis_of", "five", "loops"]
+__all__ = ["Cell", "Emitter", "Recorder", "axis_of", "five", "loops"]
 
 Array = npt.NDArray[Any]
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
@@ -89,7 +90,10 @@ class Recorder:
         """Return room for a float32 array that nothing else uses while the array is needed."""
         count = math.prod(shape)
         if count > MAX_ELEMENTS:
-            raise ValueError(f"{count} elements are more than {MAX_ELEMENTS}")
+            raise NotLoweredError(
+                f"A value of {count:,} elements is to be computed; it may have {MAX_ELEMENTS:,}. Give the model "
+                "smaller inputs."
+            )
         size = -(-(count + self.target.slack) // self.grain) * self.grain
         spare = self.free.get(size)
         if spare:
@@ -276,3 +280,7 @@ def five(sizes: Sequence[int], *strides: Sequence[int]) -> list[Loops] | None:
     if len(sizes) > AXES:
         return None
     return [_padded(sizes, 1), *(_padded(each, 0) for each in strides)]
+
+
+Emitter = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
+"""What makes instructions of a node: see `fastlstm.tapes`."""

@@ -26,7 +26,7 @@ from fastlstm.operators.sizes import checked_rounds
 from fastlstm.program import Body, Instruction, place
 from fastlstm.tapes.recorder import five, loops
 from fastlstm.tapes.runner import Recordings, Runner
-from fastlstm.tapes.steps import Cell, Recorded, SizesChangedError
+from fastlstm.tapes.steps import Cell, NotLoweredError, Recorded, SizesChangedError
 
 __all__ = ["record_rounds"]
 
@@ -242,7 +242,7 @@ def _move(loop: _Loop, x: Array, x_step: int, out: Array, out_step: int) -> None
     sizes, steps = loops(target.shape, source.strides, target.strides)
     words = five(sizes, *steps)
     if words is None:
-        raise ValueError("a slice has more axes than a kernel has loops")
+        raise NotLoweredError("A slice of a loop has more axes than a kernel has loops.")
     args = MoveSlice(place(loop.number), place(source), x_step, place(target), out_step, *words)
     rec.emit("rounds.move", (rec.target.lanes,), args)
 

@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from fastlstm import layout
 from fastlstm.busy import Busy
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.native import Call, Wiring
 from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import COMPLAINT
 
-__all__ = ["Cell", "Recorded", "SizesChangedError", "Tape"]
+__all__ = ["Cell", "NotLoweredError", "Recorded", "SizesChangedError", "Tape"]
 
 Array = npt.NDArray[Any]
 
@@ -51,6 +51,10 @@ class Cell:
     def is_float(self) -> bool:
         """Whether it is a float32 array."""
         return isinstance(self.array, np.ndarray) and self.array.dtype == np.float32
+
+
+class NotLoweredError(UnsupportedError):
+    """A value is larger than a tape's memory may be, or has more axes than a kernel has loops: NumPy takes it."""
 
 
 class SizesChangedError(Exception):

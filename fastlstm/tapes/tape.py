@@ -21,7 +21,7 @@ import numpy.typing as npt
 from fastlstm import layout, operators
 from fastlstm.arguments.arrays import MaskCodes, Run
 from fastlstm.clock import marked
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Node, outer_values
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.program import Body, Instruction, Place, Program, Stage, place
@@ -32,7 +32,7 @@ from fastlstm.tapes import EMITTERS
 from fastlstm.tapes.recorder import FINE, Recorder
 from fastlstm.tapes.rounds import record_rounds
 from fastlstm.tapes.runner import Runner
-from fastlstm.tapes.steps import Cell, Recorded, SizesChangedError, Tape
+from fastlstm.tapes.steps import Cell, NotLoweredError, Recorded, SizesChangedError, Tape
 
 __all__ = ["Recording", "record", "record_program"]
 
@@ -155,8 +155,8 @@ class Recording:
         """Return the outputs of a loop that was recorded, None if it has to be run as it comes."""
         try:
             return record_rounds(self, runner, node, cells, values)
-        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, SizesChangedError):
-            return None
+        except (InputError, NotLoweredError, SizesChangedError):
+            return None  # of what its body says to values that are not computed yet nothing is taken for granted
 
     def _emitted(self, node: Node, cells: Sequence[Cell | None]) -> dict[str, Cell] | None:
         """Return the outputs of a node whose instructions were added, None if it has none."""
@@ -166,8 +166,12 @@ class Recording:
         before = len(self.rec.pending)
         try:
             made = emitter(self.rec, node, cells)
-        except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError):
-            made = None  # sizes do not fit one another: `operators.evaluate` says it in a sentence
+        except NotLoweredError:
+            made = None
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            # Sizes that do not fit one another: the operator says it in a sentence, unless the mistake is ours.
+            operators.evaluate(node, [None if c is None else c.array for c in cells])
+            raise
         if made is None:
             del self.rec.pending[before:]
             return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from fastlstm.graph import Node
 from fastlstm.layout import KINDS, OPERATIONS
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.program import place
-from fastlstm.tapes.recorder import Cell, Recorder, axis_of, five, loops
+from fastlstm.tapes.recorder import Cell, Emitter, Recorder, axis_of, five, loops
 
 __all__ = ["EMITTERS"]
 
@@ -162,9 +162,7 @@ def _argmax(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     return [Cell(np.expand_dims(out.array, axis), fixed=False)] if node.attrs.get("keepdims", 1) else [out]
 
 
-_Emit = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
-
-EMITTERS: Mapping[str, _Emit] = {
+EMITTERS: Mapping[str, Emitter] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Min", "Max"), _arithmetic),
     **dict.fromkeys(_COMPARISONS, _comparison),
     **dict.fromkeys(_LOGIC, _logic),

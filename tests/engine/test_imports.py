@@ -27,7 +27,7 @@ ALLOWED: Mapping[str, str] = {
     "quantise": "graph limits",
     "validation": "graph limits operators",
     "converters.audio": "converters.common converters.torch graph",
-    "converters.keras": "converters.common graph",
+    "converters.keras": "converters.common graph operators",
     "converters.onnx": "converters.common graph operators quantise validation",
     "converters.torch": "converters.common graph quantise",
     "graph_json": "graph operators validation",

@@ -9,6 +9,7 @@ import pytest
 from pass_graphs import FEATURES, constant, ints, model, ops_of, optimised
 
 from fastlstm import passes
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.passes import dims, shapes
 
@@ -190,14 +191,21 @@ def test_symbolic_shapes_are_canonical():
     assert known["rest"].shape == ("batch", "max(time - 1, 0)", FEATURES)
 
 
+def test_an_operator_that_nobody_knows_is_refused_where_it_enters():
+    with pytest.raises(UnsupportedError, match="'m': the operator is not supported"):
+        model([Node("Mystery", ("x",), ("m",)), Node("Relu", ("m",), ("out",))], {}, ["out"])
+    with pytest.raises(UnsupportedError, match="'approximate' should be none, tanh; got 'rough'"):
+        model([Node("Gelu", ("x",), ("out",), {"approximate": "rough"})], {}, ["out"])
+
+
 def test_what_is_not_needed_goes_and_what_is_not_understood_stays():
     graph = model(
-        [Node("Mystery", ("x",), ("m",)), Node("Relu", ("x",), ("dead",)), Node("Relu", ("m",), ("out",))],
+        [Node("Unique", ("x",), ("m",)), Node("Relu", ("x",), ("dead",)), Node("Relu", ("m",), ("out",))],
         {"unread": constant(2)},
         ["out"],
     )
     plain = passes.optimise(graph)
-    assert ops_of(plain) == ["Mystery", "Relu"]
+    assert ops_of(plain) == ["Unique", "Relu"]
     assert not plain.constants
 
 

@@ -20,6 +20,7 @@ T, B, F, H = 6, 4, 3, 7
 ACTIVATIONS = {
     "sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "softsign": "Softsign", "softplus": "Softplus",
     "linear": "Linear", "selu": "Selu", "gelu": "Gelu", "silu": "Silu", "exponential": "Exp", "elu": "Elu",
+    "mish": "Mish",
 }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import fastlstm
+from fastlstm.converters.common.builder import Direction, GraphBuilder
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
 
@@ -466,6 +467,24 @@ def test_what_stays_in_its_time_step_streams(function: Any) -> None:
     whole, stream = model(x), model.stream()
     parts = [stream.push(x[:, a:b]) for a, b in ((0, 1), (1, 8), (8, 8), (8, STEPS))]
     np.testing.assert_array_equal(np.concatenate(parts, 1), whole)
+
+
+def test_siblings_of_what_streams_stream_too() -> None:
+    """ArgMin, BitwiseNot and CastLike act on each frame alone, as ArgMax, Not and Cast do."""
+    build, rng = GraphBuilder(), np.random.default_rng(0)
+    x = build.input("x", ("time", 1, 4))
+    weights = Direction(*(rng.standard_normal(shape).astype(np.float32) for shape in ((6, 4), (6, 6))))
+    y = build.recurrent("RNN", x, [weights], name="layer")[0]
+    least = build.node("BitwiseNot", build.node("ArgMin", y, axis=-1, keepdims=1))
+    build.output(
+        build.node("CastLike", least, build.constant("like", np.zeros(1, np.float32))), "least", ("time", 1, 1)
+    )
+    model = fastlstm.Model(build.graph())
+    frames = rng.standard_normal((5, 1, 4)).astype(np.float32)
+    whole = model.run({"x": frames})["least"]
+    stream = model.stream()
+    np.testing.assert_array_equal([stream.step(frame[0]) for frame in frames], whole[:, 0])
+    assert len(set(whole.ravel())) > 1
 
 
 def test_a_model_without_memory_has_nothing_to_stream() -> None:
