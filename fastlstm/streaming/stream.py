@@ -14,7 +14,7 @@ from fastlstm.conversion import converted
 from fastlstm.errors import InputError
 from fastlstm.foreign import as_array, with_tensors
 from fastlstm.native import Call, never
-from fastlstm.streaming.engines import Streamed
+from fastlstm.streaming.engines import GraphRun, Streamed
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
 
 __all__ = ["Stream"]
@@ -214,7 +214,7 @@ class Stream:
             check_out(self._outputs, out, shapes)
         before = self._run.before()
         try:
-            if self._by_call:
+            if self._by_call and isinstance(self._run, GraphRun):
                 results = self._run.calls(stacks, still, steps)
             else:
                 results = self._run.advance(arrays, steps)
