@@ -49,7 +49,7 @@ def test_what_was_asked_for_is_compiled_elsewhere_and_kept(tmp_path: Path) -> No
         compiler.kernel_image = refuse
         compiler.ahead([LAST, ADVANCE], HERE)
         in_hand(ADVANCE)  # so the other one is ready
-        assert compiler.load(ADVANCE, HERE) and addresses.address(LAST, HERE)
+        assert compiler.load(ADVANCE, HERE) and compiler.load(LAST, HERE)
         """,
         tmp_path,
     )
@@ -84,7 +84,7 @@ def test_a_helper_that_dies_costs_nothing_but_its_time(tmp_path: Path) -> None:
         while not helpers._helpers.processes:
             time.sleep(0.01)
         helpers._helpers.processes[0].kill()
-        assert compiler.load(LAST, HERE) and addresses.address(ADVANCE, HERE)
+        assert compiler.load(LAST, HERE) and compiler.load(ADVANCE, HERE)
         """,
         tmp_path,
     )
