@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        sides = {"prebuilt": _environment(arguments.wheel.resolve(), scratch), "compiled": _here(scratch)}
+        sides = {"prebuilt": _environment(arguments.wheel.resolve(), scratch), "compiled": _here()}
         broken = [line for told in _written(scratch) for line in _judged(told, sides)]
     for line in broken:
         print(line, file=sys.stderr)
@@ -108,15 +108,15 @@ def _environment(wheel: Path, scratch: Path) -> tuple[str, dict[str, str]]:
     venv.create(folder, with_pip=True)
     home.mkdir()
     python = str(folder / "bin" / "python")
-    install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install = [python, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, *(f"{name}=={version(name)}" for name in ("numpy", "safetensors"))], check=True)
     subprocess.run([*install, "--no-deps", str(wheel)], check=True)
     return python, {"PATH": os.environ["PATH"], "HOME": str(home)}
 
 
-def _here(scratch: Path) -> tuple[str, dict[str, str]]:
-    # In the checkout there are no packs, so kernels come from the compiler.
-    return sys.executable, {**os.environ, "PYTHONPATH": str(HERE.parent), "FASTLSTM_CACHE_DIR": str(scratch / "cache")}
+def _here() -> tuple[str, dict[str, str]]:
+    # In the checkout there are no packs, so kernels come from the compiler, or are those that it made before.
+    return sys.executable, {**os.environ, "PYTHONPATH": str(HERE.parent)}
 
 
 def _written(scratch: Path) -> Iterator[dict[str, Any]]:

@@ -111,7 +111,7 @@ def _try(file: Path, folder: Path) -> None:
     """Install a file into an empty environment and run the demo there."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", f"fastlstm[demo] @ {file.as_uri()}"], check=True)
+    subprocess.run([python, "-I", "-m", "pip", "install", "--quiet", f"fastlstm[demo] @ {file.as_uri()}"], check=True)
     subprocess.run([folder / "bin" / "fastlstm", "demo"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     print(f"{file.name}: installed, and ran the demo", flush=True)
 

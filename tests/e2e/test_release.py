@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -35,6 +36,13 @@ def test_the_names_of_the_api_are_those_that_are_promised() -> None:
 
 def test_the_version_is_written_the_same_in_both_places() -> None:
     assert f'\nversion = "{__version__}"\n' in PROJECT
+
+
+def test_python_without_its_global_lock_is_refused_in_a_sentence() -> None:
+    code = "import sys; sys._is_gil_enabled = lambda: False; import fastlstm"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("fastlstm.errors.DependencyError: fastlstm does not support Python")
 
 
 @pytest.mark.parametrize("version", range(1, fileformat.FORMAT_VERSION + 1))

@@ -69,7 +69,7 @@ def install(root: Path, requirements: Sequence[str]) -> None:
     platforms = [f"manylinux_2_{minor}_aarch64" for minor in GLIBC] + ["manylinux2014_aarch64"]
     subprocess.run(
         [
-            sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
+            sys.executable, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile",
             "--upgrade", "--target", library / "site-packages", "--implementation", "cp",
             "--python-version", python.name.removeprefix("python"), "--only-binary=:all:",
             *(word for name in platforms for word in ("--platform", name)), *requirements,

@@ -74,7 +74,7 @@ def cell(python: Path, packages: Mapping[str, str], wheel: Path, scratch: Path, 
     inside = scratch / "venv" / "bin" / "python"
     wanted = [f"{name}~={version}.0" if version.count(".") == 1 else f"{name}=={version}" for name, version in
               packages.items() if version]  # fmt: skip
-    install = [inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
+    install = [inside, "-I", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:"]
     done = subprocess.run([*install, str(wheel), *wanted, *REQUIREMENTS], capture_output=True, text=True, check=False)
     if done.returncode:
         return f"FAILED to install: {done.stderr.strip().splitlines()[-1]}"
