@@ -107,7 +107,7 @@ def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
         if group == 1:
             return b.add(total, b.mul(b.sext(values, total.type), b.sext(weights, total.type)))
         if lanes == 1:
-            return b.bitcast(_pairs(b, *(b.bitcast(v, I32) for v in (total, values, weights)), group), total.type)
+            return b.bitcast(_pairs(b, group, *(b.bitcast(v, I32) for v in (total, values, weights))), total.type)
         if group == 2:
             return b.add(total, _called(b, PAIRS[lanes], total.type, values, weights))
         if shape.offset:
@@ -204,7 +204,7 @@ def _called(b: Any, name: str, kind: Any, *arguments: Any) -> Any:
     return b.call(module.globals.get(name) or ir.Function(module, signature, name), arguments)
 
 
-def _pairs(b: Any, total: Any, values: Any, weights: Any, group: int) -> Any:
+def _pairs(b: Any, group: int, total: Any, values: Any, weights: Any) -> Any:
     """Emit a sum with the products of one pair of 16 bits, or of four bytes."""
     if group == 2:
         return _called(b, PAIR, I32, values, weights, total)
