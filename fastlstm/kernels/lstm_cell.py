@@ -37,23 +37,30 @@ def lstm_cells(
     become gates in place, of the cell states at `c`, the peepholes ``[panel][i, f, o][lane]`` and the outputs at
     `y`. Panels from `whole` on store `last_width` lanes of their output only. `spare` is room for a vector.
     """
-    beside = items_beside(max_sums)
-    gates, update, output = _passes(lanes, beside, activations, clip, coupled, peephole)
-    gates_1, update_1, output_1 = _passes(lanes, 1, activations, clip, coupled, peephole)
+    four, two, one_alone = (_passes(lanes, items, activations, clip, coupled, peephole) for items in (4, 2, 1))
+    most = items_beside(max_sums)
+    gates_4, update_4, output_4 = four
+    gates_2, update_2, output_2 = two
+    gates_1, update_1, output_1 = one_alone
     width = 4 * lanes
 
     @inlined
     def line(count, z, z_by, c, c_by, extra, extra_by, y, y_by, whole, last_width, spare):
         """Run the passes over items that lie at equal distances; those from `whole` on are stored in part."""
-        together = count // beside * beside
-        for i in range(0, together, beside):
-            gates(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
-        for i in range(together, count):
+        fours, pairs = count // 4 * 4 if most == 4 else 0, count // 2 * 2
+        for i in range(0, fours, 4):
+            gates_4(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
+        for i in range(fours, pairs, 2):
+            gates_2(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
+        for i in range(pairs, count):
             gates_1(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
-        for i in range(0, together, beside):
-            update(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
-            output(z + i * z_by, z_by, c + i * c_by, c_by, y + i * y_by, y_by, whole - i, last_width, spare)
-        for i in range(together, count):
+        for i in range(0, fours, 4):
+            update_4(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
+            output_4(z + i * z_by, z_by, c + i * c_by, c_by, y + i * y_by, y_by, whole - i, last_width, spare)
+        for i in range(fours, pairs, 2):
+            update_2(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
+            output_2(z + i * z_by, z_by, c + i * c_by, c_by, y + i * y_by, y_by, whole - i, last_width, spare)
+        for i in range(pairs, count):
             update_1(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
             output_1(z + i * z_by, z_by, c + i * c_by, c_by, y + i * y_by, y_by, whole - i, last_width, spare)
 

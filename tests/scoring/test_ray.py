@@ -24,7 +24,7 @@ from data_sets import KILL_ROWS, KILLS, classifier, digests, expected, scored, s
 import fastlstm
 from fastlstm.errors import InputError
 
-COUNT = KILL_ROWS // 3
+COUNT = KILL_ROWS
 PART = COUNT // 80
 RUNS = max(1, KILLS // 2)
 """Of each test that kills: half for workers, half for drivers."""
