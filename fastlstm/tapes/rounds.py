@@ -267,15 +267,22 @@ def _hand_on(loop: _Loop) -> None:
 def _counted(loop: _Loop, steps: Sequence[Callable[[], None]]) -> int:
     """Run the rounds after the first, and return how many there are; with that known beforehand, run none."""
     if loop.decision is None and loop.most is not None:
-        return checked_rounds(loop.most)
+        return _allowed(loop.most)
     loop.outer.needs_python(f"{loop.node.op} '{loop.node.name}', whose body decides how often it runs,")
     count = 1
     while (loop.decision is None or bool(loop.decision.array.reshape(-1)[0])) and count != loop.most:
         loop.number[0] = count
         for step in steps:
             step()
-        count = checked_rounds(count + 1)
+        count = _allowed(count + 1)
     return count
+
+
+def _allowed(rounds: int) -> int:
+    try:
+        return checked_rounds(rounds)
+    except ValueError as error:  # run from Python, the operator says so with its name
+        raise NotLoweredError(str(error)) from None
 
 
 def _placing(loop: _Loop) -> list[Instruction]:
