@@ -24,9 +24,9 @@ def fixed(graph: Graph, sizes: Mapping[str, int], values: Mapping[str, Any]) -> 
     InputError
         If there is no such dimension or input, or a value does not fit its input.
     """
-    constants = values_of(graph, sizes, values)
-    if values and len(values) == len(graph.inputs):
+    if values and set(values) == {spec.name for spec in graph.inputs}:
         raise InputError("All inputs are fixed, so nothing is left to compute: leave one open.")
+    constants = values_of(graph, sizes, values)
     left = tuple(spec for spec in _sized(graph, sizes) if spec.name not in values)
     return graph.replace(inputs=left, constants={**graph.constants, **constants})
 

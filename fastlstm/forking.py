@@ -12,30 +12,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging  # noqa: F401 (else Numba's import could register its fork hooks between the two calls of ours)
 import os
 import sys
 import threading
-from functools import cache
 from typing import Any
 
 __all__ = ["undisturbed"]
 
-
-class _Undisturbed:
-    """A lock that one thread may take several times, and that forks wait for."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-
-    def __enter__(self) -> None:
-        _watch_locks()
-        self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
-
-
-undisturbed = _Undisturbed()
+undisturbed = threading.RLock()
 """Held while Numba or LLVM is imported or at work: an import that is half done would block a child as a lock does."""
 
 _taken: list[Any] = []  # by the fork that goes on; guarded by `undisturbed`
@@ -56,23 +41,16 @@ def _wait_for(names: list[str]) -> None:
             importlib.import_module(name)  # waits for another thread; what this thread imports itself is not waited for
 
 
-def _finish_imports() -> None:
-    """Wait for imports that other threads have begun; what is left is this very thread's."""
-    waited: list[str] = []
-    while (begun := _half_imported("fastlstm", "logging")) and begun != waited:
-        _wait_for(begun)
-        waited = begun
-
-
 def _take_all() -> None:
     """Wait for every lock, in the order in which compiling takes them."""
-    undisturbed.lock.acquire()
     waited: list[str] = []
+    undisturbed.acquire()
+    # What is left after waiting is imported by this very thread.
     while (ours := _half_imported("fastlstm")) and ours != waited:
-        undisturbed.lock.release()  # the import may need it
+        undisturbed.release()  # the import may need it
         _wait_for(ours)
         waited = ours
-        undisturbed.lock.acquire()
+        undisturbed.acquire()
     _wait_for(_half_imported("llvmlite", "numba"))
     for module, path in (("numba.core.compiler_lock", "global_compiler_lock"), ("llvmlite.binding.ffi", "lib._lock")):
         lock: Any = sys.modules.get(module)
@@ -86,21 +64,8 @@ def _take_all() -> None:
 def _release_all() -> None:
     while _taken:
         _taken.pop().__exit__(None, None, None)
-    undisturbed.lock.release()
-
-
-@cache
-def _watch_locks() -> None:
-    """Have forks wait for `undisturbed`, from its first use on.
-
-    A fork calls what was registered last first, and Numba logs while it compiles: so this is registered after what
-    `logging` registers when it is imported, which takes milliseconds where no code is compiled.
-    """
-    if hasattr(os, "register_at_fork"):
-        import logging  # noqa: F401
-
-        os.register_at_fork(before=_take_all, after_in_parent=_release_all, after_in_child=_release_all)
+    undisturbed.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_finish_imports)
+    os.register_at_fork(before=_take_all, after_in_parent=_release_all, after_in_child=_release_all)

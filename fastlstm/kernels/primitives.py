@@ -47,7 +47,10 @@ def _pause(architecture: str) -> str:
 def _clock(architecture: str) -> str:
     read = {
         "x86_64": ("declare i64 @llvm.readcyclecounter()\n", "  %r = call i64 @llvm.readcyclecounter()\n"),
-        "aarch64": ("", '  %r = call i64 asm sideeffect "mrs $0, cntvct_el0", "=r"()\n'),
+        "aarch64": (
+            "declare i64 @llvm.read_volatile_register.i64(metadata)\n",
+            '  %r = call i64 @llvm.read_volatile_register.i64(metadata !{!"cntvct_el0"})\n',
+        ),
     }
     declared, call = read.get("aarch64" if architecture == "arm64" else architecture, ("", "  %r = add i64 0, 0\n"))
     return f"{declared}define i64 @fl_clock() {INLINE} {{\n{call}  ret i64 %r\n}}"

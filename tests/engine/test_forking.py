@@ -71,7 +71,7 @@ BUSY = """
 
     def detect():
         while going:
-            machine.detect.cache_clear()
+            machine._detected.cache_clear()
             machine.detect()
 
     random.seed(int(sys.argv[1]))

@@ -11,7 +11,8 @@ from pass_graphs import FEATURES, constant, ints, model, ops_of, optimised
 from fastlstm import passes
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec
-from fastlstm.passes import dims, shapes
+from fastlstm.operators import dims
+from fastlstm.passes import shapes
 
 
 @pytest.mark.parametrize(("alpha", "beta", "trans"), [(1.0, 1.0, 1), (1.0, 1.0, 0), (0.5, 2.0, 1)])

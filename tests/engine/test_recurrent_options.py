@@ -35,7 +35,7 @@ from recurrent_models import (
 import fastlstm
 from fastlstm import machine, reference
 from fastlstm.graph import TensorSpec
-from fastlstm.segments import program, segment
+from fastlstm.segments import bound, segment
 
 Array = npt.NDArray[Any]
 
@@ -53,7 +53,7 @@ def errors() -> Iterator[Errors]:
     found = Errors()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segment, "WORTH_A_WORKER", 1)
-        patch.setattr(program, "WORTH_A_TEAM", 0)
+        patch.setattr(bound, "WORTH_A_TEAM", 0)
         if not EXAMPLES:  # of tiles, which other tests try, as few as compile fast
             small = replace(machine.detect(), max_sums=8)
             patch.setattr(machine, "detect", lambda: small)

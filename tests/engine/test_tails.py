@@ -9,7 +9,7 @@ import torch
 import fastlstm
 from fastlstm.machine import detect
 from fastlstm.pack import tail_vectors
-from fastlstm.segments import program, segment
+from fastlstm.segments import bound, segment
 from fastlstm.segments.small import MOST_UNITS
 
 LANES = detect().lanes
@@ -73,7 +73,7 @@ def test_a_tail_is_one_workers_share_also_where_workers_outnumber_panels(
     threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(segment, "WORTH_A_WORKER", 1)
-    monkeypatch.setattr(program, "WORTH_A_TEAM", 0)
+    monkeypatch.setattr(bound, "WORTH_A_TEAM", 0)
     hidden = LANES + LANES // 4
     for directions in (1, 2):
         alone, shared = (fastlstm.LSTM(*weights(hidden, directions), threads=n) for n in (1, threads))

@@ -16,10 +16,7 @@ from fastlstm.segments.build import BINARY, UNARY
 
 LANES = machine.detect().lanes
 KERNELS = [
-    *(
-        ("elementwise.unary", (LANES, name, *[*(default for _, default in parameters), None, None][:2]))
-        for name, parameters in UNARY.items()
-    ),
+    *(("elementwise.unary", (LANES, name, *function.given({}))) for name, function in UNARY.items()),
     *(("elementwise.binary", (LANES, name)) for name in BINARY),
     ("elementwise.softmax", (LANES, False)),
     ("elementwise.softmax", (LANES, True)),

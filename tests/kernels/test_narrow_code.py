@@ -19,9 +19,9 @@ SCRIPT = """
 import numpy as np
 import fastlstm
 from fastlstm import machine, reference
-from fastlstm.segments import program, segment
+from fastlstm.segments import bound, segment
 
-segment.WORTH_A_WORKER, program.WORTH_A_TEAM = 1, 0  # a team for the smallest call
+segment.WORTH_A_WORKER, bound.WORTH_A_TEAM = 1, 0  # a team for the smallest call
 rng = np.random.default_rng(0)
 T, B, F, H, P = 7, 5, 3, 45, 21  # some whole panels and a part of one, more rows than a tile has
 both = ["forward", "reverse"]
