@@ -230,7 +230,7 @@ def test_a_start_by_a_kept_call_imports_no_part_that_plans(path: Path, tmp_path:
     code = (
         "import sys, numpy as np, fastlstm; from fastlstm import load\n"
         "given = dict(np.load(sys.argv[2])); print(load(sys.argv[1]).run(given)['y'].tobytes().hex())\n"
-        "print(*sorted(name for name in sys.modules if name.startswith(('fastlstm.', 'numba', 'llvmlite', 'logging'))))"
+        "print(*sorted(name for name in sys.modules if name.startswith(('fastlstm.', 'numba', 'llvmlite'))))"
     )
     np.savez(tmp_path / "x.npz", **arrays_for(graph_of(), T, B))
     command = [sys.executable, "-c", code, str(path), str(tmp_path / "x.npz")]
@@ -239,6 +239,16 @@ def test_a_start_by_a_kept_call_imports_no_part_that_plans(path: Path, tmp_path:
     )
     assert first[0] == second[0]
     assert "fastlstm.passes" in first[1].split()
-    heavy = {"passes", "plan", "executor", "program", "arguments", "graph", "fileformat", "ops", "kernels.compiler"}
+    heavy = {
+        "passes",
+        "plan",
+        "executor",
+        "program",
+        "arguments",
+        "graph",
+        "fileformat",
+        "operators",
+        "kernels.compiler",
+    }
     assert not {f"fastlstm.{name}" for name in heavy} & set(second[1].split())
-    assert not {"numba", "llvmlite", "logging"} & set(second[1].split())
+    assert not {"numba", "llvmlite"} & set(second[1].split())
