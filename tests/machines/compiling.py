@@ -14,7 +14,7 @@ from fastlstm.kernels.compiler import Kernel, kernel_image
 from fastlstm.kernels.helpers import received, send
 from fastlstm.kernels.image import Image
 from fastlstm.machine import cores
-from fastlstm.target import Target
+from fastlstm.target import Target, WeightFormat
 
 __all__ = ["compiler"]
 
@@ -25,7 +25,8 @@ Images = dict[tuple[object, ...], Image]
 def compiler(path: Path, targets: Sequence[Target]) -> Iterator[None]:
     """Answer at the socket `path`: a kernel and one of the targets come, its image goes.
 
-    Each kernel is compiled for all targets at once, which takes little longer: they share what Numba makes of it.
+    Each kernel is compiled at once for all targets that have it, which takes little longer: they share what Numba makes
+    of it.
     """
     begun: dict[Kernel, Future[Images]] = {}
     lock = threading.Lock()
@@ -51,4 +52,9 @@ def compiler(path: Path, targets: Sequence[Target]) -> Iterator[None]:
 
 
 def _compiled(kernel: Kernel, targets: Sequence[Target]) -> Images:
-    return {target.code: kernel_image(kernel, target) for target in targets}
+    return {target.code: kernel_image(kernel, target) for target in targets if _has(target, kernel)}
+
+
+def _has(target: Target, kernel: Kernel) -> bool:
+    """Whether a target reads weights as the kernel does: products of bytes are instructions that not all have."""
+    return all(form == target.weights(form.bits) for form in kernel.constants if isinstance(form, WeightFormat))
