@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastlstm import machine, prepared
-from fastlstm.errors import AssumptionWarning, InputError
+from fastlstm.errors import AssumptionWarning, FastLSTMError, InputError
 from fastlstm.model import Model, workers_of
 from fastlstm.opening import Content, content_of, open_model
 
@@ -82,7 +82,10 @@ def _as_file(content: bytes) -> Iterator[str]:
         path = os.path.join(folder, f"model{suffix_of(content)}")
         with open(path, "wb") as file:
             file.write(content)
-        yield path
+        try:
+            yield path
+        except FastLSTMError as error:  # nobody knows that path
+            raise type(error)(str(error).replace(f"'{path}'", path).replace(path, "The content given")) from error
 
 
 def _load_stored(

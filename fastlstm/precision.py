@@ -82,12 +82,22 @@ def by_metric(graph: Graph, samples: Sequence[Mapping[str, Array]], metric: Metr
     found = {}
     for precision in PRECISIONS:
         model = Model(graph, precision=precision)
-        values = [metric(model.run(sample), sample) for sample in samples]
+        values = [_of(metric, model.run(sample), sample) for sample in samples]
         try:
             found[precision] = float(np.mean([float(value) for value in values]))
         except (TypeError, ValueError) as error:
             raise InputError(f"The metric should give a number for each sample; it gave {values[0]!r}.") from error
     return found
+
+
+def _of(metric: Metric, outputs: Mapping[str, Array], sample: Mapping[str, Array]) -> float:
+    try:
+        return metric(outputs, sample)
+    except Exception as error:  # the user's own code may raise anything
+        raise InputError(
+            f"The metric raised {type(error).__name__}: {error}. It is called with the outputs "
+            f"({', '.join(outputs)}) and the inputs ({', '.join(sample)}), a dict each."
+        ) from error
 
 
 def fastest_within(graph: Graph, samples: Sequence[Mapping[str, Array]], most: float) -> dict[str, str]:

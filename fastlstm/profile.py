@@ -114,7 +114,7 @@ def measure(
 
     `layers` are the names of all layers in the order in which they run.
     """
-    if not seconds > 0:
+    if not isinstance(seconds, int | float) or not seconds > 0:
         raise InputError(f"seconds should be above zero; got {seconds!r}.")
     for _ in range(3):  # the first compiles or records, the second may make what is kept
         call()

@@ -154,8 +154,10 @@ def _metric(name: str) -> Metric:
     sys.path.insert(0, folder)
     try:
         found = getattr(importlib.import_module(module), function, None)
-    except ImportError as error:
-        raise InputError(f"--metric: the module '{module}' cannot be imported: {error}.") from error
+    except Exception as error:  # the user's own code may raise anything
+        raise InputError(
+            f"--metric: the module '{module}' cannot be imported: {type(error).__name__}: {error}."
+        ) from error
     finally:
         sys.path.remove(folder)
     if not callable(found):

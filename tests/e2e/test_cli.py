@@ -105,6 +105,7 @@ def test_convert_measures_a_metric_of_the_users_own(wide, tmp_path, capsys, monk
     Path("own_scores.py").write_text(
         "def energy(outputs, inputs):\n    return (outputs['output'] ** 2).mean() + 0 * inputs['x'].sum()\n"
         "def words(outputs, inputs):\n    return 'good'\n"
+        "def wrong(outputs, inputs):\n    return outputs['nothing']\n"
     )
     np.save("x.npy", np.random.default_rng(1).standard_normal((30, 2, 3)).astype(np.float32))
     words = ["convert", wide, "-o", "narrow.fastlstm", "--data", "x.npy", "--metric"]
@@ -119,6 +120,11 @@ def test_convert_measures_a_metric_of_the_users_own(wide, tmp_path, capsys, monk
     assert "beside float32" in capsys.readouterr().out
     assert "no function 'absent'" in told(capsys, *words, "own_scores:absent")
     assert "cannot be imported" in told(capsys, *words, "absent_scores:energy")
+    Path("no_python.py").write_text("def (")
+    assert "cannot be imported: SyntaxError" in told(capsys, *words, "no_python:energy")
+    assert "raised KeyError: 'nothing'. It is called with the outputs (output" in told(
+        capsys, *words, "own_scores:wrong"
+    )
     assert "it gave 'good'" in told(capsys, *words, "own_scores:words")
     assert "as in scores:accuracy" in told(capsys, *words, "energy")
     assert "give some with --data" in told(capsys, "convert", wide, "-o", "n.fastlstm", "--metric", "own_scores:energy")

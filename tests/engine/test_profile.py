@@ -70,8 +70,9 @@ def test_a_profile_prints_draws_and_refuses(tmp_path):
     assert any(title.startswith("tail ") for title in titles)
     with pytest.raises(fastlstm.InputError, match=r"expected a file ending in \.svg"):
         profile.save(tmp_path / "profile.png")
-    with pytest.raises(fastlstm.InputError, match="seconds should be above zero"):
-        plain.profile(X, seconds=0)
+    for seconds in (0, float("nan"), "long"):
+        with pytest.raises(fastlstm.InputError, match="seconds should be above zero"):
+            plain.profile(X, seconds=seconds)
     with pytest.raises(fastlstm.InputError, match="There is no input 'y'"):
         plain.profile({"y": X["x"]})
 
