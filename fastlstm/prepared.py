@@ -35,6 +35,7 @@ import numpy.typing as npt
 
 from fastlstm.kernels import cache, loader
 from fastlstm.kernels.kernel import Kernel, known, listings
+from fastlstm.layout import LINE
 from fastlstm.native import ENTRY, Call, entry
 from fastlstm.opening import digest_of
 from fastlstm.protected import CHECKING
@@ -55,7 +56,7 @@ Array = npt.NDArray[Any]
 
 MAGIC = b"prepared"
 HEAD = len(MAGIC) + 32 + 8
-PAGE, LINE = 4096, 64
+PAGE = 4096
 LARGEST = 128 << 20  # bytes of a call
 MOST_BYTES = 256 << 20  # of all that is kept: the oldest go first
 ALWAYS = (Kernel("drive.drive"), ENTRY)

@@ -65,7 +65,7 @@ ALLOWED: Mapping[str, str] = {
     "loading": "converters converters.content fileformat graph machine model opening prepared",
     "__main__": "cli",
     "opening": "",
-    "prepared": "graph kernels native opening protected segments target version",
+    "prepared": "graph kernels layout native opening protected segments target version",
     "export": "conversion executor fixing graph graph_json kernels layout machine memory model passes program samples "
     "scratch segments streaming tapes target version",
     "scoring": "graph graph_json loading machine model samples version",
