@@ -166,17 +166,19 @@ class Model:
 
         `out` (an array, a tuple of them) is written and returned instead of new arrays.
         """
-        given = first  # most models take one array: no tuple for it, and the entry is a value here, not a method
-        if more or named or given is NOTHING:
-            given = () if first is NOTHING else (first, *more)
-            given = self._placed(given, named) if named else given
-        quick = self._executor.quick
-        known = quick(given, out)
+        if out is None and not more and not named:  # no tuple of the one array that most models take
+            quick = self._executor.quick  # a value and no method, which the interpreter finds faster
+            known = quick(first)
+            if known is not None:
+                return known
+        arrays = () if first is NOTHING else (first, *more)
+        if named:
+            arrays = self._placed(arrays, named)
+        given = arrays[0] if len(arrays) == 1 else arrays
+        known = self._executor.quick(given, out)
         if known is None:
             known = self._executor.enter(given, out)
-        if known is None:
-            known = self._called((first,) if given is first else given, out)
-        return known
+        return self._called(arrays, out) if known is None else known
 
     def _called(self, arrays: tuple[Any, ...], out: Any) -> Any:
         """Run inputs in their order that no entry knows."""
