@@ -10,17 +10,18 @@ a tape (`fastlstm.tapes`) or through `fastlstm.operators`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastlstm import explain
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
-from fastlstm.operators import ELEMENTWISE, misfit
+from fastlstm.operators import misfit
 from fastlstm.operators.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
-from fastlstm.segments.build import BINARY, UNARY, build_segment, consumer_width
+from fastlstm.segments.build import build_segment
+from fastlstm.segments.rows import ROWS, At, has_kernel
 from fastlstm.segments.segment import Segment
 from fastlstm.target import Target
 
@@ -102,7 +103,7 @@ def make_plan(graph: Graph, target: Target, threads: int = 1) -> Plan:
         if problem := misfit(shapes.operands(node, infos)):
             raise UnsupportedError(problem)
     labels = row_labels(graph, infos)
-    native = {id(node) for node in graph.nodes if _is_native(node, graph, labels, infos)}
+    native = {id(node) for node in graph.nodes if _is_native(At(node, graph, labels, infos))}
     groups = _group(graph, native)
     parts: list[Segment | Node] = []
     done: set[int] = set()
@@ -139,151 +140,23 @@ def row_labels(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str,
             labels[RecurrentInputs.of(node).x] = "TBF"
             if node.output(0):
                 labels[node.output(0)] = "TBF"
-    changed = True
-    while changed:
-        before = dict(labels)
+    known = 0
+    while known != len(labels):
+        known = len(labels)
         for node in graph.nodes:
-            _propagate(node, graph, labels, infos)
-        changed = labels != before
+            if node.op in ROWS:
+                found = ROWS[node.op].labels(At(node, graph, labels, infos))
+                labels.update((name, label) for name, label in found.items() if name not in labels)
     return labels
 
 
-def _propagate(node: Node, graph: Graph, labels: dict[str, str], infos: Mapping[str, shapes.ValueInfo]) -> None:
-    """Carry labels through one node, forward and backward."""
-
-    def same(*names: str) -> None:
-        known = next((labels[n] for n in names if n in labels), None)
-        for name in names:
-            if known and name and name not in graph.constants:
-                labels.setdefault(name, known)
-
-    x, y = node.input(0), node.output(0)
-    if node.op == "Transpose" and list(node.attrs.get("perm", ())) == [1, 0, 2]:
-        flip = {"TBF": "BTF", "BTF": "TBF"}
-        if labels.get(x) in flip:
-            labels.setdefault(y, flip[labels[x]])
-        if labels.get(y) in flip:
-            labels.setdefault(x, flip[labels[y]])
-    elif node.op in ELEMENTWISE or node.op in ("Dense", "Softmax", "LogSoftmax", "LayerNormalization", "Identity"):
-        same(x, y)
-    elif node.op == "Concat":
-        same(y, *node.inputs)
-    elif node.op == "Unsqueeze" and _new_axis(node, graph, labels) is not None:
-        at = _new_axis(node, graph, labels) or 0
-        labels.setdefault(y, labels[x][:at] + "1" + labels[x][at:])
-    elif node.op in BINARY:
-        shown = [infos[n] for n in (x, node.input(1), y) if n in infos and n not in graph.constants]
-        if len({info.rank for info in shown}) == 1 and not _broadcasts(shown):
-            same(y, x, node.input(1))
-    elif node.op == "Gather" and _is_table(node, graph) and labels.get(y) in ("TBF", "BTF"):
-        labels.setdefault(node.input(1), labels[y][:2])
-    elif _is_last_step(node, graph, labels):
-        labels.setdefault(y, "BF")
-
-
-def _broadcasts(infos: Sequence[shapes.ValueInfo]) -> bool:
-    """Whether one of the values has a single element along an axis where another has more, or may have."""
-    sizes = [info.shape for info in infos if info.shape is not None]
-    return any(1 in axis and set(axis) != {1} for axis in zip(*sizes, strict=True))
-
-
-def _new_axis(node: Node, graph: Graph, labels: Mapping[str, str]) -> int | None:
-    """Return where an Unsqueeze puts one axis of size 1 between labelled ones, None if it does something else."""
-    axes, label = graph.constants.get(node.input(1)), labels.get(node.input(0))
-    if node.op != "Unsqueeze" or axes is None or axes.size != 1 or label not in ("TBF", "BTF", "BF"):
-        return None
-    at = int(axes.reshape(-1)[0]) % (len(label) + 1)
-    return at if at < len(label) else None
-
-
-def _is_table(node: Node, graph: Graph) -> bool:
-    table = graph.constants.get(node.input(0))
-    return table is not None and table.ndim == 2 and table.dtype.kind == "f" and node.attrs.get("axis", 0) == 0
-
-
-def _is_last_step(node: Node, graph: Graph, labels: Mapping[str, str]) -> bool:
-    """Whether the node takes the last time step: Gather with the scalar -1 on the time axis."""
-    index = graph.constants.get(node.input(1))
-    label = labels.get(node.input(0), "")
-    if node.op != "Gather" or index is None or index.ndim != 0 or int(index) != -1 or len(label) != 3:
-        return False
-    return int(node.attrs.get("axis", 0)) % 3 == label.index("T")
-
-
-def _is_native(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mapping[str, shapes.ValueInfo]) -> bool:
-    """Whether the node has a kernel and its values are labelled rows of float32."""
-    constants = graph.constants
-    x, y = node.input(0), node.output(0)
-    if node.op in RECURRENT_OPS:
-        read = RecurrentInputs.of(node)
-        weights = (read.w_ih, read.w_hh, read.bias, read.peephole, read.w_hr)
-        return all(not name or name in constants for name in weights) and x not in constants
-    if y not in labels or infos[y].dtype not in (None, "float32"):
-        return False
-    if node.op == "Gather" and _is_table(node, graph):
-        return labels.get(node.input(1)) == labels[y][:2]
-    if x not in labels or (x in constants and node.op not in BINARY):
-        return False
-    last = len(labels[y]) - 1
-    if node.op in UNARY or node.op == "Identity":
-        return labels[x] == labels[y] and _width(infos, y) is not None
-    if node.op == "Unsqueeze":
-        return _new_axis(node, graph, labels) is not None and "1" in labels[y] and _known_width(graph, infos, x, y)
-    if node.op == "Transpose":
-        perm = node.attrs.get("perm") or range(len(labels[x]))[::-1]
-        moved = "".join(labels[x][axis] for axis in perm) if len(perm) == len(labels[x]) else ""
-        # Two layers may read one value along different axes, so that its labels are not those of the other.
-        return moved == labels[y] != labels[x] and _known_width(graph, infos, x, y)
-    if node.op == "Dense":
-        known = all(not n or n in constants for n in node.inputs[1:])
-        return known and labels[x] == labels[y] and 0 not in constants[node.input(1)].shape
-    if node.op in ("Softmax", "LogSoftmax"):
-        axis = int(node.attrs.get("axis", -1))
-        return axis in (-1, last) and _width(infos, y) is not None
-    if node.op == "LayerNormalization":
-        fits = int(node.attrs.get("axis", -1)) in (-1, last) and len([o for o in node.outputs if o]) == 1
-        width = _width(infos, y)
-        scales = [constants.get(n) for n in node.inputs[1:] if n]
-        return fits and width is not None and all(a is not None and a.shape == (width,) for a in scales)
-    if node.op == "Concat":
-        widths = [_width(infos, n) for n in node.inputs]
-        return (
-            int(node.attrs.get("axis", 0)) in (-1, last)
-            and None not in widths
-            and all(labels.get(n) == labels[y] and n not in constants for n in node.inputs)
-        )
-    if node.op in BINARY:
-        return _binary_fits(node, graph, labels, infos)
-    return _is_last_step(node, graph, labels) and labels[y] == "BF" and _width(infos, y) is not None
-
-
-def _binary_fits(node: Node, graph: Graph, labels: Mapping[str, str], infos: Mapping[str, shapes.ValueInfo]) -> bool:
-    """Whether both operands have the output's rows, or one is a constant row."""
-    y = node.output(0)
-    width = _width(infos, y)
-    variable = [n for n in node.inputs if n not in graph.constants]
-    if width is None or not variable:
-        return False
-    for name in node.inputs:
-        constant = graph.constants.get(name)
-        if constant is not None:
-            if constant.dtype.kind != "f" or constant.size not in (1, width) or constant.ndim > len(labels[y]):
-                return False
-            if constant.size == width and width > 1 and (constant.ndim == 0 or constant.shape[-1] != width):
-                return False
-        elif labels.get(name) != labels[y] or infos[name].shape != infos[y].shape or infos[name].shape is None:
-            return False
-    return True
-
-
-def _known_width(graph: Graph, infos: Mapping[str, shapes.ValueInfo], x: str, y: str) -> bool:
-    """Whether the features of rows that only change their axes from x to y can be told."""
-    return _width(infos, y) is not None or consumer_width(graph, x) is not None
-
-
-def _width(infos: Mapping[str, shapes.ValueInfo], name: str) -> int | None:
-    shape = infos[name].shape if name in infos else None
-    return shape[-1] if shape and isinstance(shape[-1], int) and shape[-1] > 0 else None
+def _is_native(at: At) -> bool:
+    """Whether the node is one of a segment: a recurrent layer with constant weights, or one with a kernel for rows."""
+    if at.node.op not in RECURRENT_OPS:
+        return has_kernel(at)
+    read, constants = RecurrentInputs.of(at.node), at.graph.constants
+    weights = (read.w_ih, read.w_hh, read.bias, read.peephole, read.w_hr)
+    return all(not name or name in constants for name in weights) and at.x not in constants
 
 
 def _group(graph: Graph, native: set[int]) -> dict[int, int]:

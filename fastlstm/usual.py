@@ -15,7 +15,7 @@ import numpy as np
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.kernels.compiler import Kernel
 from fastlstm.plan import make_plan
-from fastlstm.segments.build import BINARY, UNARY
+from fastlstm.segments.rows import BINARY, UNARY
 from fastlstm.segments.segment import Segment
 from fastlstm.segments.small import MOST_UNITS
 from fastlstm.target import Target

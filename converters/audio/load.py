@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.converters.audio.json_file import Fields, numbers, read_json
 from fastlstm.converters.audio.rtneural import add_layer
 from fastlstm.converters.common.builder import Direction, GraphBuilder
+from fastlstm.converters.common.json_fields import Fields, numbers, read_json
 from fastlstm.converters.common.modules import group
 from fastlstm.converters.torch.state_dict import from_state_dict
 from fastlstm.errors import FileFormatError, InputError, UnsupportedError

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.converters.audio.json_file import Fields, numbers
 from fastlstm.converters.common.builder import Direction, GraphBuilder
+from fastlstm.converters.common.json_fields import Fields, numbers
 from fastlstm.errors import FileFormatError, UnsupportedError
 
 __all__ = ["add_layer"]

@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 from fastlstm.converters.torch.aten.graph import CHECKS
-from fastlstm.converters.torch.aten.shapes import RULES, CallShapes, UnknownShapeError
-from fastlstm.converters.torch.program import Call, Program, SymInt, Tensor, TensorMeta
+from fastlstm.converters.torch.aten.shapes import RULES, CallShapes, Rule, UnknownShapeError
+from fastlstm.converters.torch.program import Call, Program, SymInt, Tensor, TensorMeta, short_name
 from fastlstm.converters.torch.sizes import Size, Sizes
 
 __all__ = ["CALCULATED", "with_free_axes"]
 
 CALCULATED = {"product": "mul", "sum": "add", "shift": "add", "ratio": "floordiv"}
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def with_free_axes(program: Program) -> Program:
@@ -31,8 +30,8 @@ def with_free_axes(program: Program) -> Program:
     """
     try:
         return _Opening(program).run()
-    except (UnknownShapeError, *_MALFORMED):
-        return program  # where it is damaged, the reader of its calls says so
+    except UnknownShapeError:
+        return program
 
 
 class _Opening:
@@ -90,35 +89,37 @@ class _Opening:
         """Work out the shapes that a call gives; an operation that is not known fixes what it is given."""
         if call.target in CHECKS:
             return
-        parts = call.target.split(".")
         c = CallShapes(self.z, call, self.shapes, self.numbers)
         if call.target == "aten.sym_size.int":
-            shape = c.shape("self")
-            self.numbers[str(call.outputs[0])] = shape[c.axis(len(shape))]
+            shape = c.shape("self", least=1)
+            self.numbers[_only_output(call)] = shape[c.axis_of(len(shape))]
             return
-        names = [n for output in call.outputs for n in (output if isinstance(output, tuple) else (output,))]
-        if parts[0] == "_operator" or any(name and name not in self.program.metas for name in names):
+        names = list(_names(call))
+        if call.target.startswith("_operator.") or any(name and name not in self.program.metas for name in names):
             self._follow_number(position, call, names)
             return
         want = [[self._value(d) for d in self._meta(name).shape] if name else None for name in names]
         try:
-            made = RULES[parts[1].rstrip("_") if parts[1] not in RULES else parts[1]](self.z, c)
+            made = _rule(call.target)(self.z, c)
             made = made + [[]] * (len(names) - len(made))
+            if len(made) != len(want):
+                raise UnknownShapeError
             if any(w is not None and [s.value for s in m] != w for m, w in zip(made, want, strict=True)):
                 raise UnknownShapeError
             self.literals[position] = c.literals
-        except (UnknownShapeError, *_MALFORMED):
+        except UnknownShapeError:
             if any(isinstance(d, str) for name in names if name for d in self._meta(name).shape):
                 raise UnknownShapeError from None
-            self.z.fix(*(size for shape in c.tensors() for size in shape), *c.sizes())
+            self.z.fix(*(size for shape in c.all_shapes() for size in shape), *c.all_sizes())
             made = [[self.z.fixed(size) for size in w or []] for w in want]
         self.shapes.update({name: shape for name, shape in zip(names, made, strict=True) if name})
 
     def _follow_number(self, position: int, call: Call, names: list[str]) -> None:
-        operands = [self.numbers[a.name] if isinstance(a, SymInt) else a for a in call.arguments.values()]
+        operands = [self.numbers.get(a.name) if isinstance(a, SymInt) else a for a in call.arguments.values()]
         name = call.target.rpartition(".")[2]
-        sizes = [self.z.literal(o) if isinstance(o, int) else o for o in operands]
-        if call.target.startswith("_operator.") and name in ("mul", "add", "sub", "floordiv") and len(names) == 1:
+        sizes = [self.z.literal(o) if isinstance(o, int) else o for o in operands if isinstance(o, (int, Size))]
+        known = len(sizes) == len(operands) == 2 and len(names) == 1
+        if call.target.startswith("_operator.") and name in ("mul", "add", "sub", "floordiv") and known:
             if name == "mul":
                 self.literals[position] = {(key, -1): size for key, size in zip(call.arguments, sizes, strict=True)}
                 self.numbers[names[0]] = self.z.product(sizes)
@@ -128,7 +129,7 @@ class _Opening:
             if name == "add" and not isinstance(operands[1], int):
                 self.numbers[names[0]] = self.z.sum(sizes)
                 return
-            if isinstance(operands[1], int):
+            if isinstance(operands[1], int) and (name != "floordiv" or operands[1] > 0):
                 sign = {"add": 1, "sub": -1}.get(name)
                 first = sizes[0]
                 made = self.z.ratio(first, operands[1]) if sign is None else self.z.shift(first, sign * operands[1])
@@ -228,6 +229,22 @@ class _Opening:
 def _names(call: Call) -> Iterator[str]:
     for output in call.outputs:
         yield from output if isinstance(output, tuple) else (output,)
+
+
+def _only_output(call: Call) -> str:
+    names = list(_names(call))
+    if len(names) != 1:
+        raise UnknownShapeError
+    return names[0]
+
+
+def _rule(target: str) -> Rule:
+    """Return the shape rule of an operation, which is that of its form that writes in place."""
+    name = short_name(target)
+    rule = RULES.get(name) or RULES.get(name.rstrip("_"))
+    if rule is None:
+        raise UnknownShapeError
+    return rule
 
 
 def _dimension(size: Size) -> int | str:

@@ -6,9 +6,8 @@ A ``.pt2`` file is a zip archive: ``models/NAME.json`` holds the graph (schema: 
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.converters.common.archive import Archive
+from fastlstm.converters.common.json_fields import Fields, parsed
 from fastlstm.converters.torch.kept_state import kept
 from fastlstm.converters.torch.pickles import StoredTensor
 from fastlstm.errors import FileFormatError, UnsupportedError
 
-__all__ = ["Call", "LoopBody", "Program", "SymInt", "Tensor", "TensorMeta", "read_program"]
+__all__ = ["Call", "LoopBody", "Program", "SymInt", "Tensor", "TensorMeta", "read_program", "short_name"]
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +63,11 @@ class Call:
     target: str
     arguments: Mapping[str, Any]
     outputs: tuple[str | tuple[str, ...], ...]
+
+
+def short_name(target: str) -> str:
+    """Return the name in a target such as ``aten.NAME.OVERLOAD``."""
+    return target.split(".")[1] if "." in target else target
 
 
 @dataclass(frozen=True)
@@ -118,10 +123,7 @@ def read_program(archive: Archive) -> Program:
     UnsupportedError
         If the program was stored by another version of the format, or changes its inputs or buffers.
     """
-    try:
-        return _Reader(archive).read()
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise FileFormatError(f"'{archive.path}' holds a damaged program: {type(error).__name__} {error}.") from None
+    return _Reader(archive).read()
 
 
 class _Reader:
@@ -137,36 +139,43 @@ class _Reader:
                 "of PyTorch 2.9 and newer are read: load an older one there and save it again."
             )
         model = self._json(models[0])
-        if model["schema_version"]["major"] != _SCHEMA:
+        version = model.object("schema_version").integer("major")
+        if version != _SCHEMA:
             raise UnsupportedError(
-                f"{self.where} has the schema {model['schema_version']['major']}; supported: {_SCHEMA} "
+                f"{self.where} has the schema {version}; supported: {_SCHEMA} "
                 "(PyTorch 2.9 to 2.13). Load it with torch.export.load there and save it again."
             )
-        module = model["graph_module"]
-        graph = module["graph"]
+        module = model.object("graph_module")
+        graph, signature = module.object("graph"), module.object("signature")
         name = models[0].rpartition("/")[2].removesuffix(".json")
         stored = {**self._tensors("weights", name), **self._tensors("constants", name)}
         inputs: list[str] = []
         constants: dict[str, Array] = {}
-        for spec in module["signature"]["input_specs"]:
-            ((kind, content),) = spec.items()
+        for spec in signature.objects("input_specs"):
+            kind = spec.only_key()
             if kind == "user_input":
-                inputs += _tensor_names(content["arg"])
+                inputs += _tensor_names(spec.object(kind).object("arg"))
             elif kind in _STORED:
-                constants[content["arg"]["name"]] = stored[content[_STORED[kind]]]
+                held = spec.object(kind)
+                key = held.text(_STORED[kind], None)
+                if key not in stored:
+                    raise FileFormatError(f"{held.where}: the archive lacks the tensor '{key}'.")
+                constants[_name(held.object("arg"))] = stored[key]
             elif kind != "constant_input":
                 raise UnsupportedError(f"{self.where}: an input of the kind '{kind}' is not supported.")
+        tensors = graph.object("tensor_values")
+        described = {key: tensors.object(key) for key in tensors.keys}
         return Program(
             inputs=tuple(inputs),
-            outputs=tuple(self._outputs(module["signature"]["output_specs"])),
-            calls=tuple(self._call(node) for node in graph["nodes"]),
+            outputs=tuple(self._outputs(signature)),
+            calls=tuple(self._call(node) for node in graph.objects("nodes")),
             constants=constants,
-            metas={key: _meta(value) for key, value in graph["tensor_values"].items()},
-            hints=dict(_hints(graph["tensor_values"].values())),
+            metas={key: _meta(tensor) for key, tensor in described.items()},
+            hints=dict(hint for tensor in described.values() for hint in _hints(tensor)),
         )
 
-    def _json(self, member: str) -> Any:
-        return json.loads(self.archive.read(member, _JSON_BYTES))
+    def _json(self, member: str) -> Fields:
+        return parsed(self.archive.read(member, _JSON_BYTES), f"{self.where}, {member}")
 
     def _tensors(self, folder: str, model: str) -> dict[str, Array]:
         """Return the tensors of one folder by their names, each checked against its file's size."""
@@ -177,115 +186,149 @@ class _Reader:
         tensors: dict[str, Array] = {}
         data: dict[str, bytes] = {}
         total = 0
-        for name, entry in self._json(listing)["config"].items():
-            meta, member = _meta(entry["tensor_meta"]), base + entry["path_name"]
-            if entry["use_pickle"]:
+        config = self._json(listing).object("config")
+        for name in config.keys:
+            entry = config.object(name)
+            member = base + entry.text("path_name", None)
+            if entry.flag("use_pickle"):
                 raise UnsupportedError(f"{self.where}: the tensor '{name}' is stored as a pickle, which is not read.")
             if member not in data:
                 data[member] = self.archive.read(member)
-            tensor = _stored(entry["tensor_meta"], meta, data[member])
+            tensor = _stored(entry.object("tensor_meta"), data[member])
             total += tensor.nbytes
             if total > max(16 * self.archive.bytes, 1 << 20):
                 raise FileFormatError(f"{self.where} describes tensors far larger than the file.")
             tensors[name] = tensor.view(data[member])
         return tensors
 
-    def _outputs(self, specs: list[Any]) -> Iterator[str]:
-        for spec in specs:
-            ((kind, content),) = spec.items()
+    def _outputs(self, signature: Fields) -> Iterator[str]:
+        for spec in signature.objects("output_specs"):
+            kind = spec.only_key()
             if kind == "buffer_mutation":
-                raise kept(self.where, content["buffer_name"])
+                raise kept(self.where, spec.object(kind).text("buffer_name", None))
             if kind != "user_output":
                 raise UnsupportedError(
                     f"{self.where}: the program has an output of the kind '{kind}', so it changes its "
                     "inputs; export it in evaluation mode (model.eval())."
                 )
-            names = _tensor_names(content["arg"])
-            if not names and "as_none" not in content["arg"]:
+            argument = spec.object(kind).object("arg")
+            names = _tensor_names(argument)
+            if not names and "as_none" not in argument:
                 raise UnsupportedError(f"{self.where}: an output is no tensor; supported: tensors.")
             yield from names
 
-    def _call(self, node: Any) -> Call:
+    def _call(self, node: Fields) -> Call:
+        target = node.text("target", None)
         outputs: list[str | tuple[str, ...]] = []
-        for output in node["outputs"]:
-            ((kind, content),) = output.items()
+        for output in node.objects("outputs"):
+            kind = output.only_key()
             if kind in ("as_tensor", "as_optional_tensor"):
-                outputs.append(_name(content.get("name", "")))
+                outputs.append(output.object(kind).text("name"))
             elif kind == "as_tensors":
-                outputs.append(tuple(_name(item["name"]) for item in content))
+                outputs.append(tuple(map(_name, output.objects(kind))))
             elif kind in ("as_sym_int", "as_sym_bool", "as_sym_float"):
-                outputs.append(_name(content.get("as_name", "")))
+                outputs.append(output.object(kind).text("as_name"))
             elif kind == "as_none":
                 outputs.append("")
             else:
-                raise UnsupportedError(f"{self.where}: {node['target']} gives an output of the kind '{kind}'.")
+                raise UnsupportedError(f"{self.where}: {target} gives an output of the kind '{kind}'.")
         arguments = {}
-        for position, item in enumerate(node["inputs"]):
-            arguments[item["name"] or str(position)] = self._argument(item["arg"], node["target"])
-        return Call(node["target"].removeprefix("torch.ops."), arguments, tuple(outputs))
+        for position, item in enumerate(node.objects("inputs")):
+            arguments[item.text("name") or str(position)] = self._argument(item.object("arg"), target)
+        return Call(target.removeprefix("torch.ops."), arguments, tuple(outputs))
 
-    def _argument(self, argument: Any, target: str) -> Any:
-        ((kind, content),) = argument.items()
-        if kind in ("as_int", "as_float", "as_bool", "as_string", "as_ints", "as_floats", "as_bools"):
-            return content
+    def _argument(self, argument: Fields, target: str) -> Any:
+        kind = argument.only_key()
+        if kind in _PLAIN:
+            return _PLAIN[kind](argument, kind)
         if kind in ("as_none", "as_device", "as_layout", "as_memory_format"):
             return None
         if kind == "as_tensor":
-            return Tensor(_name(content["name"]))
+            return Tensor(_name(argument.object(kind)))
         if kind == "as_tensors":
-            return [Tensor(_name(item["name"])) for item in content]
+            return [Tensor(_name(item)) for item in argument.objects(kind)]
         if kind in ("as_sym_int", "as_sym_float", "as_sym_bool"):
-            return _symbolic(content)
+            return _symbolic(argument.object(kind))
         if kind == "as_sym_ints":
-            return [_symbolic(item) for item in content]
+            return [_symbolic(item) for item in argument.objects(kind)]
         if kind == "as_optional_tensor":
-            return Tensor(_name(content["as_tensor"]["name"])) if "as_tensor" in content else None
+            return _optional(argument.object(kind))
         if kind == "as_optional_tensors":
-            return [Tensor(_name(item["as_tensor"]["name"])) if "as_tensor" in item else None for item in content]
+            return [_optional(item) for item in argument.objects(kind)]
         if kind == "as_scalar_type":
-            return _DTYPES[content]
+            return _dtype(argument, kind)
         raise UnsupportedError(f"{self.where}: {target} takes an argument of the kind '{kind}': not supported.")
 
 
 _STORED = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}
 
 
-def _tensor_names(argument: Any) -> list[str]:
-    return [_name(argument["as_tensor"]["name"])] if "as_tensor" in argument else []
+def _name(tensor: Fields) -> str:
+    return tensor.text("name", None)
 
 
-def _name(name: Any) -> str:
-    if not isinstance(name, str):
-        raise TypeError(f"a name is {name!r:.40}")
-    return name
+def _tensor_names(argument: Fields) -> list[str]:
+    return [_name(argument.object("as_tensor"))] if "as_tensor" in argument else []
 
 
-def _symbolic(content: Any) -> Any:
-    if "as_name" in content:
-        return SymInt(_name(content["as_name"]))
-    ((_, value),) = content.items()
-    return value
+def _optional(item: Fields) -> Tensor | None:
+    return Tensor(_name(item.object("as_tensor"))) if "as_tensor" in item else None
 
 
-def _meta(content: Any) -> TensorMeta:
-    return TensorMeta(_DTYPES[content["dtype"]], tuple(_dimension(size) for size in content["sizes"]))
+def _symbolic(content: Fields) -> Any:
+    kind = content.only_key()
+    if kind == "as_name":
+        return SymInt(content.text(kind, None))
+    if kind in _PLAIN:
+        return _PLAIN[kind](content, kind)
+    raise FileFormatError(f"{content.where}: a number of the kind '{kind}' is not known.")
 
 
-def _dimension(size: Any) -> int | str:
-    if "as_int" in size:
-        return int(size["as_int"])
-    return _SYMBOL.sub(r"\1", size["as_expr"]["expr_str"])
+def _dtype(fields: Fields, key: str) -> str:
+    code = fields.integer(key)
+    if code not in _DTYPES:
+        raise UnsupportedError(f"{fields.where}: the element type {code} is not supported.")
+    return _DTYPES[code]
 
 
-def _hints(tensors: Iterable[Any]) -> Iterator[tuple[str, int]]:
-    for size in (size for tensor in tensors for size in tensor["sizes"]):
-        hint = (size["as_expr"].get("hint") or {}) if "as_expr" in size else {}
-        if "as_int" in hint:
-            yield str(_dimension(size)), int(hint["as_int"])
+def _meta(content: Fields) -> TensorMeta:
+    return TensorMeta(_dtype(content, "dtype"), tuple(map(_dimension, content.objects("sizes"))))
 
 
-def _stored(content: Any, meta: TensorMeta, data: bytes) -> StoredTensor:
-    strides = [stride["as_int"] for stride in content["strides"]]
+def _dimension(size: Fields) -> int | str:
+    if "as_expr" not in size:
+        return size.size("as_int", least=0)
+    return _SYMBOL.sub(r"\1", size.object("as_expr").text("expr_str", None))
+
+
+def _hints(tensor: Fields) -> Iterator[tuple[str, int]]:
+    """Yield the expressions among a tensor's sizes with what they were in the example."""
+    for size in tensor.objects("sizes"):
+        expression = size.object("as_expr") if "as_expr" in size else None
+        if expression is not None and "hint" in expression and "as_int" in expression.object("hint"):
+            yield str(_dimension(size)), expression.object("hint").size("as_int", least=0)
+
+
+def _stored(content: Fields, data: bytes) -> StoredTensor:
+    meta = _meta(content)
+    strides = [stride.integer("as_int") for stride in content.objects("strides")]
     itemsize = 2 if meta.dtype == "bfloat16" else np.dtype(meta.dtype).itemsize
-    offset = content["storage_offset"]["as_int"]
-    return StoredTensor.checked("", meta.dtype, len(data) // itemsize, offset, meta.shape, strides)
+    offset = content.object("storage_offset").integer("as_int")
+    if len(data) % itemsize:
+        raise FileFormatError(f"{content.where}: its {len(data)} bytes are no whole number of {meta.dtype}.")
+    try:
+        return StoredTensor.checked("", meta.dtype, len(data) // itemsize, offset, meta.shape, strides)
+    except ValueError as error:
+        raise FileFormatError(f"{content.where}: {error}.") from None
+
+
+_PLAIN: Mapping[str, Callable[[Fields, str], Any]] = {
+    "as_int": Fields.integer,
+    "as_float": Fields.real,
+    "as_bool": Fields.flag,
+    "as_string": lambda fields, key: fields.text(key, None),
+    "as_ints": lambda fields, key: fields.each(key, Fields.integer),
+    "as_floats": lambda fields, key: fields.each(key, Fields.real),
+    "as_bools": lambda fields, key: fields.each(key, Fields.flag),
+}
+"""Arguments that are numbers, texts and lists of them, by their kind."""

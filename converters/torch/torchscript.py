@@ -108,12 +108,8 @@ def read_torchscript(archive: Archive, shapes: str | None = None) -> Program:
     """
     try:
         return _Reader(archive, shapes).read()
-    except (FileFormatError, InputError, UnsupportedError):
-        raise
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise FileFormatError(
-            f"'{archive.path}' holds a damaged program: {type(error).__name__} {str(error)[:200]}."
-        ) from None
+    except RecursionError:  # names, lists and calls in one another: how deep they are is known when they are followed
+        raise FileFormatError(f"'{archive.path}' nests its program more deeply than any model.") from None
 
 
 class _Reader:
@@ -240,9 +236,9 @@ class _Reader:
             return tuple(
                 self._input(f"{name}_{i}", t, None, e) for i, (t, e) in enumerate(zip(inner, parts, strict=True))
             )
-        if kind == "List" and isinstance(example, (list, tuple)):
+        if kind == "List" and inner and isinstance(example, (list, tuple)):
             return [self._input(f"{name}_{i}", inner[0], None, e) for i, e in enumerate(example)]
-        if kind == "Optional":
+        if kind == "Optional" and inner:
             if default is None or named or isinstance(example, (StoredTensor, tuple)):
                 return self._input(name, inner[0], None, example)
             self.notes.append(f"The optional input '{name}' was left out; shapes=\"...\" that names it asks for it.")

@@ -192,7 +192,9 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
             result = function(*inputs, **attrs, **extra)
     except FastLSTMError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+    # NumPy, and ONNX's reference implementation, say in any of these what they cannot do with the values of this run;
+    # what it was stays the error's cause. Nothing else is tried instead.
+    except (ArithmeticError, LookupError, MemoryError, TypeError, ValueError) as error:
         given = ", ".join(_described(value) for value in inputs)
         raise InputError(f"{label} does not fit its inputs ({given}): {error}") from error
     results = result if isinstance(result, tuple) else (result,)

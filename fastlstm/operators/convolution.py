@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.operators import dims
+from fastlstm.operators.activations import silu
 from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
 from fastlstm.operators.rules import differ, window_sizes, windows_fit
 from fastlstm.operators.sizes import checked_shape
@@ -60,6 +61,27 @@ def conv(
         y += taps[..., i] @ rows
     y = y.reshape(N, M, *w.outputs)
     return y if bias is None else y + bias.reshape(-1, *([1] * len(sizes)))
+
+
+def causal_conv(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    past: Array | None = None,
+    *,
+    activation: Literal["none", "silu", "swish"] = "none",
+) -> tuple[Array, Array]:
+    """Return each channel of x [N, C, T] convolved with its own weight [C, 1, k], and the state for what follows.
+
+    The state [N, C, k - 1] is the last inputs; `past` is that of the call before, zeros if it is absent. ::
+
+        y[n, c, t] = bias[c] + sum over i of weight[c, 0, i] * (past, x)[n, c, t + i]
+    """
+    kept = np.zeros((*x.shape[:2], weight.shape[2] - 1), x.dtype) if past is None else past
+    around = np.concatenate([kept, x], axis=2)
+    y = conv(around, weight, bias, group=x.shape[1])
+    y = y if activation == "none" else silu(y.astype(np.float32)).astype(x.dtype)
+    return y, around[:, :, x.shape[2] :]
 
 
 def conv_transpose(
@@ -249,6 +271,25 @@ def _col2im_info(at: Operands) -> ValueInfo:
     return ValueInfo((x[0], channels, *sizes), at[0].dtype)
 
 
+def _causal_conv_info(at: Operands) -> list[ValueInfo]:
+    x, w = at[0], at[1].shape
+    state = None if x.shape is None or w is None else (*x.shape[:2], dims.subtract(w[2], 1))
+    return [ValueInfo(x.shape, x.dtype), ValueInfo(state, x.dtype)]
+
+
+def _causal_conv_fit(at: Operands) -> str:
+    x, w, past = at[0].shape, at[1].shape, at[3].shape
+    if any(shape is not None and len(shape) != 3 for shape in (x, w, past)):
+        return "operands of three axes"
+    if w is not None and (differ(w[1], 1) or w[2] == 0):
+        return "weights [channels, 1, k]"
+    if x is not None and w is not None and differ(x[1], w[0]):
+        return "weights for as many channels as its input has"
+    if past is not None and w is not None and differ(past[2], dims.subtract(w[2], 1)):
+        return "a state of k - 1 inputs a channel"
+    return ""
+
+
 def _conv_integer_info(at: Operands) -> ValueInfo:
     return _conv_info(at.only(0, 1)).but(dtype="int32")
 
@@ -277,6 +318,8 @@ def _conv_fit(at: Operands, second: int = 1, transposed: bool = False) -> str:
 
 # Why there is no kernel, no shape, no stream.
 _ORDER = "has no kernel whose sums are the same for any number of time steps"
+_STATED = "no model is known that has it beside recurrent layers that take most of the time"
+_ENDS = "takes a state at the start of the sequence and gives one at its end"
 _REWRITTEN = "passes write it as float32 arithmetic on integers; what they cannot is left to NumPy"
 
 OPERATORS = table(
@@ -289,6 +332,7 @@ OPERATORS = table(
         Stream.TRANSPOSED_CONVOLUTION,
         lambda at: _conv_fit(at, transposed=True),
     ),
+    Operator("CausalConvWithState", causal_conv, _causal_conv_info, _STATED, _ENDS, _causal_conv_fit),
     Operator("ConvInteger", conv_integer, _conv_integer_info, _REWRITTEN, _ORDER, _conv_fit),
     Operator("QLinearConv", qlinear_conv, _qlinear_conv_info, _REWRITTEN, _ORDER, lambda at: _conv_fit(at, 3)),
     Operator("Col2Im", col2im, _col2im_info, RARE, "adds up blocks that overlap"),

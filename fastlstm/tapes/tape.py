@@ -169,7 +169,8 @@ class Recording:
         except NotLoweredError:
             made = None
         except (ArithmeticError, LookupError, TypeError, ValueError):
-            # Sizes that do not fit one another: the operator says it in a sentence, unless the mistake is ours.
+            # Sizes that do not fit one another: the operator says it in a sentence. If it does not, the mistake is
+            # ours, and is raised as it is.
             operators.evaluate(node, [None if c is None else c.array for c in cells])
             raise
         if made is None:

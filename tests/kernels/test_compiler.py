@@ -12,7 +12,7 @@ import pytest
 from fastlstm import machine
 from fastlstm.kernels import cache, compiler
 from fastlstm.kernels.compiler import Kernel
-from fastlstm.segments.build import BINARY, UNARY
+from fastlstm.segments.rows import BINARY, UNARY
 
 LANES = machine.detect().lanes
 KERNELS = [

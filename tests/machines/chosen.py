@@ -11,12 +11,15 @@ ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100")
 QUICK = ("tests/engine/test_known_bits.py",)
 _KERNELS = ("activations", "small", "integer_tile", "cache")
-_ENGINE = ("imports", "stream", "stream_calls", "pool", "team", "forking", "native", "entries", "precision", "masks",
-           "hop", "programs", "nan")  # fmt: skip
+_ENGINE = (
+    "test_imports", "test_team", "test_forking", "test_native", "test_precision", "test_programs", "test_nan",
+    "segments/test_entries", "segments/test_masks", "streaming/test_stream", "streaming/test_stream_calls",
+    "streaming/test_pool", "streaming/test_hop",
+)  # fmt: skip
 TESTS = (
     *QUICK,
     *(f"tests/kernels/test_{name}.py" for name in _KERNELS),
-    *(f"tests/engine/test_{name}.py" for name in _ENGINE),
+    *(f"tests/engine/{name}.py" for name in _ENGINE),
 )
 """Kernels, bits, streams, pools, threads, imports."""
 

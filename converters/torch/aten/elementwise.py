@@ -70,7 +70,7 @@ def _binary(name: str) -> Handler:
         a, b = graph.operand(c.get("self"), dtype), graph.operand(c.get("other"), dtype)
         if name == "rsub":
             a, b = b, a
-        alpha = c.static("alpha", 1)
+        alpha = c.number("alpha", 1)
         if alpha != 1:
             if name == "rsub":
                 raise c.unsupported("alpha should be 1")
@@ -141,7 +141,8 @@ def _clamp(
 ) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
         dtype = c.out().dtype
-        bounds = [c.static(name, default) for name, default in zip(names, (lowest, highest), strict=True)]
+        defaults = dict(zip(names, (lowest, highest), strict=True))
+        bounds = [c.number(n, d) if c.get(n, d) is not None else None for n, d in defaults.items()]
         values = [graph.scalar(bound, dtype) if bound is not None else "" for bound in bounds]
         return graph.builder.node("Clip", graph.operand(c.get("self"), dtype), *values)
 
@@ -152,7 +153,7 @@ def _scaled(op: str, **defaults: float) -> Handler:
     """An activation whose attributes are numbers of the call."""
 
     def handler(graph: AtenGraph, c: Arguments) -> str:
-        attrs: dict[str, Any] = {name: float(c.static(name, default)) for name, default in defaults.items()}
+        attrs: dict[str, Any] = {name: c.real(name, default) for name, default in defaults.items()}
         if attrs.pop("scale", 1.0) != 1.0 or attrs.pop("input_scale", 1.0) != 1.0:
             raise c.unsupported("scale and input_scale should be 1")
         if "negative_slope" in attrs:
@@ -164,8 +165,8 @@ def _scaled(op: str, **defaults: float) -> Handler:
 
 def _softplus(graph: AtenGraph, c: Arguments) -> str:
     """Torch is linear past its threshold of 20, where the two differ by 2e-9."""
-    beta = float(c.static("beta", 1))
-    if float(c.static("threshold", 20)) < 20 or beta == 0:
+    beta = c.real("beta", 1)
+    if c.real("threshold", 20) < 20 or beta == 0:
         raise c.unsupported("a threshold below 20 or a beta of 0 is not supported")
     if beta == 1:
         return graph.builder.node("Softplus", c.value("self"))
@@ -175,7 +176,7 @@ def _softplus(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _gelu(graph: AtenGraph, c: Arguments) -> str:
-    return graph.builder.node("Gelu", c.value("self"), approximate=c.static("approximate", "none"))
+    return graph.builder.node("Gelu", c.value("self"), approximate=c.text("approximate", "none"))
 
 
 def _silu(graph: AtenGraph, c: Arguments) -> str:
@@ -212,8 +213,8 @@ def _square(graph: AtenGraph, c: Arguments) -> str:
 def _add_scaled_product(graph: AtenGraph, c: Arguments) -> str:
     dtype = c.out().dtype
     product = graph.builder.node("Mul", *(graph.operand(c.get(name), dtype) for name in ("tensor1", "tensor2")))
-    if c.static("value", 1) != 1:
-        product = graph.builder.node("Mul", product, graph.scalar(c.static("value"), dtype))
+    if (factor := c.number("value", 1)) != 1:
+        product = graph.builder.node("Mul", product, graph.scalar(factor, dtype))
     return graph.builder.node("Add", graph.operand(c.get("self"), dtype), product)
 
 
@@ -225,7 +226,7 @@ def _lerp(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _one_hot(graph: AtenGraph, c: Arguments) -> str:
-    classes = int(c.static("num_classes", -1))
+    classes = c.integer("num_classes", -1)
     if classes < 1:
         raise c.unsupported("the number of classes depends on the numbers in the tensor; give num_classes")
     values = graph.builder.constant("one_hot", np.array([0, 1], np.int64))
@@ -253,17 +254,11 @@ def _softmax(op: str) -> Handler:
     return handler
 
 
-def _axes(c: Arguments) -> list[int]:
-    given = c.static("dim", [])
-    rank = c.rank("self")
-    return [int(axis) % rank for axis in (given if isinstance(given, list) else [given])] if rank else []
-
-
 def _reduce(name: str) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
-        value, axes = graph.operand(c.get("self"), c.out().dtype), _axes(c)
+        value, axes = graph.operand(c.get("self"), c.out().dtype), c.axes()
         operands = [value, graph.ints(axes)] if axes else [value]
-        return graph.builder.node(_REDUCE[name], *operands, keepdims=int(c.static("keepdim", False)))
+        return graph.builder.node(_REDUCE[name], *operands, keepdims=int(c.flag("keepdim")))
 
     return handler
 
@@ -276,7 +271,7 @@ def _extreme(name: str) -> Handler:
         value = c.value("self")
         if c.get("dim") is None:
             return [graph.builder.node(f"Reduce{suffix}", value, keepdims=0)]
-        axis, keep = c.axis(), int(c.static("keepdim", False))
+        axis, keep = c.axis(), int(c.flag("keepdim"))
         largest = graph.builder.node(f"Reduce{suffix}", value, graph.ints([axis]), keepdims=keep)
         return [largest, graph.builder.node(f"Arg{suffix}", value, axis=axis, keepdims=keep)]
 
@@ -285,7 +280,7 @@ def _extreme(name: str) -> Handler:
 
 def _arg_extreme(name: str) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
-        value, keep = c.value("self"), int(c.static("keepdim", False))
+        value, keep = c.value("self"), int(c.flag("keepdim"))
         if c.get("dim") is None:
             if keep:
                 raise c.unsupported("keepdim without dim is not supported")
@@ -296,24 +291,25 @@ def _arg_extreme(name: str) -> Handler:
 
 
 def _log_sum_exp(graph: AtenGraph, c: Arguments) -> str:
-    keep = int(c.static("keepdim", False))
-    return graph.builder.node("ReduceLogSumExp", c.value("self"), graph.ints(_axes(c)), keepdims=keep)
+    keep = int(c.flag("keepdim"))
+    return graph.builder.node("ReduceLogSumExp", c.value("self"), graph.ints(c.axes()), keepdims=keep)
 
 
 def _vector_norm(graph: AtenGraph, c: Arguments) -> str:
-    if c.static("ord", 2) not in (1, 2):
-        raise c.unsupported(f"the norm {c.static('ord')} is not supported; supported: 1 and 2")
-    axes, keep = _axes(c) or list(range(c.rank("self"))), int(c.static("keepdim", False))
-    return graph.builder.node(f"ReduceL{int(c.static('ord', 2))}", c.value("self"), graph.ints(axes), keepdims=keep)
+    order = c.number("ord", 2)
+    if order not in (1, 2):
+        raise c.unsupported(f"the norm {order:g} is not supported; supported: 1 and 2")
+    axes, keep = c.axes() or list(range(c.rank("self"))), int(c.flag("keepdim"))
+    return graph.builder.node(f"ReduceL{int(order)}", c.value("self"), graph.ints(axes), keepdims=keep)
 
 
 def _variance(root: bool) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
         builder, value = graph.builder, c.value("self")
-        axes = _axes(c) or list(range(c.rank("self")))
-        correction = c.static("correction", int(c.static("unbiased", True)))
+        axes = c.axes() or list(range(c.rank("self")))
+        correction = c.number("correction", int(c.flag("unbiased", True)))
         centred = builder.node("Sub", value, builder.node("ReduceMean", value, graph.ints(axes), keepdims=1))
-        keep = int(c.static("keepdim", False))
+        keep = int(c.flag("keepdim"))
         squares = builder.node("Mul", centred, centred)
         if correction == 0:
             variance = builder.node("ReduceMean", squares, graph.ints(axes), keepdims=keep)
@@ -332,7 +328,7 @@ def _count(graph: AtenGraph, c: Arguments, axes: Sequence[int], correction: floa
     if len(known) == len(sizes):
         count = math.prod(known)
         if count <= correction:
-            raise c.unsupported(f"the variance of {count} numbers with a correction of {correction} is not defined")
+            raise c.unsupported(f"the variance of {count} numbers with a correction of {correction:g} is not defined")
         return graph.scalar(count - correction, dtype)
     builder = graph.builder
     found = builder.node("Gather", builder.node("Shape", c.value("self")), graph.ints(axes), axis=0)

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.converters.common.builder import GraphBuilder
+from fastlstm.converters.torch.aten.arguments import CallArguments
 from fastlstm.converters.torch.kept_state import kept
-from fastlstm.converters.torch.program import Call, Program, SymInt, Tensor, TensorMeta
+from fastlstm.converters.torch.program import Call, Program, SymInt, Tensor, TensorMeta, short_name
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import Graph
 
@@ -24,6 +25,7 @@ __all__ = ["CHECKS", "Arguments", "AtenGraph", "Handler"]
 
 Array = npt.NDArray[Any]
 
+_END = (1 << 63) - 1
 _NARROW = {"float64": "float32", "float16": "float32", "bfloat16": "float32"}
 CHECKS = frozenset(
     {
@@ -37,64 +39,69 @@ CHECKS = frozenset(
 """Operations that only check what torch.export assumed."""
 
 
-class Arguments:
-    """The arguments of one call by the names of aten's schema; what is left out has the schema's default."""
+class Arguments(CallArguments):
+    """The arguments of one call, and what they are in the graph."""
 
     def __init__(self, graph: AtenGraph, call: Call) -> None:
+        super().__init__(call)
         self._graph = graph
-        self._arguments = call.arguments
-        self.call = call
 
     @property
     def label(self) -> str:
         """The call, for errors."""
         return f"{self.call.target} ('{self.call.outputs[0] if self.call.outputs else ''}')"
 
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return the argument as the program has it."""
-        value = self._arguments.get(name)
-        return default if value is None else value
+    def misfit(self, reason: str) -> FileFormatError:
+        """Return the error that the arguments do not fit the operation, for a reason."""
+        return FileFormatError(f"The arguments of {self.label} do not fit it: {reason}.")
 
-    def static(self, name: str, default: Any = None) -> Any:
-        """Return a number or list of numbers that has to be known when loading."""
-        value = self.get(name, default)
-        if any(isinstance(item, (SymInt, Tensor)) for item in (value if isinstance(value, list) else [value])):
-            raise self.unsupported(f"'{name}' depends on the input's sizes; supported: numbers known beforehand")
-        return value
+    def unsupported(self, reason: str) -> UnsupportedError:
+        """Return the error that this call is not supported, for a reason."""
+        return UnsupportedError(f"{self.label}: {reason}.")
 
     def value(self, name: str) -> str:
         """Return the graph value of a tensor argument, ``""`` if it is None."""
-        argument = self._arguments.get(name)
-        return "" if argument is None else self._graph.value(argument)
+        return "" if self.get(name) is None else self._graph.value(self.tensor(name))
 
     def meta(self, name: str) -> TensorMeta:
         """Return dtype and shape of a tensor argument."""
-        argument = self._arguments[name]
-        if not isinstance(argument, Tensor):
-            raise self.unsupported(f"'{name}' should be a tensor")
-        return self._graph.meta(argument.name)
+        return self._graph.meta(self.tensor(name).name)
 
     def out(self, position: int = 0) -> TensorMeta:
         """Return dtype and shape of an output."""
+        self.expect(position < len(self.call.outputs), f"it should give {position + 1} tensors")
         name = self.call.outputs[position]
         if not isinstance(name, str):
             raise self.unsupported("it should give one tensor")
         return self._graph.meta(name)
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the tensors in the list that the call gives."""
+        names = self.call.outputs[0] if self.call.outputs else ""
+        if not isinstance(names, tuple):
+            raise self.unsupported("it should give a list of tensors")
+        return names
+
     def rank(self, name: str) -> int:
         """Return the number of dimensions of a tensor argument."""
         return len(self.meta(name).shape)
 
+    def size(self, name: str, axis: int) -> int:
+        """Return the size of an axis of a tensor argument, which has to be known when loading."""
+        shape = self.meta(name).shape
+        self.expect(-len(shape) <= axis < len(shape), f"'{name}' has {len(shape)} axes")
+        size = shape[axis]
+        if not isinstance(size, int):
+            raise self.unsupported(f"the size of axis {axis} of '{name}' should be known")
+        return size
+
     def axis(self, name: str = "dim", of: str = "self", default: int = 0, extra: int = 0) -> int:
         """Return an axis argument counted from the front; `extra` is 1 where the result has one more."""
-        axis, rank = int(self.static(name, default)), self.rank(of) + extra
-        if not -rank <= axis < max(rank, 1):
-            raise self.unsupported(f"there is no axis {axis} among {rank}")
-        return axis % rank if rank else 0
+        return self.axis_of(self.rank(of) + extra, name, default)
 
-    def unsupported(self, reason: str) -> UnsupportedError:
-        """Return the error that this call is not supported, for a reason."""
-        return UnsupportedError(f"{self.label}: {reason}.")
+    def axes(self, name: str = "dim", of: str = "self") -> list[int]:
+        """Return some axes of a tensor argument counted from the front."""
+        return self.axes_of(self.rank(of), name)
 
 
 Handler = Callable[["AtenGraph", Arguments], "str | Sequence[str]"]
@@ -179,31 +186,28 @@ class AtenGraph:
         arguments = Arguments(self, call)
         if handler is None and inplace is not None:
             handler = self.handlers.get(inplace[1] + inplace[2])
-            with _fitting(arguments):
-                self._check_in_place(position, call)
+            self._check_in_place(position, call, arguments.tensor("self").name)
         if handler is None:
             raise UnsupportedError(
                 f"The operation {arguments.label} is not supported. See "
                 "fastlstm.converters.torch.export.supported() for those that are; exporting to ONNX may break it up "
                 "into simpler ones."
             )
-        with _fitting(arguments):
-            made = handler(self, arguments)
+        made = handler(self, arguments)
         values = [made] if isinstance(made, str) else list(made)
         names = [n for output in call.outputs for n in (output if isinstance(output, tuple) else (output,))]
         for name, value in zip(names, values, strict=False):
             if name:
                 (self._numbers if name not in self.program.metas else self._values)[name] = value
         if inplace is not None and call.target not in self.handlers:
-            self._values[call.arguments["self"].name] = values[0]
+            self._values[arguments.tensor("self").name] = values[0]
 
-    def _check_in_place(self, position: int, call: Call) -> None:
+    def _check_in_place(self, position: int, call: Call, target: str) -> None:
         """An operation that overwrites its input is as good as one that does not if nothing else sees it."""
-        target = call.arguments["self"].name
         views = [
             (source.name, {n for o in earlier.outputs for n in (o if isinstance(o, tuple) else (o,))})
             for earlier in self.program.calls[:position]
-            if isinstance(source := earlier.arguments.get("self"), Tensor) and earlier.target.split(".")[1] in _VIEWS
+            if isinstance(source := earlier.arguments.get("self"), Tensor) and short_name(earlier.target) in _VIEWS
         ]
         family, size, upwards = {target}, 0, set()
         while (
@@ -239,9 +243,9 @@ class AtenGraph:
         """Return a tensor's numbers if it is a parameter, buffer or constant of the program."""
         return self._constants.get(argument.name) if isinstance(argument, Tensor) else None
 
-    def value(self, argument: Any) -> str:
+    def value(self, tensor: Tensor) -> str:
         """Return the graph value of a tensor."""
-        name = argument.name
+        name = tensor.name
         if name not in self._values:
             if name not in self._constants:
                 raise UnsupportedError(f"The tensor '{name}' is read, but what makes it is not supported.")
@@ -250,10 +254,31 @@ class AtenGraph:
 
     def scalar(self, number: float, dtype: str) -> str:
         """Return a constant of no dimensions."""
-        return self.builder.constant("scalar", np.array(number, np.dtype(dtype)))
+        return self.builder.constant("scalar", self.filled((), number, dtype))
+
+    def filled(self, shape: Sequence[int], number: float, dtype: str) -> Array:
+        """Return an array of one number.
+
+        Raises
+        ------
+        FileFormatError
+            If the dtype does not hold it, or the shape is none.
+        """
+        kind = np.dtype(dtype)
+        limits = np.iinfo(kind) if kind.kind in "iu" else None
+        holds = limits is None or limits.min <= number <= limits.max
+        if not holds or any(not 0 <= size <= _END for size in shape):
+            raise FileFormatError(f"The program asks for {list(shape)} times {number} as {dtype}, which cannot be.")
+        return np.full(shape, number, kind)
 
     def operand(self, argument: Any, dtype: str) -> str:
-        """Return a tensor, a number or a size as a value of the given dtype."""
+        """Return a tensor, a number or a size as a value of the given dtype.
+
+        Raises
+        ------
+        FileFormatError
+            If it is something else.
+        """
         if isinstance(argument, Tensor):
             return self.cast(self.value(argument), self.meta(argument.name).dtype, dtype)
         if isinstance(argument, SymInt):
@@ -261,6 +286,8 @@ class AtenGraph:
                 return self.cast(self.rounds[argument.name], "int64", dtype)
             axes = self.builder.constant("axes", np.array([0], np.int64))
             return self.cast(self.builder.node("Squeeze", self.number(argument), axes), "int64", dtype)
+        if not isinstance(argument, (int, float)):
+            raise FileFormatError(f"The program calculates with {argument!r:.40}, which is no tensor and no number.")
         return self.scalar(argument, dtype)
 
     def cast(self, value: str, have: str, want: str) -> str:
@@ -268,7 +295,7 @@ class AtenGraph:
         return value if have == want else self.builder.node("Cast", value, to=want)
 
     def number(self, argument: Any) -> str:
-        """Return a whole number as an int64 value of one element."""
+        """Return an integer as an int64 value of one element."""
         if isinstance(argument, SymInt):
             if argument.name in self.rounds:
                 return self.builder.node("Unsqueeze", self.rounds[argument.name], self.ints([0]))
@@ -279,24 +306,17 @@ class AtenGraph:
 
     def ints(self, numbers: Sequence[int]) -> str:
         """Return a constant list of int64."""
+        for number in numbers:
+            if not isinstance(number, int) or not -_END - 1 <= number <= _END:
+                raise FileFormatError(f"The program has {number!r:.40} where an integer of 64 bits is expected.")
         return self.builder.constant("ints", np.array(numbers, np.int64))
 
     def sizes(self, numbers: Sequence[Any]) -> str:
         """Return a list of numbers, some known at run time only, as an int64 vector."""
         if not any(isinstance(number, SymInt) for number in numbers):
-            return self.ints([int(number) for number in numbers])
+            return self.ints(numbers)
         parts = [self.number(number) for number in numbers]
         return parts[0] if len(parts) == 1 else self.builder.node("Concat", *parts, axis=0)
-
-
-@contextlib.contextmanager
-def _fitting(arguments: Arguments) -> Iterator[None]:
-    """Take what goes wrong with a call's arguments for arguments that do not fit it."""
-    try:
-        yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__} {error}"
-        raise FileFormatError(f"The arguments of {arguments.label} do not fit it: {reason}.") from None
 
 
 def _size_names(program: Program) -> dict[str, str]:

@@ -12,26 +12,30 @@ from fastlstm.converters.torch.aten.graph import Arguments, AtenGraph, Handler
 
 __all__ = ["HANDLERS"]
 
+_CHANNELS = 1 << 24
+"""More than any layer normalises over; what a damaged program asks for is not made."""
+
 
 def _linear(graph: AtenGraph, c: Arguments) -> str:
     weight, bias = graph.constant(c.get("weight")), graph.constant(c.get("bias"))
+    c.expect(c.rank("weight") == 2, f"'weight' should be a matrix; it has {c.rank('weight')} axes")
     if weight is not None and (bias is not None or c.get("bias") is None):
-        return graph.builder.dense(c.value("input"), weight, bias, c.get("weight").name.removesuffix("_weight"))
+        return graph.builder.dense(c.value("input"), weight, bias, c.tensor("weight").name.removesuffix("_weight"))
     turned = graph.builder.node("Transpose", c.value("weight"), perm=[1, 0])
     product = graph.builder.node("MatMul", c.value("input"), turned)
     return graph.builder.node("Add", product, c.value("bias")) if c.get("bias") is not None else product
 
 
 def _matmul(graph: AtenGraph, c: Arguments) -> str:
-    second = next(name for name in ("other", "mat2", "vec") if c.get(name) is not None)
+    second = next((name for name in ("mat2", "vec") if c.get(name) is not None), "other")
     return graph.builder.node("MatMul", c.value("self"), c.value(second))
 
 
 def _add_product(first: str, second: str) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
         terms = [
-            (graph.builder.node("MatMul", c.value(first), c.value(second)), c.static("alpha", 1)),
-            (c.value("self"), c.static("beta", 1)),
+            (graph.builder.node("MatMul", c.value(first), c.value(second)), c.number("alpha", 1)),
+            (c.value("self"), c.real("beta", 1)),
         ]
         scaled = [
             value if factor == 1 else graph.builder.node("Mul", value, graph.scalar(factor, c.out().dtype))
@@ -43,7 +47,7 @@ def _add_product(first: str, second: str) -> Handler:
 
 
 def _einsum(graph: AtenGraph, c: Arguments) -> str:
-    return graph.builder.node("Einsum", *(graph.value(t) for t in c.get("tensors")), equation=c.static("equation"))
+    return graph.builder.node("Einsum", *map(graph.value, c.tensors("tensors")), equation=c.text("equation"))
 
 
 def _embedding(graph: AtenGraph, c: Arguments) -> str:
@@ -52,13 +56,14 @@ def _embedding(graph: AtenGraph, c: Arguments) -> str:
 
 def _embedding_bag(graph: AtenGraph, c: Arguments) -> str:
     """Bags of one size, as PyTorch makes them of a matrix of indices: offsets 0, n, 2n ..."""
-    offsets, mode = c.get("offsets"), int(c.static("mode", 0))
+    offsets, mode = c.tensor("offsets"), c.integer("mode", 0)
+    c.expect(0 <= mode < 3, f"there is no mode {mode}")
     made_by = next((call for call in graph.program.calls if offsets.name in call.outputs), None)
     known = made_by.arguments if made_by is not None and made_by.target.startswith("aten.arange") else {}
     size = known.get("step")
     if known.get("start") != 0 or size is None or c.get("include_last_offset"):
         raise c.unsupported("its bags should be the rows of a matrix")
-    if c.static("padding_idx", -1) not in (None, -1):
+    if c.integer("padding_idx", -1) != -1:
         raise c.unsupported("padding_idx is not supported")
     builder = graph.builder
     rows = graph.sizes([-1, size])
@@ -72,22 +77,16 @@ def _embedding_bag(graph: AtenGraph, c: Arguments) -> str:
 
 def _weight_norm(graph: AtenGraph, c: Arguments) -> str:
     """G v / |v|, the norm over all axes but one."""
-    builder, axis, rank = graph.builder, int(c.static("dim", 0)), c.rank("v")
+    builder, axis, rank = graph.builder, c.integer("dim", 0), c.rank("v")
     axes = [a for a in range(rank) if axis == -1 or a != axis % rank]
     length = builder.node("ReduceL2", c.value("v"), graph.ints(axes), keepdims=1)
     return builder.node("Mul", c.value("v"), builder.node("Div", c.value("g"), length))
 
 
 def _dropout(_graph: AtenGraph, c: Arguments) -> str:
-    if c.static("train", False) and c.static("p", 0.5) > 0:
+    if c.flag("train") and c.number("p", 0.5) > 0:
         raise c.unsupported("the program was exported in training mode; call model.eval() before exporting")
     return c.value("input")
-
-
-def _spread(value: Any, count: int, empty: Sequence[int] = ()) -> list[int]:
-    """Return one number an axis: a single one stands for all, none for `empty`."""
-    numbers = [int(n) for n in (value if isinstance(value, list) else [value])]
-    return [int(n) for n in empty] if not numbers else numbers * count if len(numbers) == 1 else numbers
 
 
 def _check_batched(c: Arguments, name: str, spatial: int) -> None:
@@ -98,18 +97,19 @@ def _check_batched(c: Arguments, name: str, spatial: int) -> None:
 def _convolution(transposed: bool = False) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
         spatial = c.rank("weight") - 2
+        c.expect(spatial > 0, f"'weight' has {spatial + 2} axes")
         _check_batched(c, "input", spatial)
-        kernel = [int(size) for size in c.meta("weight").shape[2:]]
-        dilations = _spread(c.static("dilation", 1), spatial)
-        turned = bool(c.static("transposed", transposed))
+        kernel = [c.size("weight", axis) for axis in range(2, spatial + 2)]
+        dilations = c.integers("dilation", 1, spatial)
+        turned = c.flag("transposed", transposed)
         attrs: dict[str, Any] = {
             "dilations": dilations,
-            "group": int(c.static("groups", 1)),
+            "group": c.integer("groups", 1),
             "kernel_shape": kernel,
             "pads": _pads(c, kernel, dilations),
-            "strides": _spread(c.static("stride", 1), spatial),
+            "strides": c.integers("stride", 1, spatial),
         }
-        extra = _spread(c.static("output_padding", 0), spatial)
+        extra = c.integers("output_padding", 0, spatial)
         if turned and any(extra):
             attrs["output_padding"] = extra
         operands = [c.value("input"), c.value("weight")]
@@ -121,59 +121,59 @@ def _convolution(transposed: bool = False) -> Handler:
 
 
 def _pads(c: Arguments, kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    padding = c.static("padding", 0)
+    padding = c.get("padding")
     if padding == "same":  # torch puts the odd one at the end
         totals = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
         return [total // 2 for total in totals] + [total - total // 2 for total in totals]
-    return 2 * _spread(0 if padding == "valid" else padding, len(kernel))
+    return [0, 0] * len(kernel) if padding == "valid" else 2 * c.integers("padding", 0, len(kernel))
 
 
 def _batch_norm(graph: AtenGraph, c: Arguments) -> str:
-    if c.static("training", False):
+    if c.flag("training"):
         raise c.unsupported("the program was exported in training mode; call model.eval() before exporting")
     if c.get("running_mean") is None or c.get("running_var") is None:
         raise c.unsupported("without running statistics it depends on the whole batch")
-    channels = int(c.meta("input").shape[1])
-    operands = [c.value("input"), *_scale_and_shift(graph, c, [channels])]
+    operands = [c.value("input"), *_scale_and_shift(graph, c, [c.size("input", 1)])]
     operands += [c.value("running_mean"), c.value("running_var")]
-    return graph.builder.node("BatchNormalization", *operands, epsilon=float(c.static("eps", 1e-5)))
+    return graph.builder.node("BatchNormalization", *operands, epsilon=c.real("eps", 1e-5))
 
 
 def _scale_and_shift(graph: AtenGraph, c: Arguments, shape: Sequence[int]) -> list[str]:
-    neutral = {"weight": np.ones, "bias": np.zeros}
+    c.expect(all(n > 0 for n in shape) and math.prod(shape) < _CHANNELS, f"it normalises over {list(shape)}")
+    neutral = {"weight": 1.0, "bias": 0.0}
     return [
-        c.value(name) if c.get(name) is not None else graph.builder.constant(name, make(shape, np.float32))
-        for name, make in neutral.items()
+        c.value(name) if c.get(name) is not None else graph.builder.constant(name, np.full(shape, number, np.float32))
+        for name, number in neutral.items()
     ]
 
 
 def _layer_norm(graph: AtenGraph, c: Arguments) -> str:
-    shape = [int(size) for size in c.static("normalized_shape")]
-    epsilon = float(c.static("eps", 1e-5))
+    shape = c.integers("normalized_shape")
+    epsilon = c.real("eps", 1e-5)
     operands = [c.value("input"), *_scale_and_shift(graph, c, shape)]
     return graph.builder.node("LayerNormalization", *operands, axis=-len(shape), epsilon=epsilon)
 
 
 def _group_norm(graph: AtenGraph, c: Arguments) -> str:
-    operands = [c.value("input"), *_scale_and_shift(graph, c, [int(c.meta("input").shape[1])])]
-    attrs: dict[str, Any] = {"num_groups": int(c.static("num_groups")), "epsilon": float(c.static("eps", 1e-5))}
+    operands = [c.value("input"), *_scale_and_shift(graph, c, [c.size("input", 1)])]
+    attrs: dict[str, Any] = {"num_groups": c.integer("num_groups"), "epsilon": c.real("eps", 1e-5)}
     return graph.builder.node("GroupNormalization", *operands, **attrs)
 
 
 def _pool(op: str, spatial: int) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
         _check_batched(c, "self", spatial)
-        kernel = _spread(c.static("kernel_size"), spatial)
+        kernel = c.integers("kernel_size", count=spatial)
         attrs: dict[str, Any] = {
-            "ceil_mode": int(c.static("ceil_mode", False)),
+            "ceil_mode": int(c.flag("ceil_mode")),
             "kernel_shape": kernel,
-            "pads": 2 * _spread(c.static("padding", 0), spatial),
-            "strides": _spread(c.static("stride", []), spatial, empty=kernel),
+            "pads": 2 * c.integers("padding", 0, spatial),
+            "strides": c.integers("stride", count=spatial) if c.get("stride") else kernel,
         }
         if op == "MaxPool":
-            attrs["dilations"] = _spread(c.static("dilation", 1), spatial)
+            attrs["dilations"] = c.integers("dilation", 1, spatial)
         else:
-            attrs["count_include_pad"] = int(c.static("count_include_pad", True))
+            attrs["count_include_pad"] = int(c.flag("count_include_pad", True))
             if c.get("divisor_override") is not None:
                 raise c.unsupported("divisor_override is not supported")
         return graph.builder.node(op, c.value("self"), **attrs)
@@ -187,6 +187,7 @@ def _adaptive_pool(op: str, spatial: int) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
         _check_batched(c, "self", spatial)
         have, want = c.meta("self").shape[-spatial:], c.out().shape[-spatial:]
+        c.expect(len(c.out().shape) == spatial + 2 and 0 not in want, f"it gives the shape {list(c.out().shape)}")
         value = c.value("self")
         if set(want) == {1}:
             return graph.builder.node(f"Global{op}", value)
@@ -208,12 +209,10 @@ def _adaptive_pool(op: str, spatial: int) -> Handler:
 def _attention(graph: AtenGraph, c: Arguments) -> str:
     """softmax(q k^T * scale + mask) v."""
     builder, dtype, rank = graph.builder, c.out().dtype, c.rank("query")
-    if c.static("dropout_p", 0.0) or c.static("is_causal", False) or c.static("enable_gqa", False):
+    if c.number("dropout_p", 0.0) or c.flag("is_causal") or c.flag("enable_gqa"):
         raise c.unsupported("dropout, is_causal and enable_gqa are not supported; give the mask as a tensor")
-    size = c.meta("query").shape[-1]
-    if not isinstance(size, int):
-        raise c.unsupported("the number of features should be known")
-    scale = graph.scalar(float(c.static("scale", 1 / math.sqrt(size))), dtype)
+    c.expect(rank > 1 and c.size("query", -1) > 0, "its operands should have an axis of features")
+    scale = graph.scalar(c.real("scale", 1 / math.sqrt(c.size("query", -1))), dtype)
     keys = builder.node("Transpose", c.value("key"), perm=[*range(rank - 2), rank - 1, rank - 2])
     scores = builder.node("Mul", builder.node("MatMul", c.value("query"), keys), scale)
     if c.get("attn_mask") is not None:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from fastlstm.converters.torch.aten.graph import Arguments, AtenGraph, Handler
 from fastlstm.converters.torch.program import SymInt, Tensor
 
@@ -45,13 +43,14 @@ def _reshape(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _permute(graph: AtenGraph, c: Arguments) -> str:
-    rank = c.rank("self")
-    return graph.builder.node("Transpose", c.value("self"), perm=[int(axis) % rank for axis in c.static("dims")])
+    return graph.builder.node("Transpose", c.value("self"), perm=c.axes("dims"))
 
 
 def _transpose(graph: AtenGraph, c: Arguments) -> str:
     perm = list(range(c.rank("self")))
     a, b = c.axis("dim0"), c.axis("dim1")
+    if not perm:
+        return c.value("self")
     perm[a], perm[b] = perm[b], perm[a]
     return graph.builder.node("Transpose", c.value("self"), perm=perm)
 
@@ -65,8 +64,8 @@ def _turned(graph: AtenGraph, c: Arguments) -> str:
 
 def _movedim(graph: AtenGraph, c: Arguments) -> str:
     rank = c.rank("self")
-    ends = [c.static(name) for name in ("source", "destination")]
-    source, destination = ([int(a) % rank for a in (e if isinstance(e, list) else [e])] for e in ends)
+    source, destination = c.axes("source"), c.axes("destination")
+    c.expect(len(source) == len(destination), "as many axes should come from somewhere as go somewhere")
     perm = [axis for axis in range(rank) if axis not in source]
     for to, axis in sorted(zip(destination, source, strict=True)):
         perm.insert(to, axis)
@@ -74,9 +73,9 @@ def _movedim(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _squeeze(graph: AtenGraph, c: Arguments) -> str:
-    shape, given = c.meta("self").shape, c.static("dim")
-    candidates = range(len(shape)) if given is None else given if isinstance(given, list) else [given]
-    axes = [int(axis) % len(shape) for axis in candidates if shape and shape[int(axis)] == 1]
+    shape = c.meta("self").shape
+    candidates = range(len(shape)) if c.get("dim") is None else c.axes()
+    axes = [axis for axis in candidates if shape[axis : axis + 1] == (1,)]
     return graph.builder.node("Squeeze", c.value("self"), graph.ints(axes)) if axes else c.value("self")
 
 
@@ -92,7 +91,7 @@ def _keep_zero(graph: AtenGraph, source: str, value: str) -> str:
 
 
 def _expand(graph: AtenGraph, c: Arguments) -> str:
-    sizes = [1 if not isinstance(size, SymInt) and size == -1 else size for size in c.get("size")]
+    sizes = [1 if not isinstance(size, SymInt) and size == -1 else size for size in c.items("size")]
     value = graph.builder.node("Expand", c.value("self"), graph.sizes(sizes))
     return _keep_zero(graph, c.value("self"), value)
 
@@ -102,7 +101,7 @@ def _expand_as(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _repeat(graph: AtenGraph, c: Arguments) -> str:
-    value, repeats = c.value("self"), c.get("repeats")
+    value, repeats = c.value("self"), c.items("repeats")
     extra = len(repeats) - c.rank("self")
     tiled = graph.builder.node("Unsqueeze", value, graph.ints(range(extra))) if extra else value
     return _keep_zero(graph, value, graph.builder.node("Tile", tiled, graph.sizes(repeats)))
@@ -110,7 +109,7 @@ def _repeat(graph: AtenGraph, c: Arguments) -> str:
 
 def _repeat_interleave(graph: AtenGraph, c: Arguments) -> str:
     """Each place along an axis so many times in a row."""
-    builder, value, repeats, rank = graph.builder, c.value("self"), int(c.static("repeats")), c.rank("self")
+    builder, value, repeats, rank = graph.builder, c.value("self"), c.integer("repeats"), c.rank("self")
     if c.get("dim") is None or repeats < 1:
         raise c.unsupported("supported: a number of repeats along an axis")
     axis = c.axis()
@@ -125,8 +124,8 @@ def _repeat_interleave(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _slice(graph: AtenGraph, c: Arguments) -> str:
-    start, end, step = c.get("start", 0), c.get("end", _END), int(c.static("step", 1))
-    whole = not isinstance(end, SymInt) and end >= _END
+    start, end, step = c.get("start", 0), c.get("end", _END), c.integer("step", 1)
+    whole = isinstance(end, int) and end >= _END
     if start == 0 and step == 1 and (whole or c.meta("self").shape == c.out().shape):
         return c.value("self")
     bounds = [graph.number(start), graph.number(end), graph.ints([c.axis()]), graph.ints([step])]
@@ -134,7 +133,7 @@ def _slice(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _narrow(graph: AtenGraph, c: Arguments) -> str:
-    start, length = int(c.static("start")), int(c.static("length"))
+    start, length = c.integer("start"), c.integer("length")
     bounds = [graph.ints([start]), graph.ints([start + length]), graph.ints([c.axis()])]
     return graph.builder.node("Slice", c.value("self"), *bounds)
 
@@ -146,48 +145,45 @@ def _select(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _split(graph: AtenGraph, c: Arguments) -> Sequence[str]:
-    names = c.call.outputs[0]
-    if not isinstance(names, tuple):
-        raise c.unsupported("it should give a list of tensors")
-    axis = c.axis()
-    sizes = [graph.meta(name).shape[axis] for name in names]
-    if not all(isinstance(size, int) for size in sizes):
+    names, axis = c.names(), c.axis()
+    shapes = [graph.meta(name).shape for name in names]
+    c.expect(all(axis < len(shape) for shape in shapes), f"its outputs should have an axis {axis}")
+    sizes = [size for shape in shapes if isinstance(size := shape[axis], int)]
+    if len(sizes) != len(names):
         raise c.unsupported("it cuts an axis whose size depends on the input's")
     if len(names) == 1:
         return [c.value("self")]
     parts = [f"part_{i}" for i in range(len(names))]
-    lengths = graph.ints([int(size) for size in sizes])
+    lengths = graph.ints(sizes)
     made = graph.builder.nodes_out("Split", [c.value("self"), lengths], parts, axis=axis)
     return [_keep_zero(graph, c.value("self"), part) for part in made]
 
 
 def _unbind(graph: AtenGraph, c: Arguments) -> Sequence[str]:
     axis = c.axis()
-    names = c.call.outputs[0]
-    indices = [graph.scalar(i, "int64") for i in range(len(names))]
+    indices = [graph.scalar(i, "int64") for i in range(len(c.names()))]
     values = [graph.builder.node("Gather", c.value("self"), index, axis=axis) for index in indices]
     return [_keep_zero(graph, c.value("self"), value) for value in values]
 
 
 def _cat(graph: AtenGraph, c: Arguments) -> str:
     dtype, rank = c.out().dtype, len(c.out().shape)
-    values = [graph.operand(tensor, dtype) for tensor in c.get("tensors")]
-    axis = int(c.static("dim", 0)) % rank
-    value = graph.builder.node("Concat", *values, axis=axis)
+    values = [graph.operand(tensor, dtype) for tensor in c.tensors("tensors")]
+    value = graph.builder.node("Concat", *values, axis=c.axis_of(rank))
     if set(values) <= graph.zeros:
         graph.zeros.add(value)
     return value
 
 
 def _stack(graph: AtenGraph, c: Arguments) -> str:
-    dtype, axis = c.out().dtype, int(c.static("dim", 0)) % len(c.out().shape)
+    dtype, axis = c.out().dtype, c.axis_of(len(c.out().shape))
     axes = graph.ints([axis])
-    values = [graph.builder.node("Unsqueeze", graph.operand(t, dtype), axes) for t in c.get("tensors")]
+    values = [graph.builder.node("Unsqueeze", graph.operand(t, dtype), axes) for t in c.tensors("tensors")]
     return graph.builder.node("Concat", *values, axis=axis)
 
 
 def _flip(graph: AtenGraph, c: Arguments) -> str:
-    axes = [int(axis) % c.rank("self") for axis in c.static("dims")]
+    axes = c.axes("dims")
     bounds = [graph.ints([number] * len(axes)) for number in (-1, -_END, -1)]
     return graph.builder.node("Slice", c.value("self"), bounds[0], bounds[1], graph.ints(axes), bounds[2])
 
@@ -202,9 +198,11 @@ def _gather(graph: AtenGraph, c: Arguments) -> str:
 
 def _index(graph: AtenGraph, c: Arguments) -> str:
     """x[a], x[:, a] and x[a, b] with whole numbers."""
-    indices = c.get("indices")
-    places = [axis for axis, index in enumerate(indices) if index is not None]
-    metas = [graph.meta(indices[axis].name) for axis in places]
+    given = {axis: index for axis, index in enumerate(c.items("indices")) if index is not None}
+    indices = {axis: index for axis, index in given.items() if isinstance(index, Tensor)}
+    c.expect(indices == given, "'indices' should be tensors")
+    places = list(indices)
+    metas = [graph.meta(index.name) for index in indices.values()]
     if any(meta.dtype == "bool" for meta in metas):
         raise c.unsupported("picking by a mask gives a size that is not known; supported: whole numbers")
     if len(places) == 1:
@@ -218,21 +216,22 @@ def _index(graph: AtenGraph, c: Arguments) -> str:
 
 def _triangle(upper: int) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
-        diagonal = graph.scalar(int(c.static("diagonal", 0)), "int64")
+        diagonal = graph.scalar(c.integer("diagonal", 0), "int64")
         return graph.builder.node("Trilu", c.value("self"), diagonal, upper=upper)
 
     return handler
 
 
 def _pad(graph: AtenGraph, c: Arguments) -> str:
-    pads, rank = [int(n) for n in c.static("pad")], c.rank("self")
+    pads, rank = c.integers("pad"), c.rank("self")
+    c.expect(len(pads) <= 2 * rank, f"it pads {len(pads) // 2} of {rank} axes")
     before, after = [0] * rank, [0] * rank
     for i in range(len(pads) // 2):  # torch counts from the last axis
         before[-1 - i], after[-1 - i] = pads[2 * i], pads[2 * i + 1]
-    mode = c.static("mode", "constant")
+    mode = c.text("mode", "constant")
     if mode not in _PAD_MODES:
         raise c.unsupported(f"the mode '{mode}' is not supported; supported: {', '.join(_PAD_MODES)}")
-    fill = graph.scalar(c.static("value", 0), c.out().dtype)
+    fill = graph.scalar(c.number("value", 0), c.out().dtype)
     return graph.builder.node("Pad", c.value("self"), graph.ints([*before, *after]), fill, mode=_PAD_MODES[mode])
 
 
@@ -240,11 +239,11 @@ def _filled(number: float | None) -> Handler:
     """zeros, ones, full and their new_ forms; None: the number is an argument."""
 
     def handler(graph: AtenGraph, c: Arguments) -> str:
-        dtype, sizes = c.out().dtype, c.get("size")
-        fill = c.static("fill_value") if number is None else number
+        dtype, sizes = c.out().dtype, c.items("size")
+        fill = c.number("fill_value") if number is None else number
         known = all(isinstance(size, int) for size in sizes)
         if known and math.prod(sizes) <= _SMALL:
-            value = graph.builder.constant("filled", np.full(sizes, fill, np.dtype(dtype)))
+            value = graph.builder.constant("filled", graph.filled(sizes, fill, dtype))
         else:
             value = graph.builder.node("ConstantOfShape", graph.sizes(sizes), value=fill, dtype=dtype)
         if fill == 0:
@@ -256,7 +255,7 @@ def _filled(number: float | None) -> Handler:
 
 def _filled_like(number: float | None) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
-        fill = c.static("fill_value") if number is None else number
+        fill = c.number("fill_value") if number is None else number
         shape = graph.builder.node("Shape", c.value("self"))
         value = graph.builder.node("ConstantOfShape", shape, value=fill, dtype=c.out().dtype)
         if fill == 0:
@@ -283,8 +282,8 @@ def _size_of(graph: AtenGraph, c: Arguments) -> str:
 def _arithmetic(op: str) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
         operands = list(c.call.arguments.values())
-        if len(operands) != 2 or any(isinstance(o, (Tensor, float)) for o in operands):
-            raise c.unsupported("it should calculate with two whole numbers")
+        if len(operands) != 2 or not all(isinstance(o, (SymInt, int)) for o in operands):
+            raise c.unsupported("it should calculate with two integers")
         return graph.builder.node(op, *(graph.number(operand) for operand in operands))
 
     return handler

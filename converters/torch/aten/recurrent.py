@@ -18,19 +18,19 @@ def _stack(op: str, activation: str = "Tanh") -> Handler:
     """``lstm.input``, ``gru.input`` …: all layers and directions in one call."""
 
     def handler(graph: AtenGraph, c: Arguments) -> list[str]:
-        if c.static("train", False) and c.static("dropout", 0.0) > 0:
+        if c.flag("train") and c.number("dropout", 0.0) > 0:
             raise c.unsupported("the program was exported in training mode; call model.eval() before exporting")
         if c.rank("input") != 3:
             raise c.unsupported(f"its input should have 3 axes; got {c.rank('input')}")
-        initial = c.get("hx") if op == "LSTM" else [c.get("hx")]
-        depth, both = int(c.static("num_layers")), bool(c.static("bidirectional"))
+        initial = _states(c, op)
+        depth, both = c.integer("num_layers"), c.flag("bidirectional")
         layers = list(_directions(graph, c, both, projected=_projected(graph, initial)))
-        if len(layers) != depth:
+        if len(layers) != depth or not layers:
             raise c.unsupported(f"its parameters are those of {len(layers)} layers; expected {depth}")
-        first, builder = bool(c.static("batch_first")), graph.builder
+        first, builder = c.flag("batch_first"), graph.builder
         value = builder.swap_time_and_batch(c.value("input")) if first else c.value("input")
         lengths = c.value("lengths")  # of packed sequences
-        name = c.get("params")[0].name.removesuffix("_weight_ih_l0").removeprefix("p_")
+        name = c.tensors("params")[0].name.removesuffix("_weight_ih_l0").removeprefix("p_")
         finals: list[list[str]] = []
         for number, directions in enumerate(layers):
             states = [_layer_state(graph, state, number, depth, 1 + both) for state in initial]
@@ -53,14 +53,21 @@ def _stack(op: str, activation: str = "Tanh") -> Handler:
     return handler
 
 
+def _states(c: Arguments, op: str) -> list[Tensor]:
+    """Return the initial states: two in a list of an LSTM, one of others."""
+    states = c.tensors("hx") if op == "LSTM" else [c.tensor("hx")]
+    c.expect(len(states) == 1 + (op == "LSTM"), f"it has {len(states)} initial states")
+    return states
+
+
 def _projected(graph: AtenGraph, initial: Sequence[Tensor]) -> bool:
     """An LSTM has a projection if its two states are of different sizes."""
-    return len({graph.meta(state.name).shape[-1] for state in initial}) == 2
+    return len({graph.meta(state.name).shape[-1:] for state in initial}) == 2
 
 
 def _directions(graph: AtenGraph, c: Arguments, both: bool, projected: bool) -> Iterator[list[Direction]]:
     """Yield the directions of each layer from the flat list of parameters."""
-    biases, params = bool(c.static("has_biases")), c.get("params")
+    biases, params = c.flag("has_biases"), c.tensors("params")
     size, each = 2 + 2 * biases + projected, 1 + both
     if len(params) % (size * each):
         raise c.unsupported(f"its {len(params)} parameters do not fall into layers of {size * each}")
@@ -98,8 +105,8 @@ def _cell(op: str, activation: str = "Tanh") -> Handler:
 
     def handler(graph: AtenGraph, c: Arguments) -> list[str]:
         builder, axis = graph.builder, graph.ints([0])
-        initial = c.get("hx") if op == "LSTM" else [c.get("hx")]
-        params = [c.get(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
+        initial = _states(c, op)
+        params = [None if c.get(name) is None else c.tensor(name) for name in ("w_ih", "w_hh", "b_ih", "b_hh")]
         direction = _direction(graph, c, params, biases=True)
         if c.rank("input") != 2:
             raise UnsupportedError(f"{c.label}: its input should be [batch, features]; got {c.rank('input')} axes.")
@@ -109,7 +116,7 @@ def _cell(op: str, activation: str = "Tanh") -> Handler:
         ]
         h_0, c_0 = [*states, ""][:2]
         step = builder.node("Unsqueeze", c.value("input"), axis)
-        name = c.get("w_ih").name.removesuffix("_weight_ih").removeprefix("p_")
+        name = c.tensor("w_ih").name.removesuffix("_weight_ih").removeprefix("p_")
         if graph.depth:
             values = [graph.value(state) for state in initial]
             return _written_out(graph, op, activation, c.value("input"), values, direction)
@@ -146,7 +153,7 @@ def _written_out(
 def _trim(graph: AtenGraph, c: Arguments) -> str:
     """Padded sequences up to the longest of them."""
     longest = graph.builder.node("ReduceMax", graph.operand(c.get("lengths"), "int64"), keepdims=1)
-    return graph.builder.node("Slice", c.value("self"), graph.ints([0]), longest, graph.ints([c.static("dim")]))
+    return graph.builder.node("Slice", c.value("self"), graph.ints([0]), longest, graph.ints([c.integer("dim")]))
 
 
 HANDLERS: dict[str, Handler] = {

@@ -1,7 +1,8 @@
 """The arguments of aten operations by name, as TorchScript's code calls them: by position, without an overload.
 
-Types: T tensor, L list of tensors, i whole number, I list of those, n number, b bool, s text, y dtype, d device.
-Any argument may be None or be left out. The arguments about memory alone (layout, memory_format ...) are not listed.
+Types: T tensor, L list of tensors, i integer, I list of those, n number, b bool, s text, y dtype, d device. T and L
+have to be there; T? and all others may be None or be left out. The arguments about memory alone (layout,
+memory_format ...) are not listed.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ T condition, n self, T other:
     where.ScalarSelf
 T condition, n self, n other:
     where.Scalar
-T input, T weight, T bias:
+T input, T weight, T? bias:
     linear
 T input, n p, b train:
     alpha_dropout dropout
@@ -192,13 +193,13 @@ T self, y dtype, b non_blocking, b copy, i memory_format:
     to.dtype
 T weight, T indices, i padding_idx, b scale_grad_by_freq, b sparse:
     embedding
-T input, I normalized_shape, T weight, T bias, n eps, b cudnn_enable:
+T input, I normalized_shape, T? weight, T? bias, n eps, b cudnn_enable:
     layer_norm
-T input, L hx, T w_ih, T w_hh, T b_ih, T b_hh:
+T input, L hx, T w_ih, T w_hh, T? b_ih, T? b_hh:
     lstm_cell
-T input, T hx, T w_ih, T w_hh, T b_ih, T b_hh:
+T input, T hx, T w_ih, T w_hh, T? b_ih, T? b_hh:
     gru_cell rnn_relu_cell rnn_tanh_cell
-T input, i num_groups, T weight, T bias, n eps, b cudnn_enabled:
+T input, i num_groups, T? weight, T? bias, n eps, b cudnn_enabled:
     group_norm
 T self, I kernel_size, I stride, I padding, I dilation, b ceil_mode:
     max_pool1d max_pool2d
@@ -206,25 +207,25 @@ T self, I kernel_size, I stride, I padding, b ceil_mode, b count_include_pad:
     avg_pool1d
 T self, d device, y dtype, b non_blocking, b copy, i memory_format:
     to.device
-T input, T weight, T bias, I stride, I padding, I dilation, i groups:
+T input, T weight, T? bias, I stride, I padding, I dilation, i groups:
     conv1d conv2d
-T input, T weight, T bias, I stride, s padding, I dilation, i groups:
+T input, T weight, T? bias, I stride, s padding, I dilation, i groups:
     conv1d.padding conv2d.padding
 T self, I kernel_size, I stride, I padding, b ceil_mode, b count_include_pad, i divisor_override:
     avg_pool2d
-T input, T weight, T bias, I stride, I padding, I output_padding, i groups, I dilation:
+T input, T weight, T? bias, I stride, I padding, I output_padding, i groups, I dilation:
     conv_transpose1d conv_transpose2d.input
-T query, T key, T value, T attn_mask, n dropout_p, b is_causal, n scale, b enable_gqa:
+T query, T key, T value, T? attn_mask, n dropout_p, b is_causal, n scale, b enable_gqa:
     scaled_dot_product_attention
 T input, L hx, L params, b has_biases, i num_layers, n dropout, b train, b bidirectional, b batch_first:
     lstm.input
 T input, T hx, L params, b has_biases, i num_layers, n dropout, b train, b bidirectional, b batch_first:
     gru.input rnn_relu.input rnn_tanh.input
-T input, T weight, T bias, I stride, I padding, I dilation, b transposed, I output_padding, i groups:
+T input, T weight, T? bias, I stride, I padding, I dilation, b transposed, I output_padding, i groups:
     convolution
-T input, T weight, T bias, T running_mean, T running_var, b training, n momentum, n eps, b cudnn_enabled:
+T input, T? weight, T? bias, T? running_mean, T? running_var, b training, n momentum, n eps, b cudnn_enabled:
     batch_norm
-T weight, T indices, T offsets, b scale_grad_by_freq, i mode, b sparse, T per_sample_weights,
+T weight, T indices, T offsets, b scale_grad_by_freq, i mode, b sparse, T? per_sample_weights,
   b include_last_offset, i padding_idx:
     embedding_bag.padding_idx
 T v, T g, i dim:
@@ -272,21 +273,25 @@ SCHEMAS = _parsed(_TABLE)
 """The overloads of each operation: name, and the arguments as type and name."""
 
 
-def _whole(value: Any) -> bool:
+def _is_integer(value: Any) -> bool:
     return isinstance(value, (int, Size)) and not isinstance(value, bool)
 
 
 _CHECKS: Mapping[str, Callable[[Any], bool]] = {
     "T": lambda v: isinstance(v, Tensor),
     "L": lambda v: isinstance(v, (list, tuple)) and all(t is None or isinstance(t, Tensor) for t in v),
-    "i": _whole,
-    "I": lambda v: _whole(v) or (isinstance(v, (list, tuple)) and all(_whole(item) for item in v)),
+    "i": _is_integer,
+    "I": lambda v: _is_integer(v) or (isinstance(v, (list, tuple)) and all(_is_integer(item) for item in v)),
     "n": lambda v: isinstance(v, (int, float, Size)),
     "b": lambda v: isinstance(v, bool),
     "s": lambda v: isinstance(v, str),
-    "y": lambda v: _whole(v) and v in DTYPES,
+    "y": lambda v: _is_integer(v) and v in DTYPES,
     "d": lambda v: isinstance(v, Device),
 }
+
+
+def _fits(kind: str, value: Any) -> bool:
+    return kind not in ("T", "L") if value is None else _CHECKS[kind.removesuffix("?")](value)
 
 
 def bind(name: str, positional: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -303,9 +308,7 @@ def bind(name: str, positional: Sequence[Any], keywords: Mapping[str, Any]) -> t
         given = {**dict(zip(names, positional, strict=False)), **keywords}
         if len(positional) > len(names) or not set(keywords) <= set(names[len(positional) :]):
             continue
-        if all(given.get(argument) is None or _CHECKS[kind](given[argument]) for kind, argument in arguments):
-            if arguments[0][1] in given and given[arguments[0][1]] is None and arguments[0][0] == "T":
-                continue
+        if all(_fits(kind, given.get(argument)) for kind, argument in arguments):
             return overload, {
                 argument: DTYPES[given[argument]] if kind == "y" and given[argument] is not None else given[argument]
                 for kind, argument in arguments

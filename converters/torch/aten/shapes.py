@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from fastlstm.converters.torch.aten import shapes_layers, shapes_movement
 from fastlstm.converters.torch.aten.shapes_call import CallShapes, Rule, UnknownShapeError
 
-__all__ = ["RULES", "CallShapes", "UnknownShapeError"]
+__all__ = ["RULES", "CallShapes", "Rule", "UnknownShapeError"]
 
 RULES: Mapping[str, Rule] = {**shapes_layers.RULES, **shapes_movement.RULES}
 """Rules by the operation's name without its overload."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from fastlstm.converters.torch.aten import elementwise
 from fastlstm.converters.torch.aten.shapes_call import CallShapes, Rule, Shape, UnknownShapeError, broadcast, first
@@ -14,14 +13,14 @@ __all__ = ["RULES"]
 
 
 def _elementwise(z: Sizes, c: CallShapes) -> list[Shape]:
-    return [broadcast(z, c.tensors())]
+    return [broadcast(z, c.all_shapes())]
 
 
 def _reduce(outputs: int) -> Rule:
     def rule(_z: Sizes, c: CallShapes) -> list[Shape]:
         shape = c.shape("self")
-        axes = c.axes(len(shape))
-        keep = bool(c.get("keepdim", False))
+        axes = c.axes_of(len(shape)) or range(len(shape))
+        keep = c.flag("keepdim")
         kept = [Size(1, "fixed") if a in axes else s for a, s in enumerate(shape) if keep or a not in axes]
         return [kept] * (outputs if c.get("dim") is not None else 1)
 
@@ -29,7 +28,8 @@ def _reduce(outputs: int) -> Rule:
 
 
 def _layer_norm(z: Sizes, c: CallShapes) -> list[Shape]:
-    shape, sizes = c.shape("input"), c.get("normalized_shape")
+    sizes = c.integers("normalized_shape")
+    shape = c.shape("input", least=len(sizes))
     for have, want in zip(shape[len(shape) - len(sizes) :], sizes, strict=True):
         z.same(have, z.fixed(want))
     return [shape]
@@ -37,8 +37,8 @@ def _layer_norm(z: Sizes, c: CallShapes) -> list[Shape]:
 
 def _channels_norm(z: Sizes, c: CallShapes) -> list[Shape]:
     """Normalisation with weights or statistics for each channel on axis 1."""
-    shape = c.shape("input")
-    known = [c.shape(name) for name in ("weight", "running_mean") if c.get(name) is not None]
+    shape = c.shape("input", least=2)
+    known = [c.shape(name, least=1) for name in ("weight", "running_mean") if c.get(name) is not None]
     if known:
         z.same(shape[1], known[0][0])
     z.fix(shape[1])
@@ -46,7 +46,7 @@ def _channels_norm(z: Sizes, c: CallShapes) -> list[Shape]:
 
 
 def _linear(z: Sizes, c: CallShapes) -> list[Shape]:
-    x, weight = c.shape("input"), c.shape("weight")
+    x, weight = c.shape("input", least=1), c.shape("weight", least=1)
     z.same(x[-1], weight[-1])
     return [[*x[:-1], *weight[:-1]]]
 
@@ -58,30 +58,33 @@ def _product(z: Sizes, a: Shape, b: Shape) -> Shape:
 
 
 def _matmul(z: Sizes, c: CallShapes) -> list[Shape]:
-    second = next(name for name in ("other", "mat2", "vec") if c.get(name) is not None)
-    return [_product(z, c.shape("self"), c.shape(second))]
+    second = next((name for name in ("mat2", "vec") if c.get(name) is not None), "other")
+    return [_product(z, c.shape("self", least=1), c.shape(second, least=1))]
 
 
 def _add_product(first: str, second: str) -> Rule:
     def rule(z: Sizes, c: CallShapes) -> list[Shape]:
-        return [broadcast(z, [_product(z, c.shape(first), c.shape(second)), c.shape("self")])]
+        return [broadcast(z, [_product(z, c.shape(first, least=1), c.shape(second, least=1)), c.shape("self")])]
 
     return rule
 
 
 def _einsum(z: Sizes, c: CallShapes) -> list[Shape]:
-    terms, _, result = c.get("equation").replace(" ", "").partition("->")
+    terms, _, result = c.text("equation").replace(" ", "").partition("->")
     if "." in terms or not result:
         raise UnknownShapeError
     found: dict[str, Size] = {}
-    for letters, shape in zip(terms.split(","), c.shapes("tensors"), strict=True):
+    letters_of, shapes = terms.split(","), c.shapes("tensors")
+    fits = list(map(len, letters_of)) == list(map(len, shapes)) and set(result) <= set(terms)
+    c.expect(fits, "the equation does not fit its operands")
+    for letters, shape in zip(letters_of, shapes, strict=True):
         for letter, size in zip(letters, shape, strict=True):
             z.same(found.setdefault(letter, size), size)
     return [[found[letter] for letter in result]]
 
 
 def _attention(z: Sizes, c: CallShapes) -> list[Shape]:
-    q, k, v = (c.shape(name) for name in ("query", "key", "value"))
+    q, k, v = (c.shape(name, least=2) for name in ("query", "key", "value"))
     z.fix(q[-1], k[-1])  # the scale comes from the number of features
     z.same(k[-2], v[-2])
     if c.get("attn_mask") is not None:
@@ -90,27 +93,19 @@ def _attention(z: Sizes, c: CallShapes) -> list[Shape]:
 
 
 def _embedding(_z: Sizes, c: CallShapes) -> list[Shape]:
-    return [[*c.shape("indices"), *c.shape("weight")[1:]]]
+    return [[*c.shape("indices"), *c.shape("weight", least=1)[1:]]]
 
 
 def _embedding_bag(z: Sizes, c: CallShapes) -> list[Shape]:
-    return [[c.shape("offsets")[0], c.shape("weight")[1]], *[[z.fixed(0)]] * 3]
+    return [[c.shape("offsets", least=1)[0], c.shape("weight", least=2)[1]], *[[z.fixed(0)]] * 3]
 
 
 def _glu(z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = list(c.shape("self"))
-    axis = c.axis(len(shape), default=-1)
+    shape = list(c.shape("self", least=1))
+    axis = c.axis_of(len(shape), default=-1)
     z.fix(shape[axis])
     shape[axis] = z.fixed(shape[axis].value // 2)
     return [shape]
-
-
-def _numbers(value: Any, count: int) -> list[int]:
-    return (
-        value
-        if isinstance(value, list) and len(value) == count
-        else [*([value] if isinstance(value, int) else value)] * count
-    )
 
 
 def _window(z: Sizes, size: Size, kernel: int, stride: int, pads: int, dilation: int) -> Size:
@@ -118,18 +113,18 @@ def _window(z: Sizes, size: Size, kernel: int, stride: int, pads: int, dilation:
 
 
 def _convolution(z: Sizes, c: CallShapes) -> list[Shape]:
-    x, weight = c.shape("input"), c.shape("weight")
+    x, weight = c.shape("input"), c.shape("weight", least=3)
     count = len(weight) - 2
     if len(x) != count + 2:
         raise UnknownShapeError
-    if c.get("transposed", False):
+    if c.flag("transposed"):
         return _convolution_back(z, c)
-    z.same(x[1], z.fixed(weight[1].value * c.get("groups", 1)))
+    z.same(x[1], z.fixed(weight[1].value * c.integer("groups", 1)))
     z.fix(x[1])
     if c.get("padding") == "same":
         return [[x[0], weight[0], *x[2:]]]
-    padding = [0] * count if c.get("padding", 0) == "valid" else _numbers(c.get("padding", 0), count)
-    dilation, stride = _numbers(c.get("dilation", 1), count), _numbers(c.get("stride", 1), count)
+    padding = [0] * count if c.get("padding") == "valid" else c.integers("padding", 0, count)
+    dilation, stride = c.steps("dilation", 1, count), c.steps("stride", 1, count)
     kernels = [size.value for size in weight[2:]]
     sizes = [
         _window(z, size, k, s, 2 * p, d)
@@ -139,12 +134,13 @@ def _convolution(z: Sizes, c: CallShapes) -> list[Shape]:
 
 
 def _convolution_back(z: Sizes, c: CallShapes) -> list[Shape]:
-    x, weight = c.shape("input"), c.shape("weight")
-    count, groups = len(weight) - 2, c.get("groups", 1)
+    weight = c.shape("weight", least=3)
+    x, count, groups = c.shape("input", least=len(weight)), len(weight) - 2, c.integer("groups", 1)
+    c.expect(len(x) == len(weight), f"its input has {len(x)} axes")
     z.same(x[1], weight[0])
     z.fix(x[1])
-    stride, padding = _numbers(c.get("stride", 1), count), _numbers(c.get("padding", 0), count)
-    dilation, extra = _numbers(c.get("dilation", 1), count), _numbers(c.get("output_padding", 0), count)
+    stride, padding = c.steps("stride", 1, count), c.integers("padding", 0, count)
+    dilation, extra = c.steps("dilation", 1, count), c.integers("output_padding", 0, count)
     sizes = []
     for i, size in enumerate(x[2:]):
         spread = z.product([size, z.fixed(stride[i])]) if stride[i] != 1 else size
@@ -155,11 +151,11 @@ def _convolution_back(z: Sizes, c: CallShapes) -> list[Shape]:
 
 def _pool(count: int) -> Rule:
     def rule(z: Sizes, c: CallShapes) -> list[Shape]:
-        x, kernel = c.shape("self"), _numbers(c.get("kernel_size"), count)
-        if c.get("ceil_mode", False):
+        x, kernel = c.shape("self", least=count), c.steps("kernel_size", None, count)
+        if c.flag("ceil_mode"):
             raise UnknownShapeError
-        stride = _numbers(c.get("stride") or kernel, count)
-        padding, dilation = _numbers(c.get("padding", 0), count), _numbers(c.get("dilation", 1), count)
+        stride = c.steps("stride", None, count) if c.get("stride") else kernel
+        padding, dilation = c.integers("padding", 0, count), c.steps("dilation", 1, count)
         sizes = [
             _window(z, size, k, s, 2 * p, d)
             for size, k, s, p, d in zip(x[-count:], kernel, stride, padding, dilation, strict=True)
@@ -173,14 +169,15 @@ def _adaptive_pool(count: int, outputs: int = 1) -> Rule:
     """A number that is the size of the input's axis may be meant as a number: it fixes the axis."""
 
     def rule(z: Sizes, c: CallShapes) -> list[Shape]:
-        shape, wanted = c.shape("self"), c.call.arguments["output_size"]
-        wanted = wanted if isinstance(wanted, list) else [wanted]
-        wanted, sizes = wanted if len(wanted) == count else wanted * count, []
+        shape, wanted, sizes = c.shape("self", least=count), c.items("output_size"), []
+        wanted = wanted if len(wanted) == count else wanted * count
+        c.expect(len(wanted) == count, f"'output_size' has {len(wanted)} items")
         for position, (size, number) in enumerate(zip(shape[-count:], wanted, strict=True)):
             if isinstance(number, SymInt):
                 found = c.size("output_size", position)
                 sizes.append(size if found is None or found.root is size.root else found)
                 continue
+            c.expect(isinstance(number, int), "'output_size' should be integers")
             if number != 1:
                 z.fix(size)
             sizes.append(z.fixed(number))
@@ -191,16 +188,18 @@ def _adaptive_pool(count: int, outputs: int = 1) -> Rule:
 
 def _stack_of_layers(states: int) -> Rule:
     def rule(z: Sizes, c: CallShapes) -> list[Shape]:
-        x, both = c.shape("input"), bool(c.get("bidirectional"))
+        x, both = c.shape("input", least=3), c.flag("bidirectional")
         initial = c.shapes("hx") if states == 2 else [c.shape("hx")]
-        batch = x[0 if c.get("batch_first") else 1]
+        c.expect([len(x), *map(len, initial)] == [3] * (1 + states), "its input and states should have 3 axes")
+        batch = x[0 if c.flag("batch_first") else 1]
         params = c.shapes("params")
+        c.expect(len(params) > 1 and len(params[0]) == len(params[1]) == 2, "its weights should be matrices")
         z.same(x[2], params[0][1])
         z.fix(x[2])
         hidden = params[1][0].value // (4 if states == 2 else 3 if c.call.target.startswith("aten.gru") else 1)
         for (layers, rows, features), size in zip(initial, (params[1][1].value, hidden), strict=False):
             z.same(rows, batch)
-            z.same(layers, z.fixed(c.get("num_layers") * (1 + both)))
+            z.same(layers, z.fixed(c.integer("num_layers") * (1 + both)))
             z.same(features, z.fixed(size))
             z.fix(layers, features)
         return [[*x[:2], z.fixed((1 + both) * initial[0][2].value)], *initial]
@@ -210,12 +209,13 @@ def _stack_of_layers(states: int) -> Rule:
 
 def _cell(states: int) -> Rule:
     def rule(z: Sizes, c: CallShapes) -> list[Shape]:
-        x, initial = c.shape("input"), c.shapes("hx") if states == 2 else [c.shape("hx")]
-        z.same(x[1], c.shape("w_ih")[1])
+        x, initial = c.shape("input", least=2), c.shapes("hx", 2) if states == 2 else [c.shape("hx", 2)]
+        c.expect(len(initial) == states, f"it has {len(initial)} states")
+        z.same(x[1], c.shape("w_ih", least=2)[1])
         z.fix(x[-1])
         for state in initial:
             z.same(state[0], x[0])
-            z.same(state[1], c.shape("w_hh")[1])
+            z.same(state[1], c.shape("w_hh", least=2)[1])
             z.fix(state[-1])
         return initial
 

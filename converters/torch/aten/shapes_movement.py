@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from fastlstm.converters.torch.aten.shapes_call import CallShapes, Rule, Shape, UnknownShapeError, broadcast, first
 from fastlstm.converters.torch.aten.shapes_view import view
-from fastlstm.converters.torch.program import SymInt
+from fastlstm.converters.torch.program import SymInt, Tensor
 from fastlstm.converters.torch.sizes import Sizes
 
 __all__ = ["RULES"]
 
 _END = (1 << 63) - 1
+_PARTS = 1 << 16
+"""More tensors are not made of one."""
 
 
 def _permute(_z: Sizes, c: CallShapes) -> list[Shape]:
     shape = c.shape("self")
-    return [[shape[axis] for axis in c.get("dims")]]
+    axes = c.axes_of(len(shape), "dims")
+    c.expect(sorted(axes) == list(range(len(shape))), f"'dims' should be all axes once; got {axes}")
+    return [[shape[axis] for axis in axes]]
 
 
 def _transpose(_z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = list(c.shape("self"))
-    a, b = c.axis(len(shape), "dim0"), c.axis(len(shape), "dim1")
+    shape = list(c.shape("self", least=1))
+    a, b = c.axis_of(len(shape), "dim0"), c.axis_of(len(shape), "dim1")
     shape[a], shape[b] = shape[b], shape[a]
     return [shape]
 
@@ -35,10 +38,8 @@ def _turned(_z: Sizes, c: CallShapes) -> list[Shape]:
 
 def _movedim(_z: Sizes, c: CallShapes) -> list[Shape]:
     shape = c.shape("self")
-    source, destination = (
-        [axis % len(shape) for axis in (e if isinstance(e, list) else [e])]
-        for e in (c.get("source"), c.get("destination"))
-    )
+    source, destination = c.axes_of(len(shape), "source"), c.axes_of(len(shape), "destination")
+    c.expect(len(source) == len(destination), "as many axes should come from somewhere as go somewhere")
     order = [axis for axis in range(len(shape)) if axis not in source]
     for to, axis in sorted(zip(destination, source, strict=True)):
         order.insert(to, axis)
@@ -47,20 +48,21 @@ def _movedim(_z: Sizes, c: CallShapes) -> list[Shape]:
 
 def _squeeze(z: Sizes, c: CallShapes) -> list[Shape]:
     shape = c.shape("self")
-    dropped = [axis for axis in c.axes(len(shape)) if shape[axis].value == 1]
+    dropped = [axis for axis in c.axes_of(len(shape)) or range(len(shape)) if shape[axis].value == 1]
     z.fix(*(shape[axis] for axis in dropped))
     return [[size for axis, size in enumerate(shape) if axis not in dropped]]
 
 
 def _unsqueeze(z: Sizes, c: CallShapes) -> list[Shape]:
     shape = list(c.shape("self"))
-    shape.insert(c.axis(len(shape) + 1), z.fixed(1))
+    shape.insert(c.axis_of(len(shape) + 1), z.fixed(1))
     return [shape]
 
 
 def _expand(z: Sizes, c: CallShapes) -> list[Shape]:
     shape, wanted = c.shape("self"), c.size_list("size")
     extra = len(wanted) - len(shape)
+    c.expect(extra >= 0, f"its operand has {len(shape)} axes")
     result: Shape = []
     for have, want in zip([*[None] * extra, *shape], wanted, strict=True):
         size = want if want is not None else have
@@ -71,20 +73,21 @@ def _expand(z: Sizes, c: CallShapes) -> list[Shape]:
 
 
 def _one_hot(z: Sizes, c: CallShapes) -> list[Shape]:
-    return [[*c.shape("self"), z.fixed(c.get("num_classes", -1))]]
+    return [[*c.shape("self"), z.fixed(c.integer("num_classes", -1))]]
 
 
 def _repeat_interleave(z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = list(c.shape("self"))
+    shape = list(c.shape("self", least=1))
     if c.get("dim") is None:
         raise UnknownShapeError
-    axis = c.axis(len(shape))
-    shape[axis] = z.product([shape[axis], z.fixed(c.get("repeats"))])
+    axis = c.axis_of(len(shape))
+    shape[axis] = z.product([shape[axis], z.fixed(c.integer("repeats"))])
     return [shape]
 
 
 def _repeat(z: Sizes, c: CallShapes) -> list[Shape]:
     shape, repeats = c.shape("self"), c.size_list("repeats")
+    c.expect(len(repeats) >= len(shape), f"its operand has {len(shape)} axes")
     whole = [z.fixed(1)] * (len(repeats) - len(shape)) + shape
     result: Shape = []
     for size, number in zip(whole, repeats, strict=True):
@@ -95,8 +98,8 @@ def _repeat(z: Sizes, c: CallShapes) -> list[Shape]:
 
 
 def _unflatten(z: Sizes, c: CallShapes) -> list[Shape]:
-    shape, sizes = c.shape("self"), c.get("sizes")
-    axis = c.axis(len(shape))
+    shape, sizes = c.shape("self", least=1), c.integers("sizes")
+    axis = c.axis_of(len(shape))
     missing = shape[axis].value // max(1, -math.prod(sizes)) if -1 in sizes else 0
     z.fix(shape[axis])
     return [[*shape[:axis], *(z.fixed(missing if n == -1 else n) for n in sizes), *shape[axis + 1 :]]]
@@ -104,17 +107,18 @@ def _unflatten(z: Sizes, c: CallShapes) -> list[Shape]:
 
 def _flatten(z: Sizes, c: CallShapes) -> list[Shape]:
     shape = c.shape("self")
-    start, end = c.axis(len(shape), "start_dim"), c.axis(len(shape), "end_dim", -1)
+    start, end = c.axis_of(len(shape), "start_dim"), c.axis_of(len(shape), "end_dim", -1)
     return [[*shape[:start], z.product(shape[start : end + 1]), *shape[end + 1 :]]]
 
 
 def _slice(z: Sizes, c: CallShapes) -> list[Shape]:
     """Of an open axis: all of it, all but a few at an end, or a few at the end."""
-    shape = list(c.shape("self"))
-    axis = c.axis(len(shape))
-    size, start, step = shape[axis], c.get("start", 0), c.get("step", 1)
-    end = c.size("end") if c.call.arguments.get("end") not in (None, -1) else None
-    stop = -1 if c.call.arguments.get("end") == -1 else _END if end is None else end.value
+    shape = list(c.shape("self", least=1))
+    axis = c.axis_of(len(shape))
+    size, start, step = shape[axis], c.integer("start", 0), c.integer("step", 1)
+    c.expect(step > 0, f"its step is {step}")
+    end = c.size("end") if c.get("end", -1) != -1 else None
+    stop = -1 if c.get("end") == -1 else _END if end is None else end.value
     if end is not None and not end.is_open and (stop < 0 or stop >= _END):
         c.literals.pop(("end", -1), None)
         end = None
@@ -146,50 +150,55 @@ def _slice(z: Sizes, c: CallShapes) -> list[Shape]:
 
 
 def _narrow(z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = list(c.shape("self"))
-    axis = c.axis(len(shape))
+    shape = list(c.shape("self", least=1))
+    axis = c.axis_of(len(shape))
     z.fix(shape[axis])
-    shape[axis] = z.fixed(c.get("length"))
+    shape[axis] = z.fixed(c.integer("length"))
     return [shape]
 
 
 def _select(z: Sizes, c: CallShapes) -> list[Shape]:
     """A place counted from the front, other than the first, may have come from the size of the axis."""
-    shape = list(c.shape("self"))
-    size = shape.pop(c.axis(len(shape)))
-    index = c.call.arguments["index"]
-    if not isinstance(index, SymInt) and index > 0:
+    shape = list(c.shape("self", least=1))
+    size = shape.pop(c.axis_of(len(shape)))
+    if not isinstance(c.get("index"), SymInt) and c.integer("index") > 0:
         z.asked(size)
     return [shape]
 
 
 def _split(z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = c.shape("self")
-    axis = c.axis(len(shape))
+    shape = c.shape("self", least=1)
+    axis = c.axis_of(len(shape))
     z.fix(shape[axis])
     names, total = c.call.outputs[0] if c.call.outputs else None, shape[axis].value
     if c.get("chunks") is not None:
-        lengths: Any = -(-total // c.get("chunks"))
+        sizes: list[int] | int = -(-total // c.steps("chunks", None, 1)[0])
     else:
-        lengths = next(c.get(name) for name in ("split_size", "split_sizes") if c.get(name) is not None)
-    if isinstance(lengths, int):
-        lengths = [min(lengths, total - start) for start in range(0, total, lengths)]
+        name = "split_size" if c.get("split_size") is not None else "split_sizes"
+        sizes = c.integers(name) if isinstance(c.get(name), list) else c.integer(name)
+    if isinstance(sizes, list):
+        lengths = sizes
+    else:
+        c.expect(sizes > 0 and total // sizes < _PARTS, f"it gives parts of {sizes} of {total}")
+        lengths = [min(sizes, total - start) for start in range(0, total, sizes)]
     if sum(lengths) != total or (names is not None and len(lengths) != len(names)):
         raise UnknownShapeError
     return [[*shape[:axis], z.fixed(length), *shape[axis + 1 :]] for length in lengths]
 
 
 def _unbind(z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = list(c.shape("self"))
-    axis = c.axis(len(shape))
+    shape = list(c.shape("self", least=1))
+    axis = c.axis_of(len(shape))
     count = shape.pop(axis)
     z.fix(count)
+    c.expect(count.value < _PARTS, f"it gives {count.value} tensors")
     return [shape] * count.value
 
 
 def _cat(z: Sizes, c: CallShapes) -> list[Shape]:
-    shapes = c.shapes("tensors")
-    axis = c.axis(len(shapes[0]))
+    shapes = c.shapes("tensors", least=1)
+    axis = c.axis_of(len(shapes[0]))
+    c.expect(len(set(map(len, shapes))) == 1, "its operands should have as many axes as one another")
     result = list(shapes[0])
     for shape in shapes[1:]:
         for i, size in enumerate(shape):
@@ -201,17 +210,18 @@ def _cat(z: Sizes, c: CallShapes) -> list[Shape]:
 
 def _stack(z: Sizes, c: CallShapes) -> list[Shape]:
     shapes = c.shapes("tensors")
+    c.expect(len(set(map(len, shapes))) == 1, "its operands should have as many axes as one another")
     result = list(shapes[0])
     for shape in shapes[1:]:
         for a, b in zip(result, shape, strict=True):
             z.same(a, b)
-    result.insert(c.axis(len(result) + 1), z.fixed(len(shapes)))
+    result.insert(c.axis_of(len(result) + 1), z.fixed(len(shapes)))
     return [result]
 
 
 def _index_select(_z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = list(c.shape("self"))
-    shape[c.axis(len(shape))] = c.shape("index")[0]
+    shape = list(c.shape("self", least=1))
+    shape[c.axis_of(len(shape))] = c.shape("index", least=1)[0]
     return [shape]
 
 
@@ -220,16 +230,19 @@ def _gather(_z: Sizes, c: CallShapes) -> list[Shape]:
 
 
 def _index(z: Sizes, c: CallShapes) -> list[Shape]:
-    shape, indices = c.shape("self"), c.call.arguments["indices"]
-    places = [axis for axis, index in enumerate(indices) if index is not None]
+    indices = c.items("indices")
+    shape, places = c.shape("self", len(indices)), [axis for axis, index in enumerate(indices) if index is not None]
+    tensors = [index for index in indices if isinstance(index, Tensor)]
+    c.expect(bool(places) and len(tensors) == len(places), "'indices' should be tensors")
     if places != list(range(places[0], places[0] + len(places))):
         raise UnknownShapeError
-    picked = broadcast(z, [c._shapes[indices[axis].name] for axis in places])
+    picked = broadcast(z, [c.shape_of(tensor) for tensor in tensors])
     return [[*shape[: places[0]], *picked, *shape[places[-1] + 1 :]]]
 
 
 def _pad(z: Sizes, c: CallShapes) -> list[Shape]:
-    shape, pads = list(c.shape("self")), c.get("pad")
+    pads = c.integers("pad")
+    shape = list(c.shape("self", least=len(pads) // 2))
     for i in range(len(pads) // 2):
         shape[-1 - i] = z.shift(shape[-1 - i], pads[2 * i] + pads[2 * i + 1])
     return [shape]
@@ -243,8 +256,8 @@ def _filled(_z: Sizes, c: CallShapes) -> list[Shape]:
 
 
 def _arange(z: Sizes, c: CallShapes) -> list[Shape]:
-    end, step = c.size("end"), c.size("step") if c.call.arguments.get("step") is not None else z.fixed(1)
-    if c.get("start", 0) != 0 or end is None or step is None or step.value < 1:
+    end, step = c.size("end"), c.size("step") if c.get("step") is not None else z.fixed(1)
+    if c.integer("start", 0) != 0 or end is None or step is None or step.value < 1:
         raise UnknownShapeError
     if step.value == 1 and not step.is_open:
         return [[end]]

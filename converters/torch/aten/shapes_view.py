@@ -17,6 +17,7 @@ def view(name: str) -> Rule:
         have, want = c.shape("self"), c.size_list(name)
         total = math.prod(size.value for size in have)
         known = math.prod(size.value for size in want if size is not None)
+        c.expect(total > 0 and all(size is None or size.value > 0 for size in want), "a size should be above zero")
         missing = Size(total // max(known, 1), "literal")
         wanted = [missing if size is None else size for size in want]
         _regroup(z, list(have), list(wanted))

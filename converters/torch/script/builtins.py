@@ -30,6 +30,10 @@ def _plain(*values: Any) -> bool:
     return all(isinstance(value, (int, float, Size)) for value in values)
 
 
+def _refused(run: Run, what: str) -> UnsupportedError:
+    return UnsupportedError(f"{run.where}: {what} is not supported.")
+
+
 def _known(run: Run, value: Any) -> Any:
     """Return a tensor of one number as that number if it is a constant, any other value as it is."""
     if not isinstance(value, Tensor):
@@ -71,15 +75,14 @@ def _fixed(run: Run, value: Any) -> Any:
 def _add(run: Run, a: Any, b: Any, *, alpha: Any = 1) -> Any:
     for kind in (list, tuple, str):
         if isinstance(a, kind) and isinstance(b, kind):
-            if len(a) + len(b) > _ITEMS:
-                raise UnsupportedError(f"{run.where}: a list of more than {_ITEMS} items is not supported.")
+            _check_length(run, len(a) + len(b))
             return operator.add(a, b)
     numbers = _numbers(run, a, b)
     if numbers is None:
         return NotImplemented if isinstance(a, Tensor) or not isinstance(b, Tensor) else _swapped(run, "add", a, b)
     a, b = numbers
     if alpha != 1:
-        raise UnsupportedError(f"{run.where}: alpha between numbers is not supported.")
+        raise _refused(run, "alpha between numbers")
     z = run.recorder.z
     if isinstance(a, Size) and isinstance(b, Size):
         return z.sum([a, b])
@@ -90,10 +93,15 @@ def _add(run: Run, a: Any, b: Any, *, alpha: Any = 1) -> Any:
 
 
 def _small(run: Run, number: float) -> float:
-    """Return a number if TorchScript's whole numbers hold it."""
+    """Return a number if TorchScript's integers hold it."""
     if isinstance(number, int) and abs(number) >= 1 << 63:
-        raise UnsupportedError(f"{run.where}: the number has more than 64 bits.")
+        raise _refused(run, "a number of more than 64 bits")
     return number
+
+
+def _check_length(run: Run, length: int) -> None:
+    if length > _ITEMS:
+        raise _refused(run, f"a list of more than {_ITEMS} items")
 
 
 def _swapped(run: Run, name: str, a: Any, b: Tensor) -> Any:
@@ -109,7 +117,9 @@ def _sub(run: Run, a: Any, b: Any, *, alpha: Any = 1) -> Any:
         return 0
     if isinstance(a, Size) and isinstance(b, int) and alpha == 1:
         return run.recorder.z.shift(a, -b)
-    return _fixed(run, a) - _fixed(run, b) * alpha
+    if not isinstance(alpha, (int, float)):
+        raise _refused(run, "this alpha")
+    return _small(run, _fixed(run, a) - _fixed(run, b) * alpha)
 
 
 def _mul(run: Run, a: Any, b: Any) -> Any:
@@ -134,7 +144,7 @@ def _floordiv(run: Run, a: Any, b: Any) -> Any:
     a, b = numbers
     if isinstance(a, Size) and isinstance(b, int) and not isinstance(b, bool) and b > 0:
         return run.recorder.z.ratio(a, b)
-    return _fixed(run, a) // _fixed(run, b)
+    return _calculate(run, operator.floordiv, a, b)
 
 
 def _div(run: Run, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
@@ -143,17 +153,27 @@ def _div(run: Run, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
         return NotImplemented
     if rounding_mode in ("floor", "trunc"):
         return _floordiv(run, *numbers)
-    a, b = (_fixed(run, number) for number in numbers)
-    return a / b
+    return _calculate(run, operator.truediv, *numbers)
 
 
-def _calculated(function: Function) -> Function:
+def _calculate(run: Run, function: Function, *values: Any) -> Any:
+    """Return what an operation gives for numbers, which may lie outside its domain."""
+    numbers = [_fixed(run, value) for value in values]
+    try:
+        return _small(run, function(*numbers))
+    except (ArithmeticError, ValueError) as error:
+        raise _refused(run, f"a calculation with {', '.join(map(str, numbers))} ({error})") from None
+
+
+def _calculated(function: Function, operands: int = 1) -> Function:
     """A calculation with numbers alone."""
 
     def builtin(run: Run, *values: Any) -> Any:
         if not _plain(*values):
             return NotImplemented
-        return function(*(_fixed(run, value) for value in values))
+        if len(values) != operands:
+            raise _refused(run, f"a calculation with {len(values)} numbers")
+        return _calculate(run, function, *values)
 
     return builtin
 
@@ -164,6 +184,8 @@ def _comparison(name: str) -> Function:
             return NotImplemented
         if isinstance(a, Device) or isinstance(b, Device):
             return (name == "eq") == (isinstance(a, Device) and isinstance(b, Device))
+        if name not in ("eq", "ne") and not _plain(a, b) and not (isinstance(a, str) and isinstance(b, str)):
+            raise _refused(run, f"'{name}' of a {type(a).__name__} and a {type(b).__name__}")
         if isinstance(a, str) or isinstance(b, str) or a is None or b is None:
             return COMPARISONS[name](a, b)
         return compare(run.recorder.z, name, a, b)
@@ -180,12 +202,24 @@ def _not(_run: Run, value: Any) -> Any:
 def _contains(run: Run, container: Any, item: Any) -> Any:
     item = _fixed(run, item)
     if isinstance(item, Tensor):
-        raise UnsupportedError(f"{run.where}: whether a tensor is in a list is not supported.")
+        raise _refused(run, "whether a tensor is in a list")
+    words = isinstance(container, str) and isinstance(item, str)
+    if not words and not isinstance(container, (list, tuple)) and not _is_key(container, item):
+        raise _refused(run, f"whether something is in a {type(container).__name__}")
     return item in container
 
 
+def _is_key(container: Any, item: Any) -> bool:
+    """Whether a dict may be asked for an item."""
+    return isinstance(container, dict) and (item is None or isinstance(item, (str, int, float)))
+
+
 def _len(run: Run, value: Any) -> Any:
-    return run.recorder.size(value, 0) if isinstance(value, Tensor) else len(value)
+    if isinstance(value, Tensor):
+        return run.recorder.size(value, 0)
+    if not isinstance(value, (list, tuple, dict, str)):
+        raise _refused(run, f"the length of a {type(value).__name__}")
+    return len(value)
 
 
 def _size(run: Run, value: Any, axis: int | None = None) -> Any:
@@ -202,31 +236,46 @@ def _numel(run: Run, value: Any) -> Any:
 def _item(run: Run, container: Any, index: Any) -> Any:
     if isinstance(container, Tensor):
         return run.recorder.call("select", [container, 0, index], {})
-    if isinstance(container, dict) or isinstance(index, int):
-        return container[index]
-    raise UnsupportedError(f"{run.where}: which item is taken depends on an input.")
+    if not isinstance(index, int) and not isinstance(container, dict):
+        raise UnsupportedError(f"{run.where}: which item is taken depends on an input.")
+    if _is_key(container, index):
+        there = index in container
+    else:
+        there = isinstance(container, (list, tuple, str)) and -len(container) <= index < len(container)
+    if not there:
+        raise MismatchError(f"a {type(container).__name__} has no item {index!r:.40}", run.recorder.blamed())
+    return container[index]
 
 
 def _slice(run: Run, value: Any, *bounds: Any) -> Any:
     if isinstance(value, Tensor):
         return NotImplemented
     start, end, step = (_fixed(run, bound) for bound in (*bounds, None, None, None)[:3])
+    integers = all(bound is None or isinstance(bound, int) for bound in (start, end, step))
+    if not isinstance(value, (list, tuple, str)) or not integers or step == 0:
+        raise _refused(run, f"this slice of a {type(value).__name__}")
     return value[slice(start, end, step)]
 
 
-def _append(_run: Run, items: list[Any], item: Any) -> Any:
-    items.append(item)
-    if len(items) > _ITEMS:
-        raise UnsupportedError(f"A list of more than {_ITEMS} items is not supported.")
-    return items
+def _append(run: Run, items: Any, item: Any) -> Any:
+    return _extend(run, items, [item])
 
 
-def _extend(_run: Run, items: Any, more: Any, **_: Any) -> Any:
+def _extend(run: Run, items: Any, more: Any, **_: Any) -> Any:
     """``items += more``."""
     if not isinstance(items, list):
         return NotImplemented
+    if not isinstance(more, (list, tuple)):
+        raise _refused(run, f"adding a {type(more).__name__} to a list")
+    _check_length(run, len(items) + len(more))
     items.extend(more)
     return items
+
+
+def _list(run: Run, items: Any) -> Any:
+    if not isinstance(items, (list, tuple, str, dict)):
+        raise _refused(run, f"a list of a {type(items).__name__}")
+    return list(items)
 
 
 def _number_of(kind: type) -> Function:
@@ -238,7 +287,9 @@ def _number_of(kind: type) -> Function:
             return value
         if isinstance(value, Tensor):
             raise UnsupportedError(f"{run.where}: a number of the program depends on the numbers in a tensor.")
-        return value if isinstance(value, Size) else kind(value)
+        if kind is not bool and not _plain(value):
+            raise _refused(run, f"a {type(value).__name__} as a number")
+        return value if isinstance(value, Size) else _calculate(run, kind, value)
 
     return builtin
 
@@ -254,7 +305,12 @@ def _new_tensor(run: Run, value: Any, dtype: int | None = None, **_: Any) -> Any
     """``torch.tensor(numbers)``."""
     if isinstance(value, Size):
         return value  # the same in everything that can be done with it here
-    array = np.array(value)
+    try:
+        array = np.array(value)
+    except ValueError:  # lists of several lengths
+        raise _refused(run, "a tensor of such lists") from None
+    if array.dtype.kind not in "biuf" or (dtype is not None and (not isinstance(dtype, int) or dtype not in DTYPES)):
+        raise _refused(run, "a tensor of something other than numbers")
     kind = DTYPES[dtype] if dtype is not None else "float32" if array.dtype.kind == "f" else array.dtype.name
     run.fresh += 1
     return run.recorder.constant(f"made_{run.fresh}", array.astype("float32" if kind == "bfloat16" else kind))
@@ -271,7 +327,10 @@ def _extreme(function: Function, name: str) -> Function:
             if len(rest) == 1 and isinstance(rest[0], Tensor):
                 return run.recorder.call(name, [a, *rest], {})
             return NotImplemented
-        return function(*(_fixed(run, value) for value in (a if isinstance(a, list) else [a, *rest])))
+        values = a if isinstance(a, list) else [a, *rest]
+        if not values or not _plain(*values):
+            raise _refused(run, f"'{name}' of these values")
+        return function(_fixed(run, value) for value in values)
 
     return builtin
 
@@ -279,11 +338,11 @@ def _extreme(function: Function, name: str) -> Function:
 def _power(a: float, b: float) -> float:
     if isinstance(a, int) and isinstance(b, int) and b >= 0:
         return int(a**b) if b < 64 and abs(a) < 1 << 32 else math.inf
-    return float(float(a) ** b)
+    return math.pow(a, b)
 
 
 def _dtype(run: Run, tensor: Any) -> Any:
-    name = run.recorder.dtypes[getattr(tensor, "tensor", tensor).name]
+    name = run.recorder.dtype(getattr(tensor, "tensor", tensor))
     return next(number for number, dtype in DTYPES.items() if dtype == name)
 
 
@@ -300,8 +359,8 @@ BUILTINS: Mapping[str, Function] = {
     "floor_divide": _floordiv,
     "div": _div,
     "true_divide": _div,
-    "remainder": _calculated(lambda a, b: a % b),
-    "pow": _calculated(_power),
+    "remainder": _calculated(lambda a, b: a % b, 2),
+    "pow": _calculated(_power, 2),
     "neg": _calculated(lambda a: -a),
     "abs": _calculated(abs),
     "sqrt": _calculated(math.sqrt),
@@ -325,8 +384,8 @@ BUILTINS: Mapping[str, Function] = {
     "slice": _slice,
     "append": _append,
     "add_": _extend,
-    "extend": lambda _, items, more: items.extend(more),
-    "list": lambda _, items: list(items),
+    "extend": _extend,
+    "list": _list,
     "all": lambda _, items: all(items) if isinstance(items, list) else NotImplemented,
     "any": lambda _, items: any(items) if isinstance(items, list) else NotImplemented,
     "is_autocast_enabled": lambda *_: False,
@@ -342,14 +401,14 @@ BUILTINS: Mapping[str, Function] = {
     "IntImplicit": _item_of,
     "FloatImplicit": _item_of,
     "ScalarImplicit": _item_of,
-    "format": lambda _, text, *values: f"{text} ({', '.join(map(str, values))})",
+    "format": lambda _, text, *values: f"{text} ({', '.join(map(str, values))})"[:_ITEMS],
     "warn": lambda *_, **__: None,
     "device": lambda *_: Device(),
     "tensor": _new_tensor,
     "to": _same_number,
     "detach": _same_number,
     "clone": _same_number,
-    "is_floating_point": lambda run, tensor: "float" in run.recorder.dtypes[tensor.name],
+    "is_floating_point": lambda run, tensor: "float" in run.recorder.dtype(tensor),
     "max": _extreme(max, "maximum"),
     "min": _extreme(min, "minimum"),
 }

@@ -33,7 +33,6 @@ Array = npt.NDArray[Any]
 _STEPS_A_CALL = 20
 _ELEMENTS = 1 << 31
 _LISTS = frozenset({"chunk", "split", "split_with_sizes", "unbind"})
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass
@@ -100,8 +99,9 @@ class Recorder:
 
     def size(self, tensor: Tensor, axis: int) -> int | Size:
         """Return the size of an axis: a number, or a `Size` if it depends on the input."""
-        shape = self.shapes[tensor.name]
-        self._look_at(tensor)
+        shape = self._shape_of(tensor)
+        if not isinstance(axis, int):
+            raise UnsupportedError(f"The size of an axis {axis!r:.40} is asked for, which is no number.")
         if not -len(shape) <= axis < len(shape):
             raise MismatchError(f"there is no axis {axis} among {len(shape)}", self.sources[tensor.name])
         size = shape[axis]
@@ -110,9 +110,18 @@ class Recorder:
         self._read.setdefault(id(size), (tensor, axis % len(shape)))
         return size
 
-    def _look_at(self, tensor: Tensor) -> None:
+    def _shape_of(self, tensor: Any) -> list[Size]:
+        """Return the shape that the program looks at."""
+        if not isinstance(tensor, Tensor):
+            raise UnsupportedError(f"A {type(tensor).__name__} is used where a tensor is expected.")
         if self.sources[tensor.name] not in self._looked_at[-2:]:
             self._looked_at.append(self.sources[tensor.name])
+        return self.shapes[tensor.name]
+
+    def dtype(self, tensor: Tensor) -> str:
+        """Return the dtype of a tensor."""
+        self._shape_of(tensor)
+        return self.dtypes[tensor.name]
 
     def blamed(self) -> frozenset[str]:
         """Return the inputs behind the tensors whose sizes the program looked at last: two, as for h and c."""
@@ -120,12 +129,11 @@ class Recorder:
 
     def sizes(self, tensor: Tensor) -> list[int | Size]:
         """Return the sizes of all axes."""
-        return [self.size(tensor, axis) for axis in range(len(self.shapes[tensor.name]))]
+        return [self.size(tensor, axis) for axis in range(self.rank(tensor))]
 
     def rank(self, tensor: Tensor) -> int:
         """Return the number of axes."""
-        self._look_at(tensor)
-        return len(self.shapes[tensor.name])
+        return len(self._shape_of(tensor))
 
     def call(
         self,
@@ -181,8 +189,8 @@ class Recorder:
             shapes = RULES[name](self.z, CallShapes(self.z, call, self.shapes, self._numbers))
         except MismatchError as error:
             raise MismatchError(f"aten.{name}: {error}", blamed) from None
-        except (UnknownShapeError, *_MALFORMED) as error:
-            reason = f"aten.{name}: its arguments do not fit ({type(error).__name__} {error})"
+        except UnknownShapeError as error:
+            reason = f"aten.{name}: its arguments do not fit ({str(error) or 'no rule is known for them'})"
             raise MismatchError(reason, first if name in ("lstm", "gru", "rnn_tanh", "rnn_relu") else blamed) from None
         for shape in shapes:
             if any(size.value < 0 for size in shape):

@@ -34,17 +34,19 @@ def _attention(
     def call(name: str, *arguments: Any) -> Any:
         return recorder.call(name, arguments, {})
 
+    if not isinstance(embed_dim, int) or not isinstance(num_head, int) or num_head < 1:
+        raise UnsupportedError("attention over features and heads whose numbers are not known is not supported")
     size = embed_dim // num_head
     weights, biases = call("chunk", qkv_weight, 3, 0), call("chunk", qkv_bias, 3, 0)
     heads = []
     for tensor, weight, bias in zip((query, key, value), weights, biases, strict=True):
-        batch, time, _ = recorder.sizes(tensor)
+        batch, time = (recorder.size(tensor, axis) for axis in (0, 1))
         projected = call("linear", tensor, weight, bias)
         heads.append(call("transpose", call("view", projected, [batch, time, num_head, size]), 1, 2))
     q, k, v = heads
     scores = call("mul", call("matmul", q, call("transpose", k, 2, 3)), size**-0.5)
     weights_of = call("softmax", scores, -1)
-    batch, time, _ = recorder.sizes(query)
+    batch, time = (recorder.size(query, axis) for axis in (0, 1))
     mixed = call("reshape", call("transpose", call("matmul", weights_of, v), 1, 2), [batch, time, embed_dim])
     output = call("linear", mixed, proj_weight, proj_bias)
     return output, call("mean", weights_of, [1]) if need_weights else None

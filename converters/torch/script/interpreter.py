@@ -7,6 +7,9 @@ inlines. Sizes of the inputs stay sizes. What depends on the numbers in a tensor
 from __future__ import annotations
 
 import ast
+import functools
+import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -177,7 +180,7 @@ class Interpreter(Run):
                 raise UnsupportedError(f"{self.where}: a loop over an input's axis should be over all of it, forwards.")
             follow_loop(self, statement, end, frame.names, lambda: self._block(statement.body, frame))
             return
-        if not all(isinstance(bound, int) for bound in bounds):
+        if not all(isinstance(bound, int) for bound in bounds) or not 0 < len(bounds) < 4 or bounds[2:] == [0]:
             raise UnsupportedError(f"{self.where}: how often the loop runs depends on the numbers in a tensor.")
         for number in range(*bounds):
             self.recorder.budget.spend(1)
@@ -227,7 +230,7 @@ class Interpreter(Run):
         path = dotted(node)
         if path.startswith("__torch__."):
             return _Function(path)
-        if path.startswith("CONSTANTS.c") and path[11:].isdecimal():
+        if re.fullmatch(r"CONSTANTS\.c\d{1,9}", path):
             return self._constant(int(path[11:]))
         return self.attribute(self.value(node.value, frame), node.attr)
 
@@ -263,6 +266,12 @@ class Interpreter(Run):
             return tuple(self._held(item, name) for item in value)
         if isinstance(value, dict):
             return {key: self._held(item, name) for key, item in value.items()}
+        return self.bounded(value)
+
+    def bounded(self, value: Any) -> Any:
+        """Return a value that stands in the program, unless it is a number that TorchScript's integers do not hold."""
+        if isinstance(value, int) and abs(value) >= 1 << 63:
+            raise FileFormatError(f"{self.where}: a number has more than 64 bits.")
         return value
 
     def _constant(self, number: int) -> Any:
@@ -288,7 +297,10 @@ class Interpreter(Run):
     def _dict(self, node: ast.Dict, frame: _Frame) -> Any:
         if None in node.keys:
             raise UnsupportedError(f"{self.where}: this dict is not supported.")
-        return {self.value(k, frame): self.value(v, frame) for k, v in zip(node.keys, node.values, strict=True) if k}
+        keys = [self.value(key, frame) for key in node.keys if key]
+        if not all(isinstance(key, (str, int, float)) for key in keys):
+            raise UnsupportedError(f"{self.where}: a dict whose keys are no texts and no numbers is not supported.")
+        return dict(zip(keys, (self.value(value, frame) for value in node.values), strict=True))
 
     def _minus(self, node: ast.UnaryOp, frame: _Frame) -> Any:
         value = self.value(node.operand, frame)
@@ -310,7 +322,7 @@ class Interpreter(Run):
         if path.startswith("torch."):
             return self.operation(path[6:], arguments, keywords)
         if path.startswith("ops.prim.") and path[9:] in PRIMITIVES:
-            return PRIMITIVES[path[9:]](self, *arguments)
+            return self._applied(path[9:], PRIMITIVES[path[9:]], self, arguments, keywords)
         if path.startswith("ops."):
             raise UnsupportedError(f"{self.where}: the operation '{path[4:]}' is not supported.")
         if path == _NO_GRAD:
@@ -349,28 +361,45 @@ class Interpreter(Run):
             return BUILTINS[name.capitalize()](self, *arguments)
         raise UnsupportedError(f"{self.where}: '{name}' is not supported.")
 
+    def _applied(
+        self, name: str, function: Callable[..., Any], first: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]
+    ) -> Any:
+        """Call a function of ours with what the program gives, if it takes as much."""
+        try:
+            _signature(function).bind(first, *arguments, **keywords)
+        except TypeError as error:
+            raise UnsupportedError(
+                f"{self.where}: '{name}' called with these arguments ({error}): not supported."
+            ) from None
+        return function(first, *arguments, **keywords)
+
     def operation(self, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Return what ``torch.NAME`` gives: worked out if it is about numbers, else written down."""
         items = [item for a in arguments for item in (a if isinstance(a, list) else [a])]
         if name in ("sort", "_pack_padded_sequence") or any(isinstance(item, HANDLES) for item in items):
             if name in ("__is__", "__isnot__"):
-                return BUILTINS[name](self, *arguments)
+                return self._applied(name, BUILTINS[name], self, arguments, {})
             if name not in PACKING:
                 raise UnsupportedError(f"{self.where}: '{name}' of packed or sorted sequences is not supported.")
-            return PACKING[name](self, *arguments, **keywords)
+            return self._applied(name, PACKING[name], self, arguments, keywords)
         if any(isinstance(item, Collected) for item in items):
             return collected(self, name, *arguments)
         builtin = BUILTINS.get(name)
         if builtin is not None:
-            result = builtin(self, *arguments, **keywords)
+            result = self._applied(name, builtin, self, arguments, keywords)
             if result is not NotImplemented:
                 return result
         try:
             if name in COMPOSITES:
-                return COMPOSITES[name](self.recorder, *arguments, **keywords)
+                return self._applied(name, COMPOSITES[name], self.recorder, arguments, keywords)
             return self.recorder.call(name, arguments, keywords)
         except UnsupportedError as error:
             raise UnsupportedError(f"{self.where}: {error}") from None
+
+
+@functools.cache
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function)
 
 
 def dotted(node: ast.expr) -> str:
@@ -408,7 +437,7 @@ _STATEMENTS: Mapping[type, _Handler] = {
 _EXPRESSIONS: Mapping[type, _Handler] = {
     ast.Attribute: Interpreter._attribute,
     ast.Call: Interpreter._call,
-    ast.Constant: lambda _interpreter, node, _frame: node.value,
+    ast.Constant: lambda interpreter, node, _frame: interpreter.bounded(node.value),
     ast.Dict: Interpreter._dict,
     ast.List: Interpreter._list,
     ast.Name: Interpreter._name,

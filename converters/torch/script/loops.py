@@ -153,19 +153,21 @@ def _check_alike(run: Run, recorder: Recorder, tensor: Tensor, result: Tensor) -
         recorder.z.same(a, b)
 
 
-def collected(run: Run, name: str, items: list[Any], *arguments: Any) -> Any:
+def collected(run: Run, name: str, items: Any, *arguments: Any) -> Any:
     """Return what an operation makes of a list that a loop has filled."""
-    recorder, tensor = run.recorder, items[0].tensor
-    rank = recorder.rank(tensor)
-    if len(items) == 1 and name == "stack":
-        axis = (arguments or (0,))[0] % rank
-        return recorder.call("movedim", [tensor, 0, axis], {}) if axis else tensor
-    if len(items) == 1 and name in ("cat", "concat"):
-        axis = (arguments or (0,))[0] % (rank - 1)
-        moved = recorder.call("movedim", [tensor, 0, axis], {}) if axis else tensor
-        return recorder.call("flatten", [moved, axis, axis + 1], {})
-    if len(items) == 1 and name == "__getitem__":
-        return recorder.call("select", [tensor, 0, *arguments], {})
-    if len(items) == 1 and name == "len":
-        return recorder.size(tensor, 0)
+    recorder, alone = run.recorder, isinstance(items, list) and len(items) == 1
+    if alone and isinstance(items[0], Collected):
+        tensor = items[0].tensor
+        rank = recorder.rank(tensor)
+        axis = arguments[0] if arguments else 0
+        if name == "stack" and isinstance(axis, int):
+            return recorder.call("movedim", [tensor, 0, axis % rank], {}) if axis % rank else tensor
+        if name in ("cat", "concat") and isinstance(axis, int) and rank > 1:
+            axis %= rank - 1
+            moved = recorder.call("movedim", [tensor, 0, axis], {}) if axis else tensor
+            return recorder.call("flatten", [moved, axis, axis + 1], {})
+        if name == "__getitem__":
+            return recorder.call("select", [tensor, 0, *arguments], {})
+        if name == "len":
+            return recorder.size(tensor, 0)
     raise UnsupportedError(f"{run.where}: '{name}' of a list that a loop has filled is not supported.")

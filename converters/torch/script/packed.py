@@ -91,7 +91,7 @@ def _index_select(run: Run, tensor: Any, axis: int, index: Any) -> Any:
 
 
 def _index(run: Run, tensor: Any, indices: Sequence[Any]) -> Any:
-    return _index_select(run, tensor, 0, indices[0])
+    return _index_select(run, tensor, 0, indices[0] if indices and isinstance(indices, list) else None)
 
 
 def _pack(run: Run, tensor: Any, lengths: Any, batch_first: bool) -> Any:
@@ -137,6 +137,8 @@ def _numel(run: Run, value: Any) -> Any:
 
 
 def _pad(run: Run, packed: Any, _sizes: Any, batch_first: bool, value: float, total: Any) -> tuple[Any, Any]:
+    if not isinstance(packed, _Packed):
+        raise UnsupportedError(f"{run.where}: this use of packed sequences is not supported.")
     recorder, tensor = run.recorder, packed.tensor
     if value != 0:
         raise UnsupportedError(f"{run.where}: padding with {value} is not supported; supported: 0.")
@@ -184,6 +186,12 @@ def _unsorted(state: Any) -> Any:
     return state.tensor if isinstance(state, _Sorted) else state
 
 
+def _inverse(run: Run, order: Any, **_: Any) -> _Order:
+    if not isinstance(order, _Order):
+        raise UnsupportedError(f"{run.where}: this use of packed sequences is not supported.")
+    return _Order(order.lengths, inverse=True)
+
+
 def _same(_run: Run, value: Any, *_: Any, **__: Any) -> Any:
     return value
 
@@ -203,7 +211,7 @@ PACKING: Mapping[str, Callable[..., Any]] = {
     "cpu": _same,
     "detach": _same,
     "Int": _same,
-    "empty_like": lambda _run, order, **_: _Order(order.lengths, inverse=True),
+    "empty_like": _inverse,
     "scatter_": lambda _run, inverse, *_: inverse,
     **{name: _recurrent(name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu")},
 }

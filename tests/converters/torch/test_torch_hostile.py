@@ -18,6 +18,9 @@ from torch import nn
 
 from fastlstm import reference
 from fastlstm.converters import load_graph
+from fastlstm.converters.torch import export
+from fastlstm.converters.torch.aten import shapes
+from fastlstm.converters.torch.script import builtins
 from fastlstm.errors import FileFormatError, UnsupportedError
 
 
@@ -138,3 +141,89 @@ def test_a_scripted_archive_whose_pickle_calls_a_function_is_refused(tmp_path: P
     (tmp_path / "evil.pt").write_bytes(rewritten((tmp_path / "m.pt").read_bytes(), evil))
     with pytest.raises(UnsupportedError, match="print"):
         load_graph(tmp_path / "evil.pt", layers="lstm | linear")
+
+
+def slip(*_: Any) -> Any:
+    raise TypeError("a mistake of ours")
+
+
+@pytest.mark.parametrize("table", [export._HANDLERS, shapes.RULES], ids=["handler", "shape rule"])
+def test_a_mistake_of_ours_is_not_called_damage_of_a_program(
+    tmp_path: Path, program: bytes, monkeypatch: pytest.MonkeyPatch, table: dict[str, Any]
+) -> None:
+    (tmp_path / "m.pt2").write_bytes(program)
+    for name in ("aten.linear.default", "linear"):
+        if name in table:
+            monkeypatch.setitem(table, name, slip)
+    with pytest.raises(TypeError, match="a mistake of ours"):
+        load_graph(tmp_path / "m.pt2")
+
+
+@pytest.mark.parametrize(("table", "name"), [(shapes.RULES, "linear"), (builtins.BUILTINS, "size")])
+def test_a_mistake_of_ours_is_not_called_damage_of_a_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: dict[str, Any], name: str
+) -> None:
+    torch.jit.script(Forecast()).save(tmp_path / "m.pt")
+    monkeypatch.setitem(table, name, slip)
+    with pytest.raises(TypeError, match="a mistake of ours"):
+        load_graph(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    ("argument", "content"),
+    [
+        ("dim", {"as_int": 9}),
+        ("dim", {"as_string": "last"}),
+        ("dim", {"as_int": 1 << 70}),
+        ("index", {"as_none": True}),
+        ("index", {"as_ints": [1, 2]}),
+        ("weight", {"as_int": 3}),
+        ("hx", {"as_tensors": []}),
+        ("params", {"as_tensors": [{"name": "x"}]}),
+        ("num_layers", {"as_float": 1.5}),
+        ("batch_first", {"as_int": 1}),
+        ("has_biases", {"as_bool": "yes"}),
+        ("self", {"as_none": True}),
+    ],
+)
+def test_an_argument_of_another_kind_is_told(
+    tmp_path: Path, program: bytes, argument: str, content: dict[str, Any]
+) -> None:
+    changed = []
+
+    def change(model: Any) -> None:
+        nodes = model["graph_module"]["graph"]["nodes"]
+        found = [item for node in nodes for item in node["inputs"] if item["name"] == argument]
+        found[-1]["arg"] = content
+        changed.append(found[-1])
+
+    assert refuse(tmp_path / "m.pt2", with_json(program, "models/model.json", change))
+    assert changed
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("torch.floordiv(1, 0)", "zero"),
+        ("torch.sqrt(-1)", "domain"),
+        ("torch.len(3)", "length of a int"),
+        ("torch.lt([1], 2)", "lt"),
+        ("torch.add(9223372036854775807, 1)", "64 bits"),
+        ("torch.slice([1, 2], 0, 2, 0)", "slice"),
+        ("torch.append(x, 1)", "append"),
+        ("torch.size(3)", "tensor is expected"),
+        ("torch.neg(1, 2)", "2 numbers"),
+        ("torch.numel()", "numel"),
+        ("[1, 2][5]", "no item 5"),
+        ("{[1]: 2}", "keys"),
+        ("torch.tensor([[1], [1, 2]])", "tensor of such lists"),
+    ],
+)
+def test_code_that_cannot_run_is_told(tmp_path: Path, code: str, told: str) -> None:
+    torch.jit.script(Forecast()).save(tmp_path / "m.pt")
+
+    def line(name: str, content: bytes) -> bytes:
+        start = b"    x: Tensor) -> Tensor:\n"
+        return content.replace(start, start + f"    y = {code}\n".encode()) if name.endswith(".py") else content
+
+    assert told in refuse(tmp_path / "m.pt", rewritten((tmp_path / "m.pt").read_bytes(), line))

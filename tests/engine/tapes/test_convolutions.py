@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from fastlstm import operators, reference
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.model import Model
@@ -250,3 +250,44 @@ def test_pooling_right_behind_a_convolution_has_the_same_bits_band_by_band(
     np.testing.assert_array_equal(banded.run({"x": x})[0], got)
     monkeypatch.setattr(recorder.Recorder, "again", lambda *_: None)
     np.testing.assert_array_equal(Executor(graph).run({"x": x})[0], got)
+
+
+@pytest.mark.parametrize("activation", ["none", "silu"])
+def test_a_causal_convolution_goes_on_from_its_state(activation: str) -> None:
+    x, weight, bias = normal(2, 3, 9), kernel_of(3, 1, 4), normal(3)
+    node = Node("CausalConvWithState", ("x", "w", "b", "past"), ("y", "state"), {"activation": activation}, "here")
+    first = Node("CausalConvWithState", ("x", "w", "b"), ("y", "state"), {"activation": activation}, "here")
+    whole, end = operators.evaluate(first, [x, weight, bias])
+    around = np.pad(x, [(0, 0), (0, 0), (3, 0)]).astype(np.float64)
+    expected = sum(around[:, :, i : i + 9] * weight[None, :, 0, i : i + 1] for i in range(4)) + bias[None, :, None]
+    if activation == "silu":
+        expected = expected / (1 + np.exp(-expected))
+    np.testing.assert_allclose(whole, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(end, x[:, :, -3:])
+    state, parts = np.zeros((2, 3, 3), np.float32), []
+    for start, stop in ((0, 2), (2, 3), (3, 9)):  # shorter than the state, too
+        y, state = operators.evaluate(node, [x[:, :, start:stop], weight, bias, state])
+        parts.append(y)
+    np.testing.assert_array_equal(np.concatenate(parts, 2), whole)
+    np.testing.assert_array_equal(state, end)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "told"),
+    [
+        (((2, 3), (3, 1, 4), (2, 3, 3)), "three axes"),
+        (((2, 3, 9), (4, 1, 4), (2, 3, 3)), "as many channels"),
+        (((2, 3, 9), (3, 2, 4), (2, 3, 3)), "weights"),
+        (((2, 3, 9), (3, 1, 4), (2, 3, 4)), "a state of k - 1"),
+    ],
+)
+def test_operands_of_a_causal_convolution_that_do_not_fit_are_told(
+    shapes: tuple[tuple[int, ...], ...], told: str
+) -> None:
+    x, weight, past = (np.zeros(shape, np.float32) for shape in shapes)
+    graph = Graph(
+        (TensorSpec("x", x.shape), TensorSpec("past", past.shape)), (TensorSpec("y", ("...",)),),
+        (Node("CausalConvWithState", ("x", "w", "", "past"), ("y", ""), {}, "here"),), {"w": weight},
+    )  # fmt: skip
+    with pytest.raises(UnsupportedError, match=told):
+        Model(graph)

@@ -17,13 +17,14 @@ from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import RECURRENT_OPS, Graph
 from fastlstm.onnx_conformance import cases
-from fastlstm.operators import OPERATORS, Function, Lowering, Operation, Stream
+from fastlstm.operators import ELEMENTWISE, OPERATORS, Function, Lowering, Operation, Stream
 from fastlstm.operators.values import ValueInfo
 from fastlstm.passes import shapes
+from fastlstm.segments.rows import BINARY, ROWS, UNARY
 from fastlstm.streaming import timeline_rules
 from fastlstm.tapes import EMITTERS
 
-CONVERTERS = Path(__file__).parents[2] / "converters"
+CONVERTERS = Path(__file__).parents[3] / "converters"
 
 CONTROL = {"If", "Loop", "Scan"}
 
@@ -44,6 +45,13 @@ def test_every_operator_has_kernels_or_a_reason():
         assert (lowering is Lowering.LOOP) == (name in CONTROL), name
         assert (lowering is Lowering.RECURRENT) == (name in RECURRENT_OPS), name
         assert not isinstance(lowering, str) or is_sentence(lowering), name
+
+
+def test_segments_have_rows_of_operators_with_kernels_alone():
+    for name in ROWS:
+        lowering = OPERATORS[name].lowering
+        assert isinstance(lowering, Function | Operation) or lowering is Lowering.TAPE or name in ELEMENTWISE, name
+        assert not isinstance(lowering, Function | Operation) or lowering.rows == (name in {*UNARY, *BINARY}), name
 
 
 def test_every_operator_goes_on_in_time_or_says_why_not():

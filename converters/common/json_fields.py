@@ -1,20 +1,21 @@
-"""JSON model files read without trust: bounded size, no NaN, arrays of the shape that is asked for."""
+"""JSON read without trust: whoever asks for a field says what it has to be, and is told in a sentence if it is not."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError, UnsupportedError
 
-__all__ = ["Fields", "read_json"]
+__all__ = ["Fields", "numbers", "parsed", "read_json"]
 
 Array = npt.NDArray[Any]
+_T = TypeVar("_T")
 
 _LARGEST = 1 << 31
 _BYTES = 32 << 20  # as Python objects a JSON text takes up to twenty times its size
@@ -32,13 +33,32 @@ def read_json(path: Path) -> Fields:
     """
     if path.stat().st_size > _BYTES:
         raise FileFormatError(f"'{path}' is larger than {_BYTES >> 20} MiB, too large for a model in JSON.")
+    return parsed(path.read_bytes(), f"'{path}'", constants=False)
+
+
+def parsed(data: bytes, where: str, constants: bool = True) -> Fields:
+    """Return the object that JSON text holds.
+
+    Parameters
+    ----------
+    data : bytes
+    where : str
+        Names it in errors.
+    constants : bool
+        Whether NaN and infinities may stand among its numbers.
+
+    Raises
+    ------
+    FileFormatError
+        If it is no JSON, nested too deeply, or no object at its top.
+    """
     try:
-        content = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        content = json.loads(data, parse_constant=None if constants else _no_constant)
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"'{path}' is not a readable JSON file: {error}.") from None
+        raise FileFormatError(f"{where} is not a readable JSON file: {error}.") from None
     if not isinstance(content, dict):
-        raise FileFormatError(f"'{path}' holds a {type(content).__name__} at its top; expected an object.")
-    return Fields(content, f"'{path}'")
+        raise FileFormatError(f"{where} holds a {type(content).__name__} at its top; expected an object.")
+    return Fields(content, where)
 
 
 def _no_constant(name: str) -> Any:
@@ -65,13 +85,25 @@ class Fields:
             raise FileFormatError(f"{self.where} lacks '{key}'.")
         return self._fields[key]
 
-    def text(self, key: str, default: str = "") -> str:
-        """Return a string; `default` if it is absent or null."""
-        value = self._fields.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, str):
-            raise FileFormatError(f"{self.where}: '{key}' should be a string; got {_brief(value)}.")
+    def _kind(self, key: str, kind: type | tuple[type, ...], name: str) -> Any:
+        value = self._get(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise FileFormatError(f"{self.where}: '{key}' should be {name}; got {_brief(value)}.")
+        return value
+
+    def text(self, key: str, default: str | None = "") -> str:
+        """Return a string; `default` if it is absent or null, an error if that is None."""
+        return default if default is not None and key not in self else str(self._kind(key, str, "a string"))
+
+    def flag(self, key: str) -> bool:
+        """Return true or false."""
+        return bool(self._kind(key, bool, "true or false"))
+
+    def integer(self, key: str) -> int:
+        """Return an integer of 64 bits."""
+        value = int(self._kind(key, int, "an integer"))
+        if not -(1 << 63) <= value < 1 << 63:
+            raise FileFormatError(f"{self.where}: '{key}' has more than 64 bits.")
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -94,19 +126,36 @@ class Fields:
             )
         return value
 
+    def real(self, key: str) -> float:
+        """Return a number, NaN and infinities among them."""
+        value = self._kind(key, (int, float), "a number")
+        return value if isinstance(value, float) else float(self.integer(key))
+
+    def each(self, key: str, read: Callable[[Fields, str], _T]) -> Sequence[_T]:
+        """Return the items of a list, each read as a field of its own."""
+        items = Fields({str(position): item for position, item in enumerate(self.list(key))}, f"{self.where}, {key}")
+        return [read(items, position) for position in items.keys]
+
     def object(self, key: str) -> Fields:
         """Return an object's fields."""
-        value = self._get(key)
-        if not isinstance(value, dict):
-            raise FileFormatError(f"{self.where}: '{key}' should be an object; got {_brief(value)}.")
-        return Fields(value, f"{self.where}, {key}")
+        return Fields(self._kind(key, dict, "an object"), f"{self.where}, {key}")
 
     def list(self, key: str) -> list[Any]:
         """Return a list."""
-        value = self._get(key)
-        if not isinstance(value, list):
-            raise FileFormatError(f"{self.where}: '{key}' should be a list; got {_brief(value)}.")
-        return value
+        return list(self._kind(key, list, "a list"))
+
+    def objects(self, key: str) -> Iterator[Fields]:
+        """Yield the objects in a list."""
+        for position, item in enumerate(self.list(key)):
+            if not isinstance(item, dict):
+                raise FileFormatError(f"{self.where}: '{key}' should be a list of objects; it holds {_brief(item)}.")
+            yield Fields(item, f"{self.where}, {key} {position}")
+
+    def only_key(self) -> str:
+        """Return the name of the only field: which of several kinds the object is."""
+        if len(self._fields) != 1:
+            raise FileFormatError(f"{self.where} should have one field; got {', '.join(self._fields)[:80] or 'none'}.")
+        return next(iter(self._fields))
 
     def array(self, key: str, shape: Sequence[int | None] | None = None) -> Array:
         """Return nested lists of numbers as float32; None in `shape` leaves a dimension open."""
