@@ -23,6 +23,7 @@ from fastlstm.converters.torch.free_axes import with_free_axes
 from fastlstm.converters.torch.kept_state import check_module, restored
 from fastlstm.converters.torch.program import Call, Program, read_program
 from fastlstm.converters.torch.quantised import Unpacked
+from fastlstm.converters.torch.scripted import scripted_program
 from fastlstm.converters.torch.state_dict import from_state_dict
 from fastlstm.errors import DependencyError, InputError
 from fastlstm.graph import Graph
@@ -116,7 +117,7 @@ def _from_module(torch: Any, obj: Any, example_inputs: Sequence[Any] | None) -> 
     examples = _examples(torch, obj) if example_inputs is None else tuple(example_inputs)
     with restored(torch, obj), _evaluating(obj):
         stored = check_module(torch, obj, examples)
-        graph = program_graph(_read(torch, _export(torch, obj, examples)), type(obj).__name__)
+        graph = program_graph(_program(torch, obj, examples), type(obj).__name__)
     graph = graph.replace(notes=(*graph.notes, *stored))
     if example_inputs is None:
         shapes = ", ".join(str(list(example.shape)) for example in examples)
@@ -150,6 +151,17 @@ def _read(torch: Any, program: Any) -> Program:
     torch.export.save(program, stored)
     stored.seek(0)
     return read_program(Archive(stored))
+
+
+def _program(torch: Any, module: Any, examples: tuple[Any, ...]) -> Program:
+    """Return the program of a module by torch.export, or by TorchScript where that does not follow it."""
+    try:
+        return _read(torch, _export(torch, module, examples))
+    except InputError:
+        found = scripted_program(torch, module, examples)
+        if found is None:
+            raise
+        return found
 
 
 def _export(torch: Any, module: Any, examples: tuple[Any, ...]) -> Any:

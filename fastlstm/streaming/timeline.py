@@ -186,10 +186,18 @@ class Unroller(Placement):
             if axis is not None and self.affine(node.output(0), axis) != (flow.rows, flow.extra):
                 raise refusal(node, "depends on how many frames there are")
             self.keep(node, None if axis is None else replace(flow, axis=axis, sizes=False))
-        elif node.op in SIZES:
+        elif node.op in SIZES or self.begins_loops(node):
             self.keep(node, flow)
         else:
             raise refusal(node, "depends on how many frames there are")
+
+    def begins_loops(self, node: Node) -> bool:
+        """Whether a value only says if loops begin, which those that run over the frames do not ask."""
+        readers = self.graph.consumers().get(node.output(0), [])
+        return bool(readers) and all(
+            reader.op == "Loop" and node.output(0) not in (reader.input(0), *reader.inputs[2:], *outer_values(reader))
+            for reader in readers
+        )
 
     def keep(self, node: Node, *flows: Flow | None) -> None:
         """Put the node as it is; its outputs go on as said (all alike, if one is said)."""
