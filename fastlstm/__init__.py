@@ -112,12 +112,18 @@ def from_state_dict(
     return model_of(read(mapping, **options), threads, precision)
 
 
-def from_keras(model: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
+def from_keras(
+    model: Any,
+    *,
+    threads: int | None = 1,
+    precision: Precision = "float32",
+    custom_objects: Mapping[str, str] | None = None,
+) -> Model:
     """Return the model of a Keras model object."""
     from fastlstm.converters.keras.load import from_keras as read
     from fastlstm.loading import model_of
 
-    return model_of(read(model), threads, precision)
+    return model_of(read(model, custom_objects), threads, precision)
 
 
 def export(

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.conversion import converted
 from fastlstm.errors import InputError
+from fastlstm.foreign import as_array, as_arrays, as_given, tensors_among
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.model import Model
 
@@ -46,11 +48,11 @@ class _Layer:
         hidden = w_ih.shape[1] // gates
         constants: dict[str, Array] = {"weight_ih": w_ih, "weight_hh": w_hh}
         if bias is not None:
-            constants["bias"] = np.asarray(bias, np.float32).reshape(count, -1)
+            constants["bias"] = _floats(bias, "bias").reshape(count, -1)
         if (peephole is not None or weight_hr is not None) and self.op != "LSTM":
             raise InputError(f"{self.op} has neither peepholes nor a projection.")
         if peephole is not None:
-            constants["peephole"] = np.asarray(peephole, np.float32).reshape(count, -1)
+            constants["peephole"] = _floats(peephole, "peephole").reshape(count, -1)
         if weight_hr is not None:
             constants["weight_hr"] = _stacked(weight_hr, "weight_hr")
         weights = {"bias": "bias", "peephole": "peephole", "w_hr": "weight_hr"}
@@ -108,7 +110,10 @@ class _Layer:
         return self._models[key]
 
     def _run(self, x: Any, states: list[Any], lengths: Any) -> tuple[Array, list[Array]]:
-        array = np.asarray(x)
+        if tensors_among([x, *states, lengths]):
+            given: tuple[Array, list[Array]] = as_given(self._run(*as_arrays([x, states, lengths], "The input")))
+            return given
+        array = as_array(x, "x")
         if array.ndim != 3:
             order = "[batch, time, features]" if self.batch_first else "[time, batch, features]"
             raise InputError(f"x should have three axes, {order}; got {list(array.shape)}.")
@@ -122,9 +127,14 @@ class _Layer:
         return (output.transpose(1, 0, 2) if self.batch_first else output), list(result.values())[1:]
 
 
+def _floats(value: Any, name: str) -> Array:
+    """Return a weight as float32."""
+    return converted(as_array(value, name), np.float32, name)
+
+
 def _stacked(weight: Any, name: str) -> Array:
     """Return a weight as float32 [directions, rows, columns]."""
-    array = np.asarray(weight, np.float32)
+    array = _floats(weight, name)
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or array.shape[0] not in (1, 2) or 0 in array.shape:

@@ -54,11 +54,11 @@ class Plan:
                 elif part.op in RECURRENT_OPS:  # with computed weights: see Executor.repacked
                     kernel, note = "recurrent", "packed at each call"
                 elif part.op in EMITTERS:
-                    kernel, note = "tape", "for the sizes of each call: see fastlstm.tapes.tape"
+                    kernel, note = "tape", "for the sizes of each call"
                 elif part.op in ("Loop", "Scan"):
                     kernel, note = "tape", "no known cell: runs round by round, as written"
                 rows.append(
-                    {"step": operator(part), "kernel": kernel, "name": part.name or part.output(0), "note": note}
+                    {"name": part.name or part.output(0), "step": operator(part), "kernel": kernel, "note": note}
                 )
         total = sum(row.get("macs", 0) for row in rows) or 1
         for row in rows:

@@ -59,7 +59,7 @@ ALLOWED: Mapping[str, str] = {
     "inputs": "conversion foreign graph streaming",
     "model": "clock executor fileformat foreign graph inputs machine native passes plan prepared profile quantise "
     "streaming validation verify",
-    "layers": "graph model",
+    "layers": "conversion foreign graph model",
     "known_bits": "graph layers machine model",
     "report": "benchmark known_bits",
     "loading": "converters converters.content fileformat graph machine model opening prepared",
@@ -76,7 +76,7 @@ ALLOWED: Mapping[str, str] = {
     "graph layers loading model scoring streaming target version",
     "onnx_conformance": "converters.onnx onnx_backend operators",
     "cli": "benchmark converters explain export fastlstm fileformat fixing graph kernels layers machine "
-    "model passes plan precision quantise report runners samples segments summary target usual verify",
+    "model passes plan precision quantise report runners samples segments streaming summary target usual verify",
 }
 
 
