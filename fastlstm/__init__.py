@@ -18,12 +18,17 @@ from fastlstm.errors import (
     FileFormatError,
     InputError,
     UnsupportedError,
+    VerificationError,
 )
 from fastlstm.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fastlstm.commands.bench import bench
+    from fastlstm.commands.convert import convert
+    from fastlstm.commands.latency import latency
+    from fastlstm.commands.verify import verify
     from fastlstm.graph import Graph, Node, TensorSpec
     from fastlstm.layers import GRU, LSTM, RNN
     from fastlstm.loading import load
@@ -39,15 +44,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GRU", "LSTM", "RNN", "AssumptionWarning", "DependencyError", "FastLSTMError", "FileFormatError", "Graph",
-    "InputError", "Model", "Node", "Scorer", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "export",
-    "from_keras", "from_onnx", "from_state_dict", "from_torch", "load", "score",
+    "InputError", "Model", "Node", "Scorer", "Stream", "StreamPool", "TensorSpec", "UnsupportedError",
+    "VerificationError", "bench", "convert", "export", "from_keras", "from_onnx", "from_state_dict", "from_torch",
+    "latency", "load", "score", "verify",
 ]  # fmt: skip
 
 _LAZY = {
     "GRU": "layers", "LSTM": "layers", "RNN": "layers", "Model": "model",
     "Graph": "graph", "Node": "graph", "TensorSpec": "graph",
     "Stream": "streaming.stream", "StreamPool": "streaming.pool", "Scorer": "scoring.scorer",
-    "load": "loading",
+    "load": "loading", "bench": "commands.bench", "convert": "commands.convert", "latency": "commands.latency",
+    "verify": "commands.verify",
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ Anything else that escapes from the package is a bug.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "AssumptionWarning",
@@ -15,6 +16,7 @@ __all__ = [
     "FileFormatError",
     "InputError",
     "UnsupportedError",
+    "VerificationError",
     "nearest",
 ]
 
@@ -43,6 +45,20 @@ class UnsupportedError(FastLSTMError):
 
 class FileFormatError(FastLSTMError):
     """A model file is damaged, of a newer version, or not what its name says."""
+
+
+class VerificationError(FastLSTMError):
+    """Outputs differ by more than the tolerance, so what was asked was not done.
+
+    Attributes
+    ----------
+    found : Verification or Comparison
+        How far each output is off; it prints as a report.
+    """
+
+    def __init__(self, message: str, found: Any) -> None:
+        super().__init__(f"{message}\n{found}")
+        self.found = found
 
 
 class DependencyError(FastLSTMError, ImportError):

@@ -53,8 +53,8 @@ def load(
             model, notes = _load(file, threads, precision, options)
     elif not isinstance(path, str | os.PathLike):
         raise InputError(
-            f"load takes the path of a model file, or its bytes; got {type(path).__name__}. Objects are for from_torch, "
-            "from_keras, from_onnx and, if they are weights by name, from_state_dict."
+            f"load takes the path of a model file, or its bytes; got {type(path).__name__}. Objects are for "
+            "from_torch, from_keras, from_onnx and, if they are weights by name, from_state_dict."
         )
     else:
         model, notes = _load(path, threads, precision, options)

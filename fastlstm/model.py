@@ -263,9 +263,11 @@ class Model:
         UnsupportedError
             If the file could not be loaded again; nothing is written then.
         """
-        from fastlstm import fileformat, verify
+        from fastlstm import comparison, fileformat
 
-        fileformat.write(path, self.graph, check=lambda stored: verify.check_stored(stored, Model(stored.graph).run))
+        fileformat.write(
+            path, self.graph, check=lambda stored: comparison.check_stored(stored, Model(stored.graph).run)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Model, (self.graph, self.threads)

@@ -29,7 +29,8 @@ def with_known(config: dict[str, Any], custom_objects: Mapping[str, str]) -> dic
     for own, known in custom_objects.items():
         if known not in ACTIVATION_NAMES:
             raise InputError(
-                f"custom_objects: '{own}' should be a known activation; '{known}' is not, {nearest(known, ACTIVATION_NAMES)}."
+                f"custom_objects: '{own}' should be a known activation; '{known}' is not, "
+                f"{nearest(known, ACTIVATION_NAMES)}."
             )
     found = dict(_activations(config))
     for own in custom_objects:

@@ -23,13 +23,13 @@ import fastlstm
 from fastlstm import fileformat
 from fastlstm.benchmark import Contest, Timing, compare
 from fastlstm.cli.chart import Line, line_chart
+from fastlstm.comparison import Verification, check_stored, compare_runs, expected_runner
 from fastlstm.export.folder import export
 from fastlstm.export.replay import replay_export
 from fastlstm.graph import Graph
 from fastlstm.machine import detect
 from fastlstm.model import Model
 from fastlstm.runners import Runner, reference_runner, torch_runner
-from fastlstm.verify import Verification, check_stored, expected_runner, verify
 
 Array = npt.NDArray[Any]
 Series = npt.NDArray[np.float64]
@@ -84,7 +84,7 @@ def convert(source: Path, target: Path, x: Array, **options: Any) -> tuple[fastl
     expected, reason = (
         weights_runner(source, model.graph) if source.suffix == ".safetensors" else expected_runner(source, model.graph)
     )
-    verification = verify(model.graph, expected, model.run, given=[{model.inputs[0].name: x}], reason=reason)
+    verification = compare_runs(model.graph, expected, model.run, given=[{model.inputs[0].name: x}], reason=reason)
     fileformat.write(
         target,
         model.graph,

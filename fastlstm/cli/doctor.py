@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fastlstm import __version__, machine
-from fastlstm.cli.printing import print_json, table
+from fastlstm.cli.printing import print_json
 from fastlstm.kernels.cache import cache_folder
 from fastlstm.kernels.compiler import packed
+from fastlstm.tables import table
 
 PACKAGES = (
     "numba",

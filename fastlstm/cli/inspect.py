@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastlstm import explain
-from fastlstm.cli.files import check_output, read_model
+from fastlstm.cli.files import check_output
 from fastlstm.cli.options import (
     above_zero,
     add_state_dict_options,
@@ -19,7 +19,8 @@ from fastlstm.cli.options import (
     parse_values,
     state_dict_options,
 )
-from fastlstm.cli.printing import print_json, table
+from fastlstm.cli.printing import print_json
+from fastlstm.commands.subject import read_model
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.fileformat import StoredModel
 from fastlstm.fixing import values_of
@@ -32,6 +33,7 @@ from fastlstm.segments.segment import Segment
 from fastlstm.streaming.pairs import state_pairs
 from fastlstm.streaming.ports import Port
 from fastlstm.summary import bytes_of, parameters_of, summarise
+from fastlstm.tables import table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
     print()
     if arguments.plan:
         rows = plan.as_data(arguments.batch)
-        print(table([{**row, "layer": row["name"]} for row in rows], ["layer", "step", "kernel", "macs", "bytes", "share", "bound", "tile", "note"]))
+        print(
+            table(
+                [{**row, "layer": row["name"]} for row in rows],
+                ["layer", "step", "kernel", "macs", "bytes", "share", "bound", "tile", "note"],
+            )
+        )
         print(f"\n{plan.target.isa}, vectors of {plan.target.lanes}; {arguments.batch} row(s) of a batch:")
         for part in plan.parts:
             if isinstance(part, Segment):

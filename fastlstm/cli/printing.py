@@ -1,14 +1,13 @@
-"""Tables, JSON and progress on the terminal."""
+"""JSON and progress on the terminal."""
 
 from __future__ import annotations
 
 import json
 import sys
 import threading
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Progress", "print_json", "table"]
+__all__ = ["Progress", "print_json"]
 
 
 class Progress:
@@ -45,25 +44,6 @@ class Progress:
             print(text, end="", file=sys.stderr, flush=True)
         if seconds:
             print(file=sys.stderr)
-
-
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Return rows as aligned text; numbers to the right."""
-    cells = [[_text(row.get(column, "")) for column in columns] for row in rows]
-    widths = [max([len(c), *(len(row[i]) for row in cells)]) for i, c in enumerate(columns)]
-    number = [bool(rows) and isinstance(rows[0].get(c), (int, float)) for c in columns]
-
-    def line(values: Sequence[str]) -> str:
-        parts = [v.rjust(w) if n else v.ljust(w) for v, w, n in zip(values, widths, number, strict=True)]
-        return "  ".join(parts).rstrip()
-
-    return "\n".join([line(list(columns)), line(["-" * w for w in widths]), *map(line, cells)])
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def print_json(data: Any) -> None:

@@ -45,7 +45,10 @@ ALLOWED: Mapping[str, str] = {
     "protected scratch target team validation",
     "explain": "program segments target",
     "tapes": "arguments busy clock graph layout memory native operators pack passes program protected segments target",
-    "verify": "fileformat graph passes reference runners samples",
+    "comparison": "fileformat graph passes reference runners samples",
+    "commands": "benchmark comparison converters fileformat fixing graph model precision quantise runners samples "
+    "tables version",
+    "tables": "",
     "plan": "explain graph operators passes segments tapes target",
     "executor": "clock graph kernels machine native operators plan protected segments tapes target validation",
     "summary": "graph operators passes plan segments tapes",
@@ -58,7 +61,7 @@ ALLOWED: Mapping[str, str] = {
     ),
     "inputs": "conversion foreign graph streaming",
     "model": "clock executor fileformat foreign graph inputs machine native passes plan prepared profile quantise "
-    "streaming validation verify",
+    "streaming tables validation comparison",
     "layers": "conversion foreign graph model",
     "known_bits": "graph layers machine model",
     "report": "benchmark known_bits",
@@ -73,10 +76,10 @@ ALLOWED: Mapping[str, str] = {
     "onnx_backend": "converters.onnx model",
     "precision": "benchmark graph model passes quantise",
     "fastlstm": "converters converters.keras converters.onnx converters.torch export fileformat "
-    "graph layers loading model scoring streaming target version",
+    "commands graph layers loading model scoring streaming target version",
     "onnx_conformance": "converters.onnx onnx_backend operators",
-    "cli": "benchmark converters explain export fastlstm fileformat fixing graph kernels layers machine "
-    "model passes plan precision quantise report runners samples segments streaming summary target usual verify",
+    "cli": "benchmark commands comparison converters explain export fastlstm fileformat fixing graph kernels layers "
+    "machine model passes plan precision quantise report runners samples segments streaming summary tables target usual",
 }
 
 
