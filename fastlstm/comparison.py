@@ -231,7 +231,7 @@ class Verification:
     @property
     def holds(self) -> bool:
         """Whether every output of every sample is within the tolerance, and every layer's that was compared."""
-        return all(part.holds for part in (*self.comparisons, *self.layers))
+        return all(part.holds for part in self.comparisons) and all(part.holds for part in self.layers)
 
     @property
     def what(self) -> str:

@@ -278,6 +278,14 @@ class Model:
         name = f" {self.graph.name}" if self.graph.name else ""
         return f"<fastlstm.Model{name} ({inputs}) -> ({outputs})>"
 
+    def _repr_html_(self) -> str:
+        from fastlstm.tables import facts_html
+
+        facts = {"inputs": list(map(str, self.inputs)), "outputs": list(map(str, self.outputs))}
+        if self.notes:
+            facts["notes"] = list(self.notes)
+        return facts_html(facts, f"fastlstm.Model {self.graph.name}")
+
 
 class _Waiting:
     """Stands for the executor of a model that is not made yet."""

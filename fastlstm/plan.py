@@ -74,6 +74,13 @@ class Plan:
             f"{macs:,} multiply-adds a time step, {nbytes:,} bytes of weights; print it for the table>"
         )
 
+    def _repr_html_(self) -> str:
+        from fastlstm.tables import table_html  # for notebooks
+
+        rows = [{**row, "layer": row["name"], "share": f"{100 * row['share']:.1f} %"} for row in self.as_data()]
+        title = f"plan for {self.target.isa}, vectors of {self.target.lanes}"
+        return table_html(rows, ["layer", "step", "kernel", "macs", "bytes", "share", "note"], title)
+
     def __str__(self) -> str:
         lines = [f"plan for {self.target.isa}, {self.target.lanes} lanes"]
         lines += [

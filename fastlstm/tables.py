@@ -42,11 +42,11 @@ def table_html(rows: Rows, columns: Sequence[str], caption: str = "") -> str:
 
 def facts_html(facts: Mapping[str, Any], caption: str = "") -> str:
     """Return facts by name as an HTML table of two columns; of a fact with several lines, each is one."""
-    rows = "".join(
-        f'<tr><th scope="row" style="text-align:left">{escape(name)}</th><td style="text-align:left">'
-        f"{'<br>'.join(escape(_text(line)) for line in (fact if isinstance(fact, list | tuple) else [fact]))}</td></tr>"
-        for name, fact in facts.items()
-    )
+    left, rows = 'style="text-align:left"', ""
+    for name, fact in facts.items():
+        lines = fact if isinstance(fact, list | tuple) else [fact]
+        text = "<br/>".join(escape(_text(line)) for line in lines)
+        rows += f'<tr><th scope="row" {left}>{escape(name)}</th><td {left}>{text}</td></tr>'
     return f"<table>{_caption(caption)}<tbody>{rows}</tbody></table>"
 
 

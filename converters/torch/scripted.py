@@ -10,7 +10,7 @@ import contextlib
 import inspect
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fastlstm.converters.common.archive import Archive
@@ -43,7 +43,7 @@ def _archives(
     torch: Any, module: Any, examples: Sequence[Any], shapes: str | None
 ) -> Iterator[tuple[Archive, str | None]]:
     """Yield the archives that TorchScript makes of a module, with the shapes that they do not say."""
-    makers = (
+    makers: tuple[tuple[Callable[[], Any], str | None], ...] = (
         (lambda: torch.jit.script(module), shapes),
         (lambda: torch.jit.trace(module, tuple(examples), check_trace=False), None),
     )

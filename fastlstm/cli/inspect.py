@@ -31,7 +31,7 @@ from fastlstm.quantise import PRECISIONS
 from fastlstm.samples import sample_inputs
 from fastlstm.segments.segment import Segment
 from fastlstm.streaming.pairs import state_pairs
-from fastlstm.streaming.ports import Port
+from fastlstm.streaming.ports import frames_text
 from fastlstm.summary import bytes_of, parameters_of, summarise
 from fastlstm.tables import table
 
@@ -73,8 +73,15 @@ def run(arguments: argparse.Namespace) -> int:
     overview = _overview(stored, model)
     if arguments.json:
         rows = plan.as_data(arguments.batch)
-        overview |= {"loops": _loops(plan), "stream": stream}
-        print_json({**overview, "layers": layers, **({"plan": rows} if arguments.plan else {})})
+        print_json(
+            {
+                **overview,
+                "loops": _loops(plan),
+                "stream": stream,
+                "layers": layers,
+                **({"plan": rows} if arguments.plan else {}),
+            }
+        )
         return 0
     for key, value in {"stream": _stream_lines(stream), **overview}.items():
         for line in value if isinstance(value, list) else [value]:
@@ -129,24 +136,17 @@ def _stream(model: Model, states: Mapping[str, str] | None) -> dict[str, Any]:
     except UnsupportedError as error:
         return {"refused": str(error)}
     pairs = {given: shown for given, shown in state_pairs(model.plan.graph, states).items() if shown}
-    frames, shown = ({name: _frame(port) for name, port in ports.items()} for ports in (engine.inputs, engine.outputs))
     return {
         "hop": engine.hop, "delay": engine.delay, "rows": engine.rows, "reasons": list(engine.reasons),
-        "frames": frames, "outputs": shown, "states": pairs,
+        "frame": frames_text(engine.inputs, 1), "output": frames_text(engine.outputs, 1), "states": pairs,
     }  # fmt: skip
-
-
-def _frame(port: Port) -> str:
-    """Return the dtype and shape of one frame of a stream of one row."""
-    return f"{port.dtype}[{', '.join(map(str, port.shape(1, 1, 'TB')))}]"
 
 
 def _stream_lines(stream: Mapping[str, Any]) -> list[str]:
     """Return what to print of a stream: its frames, hop and delay, where these come from, and the states."""
     if "refused" in stream:
         return [stream["refused"]]
-    frames, shown = (", ".join(f"{n}: {form}" for n, form in stream[key].items()) for key in ("frames", "outputs"))
-    lines = [f"{frames} -> {shown}"]
+    lines = [f"{stream['frame']} -> {stream['output']}"]
     if (stream["hop"], stream["delay"], set(stream["rows"].values())) == (1, 0, {1}):
         lines = [f"yes, one frame a step, no delay: {lines[0]}"]
     else:

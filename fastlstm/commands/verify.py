@@ -13,6 +13,7 @@ from fastlstm.commands.subject import Subject
 from fastlstm.comparison import (
     ATOL,
     RTOL,
+    Run,
     Verification,
     as_named,
     compare_layers,
@@ -86,7 +87,7 @@ def verify(
     True
     """
     subject = Subject.of(model, options)
-    found = _compared(subject, against, inputs, sizes, {"atol": atol, "rtol": rtol}, trusted)
+    found = _compared(subject, against, inputs, sizes, (atol, rtol), trusted)
     if not by_layer:
         return found
     first = renamed(found.samples[0].inputs, subject.graph)
@@ -99,31 +100,32 @@ def _compared(
     against: Any,
     inputs: Mapping[str, Array] | None,
     sizes: Mapping[str, int] | None,
-    tolerance: Mapping[str, float],
+    tolerance: tuple[float, float],
     trusted: bool,
 ) -> Verification:
-    """Compare a subject with what is expected of it."""
-    run = subject.model().run
+    """Compare a subject with what is expected of it; the tolerance is an absolute and a relative one."""
+    run: Run = subject.model().run
+    atol, rtol = tolerance
     if against is None and subject.is_stored:
         if inputs or sizes:
             raise InputError("To compare on other inputs than the golden samples, name a second model.")
         if not subject.stored.golden:
             raise InputError(f"'{subject.path}' holds no golden samples: name a second model to compare with.")
         origin = f"the golden samples of {subject.stored.golden[0].origin}"
-        return Verification(origin, "", replay(run, subject.stored.golden, **tolerance), subject.stored.golden)
+        return Verification(origin, "", replay(run, subject.stored.golden, atol=atol, rtol=rtol), subject.stored.golden)
     if against is None and not subject.path:
         raise InputError("A model alone can be compared with nothing: say with what, as in verify(model, against).")
     if against is not None and not isinstance(against, str | os.PathLike | Model | Subject):
         given = [dict(inputs)] if inputs else []
         return compare_runs(
-            subject.graph, object_runner(against, subject.graph), run, sizes=sizes, given=given, **tolerance
+            subject.graph, object_runner(against, subject.graph), run, sizes=sizes, given=given, atol=atol, rtol=rtol
         )
     expected = subject if against is None else Subject.of(against)
     run = as_named(expected.graph, subject.graph, run)
     given = [renamed(inputs, expected.graph)] if inputs else []
     if expected.path and not expected.is_stored:
         return compare_with_source(
-            expected.path, expected.graph, run, sizes=sizes, given=given, trusted=trusted, **tolerance
+            expected.path, expected.graph, run, sizes=sizes, given=given, trusted=trusted, atol=atol, rtol=rtol
         )
     runner = Runner(f"{expected.name} in fastlstm", expected.model().run)
-    return compare_runs(expected.graph, runner, run, sizes=sizes, given=given, **tolerance)
+    return compare_runs(expected.graph, runner, run, sizes=sizes, given=given, atol=atol, rtol=rtol)

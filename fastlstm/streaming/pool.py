@@ -22,7 +22,7 @@ from fastlstm.memory import address_of, check_memory
 from fastlstm.streaming.engines import SegmentEngine, Streamed
 from fastlstm.streaming.graph_rows import GraphRows
 from fastlstm.streaming.pool_rows import MOST, NativeRows, Rows
-from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
+from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, frames_text
 
 __all__ = ["StreamPool"]
 
@@ -82,6 +82,17 @@ class StreamPool:
 
     def __repr__(self) -> str:
         return f"<fastlstm.StreamPool of {self._model!r}: {len(self)} of {self.capacity} streams open>"
+
+    def _repr_html_(self) -> str:
+        from fastlstm.tables import facts_html  # for notebooks
+
+        facts = {
+            "frame": frames_text(self._inputs, 1),
+            "output": frames_text(self._outputs, 1),
+            "open": f"{len(self)} of {self.capacity} streams",
+            "states": f"{self.nbytes:,} bytes",
+        }
+        return facts_html(facts, "fastlstm.StreamPool")
 
     def __len__(self) -> int:
         return self.capacity - len(self._free)

@@ -15,7 +15,7 @@ from fastlstm.errors import InputError
 from fastlstm.foreign import as_array, with_tensors
 from fastlstm.native import Call, never
 from fastlstm.streaming.engines import GraphRun, Streamed
-from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
+from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, frames_text
 
 __all__ = ["Stream"]
 
@@ -226,6 +226,19 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<fastlstm.Stream of {self._model!r}: {self.batch} row(s)>"
+
+    def _repr_html_(self) -> str:
+        from fastlstm.tables import facts_html  # for notebooks
+
+        hop = "a step takes one frame" if self.hop == 1 else f"a step takes {self.hop} frames"
+        late = f"outputs come {self.delay} frames later" if self.delay else "no delay"
+        facts = {
+            "frame": frames_text(self._inputs, self.batch),
+            "output": frames_text(self._outputs, self.batch),
+            "pace": f"{hop}; {late}",
+            "rows": self.batch,
+        }
+        return facts_html(facts, "fastlstm.Stream")
 
     @exclusive("stream")
     def finish(self) -> Any:

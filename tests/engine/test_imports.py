@@ -49,7 +49,7 @@ ALLOWED: Mapping[str, str] = {
     "commands": "benchmark comparison converters fileformat fixing graph model precision quantise runners samples "
     "tables version",
     "tables": "",
-    "plan": "explain graph operators passes segments tapes target",
+    "plan": "explain graph operators passes segments tables tapes target",
     "executor": "clock graph kernels machine native operators plan protected segments tapes target validation",
     "summary": "graph operators passes plan segments tapes",
     "ulp": "layout machine program segments",
@@ -57,7 +57,7 @@ ALLOWED: Mapping[str, str] = {
     "prebuild": "kernels machine target usual",
     "streaming": (
         "arguments busy conversion executor foreign graph kernels layout machine memory native operators passes plan "
-        "program segments tapes target"
+        "program segments tables tapes target"
     ),
     "inputs": "conversion foreign graph streaming",
     "model": "clock executor fileformat foreign graph inputs machine native passes plan prepared profile quantise "
@@ -79,7 +79,8 @@ ALLOWED: Mapping[str, str] = {
     "commands graph layers loading model scoring streaming target version",
     "onnx_conformance": "converters.onnx onnx_backend operators",
     "cli": "benchmark commands comparison converters explain export fastlstm fileformat fixing graph kernels layers "
-    "machine model passes plan precision quantise report runners samples segments streaming summary tables target usual",
+    "machine model passes plan precision quantise report runners samples segments streaming summary tables target "
+    "usual",
 }
 
 
