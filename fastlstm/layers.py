@@ -165,6 +165,19 @@ class LSTM(_Layer):
     threads : int or None
     precision : str
         "float32", "int16" or "int8": see `fastlstm.quantise`.
+
+    Raises
+    ------
+    InputError
+        If a weight has another shape; a call raises it if x, states or lengths do not fit.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> layer = fastlstm.LSTM(np.ones((8, 3)), np.ones((8, 2)))
+    >>> output, (h_n, c_n) = layer(np.zeros((5, 1, 3), np.float32))
+    >>> output.shape
+    (5, 1, 2)
     """
 
     op, states = "LSTM", 2
@@ -172,7 +185,26 @@ class LSTM(_Layer):
     def __call__(
         self, x: Any, state: tuple[Any, Any] | None = None, lengths: Any = None
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Return output and (h_n, c_n), each state [directions, batch, size]; `lengths` [batch] ends rows early."""
+        """Run the layer.
+
+        Parameters
+        ----------
+        x : array [time, batch, features], or [batch, time, features]
+        state : pair of arrays [directions, batch, size], optional
+            h_0 and c_0; zeros if not given.
+        lengths : array of int [batch], optional
+            Time steps of each row; what lies behind them counts for nothing.
+
+        Returns
+        -------
+        output, (h_n, c_n)
+            Tensors if one came in.
+
+        Raises
+        ------
+        InputError
+            If an argument does not fit.
+        """
         if state is not None and not (isinstance(state, (tuple, list)) and len(state) in (0, 2)):
             raise InputError("The initial state of an LSTM is a pair of arrays, (h_0, c_0).")
         output, (h, c) = self._run(x, list(state or ()), lengths)
@@ -180,22 +212,77 @@ class LSTM(_Layer):
 
 
 class GRU(_Layer):
-    """A GRU layer: weights [3H, ...] in the order r, z, n; bias [4H]: b_r, b_z, b_in, b_hn; `reset_after`."""
+    """A GRU layer from plain arrays in PyTorch's layout.
+
+    Parameters
+    ----------
+    weight_ih : array [3H, I], or [2, 3H, I] for both directions
+        Gates in the order r, z, n.
+    weight_hh : array [3H, H] or [2, 3H, H]
+    bias : array [4H] or [2, 4H], optional
+        b_r, b_z (sums of PyTorch's two), b_in, b_hn.
+    reset_after : bool
+        Reset after the product with the recurrent weights, as PyTorch does; True if not given.
+    directions, batch_first, activations, clip, threads, precision
+        As for `LSTM`.
+
+    Raises
+    ------
+    InputError
+        If a weight has another shape; a call raises it if x, state or lengths do not fit.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> output, h_n = fastlstm.GRU(np.ones((6, 3)), np.ones((6, 2)))(np.zeros((5, 1, 3), np.float32))
+    >>> h_n.shape
+    (1, 1, 2)
+    """
 
     op = "GRU"
 
     def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Array, Array]:
-        """Return output and h_n."""
+        """Run the layer on x [time, batch, features], or batch first; return output and h_n [directions, batch, H].
+
+        `state` [directions, batch, H] is where it starts, zeros if not given; `lengths` [batch] ends rows early.
+        """
         output, (h,) = self._run(x, [] if state is None else [state], lengths)
         return output, h
 
 
 class RNN(_Layer):
-    """A plain recurrent layer: weights [H, ...]; tanh unless `activations` says otherwise."""
+    """A plain recurrent layer from arrays in PyTorch's layout.
+
+    Parameters
+    ----------
+    weight_ih : array [H, I], or [2, H, I] for both directions
+    weight_hh : array [H, H] or [2, H, H]
+    bias : array [H] or [2, H], optional
+        The sum of PyTorch's two biases.
+    activations : list, optional
+        Tanh if not given; ``[[["Relu", None, None]]]`` for Relu.
+    directions, batch_first, clip, threads, precision
+        As for `LSTM`.
+
+    Raises
+    ------
+    InputError
+        If a weight has another shape; a call raises it if x, state or lengths do not fit.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> output, h_n = fastlstm.RNN(np.ones((2, 3)), np.ones((2, 2)))(np.zeros((5, 1, 3), np.float32))
+    >>> output.shape
+    (5, 1, 2)
+    """
 
     op = "RNN"
 
     def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Array, Array]:
-        """Return output and h_n."""
+        """Run the layer on x [time, batch, features], or batch first; return output and h_n [directions, batch, H].
+
+        `state` [directions, batch, H] is where it starts, zeros if not given; `lengths` [batch] ends rows early.
+        """
         output, (h,) = self._run(x, [] if state is None else [state], lengths)
         return output, h

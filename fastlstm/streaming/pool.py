@@ -46,6 +46,25 @@ class StreamPool:
         Most streams open at once; their states are all the memory that grows with it.
     state : mapping of str to str, optional
         State inputs and outputs paired by hand, as in `Model.stream`.
+
+    Raises
+    ------
+    InputError
+        If there is no memory for so many; a call raises it if ids or frames do not fit.
+    UnsupportedError
+        If the model cannot stream.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> weights = {"gru.weight_ih_l0": np.ones((6, 3)), "gru.weight_hh_l0": np.ones((6, 2))}
+    >>> model = fastlstm.from_state_dict(weights, layers="gru", batch_first=True)
+    >>> pool = model.streams(capacity=1000)
+    >>> first, second = pool.open(), pool.open()
+    >>> pool.step([first, second], np.ones((2, 3), np.float32)).shape
+    (2, 2)
+    >>> pool.step([second], np.ones((1, 3), np.float32)).shape
+    (1, 2)
     """
 
     def __init__(self, model: Streamed, capacity: int, state: Mapping[str, str] | None = None) -> None:

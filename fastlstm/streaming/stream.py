@@ -38,6 +38,40 @@ class Stream:
 
     A stream copies (`clone`, ``copy.copy``, ``copy.deepcopy``) and pickles: the copy starts from the same state and
     goes its own way. Copies share the model; a pickled stream takes it along.
+
+    Parameters
+    ----------
+    model : Model
+    batch : int
+        Rows that go through side by side.
+    state : mapping of str to str, optional
+        State inputs and the outputs that show them, as for `Model.stream`.
+
+    Attributes
+    ----------
+    hop : int
+        Frames of a step.
+    delay : int
+        Output frames before the first one that is computed.
+    batch : int
+
+    Raises
+    ------
+    UnsupportedError
+        If the model cannot stream.
+    InputError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> weights = {"gru.weight_ih_l0": np.ones((6, 3)), "gru.weight_hh_l0": np.ones((6, 2))}
+    >>> model = fastlstm.from_state_dict(weights, layers="gru", batch_first=True)
+    >>> x = np.ones((1, 5, 3), np.float32)
+    >>> stream = model.stream()
+    >>> steps = [stream.step(frame) for frame in x[0]]
+    >>> np.array_equal(steps, model(x)[0][0])
+    True
     """
 
     def __init__(self, model: Streamed, batch: int = 1, state: Mapping[str, str] | None = None) -> None:
