@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import page, table
+from bench import page, publish, table
 from bench.peers import ENGINES
 from fastlstm import benchmark
 from fastlstm.machine import cores, detect
@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     options.json.write_text(json.dumps(data, indent=1) + "\n")
     options.html.parent.mkdir(parents=True, exist_ok=True)
     options.html.write_text(page.render(data))
+    if options.publish:
+        publish.REFERENCE.write_text(json.dumps(data, indent=1) + "\n")
+        return publish.main([])
     print(f"wrote {options.json} and {options.html}", file=sys.stderr)
     return 0
 
@@ -99,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engines", type=list_of(_one_of(names)), default=names, help=f"of {','.join(names)}")
     parser.add_argument(
         "--sections", type=list_of(_one_of(SECTIONS)), default=SECTIONS, help=f"of {','.join(SECTIONS)}"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="also make it the reference: results/reference.json, README, site"
     )
     parser.add_argument("--json", type=Path, default=RESULTS / "latest.local.json", metavar="FILE")
     parser.add_argument("--html", type=Path, default=RESULTS / "latest.local.html", metavar="FILE")
