@@ -38,9 +38,10 @@ def _head(data: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in data["runs"][0]["versions"].items())
     return (
         f"# Benchmarks\n\nMeasured on: **{where(data)}**, Python {data['machine']['python']}; {versions}.\n\n"
-        "All engines run in one process, in turns, on the same weights and inputs; each result is compared with a float64 "
-        "oracle before it is timed. `python -m bench` measures on your machine; `bench/README.md` in the repository says "
-        "how it is done and why it is fair. Page and pictures are made by `python -m bench --publish`.\n"
+        "All engines run in one process, in turns, on the same weights and inputs; each result is compared with a "
+        "float64 oracle before it is timed. `python -m bench` measures on your machine; `bench/README.md` in the "
+        "repository says how it is done and why it is fair. Page and pictures are made by `python -m bench --publish`."
+        "\n"
     )
 
 
