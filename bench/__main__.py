@@ -17,7 +17,7 @@ from typing import Any
 from bench import page, publish, table
 from bench.peers import ENGINES
 from fastlstm import benchmark
-from fastlstm.machine import cores, detect
+from fastlstm.machine import cores, detect, processor_name
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("grid", "sweeps", "stream", "manners", "start")
@@ -55,21 +55,13 @@ def machine_data() -> dict[str, Any]:
     """Return what the numbers depend on: processor, caches, and the system's settings."""
     machine = detect()
     return {
-        "processor": _processor_name() or machine.cpu,
+        "processor": processor_name() or machine.cpu,
         "target": machine.cpu,
         "isa": machine.isa,
         "cores": cores(),
         "cache_bytes": {"L1": machine.l1_bytes, "L2": machine.l2_bytes, "L3": machine.l3_bytes},
         **benchmark.settings(),
     }
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
 def _run_worker(options: argparse.Namespace, threads: int) -> dict[str, Any]:

@@ -165,10 +165,10 @@ def object_runner(model: Any, graph: Graph) -> Runner:
         If it is none of these.
     """
     torch, keras = sys.modules.get("torch"), sys.modules.get("keras")  # whoever has such an object has imported it
+    if keras is not None and isinstance(model, keras.Model):  # on PyTorch, Keras models are modules too
+        return keras_runner(model, graph)
     if torch is not None and isinstance(model, torch.nn.Module):
         return torch_runner(model, graph)
-    if keras is not None and isinstance(model, keras.Model):
-        return keras_runner(model, graph)
     if not callable(model):
         raise InputError(
             "Outputs are compared with a model file, a fastlstm.Model, a PyTorch module, a Keras model or a function "

@@ -17,7 +17,7 @@ from fastlstm.cli.options import (
     parse_values,
     state_dict_options,
 )
-from fastlstm.cli.printing import print_json
+from fastlstm.cli.printing import Progress, print_json
 from fastlstm.commands.bench import bench
 from fastlstm.commands.latency import latency
 from fastlstm.commands.subject import Subject
@@ -65,17 +65,18 @@ def run(arguments: argparse.Namespace) -> int:
 def _calls(subject: Subject, arguments: argparse.Namespace) -> int:
     """Time whole calls."""
     try:
-        found = bench(
-            subject,
-            batch=arguments.batch,
-            steps=arguments.steps,
-            sizes=parse_sizes(arguments.size),
-            values=parse_values(arguments.input),
-            against=arguments.against,
-            threads=arguments.threads,
-            precision=arguments.precision,
-            rounds=arguments.rounds,
-        )
+        with Progress("measuring"):
+            found = bench(
+                subject,
+                batch=arguments.batch,
+                steps=arguments.steps,
+                sizes=parse_sizes(arguments.size),
+                values=parse_values(arguments.input),
+                against=arguments.against,
+                threads=arguments.threads,
+                precision=arguments.precision,
+                rounds=arguments.rounds,
+            )
     except VerificationError as error:
         print(f"the outputs do not agree, so times mean nothing:\n{error.found}", file=sys.stderr)
         return 1
@@ -93,19 +94,20 @@ def _calls(subject: Subject, arguments: argparse.Namespace) -> int:
 
 def _latency(subject: Subject, arguments: argparse.Namespace) -> int:
     """Time single steps of a stream or of a pool, or blocks of frames."""
-    found = latency(
-        subject,
-        batch=arguments.batch,
-        block=arguments.block,
-        pool=arguments.pool,
-        state=parse_states(arguments.state),
-        sizes=parse_sizes(arguments.size),
-        values=parse_values(arguments.input),
-        sample_rate=arguments.sample_rate,
-        seconds=arguments.seconds,
-        threads=arguments.threads,
-        precision=arguments.precision,
-    )
+    with Progress("measuring"):
+        found = latency(
+            subject,
+            batch=arguments.batch,
+            block=arguments.block,
+            pool=arguments.pool,
+            state=parse_states(arguments.state),
+            sizes=parse_sizes(arguments.size),
+            values=parse_values(arguments.input),
+            sample_rate=arguments.sample_rate,
+            seconds=arguments.seconds,
+            threads=arguments.threads,
+            precision=arguments.precision,
+        )
     _note(found.notes)
     if arguments.plot:
         found.save(arguments.plot)

@@ -15,7 +15,7 @@ from fastlstm.cli.options import (
     parse_sizes,
     state_dict_options,
 )
-from fastlstm.cli.printing import print_json
+from fastlstm.cli.printing import Progress, print_json
 from fastlstm.commands.convert import convert, metric_table
 from fastlstm.commands.subject import Subject
 from fastlstm.comparison import Verification
@@ -52,20 +52,21 @@ def run(arguments: argparse.Namespace) -> int:
     for note in subject.model().notes:
         print(f"assumed: {note}", file=sys.stderr)
     try:
-        found = convert(
-            subject,
-            arguments.output,
-            precision=arguments.precision,
-            max_error=arguments.max_error,
-            data=read_inputs(arguments.data, subject.graph) if arguments.data else None,
-            metric=metric,
-            inputs=read_inputs(arguments.input, subject.graph) if arguments.input else None,
-            sizes=parse_sizes(arguments.size),
-            compare=not arguments.no_verify,
-            atol=arguments.atol,
-            rtol=arguments.rtol,
-            trusted=arguments.trusted,
-        )
+        with Progress("comparing and writing"):
+            found = convert(
+                subject,
+                arguments.output,
+                precision=arguments.precision,
+                max_error=arguments.max_error,
+                data=read_inputs(arguments.data, subject.graph) if arguments.data else None,
+                metric=metric,
+                inputs=read_inputs(arguments.input, subject.graph) if arguments.input else None,
+                sizes=parse_sizes(arguments.size),
+                compare=not arguments.no_verify,
+                atol=arguments.atol,
+                rtol=arguments.rtol,
+                trusted=arguments.trusted,
+            )
     except VerificationError as error:
         _tell(error.found, arguments.json)
         if arguments.json:

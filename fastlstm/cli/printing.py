@@ -13,10 +13,10 @@ __all__ = ["Progress", "print_json"]
 class Progress:
     """A line on stderr, only where a person looks at it and only when the work takes more than a second.
 
-    A long call into compiled code shows as time that passes; work in parts shows how far it is.
+    A long call into compiled code shows as time that passes; work in a known number of parts shows how far it is.
     """
 
-    def __init__(self, what: str, total: int) -> None:
+    def __init__(self, what: str, total: int = 0) -> None:
         self._what, self._total, self._done = what, total, 0
         self._finished = threading.Event()
         self._thread: threading.Thread | None = None
@@ -40,7 +40,8 @@ class Progress:
         seconds = 0
         while not self._finished.wait(1.0):
             seconds += 1
-            text = f"\r{self._done:,} of {self._total:,} {self._what}, {seconds} s"
+            how_far = f"{self._done:,} of {self._total:,} " if self._total else ""
+            text = f"\r{how_far}{self._what}, {seconds} s"
             print(text, end="", file=sys.stderr, flush=True)
         if seconds:
             print(file=sys.stderr)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastlstm.cli.files import read_inputs
 from fastlstm.cli.options import add_comparing_options, add_state_dict_options, parse_sizes, state_dict_options
-from fastlstm.cli.printing import print_json
+from fastlstm.cli.printing import Progress, print_json
 from fastlstm.commands.subject import Subject
 from fastlstm.commands.verify import verify
 from fastlstm.comparison import renamed
@@ -35,16 +35,17 @@ def run(arguments: argparse.Namespace) -> int:
     first = Subject.read(arguments.model, state_dict_options(arguments))
     second = Subject.read(arguments.other) if arguments.other else first
     given = read_inputs(arguments.input, first.graph) if arguments.input else None
-    found = verify(
-        second,
-        first if arguments.other else None,
-        inputs=given and renamed(given, second.graph),
-        sizes=parse_sizes(arguments.size),
-        atol=arguments.atol,
-        rtol=arguments.rtol,
-        by_layer=arguments.by_layer,
-        trusted=arguments.trusted,
-    )
+    with Progress("comparing"):
+        found = verify(
+            second,
+            first if arguments.other else None,
+            inputs=given and renamed(given, second.graph),
+            sizes=parse_sizes(arguments.size),
+            atol=arguments.atol,
+            rtol=arguments.rtol,
+            by_layer=arguments.by_layer,
+            trusted=arguments.trusted,
+        )
     if found.reason:
         print(f"not compared with the file's own framework: {found.reason}", file=sys.stderr)
     if arguments.json:
