@@ -248,8 +248,13 @@ class Verification:
             return f"all {len(self.layers)} layers agree with float64"
         return f"first layer that differs: {differs}"
 
-    def __str__(self) -> str:
+    @property
+    def report(self) -> str:
+        """What was compared with, each output's difference, and what layers say."""
         return "\n".join(filter(None, (f"compared with {self.what}", str(self.worst), self.by_layer)))
+
+    def __str__(self) -> str:
+        return self.report + (f"\nnot compared with its own framework: {self.reason}" if self.reason else "")
 
     def __repr__(self) -> str:
         return f"<Verification: {'holds' if self.holds else 'DIFFERS'}, compared with {self.what}>"

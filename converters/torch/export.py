@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,10 @@ def _export(torch: Any, module: Any, examples: tuple[Any, ...]) -> Any:
         dict.fromkeys(range(e.dim()), torch.export.Dim.AUTO) if isinstance(e, torch.Tensor) else None for e in examples
     )
     try:
-        with torch.no_grad(), _shapes_only(torch):
+        with torch.no_grad(), _shapes_only(torch), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # what torch thinks of the module's ways is nothing that a reader can act on
             program = torch.export.export(module, examples, dynamic_shapes=open_axes)
     except Exception as error:  # torch raises what the module raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

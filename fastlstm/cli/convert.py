@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _tell(found: Verification, as_json: bool) -> None:
     if not as_json:
-        print(found)
+        print(found.report)
     if found.reason:
         print(f"not compared with the source's own framework: {found.reason}", file=sys.stderr)
 

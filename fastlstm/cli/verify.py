@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(found.as_data())
     else:
-        print(found)
+        print(found.report)
     return 0 if found.holds else 1
 
 

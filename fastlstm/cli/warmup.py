@@ -111,7 +111,8 @@ def _run_model(graph: Graph, arguments: argparse.Namespace) -> None:
     if arguments.pool:
         pool = model.streams(arguments.pool, states)
         numbers = [pool.open() for _ in range(arguments.pool)]
-        pool.step(numbers, sample_frames(graph, inputs, pool.blank_frames(arguments.pool)))
+        for _ in range(2):  # the second call has an entry
+            pool.step(numbers, sample_frames(graph, inputs, pool.blank_frames(arguments.pool)))
 
 
 def _say(text: str) -> None:
