@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import page, table
+from bench import page, publish, table
 from bench.peers import ENGINES
 from fastlstm import benchmark
-from fastlstm.machine import cores, detect
+from fastlstm.machine import cores, detect, processor_name
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("grid", "sweeps", "stream", "manners", "start")
@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     options.json.write_text(json.dumps(data, indent=1) + "\n")
     options.html.parent.mkdir(parents=True, exist_ok=True)
     options.html.write_text(page.render(data))
+    if options.publish:
+        publish.REFERENCE.write_text(json.dumps(data, indent=1) + "\n")
+        return publish.main([])
     print(f"wrote {options.json} and {options.html}", file=sys.stderr)
     return 0
 
@@ -52,21 +55,13 @@ def machine_data() -> dict[str, Any]:
     """Return what the numbers depend on: processor, caches, and the system's settings."""
     machine = detect()
     return {
-        "processor": _processor_name() or machine.cpu,
+        "processor": processor_name() or machine.cpu,
         "target": machine.cpu,
         "isa": machine.isa,
         "cores": cores(),
         "cache_bytes": {"L1": machine.l1_bytes, "L2": machine.l2_bytes, "L3": machine.l3_bytes},
         **benchmark.settings(),
     }
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
 def _run_worker(options: argparse.Namespace, threads: int) -> dict[str, Any]:
@@ -99,6 +94,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engines", type=list_of(_one_of(names)), default=names, help=f"of {','.join(names)}")
     parser.add_argument(
         "--sections", type=list_of(_one_of(SECTIONS)), default=SECTIONS, help=f"of {','.join(SECTIONS)}"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="also make it the reference: results/reference.json, README, site"
     )
     parser.add_argument("--json", type=Path, default=RESULTS / "latest.local.json", metavar="FILE")
     parser.add_argument("--html", type=Path, default=RESULTS / "latest.local.html", metavar="FILE")

@@ -2,7 +2,7 @@
 
 A cell of the table is the outcome of a run against the float64 oracle: "yes" if every output is within
 ``1e-5 + 1e-4 * |b|``, "refused" if the engine raises, "wrong" with the largest difference otherwise, "–" where the
-engine has no way to say it. ``--readme`` puts the table between its marks in the README.
+engine has no way to say it. ``--docs`` puts the table between its marks in docs/coming-from.md.
 """
 
 from __future__ import annotations
@@ -273,15 +273,15 @@ def render() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the table, or put it into the README; 0 if fastlstm has no cell but "yes"."""
+    """Print the table, or put it into the documentation; 0 if fastlstm has no cell but "yes"."""
     parser = argparse.ArgumentParser("python -m bench.features", description=__doc__)
-    parser.add_argument("--readme", action="store_true", help="put the table between its marks in the README")
+    parser.add_argument("--docs", action="store_true", help="put the table between its marks in docs/coming-from.md")
     options = parser.parse_args(argv)
     text = render()
-    if options.readme:
-        readme = ROOT / "README.md"
-        before, rest = readme.read_text().split(BEGIN)
-        readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
+    if options.docs:
+        page = ROOT / "docs" / "coming-from.md"
+        before, rest = page.read_text().split(BEGIN)
+        page.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}")
     else:
         print(text)
     ours = [line.split(" | ")[1] for line in text.splitlines() if line.startswith("| ")][1:]

@@ -13,6 +13,12 @@ Cell = dict[str, Any]
 ORDER = [engine.name for engine in ENGINES]
 
 
+def where(data: dict[str, Any]) -> str:
+    """Return the machine and the day of a result."""
+    machine = data["machine"]
+    return f"{machine['processor']} ({machine['isa']}, {machine['cores']} cores), {data['date'][:10]}"
+
+
 def engines(run: dict[str, Any]) -> list[str]:
     """Return the names of the engines that took part, ours first."""
     return [name for name in ORDER if name in run["versions"]]

@@ -5,16 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 from bench.peers import OURS
-from bench.summary import best_ratio, cells_below_goal, engines, geometric_mean, rest_text, share_of_bound, time_text
+from bench.summary import (
+    best_ratio,
+    cells_below_goal,
+    engines,
+    geometric_mean,
+    rest_text,
+    share_of_bound,
+    time_text,
+    where,
+)
 
 Run = dict[str, Any]
 
 
 def render(data: dict[str, Any]) -> str:
     """Return the whole result: the machine, and for each thread count its limits, cells and streams."""
-    machine = data["machine"]
-    head = f"{machine['processor']} ({machine['isa']}, {machine['cores']} cores), {data['date']}"
-    return "\n".join([head, *(line for run in data["runs"] for line in _run_lines(run))])
+    return "\n".join([where(data), *(line for run in data["runs"] for line in _run_lines(run))])
 
 
 def _run_lines(run: Run) -> list[str]:

@@ -18,12 +18,17 @@ from fastlstm.errors import (
     FileFormatError,
     InputError,
     UnsupportedError,
+    VerificationError,
 )
 from fastlstm.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from fastlstm.commands.bench import bench
+    from fastlstm.commands.convert import convert
+    from fastlstm.commands.latency import latency
+    from fastlstm.commands.verify import verify
     from fastlstm.graph import Graph, Node, TensorSpec
     from fastlstm.layers import GRU, LSTM, RNN
     from fastlstm.loading import load
@@ -39,15 +44,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GRU", "LSTM", "RNN", "AssumptionWarning", "DependencyError", "FastLSTMError", "FileFormatError", "Graph",
-    "InputError", "Model", "Node", "Scorer", "Stream", "StreamPool", "TensorSpec", "UnsupportedError", "export",
-    "from_keras", "from_onnx", "from_state_dict", "from_torch", "load", "score",
+    "InputError", "Model", "Node", "Scorer", "Stream", "StreamPool", "TensorSpec", "UnsupportedError",
+    "VerificationError", "bench", "convert", "export", "from_keras", "from_onnx", "from_state_dict", "from_torch",
+    "latency", "load", "score", "verify",
 ]  # fmt: skip
 
 _LAZY = {
     "GRU": "layers", "LSTM": "layers", "RNN": "layers", "Model": "model",
     "Graph": "graph", "Node": "graph", "TensorSpec": "graph",
     "Stream": "streaming.stream", "StreamPool": "streaming.pool", "Scorer": "scoring.scorer",
-    "load": "loading",
+    "load": "loading", "bench": "commands.bench", "convert": "commands.convert", "latency": "commands.latency",
+    "verify": "commands.verify",
 }  # fmt: skip
 
 
@@ -75,7 +82,36 @@ def __dir__() -> list[str]:
 
 
 def from_onnx(proto: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
-    """Return the model of an ONNX ModelProto."""
+    """Return the model of an ONNX ModelProto.
+
+    Parameters
+    ----------
+    proto : onnx.ModelProto
+        Opset 7 or newer, with its weights inside.
+    threads, precision
+        As in `load`.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    UnsupportedError
+        If an operator or one of its attributes is not supported; the message names the node.
+    FileFormatError
+        If the model is not a valid one.
+
+    Examples
+    --------
+    >>> import fastlstm
+    >>> from onnx import parser
+    >>> proto = parser.parse_model('''
+    ...     <ir_version: 8, opset_import: ["": 17]>
+    ...     half (float[batch, 3] x) => (float[batch, 3] y) <float[1] two = {2}> { y = Div(x, two) }''')
+    >>> fastlstm.from_onnx(proto)([[2, 4, 6]])
+    array([[1., 2., 3.]], dtype=float32)
+    """
     from fastlstm.converters.onnx.load import from_onnx as read
     from fastlstm.loading import model_of
 
@@ -92,9 +128,30 @@ def from_torch(
     module : torch.nn.Module or torch.export.ExportedProgram
         A module is read as it is in evaluation mode.
     example_inputs : sequence of tensors, optional
-        What the module is called with; needed unless its first layer says what it takes.
+        What the module is called with; needed unless its first layer says what it takes. Sizes of 2 and more are left
+        open where the module allows it.
     threads, precision
         As in `load`.
+
+    Returns
+    -------
+    Model
+        Inputs have the names of the arguments of ``forward``, and the module's own layout.
+
+    Raises
+    ------
+    InputError
+        If the module needs example inputs, or does not run with them.
+    UnsupportedError
+        If an operation is not supported, or the module keeps something for its next call; the message names it.
+
+    Examples
+    --------
+    >>> import fastlstm, torch
+    >>> model = fastlstm.from_torch(torch.nn.GRU(3, 2, batch_first=True))
+    >>> y, h = model(torch.zeros(1, 5, 3))
+    >>> y.shape
+    torch.Size([1, 5, 2])
     """
     from fastlstm.converters.torch.export import from_torch as read
     from fastlstm.loading import model_of
@@ -105,19 +162,96 @@ def from_torch(
 def from_state_dict(
     mapping: Any, *, threads: int | None = 1, precision: Precision = "float32", **options: Any
 ) -> Model:
-    """Return the model of a PyTorch state dict; ``layers=`` says what it does not."""
+    """Return the model of a PyTorch state dict, or of any weights under its names.
+
+    Parameters
+    ----------
+    mapping : mapping of str to array or tensor
+        Weights by dotted names, in the order in which the modules were made.
+    threads, precision
+        As in `load`.
+    **options
+        layers : str
+            What runs in which order: ``"embedding | lstm | last | relu | linear"``. Without it the modules are chained
+            in their order, every step is kept, and no activation stands between.
+        batch_first : bool
+            Inputs and outputs are [batch, time, features], else [time, batch, features].
+        prefix : str
+            Use only the tensors whose names begin with it.
+        lengths : bool
+            Add an input ``lengths`` [batch] int64, for models that pack padded sequences.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    UnsupportedError
+        If a tensor belongs to no layer that is known.
+    InputError
+        If the options do not fit the tensors.
+
+    Warns
+    -----
+    AssumptionWarning
+        What the options leave open and was assumed.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> weights = {"lstm.weight_ih_l0": np.ones((8, 3)), "lstm.weight_hh_l0": np.ones((8, 2))}
+    >>> model = fastlstm.from_state_dict(weights, layers="lstm", batch_first=True)
+    >>> model(np.zeros((1, 5, 3)))[0].shape
+    (1, 5, 2)
+    """
     from fastlstm.converters.torch.state_dict import from_state_dict as read
     from fastlstm.loading import model_of
 
     return model_of(read(mapping, **options), threads, precision)
 
 
-def from_keras(model: Any, *, threads: int | None = 1, precision: Precision = "float32") -> Model:
-    """Return the model of a Keras model object."""
+def from_keras(
+    model: Any,
+    *,
+    threads: int | None = 1,
+    precision: Precision = "float32",
+    custom_objects: Mapping[str, str] | None = None,
+) -> Model:
+    """Return the model of a Keras model object.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Of Keras 3, or Keras 2 in TensorFlow.
+    threads, precision
+        As in `load`.
+    custom_objects : mapping of str to str, optional
+        Activations of your own that are known ones under another name: ``{"mine>snake": "silu"}``.
+
+    Returns
+    -------
+    Model
+        Inputs and outputs have the names and the layout that they have in Keras, batch first.
+
+    Raises
+    ------
+    InputError
+        If it is no Keras model, or `custom_objects` names nothing in it.
+    UnsupportedError
+        If a layer or an option is not supported; the message names it.
+
+    Examples
+    --------
+    >>> import fastlstm, keras, numpy as np
+    >>> layers = [keras.Input((None, 3)), keras.layers.LSTM(2), keras.layers.Dense(1)]
+    >>> fastlstm.from_keras(keras.Sequential(layers))(np.zeros((1, 5, 3))).shape
+    (1, 1)
+    """
     from fastlstm.converters.keras.load import from_keras as read
     from fastlstm.loading import model_of
 
-    return model_of(read(model), threads, precision)
+    return model_of(read(model, custom_objects), threads, precision)
 
 
 def export(
@@ -175,6 +309,14 @@ def export(
         If an argument does not fit, the folder holds something, or the name is none for C. Nothing is written.
     OSError
         If the folder cannot be written, say because the disk is full; nothing is left behind.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> weights = {"lstm.weight_ih_l0": np.ones((8, 3)), "lstm.weight_hh_l0": np.ones((8, 2))}
+    >>> model = fastlstm.from_state_dict(weights, layers="lstm", batch_first=True)
+    >>> fastlstm.export(model, "cell", targets=["cortex-m4"], name="cell")["targets"]["cortex-m4"]["undefined"]
+    []
     """
     from fastlstm.export.folder import export as write
     from fastlstm.model import Model
@@ -263,6 +405,15 @@ def score(
         If a file cannot be read; the parts that are written stay.
     OSError
         If the disk is full, say; a later run goes on.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> weights = {"lstm.weight_ih_l0": np.ones((8, 3)), "lstm.weight_hh_l0": np.ones((8, 2))}
+    >>> model = fastlstm.from_state_dict(weights, layers="lstm | last", batch_first=True)
+    >>> np.savez("rows.npz", **{model.inputs[0].name: np.zeros((10, 5, 3), np.float32)})
+    >>> fastlstm.score(model, "rows.npz", "scored").rows
+    10
     """
     try:
         from fastlstm.scoring.run import score as score_rows

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from fastlstm.errors import DependencyError, InputError
 from fastlstm.picture import histogram_svg
 
-__all__ = ["Contest", "Timing", "compare", "histogram", "plot_histogram", "settings", "time_calls"]
+__all__ = ["Contest", "Timing", "compare", "histogram", "histogram_picture", "plot_histogram", "settings", "time_calls"]
 
 Seconds = npt.NDArray[np.float64]
 Call = Callable[[], object]
@@ -276,6 +276,15 @@ def histogram(timing: Timing, bins: int = 16, width: int = 50) -> str:
     )
 
 
+def histogram_picture(timing: Timing, title: str = "", marks: Mapping[str, float] | None = None) -> str:
+    """Return the distribution as SVG; `marks` are further times to draw, in seconds, by name: a deadline."""
+    lines = {"p50": timing.median, "p99": timing.p99, "p99.9": timing.p999, "max": timing.max, **(marks or {})}
+    counts, edges = _bins(timing, 80)
+    return histogram_svg(
+        [int(n) for n in counts], [float(e) * 1e6 for e in edges], {n: 1e6 * v for n, v in lines.items()}, title
+    )
+
+
 def plot_histogram(
     timing: Timing, path: str | os.PathLike[str], title: str = "", marks: Mapping[str, float] | None = None
 ) -> None:
@@ -291,12 +300,7 @@ def plot_histogram(
         If matplotlib does not know the suffix.
     """
     if str(path).endswith(".svg"):
-        lines = {"p50": timing.median, "p99": timing.p99, "p99.9": timing.p999, "max": timing.max, **(marks or {})}
-        counts, edges = _bins(timing, 80)
-        text = histogram_svg(
-            [int(n) for n in counts], [float(e) * 1e6 for e in edges], {n: 1e6 * v for n, v in lines.items()}, title
-        )
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_text(histogram_picture(timing, title, marks), encoding="utf-8")
         return
     try:
         from matplotlib.figure import Figure

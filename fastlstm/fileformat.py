@@ -144,7 +144,7 @@ def write(
         The file the model was converted from.
     check : callable, optional
         Called with what was read back, before `path` is touched; whatever it raises keeps the file from being
-        written (see `fastlstm.verify.check_stored`).
+        written (see `fastlstm.comparison.check_stored`).
 
     Raises
     ------

@@ -95,6 +95,12 @@ class TensorSpec:
     dtype : str
         NumPy's name of the dtype, such as ``"float32"`` or ``"int64"``; ``""`` where the source does not say
         it, ``"sequence"`` for a sequence.
+
+    Examples
+    --------
+    >>> import fastlstm
+    >>> print(fastlstm.TensorSpec("x", ("time", "batch", 3)))
+    x: float32[time, batch, 3]
     """
 
     name: str
@@ -111,6 +117,21 @@ class Node:
 
     `attrs` holds ints, floats, strings, None, lists of these, and `Graph` (bodies of If, Loop, Scan).
     An absent optional input or output is ``""``.
+
+    Attributes
+    ----------
+    op : str
+        An ONNX operator's name, or one of those at the top of this module.
+    inputs, outputs : tuple of str
+        Names of values.
+    attrs : mapping of str to plain data
+    name : str
+
+    Examples
+    --------
+    >>> import fastlstm
+    >>> print(fastlstm.Node("Add", ("x", "bias"), ("y",)))
+    y = Add(x, bias)
     """
 
     op: str
@@ -253,6 +274,15 @@ class Graph:
     name : str
     notes : tuple of str
         What a converter assumed because the source did not say it; shown to the user.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> x, y = (fastlstm.TensorSpec(name, ("batch", 3)) for name in "xy")
+    >>> node = fastlstm.Node("Add", ("x", "one"), ("y",))
+    >>> graph = fastlstm.Graph((x,), (y,), (node,), {"one": np.ones(3, np.float32)})
+    >>> fastlstm.Model(graph)(np.zeros((1, 3), np.float32))
+    array([[1., 1., 1.]], dtype=float32)
     """
 
     inputs: tuple[TensorSpec, ...]

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.conversion import converted
 from fastlstm.errors import InputError
+from fastlstm.foreign import as_array, as_arrays, as_given, tensors_among
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.model import Model
 
@@ -46,11 +48,11 @@ class _Layer:
         hidden = w_ih.shape[1] // gates
         constants: dict[str, Array] = {"weight_ih": w_ih, "weight_hh": w_hh}
         if bias is not None:
-            constants["bias"] = np.asarray(bias, np.float32).reshape(count, -1)
+            constants["bias"] = _floats(bias, "bias").reshape(count, -1)
         if (peephole is not None or weight_hr is not None) and self.op != "LSTM":
             raise InputError(f"{self.op} has neither peepholes nor a projection.")
         if peephole is not None:
-            constants["peephole"] = np.asarray(peephole, np.float32).reshape(count, -1)
+            constants["peephole"] = _floats(peephole, "peephole").reshape(count, -1)
         if weight_hr is not None:
             constants["weight_hr"] = _stacked(weight_hr, "weight_hr")
         weights = {"bias": "bias", "peephole": "peephole", "w_hr": "weight_hr"}
@@ -108,7 +110,10 @@ class _Layer:
         return self._models[key]
 
     def _run(self, x: Any, states: list[Any], lengths: Any) -> tuple[Array, list[Array]]:
-        array = np.asarray(x)
+        if tensors_among([x, *states, lengths]):
+            given: tuple[Array, list[Array]] = as_given(self._run(*as_arrays([x, states, lengths], "The input")))
+            return given
+        array = as_array(x, "x")
         if array.ndim != 3:
             order = "[batch, time, features]" if self.batch_first else "[time, batch, features]"
             raise InputError(f"x should have three axes, {order}; got {list(array.shape)}.")
@@ -122,9 +127,14 @@ class _Layer:
         return (output.transpose(1, 0, 2) if self.batch_first else output), list(result.values())[1:]
 
 
+def _floats(value: Any, name: str) -> Array:
+    """Return a weight as float32."""
+    return converted(as_array(value, name), np.float32, name)
+
+
 def _stacked(weight: Any, name: str) -> Array:
     """Return a weight as float32 [directions, rows, columns]."""
-    array = np.asarray(weight, np.float32)
+    array = _floats(weight, name)
     if array.ndim == 2:
         array = array[None]
     if array.ndim != 3 or array.shape[0] not in (1, 2) or 0 in array.shape:
@@ -155,6 +165,19 @@ class LSTM(_Layer):
     threads : int or None
     precision : str
         "float32", "int16" or "int8": see `fastlstm.quantise`.
+
+    Raises
+    ------
+    InputError
+        If a weight has another shape; a call raises it if x, states or lengths do not fit.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> layer = fastlstm.LSTM(np.ones((8, 3)), np.ones((8, 2)))
+    >>> output, (h_n, c_n) = layer(np.zeros((5, 1, 3), np.float32))
+    >>> output.shape
+    (5, 1, 2)
     """
 
     op, states = "LSTM", 2
@@ -162,7 +185,26 @@ class LSTM(_Layer):
     def __call__(
         self, x: Any, state: tuple[Any, Any] | None = None, lengths: Any = None
     ) -> tuple[Array, tuple[Array, Array]]:
-        """Return output and (h_n, c_n), each state [directions, batch, size]; `lengths` [batch] ends rows early."""
+        """Run the layer.
+
+        Parameters
+        ----------
+        x : array [time, batch, features], or [batch, time, features]
+        state : pair of arrays [directions, batch, size], optional
+            h_0 and c_0; zeros if not given.
+        lengths : array of int [batch], optional
+            Time steps of each row; what lies behind them counts for nothing.
+
+        Returns
+        -------
+        output, (h_n, c_n)
+            Tensors if one came in.
+
+        Raises
+        ------
+        InputError
+            If an argument does not fit.
+        """
         if state is not None and not (isinstance(state, (tuple, list)) and len(state) in (0, 2)):
             raise InputError("The initial state of an LSTM is a pair of arrays, (h_0, c_0).")
         output, (h, c) = self._run(x, list(state or ()), lengths)
@@ -170,22 +212,77 @@ class LSTM(_Layer):
 
 
 class GRU(_Layer):
-    """A GRU layer: weights [3H, ...] in the order r, z, n; bias [4H]: b_r, b_z, b_in, b_hn; `reset_after`."""
+    """A GRU layer from plain arrays in PyTorch's layout.
+
+    Parameters
+    ----------
+    weight_ih : array [3H, I], or [2, 3H, I] for both directions
+        Gates in the order r, z, n.
+    weight_hh : array [3H, H] or [2, 3H, H]
+    bias : array [4H] or [2, 4H], optional
+        b_r, b_z (sums of PyTorch's two), b_in, b_hn.
+    reset_after : bool
+        Reset after the product with the recurrent weights, as PyTorch does; True if not given.
+    directions, batch_first, activations, clip, threads, precision
+        As for `LSTM`.
+
+    Raises
+    ------
+    InputError
+        If a weight has another shape; a call raises it if x, state or lengths do not fit.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> output, h_n = fastlstm.GRU(np.ones((6, 3)), np.ones((6, 2)))(np.zeros((5, 1, 3), np.float32))
+    >>> h_n.shape
+    (1, 1, 2)
+    """
 
     op = "GRU"
 
     def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Array, Array]:
-        """Return output and h_n."""
+        """Run the layer on x [time, batch, features], or batch first; return output and h_n [directions, batch, H].
+
+        `state` [directions, batch, H] is where it starts, zeros if not given; `lengths` [batch] ends rows early.
+        """
         output, (h,) = self._run(x, [] if state is None else [state], lengths)
         return output, h
 
 
 class RNN(_Layer):
-    """A plain recurrent layer: weights [H, ...]; tanh unless `activations` says otherwise."""
+    """A plain recurrent layer from arrays in PyTorch's layout.
+
+    Parameters
+    ----------
+    weight_ih : array [H, I], or [2, H, I] for both directions
+    weight_hh : array [H, H] or [2, H, H]
+    bias : array [H] or [2, H], optional
+        The sum of PyTorch's two biases.
+    activations : list, optional
+        Tanh if not given; ``[[["Relu", None, None]]]`` for Relu.
+    directions, batch_first, clip, threads, precision
+        As for `LSTM`.
+
+    Raises
+    ------
+    InputError
+        If a weight has another shape; a call raises it if x, state or lengths do not fit.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> output, h_n = fastlstm.RNN(np.ones((2, 3)), np.ones((2, 2)))(np.zeros((5, 1, 3), np.float32))
+    >>> output.shape
+    (5, 1, 2)
+    """
 
     op = "RNN"
 
     def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Array, Array]:
-        """Return output and h_n."""
+        """Run the layer on x [time, batch, features], or batch first; return output and h_n [directions, batch, H].
+
+        `state` [directions, batch, H] is where it starts, zeros if not given; `lengths` [batch] ends rows early.
+        """
         output, (h,) = self._run(x, [] if state is None else [state], lengths)
         return output, h

@@ -36,21 +36,48 @@ def load(
     precision : str or mapping of str to str
         "float32", "int16" or "int8", for all layers or by layer name.
     **options
-        What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
+        What the format's reader takes: ``layers``, ``batch_first``, ``prefix`` and ``lengths`` for a PyTorch state
+        dict (see `from_state_dict`), ``shapes`` for a TorchScript archive, ``custom_objects`` for Keras.
+
+    Returns
+    -------
+    Model
 
     Raises
     ------
-    FileFormatError, UnsupportedError, DependencyError, InputError
-        One sentence each; OSError if the file cannot be read.
+    FileFormatError
+        If the file is damaged, or not what its name says.
+    UnsupportedError
+        If something in the model is not understood; the message names it.
+    InputError
+        If an option does not fit the format.
+    DependencyError
+        If a package is missing that reads the format (`onnx` for ONNX files).
+    OSError
+        If the file cannot be read.
 
     Warns
     -----
     AssumptionWarning
         What the file leaves open and was assumed. A ``.fastlstm`` file was warned of when it was made.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> save_file({"l.weight_ih_l0": np.ones((8, 3)), "l.weight_hh_l0": np.ones((8, 2))}, "m.safetensors")
+    >>> model = fastlstm.load("m.safetensors", layers="lstm", batch_first=True)
+    >>> print(model.inputs[0])
+    input: float32[batch, time, 3]
     """
     if isinstance(path, bytes | bytearray | memoryview):
         with _as_file(bytes(path)) as file:
             model, notes = _load(file, threads, precision, options)
+    elif not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"load takes the path of a model file, or its bytes; got {type(path).__name__}. Objects are for "
+            "from_torch, from_keras, from_onnx and, if they are weights by name, from_state_dict."
+        )
     else:
         model, notes = _load(path, threads, precision, options)
     _warn(notes, 2)

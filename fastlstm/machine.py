@@ -16,7 +16,7 @@ from pathlib import Path
 from fastlstm.errors import InputError
 from fastlstm.target import LEVELS, Target
 
-__all__ = ["cores", "detect", "lacks", "level_of", "supposing"]
+__all__ = ["cores", "detect", "lacks", "level_of", "processor_name", "supposing"]
 
 NEEDS = {
     "x86-64-v2": {"ssse3", "sse4_1", "sse4_2", "popcnt"},
@@ -52,6 +52,16 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:
         return os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """Return what the processor calls itself, or the system it, where either says so; "" if none does."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            named = (line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+            return next(named, "") or platform.processor()
+    except OSError:
+        return platform.processor()
 
 
 def detect() -> Target:

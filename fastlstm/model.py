@@ -51,6 +51,23 @@ class Model:
     -----
     A model holds no state and may be called from several threads at once. It pickles: the graph travels, the
     compiled code is found or made again where it lands.
+
+    Raises
+    ------
+    InputError
+        If `threads` or `precision` is not one of these; a call raises it if its inputs do not fit.
+    UnsupportedError
+        If the graph is not valid, or holds what cannot run.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> weights = {"lstm.weight_ih_l0": np.ones((8, 3)), "lstm.weight_hh_l0": np.ones((8, 2))}
+    >>> model = fastlstm.from_state_dict(weights, layers="lstm", batch_first=True)
+    >>> x = np.zeros((4, 5, 3), np.float32)
+    >>> y, h, c = model(x)
+    >>> model.run({"input": x}).keys()
+    dict_keys(['output', 'h_n', 'c_n'])
     """
 
     _executor: Any  # an Executor, or what stands for one
@@ -162,9 +179,27 @@ class Model:
         return made if out is None else fill(out, made)
 
     def __call__(self, first: Any = NOTHING, /, *more: Any, out: Any = None, **named: Any) -> Any:
-        """Run with the inputs in order or by keyword; one output comes as the array, several as a tuple.
+        """Run the model on whole sequences, with the inputs in order or by keyword.
 
-        `out` (an array, a tuple of them) is written and returned instead of new arrays.
+        Parameters
+        ----------
+        first, *more : array
+            The inputs in the model's order and layout: NumPy arrays or what can be read as one, PyTorch tensors, DLPack
+            objects, columns of pandas, polars and Arrow.
+        out : array, or tuple of arrays, optional
+            Of the outputs' shapes and dtypes; written and returned instead of new ones.
+        **named : array
+            Inputs by name.
+
+        Returns
+        -------
+        array, or tuple of arrays for several outputs
+            PyTorch tensors if one came in.
+
+        Raises
+        ------
+        InputError
+            If a name, rank, size or dtype does not fit.
         """
         if out is None and not more and not named:  # no tuple of the one array that most models take
             quick = self._executor.quick  # a value and no method, which the interpreter finds faster
@@ -213,13 +248,51 @@ class Model:
         return tuple(given[name] for name in names)
 
     def stream(self, batch: int = 1, state: Mapping[str, str] | None = None) -> Stream:
-        """Return a new `Stream` of `batch` rows; `state` pairs state inputs with outputs by hand."""
+        """Return a new stream: the model one frame at a time, with its state kept.
+
+        Parameters
+        ----------
+        batch : int
+            Rows that go through side by side.
+        state : mapping of str to str, optional
+            State inputs and the outputs that show them, where the model does not say it: ``{"h_in": "h_out"}``.
+
+        Returns
+        -------
+        Stream
+
+        Raises
+        ------
+        UnsupportedError
+            If the model cannot stream; the message names the layer and the reason.
+        InputError
+            If `state` names no inputs or outputs, or ones that differ in shape.
+        """
         from fastlstm.streaming.stream import Stream
 
         return Stream(self, batch, state)
 
     def streams(self, capacity: int, state: Mapping[str, str] | None = None) -> StreamPool:
-        """Return a `StreamPool`: up to `capacity` streams that advance together, any of them at a time."""
+        """Return a pool: streams that advance together, any of them at a time.
+
+        Parameters
+        ----------
+        capacity : int
+            Most streams open at once.
+        state : mapping of str to str, optional
+            As in `stream`.
+
+        Returns
+        -------
+        StreamPool
+
+        Raises
+        ------
+        UnsupportedError
+            If the model cannot stream; the message names the layer and the reason.
+        InputError
+            If there is no memory for so many, or `state` does not fit.
+        """
         from fastlstm.streaming.pool import StreamPool
 
         return StreamPool(self, capacity, state)
@@ -274,9 +347,11 @@ class Model:
         UnsupportedError
             If the file could not be loaded again; nothing is written then.
         """
-        from fastlstm import fileformat, verify
+        from fastlstm import comparison, fileformat
 
-        fileformat.write(path, self.graph, check=lambda stored: verify.check_stored(stored, Model(stored.graph).run))
+        fileformat.write(
+            path, self.graph, check=lambda stored: comparison.check_stored(stored, Model(stored.graph).run)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Model, (self.graph, self.threads)
@@ -286,6 +361,14 @@ class Model:
         outputs = ", ".join(map(str, self.outputs))
         name = f" {self.graph.name}" if self.graph.name else ""
         return f"<fastlstm.Model{name} ({inputs}) -> ({outputs})>"
+
+    def _repr_html_(self) -> str:
+        from fastlstm.tables import facts_html
+
+        facts = {"inputs": list(map(str, self.inputs)), "outputs": list(map(str, self.outputs))}
+        if self.notes:
+            facts["notes"] = list(self.notes)
+        return facts_html(facts, f"fastlstm.Model {self.graph.name}")
 
 
 class _Waiting:

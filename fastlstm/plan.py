@@ -55,11 +55,11 @@ class Plan:
                 elif part.op in RECURRENT_OPS:  # with computed weights: see Executor.repacked
                     kernel, note = "recurrent", "packed at each call"
                 elif part.op in EMITTERS:
-                    kernel, note = "tape", "for the sizes of each call: see fastlstm.tapes.tape"
+                    kernel, note = "tape", "for the sizes of each call"
                 elif part.op in ("Loop", "Scan"):
                     kernel, note = "tape", "no known cell: runs round by round, as written"
                 rows.append(
-                    {"step": operator(part), "kernel": kernel, "name": part.name or part.output(0), "note": note}
+                    {"name": part.name or part.output(0), "step": operator(part), "kernel": kernel, "note": note}
                 )
         total = sum(row.get("macs", 0) for row in rows) or 1
         for row in rows:
@@ -74,6 +74,13 @@ class Plan:
             f"<Plan for {self.target.name}: {len(rows)} steps in {len(self.parts)} parts, {native} of them segments; "
             f"{macs:,} multiply-adds a time step, {nbytes:,} bytes of weights; print it for the table>"
         )
+
+    def _repr_html_(self) -> str:
+        from fastlstm.tables import table_html  # for notebooks
+
+        rows = [{**row, "layer": row["name"], "share": f"{100 * row['share']:.1f} %"} for row in self.as_data()]
+        title = f"plan for {self.target.isa}, vectors of {self.target.lanes}"
+        return table_html(rows, ["layer", "step", "kernel", "macs", "bytes", "share", "note"], title)
 
     def __str__(self) -> str:
         lines = [f"plan for {self.target.isa}, {self.target.lanes} lanes"]

@@ -131,7 +131,8 @@ def measure(
     each = spent / calls
     rows = [Row(*key, each * count / total, count / total) for key, count in ticks.items() if count]
     places = {layer: number for number, layer in enumerate(layers)}
-    rows.sort(key=lambda row: places.get(row.layer, len(places)))  # what belongs to no layer comes last
+    # What belongs to no layer comes last.
+    rows.sort(key=lambda row: (not row.layer, places.get(row.layer, len(places))))
     return Profile(tuple(rows), each, calls, inputs)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import reference
-from fastlstm.errors import DependencyError, FastLSTMError, UnsupportedError
+from fastlstm.errors import DependencyError, FastLSTMError, InputError, UnsupportedError
 from fastlstm.graph import Graph
 
-__all__ = ["Runner", "RunnerError", "own_framework", "reference_runner", "torch_runner"]
+__all__ = [
+    "Runner", "RunnerError", "keras_runner", "object_runner", "own_framework", "reference_runner", "torch_runner",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -151,6 +154,29 @@ def torch_runner(module: Any, graph: Graph) -> Runner:
     return _torch(torch, lambda tensors: module(*tensors), graph)
 
 
+def object_runner(model: Any, graph: Graph) -> Runner:
+    """Return the runner of a model in another framework's hands: a PyTorch module, a Keras model, or any callable.
+
+    A callable takes inputs by name and returns outputs by name.
+
+    Raises
+    ------
+    InputError
+        If it is none of these.
+    """
+    torch, keras = sys.modules.get("torch"), sys.modules.get("keras")  # whoever has such an object has imported it
+    if keras is not None and isinstance(model, keras.Model):  # on PyTorch, Keras models are modules too
+        return keras_runner(model, graph)
+    if torch is not None and isinstance(model, torch.nn.Module):
+        return torch_runner(model, graph)
+    if not callable(model):
+        raise InputError(
+            "Outputs are compared with a model file, a fastlstm.Model, a PyTorch module, a Keras model or a function "
+            f"from inputs by name to outputs by name; got {type(model).__name__}."
+        )
+    return Runner("the function given", lambda inputs: dict(model(inputs)))
+
+
 def _torch(torch: Any, call: Callable[[list[Any]], Any], graph: Graph) -> Runner:
     name = f"torch {torch.__version__}"
     leaves = _import("torch.utils._pytree", "a PyTorch model").tree_leaves
@@ -200,6 +226,13 @@ def _keras(path: Path, graph: Graph) -> Runner:
     name = f"keras {keras.__version__}"
     with _words_of(name):
         model = keras.models.load_model(path, compile=False, safe_mode=True)
+    return keras_runner(model, graph)
+
+
+def keras_runner(model: Any, graph: Graph) -> Runner:
+    """Return the runner of a Keras model object, in inference mode."""
+    keras = _import("keras", "a Keras model")
+    name = f"keras {keras.__version__}"
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         with _words_of(name):

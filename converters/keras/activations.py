@@ -140,7 +140,9 @@ def activation_name(spec: Any, label: str) -> str:
         if not isinstance(name, str) or is_custom(spec) or spec.get("module") == "builtins":
             what = name if isinstance(name, str) else spec.get("class_name")
             raise UnsupportedError(
-                f"{label}: the activation '{what}' is not one of Keras's own functions and is not supported."
+                f"{label}: the activation '{what}' is a function of your own, which a file cannot say. If it is a "
+                f"known one under another name, say which: custom_objects={{'{what}': 'silu'}}. Else export the model "
+                "to ONNX, which writes it out: model.export('model.onnx', format='onnx')."
             )
         return name
     return str(spec)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from fastlstm.converters.keras import (
     shapes,
     transposed,
 )
+from fastlstm.converters.keras.custom import with_known
 from fastlstm.converters.keras.file import read_keras_file
 from fastlstm.converters.keras.layer import Kind
 from fastlstm.converters.keras.model import ModelReader
@@ -55,12 +57,14 @@ OPERATIONS: Mapping[str, Kind] = operations.OPERATIONS
 """The bare operations of Keras 3 that functional models hold."""
 
 
-def load(path: str | Path) -> Graph:
+def load(path: str | Path, custom_objects: Mapping[str, str] | None = None) -> Graph:
     """Read a ``.keras``, ``.h5`` or ``.hdf5`` file of Keras 2 or 3.
 
     Parameters
     ----------
     path : str or Path
+    custom_objects : mapping of str to str, optional
+        Activations of your own that are known ones under another name: ``{"mine>snake": "silu"}``.
 
     Returns
     -------
@@ -73,17 +77,22 @@ def load(path: str | Path) -> Graph:
         If the file is damaged, or its weights do not fit its model.
     UnsupportedError
         If a layer or an option is not supported; the message names it.
+    InputError
+        If `custom_objects` names no activation of the model, or none that is known.
     """
     try:
-        return ModelReader(read_keras_file(Path(path)), KINDS, OPERATIONS).graph()
+        file = read_keras_file(Path(path))
+        if custom_objects:
+            file = replace(file, config=with_known(file.config, custom_objects))
+        return ModelReader(file, KINDS, OPERATIONS).graph()
     except RecursionError:
         raise FileFormatError(f"'{path}' nests its layers too deeply to be read.") from None
 
 
-def from_keras(model: Any) -> Graph:
+def from_keras(model: Any, custom_objects: Mapping[str, str] | None = None) -> Graph:
     """Return the graph of a live Keras model (Keras 3, or Keras 2 in TensorFlow).
 
-    The model is saved to a temporary ``.keras`` file and read back.
+    The model is saved to a temporary ``.keras`` file and read back; `custom_objects` as in `load`.
 
     Raises
     ------
@@ -98,7 +107,7 @@ def from_keras(model: Any) -> Graph:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         save(path)
-        return load(path)
+        return load(path, custom_objects)
 
 
 def supported() -> list[tuple[str, str, str]]:

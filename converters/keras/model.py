@@ -112,7 +112,9 @@ class ModelReader:
             kind, name, owner, read, self._emit, self._weights, self._major, self,
             arguments,
         )  # fmt: skip
+        around, self._emit.layer = self._emit.layer, name
         outputs = self._kind(data).convert(layer, inputs)
+        self._emit.layer = around
         layer.config.finish()
         arguments.finish()
         return outputs

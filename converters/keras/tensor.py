@@ -72,10 +72,13 @@ class Tensor:
 
 
 class Emitter:
-    """Adds nodes and constants to a graph and keeps track of shapes."""
+    """Adds nodes and constants to a graph and keeps track of shapes.
+
+    `layer` is the Keras layer that is being translated: nodes are called after it.
+    """
 
     def __init__(self, name: str) -> None:
-        self.builder = GraphBuilder(name)
+        self.builder, self.layer = GraphBuilder(name), ""
         self._made: dict[str, list[str]] = {}
         self._constants: dict[str, list[str]] = {}
 
@@ -122,7 +125,8 @@ class Emitter:
         self, op: str, *inputs: Tensor | str, shape: Sequence[Dim], dtype: str = "float32", **attrs: Any
     ) -> Tensor:
         """Add a node of one output, whose shape the caller knows."""
-        return Tensor(self.outputs(op, inputs, [op.lower()], **attrs)[0], tuple(shape), dtype)
+        name = op.lower() if self.layer in ("", op.lower()) else f"{self.layer}.{op.lower()}"
+        return Tensor(self.outputs(op, inputs, [name], **attrs)[0], tuple(shape), dtype)
 
     def like(self, op: str, x: Tensor, *more: Tensor | str, **attrs: Any) -> Tensor:
         """Add a node whose result has the shape and dtype of `x`, and its mask."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from fastlstm.converters.torch.free_axes import with_free_axes
 from fastlstm.converters.torch.kept_state import check_module, restored
 from fastlstm.converters.torch.program import Call, Program, read_program
 from fastlstm.converters.torch.quantised import Unpacked
+from fastlstm.converters.torch.scripted import scripted_program
 from fastlstm.converters.torch.state_dict import from_state_dict
 from fastlstm.errors import DependencyError, InputError
 from fastlstm.graph import Graph
@@ -116,7 +118,7 @@ def _from_module(torch: Any, obj: Any, example_inputs: Sequence[Any] | None) -> 
     examples = _examples(torch, obj) if example_inputs is None else tuple(example_inputs)
     with restored(torch, obj), _evaluating(obj):
         stored = check_module(torch, obj, examples)
-        graph = program_graph(_read(torch, _export(torch, obj, examples)), type(obj).__name__)
+        graph = program_graph(_program(torch, obj, examples), type(obj).__name__)
     graph = graph.replace(notes=(*graph.notes, *stored))
     if example_inputs is None:
         shapes = ", ".join(str(list(example.shape)) for example in examples)
@@ -152,13 +154,27 @@ def _read(torch: Any, program: Any) -> Program:
     return read_program(Archive(stored))
 
 
+def _program(torch: Any, module: Any, examples: tuple[Any, ...]) -> Program:
+    """Return the program of a module by torch.export, or by TorchScript where that does not follow it."""
+    try:
+        return _read(torch, _export(torch, module, examples))
+    except InputError:
+        found = scripted_program(torch, module, examples)
+        if found is None:
+            raise
+        return found
+
+
 def _export(torch: Any, module: Any, examples: tuple[Any, ...]) -> Any:
     """Return the exported program of a module with every axis open that it leaves open."""
     open_axes = tuple(
         dict.fromkeys(range(e.dim()), torch.export.Dim.AUTO) if isinstance(e, torch.Tensor) else None for e in examples
     )
     try:
-        with torch.no_grad(), _shapes_only(torch):
+        with torch.no_grad(), _shapes_only(torch), warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore"
+            )  # what torch thinks of the module's ways is nothing that a reader can act on
             program = torch.export.export(module, examples, dynamic_shapes=open_axes)
     except Exception as error:  # torch raises what the module raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

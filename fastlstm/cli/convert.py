@@ -6,16 +6,8 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from fastlstm import __version__, fileformat
-from fastlstm.cli.files import check_output, read_inputs, read_model
+from fastlstm.cli.files import check_output, read_inputs
 from fastlstm.cli.options import (
     above_zero,
     add_comparing_options,
@@ -23,17 +15,13 @@ from fastlstm.cli.options import (
     parse_sizes,
     state_dict_options,
 )
-from fastlstm.cli.printing import print_json, table
-from fastlstm.errors import InputError
-from fastlstm.fileformat import GoldenSample
-from fastlstm.graph import Graph
-from fastlstm.model import Model
-from fastlstm.precision import Metric, by_metric, cost, fastest_within
-from fastlstm.quantise import PRECISIONS, precisions
-from fastlstm.samples import sample_inputs
-from fastlstm.verify import Verification, check_stored, verify_source
-
-GOLDEN_BYTES = 4 << 20  # larger samples are compared, but not stored
+from fastlstm.cli.printing import Progress, print_json
+from fastlstm.commands.convert import convert, metric_table
+from fastlstm.commands.subject import Subject
+from fastlstm.comparison import Verification
+from fastlstm.errors import InputError, VerificationError
+from fastlstm.precision import Metric
+from fastlstm.quantise import PRECISIONS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -56,93 +44,54 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, verify, write, and load what was written."""
-    if Path(arguments.output).suffix != ".fastlstm":
-        raise InputError(f"'{arguments.output}': expected an output file ending in .fastlstm.")
     check_output(arguments.output, [arguments.source])
-    if arguments.data and arguments.precision == "float32" and arguments.max_error is None and not arguments.metric:
-        raise InputError("--data goes with --precision, --max-error or --metric; --input compares on data of your own.")
     if arguments.metric and not arguments.data:
         raise InputError("--metric is measured on data of your own; give some with --data.")
     metric = _metric(arguments.metric) if arguments.metric else None
-    stored = read_model(arguments.source, state_dict_options(arguments))
-    model = Model(stored.graph)
-    for note in model.graph.notes:
+    subject = Subject.read(arguments.source, state_dict_options(arguments))
+    for note in subject.model().notes:
         print(f"assumed: {note}", file=sys.stderr)
-    source = stored.source or fileformat.Source.of(arguments.source)
-    report: dict[str, Any] = {"output": arguments.output, "verified": False}
-    golden, holds, how = list(stored.golden), True, "not verified"
-    if not arguments.no_verify:
-        found = verify_source(
-            arguments.source,
-            stored.graph,
-            model.run,
-            sizes=parse_sizes(arguments.size),
-            given=[read_inputs(arguments.input, stored.graph)] if arguments.input else [],
-            atol=arguments.atol,
-            rtol=arguments.rtol,
-            trusted=arguments.trusted,
-        )
-        holds = found.holds
-        golden = golden or [sample for sample in found.samples if _can_be_kept(sample)]
-        report |= {**found.worst.as_data(), "expected_from": found.expected_from, "reason": found.reason or None}
-        report["verified"] = holds and not found.reason
-        how = "consistent with our own reference" if found.reason else "verified"
-        _tell(found, arguments.json)
-    graph = stored.graph
-    if holds and (arguments.precision != "float32" or arguments.max_error is not None):
-        graph, narrow_report = _narrow(arguments, stored.graph, golden)
-        report |= narrow_report
-        golden = [_replayed(sample, graph) for sample in golden]
-    if holds and metric:
-        report["metric"] = _measured(arguments, stored.graph, metric)
-    size = 0
-    if holds:
-        fileformat.write(arguments.output, graph, golden, source, check=partial(_check, arguments))
-        size = Path(arguments.output).stat().st_size
-    if arguments.json:
-        report |= {"golden_samples": len(golden) if holds else 0, "file_bytes": size}
-        print_json({**report, "notes": list(stored.graph.notes)})
-    if not holds:
+    try:
+        with Progress("comparing and writing"):
+            found = convert(
+                subject,
+                arguments.output,
+                precision=arguments.precision,
+                max_error=arguments.max_error,
+                data=read_inputs(arguments.data, subject.graph) if arguments.data else None,
+                metric=metric,
+                inputs=read_inputs(arguments.input, subject.graph) if arguments.input else None,
+                sizes=parse_sizes(arguments.size),
+                compare=not arguments.no_verify,
+                atol=arguments.atol,
+                rtol=arguments.rtol,
+                trusted=arguments.trusted,
+            )
+    except VerificationError as error:
+        _tell(error.found, arguments.json)
+        if arguments.json:
+            report = {"output": arguments.output, "verified": False, **error.found.as_data()}
+            print_json({**report, "golden_samples": 0, "file_bytes": 0})
         print(f"the outputs differ by more than allowed; {arguments.output} was not written", file=sys.stderr)
         return 1
-    print(f"{arguments.output}: written, {how}, with {len(golden)} golden samples, {size:,} bytes", file=sys.stderr)
+    if found.verification is not None:
+        _tell(found.verification, arguments.json)
+    if arguments.json:
+        print_json(found.as_data())
+    else:
+        for part in (found.narrowing, found.metric and metric_table(found.metric, arguments.metric)):
+            if part:
+                print(part)
+    samples = f"with {found.golden_samples} golden samples"
+    print(f"{found.output}: written, {found.how}, {samples}, {found.file_bytes:,} bytes", file=sys.stderr)
     return 0
 
 
 def _tell(found: Verification, as_json: bool) -> None:
     if not as_json:
-        print(f"compared with {found.expected_from} on {len(found.samples)} inputs")
-        print(found.worst)
+        print(found.report)
     if found.reason:
         print(f"not compared with the source's own framework: {found.reason}", file=sys.stderr)
-
-
-def _narrow(
-    arguments: argparse.Namespace, graph: Graph, golden: Sequence[GoldenSample]
-) -> tuple[Graph, dict[str, Any]]:
-    """Return the graph with narrow weights, and what they cost and gain."""
-    samples = [sample.inputs for sample in golden]
-    if arguments.data:
-        samples.append(read_inputs(arguments.data, graph))
-    samples = samples or [sample_inputs(graph, parse_sizes(arguments.size))]
-    precision: str | dict[str, str] = arguments.precision
-    if arguments.max_error is not None:
-        precision = fastest_within(graph, samples, arguments.max_error)
-    model = Model(graph, precision=precision)
-    found = cost(Model(graph), model, samples)
-    # What was asked of a layer that stays wider is not what it has.
-    narrow = precisions(model.graph)
-    picked = {layer: narrow.get(layer, "float32") for layer in (precision if isinstance(precision, dict) else narrow)}
-    sizes = {"bytes": _weight_bytes(model.graph), "float32_bytes": _weight_bytes(graph)}
-    notes = [note for note in model.graph.notes if note not in graph.notes]
-    if not arguments.json:
-        for layer, chosen in picked.items():
-            print(f"{layer}: {chosen}")
-        print(found)
-        print(f"weights: {sizes['bytes']:,} bytes, {sizes['float32_bytes']:,} in float32")
-        for note in notes:
-            print(note)
-    return model.graph, {"precision": {"layers": picked, **found.as_data(), **sizes, "notes": notes}}
 
 
 def _metric(name: str) -> Metric:
@@ -164,37 +113,3 @@ def _metric(name: str) -> Metric:
         raise InputError(f"--metric: the module '{module}' has no function '{function}'.")
     metric: Metric = found
     return metric
-
-
-def _measured(arguments: argparse.Namespace, graph: Graph, metric: Metric) -> dict[str, float]:
-    """Return the metric in each precision, and print it."""
-    found = by_metric(graph, [read_inputs(arguments.data, graph)], metric)
-    if not arguments.json:
-        rows = [
-            {"precision": name, arguments.metric: value, "beside float32": value - found["float32"]}
-            for name, value in found.items()
-        ]
-        print(table(rows, list(rows[0])))
-    return found
-
-
-def _weight_bytes(graph: Graph) -> int:
-    """Return the bytes of a graph's constants."""
-    return sum(array.nbytes for array in graph.constants.values())
-
-
-def _replayed(sample: GoldenSample, graph: Graph) -> GoldenSample:
-    """Return the sample with the narrow model's own outputs: float32's are further off than a replay may be."""
-    return GoldenSample(sample.inputs, Model(graph).run(sample.inputs), f"fastlstm {__version__}, narrow weights")
-
-
-def _can_be_kept(sample: GoldenSample) -> bool:
-    """Whether a sample is small enough for the file, and holds arrays only: sequences are compared, not stored."""
-    arrays = [*sample.inputs.values(), *sample.outputs.values()]
-    return all(isinstance(a, np.ndarray) for a in arrays) and sum(a.nbytes for a in arrays) <= GOLDEN_BYTES
-
-
-def _check(arguments: argparse.Namespace, stored: fileformat.StoredModel) -> None:
-    """Load what was written; replay its samples too, unless outputs are not to be compared."""
-    compared = () if arguments.no_verify else stored.golden
-    check_stored(replace(stored, golden=compared), Model(stored.graph).run, arguments.atol, arguments.rtol)

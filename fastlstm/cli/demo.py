@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import date
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,16 +21,16 @@ import numpy as np
 import numpy.typing as npt
 
 import fastlstm
-from fastlstm import fileformat
+from fastlstm import fileformat, machine
 from fastlstm.benchmark import Contest, Timing, compare
-from fastlstm.cli.chart import Line, line_chart
+from fastlstm.cli.chart import Bars, Line, line_chart
+from fastlstm.comparison import Verification, check_stored, compare_runs, expected_runner
 from fastlstm.export.folder import export
 from fastlstm.export.replay import replay_export
 from fastlstm.graph import Graph
 from fastlstm.machine import detect
 from fastlstm.model import Model
 from fastlstm.runners import Runner, reference_runner, torch_runner
-from fastlstm.verify import Verification, check_stored, expected_runner, verify
 
 Array = npt.NDArray[Any]
 Series = npt.NDArray[np.float64]
@@ -63,9 +64,9 @@ def run_demo(folder: Path) -> bool:
         DATA / "forecaster.safetensors", folder / "from_state_dict.fastlstm", x, layers="lstm | linear"
     )
     streamed = stream_months(model, x)
-    compare_speed(model, x)
+    contests = compare_speed(model, x)
     exported = export_to_c(model, folder / "forecaster-c")
-    draw(years, numbers, model(x), folder)
+    draw(years, numbers, model(x), contests, folder)
     print(f"\nThe files are in {folder}: two models, the folder forecaster-c, forecast.svg and forecast.csv.")
     print(f"Look inside one:  fastlstm inspect {folder / 'forecaster.fastlstm'}")
     return onnx_holds and weights_hold and streamed and exported
@@ -84,7 +85,7 @@ def convert(source: Path, target: Path, x: Array, **options: Any) -> tuple[fastl
     expected, reason = (
         weights_runner(source, model.graph) if source.suffix == ".safetensors" else expected_runner(source, model.graph)
     )
-    verification = verify(model.graph, expected, model.run, given=[{model.inputs[0].name: x}], reason=reason)
+    verification = compare_runs(model.graph, expected, model.run, given=[{model.inputs[0].name: x}], reason=reason)
     fileformat.write(
         target,
         model.graph,
@@ -128,22 +129,23 @@ def stream_months(model: fastlstm.Model, x: Array) -> bool:
     return same
 
 
-def compare_speed(model: fastlstm.Model, x: Array) -> None:
-    """Print the time of a step and of the whole record, beside onnxruntime where it is installed."""
+def compare_speed(model: fastlstm.Model, x: Array) -> dict[str, Contest]:
+    """Print and return the time of a step and of the whole record, beside onnxruntime where it is installed."""
     stream, frame, out = model.stream(), x[0, 0].copy(), np.empty(1, np.float32)
     ours = {
         "one month": (partial(stream.step, frame, out=out), 1),
         "the whole record": (partial(model, x), x.shape[1]),
     }
-    session = onnxruntime_session()
+    session, contests = onnxruntime_session(), {}
     for what, (call, steps) in ours.items():
         runnables: dict[str, Callable[[], object]] = {"fastlstm": call}
         if session is not None:
             runnables["onnxruntime"] = partial(session.run, None, {"x": x[:, :steps].copy()})
-        contest = compare(runnables, steps=steps, rounds=15, round_seconds=0.03)
-        print(f"Timed {what}: {describe_contest(contest)}")
+        contests[what] = compare(runnables, steps=steps, rounds=15, round_seconds=0.03)
+        print(f"Timed {what}: {describe_contest(contests[what])}")
     if session is not None:
         print("  (medians of 15 rounds in turns, one thread each; onnxruntime keeps no state between months)")
+    return contests
 
 
 def export_to_c(model: fastlstm.Model, folder: Path) -> bool:
@@ -171,12 +173,13 @@ def onnxruntime_session() -> Any:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
+def microseconds(timing: Timing) -> str:
+    """Return the median time in words."""
+    return f"{timing.median * 1e6:,.1f} µs"
+
+
 def describe_contest(contest: Contest) -> str:
     """Return the median times, and who is faster by how much."""
-
-    def microseconds(timing: Timing) -> str:
-        return f"{timing.median * 1e6:,.1f} µs"
-
     ours = microseconds(contest.timings["fastlstm"])
     if "onnxruntime" not in contest.timings:
         return ours
@@ -185,7 +188,7 @@ def describe_contest(contest: Contest) -> str:
     return f"{ours}, onnxruntime {theirs}: {ratio:.1f} times as fast"
 
 
-def draw(years: Series, numbers: Series, output: Array, folder: Path) -> None:
+def draw(years: Series, numbers: Series, output: Array, contests: Mapping[str, Contest], folder: Path) -> None:
     """Write forecast.csv and forecast.svg, and print the error over the years not trained on."""
     forecast = (10 * output[0, :-HORIZON, 0].astype(np.float64)) ** 2  # for a year after each month
     table = np.stack([years[HORIZON:], numbers[HORIZON:], forecast], axis=1)
@@ -209,5 +212,11 @@ def draw(years: Series, numbers: Series, output: Array, folder: Path) -> None:
         Line("forecast, made a year earlier", years, forecast, "#c2410c"),
     ]
     title = f"Sunspots, forecast a year ahead month by month, {HELD_OUT}-2008"
-    chart = line_chart(title, lines, range(HELD_OUT, 2010, 10), range(0, 301, 50))
+    bars = [
+        Bars(f"Time of {what}", {name: (t.median, microseconds(t)) for name, t in contest.timings.items()})
+        for what, contest in contests.items()
+    ]
+    where = machine.processor_name() or machine.detect().cpu
+    foot = f"Measured on {where}, {date.today().isoformat()}, one thread; fastlstm {fastlstm.__version__}"
+    chart = line_chart(title, lines, range(HELD_OUT, 2010, 10), range(0, 301, 50), bars, f"{foot}; made by: make demo")
     (folder / "forecast.svg").write_text(chart, encoding="utf-8")

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from fastlstm import __version__, machine
-from fastlstm.cli.printing import print_json, table
+from fastlstm.cli.printing import print_json
 from fastlstm.kernels.cache import cache_folder
 from fastlstm.kernels.compiler import packed
+from fastlstm.tables import table
 
 PACKAGES = (
     "numba",
@@ -69,7 +70,7 @@ def _machine() -> dict[str, Any]:
         "fastlstm": __version__,
         "python": platform.python_version(),
         "system": platform.platform(),
-        "processor": _processor(),
+        "processor": machine.processor_name() or "not told",
         "cores": machine.cores(),
         "instruction set": target.isa,
         **{k: v for k, v in dataclasses.asdict(target).items() if k != "features"},
@@ -94,12 +95,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _processor() -> str:
-    """Return the processor's own name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "not told")
-    except OSError:
-        return platform.processor()

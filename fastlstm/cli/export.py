@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import fastlstm
-from fastlstm.cli.files import read_model
 from fastlstm.cli.options import (
     add_state_dict_options,
     add_state_option,
@@ -20,12 +19,14 @@ from fastlstm.cli.options import (
     parse_values,
     state_dict_options,
 )
-from fastlstm.cli.printing import print_json, table
+from fastlstm.cli.printing import print_json
+from fastlstm.commands.subject import read_model
 from fastlstm.errors import InputError
 from fastlstm.export.folder import export, target_named
 from fastlstm.export.names import name_of
 from fastlstm.export.routes import TESTED
 from fastlstm.quantise import PRECISIONS
+from fastlstm.tables import table
 from fastlstm.target import TARGETS, Target
 
 

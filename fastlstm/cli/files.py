@@ -10,31 +10,17 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError, InputError
-from fastlstm.fileformat import StoredModel, read
 from fastlstm.graph import Graph, TensorSpec
 
-__all__ = ["check_arrays_path", "check_output", "files_of", "read_arrays", "read_inputs", "read_model", "write_arrays"]
+__all__ = ["check_arrays_path", "check_output", "files_of", "read_arrays", "read_inputs", "write_arrays"]
 
 Array = npt.NDArray[Any]
-
-
-def read_model(path: str, options: Mapping[str, Any] = MappingProxyType({})) -> StoredModel:
-    """Read a model file of any supported format; `options` are those of a state dict."""
-    if path.endswith(".fastlstm"):
-        for name in options:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag} is for PyTorch files; a .fastlstm file says its layers and shapes itself.")
-        return read(path)
-    from fastlstm.converters import load_graph
-
-    return StoredModel(load_graph(path, **options))
 
 
 def read_arrays(path: str) -> dict[str, Array]:

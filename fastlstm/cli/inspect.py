@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fastlstm import explain
-from fastlstm.cli.files import check_output, read_model
+from fastlstm.cli.files import check_output
 from fastlstm.cli.options import (
     above_zero,
     add_state_dict_options,
+    add_state_option,
     add_value_option,
     from_one,
     parse_sizes,
+    parse_states,
     parse_values,
     state_dict_options,
 )
-from fastlstm.cli.printing import print_json, table
+from fastlstm.cli.printing import print_json
+from fastlstm.commands.subject import read_model
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.fileformat import StoredModel
 from fastlstm.fixing import values_of
 from fastlstm.graph import Graph
 from fastlstm.model import Model
 from fastlstm.plan import REFERENCE_KERNEL, Plan
+from fastlstm.quantise import PRECISIONS
 from fastlstm.samples import sample_inputs
 from fastlstm.segments.segment import Segment
+from fastlstm.streaming.pairs import state_pairs
+from fastlstm.streaming.ports import frames_text
 from fastlstm.summary import bytes_of, parameters_of, summarise
+from fastlstm.tables import table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--size", action="append", default=[], metavar="DIM=N", help="with --profile: size of an open dimension"
     )
     add_value_option(parser)
+    add_state_option(parser)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the weights (%(default)s)")
     parser.add_argument("--seconds", type=above_zero, default=1.0, help="with --profile: how long (%(default)s)")
     parser.add_argument("--plot", metavar="FILE", help="with --profile: draw it (.svg)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
@@ -56,25 +65,36 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError("--plot draws what --profile measures.")
         check_output(arguments.plot, [arguments.model])
     stored = read_model(arguments.model, state_dict_options(arguments))
-    model = Model(stored.graph, threads=arguments.threads)
+    model = Model(stored.graph, arguments.threads, arguments.precision)
     if arguments.profile:
         return _profile(model, arguments)
-    plan, stream = model.plan, _stream(model)
+    plan, stream = model.plan, _stream(model, parse_states(arguments.state))
     layers = [layer.as_data() for layer in summarise(plan)]
+    overview = _overview(stored, model)
     if arguments.json:
         rows = plan.as_data(arguments.batch)
-        overview = {**_overview(stored, plan.graph.notes), "loops": _loops(plan), "stream": stream}
-        print_json({**overview, "layers": layers, **({"plan": rows} if arguments.plan else {})})
+        print_json(
+            {
+                **overview,
+                "loops": _loops(plan),
+                "stream": stream,
+                "layers": layers,
+                **({"plan": rows} if arguments.plan else {}),
+            }
+        )
         return 0
-    for key, value in _overview(stored, plan.graph.notes).items():
+    for key, value in {"stream": _stream_lines(stream), **overview}.items():
         for line in value if isinstance(value, list) else [value]:
             print(f"{key:<10}  {line:,}" if isinstance(line, int) else f"{key:<10}  {line}")
-    for line in _stream_lines(stream):
-        print(f"{'stream':<10}  {line}")
     print()
     if arguments.plan:
         rows = plan.as_data(arguments.batch)
-        print(table(rows, ["step", "kernel", "macs", "bytes", "share", "bound", "tile", "note"]))
+        print(
+            table(
+                [{**row, "layer": row["name"]} for row in rows],
+                ["layer", "step", "kernel", "macs", "bytes", "share", "bound", "tile", "note"],
+            )
+        )
         print(f"\n{plan.target.isa}, vectors of {plan.target.lanes}; {arguments.batch} row(s) of a batch:")
         for part in plan.parts:
             if isinstance(part, Segment):
@@ -109,23 +129,34 @@ def _profile(model: Model, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _stream(model: Model) -> dict[str, Any]:
+def _stream(model: Model, states: Mapping[str, str] | None) -> dict[str, Any]:
     """Return how a stream of the model goes on, or why there is none."""
     try:
-        engine = model.streaming_engine()
+        engine = model.streaming_engine(states)
     except UnsupportedError as error:
         return {"refused": str(error)}
-    return {"hop": engine.hop, "delay": engine.delay, "rows": engine.rows, "reasons": list(engine.reasons)}
+    pairs = {given: shown for given, shown in state_pairs(model.plan.graph, states).items() if shown}
+    return {
+        "hop": engine.hop, "delay": engine.delay, "rows": engine.rows, "reasons": list(engine.reasons),
+        "frame": frames_text(engine.inputs, 1), "output": frames_text(engine.outputs, 1), "states": pairs,
+    }  # fmt: skip
 
 
 def _stream_lines(stream: Mapping[str, Any]) -> list[str]:
-    """Return what to print of a stream: its hop, its delay and where both come from."""
+    """Return what to print of a stream: its frames, hop and delay, where these come from, and the states."""
     if "refused" in stream:
         return [stream["refused"]]
+    lines = [f"{stream['frame']} -> {stream['output']}"]
     if (stream["hop"], stream["delay"], set(stream["rows"].values())) == (1, 0, {1}):
-        return ["one frame a step, no delay"]
-    rows = ", ".join(f"{count} of '{name}'" for name, count in stream["rows"].items())
-    return [f"hop of {stream['hop']} frame(s), giving {rows}; delay of {stream['delay']}", *stream["reasons"]]
+        lines = [f"yes, one frame a step, no delay: {lines[0]}"]
+    else:
+        rows = ", ".join(f"{count} of '{name}'" for name, count in stream["rows"].items())
+        lines = [
+            f"yes, a frame is {lines[0]}",
+            f"hop of {stream['hop']} frame(s), giving {rows}; delay of {stream['delay']}",
+            *stream["reasons"],
+        ]
+    return [*lines, *(f"the state '{given}' goes on as '{after}'" for given, after in stream["states"].items())]
 
 
 def _loops(plan: Plan) -> list[str]:
@@ -142,13 +173,13 @@ def _loops(plan: Plan) -> list[str]:
     return inside(plan.graph)
 
 
-def _overview(stored: StoredModel, notes: Sequence[str]) -> dict[str, str | int | list[str]]:
+def _overview(stored: StoredModel, model: Model) -> dict[str, str | int | list[str]]:
     overview: dict[str, str | int | list[str]] = {
         "input": [str(spec) for spec in stored.graph.inputs],
         "output": [str(spec) for spec in stored.graph.outputs],
-        "parameters": parameters_of(stored.graph),
-        "bytes": bytes_of(stored.graph),
-        "assumed": list(notes),
+        "assumed": list(model.notes),
+        "parameters": parameters_of(model.graph),
+        "bytes": bytes_of(model.graph),
     }
     if stored.source is not None:
         overview["source"] = f"{stored.source.name}, SHA-256 {stored.source.sha256}"

@@ -10,9 +10,9 @@ import threading
 from typing import Any
 
 import fastlstm
-from fastlstm.cli.files import read_model
 from fastlstm.cli.options import add_state_dict_options, from_one, state_dict_options
 from fastlstm.cli.printing import print_json
+from fastlstm.commands.subject import read_model
 from fastlstm.errors import InputError
 from fastlstm.model import Model
 

@@ -6,15 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from fastlstm.cli.files import read_inputs, read_model
+from fastlstm.cli.files import read_inputs
 from fastlstm.cli.options import add_comparing_options, add_state_dict_options, parse_sizes, state_dict_options
-from fastlstm.cli.printing import print_json
+from fastlstm.cli.printing import Progress, print_json
+from fastlstm.commands.subject import Subject
+from fastlstm.commands.verify import verify
+from fastlstm.comparison import renamed
 from fastlstm.errors import InputError
 from fastlstm.export.replay import Replay, replay_export
-from fastlstm.fileformat import StoredModel
-from fastlstm.model import Model
-from fastlstm.runners import Runner
-from fastlstm.verify import Verification, as_named, compare_layers, renamed, replay, verify, verify_source
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -33,26 +32,27 @@ def run(arguments: argparse.Namespace) -> int:
     """Compare and report."""
     if Path(arguments.model).is_dir():
         return _replay(arguments)
-    first = read_model(arguments.model, state_dict_options(arguments))
-    second = read_model(arguments.other) if arguments.other else first
-    found = _compare(arguments, first, second)
+    first = Subject.read(arguments.model, state_dict_options(arguments))
+    second = Subject.read(arguments.other) if arguments.other else first
+    given = read_inputs(arguments.input, first.graph) if arguments.input else None
+    with Progress("comparing"):
+        found = verify(
+            second,
+            first if arguments.other else None,
+            inputs=given and renamed(given, second.graph),
+            sizes=parse_sizes(arguments.size),
+            atol=arguments.atol,
+            rtol=arguments.rtol,
+            by_layer=arguments.by_layer,
+            trusted=arguments.trusted,
+        )
     if found.reason:
         print(f"not compared with the file's own framework: {found.reason}", file=sys.stderr)
-    worst, layer, layers_hold = found.worst, None, True
-    if arguments.by_layer:
-        inputs = renamed(found.samples[0].inputs, second.graph)
-        layers = compare_layers(
-            second.graph, lambda g, x: Model(g).run(x), inputs, atol=arguments.atol, rtol=arguments.rtol
-        )
-        differs = next((str(part) for part in layers if not part.holds), None)
-        layers_hold = differs is None
-        layer = f"first layer that differs: {differs}" if differs else f"all {len(layers)} layers agree with float64"
-    what = f"{found.expected_from} on {len(found.samples)} inputs"
     if arguments.json:
-        print_json({**worst.as_data(), "compared_with": what, "reason": found.reason or None, "by_layer": layer})
+        print_json(found.as_data())
     else:
-        print(f"compared with {what}\n{worst}" + (f"\n{layer}" if layer else ""))
-    return 0 if found.holds and layers_hold else 1
+        print(found.report)
+    return 0 if found.holds else 1
 
 
 def _replay(arguments: argparse.Namespace) -> int:
@@ -71,24 +71,3 @@ def _replay(arguments: argparse.Namespace) -> int:
     elif not any(result.agrees is not None for result in results):
         print("no target was run, so nothing is shown", file=sys.stderr)
     return 0 if holds else 1
-
-
-def _compare(arguments: argparse.Namespace, first: StoredModel, second: StoredModel) -> Verification:
-    """Compare the first model, as its own framework or its golden samples have it, with the second."""
-    tolerance = {"atol": arguments.atol, "rtol": arguments.rtol}
-    given = [read_inputs(arguments.input, first.graph)] if arguments.input else []
-    sizes = parse_sizes(arguments.size)
-    run = as_named(first.graph, second.graph, Model(second.graph).run)
-    if not arguments.model.endswith(".fastlstm"):
-        return verify_source(
-            arguments.model, first.graph, run, sizes=sizes, given=given, trusted=arguments.trusted, **tolerance
-        )
-    if arguments.other:
-        runner = Runner(f"{arguments.model} in fastlstm", Model(first.graph).run)
-        return verify(first.graph, runner, run, sizes=sizes, given=given, **tolerance)
-    if given or sizes:
-        raise InputError("To compare on other inputs than the golden samples, name a second model.")
-    if not first.golden:
-        raise InputError(f"'{arguments.model}' holds no golden samples: name a second model to compare with.")
-    origin = f"the golden samples of {first.golden[0].origin}"
-    return Verification(origin, "", replay(run, first.golden, **tolerance), first.golden)

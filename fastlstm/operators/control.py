@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, TensorSpec
-from fastlstm.operators.definition import Lowering, Operator, table
+from fastlstm.operators.definition import Lowering, Operator, Stream, table
 from fastlstm.operators.rules import within
 from fastlstm.operators.sizes import MAX_ELEMENTS, checked_rounds, integer
 from fastlstm.operators.values import Operands
@@ -127,6 +127,6 @@ _BODY = "runs a body of its own on values that change with time"
 
 OPERATORS = table(
     Operator("If", if_, _FOLLOWED, Lowering.LOOP, _BODY),
-    Operator("Loop", loop, _FOLLOWED, Lowering.LOOP, _BODY),
-    Operator("Scan", scan, _FOLLOWED, Lowering.LOOP, _BODY, _scan_fit),
+    Operator("Loop", loop, _FOLLOWED, Lowering.LOOP, Stream.LOOP),
+    Operator("Scan", scan, _FOLLOWED, Lowering.LOOP, Stream.LOOP, _scan_fit),
 )

@@ -49,6 +49,7 @@ class Stream(Enum):
     POOLING = auto()  # takes the largest, or the mean, of each window
     FOURIER = auto()  # transforms windows of a signal
     RECURRENT = auto()  # carries states from step to step
+    LOOP = auto()  # runs a body once for each frame
 
 
 class Lowering(Enum):

@@ -76,7 +76,7 @@ def _extreme(function: Callable[..., Any]) -> Callable[..., Array]:
     return operator
 
 
-def _running(function: Callable[..., Any], neutral: int) -> Callable[..., Array]:
+def _running(function: Callable[..., Any], neutral: float) -> Callable[..., Array]:
     """Return the operator for running totals along an axis, from the end or without the own term if asked."""
 
     def operator(x: Array, axis: Array, *, exclusive: int = 0, reverse: int = 0) -> Array:
@@ -142,5 +142,6 @@ OPERATORS = table(
     Operator("ArgMax", _extreme(np.argmax), _arg_info, Lowering.TAPE, Stream.EXTREME, along(0)),
     Operator("ArgMin", _extreme(np.argmin), _arg_info, RARE, Stream.EXTREME, along(0)),
     Operator("CumSum", _running(np.cumsum, 0), same, RARE, "adds up all frames so far"),
+    Operator("LogCumSumExp", _running(np.logaddexp.accumulate, -np.inf), same, RARE, "adds up all frames so far"),
     Operator("CumProd", _running(np.cumprod, 1), same, RARE, "multiplies all frames so far"),
 )

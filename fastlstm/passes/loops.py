@@ -33,8 +33,7 @@ def refuse_endless(graph: Graph, outer: Mapping[str, Any] | None = None) -> None
         if node.op != "Loop":
             continue
         body, trips, going = node.attrs["body"], constants.get(node.input(0)), constants.get(node.input(1))
-        sources = {n.outputs[0]: n.inputs[0] for n in body.nodes if n.op == "Identity"}
-        decides = sources.get(body.outputs[0].name, body.outputs[0].name)
+        decides = shapes.condition_of(body)
         stays = {**constants, **body.constants}.get(decides)
         if node.input(0) and (trips is None or trips.size != 1 or integer(trips) <= MAX_ROUNDS):
             continue
@@ -203,7 +202,7 @@ def _runs_through(graph: Graph, node: Node, infos: Mapping[str, ValueInfo], roun
     before = _Condition(graph.producers(), infos, [dims.subtract(trips, 1)], None)
     if node.input(1) and not before.holds(node.input(1)):
         return False
-    condition = body.outputs[0].name
+    condition = shapes.condition_of(body)
     if condition == body.inputs[1].name:
         return True
     ahead = dims.subtract(trips, 2)

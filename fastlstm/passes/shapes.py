@@ -17,7 +17,7 @@ from fastlstm.graph import Graph, Node
 from fastlstm.operators.dims import Dim, opaque
 from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo
 
-__all__ = ["ValueInfo", "body_inputs", "infer", "infer_node", "misfits", "operands"]
+__all__ = ["ValueInfo", "body_inputs", "condition_of", "infer", "infer_node", "misfits", "operands"]
 
 Infos = Mapping[str, ValueInfo]
 
@@ -97,6 +97,13 @@ def body_inputs(node: Node, known: Infos) -> list[ValueInfo]:
     return _settled(node.attrs["body"], [], carried, slices, 0, known)
 
 
+def condition_of(body: Graph) -> str:
+    """Return the value that decides whether a Loop with this body runs another round."""
+    sources = {node.outputs[0]: node.inputs[0] for node in body.nodes if node.op == "Identity"}
+    condition = body.outputs[0].name
+    return sources.get(condition, condition)
+
+
 def _settled(
     body: Graph,
     before: list[ValueInfo],
@@ -161,9 +168,10 @@ def _infer_loop(node: Node, known: Infos) -> list[ValueInfo]:
     carried = len(node.inputs) - 2
     found = [_common(a, b).but(const=None, fill=None) for a, b in zip(inputs[2:], results, strict=False)]
     trips = known.get(node.input(0), UNKNOWN).const
-    endless = body.outputs[0].name == body.inputs[1].name or condition.const == (1,)
+    begins = not node.input(1) or known.get(node.input(1), UNKNOWN).const == (1,)
+    through = begins and (condition_of(body) == body.inputs[1].name or condition.const == (1,))
     for i, info in enumerate(results[carried:], start=carried):
-        count: Dim | None = trips[0] if trips and endless and not node.input(1) else None
+        count: Dim | None = trips[0] if trips and through else None
         found.append(_stacked(info, opaque(node.output(i) or node.output(0), 0) if count is None else count))
     return found
 

@@ -107,6 +107,16 @@ class Scorer:
     ------
     InputError, UnsupportedError
         If the model cannot be scored row by row; a call raises InputError if a column's type does not fit.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np, pyarrow as pa
+    >>> weights = {"gru.weight_ih_l0": np.ones((6, 1)), "gru.weight_hh_l0": np.ones((6, 2))}
+    >>> model = fastlstm.from_state_dict(weights, layers="gru | last", batch_first=True)
+    >>> scorer = fastlstm.Scorer(model, {"input": "history"})
+    >>> rows = pa.RecordBatch.from_pydict({"id": [7, 8], "history": [[1.0, 2.0, 3.0], [4.0]]})
+    >>> scorer(rows).schema.names
+    ['id', 'output', 'fastlstm_error']
     """
 
     def __init__(

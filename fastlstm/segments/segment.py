@@ -288,6 +288,7 @@ class Segment:
         names = {layout.BLOCK: "", layout.REVERSE: "backwards", layout.ONCE: "once"}
         return [
             {
+                "name": step.layer,
                 "step": step.label,
                 "kernel": step.kernel,
                 "macs": step.macs,

@@ -22,7 +22,7 @@ from fastlstm.memory import address_of, check_memory
 from fastlstm.streaming.engines import SegmentEngine, Streamed
 from fastlstm.streaming.graph_rows import GraphRows
 from fastlstm.streaming.pool_rows import MOST, NativeRows, Rows
-from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
+from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, frames_text
 
 __all__ = ["StreamPool"]
 
@@ -46,6 +46,25 @@ class StreamPool:
         Most streams open at once; their states are all the memory that grows with it.
     state : mapping of str to str, optional
         State inputs and outputs paired by hand, as in `Model.stream`.
+
+    Raises
+    ------
+    InputError
+        If there is no memory for so many; a call raises it if ids or frames do not fit.
+    UnsupportedError
+        If the model cannot stream.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> weights = {"gru.weight_ih_l0": np.ones((6, 3)), "gru.weight_hh_l0": np.ones((6, 2))}
+    >>> model = fastlstm.from_state_dict(weights, layers="gru", batch_first=True)
+    >>> pool = model.streams(capacity=1000)
+    >>> first, second = pool.open(), pool.open()
+    >>> pool.step([first, second], np.ones((2, 3), np.float32)).shape
+    (2, 2)
+    >>> pool.step([second], np.ones((1, 3), np.float32)).shape
+    (1, 2)
     """
 
     def __init__(self, model: Streamed, capacity: int, state: Mapping[str, str] | None = None) -> None:
@@ -82,6 +101,17 @@ class StreamPool:
 
     def __repr__(self) -> str:
         return f"<fastlstm.StreamPool of {self._model!r}: {len(self)} of {self.capacity} streams open>"
+
+    def _repr_html_(self) -> str:
+        from fastlstm.tables import facts_html  # for notebooks
+
+        facts = {
+            "frame": frames_text(self._inputs, 1),
+            "output": frames_text(self._outputs, 1),
+            "open": f"{len(self)} of {self.capacity} streams",
+            "states": f"{self.nbytes:,} bytes",
+        }
+        return facts_html(facts, "fastlstm.StreamPool")
 
     def __len__(self) -> int:
         return self.capacity - len(self._free)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fastlstm.errors import InputError
 
-__all__ = ["Port", "by_name", "check_frames", "check_out", "checked_state"]
+__all__ = ["Port", "by_name", "check_frames", "check_out", "checked_state", "frames_text"]
 
 Array = npt.NDArray[Any]
 _KINDS = {
@@ -49,6 +49,13 @@ class Port:
         """Return no frames: an array whose time axis, the first one if it has none of its own, has no rows."""
         shape = tuple(size or 0 for size in self.shape(0, batch, without))
         return np.empty(shape if "T" in self.axes else (0, *shape), self.dtype)
+
+
+def frames_text(ports: Mapping[str, Port], batch: int) -> str:
+    """Return names, dtypes and shapes of a frame of each, as a person reads them."""
+    without = "T" if batch > 1 else "TB"
+    shapes = {name: ", ".join(map(str, port.shape(1, batch, without))) for name, port in ports.items()}
+    return ", ".join(f"{name}: {ports[name].dtype}[{shape}]" for name, shape in shapes.items())
 
 
 def by_name(inputs: Mapping[str, Port], given: Any) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from fastlstm.errors import InputError
 from fastlstm.foreign import as_array, with_tensors
 from fastlstm.native import Call, never
 from fastlstm.streaming.engines import GraphRun, Streamed
-from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state
+from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, frames_text
 
 __all__ = ["Stream"]
 
@@ -38,6 +38,40 @@ class Stream:
 
     A stream copies (`clone`, ``copy.copy``, ``copy.deepcopy``) and pickles: the copy starts from the same state and
     goes its own way. Copies share the model; a pickled stream takes it along.
+
+    Parameters
+    ----------
+    model : Model
+    batch : int
+        Rows that go through side by side.
+    state : mapping of str to str, optional
+        State inputs and the outputs that show them, as for `Model.stream`.
+
+    Attributes
+    ----------
+    hop : int
+        Frames of a step.
+    delay : int
+        Output frames before the first one that is computed.
+    batch : int
+
+    Raises
+    ------
+    UnsupportedError
+        If the model cannot stream.
+    InputError
+        If an argument does not fit.
+
+    Examples
+    --------
+    >>> import fastlstm, numpy as np
+    >>> weights = {"gru.weight_ih_l0": np.ones((6, 3)), "gru.weight_hh_l0": np.ones((6, 2))}
+    >>> model = fastlstm.from_state_dict(weights, layers="gru", batch_first=True)
+    >>> x = np.ones((1, 5, 3), np.float32)
+    >>> stream = model.stream()
+    >>> steps = [stream.step(frame) for frame in x[0]]
+    >>> np.array_equal(steps, model(x)[0][0])
+    True
     """
 
     def __init__(self, model: Streamed, batch: int = 1, state: Mapping[str, str] | None = None) -> None:
@@ -226,6 +260,19 @@ class Stream:
 
     def __repr__(self) -> str:
         return f"<fastlstm.Stream of {self._model!r}: {self.batch} row(s)>"
+
+    def _repr_html_(self) -> str:
+        from fastlstm.tables import facts_html  # for notebooks
+
+        hop = "a step takes one frame" if self.hop == 1 else f"a step takes {self.hop} frames"
+        late = f"outputs come {self.delay} frames later" if self.delay else "no delay"
+        facts = {
+            "frame": frames_text(self._inputs, self.batch),
+            "output": frames_text(self._outputs, self.batch),
+            "pace": f"{hop}; {late}",
+            "rows": self.batch,
+        }
+        return facts_html(facts, "fastlstm.Stream")
 
     @exclusive("stream")
     def finish(self) -> Any:

@@ -142,7 +142,8 @@ class Unroller(Placement):
         """Put what a stream runs in the node's place, and say how its outputs go on."""
         flows = [self.flows.get(name) if name else None for name in node.inputs]
         if any(name in self.flows for name in outer_values(node)):
-            raise refusal(node, "runs a body of its own on values that change with time")
+            self.by_rule(node, flows)
+            return
         if any(flow is not None and flow.padding for flow in flows) and node.op not in TAKES_PADDING:
             node, flows = waiting.filled(self, node, flows)
         moving = [flow for flow in flows if flow is not None]
@@ -156,6 +157,10 @@ class Unroller(Placement):
         if all(flow.sizes for flow in moving):
             self.place_sizes(node, moving)
             return
+        self.by_rule(node, flows)
+
+    def by_rule(self, node: Node, flows: Flows) -> None:
+        """Put what the operator's rule says in the node's place."""
         stream = OPERATORS[node.op].stream
         if isinstance(stream, str):
             raise refusal(node, stream)
@@ -181,10 +186,18 @@ class Unroller(Placement):
             if axis is not None and self.affine(node.output(0), axis) != (flow.rows, flow.extra):
                 raise refusal(node, "depends on how many frames there are")
             self.keep(node, None if axis is None else replace(flow, axis=axis, sizes=False))
-        elif node.op in SIZES:
+        elif node.op in SIZES or self.begins_loops(node):
             self.keep(node, flow)
         else:
             raise refusal(node, "depends on how many frames there are")
+
+    def begins_loops(self, node: Node) -> bool:
+        """Whether a value only says if loops begin, which those that run over the frames do not ask."""
+        readers = self.graph.consumers().get(node.output(0), [])
+        return bool(readers) and all(
+            reader.op == "Loop" and node.output(0) not in (reader.input(0), *reader.inputs[2:], *outer_values(reader))
+            for reader in readers
+        )
 
     def keep(self, node: Node, *flows: Flow | None) -> None:
         """Put the node as it is; its outputs go on as said (all alike, if one is said)."""

@@ -14,7 +14,7 @@ from fastlstm.graph import Graph, Node, Recurrent, RecurrentInputs
 from fastlstm.operators import OPERATORS, Stream, dims
 from fastlstm.operators.values import normal_axis
 from fastlstm.passes import shapes
-from fastlstm.streaming import timeline_windows
+from fastlstm.streaming import timeline_loops, timeline_windows
 from fastlstm.streaming.flow import (
     FRAMES,
     ROWS,
@@ -127,7 +127,7 @@ def _with_hop(
     )
 
 
-RULES: dict[Stream, Rule] = dict(timeline_windows.RULES)
+RULES: dict[Stream, Rule] = {**timeline_windows.RULES, **timeline_loops.RULES}
 
 
 def _rule(*streams: Stream) -> Callable[[Rule], Rule]:

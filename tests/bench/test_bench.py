@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import sys
 import threading
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,12 +19,15 @@ import fastlstm
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: where fastlstm is installed as a wheel, that one is tested
 
-from bench import __main__, compare, hashes, measure, roofline, svg, wheel_worker, wheels
+from bench import __main__, compare, hashes, measure, publish, roofline, site, svg, wheel_worker, wheels
 from bench.cases import GRID, Case
 from bench.grid import disagreement, expected_output
 from bench.onnx_models import recurrent_model
 from bench.peers.fastlstm_ import FastLSTM
 from bench.peers.onnxruntime_ import OnnxRuntime
+from bench.summary import where
+
+ROOT = Path(__file__).parents[2]
 
 linux = pytest.mark.skipif(not measure.TASKS.is_dir(), reason="the system does not say which threads run")
 STATES = Case("states", "LSTM", 3, 2, 4, 20)
@@ -180,3 +185,16 @@ def test_the_page_and_the_table_get_what_they_print_of_the_machine():
     found = __main__.machine_data()
     assert found["cores"] >= 1
     assert all(found[name] for name in ("processor", "target", "isa"))
+
+
+def test_readme_and_site_show_the_stored_result(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+    data = json.loads(publish.REFERENCE.read_text(encoding="utf-8"))
+    assert publish.publish(data, tmp_path / "README.md", tmp_path) == 0
+    made = {"README.md": ROOT, **{str(name): ROOT / "docs" for name in site.files(data)}}
+    for name, folder in made.items():
+        assert (tmp_path / name).read_text(encoding="utf-8") == (folder / name).read_text(encoding="utf-8"), name
+    assert where(data) in (tmp_path / "README.md").read_text(encoding="utf-8")
+    for picture in (tmp_path / "pictures").iterdir():
+        assert ElementTree.parse(picture).getroot()[0].text

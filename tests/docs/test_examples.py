@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 
 import fastlstm
 from fastlstm.cli import main
@@ -26,7 +28,9 @@ DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ELSEWHERE = {"scoring.md"}  # tests/scoring/test_docs.py has the data and the clusters that its blocks ask for
 PAGES = sorted(
-    path for path in DOCS.rglob("*.md") if path.name not in ELSEWHERE and BLOCK.search(path.read_text(encoding="utf-8"))
+    path
+    for path in (DOCS.parent / "README.md", *DOCS.rglob("*.md"))
+    if path.name not in ELSEWHERE and BLOCK.search(path.read_text(encoding="utf-8"))
 )
 
 
@@ -74,4 +78,28 @@ def a_readers_stream() -> dict[str, Any]:
     }  # fmt: skip
 
 
-READERS = {"streaming.md": a_readers_stream}
+def recurrent_model() -> onnx.ModelProto:
+    """Return an LSTM over x [time, batch, 3]."""
+    shapes = {"W": (1, 32, 3), "R": (1, 32, 8), "B": (1, 64)}
+    graph = helper.make_graph(
+        [helper.make_node("LSTM", ["x", *shapes], ["y"], hidden_size=8)],
+        "readers",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["time", "batch", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["time", 1, "batch", 8])],
+        [numpy_helper.from_array(np.full(shape, 0.1, np.float32), name) for name, shape in shapes.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def a_readers_model() -> dict[str, Any]:
+    """Return what the README takes for granted: a model file, a module, weights, frames."""
+    onnx.save(recurrent_model(), "model.onnx")
+    weights = {name: np.full(shape, 0.1, np.float32) for name, shape in SHAPES.items()}
+    return {
+        "x": np.zeros((5, 1, 3), np.float32), "frames": np.zeros((64, 3), np.float32), "fastlstm": fastlstm,
+        "module": torch.nn.GRU(3, 8), "example": torch.zeros(5, 2, 3), **weights,
+    }  # fmt: skip
+
+
+SHAPES = {"weight_ih": (32, 3), "weight_hh": (32, 8), "bias": (32,)}
+READERS = {"streaming.md": a_readers_stream, "README.md": a_readers_model}

@@ -12,11 +12,11 @@ import safetensors.numpy
 from safetensors import safe_open
 
 from fastlstm import fileformat, opening
+from fastlstm.comparison import check_stored
 from fastlstm.errors import FileFormatError, InputError, UnsupportedError
 from fastlstm.fileformat import GoldenSample, Source
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
 from fastlstm.model import Model
-from fastlstm.verify import check_stored
 
 H, I = 3, 2  # noqa: E741
 

@@ -45,8 +45,11 @@ ALLOWED: Mapping[str, str] = {
     "protected scratch target team validation",
     "explain": "program segments target",
     "tapes": "arguments busy clock graph layout memory native operators pack passes program protected segments target",
-    "verify": "fileformat graph passes reference runners samples",
-    "plan": "explain graph operators passes segments tapes target",
+    "comparison": "fileformat graph passes reference runners samples",
+    "commands": "benchmark comparison converters fileformat fixing graph model precision quantise runners samples "
+    "tables version",
+    "tables": "",
+    "plan": "explain graph operators passes segments tables tapes target",
     "executor": "clock graph kernels machine native operators plan protected segments tapes target validation",
     "summary": "graph operators passes plan segments tapes",
     "ulp": "layout machine program segments",
@@ -54,12 +57,12 @@ ALLOWED: Mapping[str, str] = {
     "prebuild": "kernels machine target usual",
     "streaming": (
         "arguments busy conversion executor foreign graph kernels layout machine memory native operators passes plan "
-        "program segments tapes target"
+        "program segments tables tapes target"
     ),
     "inputs": "conversion foreign graph streaming",
     "model": "clock executor fileformat foreign graph inputs machine native passes plan prepared profile quantise "
-    "streaming validation verify",
-    "layers": "graph model",
+    "streaming tables validation comparison",
+    "layers": "conversion foreign graph model",
     "known_bits": "graph layers machine model",
     "report": "benchmark known_bits",
     "loading": "converters converters.content fileformat graph machine model opening prepared",
@@ -73,10 +76,11 @@ ALLOWED: Mapping[str, str] = {
     "onnx_backend": "converters.onnx model",
     "precision": "benchmark graph model passes quantise",
     "fastlstm": "converters converters.keras converters.onnx converters.torch export fileformat "
-    "graph layers loading model scoring streaming target version",
+    "commands graph layers loading model scoring streaming target version",
     "onnx_conformance": "converters.onnx onnx_backend operators",
-    "cli": "benchmark converters explain export fastlstm fileformat fixing graph kernels layers machine "
-    "model passes plan precision quantise report runners samples segments summary target usual verify",
+    "cli": "benchmark commands comparison converters explain export fastlstm fileformat fixing graph kernels layers "
+    "machine model passes plan precision quantise report runners samples segments streaming summary tables target "
+    "usual",
 }
 
 

@@ -15,7 +15,7 @@ _BOOL = frozenset({*COMPARISONS, "logical_and", "logical_or", "logical_xor", "lo
 _FLOATS = frozenset(
     {
         "sigmoid", "tanh", "exp", "log", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "erf", "div", "softmax",
-        "log_softmax", "mean", "log_sigmoid", "logsumexp",
+        "log_softmax", "mean", "log_sigmoid", "logcumsumexp", "logsumexp",
     }
 )  # fmt: skip
 _WHOLE = frozenset({"argmax", "argmin"})

@@ -341,6 +341,11 @@ def _cumulative_sum(graph: AtenGraph, c: Arguments) -> str:
     return graph.builder.node("CumSum", graph.operand(c.get("self"), c.out().dtype), axis)
 
 
+def _cumulative_log_sum(graph: AtenGraph, c: Arguments) -> str:
+    axis = graph.scalar(c.axis(), "int64")
+    return graph.builder.node("LogCumSumExp", graph.operand(c.get("self"), c.out().dtype), axis)
+
+
 def _cast(graph: AtenGraph, c: Arguments) -> str:
     return graph.operand(c.get("self"), c.out().dtype)
 
@@ -372,6 +377,7 @@ HANDLERS: dict[str, Handler] = {
             "expm1": _exp_minus_one, "glu": _glu, "hardtanh": _clamp(-1.0, 1.0, ("min_val", "max_val")),
             "leaky_relu": _scaled("LeakyRelu", negative_slope=0.01), "linalg_vector_norm": _vector_norm,
             "log1p": _log_of_one_plus, "log_sigmoid": _log_sigmoid,
+            "logcumsumexp": _cumulative_log_sum,
             "logsumexp": _log_sum_exp, "one_hot": _one_hot, "prelu": _prelu, "_prelu_kernel": _prelu,
             "relu6": _clamp(0.0, 6.0),
             "rsqrt": _rsqrt, "silu": _silu, "softplus": _softplus, "square": _square, "type_as": _cast,

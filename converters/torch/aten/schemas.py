@@ -65,7 +65,7 @@ T self, i num_classes:
 T self, i repeats, i dim, i output_size:
     repeat_interleave.self_int
 T self, i dim:
-    glu squeeze.dim unbind.int unsqueeze
+    logcumsumexp glu squeeze.dim unbind.int unsqueeze
 T self, n exponent:
     pow.Tensor_Scalar
 T self, n max:

@@ -229,7 +229,7 @@ _ELEMENTWISE = [
 ]  # fmt: skip
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE, _elementwise),
-    **dict.fromkeys(["softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum"], first("self")),
+    **dict.fromkeys(["softmax", "log_softmax", "_softmax", "_log_softmax", "cumsum", "logcumsumexp"], first("self")),
     **dict.fromkeys(["dropout", "alpha_dropout", "feature_dropout"], first("input")),
     **dict.fromkeys(["mean", "sum", "amax", "amin", "prod", "argmax", "argmin", "logsumexp"], _reduce(1)),
     **dict.fromkeys(["max", "min"], _reduce(2)),

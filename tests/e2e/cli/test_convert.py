@@ -188,4 +188,4 @@ def test_a_checkpoint_is_read_with_what_it_does_not_say(tmp_path, capsys):
     assert (seen["input"], seen["output"]) == (["input: float32[time, batch, 3]"], ["output: float32[batch, 2]"])
     assert seen["assumed"] == []
     assert main(["convert", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "m.fastlstm"), *words]) == 0
-    assert "--prefix is for PyTorch files" in told(capsys, "inspect", tmp_path / "m.fastlstm", *words[3:])
+    assert "prefix is for files of other formats" in told(capsys, "inspect", tmp_path / "m.fastlstm", *words[3:])

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from fastlstm import reference, verify
+from fastlstm import comparison, reference
 from fastlstm.errors import InputError
 from fastlstm.fileformat import GoldenSample
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
@@ -46,7 +46,7 @@ def model_graph(scale=1.0) -> Graph:
 
 
 def one(expected, got, **tolerance):
-    (difference,) = verify.compare({"y": np.array(expected)}, {"y": np.array(got)}, **tolerance).outputs
+    (difference,) = comparison.compare({"y": np.array(expected)}, {"y": np.array(got)}, **tolerance).outputs
     return difference
 
 
@@ -107,24 +107,24 @@ def test_tolerances_that_nothing_could_exceed_are_refused(tolerance):
 
 
 def test_outputs_of_one_side_only_do_not_hold():
-    found = verify.compare({"a": np.ones(1), "b": np.ones(1)}, {"b": np.ones(1), "c": np.ones(1)})
+    found = comparison.compare({"a": np.ones(1), "b": np.ones(1)}, {"b": np.ones(1), "c": np.ones(1)})
     assert [(d.name, d.holds) for d in found.outputs] == [("a", False), ("b", True), ("c", False)]
     assert not found.holds
 
 
 def test_the_worst_of_several_runs_is_kept():
-    runs = [verify.compare({"y": np.ones(1)}, {"y": np.array([1 + d])}) for d in (1e-6, 3e-6, 2e-6)]
-    assert verify.Comparison.worst(runs).outputs[0].max_abs == pytest.approx(3e-6)
+    runs = [comparison.compare({"y": np.ones(1)}, {"y": np.array([1 + d])}) for d in (1e-6, 3e-6, 2e-6)]
+    assert comparison.Comparison.worst(runs).outputs[0].max_abs == pytest.approx(3e-6)
 
 
 def test_verify_finds_a_changed_weight():
     graph = model_graph()
     expected = reference_runner(graph)
-    same = verify.verify(graph, expected, lambda inputs: reference.run(graph, inputs))
+    same = comparison.compare_runs(graph, expected, lambda inputs: reference.run(graph, inputs))
     assert same.holds
     assert len(same.samples) == 3
     assert len({sample.inputs["x"].shape for sample in same.samples}) == 3
-    other = verify.verify(graph, expected, lambda inputs: reference.run(model_graph(1.01), inputs))
+    other = comparison.compare_runs(graph, expected, lambda inputs: reference.run(model_graph(1.01), inputs))
     assert not other.holds
     assert other.worst.outputs[0].ratio > 1
 
@@ -135,20 +135,20 @@ def test_verify_looks_for_sizes_that_the_model_takes():
             raise RunnerError("only 64 steps")
         return {"out": inputs["x"]}
 
-    found = verify.verify(model_graph(), Runner("picky", picky), lambda inputs: {"out": inputs["x"]})
+    found = comparison.compare_runs(model_graph(), Runner("picky", picky), lambda inputs: {"out": inputs["x"]})
     assert [sample.inputs["x"].shape for sample in found.samples] == [(64, 1, 3)]
 
     def refuse(inputs):
         raise RunnerError("It is Sunday.")
 
     with pytest.raises(RunnerError, match="It is Sunday"):
-        verify.verify(model_graph(), Runner("closed", refuse), refuse)
+        comparison.compare_runs(model_graph(), Runner("closed", refuse), refuse)
 
 
 def test_verify_takes_given_inputs():
     graph = model_graph()
     given = [{"x": np.ones((2, 1, 3), np.float32)}]
-    found = verify.verify(graph, reference_runner(graph), lambda i: reference.run(graph, i), given=given)
+    found = comparison.compare_runs(graph, reference_runner(graph), lambda i: reference.run(graph, i), given=given)
     assert len(found.samples) == 1
     assert found.samples[0].inputs is given[0]
 
@@ -158,7 +158,7 @@ def test_replay_compares_with_what_was_stored():
     inputs = {"x": np.ones((3, 2, 3), np.float32)}
     outputs = reference.run(graph, inputs)
     wrong = {"out": outputs["out"] + 1}
-    good, bad = verify.replay(
+    good, bad = comparison.replay(
         lambda i: reference.run(graph, i), [GoldenSample(inputs, outputs), GoldenSample(inputs, wrong)]
     )
     assert good.holds
@@ -171,14 +171,14 @@ def test_the_first_layer_that_differs_is_named():
     def other_head(exposed, given):
         return reference.run(exposed.replace(constants=model_graph(1.01).constants), given)
 
-    layers = verify.compare_layers(graph, other_head, inputs)
+    layers = comparison.compare_layers(graph, other_head, inputs)
     assert [layer.node.op for layer in layers] == ["LSTM", "Dense", "Tanh"]
     assert [layer.holds for layer in layers] == [True, False, False]
     assert str(layers[1]).startswith("Dense 'head' – logits: largest difference")
 
 
 def test_a_source_without_a_program_falls_back_to_the_reference(tmp_path):
-    runner, reason = verify.expected_runner(tmp_path / "weights.safetensors", model_graph())
+    runner, reason = comparison.expected_runner(tmp_path / "weights.safetensors", model_graph())
     assert runner.name == "the float64 reference"
     assert "holds no program" in reason
 
@@ -186,4 +186,4 @@ def test_a_source_without_a_program_falls_back_to_the_reference(tmp_path):
 def test_input_errors_of_the_reference_are_told():
     graph = model_graph()
     with pytest.raises((RunnerError, InputError)):
-        verify.verify(graph, reference_runner(graph), lambda i: i, given=[{"x": np.ones(3, np.float32)}])
+        comparison.compare_runs(graph, reference_runner(graph), lambda i: i, given=[{"x": np.ones(3, np.float32)}])

@@ -31,10 +31,10 @@ __all__ = [
     "check_stored",
     "compare",
     "compare_layers",
+    "compare_runs",
+    "compare_with_source",
     "expected_runner",
     "replay",
-    "verify",
-    "verify_source",
 ]
 
 Array = npt.NDArray[Any]
@@ -44,7 +44,7 @@ ATOL, RTOL = 1e-5, 1e-4
 """What float32 engines that sum in different orders stay within, for outputs of order one."""
 
 SIZES = ((2, 12), (1, 7), (3, 20), (1, 1), (1, 64), (2, 400), (1, 576), (2, 1600))
-"""Batch and time sizes that `verify` tries in this order; some models take only long inputs, or one row."""
+"""Batch and time sizes that `compare_runs` tries in this order; some models take only long inputs, or one row."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _sequence_difference(name: str, expected: Any, got: Any, atol: float, rtol: 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """What a comparison of runs found.
 
     Attributes
     ----------
@@ -213,12 +213,15 @@ class Verification:
         One for each sample.
     samples : tuple of GoldenSample
         The inputs that were tried, with the expected outputs.
+    layers : tuple of LayerDifference
+        Each layer beside the float64 reference, where that was asked for.
     """
 
     expected_from: str
     reason: str
     comparisons: tuple[Comparison, ...]
     samples: tuple[GoldenSample, ...]
+    layers: tuple[LayerDifference, ...] = ()
 
     @property
     def worst(self) -> Comparison:
@@ -227,8 +230,39 @@ class Verification:
 
     @property
     def holds(self) -> bool:
-        """Whether every output of every sample is within the tolerance."""
-        return all(comparison.holds for comparison in self.comparisons)
+        """Whether every output of every sample is within the tolerance, and every layer's that was compared."""
+        return all(part.holds for part in self.comparisons) and all(part.holds for part in self.layers)
+
+    @property
+    def what(self) -> str:
+        """What was compared with, and on how many inputs."""
+        return f"{self.expected_from} on {len(self.samples)} inputs"
+
+    @property
+    def by_layer(self) -> str:
+        """The first layer that differs from the reference, in a sentence; "" if layers were not compared."""
+        if not self.layers:
+            return ""
+        differs = next((part for part in self.layers if not part.holds), None)
+        if differs is None:
+            return f"all {len(self.layers)} layers agree with float64"
+        return f"first layer that differs: {differs}"
+
+    @property
+    def report(self) -> str:
+        """What was compared with, each output's difference, and what layers say."""
+        return "\n".join(filter(None, (f"compared with {self.what}", str(self.worst), self.by_layer)))
+
+    def __str__(self) -> str:
+        return self.report + (f"\nnot compared with its own framework: {self.reason}" if self.reason else "")
+
+    def __repr__(self) -> str:
+        return f"<Verification: {'holds' if self.holds else 'DIFFERS'}, compared with {self.what}>"
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the figures as plain data."""
+        report = {**self.worst.as_data(), "compared_with": self.what, "reason": self.reason or None}
+        return {**report, "by_layer": self.by_layer or None}
 
 
 def expected_runner(path: str | os.PathLike[str], graph: Graph, *, trusted: bool = False) -> tuple[Runner, str]:
@@ -242,7 +276,7 @@ def expected_runner(path: str | os.PathLike[str], graph: Graph, *, trusted: bool
         return reference_runner(graph), str(error)
 
 
-def verify(
+def compare_runs(
     graph: Graph,
     expected: Runner,
     run: Run,
@@ -301,7 +335,7 @@ def verify(
     return Verification(expected.name, reason, tuple(comparisons), tuple(samples))
 
 
-def verify_source(
+def compare_with_source(
     path: str | os.PathLike[str],
     graph: Graph,
     run: Run,
@@ -314,17 +348,17 @@ def verify_source(
 ) -> Verification:
     """Compare `run` with the source file's own framework, or with the float64 reference if that does not run it.
 
-    Parameters are those of `verify` and `expected_runner`. A framework may take a file and refuse it only when
+    Parameters are those of `compare_runs` and `expected_runner`. A framework may take a file and refuse it only when
     it runs; then, too, the reference takes its place, and the result has the framework's words as the reason.
     """
     expected, reason = expected_runner(path, graph, trusted=trusted)
     try:
-        return verify(graph, expected, run, sizes=sizes, given=given, atol=atol, rtol=rtol, reason=reason)
+        return compare_runs(graph, expected, run, sizes=sizes, given=given, atol=atol, rtol=rtol, reason=reason)
     except RunnerError as error:
         if reason:
             raise
         expected = reference_runner(graph)
-        return verify(graph, expected, run, sizes=sizes, given=given, atol=atol, rtol=rtol, reason=str(error))
+        return compare_runs(graph, expected, run, sizes=sizes, given=given, atol=atol, rtol=rtol, reason=str(error))
 
 
 def _made_up(graph: Graph, sizes: Mapping[str, int] | None, seed: int) -> Iterator[dict[str, Array]]:

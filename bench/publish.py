@@ -1,4 +1,4 @@
-"""``python -m bench.readme [RESULT.json]``: the README's table, generated from a stored result."""
+"""``python -m bench.publish [RESULT.json]``: the tables and pictures of README and site, made from a stored result."""
 
 from __future__ import annotations
 
@@ -8,48 +8,64 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from bench import site
 from bench.peers import OURS
-from bench.summary import best_ratio, geometric_mean, median_us, time_text
+from bench.summary import best_ratio, geometric_mean, median_us, time_text, where
 
 ROOT = Path(__file__).parents[1]
+REFERENCE = ROOT / "bench" / "results" / "reference.json"
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-GROUPS = ("step", "states", "sequence", "long", "batch", "stack", "ragged")
+SHOWN = (
+    "step LSTM T=1 B=1 1->20", "step LSTM T=1 B=1 32->64", "step LSTM T=1 B=1 64->256", "states LSTM T=1 B=1 32->64",
+    "sequence LSTM T=100 B=1 64->128", "sequence LSTM T=100 B=1 256->256", "sequence LSTM T=100 B=1 1024->1024",
+    "long LSTM T=2048 B=1 1->40", "batch LSTM T=100 B=32 256->256", "stack LSTM T=100 B=1 256->256 bidirectional",
+    "ragged LSTM T=100 B=32 256->256 ragged",
+)  # fmt: skip
+"""The cells of README's table; the site has all."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Put the table between the marks in the README; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m bench.readme", description=__doc__)
-    parser.add_argument("result", type=Path, nargs="?", default=ROOT / "bench" / "results" / "reference.json")
+    """Put the table into the README, and page and pictures into the site; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.publish", description=__doc__)
+    parser.add_argument("result", type=Path, nargs="?", default=REFERENCE)
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs")
     options = parser.parse_args(argv)
-    text = options.readme.read_text()
+    return publish(json.loads(options.result.read_text()), options.readme, options.docs)
+
+
+def publish(data: dict[str, Any], readme: Path, docs: Path) -> int:
+    """Write what a result says; return the exit status."""
+    text = readme.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        print(f"{options.readme} should hold one {BEGIN} and, after it, one {END}.", file=sys.stderr)
+        print(f"{readme} should hold one {BEGIN} and, after it, one {END}.", file=sys.stderr)
         return 1
     before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    options.readme.write_text(f"{before}{BEGIN}\n{render(json.loads(options.result.read_text()))}\n{END}{after}")
+    readme.write_text(f"{before}{BEGIN}\n{render(data)}\n{END}{rest.split(END)[1]}")
+    for old in docs.glob("pictures/bench-*.svg"):
+        old.unlink()
+    for name, content in site.files(data).items():
+        (docs / name).write_text(content)
     return 0
 
 
 def render(data: dict[str, Any]) -> str:
-    """Return the Markdown table of the main cells: a row a cell, three columns a thread count."""
-    machine, runs = data["machine"], data["runs"]
+    """Return the Markdown table of some cells: a row a cell, three columns a thread count."""
+    runs = data["runs"]
     versions = ", ".join(f"{name} {version}" for name, version in runs[0]["versions"].items())
     counts = [f"{run['threads']} thread" + "s" * (run["threads"] > 1) for run in runs]
     rows = [["float32", *(t for count in counts for t in (count, "best peer", "ratio"))]]
     rows += [["---", *["---:", "---:", "---:"] * len(runs)]]
     by_name = [{cell["name"]: cell for cell in run["cells"]} for run in runs]
-    for name, cell in by_name[0].items():
-        if cell["case"]["group"] in GROUPS:
+    for name in by_name[0]:
+        if name in SHOWN:
             rows.append([name, *(t for cells in by_name for t in _columns(cells.get(name)))])
     means = [geometric_mean(map(best_ratio, run["cells"])) for run in runs]
-    where = f"{machine['processor']} ({machine['isa']}, {machine['cores']} cores), {data['date'][:10]}"
     total = f"geometric mean of all {len(by_name[0])} cells"
     rows.append([total, *(t for mean in means for t in ("", "", f"**{mean:.2f}**" if mean else "–"))])
     return "\n".join(
         [
-            f"{where}: {versions}.",
+            f"{where(data)}: {versions}.",
             "Median time of a call; all engines in one process, in turns.",
             "",
             *(f"| {' | '.join(row)} |" for row in rows),
