@@ -10,7 +10,7 @@ from typing import Any
 
 from fastlstm.errors import DependencyError, FastLSTMError
 from fastlstm.scoring.local import score_parts
-from fastlstm.scoring.parts import OutputFolder
+from fastlstm.scoring.parts import REJECTED, OutputFolder
 from fastlstm.scoring.progress import Progress
 from fastlstm.scoring.scorer import Scorer
 from fastlstm.scoring.sources import open_source
@@ -56,15 +56,16 @@ class _PartActor:
 
         What the user is to be told is returned: raised, it would come to the driver within an error of Ray's.
         """
-        setup, mine = self._setup, set(range(first, last))
-        output: OutputFolder = setup["output"]
-        progress = Progress()
-        if first == last:
+        setup, mine, progress = self._setup, set(range(first, last)), Progress()
+        if not mine:
             return 0, 0, None
+        output: OutputFolder = setup["output"]
         try:
             source = self._source = self._source or open_source(setup["source"])
-            others = set(range(-(-(source.rows or 0) // setup["part_rows"]))) - mine
-            done = others | (mine & set(output.numbers()))  # by a worker that was lost
+            found = mine & set(output.numbers())  # of a worker that was lost
+            rejected = found & set(output.numbers(REJECTED))
+            progress.add(sum(map(output.rows, found)), sum(output.rows(part, REJECTED) for part in rejected))
+            done = set(range(-(-(source.rows or 0) // setup["part_rows"]))) - mine | found
             score_parts(
                 setup["scorer"], source, output, done, setup["part_rows"], 1, setup["memory"], setup["stop"], progress
             )
