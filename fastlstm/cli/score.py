@@ -10,7 +10,7 @@ import threading
 from typing import Any
 
 import fastlstm
-from fastlstm.cli.options import add_state_dict_options, from_one, state_dict_options
+from fastlstm.cli.options import add_state_dict_options, add_state_option, from_one, parse_states, state_dict_options
 from fastlstm.cli.printing import print_json
 from fastlstm.commands.subject import read_model
 from fastlstm.errors import InputError
@@ -61,7 +61,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ray", metavar="ADDRESS", help='score on a Ray cluster: "auto", "local", "ray://..."')
     parser.add_argument("--stream", action="store_true", help="DATA are .wav or .npy recordings, fed in pieces")
     parser.add_argument("--streams", type=from_one, help="with --stream: recordings that a worker advances at once")
+    parser.add_argument(
+        "--overlap", type=from_one, metavar="SAMPLES", help="with --stream: what a frame begins with of the one before"
+    )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    add_state_option(parser)
     add_state_dict_options(parser)
 
 
@@ -77,10 +81,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.stream:
         _check_stream(arguments, columns)
         options |= {"stream": True, "column": next(iter(columns), None)}
+        options |= {"state": parse_states(arguments.state)}
         options |= {"streams": arguments.streams} if arguments.streams else {}
+        options |= {"overlap": arguments.overlap} if arguments.overlap else {}
     else:
-        if arguments.streams:
-            raise InputError("--streams is for recordings; it goes with --stream.")
+        for flag in ("streams", "overlap", "state"):
+            if getattr(arguments, flag):
+                raise InputError(f"--{flag} is for recordings; it goes with --stream.")
         options |= _row_options(arguments, columns)
     model = Model(read_model(arguments.model, state_dict_options(arguments)).graph, 1, arguments.precision)
     data = arguments.data[0] if len(arguments.data) == 1 else arguments.data

@@ -1,14 +1,16 @@
-"""Scoring on Ray: the same parts, computed by Ray Data's actors."""
+"""Scoring on Ray: the same parts, each computed by one of its actors; and a dataset of Ray's own."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from fastlstm.errors import DependencyError, FastLSTMError, InputError
+from fastlstm.errors import DependencyError, FastLSTMError
 from fastlstm.scoring.local import score_parts
-from fastlstm.scoring.parts import OutputFolder
+from fastlstm.scoring.parts import REJECTED, OutputFolder
 from fastlstm.scoring.progress import Progress
 from fastlstm.scoring.scorer import Scorer
 from fastlstm.scoring.sources import open_source
@@ -16,6 +18,7 @@ from fastlstm.scoring.sources import open_source
 __all__ = ["score_dataset", "score_parts_on_ray"]
 
 _PARTS = 4  # of a task at most: what a lost worker takes with it is little
+_LOST = 5  # workers that a task may cost: it, and no accident, is to blame then
 _ROUNDS = 8  # tasks for each worker, if there are parts enough: in the end none waits long for the others
 
 
@@ -23,10 +26,13 @@ def import_ray() -> Any:
     """Return Ray; DependencyError if it is not installed."""
     try:
         import ray
-        import ray.data
     except ImportError as error:
         raise DependencyError.missing("ray", "ray", "Scoring on more than one machine") from error
     return ray
+
+
+_Found = tuple[int, int, Exception | None]
+"""Rows scored, rows rejected, and what was wrong."""
 
 
 class _BatchActor:
@@ -42,25 +48,30 @@ class _BatchActor:
 class _PartActor:
     """Scores parts from and to storage that all workers share."""
 
-    def __init__(self, reference: Any) -> None:
-        self._setup: dict[str, Any] = import_ray().get(reference)
-        self._source = open_source(self._setup["source"])
+    def __init__(self, setup: Mapping[str, Any]) -> None:
+        self._setup, self._source = setup, None
 
-    def __call__(self, task: Mapping[str, Any]) -> dict[str, list[Any]]:
-        setup, source = self._setup, self._source
-        first, last = int(task["first"][0]), int(task["last"][0])
-        others = set(range(-(-(source.rows or 0) // setup["part_rows"]))) - set(range(first, last))
+    def score(self, first: int, last: int) -> _Found:
+        """Score the parts from the first to before the last.
+
+        What the user is to be told is returned: raised, it would come to the driver within an error of Ray's.
+        """
+        setup, mine, progress = self._setup, set(range(first, last)), Progress()
+        if not mine:
+            return 0, 0, None
         output: OutputFolder = setup["output"]
-        done = others | (set(range(first, last)) & set(output.numbers()))  # by this task, before its worker was lost
-        progress = Progress(source.rows)
-        error = ""
         try:
+            source = self._source = self._source or open_source(setup["source"])
+            found = mine & set(output.numbers())  # of a worker that was lost
+            rejected = found & set(output.numbers(REJECTED))
+            progress.add(sum(map(output.rows, found)), sum(output.rows(part, REJECTED) for part in rejected))
+            done = set(range(-(-(source.rows or 0) // setup["part_rows"]))) - mine | found
             score_parts(
                 setup["scorer"], source, output, done, setup["part_rows"], 1, setup["memory"], setup["stop"], progress
             )
-        except FastLSTMError as found:  # said to the user by the driver: Ray would try again
-            error = str(found)
-        return {"scored": [progress.scored], "rejected": [progress.rejected], "error": [error]}
+        except (FastLSTMError, OSError) as error:
+            return progress.scored, progress.rejected, error
+        return progress.scored, progress.rejected, None
 
 
 def score_dataset(dataset: Any, scorer: Scorer, workers: int | tuple[int, int], batch_rows: int) -> Any:
@@ -90,10 +101,10 @@ def score_parts_on_ray(
     address: str,
     progress: Progress,
 ) -> None:
-    """Score and write the parts that are not done, each by one of the actors.
+    """Score and write the parts that are not done, each by one of the workers, which are actors.
 
-    A task is a few parts. An actor that is lost is started anew by Ray and its task given to another; parts that it had
-    written are found there. What the driver knows stands in the output folder, so it may be lost as well.
+    A task is a few parts. That of a worker which is lost goes to another; parts that it had written are found there.
+    What the driver knows stands in the output folder, so it may be lost as well.
     """
     ray = import_ray()
     if not ray.is_initialized():
@@ -105,36 +116,90 @@ def score_parts_on_ray(
     if workers is None:
         workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
     tasks = _tasks(parts, workers)
-    workers = min(workers, len(tasks))
     setup = {
         "scorer": scorer, "source": _everywhere(source), "output": output, "part_rows": part_rows,
         "memory": memory, "stop": on_error == "stop",
     }  # fmt: skip
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    results = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-        _PartActor,
-        fn_constructor_args=(ray.put(setup),),
-        batch_size=1,
-        concurrency=workers,
-        num_cpus=threads,
-        max_restarts=-1,
-        max_task_retries=-1,
-    )
-    for row in results.iter_rows():
-        progress.add(int(row["scored"]), int(row["rejected"]))
-        if row["error"]:
-            raise InputError(str(row["error"]))
+    crew = _Crew(ray, threads, ray.put(setup))
+    try:
+        for scored, rejected, error in crew.results(tasks, min(workers, len(tasks))):
+            progress.add(scored, rejected)
+            if error is not None:
+                raise error
+    finally:
+        crew.end()
 
 
-def _tasks(parts: list[int], workers: int) -> list[dict[str, int]]:
+@dataclass
+class _Task:
+    """Parts that a worker scores, one after the other; none: it only has to be there."""
+
+    first: int
+    last: int
+    lost: int = 0  # workers that had this task
+
+
+class _Crew:
+    """Workers on a cluster, each with one task at a time."""
+
+    def __init__(self, ray: Any, threads: int, setup: Any) -> None:
+        self._ray, self._setup = ray, setup
+        self._actor = ray.remote(num_cpus=threads)(_PartActor)
+        self._waiting: deque[_Task] = deque()
+        self._running: dict[Any, tuple[Any, _Task]] = {}  # by what the worker will return
+
+    def results(self, tasks: Sequence[_Task], workers: int) -> Iterator[_Found]:
+        """Yield what came of each task. Workers get one when the cluster has found room for them."""
+        self._waiting.extend(tasks)
+        for _ in range(workers):
+            self._start(_Task(0, 0))
+        left = len(tasks)
+        while left:
+            (ready,), _ = self._ray.wait(list(self._running), num_returns=1)
+            worker, task = self._running.pop(ready)
+            try:
+                found = self._ray.get(ready)
+            except (self._ray.exceptions.RayActorError, self._ray.exceptions.OutOfMemoryError) as error:
+                self._replace(task, error)
+                continue
+            if self._waiting:
+                self._give(worker, self._waiting.popleft())
+            if task.first < task.last:
+                left -= 1
+                yield found
+
+    def _start(self, task: _Task) -> None:
+        self._give(self._actor.remote(self._setup), task)
+
+    def _give(self, worker: Any, task: _Task) -> None:
+        self._running[worker.score.remote(task.first, task.last)] = worker, task
+
+    def _replace(self, task: _Task, error: Exception) -> None:
+        """Start a worker for one that is lost; whoever is free first has its task."""
+        task.lost += 1
+        if task.lost == _LOST:
+            what = f"scored the parts {task.first} to {task.last - 1}" if task.first < task.last else "began"
+            raise FastLSTMError(f"{_LOST} workers were lost while they {what}; the last one: {error}") from error
+        if task.first < task.last:
+            self._waiting.appendleft(task)
+            task = _Task(0, 0)
+        self._start(task)
+
+    def end(self) -> None:
+        """End the workers."""
+        for worker, _ in self._running.values():
+            self._ray.kill(worker)
+
+
+def _tasks(parts: list[int], workers: int) -> list[_Task]:
     """Return ranges of neighbouring parts."""
     most = max(1, min(_PARTS, len(parts) // (_ROUNDS * workers)))
-    tasks: list[dict[str, int]] = []
+    tasks: list[_Task] = []
     for part in parts:
-        if tasks and tasks[-1]["last"] == part and part - tasks[-1]["first"] < most:
-            tasks[-1]["last"] = part + 1
+        if tasks and tasks[-1].last == part and part - tasks[-1].first < most:
+            tasks[-1].last = part + 1
         else:
-            tasks.append({"first": part, "last": part + 1})
+            tasks.append(_Task(part, part + 1))
     return tasks
 
 

@@ -81,8 +81,8 @@ class _Misfit(Exception):  # noqa: N818 - caught within this module
         self.reasons = [reason] * len(positions) if isinstance(reason, str) else list(reason)
 
 
-def read_column(arrays: Sequence[Any], wanted: Wanted) -> tuple[Column, dict[int, str]]:
-    """Return the rows that fit and, by row number, why the others do not.
+def read_column(arrays: Sequence[Any], wanted: Wanted) -> tuple[list[Column], dict[int, str]]:
+    """Return the rows that fit, piece by piece, and by row number why the others do not.
 
     Parameters
     ----------
@@ -98,13 +98,7 @@ def read_column(arrays: Sequence[Any], wanted: Wanted) -> tuple[Column, dict[int
         columns.append(column)
         reasons.update({first + row: reason for row, reason in wrong.items()})
         first += len(array)
-    return (columns[0] if len(columns) == 1 else _joined(columns)), reasons
-
-
-def _joined(columns: Sequence[Column]) -> Column:
-    ends = np.cumsum([0, *(len(column.values) for column in columns)])
-    offsets = [column.offsets[:-1] + end for column, end in zip(columns, ends[:-1], strict=True)]
-    return Column(np.concatenate([column.values for column in columns]), np.concatenate([*offsets, ends[-1:]]))
+    return columns, reasons
 
 
 def _read_piece(array: Any, wanted: Wanted) -> tuple[Column, dict[int, str]]:

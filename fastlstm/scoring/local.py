@@ -10,18 +10,16 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
-import numpy.typing as npt
 import pyarrow as pa
 
 from fastlstm.errors import InputError
+from fastlstm.scoring.batches import Batch, Spare
 from fastlstm.scoring.parts import REJECTED, OutputFolder
 from fastlstm.scoring.progress import Progress
 from fastlstm.scoring.scorer import Scorer, Task
 from fastlstm.scoring.sources import Source, slices
 
 __all__ = ["score_parts"]
-
-Array = npt.NDArray[Any]
 
 _COPIES = 3  # of a slice's bytes that reading, gathering and its outputs take altogether, at most
 
@@ -53,6 +51,7 @@ def score_parts(
             seen[part] = seen.get(part, 0) + table.num_rows
             if part not in done:
                 crew.add(part, table, last)
+                del table  # the next one is read into its memory
                 continue
             progress.before += table.num_rows
             if last:
@@ -111,11 +110,12 @@ class _Crew:
     ) -> None:
         self._scorer, self._output, self._progress = scorer, output, progress
         self._part_rows, self._workers, self._stop = part_rows, workers, stop
-        self._batches: SimpleQueue[tuple[_Slice, Array] | None] = SimpleQueue()
+        self._batches: SimpleQueue[tuple[_Slice, Batch] | None] = SimpleQueue()
         self._finished: SimpleQueue[tuple[_Part, int] | None] = SimpleQueue()
         self._room = threading.Semaphore(2 * workers)
         self._lock = threading.Lock()
         self._part = _Part(-1)
+        self._spare = Spare()
         self._failed = False
 
     @contextmanager
@@ -154,15 +154,15 @@ class _Crew:
             raise
 
     def add(self, part: int, table: Any, last: bool) -> None:
-        """Read the inputs of a slice and hand its batches to the workers, as soon as there is room."""
+        """Cut a slice into batches and hand them to the workers, as soon as there is room."""
         if part != self._part.number:
             self._part = _Part(part)
         mine = self._part
         task = self._scorer.begin(table)
         kept = table.select(self._scorer.kept_columns(table.schema))
-        batches = task.work.batches
-        room = max(1, min(self._workers, len(batches)))
-        slice_ = _Slice(mine, part * self._part_rows + mine.rows, kept, task, len(batches), room)
+        left = len(task.work.groups)
+        room = max(1, min(self._workers, left))
+        slice_ = _Slice(mine, part * self._part_rows + mine.rows, kept, task, left, room)
         with self._lock:
             mine.rows += table.num_rows
             mine.slices.append(slice_)
@@ -172,23 +172,23 @@ class _Crew:
         if self._failed:
             raise _Stopped
         self._progress.add(0, len(task.reasons))
-        for rows in batches:
-            self._batches.put((slice_, rows))
-        if not batches:
+        for batch in task.work.gather(self._spare):
+            self._batches.put((slice_, batch))
+        if not left:
             self._end(slice_)
 
     def _run(self) -> None:
         """Run batches until there are no more."""
         while (taken := self._batches.get()) is not None and not self._failed:
-            slice_, rows = taken
-            scored = slice_.task.work.run(rows)
-            self._progress.add(scored, len(rows) - scored)
+            slice_, batch = taken
+            scored = slice_.task.work.run(batch)
+            self._progress.add(scored, len(batch.rows) - scored)
             with self._lock:
                 slice_.left -= 1
                 ended = not slice_.left
             if ended:
                 self._end(slice_)
-            del taken, slice_
+            del taken, slice_, batch
 
     def _end(self, slice_: _Slice) -> None:
         """Make tables of a slice that has been run, and have its part written if it was the last one of it."""

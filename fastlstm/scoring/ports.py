@@ -206,7 +206,9 @@ def _tried(model: Model, ports: Ports, wanted: set[str] | None) -> Ports:
     found = replace(ports, outputs=outputs)
     if not ports.batch:
         _check_alone(model, found, *short)
-    if found.ragged and not (ports.batch is None and _holds_ragged(model, found, *long)):
+    if any(port.rows is None for port in found.inputs.values()):
+        found = replace(found, batch=1)  # a call takes one value of that input, and each row has its own
+    if found.ragged and not (found.batch is None and _holds_ragged(model, found, *long)):
         found = replace(found, ragged=False)
     return found
 

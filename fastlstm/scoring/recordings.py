@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from numpy.lib.stride_tricks import as_strided
 
 from fastlstm.errors import InputError
 from fastlstm.machine import cores
@@ -49,6 +50,7 @@ def score_recordings(
     column: str | None = None,
     constants: Mapping[str, Any] | None = None,
     state: Mapping[str, str] | None = None,
+    overlap: int = 0,
     streams: int = 16,
     workers: int | None = None,
     on_error: str = "aside",
@@ -73,6 +75,8 @@ def score_recordings(
         The other inputs, a sample rate for example.
     state : mapping of str to str, optional
         As for `Model.stream`.
+    overlap : int
+        Samples with which a frame of several begins and the frame before it ended; zeros in the first.
     streams : int
         Recordings that each worker advances at once.
     workers : int, optional
@@ -93,7 +97,7 @@ def score_recordings(
         from fastlstm.loading import load
 
         model = load(model)
-    player = _Player(model, column, dict(constants or {}), state, streams, on_error == "stop")
+    player = _Player(model, column, dict(constants or {}), state, overlap, streams, on_error == "stop")
     files = find_files(source)
     names = _names([name for _, name in files])
     manifest = {
@@ -103,6 +107,7 @@ def score_recordings(
         "columns": {player.main: "recording"},
         "constants": {name: np.asarray(value).tolist() for name, value in player.constants.items()},
         "state": dict(state or {}),
+        "overlap": overlap,
         "block": BLOCK,
     }
     output = OutputFolder(out, manifest)
@@ -146,6 +151,7 @@ class _Player:
         main: str | None,
         constants: dict[str, Any],
         state: Mapping[str, str] | None,
+        overlap: int,
         streams: int,
         stop: bool,
     ) -> None:
@@ -176,8 +182,11 @@ class _Player:
                 f"A recording is one input; give each other of {', '.join(free) or 'the inputs'} one value "
                 "(constants={...}, --constant NAME=VALUE)."
             )
-        self.main: str = free[0]
-        main = self.main
+        self.main = main = free[0]
+        size = int(np.prod(self._frames[main]))
+        if not isinstance(overlap, int) or not 0 <= overlap < size:
+            raise InputError(f"overlap should be less than the {size} sample(s) of a frame; got {overlap!r}.")
+        self._overlap = overlap
         shown = stream.push(self._chunk(np.zeros((1, *self._frames[main]), self._dtypes[main])))
         shown = shown if isinstance(shown, dict) else {model.outputs[0].name: shown}
         self._ports = {n: OutputPort(n, str(a.dtype), 0, 1, a.shape[1:]) for n, a in shown.items()}
@@ -221,7 +230,7 @@ class _Player:
         """Open the next recording that can be read; the others go aside or stop the run."""
         for number, name, fs, path in recordings:
             try:
-                read = _opened(fs, path, self._frames[self.main], self._dtypes[self.main])
+                read = _opened(fs, path, self._frames[self.main], self._dtypes[self.main], self._overlap)
             except InputError as error:
                 if self._stop:
                     raise
@@ -303,9 +312,11 @@ class _Track:
         self._stack.__exit__(*(sys.exc_info() if sys.exc_info()[0] else (InterruptedError, InterruptedError(), None)))
 
 
-def _opened(fs: Any, path: str, frame: tuple[int, ...], dtype: Any) -> Callable[[int], Array]:
+def _opened(fs: Any, path: str, frame: tuple[int, ...], dtype: Any, overlap: int) -> Callable[[int], Array]:
     """Return a function that reads the next n frames of a file."""
     if path.lower().endswith(".npy"):
+        if overlap:
+            raise InputError(f"'{path}' holds frames as they are; overlap is for samples, of a .wav file.")
         return _numpy(fs, path, frame, dtype)
     try:
         sound = wave.open(fs.open(path, "rb"), "rb")  # noqa: SIM115 - read from later
@@ -314,17 +325,21 @@ def _opened(fs: Any, path: str, frame: tuple[int, ...], dtype: Any) -> Callable[
             f"'{path}' is no .wav file of whole numbers ({error or 'it ends too early'}): convert it to PCM of 16 bits."
         ) from error
     channels, width, size = sound.getnchannels(), sound.getsampwidth(), int(np.prod(frame))
-    if not (channels == size or channels == 1):
+    if not ((channels == size and not overlap) or channels == 1):
         raise InputError(
             f"'{path}' has {channels} channels and the model takes frames of {list(frame)}: mix it down to one channel."
         )
-    samples = size if channels == 1 else 1  # of each channel, a frame
+    new = size - overlap if channels == 1 else size  # samples of a frame that are its own
+    before = np.zeros(overlap, np.float32)
 
     def read(count: int) -> Array:
-        values = _samples(sound.readframes(count * samples), width)
-        missing = -len(values) % size
-        values = np.concatenate([values, np.zeros(missing, np.float32)]) if missing else values
-        return values.reshape(-1, *frame).astype(dtype, copy=False)
+        nonlocal before
+        values = _samples(sound.readframes(count * new // channels), width)
+        values = np.concatenate([before, values, np.zeros(-len(values) % new, np.float32)])
+        before = values[len(values) - overlap :]
+        frames = (len(values) - overlap) // new
+        taken = as_strided(values, (frames, size), (new * values.itemsize, values.itemsize))
+        return np.array(taken, dtype).reshape(-1, *frame)
 
     return read
 

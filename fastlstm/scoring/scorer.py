@@ -16,8 +16,9 @@ import pyarrow as pa
 from fastlstm.errors import InputError
 from fastlstm.model import Model
 from fastlstm.scoring.arrow import arrow_column, arrow_type
+from fastlstm.scoring.batches import Rows, Spare
 from fastlstm.scoring.bucketing import FRAMES, ROWS
-from fastlstm.scoring.columns import Column, Wanted, check_type, read_column
+from fastlstm.scoring.columns import Wanted, check_type, read_column
 from fastlstm.scoring.ports import Ports, find_ports, takes_lengths
 from fastlstm.scoring.work import Work
 
@@ -281,7 +282,7 @@ class Scorer:
     def score(self, batch: Any) -> Scored:
         """Return the outputs of a batch, and why the rows that have none have none."""
         task = self.begin(batch)
-        for rows in task.work.batches:
+        for rows in task.work.gather(Spare()):
             task.work.run(rows)
         return task.end()
 
@@ -299,24 +300,23 @@ class Scorer:
         work = Work(self.model, self.ports, read, len(fits), self.batch_rows, self.batch_frames)
         return Task(self, work, fits, reasons)
 
-    def _read(
-        self, batch: Any, chosen: Mapping[str, list[str]], rows: Array
-    ) -> tuple[dict[str, Column], dict[int, str]]:
+    def _read(self, batch: Any, chosen: Mapping[str, list[str]], rows: Array) -> tuple[dict[str, Rows], dict[int, str]]:
         """Return the inputs of some rows, and the rows among these that do not fit."""
         used = batch.select(list(dict.fromkeys(column for names in chosen.values() for column in names)))
         pieces = _pieces(used if len(rows) == batch.num_rows else used.take(pa.array(rows)))
-        columns: dict[str, Column] = {}
+        columns: dict[str, Rows] = {}
         wrong: dict[int, str] = {}
         for name, names in chosen.items():
             arrays = [_joined([piece.column(column) for column in names], names) for piece in pieces]
-            columns[name], misfits = read_column(arrays, self._wanted[name])
+            read, misfits = read_column(arrays, self._wanted[name])
+            columns[name] = Rows(read, self._wanted[name].has_time)
             for row, reason in misfits.items():
                 wrong.setdefault(row, f"{_called(names)}: {reason}")
         if not wrong:
             wrong = self._wrong_lengths(columns, chosen)
         return columns, wrong
 
-    def _wrong_lengths(self, columns: Mapping[str, Column], chosen: Mapping[str, list[str]]) -> dict[int, str]:
+    def _wrong_lengths(self, columns: Mapping[str, Rows], chosen: Mapping[str, list[str]]) -> dict[int, str]:
         wrong: dict[int, str] = {}
         first: dict[Any, str] = {}
         for name, column in columns.items():

@@ -21,7 +21,7 @@ from fastlstm.errors import DependencyError, FileFormatError, InputError
 __all__ = ["Source", "file_identity", "filesystem", "find_files", "open_source", "slices"]
 
 _BATCH = 1 << 14  # rows of a slice at most: with lengths of 5 to 200, 84 rows of one length run together
-_READ = 1 << 12  # rows of a file read at once at most: pyarrow's buffers of 14 MB are used again, larger ones are not
+_READ = 1 << 10  # rows of a file read at once at most: pyarrow's buffers of 4 MB are used again, larger ones seldom
 _TAIL = 1 << 16  # bytes at each end of a file that stand for it in the manifest; a Parquet file's footer is at its end
 
 
@@ -122,15 +122,22 @@ def slices(
                 if not wanted(number):
                     continue
                 if waiting and (part != number or rows + here.num_rows > _BATCH or size + here.nbytes > most_bytes):
-                    yield part, pa.Table.from_batches(waiting), part != number
-                    waiting, rows, size = [], 0, 0
+                    yield part, _taken(waiting), part != number
+                    rows = size = 0
                 part = number
                 waiting.append(here)
                 rows, size = rows + here.num_rows, size + here.nbytes
     if waiting:
-        yield part, pa.Table.from_batches(waiting), True
+        yield part, _taken(waiting), True
     elif part < 0 and not source.rows and wanted(0):
         yield 0, none, True
+
+
+def _taken(waiting: list[Any]) -> Any:
+    """Return batches as a table, and keep none: who lets go of the table frees their memory."""
+    table = pa.Table.from_batches(waiting)
+    waiting.clear()
+    return table
 
 
 def _runs(rows: int | None, part_rows: int, wanted: Callable[[int], bool]) -> list[tuple[int, int | None]]:
@@ -240,7 +247,7 @@ class ParquetSource:
 def _opened(fs: Any, name: str) -> Any:
     try:
         # Without reading ahead a whole row group would not be in memory at once.
-        return pq.ParquetFile(_file(fs, name), pre_buffer=False, buffer_size=1 << 20)
+        return pq.ParquetFile(_file(fs, name), pre_buffer=False, buffer_size=1 << 16)
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(name, error) from error
 

@@ -9,7 +9,10 @@ from types import ModuleType
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet as pq
 import pytest
+
+from fastlstm.cli import main
 
 pytestmark = pytest.mark.models
 
@@ -66,6 +69,10 @@ def test_voices_are_found_and_drawn(noisy: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(speech, expected, atol=1e-4)  # of a probability, after 125 steps of the LSTM
     assert max(expected[32:90]) > 10 * max(expected[:24])
     assert (tmp_path / "speech.svg").read_text().startswith("<svg")
+    words = ["score", module.weights(), noisy, "-o", tmp_path / "out", "--stream", "--overlap", module.BEFORE]
+    assert main([*map(str, words), "--state", "state=stateN"]) == 0
+    found = pq.read_table(tmp_path / "out" / "part-00000000.parquet").column("output").to_pylist()
+    assert np.array_equal(np.float32([value for block in found for value in block]), speech)
 
 
 def test_dtln_takes_noise_out(noisy: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from data_sets import classifier, expected, sequences, table
 
 import fastlstm
 from fastlstm.errors import InputError
+from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.scoring.scorer import ERROR_COLUMN, Scorer
 
 ROWS = sequences(9)
@@ -231,9 +232,18 @@ def test_with_lengths_a_row_without_steps_is_what_the_model_says_of_it():
     assert found.column(ERROR_COLUMN).null_count == 3
 
 
-def test_a_model_whose_rows_influence_one_another_is_refused():
-    from fastlstm.graph import Graph, Node, TensorSpec
+@pytest.mark.parametrize("steps", [True, False])
+def test_an_input_without_an_axis_of_rows_has_each_rows_own_value(steps):
+    x = TensorSpec("x", ("batch", "time", 3))
+    gain = TensorSpec("gain", ("time", 3) if steps else (3,))
+    graph = Graph((x, gain), (TensorSpec("y", x.shape),), (Node("Mul", ("x", "gain"), ("y",)),), {})
+    gains = [[[float(i)] * 3] * len(row) if steps else [float(i)] * 3 for i, row in enumerate(ROWS)]
+    given = pa.table({"x": SPELLINGS["lists of lists"], "gain": gains})
+    found = Scorer(fastlstm.Model(graph))(given)
+    assert found.column("y").to_pylist() == [(row * i).tolist() for i, row in enumerate(ROWS)]
 
+
+def test_a_model_whose_rows_influence_one_another_is_refused():
     spec = TensorSpec("x", ("batch", "time", 3))
     axes = np.array([0, 1])
     graph = Graph(

@@ -337,18 +337,21 @@ def test_any_file_system_that_fsspec_knows_will_do(model, data, undisturbed):
 
 
 def test_runs_that_are_killed_leave_what_one_undisturbed_run_does(tmp_path):
-    path, saved = tmp_path / "rows.parquet", tmp_path / "model.fastlstm"
+    saved = tmp_path / "model.fastlstm"
     classifier().save(saved)
-    pq.write_table(table(sequences(KILL_ROWS, longest=60)), path, row_group_size=997)
+    rows = table(sequences(KILL_ROWS, longest=60))
+    paths = [tmp_path / f"{size}.parquet" for size in (997, 64, KILL_ROWS)]
+    for path in paths:
+        pq.write_table(rows, path, row_group_size=int(path.stem))
     part = max(20, KILL_ROWS // 100)
-    fastlstm.score(str(saved), path, tmp_path / "whole", part_rows=part)
+    fastlstm.score(str(saved), paths[0], tmp_path / "whole", part_rows=part)
     whole, draw = digests(tmp_path / "whole"), random.Random(KILLS)
     killed = 0
     for number in range(KILLS):
-        out = tmp_path / f"killed{number}"
+        out, path = tmp_path / f"killed{number}", paths[number % 3]
         code = "import sys; from fastlstm.cli import main; sys.exit(main())"
         command = [sys.executable, "-c", code, "score", saved, path, "-o", out, "--part-rows", str(part)]
-        command += ["--workers", str(1 + number % 3)]
+        command += ["--workers", str(1 + (number + number // 3) % 3)]
         parts = draw.randrange(0, 90)
         process = subprocess.Popen([str(word) for word in command], stderr=subprocess.PIPE)
         while process.poll() is None and len(list(out.glob("part-*"))) < parts:

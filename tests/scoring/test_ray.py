@@ -20,9 +20,13 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from data_sets import KILL_ROWS, KILLS, classifier, digests, expected, scored, sequences, table
+from test_docs import example
 
 import fastlstm
-from fastlstm.errors import InputError
+from fastlstm.errors import FastLSTMError, InputError
+from fastlstm.scoring.cluster import score_parts_on_ray
+from fastlstm.scoring.parts import OutputFolder
+from fastlstm.scoring.progress import Progress
 
 COUNT = KILL_ROWS
 PART = COUNT // 80
@@ -98,6 +102,39 @@ def test_what_a_worker_refuses_is_told_by_the_driver(cluster, tmp_path, model):
         )
 
 
+class _Deadly:
+    """What a worker does not survive."""
+
+    def __init__(self, model) -> None:
+        self.model = model
+
+    def __reduce__(self):
+        return os._exit, (1,)
+
+
+@pytest.mark.long
+def test_a_run_ends_whose_workers_all_do(cluster, tmp_path, model, data):
+    output = OutputFolder(tmp_path / "out", {})
+    with pytest.raises(FastLSTMError, match="5 workers were lost while they began; the last one: "):
+        score_parts_on_ray(
+            _Deadly(model), data, output, set(), COUNT, PART, 1, 1 << 30, "aside", "auto", Progress(COUNT)
+        )
+
+
+@pytest.mark.long
+def test_the_example_of_the_documentation(cluster, tmp_path, monkeypatch, model, rows):
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    model.save(tmp_path / "model.fastlstm")
+    pq.write_table(table(rows[:100]).rename_columns(["id", "readings"]), folder / "0.parquet")
+    monkeypatch.chdir(tmp_path)
+    code = example("ray.data").replace("rows/", str(folder)).replace("scores/", str(tmp_path / "scores"))
+    code = code.replace("model.fastlstm", str(tmp_path / "model.fastlstm"))
+    exec(code.replace("workers=2", "workers=1"), {})  # of two processors one is left for reading
+    found = pq.read_table(tmp_path / "scores").sort_by("id")
+    assert found.column("output").to_pylist() == expected(model, rows[:100])
+
+
 def test_rows_in_memory_are_refused(tmp_path, model):
     with pytest.raises(InputError, match="On Ray the input is Parquet files"):
         fastlstm.score(model, table([]), tmp_path / "out", ray="auto")
@@ -123,10 +160,10 @@ def test_a_killed_worker_is_replaced_and_a_rerun_has_nothing_to_do(cluster, tmp_
 
         killer = threading.Thread(target=kill)
         killer.start()
-        summary = fastlstm.score(model, data, out, part_rows=PART, ray="auto", workers=2)
+        summary = fastlstm.score(model, data, out, part_rows=PART, ray="auto", workers=1 + number % 2)
         killer.join()
         assert killed
-        assert summary.rows == COUNT
+        assert (summary.rows, summary.scored_now) == (COUNT, COUNT)
         _settle(out)
         assert digests(out) == undisturbed
         assert scored(out).column("id").to_pylist() == list(range(COUNT))

@@ -50,6 +50,24 @@ def test_blocks_have_the_bits_of_the_whole_recording(features, streams, workers,
         fastlstm.score(model, folder, tmp_path / "stopped", stream=True, on_error="stop")
 
 
+def test_a_frame_may_begin_with_the_last_samples_of_the_one_before(tmp_path, folder):
+    model = classifier(features=4, layers="lstm | linear")
+    fastlstm.score(model, folder, tmp_path / "out", stream=True, overlap=1)
+    found = scored(tmp_path / "out").to_pylist()
+    for name in ("a.wav", "b.wav"):
+        with wave.open(str(folder / name)) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2") / np.float32(32768)
+        padded = np.concatenate([np.zeros(1), samples, np.zeros(-len(samples) % 3)]).astype(np.float32)
+        frames = np.lib.stride_tricks.sliding_window_view(padded, 4)[::3]
+        outputs = [output for row in found if row["recording"] == name for output in row["output"]]
+        assert np.array_equal(np.float32(outputs), model(frames[None])[0])
+    with pytest.raises(InputError, match="overlap should be less than the 4"):
+        fastlstm.score(model, folder, tmp_path / "refused", stream=True, overlap=4)
+    np.save(folder / "e.npy", np.zeros((5, 4), np.float32))
+    fastlstm.score(model, folder / "e.npy", tmp_path / "frames", stream=True, overlap=1)
+    assert "overlap is for samples" in rejected(tmp_path / "frames")[0]["reason"]
+
+
 def test_a_model_that_looks_ahead_answers_every_frame(tmp_path, folder):
     stack = Stack(3)
     stack.last = stack.add("Transpose", "x", perm=[0, 2, 1])
@@ -76,6 +94,8 @@ def test_the_command_line_says_with_its_status_that_a_recording_was_left_out(tmp
     (folder / "d.wav").unlink()
     assert main([*words[:4], str(tmp_path / "other"), "--stream"]) == 0
     assert main([*words, "--memory", "1G"]) == 2
+    assert main([*words[:-1], "--overlap", "1"]) == 2
+    assert "--overlap is for recordings" in capsys.readouterr().err
 
 
 def louder():
