@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm import layout
 from fastlstm.busy import Busy
+from fastlstm.memory import aligned_zeros
+from fastlstm.native import Call, never
 from fastlstm.streaming.delay import HOPS
 from fastlstm.streaming.engines import GraphEngine
+from fastlstm.streaming.pool_entry import PoolEntry
 from fastlstm.streaming.pool_rows import MOST
 from fastlstm.streaming.ports import Port, check_out
 from fastlstm.streaming.stores import Store
@@ -51,8 +55,9 @@ class GraphRows:
             c.name: c.outside(self._stores[c.given].start).shape for c in self._carried
         }
         self._usual = self._usual_frames()
-        self._times = [(name, port.axes.index("T")) for name, port in self._outputs.items() if "T" in port.axes]
         self._taped: dict[Hashable, TapedStep] = {}  # by the number of streams and what is given once for all
+        self._list = aligned_zeros(1 + MOST, np.int64)  # how many rows a program gathers and scatters, and which
+        self._pool_entry: PoolEntry | None = None
 
     @property
     def nbytes(self) -> int:
@@ -82,8 +87,10 @@ class GraphRows:
         plain = self._together and shown and self._engine.has_usual_steps
         return [usual for usual in found if usual] if plain and all(found) else []
 
-    def entry(self, busy: Busy, streams: Array) -> None:
-        """Return nothing: every call goes through Python."""
+    def entry(self, busy: Busy, streams: Array) -> Call:
+        """Return the built-in of a pool with this flag and these words about its streams."""
+        self._pool_entry = PoolEntry(self._engine.executor.plan.target, busy, streams, self._list)
+        return self._pool_entry.call
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
         arrays, count = self._usual_arrays(frames, len(numbers)), len(numbers)
@@ -91,19 +98,17 @@ class GraphRows:
             return None
         if out is not None:
             check_out(self._outputs, out, {n: (count, *port.shape(1, 1, "TB1")) for n, port in self._outputs.items()})
-        whole = count if count <= FEW else count - count % FEW
-        if whole == count:
+        parts = list(_parts(count))
+        if len(parts) == 1:
             shown = self._some(numbers, arrays)
         else:
             before = self.before(numbers)
             try:
-                parts = [
-                    self._some(numbers[some], self._cut(arrays, some)) for some in (slice(whole), slice(whole, None))
-                ]
+                some = [self._some(numbers[part], self._cut(arrays, part)) for part in parts]
             except BaseException:
                 self.restore(numbers, before)
                 raise
-            shown = {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+            shown = {name: np.concatenate([part[name] for part in some]) for name in self._outputs}
         if out is None:
             return next(iter(shown.values())) if len(shown) == 1 else shown
         for name, target in check_out(self._outputs, out, {n: a.shape for n, a in shown.items()}).items():
@@ -129,41 +134,43 @@ class GraphRows:
 
     def _some(self, numbers: Array, arrays: Arrays) -> Arrays:
         """Advance so many streams as advance together; return the outputs by rows."""
-        values: Arrays = {}
-        key: list[Any] = [len(numbers)]
-        for usual in self._usual:
-            array = arrays[usual.name]
-            values[usual.name] = array.reshape(usual.taken) if usual.rows else array
-            if not usual.rows:
-                key.append(array.tobytes())
-        taped = self._taped.get((*key,))
-        results = None if taped is None else taped.run(numbers, values)
-        if results is None:
-            results = self._called(numbers, values, (*key,))
-        shown = dict(zip(self._outputs, results, strict=True))
-        for name, at in self._times:
-            shape = shown[name].shape
-            shown[name] = shown[name].reshape(*shape[:at], *shape[at + 1 :])
+        key = (len(numbers), *(arrays[usual.name].tobytes() for usual in self._usual if not usual.rows))
+        taped = self._taped.get(key)
+        shown = None if taped is None else taped.run(numbers, arrays)
+        if shown is None or taped is None:
+            return self._called(numbers, arrays, key)
+        if self._pool_entry is not None and taped.call is not never:
+            self._pool_entry.add(taped.call, self._counted(len(numbers)))
         return shown
 
-    def _called(self, numbers: Array, frames: Arrays, key: Hashable) -> list[Array]:
+    def _counted(self, rows: int) -> Array:
+        """Return a frame that says how many rows an entry is for."""
+        frame = np.zeros(layout.ROWS + 1, np.int64)
+        frame[layout.ROWS] = rows
+        return frame
+
+    def _called(self, numbers: Array, arrays: Arrays, key: Hashable) -> Arrays:
         """Advance streams by a call of the model; return the outputs, and keep where such calls have their tapes."""
+        taken = {usual.name: usual.taken if usual.rows else usual.frame for usual in self._usual}
+        frames = {name: array.reshape(taken[name]) for name, array in arrays.items()}
         values = {**frames, **self._gathered(numbers)}
         results = self._engine.call(values)
         states = results[len(self._outputs) :]
-        shown: list[Array] = []
-        for result in results[: len(self._outputs)]:
+        shown: Arrays = {}
+        for (name, port), result in zip(self._outputs.items(), results, strict=False):
             # What the graph only hands on is not the caller's to write to.
-            others = [*values.values(), *shown]
+            others = [*values.values(), *shown.values()]
             own = result.base is None and not any(result is other for other in others)
-            shown.append(result if own else result.copy())
+            shape = [size for size, axis in zip(result.shape, port.axes, strict=True) if axis != "T"]
+            shown[name] = (result if own else result.copy()).reshape(shape)
         self._scatter(numbers, dict(zip(self._stores, states, strict=True)))
         tapes = self._engine.tapes
         found = None if tapes is None else tapes.find(values)
         if found is not None:
             if len(self._taped) >= MOST_TAPED:
                 self._taped.clear()
-            self._taped[key] = TapedStep(*found, self._stores)
+            shapes = {name: array.shape for name, array in shown.items()}
+            self._taped[key] = TapedStep(found, self._stores, arrays, taken, shapes, self._list)
         return shown
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
@@ -289,6 +296,16 @@ class _Usual:
         if None in frame or (not rows and set("TB") & set(port.axes)):
             return None
         return cls(name, np.dtype(port.dtype), rows, frame, port.shape(1, -1))
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """Yield which of so many streams advance together, `MOST` at most."""
+    whole = count - count % MOST
+    rest = count - whole
+    few = rest if rest <= FEW else rest - rest % FEW
+    for start, stop in (*((at, at + MOST) for at in range(0, whole, MOST)), (whole, whole + few), (whole + few, count)):
+        if stop > start:
+            yield slice(start, stop)
 
 
 def _rows_first(port: Port) -> bool:

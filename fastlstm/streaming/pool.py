@@ -161,10 +161,9 @@ class StreamPool:
             raise in_use("pool") from None
         try:
             numbers = met[1] if ids is met[1] and met is self._met else self._checked(streams)
-            if len(numbers) <= MOST:
-                known = self._rows.quick(numbers, frames, out)
-                if known is not None:
-                    return known
+            known = self._rows.quick(numbers, frames, out)
+            if known is not None:
+                return known
             return self._step(numbers, frames, out)
         finally:
             busy.free = None

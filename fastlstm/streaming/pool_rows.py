@@ -113,7 +113,7 @@ class NativeRows:
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
         count = len(numbers)
-        if not count:
+        if not 0 < count <= MOST:
             return None
         program = self._program(count, False)
         call = self._entries.get(count)
@@ -122,7 +122,7 @@ class NativeRows:
             call = stream_entry(connections, program, self._engine.shown, 1, time_axis=False, batch_axis=True)
             self._entries[count] = call
             if self._pool_entry is not None:
-                self._pool_entry.add(count, call, program)
+                self._pool_entry.add(call, program.frame)
         self._list[0] = count
         self._list[1 : 1 + count] = numbers
         return call(frames) if out is None else call(frames, out)
