@@ -17,7 +17,7 @@ from fastlstm.streaming.delay import HOPS
 from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.pool_entry import PoolEntry
 from fastlstm.streaming.pool_rows import MOST
-from fastlstm.streaming.ports import Port, check_out
+from fastlstm.streaming.ports import Port, check_out, fits
 from fastlstm.streaming.stores import Store
 from fastlstm.streaming.taped import TapedStep
 
@@ -83,7 +83,7 @@ class GraphRows:
     def _usual_frames(self) -> list[_Usual]:
         """Return what frames of each input look like, nothing if some of them, or outputs, need more than a reshape."""
         found = [_Usual.of(name, port) for name, port in self._engine.inputs.items()]
-        shown = all(_rows_first(port) and None not in port.shape(1, 1) for port in self._outputs.values())
+        shown = all(map(_rows_first, self._outputs.values()))
         plain = self._together and shown and self._engine.has_usual_steps
         return [usual for usual in found if usual] if plain and all(found) else []
 
@@ -124,7 +124,7 @@ class GraphRows:
             array = named.get(usual.name)
             if type(array) is not np.ndarray or array.dtype != usual.dtype or not array.flags.c_contiguous:
                 return None
-            if array.shape != ((count, *usual.frame) if usual.rows else usual.frame):
+            if not fits((count, *usual.frame) if usual.rows else usual.frame, array.shape):
                 return None
         return dict(named)
 
@@ -134,7 +134,10 @@ class GraphRows:
 
     def _some(self, numbers: Array, arrays: Arrays) -> Arrays:
         """Advance so many streams as advance together; return the outputs by rows."""
-        key = (len(numbers), *(arrays[usual.name].tobytes() for usual in self._usual if not usual.rows))
+        key = (
+            len(numbers),
+            *(arrays[u.name].shape if u.rows else arrays[u.name].tobytes() for u in self._usual),
+        )
         taped = self._taped.get(key)
         shown = None if taped is None else taped.run(numbers, arrays)
         if shown is None or taped is None:
@@ -151,8 +154,7 @@ class GraphRows:
 
     def _called(self, numbers: Array, arrays: Arrays, key: Hashable) -> Arrays:
         """Advance streams by a call of the model; return the outputs, and keep where such calls have their tapes."""
-        taken = {usual.name: usual.taken if usual.rows else usual.frame for usual in self._usual}
-        frames = {name: array.reshape(taken[name]) for name, array in arrays.items()}
+        frames = {usual.name: arrays[usual.name].reshape(usual.taken(arrays[usual.name])) for usual in self._usual}
         values = {**frames, **self._gathered(numbers)}
         results = self._engine.call(values)
         states = results[len(self._outputs) :]
@@ -169,7 +171,7 @@ class GraphRows:
         if found is not None:
             if len(self._taped) >= MOST_TAPED:
                 self._taped.clear()
-            shapes = {name: array.shape for name, array in shown.items()}
+            taken, shapes = ({name: array.shape for name, array in some.items()} for some in (frames, shown))
             self._taped[key] = TapedStep(found, self._stores, arrays, taken, shapes, self._list)
         return shown
 
@@ -280,22 +282,27 @@ class GraphRows:
 class _Usual:
     """What frames of one time step look like where they only have to be reshaped.
 
-    `rows` says whether there is one for each stream; `frame` is the shape of one, `taken` how the model takes them.
+    `rows` says whether there is one for each stream; `frame` is the shape of one, None where any size will do.
     """
 
     name: str
     dtype: Any
     rows: bool
-    frame: tuple[int, ...]
-    taken: tuple[int, ...]
+    frame: tuple[int | None, ...]
+    axes: str
 
     @classmethod
     def of(cls, name: str, port: Port) -> _Usual | None:
-        """Return it for an input, None if its frames have other sizes, or other axes before the rows."""
-        rows, frame = _rows_first(port), port.shape(1, 1, "TB")
-        if None in frame or (not rows and set("TB") & set(port.axes)):
+        """Return it for an input, None if its frames have other axes before the rows."""
+        rows = _rows_first(port)
+        if not rows and set("TB") & set(port.axes):
             return None
-        return cls(name, np.dtype(port.dtype), rows, frame, port.shape(1, -1))
+        return cls(name, np.dtype(port.dtype), rows, port.shape(1, 1, "TB"), port.axes)
+
+    def taken(self, frames: Array) -> tuple[int, ...]:
+        """Return the shape in which the model takes frames."""
+        sizes = iter(frames.shape)
+        return tuple(1 if axis == "T" else next(sizes) for axis in self.axes)
 
 
 def _parts(count: int) -> Iterator[slice]:
