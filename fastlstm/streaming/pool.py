@@ -158,7 +158,7 @@ class StreamPool:
             known = self._entry(ids, frames) if out is None else self._entry(ids, frames, out)
             if known is not None:
                 if self._waiting:
-                    self._turns.hand_on()
+                    self._turns.help()
                 return known
         joins = (streams, frames) if out is None and self._are_arrays(frames) else None
         return self._turns.run(Turn(lambda: self._step_alone(streams, frames, out), joins))
