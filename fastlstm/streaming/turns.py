@@ -2,9 +2,9 @@
 
 The pool's flag (`fastlstm.busy`) is taken by whoever runs a call, compiled code included. Who finds it taken puts a
 `Turn` into a list and sleeps. A call that ends does what waits, steps as one batch, and wakes the threads that asked
-for it: each is woken once, with its result. (To wake them to do it themselves took half of the throughput of two
-threads: they met at the interpreter lock.) A turn is in the list before its thread looks at the flag again, and the flag
-is given back before the list is looked at, so none is forgotten.
+for it: each is woken once, with its result, and seldom meets another at the interpreter lock. A turn is in the list
+before its thread looks at the flag again, and the flag is given back before the list is looked at, so none is
+forgotten.
 """
 
 from __future__ import annotations
