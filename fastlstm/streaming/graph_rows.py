@@ -15,11 +15,12 @@ from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call, never
 from fastlstm.streaming.delay import HOPS
 from fastlstm.streaming.engines import GraphEngine
+from fastlstm.streaming.layouts import Layout
 from fastlstm.streaming.pool_entry import PoolEntry
-from fastlstm.streaming.pool_rows import MOST
+from fastlstm.streaming.pool_rows import MOST, WAITING
 from fastlstm.streaming.ports import Port, check_out, fits
 from fastlstm.streaming.stores import Store
-from fastlstm.streaming.taped import TapedStep
+from fastlstm.streaming.taped import Step, TapedStep
 
 __all__ = ["GraphRows"]
 
@@ -54,6 +55,11 @@ class GraphRows:
         self.shapes: Mapping[str, tuple[int, ...]] = {
             c.name: c.outside(self._stores[c.given].start).shape for c in self._carried
         }
+        self._layouts = {
+            name: Layout(port.axes, engine.hop > 1 and "T" in port.axes) for name, port in engine.inputs.items()
+        }
+        for name, port in engine.outputs.items():
+            self._layouts[name] = Layout(port.axes, "T" in port.axes and (engine.hop > 1 or engine.rows[name] > 1))
         self._usual = self._usual_frames()
         self._taped: dict[Hashable, TapedStep] = {}  # by the number of streams and what is given once for all
         self._list = aligned_zeros(1 + MOST, np.int64)  # how many rows a program gathers and scatters, and which
@@ -81,11 +87,26 @@ class GraphRows:
             store.put(numbers, before[given])
 
     def _usual_frames(self) -> list[_Usual]:
-        """Return what frames of each input look like, nothing if some of them, or outputs, need more than a reshape."""
-        found = [_Usual.of(name, port) for name, port in self._engine.inputs.items()]
-        shown = all(map(_rows_first, self._outputs.values()))
-        plain = self._together and shown and self._engine.has_usual_steps
-        return [usual for usual in found if usual] if plain and all(found) else []
+        """Return what frames of each input look like, nothing if a step in full swing is more than one call."""
+        engine, delayed = self._engine, self._engine.delayed
+        given = set(self._outputs) == set(engine.unrolled.steady.outputs)
+        if not self._together or not given or (delayed is not None and delayed.latest_labels):
+            return []
+        return [_Usual.of(name, port, engine.hop) for name, port in engine.inputs.items()]
+
+    @property
+    def waits(self) -> bool:
+        return self._engine.waiting > 0
+
+    def marks(self, numbers: Array) -> Array:
+        if not self.waits:
+            return np.zeros(len(numbers), np.int64)
+        return np.where(self._in_swing(numbers), 0, WAITING)
+
+    def _in_swing(self, numbers: Array) -> Array:
+        """Return which streams have taken so many hops that each has a call of its own."""
+        hops: Array = self._stores[HOPS].rows(numbers).reshape(len(numbers))
+        return hops >= self._engine.waiting
 
     def entry(self, busy: Busy, streams: Array) -> Call:
         """Return the built-in of a pool with this flag and these words about its streams."""
@@ -94,10 +115,10 @@ class GraphRows:
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
         arrays, count = self._usual_arrays(frames, len(numbers)), len(numbers)
-        if arrays is None:
+        if arrays is None or (self.waits and not self._in_swing(numbers).all()):
             return None
         if out is not None:
-            check_out(self._outputs, out, {n: (count, *port.shape(1, 1, "TB1")) for n, port in self._outputs.items()})
+            check_out(self._outputs, out, {n: (count, *self._shape(n)) for n in self._outputs})
         parts = list(_parts(count))
         if len(parts) == 1:
             shown = self._some(numbers, arrays)
@@ -114,6 +135,11 @@ class GraphRows:
         for name, target in check_out(self._outputs, out, {n: a.shape for n, a in shown.items()}).items():
             target[...] = shown[name]
         return out
+
+    def _shape(self, name: str) -> tuple[int | None, ...]:
+        """Return the shape of a step's output of one stream."""
+        front = (self._engine.rows[name],) if self._layouts[name].several else ()
+        return (*front, *self._outputs[name].shape(1, 1, "TB"))
 
     def _usual_arrays(self, frames: Any, count: int) -> Arrays | None:
         """Return the frames by name if they are just what is expected."""
@@ -154,25 +180,25 @@ class GraphRows:
 
     def _called(self, numbers: Array, arrays: Arrays, key: Hashable) -> Arrays:
         """Advance streams by a call of the model; return the outputs, and keep where such calls have their tapes."""
-        frames = {usual.name: arrays[usual.name].reshape(usual.taken(arrays[usual.name])) for usual in self._usual}
-        values = {**frames, **self._gathered(numbers)}
+        steady = self._engine.unrolled.steady
+        values = {
+            spec.name: self._stores[spec.name].gathered(numbers)
+            if spec.name in self._stores
+            else np.asarray(self._layouts[spec.name].as_model(arrays[spec.name]), order="C")
+            for spec in self._engine.executor.graph.inputs
+        }
         results = self._engine.call(values)
-        states = results[len(self._outputs) :]
-        shown: Arrays = {}
-        for (name, port), result in zip(self._outputs.items(), results, strict=False):
-            # What the graph only hands on is not the caller's to write to.
-            others = [*values.values(), *shown.values()]
-            own = result.base is None and not any(result is other for other in others)
-            shape = [size for size, axis in zip(result.shape, port.axes, strict=True) if axis != "T"]
-            shown[name] = (result if own else result.copy()).reshape(shape)
-        self._scatter(numbers, dict(zip(self._stores, states, strict=True)))
+        found = dict(zip(steady.outputs, results, strict=False))
+        shown = {name: np.array(self._layouts[name].as_rows(found[name]), order="C") for name in self._outputs}
+        after = dict(zip(steady.states, results[len(found) :], strict=True))
+        self._scatter(numbers, after)
         tapes = self._engine.tapes
-        found = None if tapes is None else tapes.find(values)
-        if found is not None:
+        place = None if tapes is None else tapes.find(values)
+        if place is not None:
             if len(self._taped) >= MOST_TAPED:
                 self._taped.clear()
-            taken, shapes = ({name: array.shape for name, array in some.items()} for some in (frames, shown))
-            self._taped[key] = TapedStep(found, self._stores, arrays, taken, shapes, self._list)
+            call = Step(arrays, {name: shown[name] for name in steady.outputs}, steady.states, self._layouts)
+            self._taped[key] = TapedStep(place, call, self._stores, self._list, self._engine.executor.plan.target)
         return shown
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
@@ -273,14 +299,14 @@ class GraphRows:
 
     def _scatter(self, numbers: Array, states: Mapping[str, Array]) -> None:
         """Keep the states that the model gave, all of them or none."""
-        rows = [store.fitting(states[given], len(numbers)) for given, store in self._stores.items()]
-        for store, new in zip(self._stores.values(), rows, strict=True):
-            store.put(numbers, new)
+        rows = {given: self._stores[given].fitting(state, len(numbers)) for given, state in states.items()}
+        for given, new in rows.items():
+            self._stores[given].put(numbers, new)
 
 
 @dataclass(frozen=True)
 class _Usual:
-    """What frames of one time step look like where they only have to be reshaped.
+    """What arrays of a step look like where they are just as expected.
 
     `rows` says whether there is one for each stream; `frame` is the shape of one, None where any size will do.
     """
@@ -289,20 +315,12 @@ class _Usual:
     dtype: Any
     rows: bool
     frame: tuple[int | None, ...]
-    axes: str
 
     @classmethod
-    def of(cls, name: str, port: Port) -> _Usual | None:
-        """Return it for an input, None if its frames have other axes before the rows."""
-        rows = _rows_first(port)
-        if not rows and set("TB") & set(port.axes):
-            return None
-        return cls(name, np.dtype(port.dtype), rows, port.shape(1, 1, "TB"), port.axes)
-
-    def taken(self, frames: Array) -> tuple[int, ...]:
-        """Return the shape in which the model takes frames."""
-        sizes = iter(frames.shape)
-        return tuple(1 if axis == "T" else next(sizes) for axis in self.axes)
+    def of(cls, name: str, port: Port, hop: int) -> _Usual:
+        """Return it for an input."""
+        front = (hop,) if hop > 1 and "T" in port.axes else ()
+        return cls(name, np.dtype(port.dtype), "B" in port.axes, (*front, *port.shape(1, 1, "TB")))
 
 
 def _parts(count: int) -> Iterator[slice]:
@@ -313,11 +331,6 @@ def _parts(count: int) -> Iterator[slice]:
     for start, stop in (*((at, at + MOST) for at in range(0, whole, MOST)), (whole, whole + few), (whole + few, count)):
         if stop > start:
             yield slice(start, stop)
-
-
-def _rows_first(port: Port) -> bool:
-    """Whether arrays of one time step are a row after another."""
-    return port.axes.replace("T", "").startswith("B")
 
 
 def _moved(array: Array, source: int, target: int) -> Array:

@@ -102,7 +102,7 @@ class StreamPool:
             raise InputError(f"All {self.capacity} streams of this pool are open; close one, or make a larger pool.")
         new = self._free.pop()
         self._rows.reset(new)
-        self._marks[new] = 0
+        self._mark(np.array([new]))
         return new
 
     @in_turn
@@ -118,7 +118,7 @@ class StreamPool:
         """Set a stream back to its initial state."""
         number = self._number(stream)
         self._rows.reset(number)
-        self._marks[number] = 0
+        self._mark(np.array([number]))
 
     @in_turn
     def state(self, stream: int) -> Arrays:
@@ -131,7 +131,7 @@ class StreamPool:
         """Set a stream's state to one that `state`, or `Stream.state` with one row, returned."""
         number = self._number(stream)
         self._rows.set_state(number, checked_state(value, self._rows.shapes, "pool"))
-        self._marks[number] = 0
+        self._mark(np.array([number]))
 
     def step(self, streams: Sequence[int] | Array, frames: Any, out: Any = None) -> Any:
         """Advance some streams by one time step, or by one hop of them, in one call.
@@ -169,6 +169,10 @@ class StreamPool:
         numbers = met[1] if type(streams) is list and streams == met[0] else self._checked(streams)
         known = self._rows.quick(numbers, frames, out)
         return self._step(numbers, frames, out) if known is None else known
+
+    def _mark(self, numbers: Array) -> None:
+        """Note which of these open streams are in full swing, and that they have not finished."""
+        self._marks[numbers] = self._rows.marks(numbers)
 
     def _are_arrays(self, frames: Any) -> bool:
         """Whether frames are plain arrays, by name where there are several."""
@@ -245,6 +249,9 @@ class StreamPool:
         except BaseException:
             self._rows.restore(numbers, before)
             raise
+        finally:
+            if self._rows.waits:
+                self._mark(numbers)
         for name, target in targets.items():
             target[...] = results[name]
         return out
@@ -284,6 +291,9 @@ class StreamPool:
         except BaseException:
             self._rows.restore(numbers, before)
             raise
+        finally:
+            if self._rows.waits:
+                self._mark(numbers)
         return [next(iter(r.values())) if len(self._outputs) == 1 else r for r in results]
 
     @in_turn
@@ -360,7 +370,9 @@ class StreamPool:
         self._free = list(free)
         self._marks[:] = 0
         self._marks[self._free] = CLOSED
-        self._rows.restore(np.flatnonzero(self._marks != CLOSED), states)
+        opened = np.flatnonzero(self._marks != CLOSED)
+        self._rows.restore(opened, states)
+        self._mark(opened)
         self._marks[finished] = FINISHED
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamPool:
@@ -389,6 +401,8 @@ class StreamPool:
             wrong = self._check(self._addresses[0], self._addresses[1], count)
         else:
             wrong = self._check(self._addresses[0], address_of(numbers), count)
+        if wrong < 0 and self._rows.waits:
+            wrong = self._wrong(numbers)
         if wrong < 0:
             number = int(numbers[-1 - wrong])
             if self._is_finished(number):
@@ -401,6 +415,17 @@ class StreamPool:
         if type(streams) is list:
             self._met = list(streams), numbers
         return numbers
+
+    def _wrong(self, numbers: Array) -> int:
+        """Return what `gather.check` does, for ids some of which may be of streams whose first hops wait."""
+        seen = set[int]()
+        for i, number in enumerate(numbers.tolist()):
+            if not 0 <= number < self.capacity or self._marks[number] in (CLOSED, FINISHED):
+                return -1 - i
+            if number in seen:
+                return 1 + i
+            seen.add(number)
+        return 0
 
     def _checked_frames(self, name: str, frames: Any, front: tuple[int, ...]) -> Array:
         """Return the frames of an input as an array of its dtype; `front` is what stands before a frame's sizes."""
