@@ -15,7 +15,6 @@ others vanish, send rubbish and flood the server meanwhile.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import select
@@ -107,7 +106,7 @@ def serve(name: str, capacity: int) -> None:
             engine.step(np.array(streams), np.zeros((len(streams), engine.samples), np.float32))
         for stream in streams:
             engine.close(stream)
-    asyncio.run(server.until_told(engine, capacity, 0))
+    server.run(server.until_told(engine, capacity, 0))
 
 
 class Clients:

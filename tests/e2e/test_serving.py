@@ -67,14 +67,15 @@ async def serving() -> AsyncIterator[tuple[Any, int]]:
     """A running server and its port."""
     server, loop = SERVER.Server(Small(), CAPACITY), asyncio.get_running_loop()
     listening = await loop.create_server(lambda: SERVER.Client(server), "127.0.0.1", 0)
-    tasks = [asyncio.create_task(server.run()), asyncio.create_task(server.drop_the_silent())]
+    stepping = loop.run_in_executor(None, server.run)
+    looking = asyncio.create_task(server.drop_the_silent())
     try:
         yield server, listening.sockets[0].getsockname()[1]
     finally:
-        for task in tasks:
-            assert task.cancel()  # else it has ended by itself
-        await asyncio.gather(*tasks, return_exceptions=True)
+        assert looking.cancel()  # else it has ended by itself
         listening.close()
+        server.ready.put(None)
+        await stepping
 
 
 def run(test: Callable[[Any, int], Awaitable[None]]) -> None:
