@@ -9,10 +9,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from fastlstm import prepared
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.machine import cores
 from fastlstm.native import Call
 
@@ -174,9 +175,22 @@ class Model:
             tensors: dict[str, Array] = as_given(self.run(as_arrays(inputs, "The input"), as_arrays(out, "out")))
             return tensors if out is None else out
         values = check_inputs(self.graph.inputs, inputs)
-        results = self._planned().run(values)
+        results = self._in_blocks(values) or self._planned().run(values)
         made = {spec.name: result for spec, result in zip(self.graph.outputs, results, strict=True)}
         return made if out is None else fill(out, made)
+
+    def _in_blocks(self, values: Mapping[str, Any]) -> list[Array] | None:
+        """Return the outputs for a long sequence that a stream has taken block by block, None if none has."""
+        from fastlstm.streaming.whole import LONG, in_blocks  # not imported before a call that no entry knows
+
+        longest = max((value.size for value in values.values() if isinstance(value, np.ndarray)), default=0)
+        if longest < LONG or self._planned().tapes is None:
+            return None
+        try:
+            engine = self.streaming_engine()
+        except UnsupportedError:  # it does not stream
+            return None
+        return in_blocks(engine, self.graph, values)
 
     def __call__(self, first: Any = NOTHING, /, *more: Any, out: Any = None, **named: Any) -> Any:
         """Run the model on whole sequences, with the inputs in order or by keyword.

@@ -45,11 +45,23 @@ def offset(args, steps, i, j, k, m):
 
 
 @inlined
-def _repeat(lanes, out, number, value, count):
-    """Write one number so many times; `value` is a vector of it."""
+def _put(lanes, address, value, count, limit):
+    """Write the first `count` lanes; all of them where what is written too much is written again, before `limit`.
+
+    Stores under a mask are microcode on some processors: with them laying out short lines took three times as long.
+    """
+    if address + 4 * lanes <= limit:
+        vstore(address, value)
+    else:
+        vstore_first(address, value, count)
+
+
+@inlined
+def _repeat(lanes, out, value, count, limit):
+    """Write one number so many times; `value` is a vector of it. For `limit` see `_put`."""
     done = 0
     while done < count:
-        vstore_first(out + 4 * done, value, count - done)
+        _put(lanes, out + 4 * done, value, count - done, limit)
         done += lanes
 
 
@@ -120,41 +132,54 @@ def copy(lanes: int) -> Compiled:
 def pad(lanes: int) -> Compiled:
     """Out = planes with x inside and one number around it. Arguments: `Pad`."""
 
+    @inlined
+    def line(x, step, out, count, limit):
+        done = 0
+        if step == 4:
+            while done < count:
+                _put(lanes, out + 4 * done, vload(lanes, x + 4 * done), count - done, limit)
+                done += lanes
+        elif step == 8:
+            while done < count:
+                both = vload(lanes, x + 8 * done), vload(lanes, x + 8 * done + 4 * lanes)
+                _put(lanes, out + 4 * done, every_second(both[0], both[1]), count - done, limit)
+                done += lanes
+        else:
+            while done < count:
+                store_f32(out + 4 * done, load_f32(x + done * step))
+                done += 1
+
     def kernel(args: int, frame: int, unused: int) -> int:
         inner, height, width = arg(args, PAD.inner), arg(args, PAD.height), arg(args, PAD.width)
         top, left = arg(args, PAD.top), arg(args, PAD.left)
-        lines, pitch, step = arg(args, PAD.lines), arg(args, PAD.pitch), arg(args, PAD.x_step)
-        number, value = load_f32(arg(args, PAD.number)), vsplat_load(lanes, arg(args, PAD.number))
+        lines, pitch = arg(args, PAD.lines), arg(args, PAD.pitch)
+        x_line, step, x_inner = arg(args, PAD.x_line), arg(args, PAD.x_step), arg(args, PAD.x_inner)
+        out_inner = arg(args, PAD.out_inner)
+        value = vsplat_load(lanes, arg(args, PAD.number))
         planes = arg(args, PAD.outer) * inner
         part = first_share(frame)
         while part >= 0:
-            for plane in range(bound(frame, planes, part), bound(frame, planes, part + 1)):
-                a, b = plane // inner, plane % inner
-                x = arg(args, PAD.x) + a * arg(args, PAD.x_outer) + b * arg(args, PAD.x_inner)
-                out = arg(args, PAD.out) + a * arg(args, PAD.out_outer) + b * arg(args, PAD.out_inner)
-                # What is around x is the end of a line and the start of the next, in one stretch.
-                _repeat(lanes, out, number, value, top * pitch + (left if height > 0 else 0))
-                for y in range(height):
-                    line, target, done = x + y * arg(args, PAD.x_line), out + 4 * ((top + y) * pitch + left), 0
-                    if step == 4:
-                        while done + lanes <= width:
-                            vstore(target + 4 * done, vload(lanes, line + 4 * done))
-                            done += lanes
-                        if done < width:
-                            vstore_first(target + 4 * done, vload(lanes, line + 4 * done), width - done)
-                    elif step == 8:
-                        while done < width:
-                            both = vload(lanes, line + 8 * done), vload(lanes, line + 8 * done + 4 * lanes)
-                            vstore_first(target + 4 * done, every_second(both[0], both[1]), width - done)
-                            done += lanes
-                    else:
-                        while done < width:
-                            store_f32(target + 4 * done, load_f32(line + done * step))
-                            done += 1
-                    between = pitch - width if y + 1 < height else pitch - left - width
-                    _repeat(lanes, target + 4 * width, number, value, between)
-                rest = lines - top - height
-                _repeat(lanes, out + 4 * (top + height) * pitch, number, value, rest * pitch)
+            first, last = bound(frame, planes, part), bound(frame, planes, part + 1)
+            while first < last:
+                a, b = first // inner, first % inner
+                count = min(last - first, inner - b)
+                x = arg(args, PAD.x) + a * arg(args, PAD.x_outer) + b * x_inner
+                out = arg(args, PAD.out) + a * arg(args, PAD.out_outer) + b * out_inner
+                limit = out + count * out_inner
+                for _ in range(count):
+                    # What is around x is the end of a line and the start of the next, in one stretch.
+                    target = out + 4 * (top * pitch + left)
+                    _repeat(lanes, out, value, top * pitch + (left if height > 0 else 0), limit)
+                    for y in range(height):
+                        line(x + y * x_line, step, target, width, limit)
+                        between = pitch - width if y + 1 < height else pitch - left - width
+                        _repeat(lanes, target + 4 * width, value, between, limit)
+                        target += 4 * pitch
+                    rest = lines - top - height
+                    _repeat(lanes, out + 4 * (top + height) * pitch, value, rest * pitch, limit)
+                    x += x_inner
+                    out += out_inner
+                first += count
             part = next_share(frame, part)
         return 0
 

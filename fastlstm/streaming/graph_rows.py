@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm import layout
 from fastlstm.busy import Busy
+from fastlstm.memory import aligned_zeros
+from fastlstm.native import Call, never
 from fastlstm.streaming.delay import HOPS
 from fastlstm.streaming.engines import GraphEngine
-from fastlstm.streaming.pool_rows import MOST
-from fastlstm.streaming.ports import Port, check_out
+from fastlstm.streaming.layouts import Layout
+from fastlstm.streaming.pool_entry import PoolEntry
+from fastlstm.streaming.pool_rows import MOST, WAITING
+from fastlstm.streaming.ports import Port, check_out, fits
 from fastlstm.streaming.stores import Store
-from fastlstm.streaming.taped import TapedStep
+from fastlstm.streaming.taped import Step, TapedStep
 
 __all__ = ["GraphRows"]
 
@@ -50,9 +55,15 @@ class GraphRows:
         self.shapes: Mapping[str, tuple[int, ...]] = {
             c.name: c.outside(self._stores[c.given].start).shape for c in self._carried
         }
+        self._layouts = {
+            name: Layout(port.axes, engine.hop > 1 and "T" in port.axes) for name, port in engine.inputs.items()
+        }
+        for name, port in engine.outputs.items():
+            self._layouts[name] = Layout(port.axes, "T" in port.axes and (engine.hop > 1 or engine.rows[name] > 1))
         self._usual = self._usual_frames()
-        self._times = [(name, port.axes.index("T")) for name, port in self._outputs.items() if "T" in port.axes]
         self._taped: dict[Hashable, TapedStep] = {}  # by the number of streams and what is given once for all
+        self._list = aligned_zeros(1 + MOST, np.int64)  # how many rows a program gathers and scatters, and which
+        self._pool_entry: PoolEntry | None = None
 
     @property
     def nbytes(self) -> int:
@@ -76,39 +87,59 @@ class GraphRows:
             store.put(numbers, before[given])
 
     def _usual_frames(self) -> list[_Usual]:
-        """Return what frames of each input look like, nothing if some of them, or outputs, need more than a reshape."""
-        found = [_Usual.of(name, port) for name, port in self._engine.inputs.items()]
-        shown = all(_rows_first(port) and None not in port.shape(1, 1) for port in self._outputs.values())
-        plain = self._together and shown and self._engine.has_usual_steps
-        return [usual for usual in found if usual] if plain and all(found) else []
+        """Return what frames of each input look like, nothing if a step in full swing is more than one call."""
+        engine, delayed = self._engine, self._engine.delayed
+        given = set(self._outputs) == set(engine.unrolled.steady.outputs)
+        if not self._together or not given or (delayed is not None and delayed.latest_labels):
+            return []
+        return [_Usual.of(name, port, engine.hop) for name, port in engine.inputs.items()]
 
-    def entry(self, busy: Busy, streams: Array) -> None:
-        """Return nothing: every call goes through Python."""
+    @property
+    def waits(self) -> bool:
+        return self._engine.waiting > 0
+
+    def marks(self, numbers: Array) -> Array:
+        if not self.waits:
+            return np.zeros(len(numbers), np.int64)
+        return np.where(self._in_swing(numbers), 0, WAITING)
+
+    def _in_swing(self, numbers: Array) -> Array:
+        """Return which streams have taken so many hops that each has a call of its own."""
+        hops: Array = self._stores[HOPS].rows(numbers).reshape(len(numbers))
+        return hops >= self._engine.waiting
+
+    def entry(self, busy: Busy, streams: Array) -> Call:
+        """Return the built-in of a pool with this flag and these words about its streams."""
+        self._pool_entry = PoolEntry(self._engine.executor.plan.target, busy, streams, self._list)
+        return self._pool_entry.call
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
         arrays, count = self._usual_arrays(frames, len(numbers)), len(numbers)
-        if arrays is None:
+        if arrays is None or (self.waits and not self._in_swing(numbers).all()):
             return None
         if out is not None:
-            check_out(self._outputs, out, {n: (count, *port.shape(1, 1, "TB1")) for n, port in self._outputs.items()})
-        whole = count if count <= FEW else count - count % FEW
-        if whole == count:
+            check_out(self._outputs, out, {n: (count, *self._shape(n)) for n in self._outputs})
+        parts = list(_parts(count))
+        if len(parts) == 1:
             shown = self._some(numbers, arrays)
         else:
             before = self.before(numbers)
             try:
-                parts = [
-                    self._some(numbers[some], self._cut(arrays, some)) for some in (slice(whole), slice(whole, None))
-                ]
+                some = [self._some(numbers[part], self._cut(arrays, part)) for part in parts]
             except BaseException:
                 self.restore(numbers, before)
                 raise
-            shown = {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
+            shown = {name: np.concatenate([part[name] for part in some]) for name in self._outputs}
         if out is None:
             return next(iter(shown.values())) if len(shown) == 1 else shown
         for name, target in check_out(self._outputs, out, {n: a.shape for n, a in shown.items()}).items():
             target[...] = shown[name]
         return out
+
+    def _shape(self, name: str) -> tuple[int | None, ...]:
+        """Return the shape of a step's output of one stream."""
+        front = (self._engine.rows[name],) if self._layouts[name].several else ()
+        return (*front, *self._outputs[name].shape(1, 1, "TB"))
 
     def _usual_arrays(self, frames: Any, count: int) -> Arrays | None:
         """Return the frames by name if they are just what is expected."""
@@ -119,7 +150,7 @@ class GraphRows:
             array = named.get(usual.name)
             if type(array) is not np.ndarray or array.dtype != usual.dtype or not array.flags.c_contiguous:
                 return None
-            if array.shape != ((count, *usual.frame) if usual.rows else usual.frame):
+            if not fits((count, *usual.frame) if usual.rows else usual.frame, array.shape):
                 return None
         return dict(named)
 
@@ -129,41 +160,45 @@ class GraphRows:
 
     def _some(self, numbers: Array, arrays: Arrays) -> Arrays:
         """Advance so many streams as advance together; return the outputs by rows."""
-        values: Arrays = {}
-        key: list[Any] = [len(numbers)]
-        for usual in self._usual:
-            array = arrays[usual.name]
-            values[usual.name] = array.reshape(usual.taken) if usual.rows else array
-            if not usual.rows:
-                key.append(array.tobytes())
-        taped = self._taped.get((*key,))
-        results = None if taped is None else taped.run(numbers, values)
-        if results is None:
-            results = self._called(numbers, values, (*key,))
-        shown = dict(zip(self._outputs, results, strict=True))
-        for name, at in self._times:
-            shape = shown[name].shape
-            shown[name] = shown[name].reshape(*shape[:at], *shape[at + 1 :])
+        key = (
+            len(numbers),
+            *(arrays[u.name].shape if u.rows else arrays[u.name].tobytes() for u in self._usual),
+        )
+        taped = self._taped.get(key)
+        shown = None if taped is None else taped.run(numbers, arrays)
+        if shown is None or taped is None:
+            return self._called(numbers, arrays, key)
+        if self._pool_entry is not None and taped.call is not never:
+            self._pool_entry.add(taped.call, self._counted(len(numbers)))
         return shown
 
-    def _called(self, numbers: Array, frames: Arrays, key: Hashable) -> list[Array]:
+    def _counted(self, rows: int) -> Array:
+        """Return a frame that says how many rows an entry is for."""
+        frame = np.zeros(layout.ROWS + 1, np.int64)
+        frame[layout.ROWS] = rows
+        return frame
+
+    def _called(self, numbers: Array, arrays: Arrays, key: Hashable) -> Arrays:
         """Advance streams by a call of the model; return the outputs, and keep where such calls have their tapes."""
-        values = {**frames, **self._gathered(numbers)}
+        steady = self._engine.unrolled.steady
+        values = {
+            spec.name: self._stores[spec.name].gathered(numbers)
+            if spec.name in self._stores
+            else np.asarray(self._layouts[spec.name].as_model(arrays[spec.name]), order="C")
+            for spec in self._engine.executor.graph.inputs
+        }
         results = self._engine.call(values)
-        states = results[len(self._outputs) :]
-        shown: list[Array] = []
-        for result in results[: len(self._outputs)]:
-            # What the graph only hands on is not the caller's to write to.
-            others = [*values.values(), *shown]
-            own = result.base is None and not any(result is other for other in others)
-            shown.append(result if own else result.copy())
-        self._scatter(numbers, dict(zip(self._stores, states, strict=True)))
+        found = dict(zip(steady.outputs, results, strict=False))
+        shown = {name: np.array(self._layouts[name].as_rows(found[name]), order="C") for name in self._outputs}
+        after = dict(zip(steady.states, results[len(found) :], strict=True))
+        self._scatter(numbers, after)
         tapes = self._engine.tapes
-        found = None if tapes is None else tapes.find(values)
-        if found is not None:
+        place = None if tapes is None else tapes.find(values)
+        if place is not None:
             if len(self._taped) >= MOST_TAPED:
                 self._taped.clear()
-            self._taped[key] = TapedStep(*found, self._stores)
+            call = Step(arrays, {name: shown[name] for name in steady.outputs}, steady.states, self._layouts)
+            self._taped[key] = TapedStep(place, call, self._stores, self._list, self._engine.executor.plan.target)
         return shown
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
@@ -264,36 +299,38 @@ class GraphRows:
 
     def _scatter(self, numbers: Array, states: Mapping[str, Array]) -> None:
         """Keep the states that the model gave, all of them or none."""
-        rows = [store.fitting(states[given], len(numbers)) for given, store in self._stores.items()]
-        for store, new in zip(self._stores.values(), rows, strict=True):
-            store.put(numbers, new)
+        rows = {given: self._stores[given].fitting(state, len(numbers)) for given, state in states.items()}
+        for given, new in rows.items():
+            self._stores[given].put(numbers, new)
 
 
 @dataclass(frozen=True)
 class _Usual:
-    """What frames of one time step look like where they only have to be reshaped.
+    """What arrays of a step look like where they are just as expected.
 
-    `rows` says whether there is one for each stream; `frame` is the shape of one, `taken` how the model takes them.
+    `rows` says whether there is one for each stream; `frame` is the shape of one, None where any size will do.
     """
 
     name: str
     dtype: Any
     rows: bool
-    frame: tuple[int, ...]
-    taken: tuple[int, ...]
+    frame: tuple[int | None, ...]
 
     @classmethod
-    def of(cls, name: str, port: Port) -> _Usual | None:
-        """Return it for an input, None if its frames have other sizes, or other axes before the rows."""
-        rows, frame = _rows_first(port), port.shape(1, 1, "TB")
-        if None in frame or (not rows and set("TB") & set(port.axes)):
-            return None
-        return cls(name, np.dtype(port.dtype), rows, frame, port.shape(1, -1))
+    def of(cls, name: str, port: Port, hop: int) -> _Usual:
+        """Return it for an input."""
+        front = (hop,) if hop > 1 and "T" in port.axes else ()
+        return cls(name, np.dtype(port.dtype), "B" in port.axes, (*front, *port.shape(1, 1, "TB")))
 
 
-def _rows_first(port: Port) -> bool:
-    """Whether arrays of one time step are a row after another."""
-    return port.axes.replace("T", "").startswith("B")
+def _parts(count: int) -> Iterator[slice]:
+    """Yield which of so many streams advance together, `MOST` at most."""
+    whole = count - count % MOST
+    rest = count - whole
+    few = rest if rest <= FEW else rest - rest % FEW
+    for start, stop in (*((at, at + MOST) for at in range(0, whole, MOST)), (whole, whole + few), (whole + few, count)):
+        if stop > start:
+            yield slice(start, stop)
 
 
 def _moved(array: Array, source: int, target: int) -> Array:

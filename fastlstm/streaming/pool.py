@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import machine
-from fastlstm.busy import Busy, exclusive, in_use
+from fastlstm.busy import Busy, in_use
 from fastlstm.conversion import converted
 from fastlstm.errors import InputError
 from fastlstm.foreign import as_array, with_tensors
@@ -23,6 +23,7 @@ from fastlstm.streaming.engines import SegmentEngine, Streamed
 from fastlstm.streaming.graph_rows import GraphRows
 from fastlstm.streaming.pool_rows import MOST, NativeRows, Rows
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, frames_text
+from fastlstm.streaming.turns import Turn, Turns, in_turn
 
 __all__ = ["StreamPool"]
 
@@ -35,8 +36,9 @@ BOOKKEEPING = 64  # bytes a stream: its mark, and its number while it is free
 class StreamPool:
     """Room for `capacity` streams of one model.
 
-    Every stream has the same bits as a `Stream` of its own. A pool does one call at a time: a call that meets another
-    one, from another thread, raises InputError. So does a call whose arguments do not fit; either way nothing has
+    Every stream has the same bits as a `Stream` of its own. Several threads may call a pool: calls take turns, and
+    steps that wait for theirs go through as one batch. They have to be of different streams: a step that waits beside
+    another of the same stream raises InputError. So does a call whose arguments do not fit; either way nothing has
     changed. A pool copies and pickles as a stream does, with all its streams and their ids.
 
     Parameters
@@ -74,6 +76,8 @@ class StreamPool:
         engine = model.streaming_engine(state)
         check_memory(f"A pool of {capacity} streams", capacity * (engine.state_bytes + BOOKKEEPING))
         self._busy = Busy()
+        self._turns = Turns(self._busy, self._step_together)
+        self._waiting = self._turns.waiting
         self._model, self._pairs = model, dict(state or {})
         self._inputs: dict[str, Port] = engine.inputs
         self._outputs: dict[str, Port] = engine.outputs
@@ -121,17 +125,17 @@ class StreamPool:
         """Bytes of the streams' states: what grows with the capacity."""
         return self._rows.nbytes
 
-    @exclusive("pool")
+    @in_turn
     def open(self) -> int:
         """Return the id of a new stream, in its initial state; InputError if the pool is full."""
         if not self._free:
             raise InputError(f"All {self.capacity} streams of this pool are open; close one, or make a larger pool.")
         new = self._free.pop()
         self._rows.reset(new)
-        self._marks[new] = 0
+        self._mark(np.array([new]))
         return new
 
-    @exclusive("pool")
+    @in_turn
     def close(self, stream: int) -> None:
         """Give a stream back; its id may be given out again."""
         number = self._number(stream)
@@ -139,25 +143,25 @@ class StreamPool:
         self._marks[number] = CLOSED
         self._free.append(number)
 
-    @exclusive("pool")
+    @in_turn
     def reset(self, stream: int) -> None:
         """Set a stream back to its initial state."""
         number = self._number(stream)
         self._rows.reset(number)
-        self._marks[number] = 0
+        self._mark(np.array([number]))
 
-    @exclusive("pool")
+    @in_turn
     def state(self, stream: int) -> Arrays:
         """Return a copy of a stream's state, of the kind that `Stream.state` has for one row."""
         number = self._number(stream)
         return self._rows.state(number)
 
-    @exclusive("pool")
+    @in_turn
     def set_state(self, stream: int, value: Mapping[str, Any]) -> None:
         """Set a stream's state to one that `state`, or `Stream.state` with one row, returned."""
         number = self._number(stream)
         self._rows.set_state(number, checked_state(value, self._rows.shapes, "pool"))
-        self._marks[number] = 0
+        self._mark(np.array([number]))
 
     def step(self, streams: Sequence[int] | Array, frames: Any, out: Any = None) -> Any:
         """Advance some streams by one time step, or by one hop of them, in one call.
@@ -180,24 +184,71 @@ class StreamPool:
         ids, met = streams, self._met
         if type(streams) is list and streams == met[0]:
             ids = met[1]
-        if self._entry is not None:
+        if self._entry is not None and not self._waiting:
             known = self._entry(ids, frames) if out is None else self._entry(ids, frames, out)
             if known is not None:
+                if self._waiting:
+                    self._turns.help()
                 return known
-        busy = self._busy
+        joins = (streams, frames) if out is None and self._are_arrays(frames) else None
+        return self._turns.run(Turn(lambda: self._step_alone(streams, frames, out), joins))
+
+    def _step_alone(self, streams: Sequence[int] | Array, frames: Any, out: Any) -> Any:
+        """Advance some streams by one step while nobody else uses the pool."""
+        met = self._met
+        numbers = met[1] if type(streams) is list and streams == met[0] else self._checked(streams)
+        known = self._rows.quick(numbers, frames, out)
+        return self._step(numbers, frames, out) if known is None else known
+
+    def _mark(self, numbers: Array) -> None:
+        """Note which of these open streams are in full swing, and that they have not finished."""
+        self._marks[numbers] = self._rows.marks(numbers)
+
+    def _are_arrays(self, frames: Any) -> bool:
+        """Whether frames are plain arrays, by name where there are several."""
+        some = frames.values() if type(frames) is dict else (frames,)
+        return len(some) == len(self._inputs) and all(type(array) is np.ndarray for array in some)
+
+    def _step_together(self, turns: Sequence[Turn]) -> None:
+        """Do those steps of several calls that fit each other as one; see `Turns`."""
+        joined: list[tuple[Turn, int, Arrays]] = []
+        numbers: list[int] = []
+        for turn in turns:
+            streams, frames = turn.step
+            try:
+                ids = self._checked(streams).tolist()
+                arrays = self._joinable(len(ids), frames)
+            except InputError as error:
+                turn.fail(error)
+                continue
+            if set(ids).intersection(numbers):
+                turn.fail(in_use("stream"))
+            elif not joined or all(np.array_equal(arrays[name], joined[0][2][name]) for name in self._single):
+                joined.append((turn, len(ids), arrays))
+                numbers += ids
+        if len(joined) < 2:
+            return
+        frames = {
+            name: joined[0][2][name]
+            if name in self._single
+            else np.concatenate([arrays[name] for *_, arrays in joined])
+            for name in self._inputs
+        }
         try:
-            del busy.free
-        except AttributeError:
-            raise in_use("pool") from None
-        try:
-            numbers = met[1] if ids is met[1] and met is self._met else self._checked(streams)
-            if len(numbers) <= MOST:
-                known = self._rows.quick(numbers, frames, out)
-                if known is not None:
-                    return known
-            return self._step(numbers, frames, out)
-        finally:
-            busy.free = None
+            result = self._step_alone(np.array(numbers), frames, None)
+        except InputError:  # whose it is shows when each is done alone
+            return
+        stop = 0
+        for turn, count, _ in joined:
+            rows = slice(stop, stop + count)
+            stop = rows.stop
+            turn.end({n: a[rows] for n, a in result.items()} if isinstance(result, dict) else result[rows])
+
+    def _joinable(self, count: int, frames: Any) -> Arrays:
+        """Return the frames of a step as arrays by name; what is given once for all as it is."""
+        named = by_name(self._inputs, frames)
+        arrays = {n: self._checked_frames(n, a, (count, *self._hop_size(n))) for n, a in named.items()}
+        return {name: named[name] if name in self._single else array for name, array in arrays.items()}
 
     @with_tensors
     def _step(self, numbers: Array, frames: Any, out: Any) -> Any:
@@ -228,6 +279,9 @@ class StreamPool:
         except BaseException:
             self._rows.restore(numbers, before)
             raise
+        finally:
+            if self._rows.waits:
+                self._mark(numbers)
         for name, target in targets.items():
             target[...] = results[name]
         return out
@@ -246,16 +300,8 @@ class StreamPool:
         -------
         list of arrays [n, width]; with several outputs a list of dicts
         """
-        busy = self._busy
-        try:
-            del busy.free
-        except AttributeError:
-            raise in_use("pool") from None
-        try:
-            results: list[Any] = self._push(self._checked(streams), chunks)
-            return results
-        finally:
-            busy.free = None
+        results: list[Any] = self._turns.run(Turn(lambda: self._push(self._checked(streams), chunks)))
+        return results
 
     @with_tensors
     def _push(self, numbers: Array, chunks: Sequence[Any]) -> list[Any]:
@@ -275,9 +321,12 @@ class StreamPool:
         except BaseException:
             self._rows.restore(numbers, before)
             raise
+        finally:
+            if self._rows.waits:
+                self._mark(numbers)
         return [next(iter(r.values())) if len(self._outputs) == 1 else r for r in results]
 
-    @exclusive("pool")
+    @in_turn
     def finish(self, streams: Sequence[int] | Array) -> list[Any]:
         """End the sequences of some streams: return the outputs that were waiting for frames to come.
 
@@ -333,10 +382,14 @@ class StreamPool:
             for name, a in named.items()
         }
 
+    def clone(self) -> StreamPool:
+        """Return a new pool of the same model, with all streams of this one and their ids."""
+        return copy.copy(self)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._model, self.capacity, self._pairs), self._contents()
 
-    @exclusive("pool")
+    @in_turn
     def _contents(self) -> tuple[list[int], list[int], Arrays]:
         """Return the numbers that are free, in the order in which they will be given out, and the open ones' states."""
         finished = np.flatnonzero(self._marks == FINISHED)
@@ -347,7 +400,9 @@ class StreamPool:
         self._free = list(free)
         self._marks[:] = 0
         self._marks[self._free] = CLOSED
-        self._rows.restore(np.flatnonzero(self._marks != CLOSED), states)
+        opened = np.flatnonzero(self._marks != CLOSED)
+        self._rows.restore(opened, states)
+        self._mark(opened)
         self._marks[finished] = FINISHED
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StreamPool:
@@ -376,6 +431,8 @@ class StreamPool:
             wrong = self._check(self._addresses[0], self._addresses[1], count)
         else:
             wrong = self._check(self._addresses[0], address_of(numbers), count)
+        if wrong < 0 and self._rows.waits:
+            wrong = self._wrong(numbers)
         if wrong < 0:
             number = int(numbers[-1 - wrong])
             if self._is_finished(number):
@@ -388,6 +445,17 @@ class StreamPool:
         if type(streams) is list:
             self._met = list(streams), numbers
         return numbers
+
+    def _wrong(self, numbers: Array) -> int:
+        """Return what `gather.check` does, for ids some of which may be of streams whose first hops wait."""
+        seen = set[int]()
+        for i, number in enumerate(numbers.tolist()):
+            if not 0 <= number < self.capacity or self._marks[number] in (CLOSED, FINISHED):
+                return -1 - i
+            if number in seen:
+                return 1 + i
+            seen.add(number)
+        return 0
 
     def _checked_frames(self, name: str, frames: Any, front: tuple[int, ...]) -> Array:
         """Return the frames of an input as an array of its dtype; `front` is what stands before a frame's sizes."""

@@ -13,7 +13,6 @@ from fastlstm.busy import Busy
 from fastlstm.kernels.kernel import Kernel
 from fastlstm.memory import address_of
 from fastlstm.native import Call, address_of_c, built_in, context, never, usable
-from fastlstm.segments.program import BoundProgram
 from fastlstm.target import Target
 
 __all__ = ["PoolEntry"]
@@ -37,6 +36,7 @@ class PoolEntry:
 
     def __init__(self, target: Target, busy: Busy, streams: Array, rows: Array) -> None:
         self.call: Call = never
+        self._kept: dict[int, tuple[Call, Array]] = {}  # by the number of streams
         if not usable():
             return
         most, ids = len(rows) - 1, np.dtype(np.int64)
@@ -52,8 +52,10 @@ class PoolEntry:
             self._words[index] = number
         self.call = built_in(Kernel("gather.call"), target, self._words, busy, ids, streams, rows)
 
-    def add(self, count: int, entry: Call, program: BoundProgram) -> None:
-        """Let steps of `count` streams run by the entry of a program, both of which the caller keeps."""
+    def add(self, entry: Call, frame: Array) -> None:
+        """Let steps of as many streams as `frame` has rows run by an entry."""
         if self.call is not never and entry is not never:
+            count = int(frame[layout.ROWS])
+            self._kept[count] = entry, frame
             at = layout.POOL_ENTRIES + 2 * count
-            self._words[at : at + 2] = id(entry), address_of(program.frame)
+            self._words[at : at + 2] = id(entry), address_of(frame)

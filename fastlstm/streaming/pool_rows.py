@@ -20,7 +20,7 @@ from fastlstm.streaming.engines import SegmentEngine
 from fastlstm.streaming.pool_entry import PoolEntry
 from fastlstm.streaming.ports import Port
 
-__all__ = ["MOST", "NativeRows", "Rows"]
+__all__ = ["MOST", "WAITING", "NativeRows", "Rows"]
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -28,6 +28,9 @@ SIZES = (1, 8, 64)
 """Rows that programs are made for; a program runs as many of its rows as there are streams to advance."""
 MOST = SIZES[-1]  # streams that advance in one native call: more rows would not use a weight more often
 WINDOW = 256  # time steps of `push` that run at once: rows that are shorter cost little
+
+
+WAITING = -3  # the mark of a stream whose first hops wait: compiled code leaves its steps to Python
 
 
 class Rows(Protocol):
@@ -39,6 +42,13 @@ class Rows(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes of all states."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether the first hops of a stream wait until there are enough for a call."""
+
+    def marks(self, numbers: Array) -> Array:
+        """Return the marks of open streams: `WAITING`, or 0 for those in full swing."""
 
     def reset(self, number: int) -> None:
         """Put a stream's states back to what a new one has."""
@@ -93,6 +103,11 @@ class NativeRows:
     def nbytes(self) -> int:
         return sum(store.nbytes for store in self._states.values())
 
+    waits = False
+
+    def marks(self, numbers: Array) -> Array:
+        return np.zeros(len(numbers), np.int64)
+
     def before(self, numbers: Array) -> Arrays:
         return {name: store[numbers] for name, store in self._states.items()}
 
@@ -113,7 +128,7 @@ class NativeRows:
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
         count = len(numbers)
-        if not count:
+        if not 0 < count <= MOST:
             return None
         program = self._program(count, False)
         call = self._entries.get(count)
@@ -122,7 +137,7 @@ class NativeRows:
             call = stream_entry(connections, program, self._engine.shown, 1, time_axis=False, batch_axis=True)
             self._entries[count] = call
             if self._pool_entry is not None:
-                self._pool_entry.add(count, call, program)
+                self._pool_entry.add(call, program.frame)
         self._list[0] = count
         self._list[1 : 1 + count] = numbers
         return call(frames) if out is None else call(frames, out)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fastlstm.errors import InputError
 
-__all__ = ["Port", "by_name", "check_frames", "check_out", "checked_state", "frames_text"]
+__all__ = ["Port", "by_name", "check_frames", "check_out", "checked_state", "fits", "frames_text"]
 
 Array = npt.NDArray[Any]
 _KINDS = {

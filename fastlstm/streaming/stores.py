@@ -7,11 +7,13 @@ floats in a microsecond each way, against 4 to 7 where it looks at every float.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.memory import aligned_zeros
 from fastlstm.streaming.flow import Carried
 
 __all__ = ["Store"]
@@ -35,7 +37,7 @@ class Store:
         self._axis = axis = carried.row_axis or 0
         shape = list(self.start[None].shape if self._lone else self.start.shape)
         shape[axis] = capacity
-        self._array = np.zeros(shape, self.start.dtype)
+        self._array = aligned_zeros(tuple(shape), self.start.dtype)
         self._places = math.prod(shape[:axis])
         self._cell = np.dtype(f"V{max(1, math.prod(shape[axis + 1 :]) * self.start.itemsize)}")
         self._cells = self._as_cells(self._array)
@@ -81,6 +83,14 @@ class Store:
         )
         alike = rows.shape == shape and rows.dtype == self.start.dtype and rows.flags.c_contiguous
         return self._as_cells(rows) if alike else None
+
+    def moves(self, rows: Array) -> bool:
+        """Whether rows in an array may be copied to and fro as float32 elements."""
+        return self._cell.itemsize % 4 == 0 and rows.size > 0 and self.cells(rows) is not None
+
+    def pieces_of(self, rows: Array) -> Iterator[tuple[Array, Array]]:
+        """Yield, place by place, the cells of all streams and those in an array that `moves`."""
+        yield from zip(self._cells, self._as_cells(rows), strict=True)
 
     def put_cells(self, numbers: Array, new: Array) -> None:
         """Set the states of some streams by cells."""

@@ -1,20 +1,56 @@
-"""A pool's step by a tape: states go from their stores into its inputs, and from its outputs back into the stores."""
+"""A pool's step by a tape: states go from their stores into its inputs, and from its outputs back into the stores.
+
+Where a tape is one native call, a program around it gathers the states, runs it and scatters them, so that a step is
+one native call too. Any other is played from Python, its states moved by NumPy.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm import layout
+from fastlstm.arguments.rows import Pooled, PooledState
+from fastlstm.memory import address_of, aligned_zeros
+from fastlstm.native import Call, Copy, Value, Wiring, entry, never
+from fastlstm.program import Argument, Instruction, Program, Slot, Stage, Table, place
+from fastlstm.protected import CHECKING
+from fastlstm.segments.program import BoundProgram
+from fastlstm.streaming.layouts import Layout
 from fastlstm.streaming.stores import Store
 from fastlstm.tapes.by_shape import Tapes, give
+from fastlstm.tapes.entry import is_plain, only_program
+from fastlstm.tapes.recorder import Recorder
 from fastlstm.tapes.steps import SizesChangedError, Tape
+from fastlstm.target import Target
 
-__all__ = ["TapedStep"]
+__all__ = ["Step", "TapedStep"]
 
 Array = npt.NDArray[Any]
+
+
+class Step(NamedTuple):
+    """A step as the caller of a pool sees it: its arrays have the streams in front.
+
+    Attributes
+    ----------
+    frames : mapping of str to array
+        Those of a call.
+    shown : mapping of str to array
+        Its outputs, in the order in which the model gives them.
+    states : sequence of str
+        The states that it gives behind them, by their inputs.
+    layouts : mapping of str to Layout
+        Of frames and outputs.
+    """
+
+    frames: Mapping[str, Array]
+    shown: Mapping[str, Array]
+    states: Sequence[str]
+    layouts: Mapping[str, Layout]
 
 
 class TapedStep:
@@ -22,21 +58,52 @@ class TapedStep:
 
     Parameters
     ----------
-    tapes, key, names
+    found : tuple
         What `Tapes.find` says of the call's inputs.
+    step : Step
+        Such a call; calls with frames that choose another tape are not for this one.
     stores : mapping of str to Store
-        The states by the names of their inputs, as they follow the frames and, among the results, the outputs.
+        The states by the names of their inputs.
+    rows : array
+        The list of rows that the pool's programs gather and scatter.
+    target : Target
+
+    Attributes
+    ----------
+    call : Call
+        A built-in that does the step for the streams in `rows`; `native.never` if there is none, or not yet.
     """
 
-    def __init__(self, tapes: Tapes, key: Hashable, names: tuple[str, ...], stores: Mapping[str, Store]) -> None:
-        self._tapes, self._key, self._names, self._stores = tapes, key, names, stores
+    def __init__(
+        self,
+        found: tuple[Tapes, Hashable, tuple[str, ...]],
+        step: Step,
+        stores: Mapping[str, Store],
+        rows: Array,
+        target: Target,
+    ) -> None:
+        self._tapes, self._key, self._names = found
+        self._stores, self._rows, self._target = stores, rows, target
+        self._states, self._layouts = step.states, step.layouts
+        # What is not copied into the tape has chosen it.
+        self._frames = [
+            Value(name, array.dtype, array.shape, whole=True, equal=None if name in self._names else np.array(array))
+            for name, array in step.frames.items()
+        ]
+        self._made = [Value(name, array.dtype, array.shape, whole=True) for name, array in step.shown.items()]
         self._known: Tape | None = None
+        self.call: Call = never
 
-    def run(self, numbers: Array, frames: Mapping[str, Array]) -> list[Array] | None:
-        """Advance streams by frames as the model takes them; return the outputs, or None if there is no tape for it.
+    def run(self, numbers: Array, frames: Mapping[str, Array]) -> dict[str, Array] | None:
+        """Advance streams by frames as the caller gives them; return the outputs, or None if there is no tape for it.
 
         States change once everything has been computed.
         """
+        self._rows[0] = len(numbers)
+        self._rows[1 : 1 + len(numbers)] = numbers
+        done = self.call(frames)
+        if done is not None:
+            return done if len(self._made) > 1 else {self._made[0].name: done}
         tape = self._tapes.take(self._key)
         if tape is None:
             return None
@@ -48,15 +115,15 @@ class TapedStep:
         finally:
             give(tape)
 
-    def _played(self, tape: Tape, numbers: Array, frames: Mapping[str, Array]) -> list[Array]:
+    def _played(self, tape: Tape, numbers: Array, frames: Mapping[str, Array]) -> dict[str, Array]:
         if tape is not self._known:
             self._look_at(tape)
         for target, name in self._given:
-            np.copyto(target, frames[name])
+            np.copyto(target, self._layouts[name].as_model(frames[name]))
         for target, store in self._taken:
             store.take(numbers, target)
         tape.play()
-        shown = [np.array(array) for array in self._shown]
+        shown = {name: np.array(self._layouts[name].as_rows(a), order="C") for name, a in self._shown.items()}
         for store, array, cells in self._put:
             if cells is None:
                 store.put(numbers, store.fitting(array, len(numbers)))
@@ -65,12 +132,86 @@ class TapedStep:
         return shown
 
     def _look_at(self, tape: Tape) -> None:
-        """Note where a tape has what goes in and what comes out."""
+        """Note where a tape has what goes in and what comes out, and make a native call of it if it is the first."""
         places = dict(zip(self._names, tape.inputs, strict=True))
         self._given = [(place, name) for name, place in places.items() if name not in self._stores]
-        self._taken = [(places[name], store) for name, store in self._stores.items()]
+        self._taken = [(place, self._stores[name]) for name, place in places.items() if name in self._stores]
         arrays = [cell.array for cell in tape.outputs]
-        self._shown = arrays[: len(arrays) - len(self._stores)]
-        after = arrays[len(self._shown) :]
-        self._put = [(s, a, s.cells(a)) for s, a in zip(self._stores.values(), after, strict=True)]
+        self._shown = {value.name: array for value, array in zip(self._made, arrays, strict=False)}
+        after = zip(self._states, arrays[len(self._made) :], strict=True)
+        self._put = [(self._stores[name], array, self._stores[name].cells(array)) for name, array in after]
+        if self._known is None:
+            self.call = self._native(tape)
         self._known = tape
+
+    def _native(self, tape: Tape) -> Call:
+        """Return the built-in that does the step by this tape, `native.never` if some of it needs Python.
+
+        So does what may be refused once states have moved: an index without anything to point to, another number of
+        rounds.
+        """
+        recorded = only_program(tape)
+        gathered, scattered = [(s, a) for a, s in self._taken], [(s, a) for s, a, _ in self._put]
+        arrays = [*(array for array, _ in self._given), *self._shown.values()]
+        if CHECKING or recorded is None or tape.flags or tape.watched or not all(map(is_plain, arrays)):
+            return never
+        if not all(store.moves(array) for store, array in (*gathered, *scattered)):
+            return never
+        values = {value.name: value for value in (*self._frames, *self._made)}
+        into, out_of = (Recorder(self._target, 1, {}) for _ in range(2))
+        before, after = [], []
+        for array, name in self._given:
+            there = self._beside(name, values[name], array)
+            if there is None:
+                return never
+            if there is not array:
+                into.copy(self._layouts[name].as_model(there), array)
+            before.append(Copy([value.name for value in self._frames].index(name), there))
+        for number, (name, array) in enumerate(self._shown.items()):
+            there = self._beside(name, values[name], array)
+            if there is None:
+                return never
+            if there is not array:
+                out_of.copy(self._layouts[name].as_rows(array), there)
+            after.append(Copy(number, there))
+        program = self._around(recorded.program, gathered, scattered, into.flushed(), out_of.flushed())
+        return entry(program, Wiring(self._frames, self._made, before, after, steps=1, bare=True), tape.busy)
+
+    def _beside(self, name: str, value: Value, array: Array) -> Array | None:
+        """Return memory that holds a value as the caller has it: the tape's own if that is the same bytes.
+
+        None if it would have to be turned and no kernel does that.
+        """
+        shape = tuple(size or 0 for size in value.shape)
+        turned = self._layouts[name].as_model(np.empty(shape, value.dtype))
+        if turned.flags.c_contiguous:
+            return array
+        return aligned_zeros(shape, value.dtype) if value.dtype == np.float32 else None
+
+    def _around(
+        self,
+        inside: BoundProgram,
+        gathered: Sequence[tuple[Store, Array]],
+        scattered: Sequence[tuple[Store, Array]],
+        into: Sequence[Instruction],
+        out_of: Sequence[Instruction],
+    ) -> BoundProgram:
+        """Return a tape's program between moves of states and frames into it, and out of it."""
+        places: list[Array] = []
+
+        def moving(kernel: str, states: Sequence[tuple[Store, Array]]) -> Instruction:
+            words: list[Argument] = []
+            for whole, part in (pair for store, array in states for pair in store.pieces_of(array)):
+                words += PooledState(len(places), place(whole), whole.strides[0], whole.strides[0] // 4)
+                places.append(part)
+            return Instruction(kernel, (self._target.lanes,), Pooled(place(self._rows), len(words) // 4, Table(words)))
+
+        first, last = moving("gather.gather", gathered), moving("gather.scatter", scattered)
+        slots = tuple(Slot("state", "external", part.strides[0] // 4) for part in places)
+        stages = (
+            Stage(layout.ONCE, (first, *into)), *inside.program.stages, Stage(layout.ONCE, (*out_of, last))
+        )  # fmt: skip
+        program = BoundProgram(Program(self._target, slots, stages, inside.program.scratch), 1, inside.workers)
+        for slot, part in enumerate(places):
+            program.place(slot, address_of(part), 0, part.strides[0])
+        return program

@@ -14,7 +14,7 @@ from fastlstm.memory import address_of
 from fastlstm.native import Call, Copy, Value, Wiring, entry, never
 from fastlstm.tapes.steps import Recorded, Tape
 
-__all__ = ["steered_entry", "tape_entry"]
+__all__ = ["as_value", "is_plain", "only_program", "steered_entry", "tape_entry"]
 
 Array = npt.NDArray[Any]
 
@@ -22,15 +22,15 @@ Array = npt.NDArray[Any]
 def tape_entry(tape: Tape, inputs: Sequence[str], outputs: Sequence[TensorSpec]) -> Call:
     """Return a built-in that runs a tape for inputs of these names; `native.never` if some of it runs in Python."""
     names = [spec.name for spec in outputs]
-    program = _program(tape)
+    program = only_program(tape)
     arrays = [cell.array for cell in tape.outputs]
-    if program is None or len(set(names)) < len(names) or not all(map(_is_plain, [*tape.inputs, *arrays])):
+    if program is None or len(set(names)) < len(names) or not all(map(is_plain, [*tape.inputs, *arrays])):
         return never
     frames = [frame for watched in tape.watched for frame in watched.frames]
     watched = [address_of(frame) + 8 * layout.STATUS for frame in frames]
     tape.wiring = Wiring(
-        [_value(name, array) for name, array in zip(inputs, tape.inputs, strict=True)],
-        [_value(name, array) for name, array in zip(names, arrays, strict=True)],
+        [as_value(name, array) for name, array in zip(inputs, tape.inputs, strict=True)],
+        [as_value(name, array) for name, array in zip(names, arrays, strict=True)],
         [Copy(number, array) for number, array in enumerate(tape.inputs)],
         [Copy(number, array) for number, array in enumerate(arrays)],
         steps=1,
@@ -41,15 +41,15 @@ def tape_entry(tape: Tape, inputs: Sequence[str], outputs: Sequence[TensorSpec])
 
 def steered_entry(tape: Tape, inputs: Sequence[TensorSpec], fixed: Mapping[str, Array]) -> Call:
     """Return a built-in for a tape of the model that is left when some inputs are constants: they have to be those."""
-    program = _program(tape)
-    if program is None or tape.wiring is None or not all(map(_is_plain, fixed.values())):
+    program = only_program(tape)
+    if program is None or tape.wiring is None or not all(map(is_plain, fixed.values())):
         return never
     known = {value.name: (number, value) for number, value in enumerate(tape.wiring.inputs)}
     values, places = [], {}
     for number, spec in enumerate(inputs):
         if spec.name in fixed:
             array = np.array(fixed[spec.name], order="C")
-            values.append(_value(spec.name, array)._replace(equal=array))
+            values.append(as_value(spec.name, array)._replace(equal=array))
         else:
             place, value = known[spec.name]
             places[place] = number
@@ -58,16 +58,17 @@ def steered_entry(tape: Tape, inputs: Sequence[TensorSpec], fixed: Mapping[str, 
     return entry(program.program, tape.wiring._replace(inputs=values, before=before), tape.busy)
 
 
-def _program(tape: Tape) -> Recorded | None:
+def only_program(tape: Tape) -> Recorded | None:
     """Return the one native call that a tape is, None if it is more."""
     step = tape.steps[0] if len(tape.steps) == 1 else None
     return step if isinstance(step, Recorded) else None
 
 
-def _is_plain(array: Any) -> bool:
+def is_plain(array: Any) -> bool:
     """Whether an entry can copy a value as the bytes that it is."""
     return isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype == np.dtype(array.dtype.char)
 
 
-def _value(name: str, array: Array) -> Value:
+def as_value(name: str, array: Array) -> Value:
+    """Return an input or output that is copied whole."""
     return Value(name, np.dtype(array.dtype.char), array.shape, whole=True)

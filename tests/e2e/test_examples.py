@@ -53,10 +53,6 @@ def test_audio_in_blocks_has_the_bits_of_the_offline_result(tmp_path: Path) -> N
     assert example.read_wav(tmp_path / "amplified.wav")[0].any()
 
 
-def test_pooled_streams_have_the_bits_of_single_ones() -> None:
-    assert load_example("many_streams").main()
-
-
 def test_the_forecaster_of_the_demo_can_be_trained_again(tmp_path: Path) -> None:
     example = load_example("train_forecaster")
     series = example.read_series()

@@ -57,7 +57,7 @@ ALLOWED: Mapping[str, str] = {
     "prebuild": "kernels machine target usual",
     "streaming": (
         "arguments busy conversion executor foreign graph kernels layout machine memory native operators passes plan "
-        "program segments tables tapes target"
+        "program protected segments tables tapes target"
     ),
     "inputs": "conversion foreign graph streaming",
     "model": "clock executor fileformat foreign graph inputs machine native passes plan prepared profile quantise "

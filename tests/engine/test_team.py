@@ -83,6 +83,51 @@ def test_bits_stay_the_same_among_busy_neighbours_and_late_workers(kind: str) ->
             process.wait()
 
 
+DELAYS = """
+    import ctypes, random, signal, threading
+    import numpy as np
+    import fastlstm
+    from fastlstm import model, team
+
+    model.cores = lambda: 8
+
+    # A signal whose handler is usleep: what a thread is at, in compiled code too, waits so many microseconds.
+    libc = ctypes.CDLL(None)
+    numbers = [signal.SIGUSR1, *range(signal.SIGRTMIN + 1, signal.SIGRTMIN + 20)]
+    for number in numbers:
+        libc.signal(number, libc.usleep)
+
+    rng = np.random.default_rng(0)
+    weights = rng.normal(scale=0.1, size=(640, 16)), rng.normal(scale=0.1, size=(640, 160))
+    alone, shared = (fastlstm.LSTM(*weights, threads=n) for n in (1, 3))
+    x = rng.normal(size=(40, 2, 16)).astype(np.float32)
+    want, _ = alone(x)
+    shared(x)
+    threads = [threading.main_thread().ident, *(thread.ident for thread in team.team_of(3)._threads)]
+    assert len(threads) == 3
+    ended, sent = threading.Event(), [0]
+
+    def delay():
+        draw = random.Random(1)
+        while not ended.wait(draw.expovariate(1 / 0.0001)):
+            signal.pthread_kill(draw.choice(threads), draw.choice(numbers))
+            sent[0] += 1
+
+    pest = threading.Thread(target=delay)
+    pest.start()
+    for _ in range(400):
+        assert np.array_equal(shared(x)[0], want)
+    ended.set()
+    pest.join()
+    assert sent[0] > 100, sent
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the handler takes what Linux gives it")
+def test_bits_stay_the_same_whatever_step_is_delayed() -> None:
+    subprocess.run([sys.executable, "-c", textwrap.dedent(DELAYS)], timeout=120, check=True)
+
+
 @pytest.mark.parametrize("directions", [1, 2])
 @pytest.mark.parametrize(("batch", "hidden", "threads"), [(16, 100, 2), (33, 72, 3)])
 def test_a_batch_divided_among_workers_gives_the_same_bits(

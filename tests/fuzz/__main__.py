@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -11,13 +13,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import mutate, seeds
+from . import child, mutate, seeds
 
 LOAD_SECONDS, RUN_SECONDS = 10.0, 60.0  # a run may compile kernels of new sizes
 PATIENCE = 30  # times as long for a child that waits and does not compute
+MOST_KEPT = 3000  # bytes of a file in the corpus
 PER_CHILD = 2000  # seeds; a new process then has its memory anew
 
 
@@ -27,10 +31,14 @@ class Report:
 
     kinds: Counter[str] = field(default_factory=Counter)
     places: Counter[str] = field(default_factory=Counter)
+    sentences: dict[str, int] = field(default_factory=dict)
+    """The first seed of each sentence that refused a file, apart from names and numbers."""
 
     def take(self, seed: int, kind: str, text: str) -> None:
         """Count a seed, and print it if something is wrong."""
         self.kinds[kind] += 1
+        if kind == "refused":
+            self.sentences.setdefault(re.sub(r"'[^']*'|\[[^]]*\]|[\w./]*\d[\w./]*", "", text)[:90], seed)
         if kind not in ("model", "refused"):
             where = f"{kind}: {text.split(': ')[0]}"
             self.places[where] += 1
@@ -55,18 +63,18 @@ def processor_seconds(pid: int) -> float:
 def run_child(folder: Path, first: int, count: int, report: Report) -> int:
     """Run seeds in one child until it is through or has to be stopped; return how many are done."""
     command = [sys.executable, "-m", "fuzz.child", str(folder), str(first), str(count), "1"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    assert child.stdout is not None
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
     selector = selectors.DefaultSelector()
-    selector.register(child.stdout, selectors.EVENT_READ)
+    selector.register(process.stdout, selectors.EVENT_READ)
     done, doing, limit, rest, since = 0, "start", 60.0, b"", 0.0
     while True:
         # A child that got no processor (it was stopped, or others were busy) is waited for longer.
         for _ in range(PATIENCE):
             ready = selector.select(timeout=limit)
-            if ready or not processor_seconds(child.pid) - since <= limit / 2:
+            if ready or not processor_seconds(process.pid) - since <= limit / 2:
                 break
-        chunk = os.read(child.stdout.fileno(), 1 << 16) if ready else b""
+        chunk = os.read(process.stdout.fileno(), 1 << 16) if ready else b""
         if not chunk:
             break
         *lines, rest = (rest + chunk).split(b"\n")
@@ -77,18 +85,33 @@ def run_child(folder: Path, first: int, count: int, report: Report) -> int:
                 report.take(int(seed), kind, what)
                 done += 1
             doing, limit = word, RUN_SECONDS if word == "run" else LOAD_SECONDS
-        since = processor_seconds(child.pid)
-    if child.poll() is None and not ready:
-        child.kill()
-        child.wait()
+        since = processor_seconds(process.pid)
+    if process.poll() is None and not ready:
+        process.kill()
+        process.wait()
         report.take(first + done, "hang", f"{doing} took more than {limit:.0f} s")
         return done + 1
-    code = child.wait()
+    code = process.wait()
     if done < count:
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         report.take(first + done, "crash", f"{name} during {doing}")
         return done + 1
     return done
+
+
+def grow(report: Report, files: Sequence[Path], count: int) -> None:
+    """Add files to the corpus that were refused by sentences which no file in it is refused by."""
+    known = set()
+    with tempfile.TemporaryDirectory() as name:
+        for path in seeds.CORPUS.iterdir() if count else ():
+            held = Report()
+            held.take(0, *child.judged(path.read_bytes(), path.name, Path(name)))
+            known.update(held.sentences)
+    for sentence, seed in report.sentences.items():
+        file, content = mutate.draw(seed, files)
+        if count and sentence not in known and len(content) <= MOST_KEPT and mutate.is_changeable(file, content):
+            (seeds.CORPUS / f"{hashlib.sha256(content).hexdigest()[:10]}{Path(file).suffix}").write_bytes(content)
+            count -= 1
 
 
 def main() -> int:
@@ -99,6 +122,7 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the first file; each has the number of the one before + 1"
     )
+    parser.add_argument("--grow", type=int, default=0, help="put so many files into the corpus")
     parser.add_argument("--keep", type=Path, help="write the file of --seed into this folder and stop")
     given = parser.parse_args()
     count = given.count or (2000 if given.minutes is None else 1 << 60)
@@ -118,6 +142,7 @@ def main() -> int:
             if time.monotonic() - last > 60:
                 last = time.monotonic()
                 print(f"... seed {at}: {dict(report.kinds)}", flush=True)
+        grow(report, sorted((folder / "good").iterdir()), given.grow)
     print(f"{at - given.seed:,} files from seed {given.seed} on: {dict(report.kinds)}")
     for place, times in report.places.most_common():
         print(f"  {times:6} {place}")

@@ -65,6 +65,13 @@ def attempt(seed: int, files: Sequence[Path], folder: Path, say: Any = lambda _t
     return ("model", text) if kind == "refused" else (kind, text)
 
 
+def judged(content: bytes, name: str, folder: Path) -> tuple[str, str]:
+    """Load a file; return the kind of the result and a text."""
+    path = folder / name
+    path.write_bytes(content)
+    return _judged(lambda: fastlstm.load(path))[:2]
+
+
 def _judged(call: Any) -> tuple[str, str, Any]:
     try:
         return "model", "", call()

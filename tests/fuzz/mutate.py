@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
+import pickletools
 import random
 import struct
 import zipfile
@@ -11,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import onnx
 import safetensors
@@ -20,7 +23,7 @@ from onnx import numpy_helper
 from fastlstm import fileformat
 from fastlstm.converters.onnx.operators import OPERATORS
 
-__all__ = ["draw", "mutated"]
+__all__ = ["draw", "is_changeable", "mutated"]
 
 SIZES = (-(2**63), -(2**31), -3, -2, -1, 0, 1, 2, 3, 4, 5, 7, 16, 255, 4096, 2**20, 1919120248, 2**31, 2**40, 2**62)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-30, 1e38, 1e300, float("inf"), float("nan"))
@@ -43,6 +46,15 @@ def mutated(path: Path, choose: random.Random) -> bytes:
     if by_structure is None or choose.random() < 0.25:
         return damaged(data, choose)
     return by_structure(data, choose)
+
+
+def is_changeable(name: str, data: bytes) -> bool:
+    """Whether a file that was changed can be changed by its structure once more."""
+    by_structure = _STRUCTURES.get(Path(name).suffix, damaged)
+    try:
+        return all(by_structure(data, random.Random(seed)) for seed in range(20))
+    except Exception:  # noqa: BLE001 (whatever reads formats raises whatever it does)
+        return False
 
 
 def damaged(data: bytes, choose: random.Random) -> bytes:
@@ -346,6 +358,10 @@ def _zip(data: bytes, choose: random.Random) -> bytes:
                     content = _json(content, choose)
                 elif name.endswith(".py"):
                     content = _code(content.decode(), choose).encode()
+                elif name.endswith(".pkl") and choose.random() < 0.9:
+                    content = _pickle(content, choose)
+                elif name.endswith(".h5") and choose.random() < 0.9:
+                    content = _hdf5(content, choose)
                 else:
                     content = damaged(content, choose) if content else b"\0"
             target.writestr(zipfile.ZipInfo(name), content)
@@ -368,6 +384,88 @@ def _code(text: str, choose: random.Random) -> str:
     return text
 
 
+def _pickle(data: bytes, choose: random.Random) -> bytes:
+    """Change operations of a pickle: their numbers and names, their order, which there are."""
+    try:
+        starts = [at for _, _, at in pickletools.genops(data)]
+    except ValueError:  # changed before
+        return damaged(data, choose)
+    parts = [data[start:stop] for start, stop in zip(starts, [*starts[1:], len(data)], strict=True)]
+    for _ in range(choose.choice((1, 1, 1, 2, 4))):
+        i, j = sorted(choose.randrange(len(parts)) for _ in range(2))
+        kind = choose.randrange(6)
+        if kind == 0:
+            parts[i : i + choose.randrange(1, 4)] = []
+        elif kind == 1:
+            parts[j:j] = parts[i : i + choose.randrange(1, 6)]
+        elif kind == 2:
+            parts[i], parts[j] = parts[j], parts[i]
+        elif kind == 3:  # an int of one, two, four or eight bytes, or a bool, where something else was
+            number = choose.choice(SIZES)
+            parts[i] = choose.choice((pickle.dumps(number, 2)[2:-1], b"\x88", b"\x89", b"N", b")", b"]", b"}"))
+        elif kind == 4:
+            parts[i] = choose.choice(_GLOBALS)
+        else:
+            parts[i] = damaged(parts[i], choose)
+        if not parts:
+            return data[:1]
+    return b"".join(parts)
+
+
+_GLOBALS = tuple(
+    f"c{module}\n{name}\n".encode()
+    for module, name in (
+        ("collections", "OrderedDict"), ("torch._utils", "_rebuild_tensor_v2"), ("torch", "FloatStorage"),
+        ("torch", "LongStorage"), ("builtins", "dict"), ("builtins", "eval"), ("os", "system"), ("", ""),
+    )
+)  # fmt: skip
+
+
+def _hdf5(data: bytes, choose: random.Random) -> bytes:
+    """Change what an HDF5 file holds: groups, data sets, attributes, the JSON among them."""
+    held = io.BytesIO(data)
+    try:
+        with h5py.File(held, "r+") as file:
+            objects: list[Any] = [file]
+            file.visititems(lambda _, found: objects.append(found))
+            for _ in range(choose.choice((1, 1, 2, 3))):
+                _change_object(choose.choice(objects), choose)
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError):  # this change is none that HDF5 takes
+        return damaged(data, choose)
+    return held.getvalue()
+
+
+def _change_object(found: Any, choose: random.Random) -> None:
+    if found.attrs and choose.random() < 0.6:
+        name = choose.choice(sorted(found.attrs))
+        value = found.attrs[name]
+        text = value.decode() if isinstance(value, bytes) else value
+        if isinstance(text, str) and text[:1] in ("{", "["):
+            value = json.dumps(changed_json(json.loads(text), choose))
+        elif isinstance(value, np.ndarray) and value.size:
+            value = choose.choice((value[::-1], value[:-1], np.repeat(value, 2), np.arange(3), np.zeros((0,))))
+        else:
+            value = choose.choice((*SIZES[4:9], *FLOATS[:4], *WORDS))
+        if choose.random() < 0.2:
+            del found.attrs[name]
+        else:
+            found.attrs[name] = value
+    elif isinstance(found, h5py.Dataset):
+        parent, name, array = found.parent, found.name, found[()]
+        shape = list(array.shape)
+        _list(shape, choose, (0, 1, 2, 3, 4, 8, 16, 512))
+        del parent[name]
+        if np.prod(shape, dtype=float) < 1 << 16:
+            parent.create_dataset(name, data=np.resize(array, shape).astype(choose.choice(KINDS)))
+    elif len(found):
+        names = sorted(found)
+        one, other = choose.choice(names), choose.choice(names)
+        if choose.random() < 0.5:
+            del found[one]
+        elif f"{one}2" not in found:
+            found[f"{one}2"] = found[other]
+
+
 _STRUCTURES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     ".onnx": _onnx,
     ".fastlstm": _fastlstm,
@@ -378,4 +476,5 @@ _STRUCTURES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     ".torchscript": _zip,
     ".pt2": _zip,
     ".keras": _zip,
+    ".h5": _hdf5,
 }

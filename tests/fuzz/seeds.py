@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,10 @@ from torch import nn
 
 import fastlstm
 
-__all__ = ["write_all"]
+__all__ = ["CORPUS", "write_all"]
+
+CORPUS = Path(__file__).parent / "corpus"
+"""Changed files, each refused by another sentence: what is changed once more gets farther than one change does."""
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 RNG = np.random.default_rng(0)
@@ -324,10 +328,12 @@ def _write_audio(folder: Path) -> None:
 
 
 def write_all(folder: Path) -> None:
-    """Write a model of every kind into a folder, and check that each one loads."""
+    """Write a model of every kind into a folder, check that each one loads, and add the corpus."""
     _write_onnx(folder)
     _write_torch(folder)
     _write_keras(folder)
     _write_audio(folder)
     for path in sorted(folder.iterdir()):
         fastlstm.load(path)
+    for path in sorted(CORPUS.iterdir()):
+        shutil.copy(path, folder / f"corpus-{path.name}")

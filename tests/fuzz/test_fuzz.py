@@ -38,6 +38,14 @@ def test_mutated_files_load_or_are_refused_in_a_sentence(good: Path, tmp_path: P
     assert {kind for kind, _ in found.values()} == {"model", "refused"}
 
 
+def test_files_of_the_corpus_load_or_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    held = sorted(seeds.CORPUS.iterdir())
+    found = {path.name: child.judged(path.read_bytes(), path.name, tmp_path) for path in held}
+    assert found
+    assert not {name: result for name, result in found.items() if result[0] not in ("model", "refused")}
+    assert sum(path.stat().st_size for path in held) < 1 << 18
+
+
 def graph(nodes: list[Node], constants: dict[str, Any] | None = None, shape: Any = ("time", 2, 3)) -> Graph:
     held = {name: np.asarray(array) for name, array in (constants or {}).items()}
     return Graph((TensorSpec("x", shape),), (TensorSpec("y", ("...",)),), tuple(nodes), held)

@@ -114,28 +114,6 @@ def test_every_call_of_a_stream_that_is_in_use_is_refused(model: Model) -> None:
     stream.step(x[0])
 
 
-def test_every_call_of_a_pool_that_is_in_use_is_refused(model: Model) -> None:
-    x, pool = frames(model, 2), model.streams(3)
-    numbers = [pool.open(), pool.open()]
-    pool.step(numbers, x)
-    before = pool.state(0)
-    with in_use(pool._busy):
-        for call in (
-            lambda: pool.step(numbers, x),
-            lambda: pool.push(numbers, [x, x]),
-            pool.open,
-            lambda: pool.close(0),
-            lambda: pool.reset(0),
-            lambda: pool.state(0),
-            lambda: pool.set_state(0, before),
-            lambda: copy.copy(pool),
-        ):
-            with pytest.raises(InputError, match="in use by another call"):
-                call()
-    assert same(pool.state(0), before)
-    assert len(pool) == 2
-
-
 def test_a_call_that_meets_a_long_one_is_refused_and_the_long_one_is_right() -> None:
     model = MODELS["one native call"]()
     x = frames(model, 3000)

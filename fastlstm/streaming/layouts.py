@@ -1,0 +1,45 @@
+"""How the frames of a step lie in a pool's calls, streams first, and how the model has them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Layout"]
+
+Array = npt.NDArray[Any]
+
+
+class Layout(NamedTuple):
+    """Of one input or output.
+
+    Attributes
+    ----------
+    axes : str
+        A letter for each of the model's axes: T is time, B the batch rows, anything else stays.
+    several : bool
+        Whether a pool's calls have an axis of time for it, behind the streams.
+    """
+
+    axes: str
+    several: bool
+
+    def as_model(self, array: Array) -> Array:
+        """Return the model's view of an array [streams, time, …] or [streams, …]; of one without rows itself."""
+        if "B" not in self.axes:
+            return array
+        kept = [axis for axis in self.axes if self.several or axis != "T"]
+        others = iter(range(1 + self.several, array.ndim))
+        view = array.transpose([0 if a == "B" else 1 if a == "T" else next(others) for a in kept])
+        return view if self.several or "T" not in self.axes else np.expand_dims(view, self.axes.index("T"))
+
+    def as_rows(self, array: Array) -> Array:
+        """Return the view [streams, time, …] or [streams, …] of an array of the model's."""
+        axes = self.axes
+        if "T" in axes and not self.several:
+            array = array[(slice(None),) * axes.index("T") + (0,)]
+            axes = axes.replace("T", "")
+        front = [axes.index("B"), *([axes.index("T")] if self.several else [])]
+        return array.transpose([*front, *(i for i in range(array.ndim) if i not in front)])

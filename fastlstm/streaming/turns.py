@@ -1,0 +1,201 @@
+"""Calls of several threads at one pool: they take turns, and steps that wait go through together.
+
+The pool's flag (`fastlstm.busy`) is taken by whoever runs a call, compiled code included. Who finds it taken puts a
+`Turn` into a list and sleeps. A call that ends does what waits, steps as one batch, and wakes the threads that asked
+for it: each is woken once, with its result, and seldom meets another at the interpreter lock. A turn is in the list
+before its thread looks at the flag again, and the flag is given back before the list is looked at, so none is
+forgotten.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from fastlstm.busy import Busy, in_use
+
+__all__ = ["Turn", "Turns", "in_turn"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LOOK_AGAIN_SECONDS = 0.1
+"""A signal may end a call between its result and the look at who waits: then they look themselves."""
+
+
+class Turn:
+    """A call that waits for its turn.
+
+    Parameters
+    ----------
+    work : callable
+        Does it.
+    step : object, optional
+        What `Turns` needs to do it together with others, where that is possible.
+    """
+
+    def __init__(self, work: Callable[[], Any], step: Any = None) -> None:
+        self.work, self.step = work, step
+        self.done = False
+        self.result: Any = None
+        self.error: Exception | None = None
+        self._woken = threading.Lock()
+        self._woken.acquire()
+
+    def do(self) -> None:
+        """Do it now, by itself."""
+        try:
+            result = self.work()
+        except Exception as error:  # noqa: BLE001 (the thread that asked raises it)
+            self.fail(error)
+        else:
+            self.end(result)
+
+    def end(self, result: Any) -> None:
+        """Note what it returns."""
+        self.result, self.done = result, True
+
+    def fail(self, error: Exception) -> None:
+        """Note what it raises."""
+        self.error, self.done = error, True
+
+    def sleep(self) -> None:
+        """Return when woken, or after a while."""
+        self._woken.acquire(timeout=LOOK_AGAIN_SECONDS)
+
+    def wake(self) -> None:
+        """Wake the thread that waits for it."""
+        try:
+            self._woken.release()
+        except RuntimeError:  # it has been woken already
+            return
+
+    def outcome(self) -> Any:
+        """Return the result, or raise the error."""
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+class Turns:
+    """Who may use a pool.
+
+    Parameters
+    ----------
+    busy : Busy
+        The pool's flag.
+    together : callable
+        Takes several turns that have a `step`, and ends those that it can do as one.
+    """
+
+    def __init__(self, busy: Busy, together: Callable[[Sequence[Turn]], None]) -> None:
+        self._busy, self._together = busy, together
+        self.waiting: list[Turn] = []
+        """Always the same list, so that a step can look at it for next to nothing."""
+        self._owner = 0  # the thread that holds the flag, if it took it here
+
+    def run(self, turn: Turn) -> Any:
+        """Return what a call returns, once it is its turn.
+
+        Raises
+        ------
+        InputError
+            If this thread is in a call of the pool already: it would wait for itself.
+        """
+        if self._take():
+            try:
+                self.waiting.append(turn)
+                self._do_all()
+            finally:
+                self._give()
+            self.help()
+        else:
+            # Where there is no other thread, it was one that a fork has left behind.
+            if self._owner == threading.get_ident() or threading.active_count() == 1:
+                raise in_use("pool")
+            self._wait(turn)
+        return turn.outcome()
+
+    def help(self) -> None:
+        """Do what waits now; who comes meanwhile does it after this."""
+        if self.waiting and self._take():
+            try:
+                self._do_all()
+            finally:
+                self._give()
+
+    def _take(self) -> bool:
+        try:
+            del self._busy.free
+        except AttributeError:
+            return False
+        self._owner = threading.get_ident()
+        return True
+
+    def _give(self) -> None:
+        self._owner = 0
+        self._busy.free = None
+        for turn in self.waiting[:1]:
+            turn.wake()
+
+    def _wait(self, turn: Turn) -> None:
+        """Return when a turn is done, by this thread or another."""
+        self.waiting.append(turn)
+        try:
+            while not turn.done:
+                if self._take():
+                    try:
+                        self._do_all()
+                    finally:
+                        self._give()
+                else:
+                    turn.sleep()
+        except BaseException:
+            self._withdraw(turn)
+            raise
+
+    def _withdraw(self, turn: Turn) -> None:
+        """Do without a turn; wait for its end if another thread is doing it, which reads the caller's arrays."""
+        try:
+            self.waiting.remove(turn)
+        except ValueError:
+            while not (turn.done or turn in self.waiting):
+                turn.sleep()
+            if not turn.done:
+                self._withdraw(turn)
+
+    def _do_all(self) -> None:
+        """Do all turns that wait now."""
+        turns = list(self.waiting)
+        del self.waiting[: len(turns)]
+        try:
+            steps = [turn for turn in turns if turn.step is not None]
+            if len(steps) > 1:
+                self._together(steps)
+            for turn in turns:
+                if not turn.done:
+                    turn.do()
+        finally:  # an interrupt leaves the rest to others
+            self.waiting[:0] = [turn for turn in turns if not turn.done]
+            for turn in turns:
+                turn.wake()
+
+
+class _Pool(Protocol):
+    _turns: Turns
+
+
+S = TypeVar("S", bound=_Pool)
+
+
+def in_turn(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+    """Let a method of a pool wait for its turn."""
+
+    @wraps(method)
+    def waiting(self: S, /, *args: P.args, **options: P.kwargs) -> R:
+        result: R = self._turns.run(Turn(lambda: method(self, *args, **options)))
+        return result
+
+    return waiting

@@ -1,0 +1,203 @@
+"""The server of many streams: right answers for everybody, whatever some clients do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+import fastlstm
+
+SAMPLES, UNITS, CAPACITY = 16, 8, 12
+
+
+def load_server() -> ModuleType:
+    path = Path(__file__).parents[2] / "examples" / "many_streams.py"
+    spec = importlib.util.spec_from_file_location("many_streams", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+SERVER = load_server()
+
+
+def make_model() -> fastlstm.Model:
+    rng = np.random.default_rng(3)
+    sizes = {
+        "lstm.weight_ih_l0": (4 * UNITS, SAMPLES),
+        "lstm.weight_hh_l0": (4 * UNITS, UNITS),
+        "lstm.bias_ih_l0": (4 * UNITS,),
+        "lstm.bias_hh_l0": (4 * UNITS,),
+        "head.weight": (1, UNITS),
+        "head.bias": (1,),
+    }
+    weights = {name: rng.uniform(-0.5, 0.5, size).astype(np.float32) for name, size in sizes.items()}
+    return fastlstm.from_state_dict(weights, layers="lstm | linear")
+
+
+MODEL = make_model()
+
+
+class Small:
+    """An engine without a package's weights."""
+
+    samples = SAMPLES
+
+    def __init__(self) -> None:
+        self.pool = MODEL.streams(CAPACITY)
+        self.open, self.close = self.pool.open, self.pool.close
+
+    def step(self, streams: np.ndarray, chunks: np.ndarray) -> np.ndarray:
+        return self.pool.step(streams, chunks)[:, 0]
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[tuple[Any, int]]:
+    """A running server and its port."""
+    server, loop = SERVER.Server(Small(), CAPACITY), asyncio.get_running_loop()
+    listening = await loop.create_server(lambda: SERVER.Client(server), "127.0.0.1", 0)
+    stepping = loop.run_in_executor(None, server.run)
+    looking = asyncio.create_task(server.drop_the_silent())
+    try:
+        yield server, listening.sockets[0].getsockname()[1]
+    finally:
+        assert looking.cancel()  # else it has ended by itself
+        listening.close()
+        server.ready.put(None)
+        await stepping
+
+
+def run(test: Callable[[Any, int], Awaitable[None]]) -> None:
+    async def whole() -> None:
+        async with serving() as (server, port):
+            await asyncio.wait_for(test(server, port), 60)
+
+    asyncio.run(whole())
+
+
+def client(port: int) -> connect:
+    return connect(f"ws://127.0.0.1:{port}", compression=None, ping_interval=None)
+
+
+def recording(seed: int, chunks: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(chunks, SAMPLES)).astype(np.float32)
+
+
+async def answers(socket: ClientConnection, chunks: np.ndarray) -> np.ndarray:
+    """Send chunks one by one, each after the answer to the last."""
+    found = []
+    for chunk in chunks:
+        await socket.send(chunk.tobytes())
+        found.append(np.frombuffer(await socket.recv(), np.float32))
+    return np.concatenate(found)
+
+
+def expected(chunks: np.ndarray) -> np.ndarray:
+    return MODEL.stream().push(chunks)[:, 0]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+def test_clients_that_come_and_go_get_the_bits_of_single_streams() -> None:
+    async def test(server: Any, port: int) -> None:
+        async def one(seed: int) -> None:
+            for part in range(2):
+                chunks = recording(10 * seed + part, 3 + seed)
+                async with client(port) as socket:
+                    np.testing.assert_array_equal(await answers(socket, chunks), expected(chunks))
+
+        await asyncio.gather(*map(one, range(CAPACITY // 2)))
+        await until(lambda: not server.clients)
+
+    run(test)
+
+
+def test_a_flood_is_answered_in_order_and_stops_nobody() -> None:
+    async def test(server: Any, port: int) -> None:
+        flood, calm = recording(1, 300), recording(2, 5)
+        async with client(port) as flooding, client(port) as other:
+            for chunk in flood:
+                await flooding.send(chunk.tobytes())
+            np.testing.assert_array_equal(await answers(other, calm), expected(calm))
+            most = max(len(each.chunks) for each in server.clients)
+            assert most <= SERVER.MOST_WAITING + 65536 // (4 * SAMPLES)  # and one read from the socket
+            got = np.concatenate([np.frombuffer(await flooding.recv(), np.float32) for _ in flood])
+            np.testing.assert_array_equal(got, expected(flood))
+
+    run(test)
+
+
+@pytest.mark.parametrize("message", ["text", b"", bytes(4 * SAMPLES - 4), bytes(4 * SAMPLES + 4)])
+def test_anything_but_a_chunk_ends_that_connection_alone(message: str | bytes) -> None:
+    async def test(server: Any, port: int) -> None:
+        chunks = recording(3, 6)
+        async with client(port) as good, client(port) as bad:
+            first = await answers(good, chunks[:3])
+            await answers(bad, chunks[:1])
+            await bad.send(message)
+            with pytest.raises(ConnectionClosed) as closed:
+                await bad.recv()
+            assert closed.value.rcvd.code in (1003, 1009)
+            rest = await answers(good, chunks[3:])
+            np.testing.assert_array_equal(np.concatenate([first, rest]), expected(chunks))
+        await until(lambda: not server.clients)
+
+    run(test)
+
+
+def test_streams_of_clients_that_vanish_are_given_to_others() -> None:
+    async def test(server: Any, port: int) -> None:
+        for seed in range(3 * CAPACITY):
+            async with client(port) as socket:
+                await socket.send(recording(seed, 1).tobytes())
+                socket.transport.abort()  # while its chunk is in a batch, or before
+            await until(lambda: not server.clients)
+        chunks = recording(5, 4)
+        async with client(port) as socket:
+            np.testing.assert_array_equal(await answers(socket, chunks), expected(chunks))
+        assert len(server.engine.pool) <= 1 + len(server.left)
+
+    run(test)
+
+
+def test_more_clients_than_streams_are_refused() -> None:
+    async def test(server: Any, port: int) -> None:
+        async with contextlib.AsyncExitStack() as all_of_them:
+            for _ in range(CAPACITY):
+                await all_of_them.enter_async_context(client(port))
+            with pytest.raises(InvalidStatus) as refused:
+                await client(port)
+            assert refused.value.response.status_code == 503
+        await until(lambda: not server.clients)
+        async with client(port) as socket:
+            assert len(await answers(socket, recording(1, 1))) == 1
+
+    run(test)
+
+
+def test_who_says_nothing_is_dropped_and_who_answers_a_ping_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SERVER, "SILENT", 0.2)
+
+    async def test(server: Any, port: int) -> None:
+        async with client(port) as there:  # its library answers pings
+            with socket.create_connection(("127.0.0.1", port)):  # never says hello
+                await until(lambda: len(server.clients) == 2)
+                await until(lambda: len(server.clients) == 1)
+            await asyncio.sleep(0.5)
+            assert len(await answers(there, recording(1, 1))) == 1
+
+    run(test)
