@@ -115,7 +115,10 @@ class Lowering(Lower):  # type: ignore[misc]
         """Lower without a look for the forms that Numba has for known operands."""
         signature = self.fndesc.calltypes[expr]
         given = [self._cast_var(one, kind) for one, kind in zip((expr.lhs, expr.rhs), signature.args, strict=True)]
-        operation = self.context.get_function(self.context.typing_context.resolve_value_type(op), signature)
+        kind = self.context.typing_context.resolve_value_type(op)
+        if expr.op == "inplace_binop":  # of which only the form that changes an operand has been asked for
+            kind.get_call_type(self.context.typing_context, signature.args, {})
+        operation = self.context.get_function(kind, signature)
         return self.context.cast(self.builder, operation(self.builder, given), signature.return_type, resty)
 
     def lower_call(self, resty: Any, expr: Any) -> Any:

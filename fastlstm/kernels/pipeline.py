@@ -26,6 +26,7 @@ from numba.core.transforms import canonicalize_cfg
 from numba.core.utils import threadsafe_cached_property
 
 from fastlstm.kernels.lowering import Convention, Library, Lowering, joined
+from fastlstm.kernels.operations import Operation, operation
 
 __all__ = ["inlined", "template"]
 
@@ -52,8 +53,8 @@ class _Typing(typing.Context):  # type: ignore[misc]
         if known is None:
             if isinstance(func, types.Dispatcher):
                 known = func.dispatcher.written(args).signature
-            elif func.typing_key in _SMALLER:
-                known = typing.signature(types.int64, *[types.int64] * len(args))
+            elif (simple := operation(func.typing_key, args)) is not None:
+                known = typing.signature(simple.returns, *map(types.unliteral, args))
             else:
                 known = super().resolve_function_type(func, args, kws)
             self._resolved[func, args] = known
@@ -84,43 +85,33 @@ class _Context(cpu.CPUContext):  # type: ignore[misc]
         return Convention(self)
 
     def get_function(self, fn: Any, sig: Any, _firstcall: bool = True) -> Any:
-        """Return what emits a call of a function; Numba looks at the signature of what does so each time."""
+        """Return what emits a call of a function; Numba would find it and inspect its parameters every time."""
         key = (fn, sig.args, sig.return_type)
         known = self._emitters.get(key)
         if known is None:
-            if getattr(fn, "typing_key", None) in _SMALLER:
-                known = _chosen(_SMALLER[fn.typing_key])
-            else:
-                known = super().get_function(fn, sig, _firstcall)
+            simple = operation(getattr(fn, "typing_key", None), sig.args)
+            known = super().get_function(fn, sig, _firstcall) if simple is None else _emitting(simple)
             self._emitters[key] = known
         return known
 
-    def call_internal(self, builder: Any, fndesc: Any, sig: Any, args: Any) -> Any:  # noqa: ARG002
+    def is_true(self, builder: Any, typ: Any, val: Any) -> Any:
+        simple = operation(bool, (typ,))
+        return super().is_true(builder, typ, val) if simple is None else simple.emit(builder, val)
+
+    def call_internal(self, builder: Any, fndesc: Any, sig: Any, args: Any) -> Any:
         return builder.call(self.declare_function(builder.module, fndesc), args)
 
-    def insert_user_function(self, func: Any, fndesc: Any, libs: Any = ()) -> None:
-        def call(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return context.call_internal(builder, fndesc, sig, args)
+    def get_return_value(self, builder: Any, ty: Any, val: Any) -> Any:
+        return val
 
-        call.libs = libs  # type: ignore[attr-defined]
-        self._defns[func].append(call, fndesc.argtypes)
-
-    def _compile_subroutine_no_cache(self, builder: Any, impl: Any, sig: Any, *_: Any, **__: Any) -> Any:  # noqa: ARG002
+    def _compile_subroutine_no_cache(self, builder: Any, impl: Any, sig: Any, *_: Any, **__: Any) -> Any:
         written = _written(impl, sig.args, sig.return_type)
         self.active_code_library.add_linking_library(written.library)
         return written
 
 
-_SMALLER = {min: "<=", max: ">="}
-"""Numba writes these in Python, for any number of values of any types; kernels have two integers."""
-
-
-def _chosen(comparison: str) -> Any:
-    def emit(builder: Any, args: Any, loc: Any = None) -> Any:  # noqa: ARG001
-        a, b = args
-        return builder.select(builder.icmp_signed(comparison, a, b), a, b)
-
-    return emit
+def _emitting(simple: Operation) -> Any:
+    return lambda builder, args, loc=None: simple.emit(builder, *args)
 
 
 class _Target(CPUTarget):  # type: ignore[misc]
@@ -153,22 +144,13 @@ class _Helper(Dispatcher):
     def written(self, args: Any) -> _Written:
         """Return the function for arguments of these types; numbers that are known count as numbers."""
         args = tuple(types.unliteral(one) for one in args)
-        if args not in self.overloads:
-            self.overloads[args] = _written(self.py_func, args)
-        return self.overloads[args]
-
-    def get_call_template(self, args: Any, kws: Any) -> Any:
-        """As Numba asks, where its own library is written in Python: ``min`` and ``max``."""
-        written = self.written(args)
-        return typing.make_concrete_template("helper", "helper", [written.signature]), None, args, kws
-
-    def get_overload(self, sig: Any) -> Any:
-        written = self.written(sig.args)
-        self.targetctx.insert_user_function(written.library, written.fndesc, (written.library,))
-        return written.library
+        known: _Written | None = self.overloads.get(args)
+        if known is None:
+            known = self.overloads[args] = _written(self.py_func, args)
+        return known
 
     def _make_finalizer(self) -> Callable[[], None]:
-        return lambda: None
+        return lambda: None  # Numba's looks for machine code
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -178,7 +160,7 @@ def inlined(function: Callable[..., Any]) -> Any:
 
 target_registry[_TARGET] = _Kernels
 dispatcher_registry[_Kernels] = _Helper
-jit_registry[_Kernels] = lambda *_, **__: inlined  # of what Numba's library writes in Python
+jit_registry[_Kernels] = lambda *_, **__: inlined  # asked for before Numba looks whether a rule fits
 
 
 def _written(function: Callable[..., Any], args: Any, returns: Any = None) -> _Written:
@@ -194,12 +176,11 @@ def _written(function: Callable[..., Any], args: Any, returns: Any = None) -> _W
     typing_context, context = _Helper.targetdescr.typing_context, _Helper.targetdescr.target_context
     types_of, returns, calls, _ = typed_passes.type_inference_stage(typing_context, context, code, args, returns)
     typed_passes.PreLowerStripPhis()._strip_phi_nodes(code)
-    flags = _FLAGS
     fndesc = PythonFunctionDescriptor.from_specialized_function(
         code, types_of, returns, calls, mangler=context.mangler, inline=True, noalias=False, abi_tags=()
     )
     library = Library(identity.func_qualname)
-    with ConfigStack().enter(flags), context.push_code_library(library):
+    with ConfigStack().enter(_FLAGS), context.push_code_library(library):
         Lowering(context, library, fndesc, code).lower()
     return _Written(library, fndesc, typing.signature(returns, *args))
 
@@ -209,13 +190,14 @@ def _replace_attributes(code: Any) -> None:
     for block in code.blocks.values():
         for statement in block.find_insts(ir.Assign):
             value = statement.value
-            if isinstance(value, ir.Expr) and value.op == "getattr":
-                (owner,) = code._definitions[value.value.name]
-                if isinstance(owner, ir.Global | ir.FreeVar) and isinstance(owner.value, tuple | ModuleType):
-                    known = getattr(owner.value, value.attr)
-                    if isinstance(known, int | float):
-                        statement.value = ir.Const(known, value.loc)
-                        code._definitions[statement.target.name] = [statement.value]
+            if not isinstance(value, ir.Expr) or value.op != "getattr":
+                continue
+            owners = [one.value for one in code._definitions[value.value.name] if hasattr(one, "value")]
+            if len(owners) == 1 and isinstance(owners[0], tuple | ModuleType):
+                known = getattr(owners[0], value.attr)
+                if isinstance(known, int | float):
+                    statement.value = ir.Const(known, value.loc)
+                    code._definitions[statement.target.name] = [statement.value]
 
 
 def _replace_indices(code: Any) -> None:
