@@ -8,7 +8,9 @@ Python: each helper is written down once (`_written`), by the few of Numba's pas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -213,10 +215,22 @@ _FLAGS = compiler.Flags()
 
 def template(function: Callable[[int, int, int], int], symbol: str) -> str:
     """Return a kernel as LLVM assembly, not optimised: the C function `symbol` and all its helpers."""
-    with target_override(_TARGET), global_compiler_lock:
+    with target_override(_TARGET), global_compiler_lock, _uncollected():
         _Helper.targetdescr.target_context.refresh()
         written = _written(function, (types.int64,) * 3)
     return joined(written.library) + _EXPORTED.format(symbol=symbol, inner=f'@"{written.fndesc.llvm_func_name}"')
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Put Python's collector off: it would go through all of Numba's graphs again and again, a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 # Without the attribute LLVM could make calls of memset and memcpy out of loops.

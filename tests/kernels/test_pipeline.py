@@ -61,7 +61,7 @@ def arithmetic(a: int, b: int, which: int) -> int:
         for i in range(a, b, 3):
             total += i
         return total
-    small = a > 0 and b < 3 or not a
+    small = (a > 0 and b < 3) or not a
     return (7 if small else b) + -a
 
 
