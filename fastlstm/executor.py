@@ -59,7 +59,7 @@ class Executor:
             self.plan = replace(self.plan, parts=tuple(_timed(part, clock) for part in self.plan.parts))
         self.quick: native.Call = native.never
         """Runs inputs of the sizes met last; None says that it did not, and `run` has to."""
-        self.met: Callable[[Segment, BoundProgram, int], None] | None = None
+        self.met: Callable[[Segment, BoundProgram, native.Wiring, int], None] | None = None
         """Called once, with what the first entry for whole sequences was made of and the time steps it has room for."""
         self._entries: dict[int, _Entry] = {}  # by batch rows
         self._bodies: dict[int, Executor] = {}
@@ -69,16 +69,17 @@ class Executor:
         for node in graph.nodes:
             self.reads.update([*node.inputs, *outer_values(node)])
         self.tapes = None if all(isinstance(part, Segment) for part in self.plan.parts) else _tapes(self, not is_body)
+        self._likely_entry = native.likely_entry(len(graph.inputs), len(graph.outputs))
         missing = [] if is_body else ahead(self._first_kernels(), self.plan.target)
         # Where more is to be compiled a first result does not wait seconds for an entry, which the second call needs.
-        self._put_off = native.ENTRY in missing and len(missing) > 1
+        self._put_off = self._likely_entry in missing and len(missing) > 1
 
     def _first_kernels(self) -> Iterator[Kernel]:
         """Yield the kernels that the first call will ask for, if it has one batch row as most have."""
         for part in self.plan.parts:
             if isinstance(part, Segment):
                 yield from (Kernel(*one) for one in part.program.kernels(1))
-                yield Kernel("nested.nested") if self.tapes else native.ENTRY
+                yield Kernel("nested.nested") if self.tapes else self._likely_entry
 
     def __repr__(self) -> str:
         return f"<Executor of {self.plan!r}, {self.threads} thread(s) at most>"
@@ -145,7 +146,7 @@ class Executor:
             self._entries[batch] = _Entry(native.entry(program, wiring), wiring.room)
             if self.met is not None:
                 met, self.met = self.met, None
-                met(segment, program, 2 * steps)
+                met(segment, program, wiring, 2 * steps)
         self.quick = self._entries[batch].call
 
     def run(self, inputs: Mapping[str, Any], outer: Mapping[str, Any] | None = None) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,8 @@ __all__ = ["Model", "workers_of"]
 
 Array = npt.NDArray[Any]
 
+NOTHING: Any = object()  # what stands for a first input that was not given
+
 
 class Model:
     """A model ready to run.
@@ -51,7 +53,6 @@ class Model:
     compiled code is found or made again where it lands.
     """
 
-    graph: Graph
     _executor: Any  # an Executor, or what stands for one
 
     def __init__(self, graph: Graph, threads: int | None = 1, precision: str | Mapping[str, str] = "float32") -> None:
@@ -84,11 +85,12 @@ class Model:
         """Have the first call kept in a file of the cache, with what loading warned of: see `fastlstm.prepared`."""
         self._executor.met = partial(prepared.keep, place, self._executor.graph, notes)
 
-    def __getattr__(self, name: str) -> Any:
-        if name != "graph" or not isinstance(vars(self).get("_executor"), _Waiting):
-            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+    @cached_property  # and not __getattr__, with which every attribute of every call is looked up the slow way
+    def graph(self) -> Graph:
+        """The graph as it was loaded or made."""
         self._planned()
-        return self.graph
+        graph: Graph = vars(self)["graph"]
+        return graph
 
     def _planned(self) -> Executor:
         """Return what runs the model, planned if it is not yet."""
@@ -138,7 +140,8 @@ class Model:
             If a name, rank, size or dtype does not fit.
         """
         executor = self._executor
-        known = executor.quick(inputs, out)
+        quick = executor.quick
+        known = quick(inputs, out)
         if known is None:
             known = executor.enter(inputs, out)
         return self._run(inputs, out) if known is None else known
@@ -158,19 +161,25 @@ class Model:
         made = {spec.name: result for spec, result in zip(self.graph.outputs, results, strict=True)}
         return made if out is None else fill(out, made)
 
-    def __call__(self, *arrays: Any, out: Any = None, **named: Any) -> Any:
+    def __call__(self, first: Any = NOTHING, /, *more: Any, out: Any = None, **named: Any) -> Any:
         """Run with the inputs in order or by keyword; one output comes as the array, several as a tuple.
 
         `out` (an array, a tuple of them) is written and returned instead of new arrays.
         """
-        if named:
-            arrays = self._placed(arrays, named)
-        given = arrays[0] if len(arrays) == 1 else arrays
-        known = self._executor.quick(given, out)
+        given = first  # most models take one array: no tuple for it, and the entry is a value here, not a method
+        if more or named or given is NOTHING:
+            given = () if first is NOTHING else (first, *more)
+            given = self._placed(given, named) if named else given
+        quick = self._executor.quick
+        known = quick(given, out)
         if known is None:
             known = self._executor.enter(given, out)
-        if known is not None:
-            return known
+        if known is None:
+            known = self._called((first,) if given is first else given, out)
+        return known
+
+    def _called(self, arrays: tuple[Any, ...], out: Any) -> Any:
+        """Run inputs in their order that no entry knows."""
         if len(arrays) != len(self.graph.inputs):
             names = ", ".join(spec.name for spec in self.graph.inputs)
             raise InputError(f"The model takes {len(self.graph.inputs)} input(s) ({names}); got {len(arrays)}.")

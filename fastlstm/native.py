@@ -30,8 +30,8 @@ from fastlstm.target import Target
 from fastlstm.team import WORTH_A_TEAM, WORTH_WAKING
 
 __all__ = [
-    "ENTRY", "Call", "Context", "Copy", "Lengths", "Mask", "Value", "Wiring", "address_of_c", "ahead_of_entries",
-    "built_in", "context", "entry", "never", "usable",
+    "Call", "Context", "Copy", "Lengths", "Mask", "Value", "Wiring", "address_of_c", "ahead_of_entries", "built_in",
+    "context", "entry", "entry_kernel", "likely_entry", "never", "usable",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -39,7 +39,6 @@ Call = Callable[..., Any]
 
 EMPTY = 184  # place of PyArray_Empty in NumPy's table of functions for C extensions
 METH_FASTCALL = 0x80
-ENTRY = Kernel("entry.call")
 HOLD = 200_000  # multiply-adds below which giving the interpreter lock away would take longer than the work
 CONTIGUOUS, ALIGNED = 0x1, 0x100  # NumPy's flags
 
@@ -158,6 +157,20 @@ class Wiring(NamedTuple):
     watched: Sequence[int] = ()
 
 
+def entry_kernel(wiring: Wiring) -> Kernel:
+    """Return the entry for values connected so: one array in and one out, both used in place, have their own."""
+    plain = len(wiring.inputs) == len(wiring.outputs) == 1 and wiring.lengths is None
+    plain = plain and not (wiring.after or wiring.masks)
+    for value in (*wiring.inputs, *wiring.outputs):
+        plain = plain and value.equal is None and value.stage is None and not value.ids
+    return Kernel("entry.call", (plain,))
+
+
+def likely_entry(inputs: int, outputs: int) -> Kernel:
+    """Return the entry that a model with so many inputs and outputs most likely needs."""
+    return Kernel("entry.call", (inputs == outputs == 1,))
+
+
 class Context(np.ndarray[Any, np.dtype[np.int64]]):
     """The words that the entry reads; it keeps alive what they point to."""
 
@@ -228,16 +241,16 @@ def entry(program: Runs, wiring: Wiring, busy: Busy | None = None) -> Call:
     flag = program.busy if busy is None else busy
     for index, number in {**_run_words(program, flag), **_counts(wiring, places, len(watched))}.items():
         words[index] = number
-    return built_in(ENTRY, program.target, words, program, wiring, flag)
+    return built_in(entry_kernel(wiring), program.target, words, program, wiring, flag)
 
 
-def ahead_of_entries(target: Target) -> None:
-    """Have idle cores compile what entries need. A first result does not wait for it: that goes through Python."""
+def ahead_of_entries(kernel: Kernel, target: Target) -> None:
+    """Have idle cores compile an entry. A first result does not wait for it: that goes through Python."""
     from fastlstm.kernels.compiler import ahead  # where nothing is compiled it is not needed
 
     if listings:
-        address(ENTRY, target)
-    ahead([ENTRY], target)
+        address(kernel, target)
+    ahead([kernel], target)
 
 
 def context(count: int) -> Context:

@@ -36,7 +36,7 @@ import numpy.typing as npt
 from fastlstm.kernels import cache, loader
 from fastlstm.kernels.kernel import Kernel, known, listings
 from fastlstm.layout import LINE
-from fastlstm.native import ENTRY, Call, entry
+from fastlstm.native import Call, Wiring, entry, entry_kernel
 from fastlstm.opening import digest_of
 from fastlstm.protected import CHECKING
 from fastlstm.segments.bound import Bound, Lowered, Room
@@ -59,7 +59,7 @@ HEAD = len(MAGIC) + 32 + 8
 PAGE = 4096
 LARGEST = 128 << 20  # bytes of a call
 MOST_BYTES = 256 << 20  # of all that is kept: the oldest go first
-ALWAYS = (Kernel("drive.drive"), ENTRY)
+DRIVE = Kernel("drive.drive")
 OF_TEAMS = tuple(Kernel(f"team.{name}") for name in ("lead", "follow", "dismiss")) + (Kernel("shares.following"),)
 
 
@@ -151,7 +151,9 @@ def _restored(head: Mapping[str, Any], blocks: memoryview, target: Target) -> Pr
     return None if wiring is None else Prepared(entry(program, wiring), tuple(head["notes"]))
 
 
-def keep(path: Path, graph: Graph, notes: Sequence[str], segment: Segment, program: BoundProgram, room: int) -> None:
+def keep(
+    path: Path, graph: Graph, notes: Sequence[str], segment: Segment, program: BoundProgram, wiring: Wiring, room: int
+) -> None:
     """Write the call of a program to the cache; where that cannot be done, later processes start as this one did.
 
     Parameters
@@ -162,13 +164,13 @@ def keep(path: Path, graph: Graph, notes: Sequence[str], segment: Segment, progr
         As it was planned.
     notes : sequence of str
         Of which loading the model warned.
-    segment, program, room
-        What `sequence_wiring` was made from.
+    segment, program, wiring, room
+        What `sequence_wiring` made, and from what.
     """
     if not program.relocatable:
         return
     lowered, connections = program.lowered, segment.connections()
-    kernels = list(dict.fromkeys([*(kernel for _, kernel in lowered.kernels), *ALWAYS, *OF_TEAMS]))
+    kernels = list(dict.fromkeys([*(kernel for _, kernel in lowered.kernels), DRIVE, entry_kernel(wiring), *OF_TEAMS]))
     if program.workers == 1:
         kernels = [kernel for kernel in kernels if kernel not in OF_TEAMS]
     code, places = bytearray(), []

@@ -31,7 +31,7 @@ BITS = {16: (np.int16, np.int16), 8: (np.int16, np.int8)}  # types of input and 
 EPSILONS = (1e-5, 1e-3, 1e-6)  # of normalisations: PyTorch's, Keras's, and that of transformers
 
 PLAIN = (
-    "drive.drive", "entry.call", "gather.call", "gather.check", "movement.embed", "movement.last", "movement.move",
+    "drive.drive", "gather.call", "gather.check", "movement.embed", "movement.last", "movement.move",
     "nested.nested", "rounds.advance", "rounds.repeat", "rounds.verify", "shares.following", "split.split",
     "team.dismiss", "team.follow", "team.lead", "whole.argmax", "whole.elementwise", "whole.gather", "whole.mask_codes",
     "whole.where", "arrays.logarithm", "profile.mark",
@@ -42,6 +42,7 @@ PLAIN = (
 def usual_kernels(target: Target) -> list[Kernel]:
     """Return the kernels of usual models on a target, in an order that does not change."""
     found = {Kernel(name) for name in PLAIN}
+    found.update(Kernel("entry.call", (plain,)) for plain in (True, False))
     found.update(_of_tapes(target))
     for graph in _graphs(target.lanes):
         for size in L1_BYTES:

@@ -6,6 +6,9 @@ not just as expected is answered with None, before anything is written; it raise
 While a call is under way the program's flag is empty: the entry takes the reference out of the flag's slot and puts it
 back. It holds the interpreter lock at both moments, so no other call comes in between, and what it notes in its words
 is its own. The arrays are counted once more meanwhile: with the lock given away, another thread may drop them.
+
+Most models take one array and give one, read and written in place. For these there is an entry whose counts are
+constants (`plain`), which takes 70 ns less of 500.
 """
 
 from __future__ import annotations
@@ -133,15 +136,27 @@ def ids_fit(context, value):
 
 
 @inlined
-def accept(context, given):
+def inputs_of(context, plain):
+    """How many inputs there are."""
+    return 1 if plain else word(context, layout.ENTRY_INPUTS)
+
+
+@inlined
+def outputs_of(context, plain):
+    """How many outputs there are."""
+    return 1 if plain else word(context, layout.ENTRY_OUTPUTS)
+
+
+@inlined
+def accept(context, given, plain):
     """Take the inputs; return whether they are as expected, and there is room for so many time steps."""
-    count = word(context, layout.ENTRY_INPUTS)
+    count = inputs_of(context, plain)
     form = form_of(context, given, count)
     if form == UNKNOWN or not fetch(context, given, form, 0, count):
         return False
     for i in range(count):
         value = record(context, i)
-        if not fits(context, value, word(value, layout.VALUE_FLAGS)) or not equal(value):
+        if not fits(context, value, word(value, layout.VALUE_FLAGS)) or not (plain or equal(value)):
             return False
         note_strides(value)
     steps = word(context, layout.ENTRY_TIME)
@@ -149,6 +164,8 @@ def accept(context, given):
         return False
     if steps > word(word(context, layout.ENTRY_FRAME), layout.ROOM):
         return False
+    if plain:
+        return True
     for i in range(count):
         if not ids_fit(context, record(context, i)):
             return False
@@ -194,9 +211,9 @@ def alike(context, x, y):
 
 
 @inlined
-def apart(context, number):
+def apart(context, number, inputs):
     """Whether a given output shares no memory with those before it, nor with an input that is read meanwhile."""
-    inputs, y = word(context, layout.ENTRY_INPUTS), record(context, number)
+    y = record(context, number)
     for i in range(number):
         x = record(context, i)
         meanwhile = word(x, layout.VALUE_SLOT) != 0 and word(y, layout.VALUE_SLOT) != 0
@@ -206,9 +223,9 @@ def apart(context, number):
 
 
 @inlined
-def accept_outputs(context, out, form):
+def accept_outputs(context, out, form, plain):
     """Take the arrays to write to; return whether they are as expected."""
-    first, count = word(context, layout.ENTRY_INPUTS), word(context, layout.ENTRY_OUTPUTS)
+    first, count = inputs_of(context, plain), outputs_of(context, plain)
     if form_of(context, out, count) != form or not fetch(context, out, form, first, count):
         return False
     for number in range(first, first + count):
@@ -216,16 +233,16 @@ def accept_outputs(context, out, form):
         if not fits(context, value, CONTIGUOUS_ALIGNED | WRITEABLE):
             return False
         note_strides(value)
-        if not apart(context, number):
+        if not apart(context, number, first):
             return False
     return True
 
 
 @inlined
-def new_outputs(context):
+def new_outputs(context, plain):
     """Make the arrays to write to; return whether there was memory for them."""
-    first = word(context, layout.ENTRY_INPUTS)
-    for number in range(first, first + word(context, layout.ENTRY_OUTPUTS)):
+    first = inputs_of(context, plain)
+    for number in range(first, first + outputs_of(context, plain)):
         value = record(context, number)
         rank, sizes = word(value, layout.VALUE_RANK), value + 8 * layout.VALUE_SIZES
         for i in range(rank):
@@ -248,10 +265,10 @@ def joins_team(context):
 
 
 @inlined
-def run(context):
+def run(context, plain):
     """Run the program; return whether everything watched is 0 afterwards."""
     steps, frame = word(context, layout.ENTRY_TIME), word(context, layout.ENTRY_FRAME)
-    ragged = word(context, layout.ENTRY_LENGTHS) >= 0
+    ragged = not plain and word(context, layout.ENTRY_LENGTHS) >= 0
     store_i64(frame + 8 * layout.TOTAL, steps)
     store_i64(frame + 8 * layout.ACTIVE, word(context, layout.ENTRY_ACTIVE) if ragged else 0)
     store_i64(frame + 8 * layout.STATUS, 0)
@@ -275,18 +292,21 @@ def run(context):
 
 
 @inlined
-def compute(context):
+def compute(context, plain):
     """Point the program at the values, run it, and bring the outputs to where they belong."""
-    inputs, outputs = word(context, layout.ENTRY_INPUTS), word(context, layout.ENTRY_OUTPUTS)
+    inputs, outputs = inputs_of(context, plain), outputs_of(context, plain)
     for number in range(inputs + outputs):
-        point(context, record(context, number), number < inputs)
-    for i in range(word(context, layout.ENTRY_MASKS)):
+        point(context, record(context, number), number < inputs, plain)
+    masks = 0 if plain else word(context, layout.ENTRY_MASKS)
+    for i in range(masks):
         mask = context + 8 * (word(context, layout.ENTRY_MASK) + layout.MASK_WORDS * i)
         mask_codes(context, mask, record(context, word(mask, layout.MASK_VALUE)))
     before, after = word(context, layout.ENTRY_COPIES), word(context, layout.ENTRY_COPIES_AFTER)
     copies(context, 0, before, True)
-    if not run(context):
+    if not run(context, plain):
         return False
+    if plain:
+        return True
     copies(context, before, before + after, False)
     for number in range(inputs, inputs + outputs):
         unstage(context, record(context, number))
@@ -294,13 +314,16 @@ def compute(context):
 
 
 @inlined
-def answer(context, form, out, given):
+def answer(context, form, out, given, plain):
     """Return what the caller gets, 0 if there was no memory for it."""
-    first, count = word(context, layout.ENTRY_INPUTS), word(context, layout.ENTRY_OUTPUTS)
+    first, count = inputs_of(context, plain), outputs_of(context, plain)
     if given:
         return count_up(context, out)
     if form == ALONE:
-        return count_up(context, word(record(context, first), layout.VALUE_ARRAY))
+        value = record(context, first)
+        array = word(value, layout.VALUE_ARRAY)
+        store_i64(value + 8 * layout.VALUE_ARRAY, 0)  # the caller's from here on
+        return array
     if form == NAMED:
         result = call_c(word(context, layout.ENTRY_DICT_NEW), 0, 0, 0, 0)
     else:
@@ -321,9 +344,9 @@ def answer(context, form, out, given):
 
 
 @inlined
-def answer_form(context, given):
+def answer_form(context, given, plain):
     """Say how the outputs go back: a model answers in the way it was asked, a stream (bare) always in the same way."""
-    one = word(context, layout.ENTRY_OUTPUTS) == 1
+    one = outputs_of(context, plain) == 1
     if word(context, layout.ENTRY_BARE) != 0:
         return ALONE if one else NAMED
     if load_i64(given + layout.OBJECT_TYPE) == word(context, layout.ENTRY_DICT):
@@ -331,7 +354,7 @@ def answer_form(context, given):
     return ALONE if one else ORDERED
 
 
-def call() -> Callable[[int, int, int], int]:
+def call(plain: bool) -> Callable[[int, int, int], int]:
     """Run the program on the inputs args[0]; write to args[1] if it is given and not None, else to new arrays.
 
     Who uses the program already shows its flag as args[2].
@@ -346,26 +369,26 @@ def call() -> Callable[[int, int, int], int]:
         if free == 0 and (count < 3 or load_i64(args + 16) != busy):
             return count_up(context, none)
         store_i64(busy + layout.OBJECT_SLOT, 0)
-        values = word(context, layout.ENTRY_INPUTS) + word(context, layout.ENTRY_OUTPUTS)
+        values = inputs_of(context, plain) + outputs_of(context, plain)
         for i in range(values):
             store_i64(record(context, i) + 8 * layout.VALUE_ARRAY, 0)
         store_i64(context + 8 * layout.ENTRY_TIME, word(context, layout.ENTRY_STEPS))
         store_i64(context + 8 * layout.ENTRY_SORTED, 0)
         given = load_i64(args)
         out = load_i64(args + 8) if count > 1 else none
-        form = answer_form(context, given)
+        form = answer_form(context, given, plain)
         status = REFUSED
         result = none
-        if accept(context, given):
+        if accept(context, given, plain):
             if joins_team(context) and load_i64(word(context, layout.ENTRY_ALIVE)) == 0:
                 status = REFUSED  # the team has to be started anew
             elif out != none:
-                status = DONE if accept_outputs(context, out, form) else REFUSED
+                status = DONE if accept_outputs(context, out, form, plain) else REFUSED
             else:
-                status = DONE if new_outputs(context) else FAILED
+                status = DONE if new_outputs(context, plain) else FAILED
         if status == DONE:
-            if compute(context):
-                result = answer(context, form, out, out != none)
+            if compute(context, plain):
+                result = answer(context, form, out, out != none, plain)
             else:
                 status = REFUSED
         decref = word(context, layout.ENTRY_DECREF)

@@ -73,14 +73,14 @@ def is_staged(context, value):
 
 
 @inlined
-def point(context, value, is_input):
+def point(context, value, is_input, plain):
     """Point the slot of a value at its memory."""
     slot = word(value, layout.VALUE_SLOT)
     if slot == 0:
         return
     base = load_i64(word(value, layout.VALUE_ARRAY) + layout.ARRAY_DATA)
     time, row = word(value, layout.VALUE_TIME), word(value, layout.VALUE_ROW)
-    if is_staged(context, value):
+    if not plain and is_staged(context, value):
         if is_input:
             stage(context, value)
         base = word(value, layout.VALUE_STAGE)

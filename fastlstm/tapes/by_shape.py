@@ -10,7 +10,7 @@ import numpy as np
 
 from fastlstm import passes
 from fastlstm.graph import Graph, Node, outer_values
-from fastlstm.native import Call, ahead_of_entries, never
+from fastlstm.native import Call, ahead_of_entries, likely_entry, never
 from fastlstm.tapes import HEAVY
 from fastlstm.tapes.entry import steered_entry, tape_entry
 from fastlstm.tapes.runner import Runner
@@ -109,7 +109,8 @@ class Tapes:
         if tape.reusable:
             tape.given = tuple(inputs)
             self._keep(key, tape)
-            ahead_of_entries(self._runner.plan.target)
+            graph = self._runner.graph
+            ahead_of_entries(likely_entry(len(graph.inputs), len(graph.outputs)), self._runner.plan.target)
         return results
 
     def entry(self, arrays: Sequence[Any]) -> Call:

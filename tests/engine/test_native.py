@@ -12,7 +12,7 @@ import pytest
 from fastlstm import InputError, Model, executor
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
 from fastlstm.kernels import compiler
-from fastlstm.native import ENTRY, never
+from fastlstm.native import likely_entry, never
 
 HIDDEN, FEATURES = 12, 3
 
@@ -63,7 +63,7 @@ def test_the_first_result_of_a_process_that_compiles_does_not_wait_for_an_entry(
     with compiler.listing() as kernels:
         monkeypatch.undo()
         Model(model.graph)(x)
-    assert ENTRY in kernels
+    assert likely_entry(1, 1) in kernels
 
 
 def test_a_recorded_model_gets_its_entry_with_the_second_call() -> None:
@@ -73,7 +73,7 @@ def test_a_recorded_model_gets_its_entry_with_the_second_call() -> None:
     graph = Graph((x,), (y,), nodes, weights)
     with compiler.listing() as kernels:
         Model(graph)(frames(4))
-    assert ENTRY in kernels
+    assert likely_entry(1, 1) in kernels
     recorded = Model(graph)
     expected = recorded(frames(4))
     assert recorded._executor.quick is never

@@ -46,7 +46,7 @@ KERNELS = [
     *((f"rounds.{name}", ()) for name in ("repeat", "advance", "verify")),
     ("rounds.move", (LANES,)),
     *((f"whole.{name}", ()) for name in ("elementwise", "where", "gather", "argmax")),
-    ("entry.call", ()),
+    *(("entry.call", (plain,)) for plain in (True, False)),
     ("team.lead", ()),
 ]
 

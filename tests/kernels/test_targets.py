@@ -56,6 +56,7 @@ def kernels(target: Target) -> list[Kernel]:
         "lines.layer_norm": (lanes, 1e-5),
         "lines.reduce": ("Sum",),
         "pooling.pool": (lanes, "Max"),
+        "entry.call": (True,),
         "rounds.move": (lanes,),
         "gather.gather": (lanes,),
         "gather.scatter": (lanes,),
