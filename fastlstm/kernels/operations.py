@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from numba.core import types
+from numba.core.types.misc import unliteral
 
 __all__ = ["Operation", "operation"]
 
@@ -36,7 +37,7 @@ _BITS = {operator.and_: "and_", operator.or_: "or_", operator.xor: "xor"}
 
 def operation(key: Any, args: Any) -> Operation | None:
     """Return what Python's operator or function `key` does with arguments of some types, None if that is not here."""
-    kinds = {types.unliteral(one) for one in args}
+    kinds = {unliteral(one) for one in args}
     if len(kinds) != 1 or len(args) != (1 if key is bool else 2):
         return None
     table = _TABLES.get(kinds.pop())
@@ -44,7 +45,9 @@ def operation(key: Any, args: Any) -> Operation | None:
 
 
 def _integers() -> dict[Any, Operation]:
-    found = {key: Operation(types.boolean, _comparison(sign, "icmp_signed")) for key, sign in _COMPARISONS.items()}
+    found: dict[Any, Operation] = {
+        key: Operation(types.boolean, _comparison(sign, "icmp_signed")) for key, sign in _COMPARISONS.items()
+    }
     found.update({key: Operation(types.int64, _choice(sign)) for key, sign in _CHOICES.items()})
     # Addresses and sizes never overflow.
     found.update({key: Operation(types.int64, _instruction(name, flags=["nsw"])) for key, name in _ARITHMETIC.items()})
@@ -54,7 +57,9 @@ def _integers() -> dict[Any, Operation]:
 
 
 def _floats(kind: Any) -> dict[Any, Operation]:
-    found = {key: Operation(types.boolean, _comparison(sign, "fcmp_ordered")) for key, sign in _COMPARISONS.items()}
+    found: dict[Any, Operation] = {
+        key: Operation(types.boolean, _comparison(sign, "fcmp_ordered")) for key, sign in _COMPARISONS.items()
+    }
     found[operator.ne] = Operation(types.boolean, _comparison("!=", "fcmp_unordered"))  # a NaN differs from itself
     found.update({key: Operation(kind, _instruction(f"f{name}")) for key, name in _ARITHMETIC.items()})
     return found

@@ -25,6 +25,7 @@ from numba.core.rewrites import static_getitem
 from numba.core.target_extension import CPU, dispatcher_registry, jit_registry, target_override, target_registry
 from numba.core.targetconfig import ConfigStack
 from numba.core.transforms import canonicalize_cfg
+from numba.core.types.misc import unliteral
 from numba.core.utils import threadsafe_cached_property
 
 from fastlstm.kernels.lowering import Convention, Library, Lowering, joined
@@ -56,7 +57,7 @@ class _Typing(typing.Context):  # type: ignore[misc]
             if isinstance(func, types.Dispatcher):
                 known = func.dispatcher.written(args).signature
             elif (simple := operation(func.typing_key, args)) is not None:
-                known = typing.signature(simple.returns, *map(types.unliteral, args))
+                known = typing.signature(simple.returns, *map(unliteral, args))
             else:
                 known = super().resolve_function_type(func, args, kws)
             self._resolved[func, args] = known
@@ -145,7 +146,7 @@ class _Helper(Dispatcher):
 
     def written(self, args: Any) -> _Written:
         """Return the function for arguments of these types; numbers that are known count as numbers."""
-        args = tuple(types.unliteral(one) for one in args)
+        args = tuple(unliteral(one) for one in args)
         known: _Written | None = self.overloads.get(args)
         if known is None:
             known = self.overloads[args] = _written(self.py_func, args)
