@@ -37,15 +37,26 @@ def packs(names: Sequence[str], workers: int) -> Iterator[tuple[str, bytes]]:
         made[name] = {kernel: kept_image(kernel, LEVELS[name]) for kernel in usual_kernels(LEVELS[name])}
         for kernel in (kernel for kernel, image in made[name].items() if image is None):
             jobs.setdefault(kernel, []).append(LEVELS[name])
-    for number, (kernel, images) in enumerate(compiled(jobs, workers), 1):
-        print(f"\r{number} of {len(jobs)} kernels: {kernel.name:<30}", end="", file=sys.stderr, flush=True)  # noqa: T201
+    total, done, started = sum(map(len, jobs.values())), 0, time.monotonic()
+    for kernel, images in compiled(jobs, workers):
         for target, image in images.items():
             keep_image(kernel, target, image)
             made[target.name][kernel] = image
-    print(file=sys.stderr)  # noqa: T201
+        done += len(images)
+        _say(done - len(images), done, total, time.monotonic() - started, kernel.name)
     for name in names:
         held = {k.key: (f"{k.name}{k.constants}", image) for k, image in made[name].items() if image is not None}
         yield name, pack_bytes(LEVELS[name], cache.sources(), held, made_with())
+
+
+def _say(before: int, done: int, total: int, seconds: float, name: str) -> None:
+    """Print how far it is: on a terminal one line that changes, elsewhere one for every twentieth part."""
+    minutes = seconds / done * (total - done) / 60
+    line = f"{done} of {total} compiled, about {minutes:.0f} min left ({name})"
+    if sys.stderr.isatty():
+        print(f"\r{line:<78}", end="" if done < total else "\n", file=sys.stderr, flush=True)  # noqa: T201
+    elif done == total or done * 20 // total > before * 20 // total:
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def main(argv: Sequence[str] | None = None) -> int:

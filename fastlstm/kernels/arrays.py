@@ -76,9 +76,13 @@ def copied_line(lanes: int) -> Any:
             while done + lanes <= count:
                 vstore(out + 4 * done, vload(lanes, x + 4 * done))
                 done += lanes
-        while done < count:
+        while done + 2 <= count:  # one by one LLVM would unroll it, for as long as all the rest of `copy` compiles
+            at, to = x + done * x_step, out + done * out_step
+            store_f32(to, load_f32(at))
+            store_f32(to + out_step, load_f32(at + x_step))
+            done += 2
+        if done < count:
             store_f32(out + done * out_step, load_f32(x + done * x_step))
-            done += 1
 
     return line
 
@@ -92,23 +96,22 @@ def copy(lanes: int) -> Compiled:
 
     @inlined
     def turned(x, x_step, out, out_line, lines, count):
-        """Copy to lines of `count` elements from columns: x has its elements 4 bytes apart from line to line."""
-        whole_lines, whole = lines - lines % lanes, count - count % lanes
-        for first in range(0, whole_lines, lanes):
-            target = out + first * out_line
-            for done in range(0, whole, lanes):
-                transpose_block(lanes, x + 4 * first + done * x_step, x_step, target + 4 * done, out_line)
-            for m in range(first, first + lanes):
-                line(x + 4 * m + whole * x_step, x_step, out + m * out_line + 4 * whole, 4, count - whole)
-        for m in range(whole_lines, lines):
-            line(x + 4 * m, x_step, out + m * out_line, 4, count)
+        """Copy to lines of `count` elements, both multiples of `lanes`, from columns: x has lines 4 bytes apart."""
+        for first in range(0, lines, lanes):
+            for done in range(0, count, lanes):
+                transpose_block(
+                    lanes, x + 4 * first + done * x_step, x_step, out + first * out_line + 4 * done, out_line
+                )
 
     def kernel(args: int, frame: int, unused: int) -> int:
         lines, count = arg(args, COPY.sizes.m), arg(args, COPY.sizes.e)
         x_line, x_step = arg(args, COPY.x_steps.m), arg(args, COPY.x_steps.e)
         out_line, out_step = arg(args, COPY.out_steps.m), arg(args, COPY.out_steps.e)
         outer = arg(args, COPY.sizes.i)
-        turns = x_line == 4 and x_step != 4 and out_step == 4 and lines >= lanes and count >= lanes
+        whole_lines, whole = 0, 0  # what is turned, of which lines take the rest
+        if x_line == 4 and x_step != 4 and out_step == 4:
+            whole_lines, whole = lines - lines % lanes, count - count % lanes
+        start = whole_lines if whole == count else 0
         part = first_share(frame)
         while part >= 0:
             for i in range(bound(frame, outer, part), bound(frame, outer, part + 1)):
@@ -116,13 +119,13 @@ def copy(lanes: int) -> Compiled:
                     for k in range(arg(args, COPY.sizes.k)):
                         x = arg(args, COPY.x) + offset(args, COPY.x_steps, i, j, k, 0)
                         out = arg(args, COPY.out) + offset(args, COPY.out_steps, i, j, k, 0)
-                        if turns:
-                            turned(x, x_step, out, out_line, lines, count)
-                        else:
-                            for _ in range(lines):
-                                line(x, x_step, out, out_step, count)
-                                x += x_line
-                                out += out_line
+                        turned(x, x_step, out, out_line, whole_lines, whole)
+                        for m in range(start, lines):
+                            done = whole if m < whole_lines else 0
+                            line(
+                                x + m * x_line + done * x_step, x_step,
+                                out + m * out_line + done * out_step, out_step, count - done,
+                            )  # fmt: skip
             part = next_share(frame, part)
         return 0
 

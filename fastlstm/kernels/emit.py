@@ -17,7 +17,7 @@ from fastlstm.errors import FastLSTMError
 from fastlstm.kernels.primitives import frame_primitives, target_primitives
 from fastlstm.target import Target
 
-__all__ = ["assembly", "emit", "optimise", "target_machine"]
+__all__ = ["assembly", "emit", "for_target", "optimise", "target_machine"]
 
 
 @cache

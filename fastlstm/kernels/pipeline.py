@@ -2,53 +2,47 @@
 
 Numba optimises and emits every function on its own, with wrappers to call it from Python, before it links it into its
 callers; a kernel of thirty helpers would go through LLVM thirty times, for this machine. Nobody calls these from
-Python: helpers stay as they were written down, and `fastlstm.kernels.emit` makes machine code of the whole, once.
+Python: each helper is written down once (`_written`), by the few of Numba's passes that kernels need, and
+`fastlstm.kernels.emit` makes machine code of the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, NamedTuple
 
-from numba.core import cpu, typed_passes, types, typing, untyped_passes
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase
-from numba.core.compiler_machinery import PassManager
+from numba.core import bytecode, callconv, compiler, cpu, interpreter, ir, ssa, typed_passes, types, typing
+from numba.core.analysis import dead_branch_prune
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.dispatcher import Dispatcher
+from numba.core.funcdesc import PythonFunctionDescriptor
+from numba.core.ir_utils import build_definitions
 from numba.core.registry import CPUTarget
+from numba.core.rewrites import static_getitem
 from numba.core.target_extension import CPU, dispatcher_registry, jit_registry, target_override, target_registry
+from numba.core.targetconfig import ConfigStack
+from numba.core.transforms import canonicalize_cfg
+from numba.core.types.misc import unliteral
 from numba.core.utils import threadsafe_cached_property
+
+from fastlstm.kernels.lowering import Convention, Library, Lowering, joined
+from fastlstm.kernels.operations import Operation, operation
 
 __all__ = ["inlined", "template"]
 
 
-_OPTIONS = {
-    "nopython": True, "error_model": "numpy", "boundscheck": False, "forceinline": True,
-    "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "_nrt": False,
-}  # fmt: skip
-
 _TARGET = "fastlstm"
-
-_PASSES = (
-    untyped_passes.TranslateByteCode,
-    untyped_passes.FixupArgs,
-    untyped_passes.IRProcessing,
-    untyped_passes.RewriteSemanticConstants,
-    untyped_passes.DeadBranchPrune,  # branches that a factory's constants decide
-    untyped_passes.GenericRewrites,
-    untyped_passes.ReconstructSSA,
-    typed_passes.NopythonTypeInference,
-    typed_passes.PreLowerStripPhis,
-    typed_passes.IRLegalization,
-    typed_passes.AnnotateTypes,
-    typed_passes.NativeLowering,
-    typed_passes.NoPythonBackend,
-)
-"""What kernels need of Numba's thirty passes; the others look for closures, exceptions and array expressions."""
 
 
 class _Typing(typing.Context):  # type: ignore[misc]
     """Numba's knowledge of types without arrays, lists and texts: every ``+`` would be tried on them."""
+
+    def init(self) -> None:
+        self._resolved: dict[Any, Any] = {}
+        self._values: dict[int, tuple[Any, Any]] = {}
 
     def load_additional_registries(self) -> None:
         from numba.core.typing import mathdecl
@@ -56,120 +50,194 @@ class _Typing(typing.Context):  # type: ignore[misc]
         self.install_registry(mathdecl.registry)
 
     def resolve_function_type(self, func: Any, args: Any, kws: Any) -> Any:
-        if kws or not isinstance(func, types.Function):
+        if kws or not isinstance(func, types.Function | types.Dispatcher):
             return super().resolve_function_type(func, args, kws)
         known = self._resolved.get((func, args))
         if known is None:
-            known = self._resolved[func, args] = super().resolve_function_type(func, args, kws)
+            if isinstance(func, types.Dispatcher):
+                known = func.dispatcher.written(args).signature
+            elif (simple := operation(func.typing_key, args)) is not None:
+                known = typing.signature(simple.returns, *map(unliteral, args))
+            else:
+                known = super().resolve_function_type(func, args, kws)
+            self._resolved[func, args] = known
         return known
 
-    def init(self) -> None:
-        self._resolved: dict[Any, Any] = {}
+    def resolve_value_type(self, val: Any) -> Any:
+        known = self._values.get(id(val))
+        if known is None:
+            known = self._values[id(val)] = (super().resolve_value_type(val), val)
+        return known[0]
 
 
-class _Lowering(cpu.CPUContext):  # type: ignore[misc]
+class _Context(cpu.CPUContext):  # type: ignore[misc]
     """The same of how they become LLVM's language."""
+
+    def init(self) -> None:
+        super().init()
+        self.error_model = callconv.create_error_model("numpy", self)
+        self._emitters: dict[Any, Any] = {}
 
     def load_additional_registries(self) -> None:
         from numba.cpython import builtins, mathimpl, numbers, rangeobj, tupleobj  # noqa: F401
 
         self.install_registry(mathimpl.registry)
 
-    def post_lowering(self, mod: Any, library: Any) -> None:
-        """Link nothing: no kernel counts references."""
+    @property
+    def call_conv(self) -> Any:
+        return Convention(self)
+
+    def get_function(self, fn: Any, sig: Any, _firstcall: bool = True) -> Any:
+        """Return what emits a call of a function; Numba would find it and inspect its parameters every time."""
+        key = (fn, sig.args, sig.return_type)
+        known = self._emitters.get(key)
+        if known is None:
+            simple = operation(getattr(fn, "typing_key", None), sig.args)
+            known = super().get_function(fn, sig, _firstcall) if simple is None else _emitting(simple)
+            self._emitters[key] = known
+        return known
+
+    def is_true(self, builder: Any, typ: Any, val: Any) -> Any:
+        simple = operation(bool, (typ,))
+        return super().is_true(builder, typ, val) if simple is None else simple.emit(builder, val)
+
+    def call_internal(self, builder: Any, fndesc: Any, sig: Any, args: Any) -> Any:
+        return builder.call(self.declare_function(builder.module, fndesc), args)
+
+    def get_return_value(self, builder: Any, ty: Any, val: Any) -> Any:
+        return val
+
+    def _compile_subroutine_no_cache(self, builder: Any, impl: Any, sig: Any, *_: Any, **__: Any) -> Any:
+        written = _written(impl, sig.args, sig.return_type)
+        self.active_code_library.add_linking_library(written.library)
+        return written
+
+
+def _emitting(simple: Operation) -> Any:
+    return lambda builder, args, loc=None: simple.emit(builder, *args)
 
 
 class _Target(CPUTarget):  # type: ignore[misc]
     @threadsafe_cached_property
     def _toplevel_target_context(self) -> Any:
-        return _Lowering(self.typing_context, _TARGET)
+        return _Context(self.typing_context, _TARGET)
 
     @threadsafe_cached_property
     def _toplevel_typing_context(self) -> Any:
         return _Typing()
 
 
-class _Dispatcher(Dispatcher):
-    targetdescr = _Target(_TARGET)
-
-
 class _Kernels(CPU):  # type: ignore[misc]
     """Stands for the above in Numba's tables of targets."""
 
 
-class _NotRun:
-    """Stands for Numba's engine where it would note what running code needs."""
+class _Written(NamedTuple):
+    """A function written down for arguments of some types."""
 
-    def set_env(self, name: str, env: Any) -> None:
-        pass
-
-
-class _Library(JITCodeLibrary):  # type: ignore[misc]
-    """Code that stays as Numba wrote it down: it is optimised once, for its target."""
-
-    @property
-    def codegen(self) -> _NotRun:
-        return _NotRun()
-
-    def _optimize_functions(self, ll_module: Any) -> None:
-        pass
-
-    def _optimize_final_module(self) -> None:
-        pass
-
-    def _finalize_final_module(self) -> None:
-        self._finalized = True
-
-    def get_pointer_to_function(self, name: str) -> int:  # noqa: ARG002
-        """Return 0: there is no machine code."""
-        self._ensure_finalized()
-        return 0
+    library: Library
+    fndesc: Any
+    signature: Any
 
 
-class _Manager(PassManager):  # type: ignore[misc]
-    _ENFORCING = False  # else every pass is followed by an analysis for the next, which none of these needs
+class _Helper(Dispatcher):
+    """A function that kernels call; for each types of arguments it is written down when it is needed."""
 
+    targetdescr = _Target(_TARGET)
 
-class _Pipeline(CompilerBase):  # type: ignore[misc]
-    def define_pipelines(self) -> list[Any]:
-        state = self.state
-        state.library = _Library(state.targetctx.codegen(), state.func_id.func_qualname)
-        manager = _Manager("kernel")
-        for one in _PASSES:
-            manager.add_pass(one, one.__name__)
-        manager.finalize()
-        return [manager]
+    def written(self, args: Any) -> _Written:
+        """Return the function for arguments of these types; numbers that are known count as numbers."""
+        args = tuple(unliteral(one) for one in args)
+        known: _Written | None = self.overloads.get(args)
+        if known is None:
+            known = self.overloads[args] = _written(self.py_func, args)
+        return known
+
+    def _make_finalizer(self) -> Callable[[], None]:
+        return lambda: None  # Numba's looks for machine code
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """Make `function` a helper that is inlined into the kernels that call it."""
-    return _Dispatcher(function, targetoptions=dict(_OPTIONS), pipeline_class=_Pipeline)
+    return _Helper(function)
 
 
 target_registry[_TARGET] = _Kernels
-dispatcher_registry[_Kernels] = _Dispatcher
-jit_registry[_Kernels] = lambda *_, **__: inlined  # of what Numba's library writes in Python
+dispatcher_registry[_Kernels] = _Helper
+jit_registry[_Kernels] = lambda *_, **__: inlined  # asked for before Numba looks whether a rule fits
+
+
+def _written(function: Callable[..., Any], args: Any, returns: Any = None) -> _Written:
+    """Write down a function for arguments of some types: bytecode, statements, types, LLVM's language."""
+    identity = bytecode.FunctionIdentity.from_function(function)
+    code = interpreter.Interpreter(identity).interpret(bytecode.ByteCode(identity))
+    code.blocks = canonicalize_cfg(code.blocks)
+    _replace_attributes(code)
+    dead_branch_prune(code, args)  # branches that a factory's constants decide
+    _replace_indices(code)
+    ssa.reconstruct_ssa(code)
+    code._definitions = build_definitions(code.blocks)
+    typing_context, context = _Helper.targetdescr.typing_context, _Helper.targetdescr.target_context
+    types_of, returns, calls, _ = typed_passes.type_inference_stage(typing_context, context, code, args, returns)
+    typed_passes.PreLowerStripPhis()._strip_phi_nodes(code)
+    fndesc = PythonFunctionDescriptor.from_specialized_function(
+        code, types_of, returns, calls, mangler=context.mangler, inline=True, noalias=False, abi_tags=()
+    )
+    library = Library(identity.func_qualname)
+    with ConfigStack().enter(_FLAGS), context.push_code_library(library):
+        Lowering(context, library, fndesc, code).lower()
+    return _Written(library, fndesc, typing.signature(returns, *args))
+
+
+def _replace_attributes(code: Any) -> None:
+    """Put numbers in place of attributes of what is known: positions of arguments, ``math.inf``."""
+    for block in code.blocks.values():
+        for statement in block.find_insts(ir.Assign):
+            value = statement.value
+            if not isinstance(value, ir.Expr) or value.op != "getattr":
+                continue
+            owners = [one.value for one in code._definitions[value.value.name] if hasattr(one, "value")]
+            if len(owners) == 1 and isinstance(owners[0], tuple | ModuleType):
+                known = getattr(owners[0], value.attr)
+                if isinstance(known, int | float):
+                    statement.value = ir.Const(known, value.loc)
+                    code._definitions[statement.target.name] = [statement.value]
+
+
+def _replace_indices(code: Any) -> None:
+    """Make indices into tuples what Numba calls static."""
+    for label, block in list(code.blocks.items()):
+        rewrite = static_getitem.RewriteConstGetitems()
+        while rewrite.match(code, block, None, None):
+            code.blocks[label] = block = rewrite.apply()
+
+
+_FLAGS = compiler.Flags()
 
 
 def template(function: Callable[[int, int, int], int], symbol: str) -> str:
     """Return a kernel as LLVM assembly, not optimised: the C function `symbol` and all its helpers."""
-    compiled = inlined(function)
-    with target_override(_TARGET):
-        compiled.compile((types.int64, types.int64, types.int64))
-    (result,) = compiled.overloads.values()
-    text = str(result.library._final_module)
-    return text + _EXPORTED.format(symbol=symbol, inner=f'@"{result.fndesc.llvm_func_name}"')
+    with target_override(_TARGET), global_compiler_lock, _uncollected():
+        _Helper.targetdescr.target_context.refresh()
+        written = _written(function, (types.int64,) * 3)
+    return joined(written.library) + _EXPORTED.format(symbol=symbol, inner=f'@"{written.fndesc.llvm_func_name}"')
 
 
-# Numba's own convention returns a status and writes the result to memory; a kernel neither raises nor fails. Without
-# the attribute LLVM could make calls of memset and memcpy out of loops.
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Put Python's collector off: it would go through all of Numba's graphs again and again, a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+# Without the attribute LLVM could make calls of memset and memcpy out of loops.
 _EXPORTED = """
 define i64 @{symbol}(i64 %a, i64 %b, i64 %c) nounwind "no-builtins" {{
-  %result = alloca i64
-  %error = alloca ptr
-  store i64 0, ptr %result
-  %status = call i32 {inner}(ptr %result, ptr %error, i64 %a, i64 %b, i64 %c)
-  %value = load i64, ptr %result
-  ret i64 %value
+  %result = call i64 {inner}(i64 %a, i64 %b, i64 %c)
+  ret i64 %result
 }}
 """

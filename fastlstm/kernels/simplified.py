@@ -18,6 +18,9 @@ from fastlstm.target import LEVELS
 
 __all__ = ["simplified"]
 
+ANY = LEVELS["x86-64-v3"]
+"""What a template says does not depend on the target; sizes of types and the cache ask for one."""
+
 
 @lru_cache(maxsize=256)
 def simplified(kernel: Kernel) -> str:
@@ -38,8 +41,7 @@ def simplified(kernel: Kernel) -> str:
 def _place(kernel: Kernel) -> Path | None:
     """Return the file of a template in the cache, None if there is no cache."""
     versions = "-".join(f"{name}{version}" for name, version in sorted(made_with().items()))
-    # Templates do not depend on a target; the cache has a folder for each, and any one will do.
-    return cache.place_of(LEVELS["x86-64-v3"], f"{kernel.name}-{kernel.key}-{versions}-template1")
+    return cache.place_of(ANY, f"{kernel.name}-{kernel.key}-{versions}-template1")
 
 
 def _kept(place: Path) -> str | None:
@@ -63,14 +65,15 @@ def _simplify(text: str, symbol: str) -> str:
     try:
         import llvmlite.binding as llvm
 
-        from fastlstm.kernels.emit import target_machine
+        from fastlstm.kernels.emit import for_target, target_machine
     except ImportError as error:
         raise DependencyError(f"Exporting needs llvmlite, which cannot be imported ({error}).") from error
-    module: Any = llvm.parse_assembly(text)
+    machine = target_machine(ANY)
+    module: Any = llvm.parse_assembly(for_target(text, ANY, machine))
     for function in module.functions:
         if not function.is_declaration and function.name != symbol:
             function.linkage = "internal"
-    builder = llvm.create_pass_builder(target_machine(LEVELS["x86-64-v3"]), llvm.create_pipeline_tuning_options(2))
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(2))
     passes = llvm.create_new_module_pass_manager()
     passes.add_always_inliner_pass()
     passes.add_global_dead_code_eliminate_pass()
@@ -82,8 +85,4 @@ def _simplify(text: str, symbol: str) -> str:
     passes.add_global_dead_code_eliminate_pass()
     passes.add_strip_dead_prototype_pass()
     passes.run(module, builder)
-    # Half of the text would be what Numba says of the memory of its own results, all of it gone by now.
-    plain = re.sub(r", !(?:noalias|alias\.scope) !\d+", "", str(module))
-    # Numba's own variables, which nothing reads; and what only the target says.
-    plain = re.sub(r"^(@_ZN08NumbaEnv.*|target .*|source_filename .*|; .*)\n", "", plain, flags=re.M)
-    return re.sub(r"^(; .*|source_filename .*)\n", "", str(llvm.parse_assembly(plain)), flags=re.M)
+    return re.sub(r"^(target .*|source_filename .*|; .*)\n", "", str(module), flags=re.M)  # what only the target says
