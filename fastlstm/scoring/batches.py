@@ -67,7 +67,7 @@ class Rows:
     """
 
     def __init__(self, pieces: Sequence[Column], has_time: bool) -> None:
-        self._values = [np.require(piece.values, requirements="CA") for piece in pieces]
+        self._values = [np.require(piece.values, requirements=["C", "A"]) for piece in pieces]
         self.has_time, self.dtype = has_time, self._values[0].dtype
         self.lengths = np.concatenate([piece.lengths for piece in pieces])
         # Pieces are parts of one memory: rows are counted from the piece that lies first, so that those of a batch are

@@ -13,7 +13,7 @@ from fastlstm.scoring.local import score_parts
 from fastlstm.scoring.parts import REJECTED, OutputFolder
 from fastlstm.scoring.progress import Progress
 from fastlstm.scoring.scorer import Scorer
-from fastlstm.scoring.sources import open_source
+from fastlstm.scoring.sources import Source, open_source
 
 __all__ = ["score_dataset", "score_parts_on_ray"]
 
@@ -49,7 +49,8 @@ class _PartActor:
     """Scores parts from and to storage that all workers share."""
 
     def __init__(self, setup: Mapping[str, Any]) -> None:
-        self._setup, self._source = setup, None
+        self._setup = setup
+        self._source: Source | None = None
 
     def score(self, first: int, last: int) -> _Found:
         """Score the parts from the first to before the last.

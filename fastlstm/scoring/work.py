@@ -60,7 +60,7 @@ class Work:
         goes back to `spare`.
         """
         batches, memory = gather(self._inputs, self.groups, self._lengths, spare)
-        self._inputs, self._give_back = {}, lambda: spare.give(memory)
+        self._inputs, self._spare, self._memory = {}, spare, memory
         return batches
 
     def run(self, batch: Batch) -> int:
@@ -104,7 +104,7 @@ class Work:
         outputs : dict of str to (array, array or None)
             [rows, *dims] and None; with time [steps of all rows, *dims] and the number of steps of each row.
         """
-        self._give_back()
+        self._spare.give(self._memory)
         scored = np.delete(np.arange(self._count), list(self.failed)) if self.failed else np.arange(self._count)
         found: dict[str, tuple[Array, Array | None]] = {}
         for name, port in self._ports.outputs.items():
