@@ -21,6 +21,9 @@ __all__ = ["simplified"]
 ANY = LEVELS["x86-64-v3"]
 """What a template says does not depend on the target; sizes of types and the cache ask for one."""
 
+_NAME = re.compile(r'%(?:"[^"]*"|[-\w.$]+)|^(?:"[^"]*"|[-\w.$]+)(?=:)', re.M)
+"""A value or the start of a block. Inlining the 64th time, LLVM calls a value as a type is called."""
+
 
 @lru_cache(maxsize=256)
 def simplified(kernel: Kernel) -> str:
@@ -85,4 +88,5 @@ def _simplify(text: str, symbol: str) -> str:
     passes.add_global_dead_code_eliminate_pass()
     passes.add_strip_dead_prototype_pass()
     passes.run(module, builder)
-    return re.sub(r"^(target .*|source_filename .*|; .*)\n", "", str(module), flags=re.M)  # what only the target says
+    plain = re.sub(r"^(target .*|source_filename .*|; .*)\n", "", str(module), flags=re.M)  # what only the target says
+    return _NAME.sub(lambda found: found.group().replace(".i64", ".n64").replace(".i32", ".n32"), plain)
