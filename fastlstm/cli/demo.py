@@ -61,7 +61,11 @@ def run_demo(folder: Path) -> bool:
     print(f"A forecaster of two LSTM layers, {x.shape[1]} months of sunspots from 1749 to 2008.\n")
     model, onnx_holds = convert(DATA / "forecaster.onnx", folder / "forecaster.fastlstm", x)
     _, weights_hold = convert(
-        DATA / "forecaster.safetensors", folder / "from_state_dict.fastlstm", x, layers="lstm | linear"
+        DATA / "forecaster.safetensors",
+        folder / "from_state_dict.fastlstm",
+        x,
+        layers="lstm | linear",
+        batch_first=True,
     )
     streamed = stream_months(model, x)
     contests = compare_speed(model, x)
