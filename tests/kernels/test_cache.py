@@ -195,6 +195,26 @@ def test_a_folder_that_cannot_be_written_costs_compiling_and_says_so_once(
     assert capfd.readouterr().err.count("every process will compile them anew") == 1
 
 
+@pytest.mark.skipif(os.name != "posix", reason="limits as POSIX has them")
+def test_a_disk_without_room_costs_compiling_and_keeps_no_half_of_a_file(
+    compiled: list[Kernel], empty: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    monkeypatch.delenv("FASTLSTM_QUIET", raising=False)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))  # no file may become larger
+    try:
+        again(), again()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert compiled == [MOVE, MOVE]
+    assert not [path for path in empty.rglob("*") if path.is_file()]
+    assert capfd.readouterr().err.count("every process will compile them anew") == 1
+    again()
+    assert (stored(MOVE, HERE) or Path()).is_file()
+
+
 def test_a_user_without_a_home_is_no_error(
     compiled: list[Kernel], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
