@@ -187,7 +187,7 @@ class _MethodDef(ctypes.Structure):
 
 
 class Runs(Protocol):
-    """What an entry asks of a program that is bound to memory (`fastlstm.segments.bound.Bound`)."""
+    """What an entry asks of a program that is bound to memory (`fastlstm.segments.bound.Instance`)."""
 
     batch: int
     used: int

@@ -39,7 +39,7 @@ from fastlstm.layout import LINE
 from fastlstm.native import Call, Wiring, entry, entry_kernel
 from fastlstm.opening import digest_of
 from fastlstm.protected import CHECKING
-from fastlstm.segments.bound import Bound, Lowered, Room
+from fastlstm.segments.bound import Instance, Lowered, SlotMemory
 from fastlstm.segments.connections import Connections, Port, State
 from fastlstm.segments.entry import sequence_wiring
 from fastlstm.target import Target
@@ -133,7 +133,7 @@ def _restored(head: Mapping[str, Any], blocks: memoryview, target: Target) -> Pr
     lowered = Lowered(
         target,
         head["batch"],
-        [Room(kind, stride, local, None if n is None else memory[n]) for kind, stride, local, n in head["slots"]],
+        [SlotMemory(kind, stride, local, None if n is None else memory[n]) for kind, stride, local, n in head["slots"]],
         head["words"],
         [(at, kernels[number]) for at, number in head["kernel words"]],
         [(at, memory[number], offset) for at, number, offset in head["array words"]],
@@ -144,7 +144,7 @@ def _restored(head: Mapping[str, Any], blocks: memoryview, target: Target) -> Pr
         inputs, outputs, tuple(State(*state) for state in states), lengths, tuple(map(tuple, masks)), flat,
         dict(tables),
     )  # fmt: skip
-    program = Bound(lowered, head["workers"], head["steps"])
+    program = Instance(lowered, head["workers"], head["steps"])
     given, made = ([Port(n, tuple(shape), dtype) for n, shape, dtype in head[k]] for k in ("inputs", "outputs"))
     constants = {name: memory[number] for name, number in head["constants"].items()}
     wiring = sequence_wiring(connections, program, given, made, constants, head["room"])

@@ -18,7 +18,7 @@ from fastlstm.graph import Node
 from fastlstm.operators.dims import Shape
 from fastlstm.operators.values import Operands, ValueInfo
 
-__all__ = ["FOLDED", "Room", "known"]
+__all__ = ["FOLDED", "Budget", "known"]
 
 Array = npt.NDArray[Any]
 
@@ -35,10 +35,10 @@ _COPIES = 4
 _SMALL = 1 << 24
 
 
-class Room:
+class Budget:
     """How many elements may still be computed; every model has one.
 
-    Views take no room. The limit grows with the model, so that no file makes arrays out of all proportion.
+    Views take nothing. The limit grows with the model, so that no file makes arrays out of all proportion.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Room:
         self.left = _SMALL + _COPIES * size
 
     def take(self, shape: Shape | None) -> None:
-        """Use up room for an array of `shape` before it is made; InputError if there is none left."""
+        """Take from the budget for an array of `shape` before it is made; InputError if there is none left."""
         sizes = [size for size in shape or () if isinstance(size, int)]
         if shape is None or len(sizes) != len(shape) or min(sizes, default=0) < 0:
             raise InputError("its shape cannot be told beforehand.")
@@ -66,7 +66,7 @@ class Values(Protocol):
     constants: dict[str, Array]
     folded: dict[str, Array]
     makers: dict[str, Node]
-    room: Room
+    budget: Budget
 
     @property
     def outer(self) -> Values | None:
@@ -90,15 +90,15 @@ def known(scope: Values, value: str) -> Array | None:
     for node in cone:
         inputs = [_at_hand(scope, name) if name else None for name in node.inputs]
         try:
-            scope.folded.update(zip(node.outputs, _computed(scope.room, node, inputs), strict=False))
+            scope.folded.update(zip(node.outputs, _computed(scope.budget, node, inputs), strict=False))
         except InputError as error:
             label = f"{node.op} node '{node.name or node.output(0)}'"
             raise UnsupportedError(f"{label}: its constant output cannot be computed: {error}") from None
     return scope.folded[value]
 
 
-def _computed(room: Room, node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
-    """Return the outputs of a node, after its room was taken; InputError if its inputs do not fit, or there is none."""
+def _computed(budget: Budget, node: Node, inputs: Sequence[Array | None]) -> Sequence[Array]:
+    """Return the outputs of a node, within the budget; InputError if its inputs do not fit, or none is left."""
     infos = tuple(ValueInfo() if array is None else ValueInfo.of_array(array) for array in inputs)
     at = Operands(node, infos)
     if wrong := operators.misfit(at):
@@ -106,7 +106,7 @@ def _computed(room: Room, node: Node, inputs: Sequence[Array | None]) -> Sequenc
     data = inputs[0]
     if node.op not in VIEWS or (node.op in ("Reshape", "Flatten") and data is not None and not data.flags.c_contiguous):
         for made in operators.infer(at)[: len(node.outputs)]:
-            room.take(made.shape)
+            budget.take(made.shape)
     return operators.evaluate(node, inputs)
 
 

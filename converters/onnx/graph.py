@@ -15,7 +15,7 @@ from itertools import count
 from typing import Any
 
 from fastlstm.converters.onnx import microsoft
-from fastlstm.converters.onnx.constants import Room
+from fastlstm.converters.onnx.constants import Budget
 from fastlstm.converters.onnx.operators import DTYPE_ATTRIBUTES, OPERATORS
 from fastlstm.converters.onnx.opsets import FORMS, current_form, referred
 from fastlstm.converters.onnx.recurrent import ATTRIBUTES as RECURRENT
@@ -108,7 +108,7 @@ class Importer:
                 _note_bfloat16(scope)
             scope.constants[name] = self.tensors.read(tensor, "The initializer")
         if not body:
-            scope.room = Room(self.tensors.available)
+            scope.budget = Budget(self.tensors.available)
         for value in [*proto.value_info, *proto.output]:
             scope.specs.setdefault(value.name, tensor_spec(value, "The value"))
         for node in proto.node:

@@ -78,7 +78,7 @@ def recurrent(node: OnnxNode, scope: Scope) -> None:
         _weight(node, scope, 1, "w_ih", dtype, hidden),
         _weight(node, scope, 2, "w_hh", dtype, hidden),
         _bias(node, scope, dtype, hidden),
-        scope.settled(node.input(4), f"{node.name}.lengths"),
+        scope.as_constant(node.input(4), f"{node.name}.lengths"),
         h_0=h_0,
         c_0=c_0 if node.op == "LSTM" else "",
         peephole=_peepholes(node, scope, dtype, hidden) if node.op == "LSTM" else "",
@@ -238,7 +238,7 @@ def _weight(node: OnnxNode, scope: Scope, position: int, name: str, dtype: str, 
     if len(gates) > 1:
         parts = _parts(scope, value, len(gates), hidden, f"{node.name}.{name}.gate")
         value = _joined(scope, [parts[g] for g in gates], f"{node.name}.{name}")
-    return scope.settled(value, f"{node.name}.{name}")
+    return scope.as_constant(value, f"{node.name}.{name}")
 
 
 def _bias(node: OnnxNode, scope: Scope, dtype: str, hidden: int) -> str:
@@ -251,7 +251,7 @@ def _bias(node: OnnxNode, scope: Scope, dtype: str, hidden: int) -> str:
     pairs = [(parts[g], parts[len(gates) + g]) for g in gates]
     apart = pairs.pop() if node.op == "GRU" else ()
     sums = [scope.node("Add", *pair, name=f"{hint}.sum") for pair in pairs]
-    return scope.settled(_joined(scope, [*sums, *apart], hint), hint)
+    return scope.as_constant(_joined(scope, [*sums, *apart], hint), hint)
 
 
 def _peepholes(node: OnnxNode, scope: Scope, dtype: str, hidden: int) -> str:
@@ -260,7 +260,7 @@ def _peepholes(node: OnnxNode, scope: Scope, dtype: str, hidden: int) -> str:
     hint = f"{node.name}.peephole"
     value = _cast(scope, node.input(7), dtype, "float32", hint)
     parts = _parts(scope, value, 3, hidden, f"{hint}.gate")
-    return scope.settled(_joined(scope, [parts[p] for p in _PEEPHOLES], hint), hint)
+    return scope.as_constant(_joined(scope, [parts[p] for p in _PEEPHOLES], hint), hint)
 
 
 def _state(node: OnnxNode, scope: Scope, value: str, dtype: str, layout: int) -> str:
@@ -271,7 +271,7 @@ def _state(node: OnnxNode, scope: Scope, value: str, dtype: str, layout: int) ->
     value = _cast(scope, value, dtype, "float32", f"{node.name}.state")
     if layout:
         value = scope.node("Transpose", value, name=f"{node.name}.state.transposed", perm=[1, 0, 2])
-    return scope.settled(value, f"{node.name}.state")
+    return scope.as_constant(value, f"{node.name}.state")
 
 
 def _finish(node: OnnxNode, scope: Scope, position: int, value: str, dtype: str, perm: Sequence[int]) -> None:

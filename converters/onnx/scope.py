@@ -86,7 +86,7 @@ class Scope(GraphBuilder):
         self.folded: dict[str, Array] = {}
         if outer is not None:
             self.notes, self._taken = outer.notes, outer._taken
-        self.room: constants.Room = outer.room if outer is not None else constants.Room()
+        self.budget: constants.Budget = outer.budget if outer is not None else constants.Budget()
 
     def reserve(self, names: Sequence[str]) -> None:
         """Keep the file's own names from being given to values made here."""
@@ -112,7 +112,7 @@ class Scope(GraphBuilder):
         """Return the value if it can be computed from constants alone, else None."""
         return constants.known(self, value)
 
-    def settled(self, value: str, hint: str) -> str:
+    def as_constant(self, value: str, hint: str) -> str:
         """Return `value`, or a constant called `hint` in its place if it is computed from constants alone."""
         if value in self.constants or not value:
             return value

@@ -44,7 +44,7 @@ from fastlstm.passes import (
     whole_numbers,
 )
 from fastlstm.passes.recognise import recognise
-from fastlstm.passes.rewrite import Rewrite, Room, settle
+from fastlstm.passes.rewrite import Budget, Rewrite, fixpoint
 from fastlstm.validation import validated
 
 __all__ = ["optimise", "shapes"]
@@ -63,8 +63,8 @@ def optimise(graph: Graph) -> Graph:
     UnsupportedError
         If the graph given is not valid, holds a node that cannot run on its inputs, or a loop that nothing ends.
     """
-    room = Room(graph)
-    graph = settle(validated(graph), RULES, room)
+    budget = Budget(graph)
+    graph = fixpoint(validated(graph), RULES, budget)
     if problem := shapes.misfits(graph):
         raise UnsupportedError(problem)
     graph = fixed_time.with_notes(graph)
@@ -72,7 +72,7 @@ def optimise(graph: Graph) -> Graph:
         recognised = recognise(graph)
         if recognised is graph:
             break
-        graph = settle(recognised, RULES, room)
+        graph = fixpoint(recognised, RULES, budget)
     loops.refuse_endless(graph)
     return graph.replace(notes=tuple(dict.fromkeys(graph.notes)))  # a stored model has those of its last optimisation
 

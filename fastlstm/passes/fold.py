@@ -38,7 +38,7 @@ def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
         return None
     given = sum(a.nbytes for a in arrays if a is not None)
     sizes = [_affordable(info, given) for info in scope.infer(node)]
-    if None in sizes or not scope.room.take(sum(size or 0 for size in sizes)):
+    if None in sizes or not scope.budget.take(sum(size or 0 for size in sizes)):
         return None
     try:
         results = operators.evaluate(node, arrays)

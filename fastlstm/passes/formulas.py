@@ -55,7 +55,7 @@ def alike(a: Shape, b: Shape) -> bool:
 MOST_ABREAST = 64
 """Vectors that stand side by side in one value: more than that is no formula of a cell."""
 
-_ROOM, _ROOM_A_NODE, _COPIES = 1 << 22, 1 << 14, 64
+_BUDGET, _BUDGET_A_NODE, _COPIES = 1 << 22, 1 << 14, 64
 """Numbers that the formulas of a graph may hold: in proportion to its nodes and to the numbers in its constants, not to
 the sizes that it names. A step of an LSTM of 512 units takes some 90,000 for its 15 nodes."""
 
@@ -82,7 +82,7 @@ class Formulas:
         self.names: dict[Monomial, str] = {}
         self.states: dict[bytes, str] = {}
         given = sum(array.size for array in self.constants.values())
-        self.room = _ROOM + _ROOM_A_NODE * len(graph.nodes) + _COPIES * given
+        self.budget = _BUDGET + _BUDGET_A_NODE * len(graph.nodes) + _COPIES * given
         for node in graph.nodes:
             self._visit(node)
 
@@ -125,9 +125,9 @@ class Formulas:
         return info.shape[-1] if isinstance(info.shape[-1], int) and info.shape[-1] > 0 else None
 
     def _take(self, elements: int) -> bool:
-        """Use up room for so many numbers; with none left, values are not written out any more."""
-        enough = elements <= self.room
-        self.room -= elements if enough else 0
+        """Take from the budget for so many numbers; with none left, values are not written out any more."""
+        enough = elements <= self.budget
+        self.budget -= elements if enough else 0
         return enough
 
     def leaf(self, name: str) -> Vector | None:

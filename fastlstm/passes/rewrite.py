@@ -27,15 +27,15 @@ from fastlstm.passes.shapes import body_inputs, infer_node, operands
 
 __all__ = [
     "RANDOM",
+    "Budget",
     "Names",
     "Rewrite",
-    "Room",
     "Rules",
     "Scope",
+    "fixpoint",
     "prune",
     "renamed",
     "renamed_body",
-    "settle",
     "sweep",
 ]
 
@@ -44,7 +44,7 @@ Array = npt.NDArray[Any]
 _STEPS_PER_NODE = 64
 """So many rewrites in a row at one node mean that two rules undo each other; the node is then kept."""
 
-_ROOM = 64 << 20
+_BUDGET = 64 << 20
 _COPIES = 8
 """Weights are put in order by some steps (Slice, Concat, Unsqueeze, Transpose), each of which makes them anew."""
 
@@ -54,7 +54,7 @@ RANDOM = frozenset(
 """Operators whose result is another one every time."""
 
 
-class Room:
+class Budget:
     """How many bytes may still be folded into constants: in proportion to those that the model came with.
 
     A limit on each result alone would not do: twenty steps that double it make a million times as much of it.
@@ -66,7 +66,7 @@ class Room:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.left = _ROOM + _COPIES * _nbytes(graph)
+        self.left = _BUDGET + _COPIES * _nbytes(graph)
 
     def take(self, size: int) -> bool:
         """Use some of it up, if so much is left."""
@@ -126,7 +126,7 @@ class Scope:
         How often each value is read.
     outputs : frozenset of str
         The names that this graph must define in the end.
-    room : Room
+    budget : Budget
         For constants, of the whole model.
     whole : dict of str to (array, array)
         Of constants that were bytes: the whole numbers and the scale, which broadcasts over them.
@@ -137,7 +137,7 @@ class Scope:
     names: Names
     uses: Counter[str]
     outputs: frozenset[str]
-    room: Room
+    budget: Budget
     producers: dict[str, Node] = field(default_factory=dict)
     transposes: dict[str, list[Node]] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
@@ -189,11 +189,11 @@ Rules = Mapping[str, Sequence[Rewrite]]
 """Operator -> the rewrites to try; those under ``"*"`` are tried on every node."""
 
 
-def settle(graph: Graph, rules: Rules, room: Room, rounds: int = 12) -> Graph:
+def fixpoint(graph: Graph, rules: Rules, budget: Budget, rounds: int = 12) -> Graph:
     """Sweep and prune until nothing changes, `rounds` times at most."""
     for _ in range(rounds):
         names = Names(graph)
-        swept, changed = sweep(graph, rules, names, room)
+        swept, changed = sweep(graph, rules, names, budget)
         graph = prune(swept)
         if not changed:
             break
@@ -204,7 +204,7 @@ def sweep(
     graph: Graph,
     rules: Rules,
     names: Names,
-    room: Room,
+    budget: Budget,
     around: Scope | None = None,
     inputs: Sequence[ValueInfo] | None = None,
 ) -> tuple[Graph, bool]:
@@ -216,14 +216,14 @@ def sweep(
     rules : Rules
     names : Names
         Of the whole model.
-    room : Room
+    budget : Budget
         For its constants.
     around : Scope, optional
         For a body: the scope of the control-flow node.
     inputs : sequence of ValueInfo, optional
         For a body: what holds of its inputs.
     """
-    return _Sweep(graph, rules, names, room, around, inputs).run()
+    return _Sweep(graph, rules, names, budget, around, inputs).run()
 
 
 class _Sweep:
@@ -232,7 +232,7 @@ class _Sweep:
         graph: Graph,
         rules: Rules,
         names: Names,
-        room: Room,
+        budget: Budget,
         around: Scope | None,
         inputs: Sequence[ValueInfo] | None,
     ) -> None:
@@ -254,7 +254,7 @@ class _Sweep:
             names,
             uses,
             frozenset(outputs),
-            room,
+            budget,
         )
 
     def run(self) -> tuple[Graph, bool]:
@@ -334,7 +334,7 @@ class _Sweep:
         attrs = dict(node.attrs)
         for key, value in node.attrs.items():
             if isinstance(value, Graph):
-                body, changed = sweep(value, self.rules, self.names, self.scope.room, self.scope, inputs)
+                body, changed = sweep(value, self.rules, self.names, self.scope.budget, self.scope, inputs)
                 attrs[key] = body
                 self.changed |= changed
         return Node(node.op, node.inputs, node.outputs, attrs, node.name)

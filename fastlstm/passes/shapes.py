@@ -21,8 +21,8 @@ __all__ = ["ValueInfo", "body_inputs", "condition_of", "infer", "infer_node", "m
 
 Infos = Mapping[str, ValueInfo]
 
-DEEPEST_SETTLED = 3
-"""Loops in loops whose states are followed; see `_settled`."""
+DEEPEST_FOLLOWED = 3
+"""Loops in loops whose states are followed; see `_fixpoint`."""
 
 
 def infer(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] | None = None) -> dict[str, ValueInfo]:
@@ -92,9 +92,9 @@ def body_inputs(node: Node, known: Infos) -> list[ValueInfo]:
     if node.op == "Loop":
         before = [ValueInfo((), "int64"), ValueInfo((), "bool")]
         states = [known.get(name, UNKNOWN) for name in node.inputs[2:]]
-        return _settled(node.attrs["body"], before, states, [], 1, known)
+        return _fixpoint(node.attrs["body"], before, states, [], 1, known)
     carried, slices, _ = _scan_inputs(node, known)
-    return _settled(node.attrs["body"], [], carried, slices, 0, known)
+    return _fixpoint(node.attrs["body"], [], carried, slices, 0, known)
 
 
 def condition_of(body: Graph) -> str:
@@ -104,7 +104,7 @@ def condition_of(body: Graph) -> str:
     return sources.get(condition, condition)
 
 
-def _settled(
+def _fixpoint(
     body: Graph,
     before: list[ValueInfo],
     states: list[ValueInfo],
@@ -114,10 +114,10 @@ def _settled(
 ) -> list[ValueInfo]:
     """Weaken the infos of the states until one round of the body leaves them as they are.
 
-    Of a body in which loops lie `DEEPEST_SETTLED` deep nothing is told: each level would be gone through several
+    Of a body in which loops lie `DEEPEST_FOLLOWED` deep nothing is told: each level would be gone through several
     times for each time of the level around it.
     """
-    if _loops_inside(body, DEEPEST_SETTLED):
+    if _loops_inside(body, DEEPEST_FOLLOWED):
         return [*before, *[UNKNOWN] * len(states), *after]
     states = [info.but(const=None, fill=None) for info in states]
     names = [spec.name for spec in body.inputs[len(before) :]]

@@ -1,6 +1,6 @@
 """Memory for a lowered program, and calls of it; it needs nothing of what lowered the program.
 
-A `Lowered` is a program for a number of batch rows in the words that kernels read, with addresses left open. `Bound`
+A `Lowered` is a program for a number of batch rows in the words that kernels read, with addresses left open. `Instance`
 gives it memory in this process, fills the addresses in and runs it.
 """
 
@@ -22,12 +22,12 @@ from fastlstm.memory import address_of, aligned_zeros
 from fastlstm.target import Target
 from fastlstm.team import WORTH_A_TEAM, WORTH_WAKING, team_of
 
-__all__ = ["Bound", "Lowered", "Room"]
+__all__ = ["Instance", "Lowered", "SlotMemory"]
 
 Array = npt.NDArray[Any]
 
 
-class Room(NamedTuple):
+class SlotMemory(NamedTuple):
     """What `fastlstm.program.Slot` says of a slot's memory."""
 
     kind: str
@@ -43,7 +43,7 @@ class Lowered(NamedTuple):
     ----------
     target : Target
     batch : int
-    slots : sequence of Room
+    slots : sequence of SlotMemory
     words : sequence of int
         The instruction table (see `fastlstm.kernels.drive`), 0 where an address belongs.
     kernels : sequence of (int, Kernel)
@@ -60,7 +60,7 @@ class Lowered(NamedTuple):
 
     target: Target
     batch: int
-    slots: Sequence[Room]
+    slots: Sequence[SlotMemory]
     words: Sequence[int]
     kernels: Sequence[tuple[int, Kernel]]
     arrays: Sequence[tuple[int, Array, int]]
@@ -70,7 +70,7 @@ class Lowered(NamedTuple):
     macs: int
 
 
-class Bound:
+class Instance:
     """Slots, buffers and instructions for a fixed number of batch rows.
 
     With `workers` over 1 a team runs what is long enough for that to pay.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastlstm.memory import aligned_zeros
 from fastlstm.native import Call, Copy, Lengths, Mask, Value, Wiring, entry, never
-from fastlstm.segments.bound import Bound
+from fastlstm.segments.bound import Instance
 from fastlstm.segments.connections import Connections, Port, axes_of, check_state
 
 __all__ = ["sequence_wiring", "stream_entry"]
@@ -24,7 +24,7 @@ MOST_STAGED = 1 << 22  # elements of memory for values whose rows are sorted, or
 
 
 def stream_entry(
-    connections: Connections, program: Bound, outputs: Sequence[str], steps: int, time_axis: bool, batch_axis: bool
+    connections: Connections, program: Instance, outputs: Sequence[str], steps: int, time_axis: bool, batch_axis: bool
 ) -> Call:
     """Return a built-in that goes on from the states which `program` holds.
 
@@ -52,7 +52,7 @@ def stream_entry(
 
 def sequence_wiring(
     connections: Connections,
-    program: Bound,
+    program: Instance,
     inputs: Sequence[Port],
     outputs: Sequence[Port],
     constants: Mapping[str, Array],
@@ -103,7 +103,7 @@ def sequence_wiring(
 
 
 def _value(
-    program: Bound,
+    program: Instance,
     name: str,
     place: Place,
     sizes: Mapping[str, int | None],
@@ -157,7 +157,7 @@ def _steps_of(inputs: Sequence[Port], values: Sequence[Value]) -> int | None:
 
 def _copies(
     connections: Connections,
-    program: Bound,
+    program: Instance,
     inputs: Sequence[Value],
     outputs: Sequence[Value],
     constants: Mapping[str, Array],
@@ -182,7 +182,7 @@ def _copies(
     return {"before": before, "after": after}
 
 
-def _with_memory(connections: Connections, program: Bound, wiring: Wiring, steps: int) -> Wiring | None:
+def _with_memory(connections: Connections, program: Instance, wiring: Wiring, steps: int) -> Wiring | None:
     """Return the wiring with the memory that lengths, masks and narrow ids take; None if that were too much."""
     rows = program.used
     number = {value.name: i for i, value in enumerate(wiring.inputs)}

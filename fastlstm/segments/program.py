@@ -20,7 +20,7 @@ from fastlstm.memory import address_of
 from fastlstm.program import Argument, Body, Instruction, Place, Program, Table
 from fastlstm.protected import CHECKING
 from fastlstm.scratch import integer_bytes, scratch_bytes
-from fastlstm.segments.bound import Bound, Lowered, Room
+from fastlstm.segments.bound import Instance, Lowered, SlotMemory
 
 __all__ = ["BoundProgram"]
 
@@ -29,8 +29,8 @@ Word = int | Kernel | tuple[Array, int]
 """A word of the instruction table; a kernel and a place in an array stand for their addresses."""
 
 
-class BoundProgram(Bound):
-    """A program for a fixed number of batch rows; see `Bound`."""
+class BoundProgram(Instance):
+    """A program for a fixed number of batch rows; see `Instance`."""
 
     def __init__(self, program: Program, batch: int, workers: int = 1, steps: int = 0) -> None:
         self.program = program
@@ -63,7 +63,7 @@ class BoundProgram(Bound):
         return Lowered(
             program.target,
             batch,
-            [Room(slot.kind, slot.stride, slot.local, slot.value) for slot in program.slots],
+            [SlotMemory(slot.kind, slot.stride, slot.local, slot.value) for slot in program.slots],
             [word if isinstance(word, int) else 0 for word in words],
             [(at, word) for at, word in enumerate(words) if isinstance(word, Kernel)],
             [(at, *word) for at, word in enumerate(words) if not isinstance(word, int | Kernel)],

@@ -1,7 +1,7 @@
 """Tapes: operators outside segments as kernel calls, recorded for inputs of one shape (see `tape.py`).
 
 Every operator that has kernels is one function here, from arrays of known sizes to instructions. It takes the
-`Recorder`, the node and a `Cell` for each input (None where one is absent). It returns the cells of the outputs, or
+`Recorder`, the node and a `Value` for each input (None where one is absent). It returns those of the outputs, or
 None if the node has to be run by `fastlstm.operators`, which is the case whenever element types, ranks or parameters
 are not those that a kernel takes. Whether it returns None never depends on the sizes.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from fastlstm.graph import Node
 from fastlstm.tapes import convolution, elementwise, lines, movement, pooling, products, whole
-from fastlstm.tapes.recorder import Cell, Emitter, Recorder
+from fastlstm.tapes.recorder import Emitter, Recorder, Value
 
 __all__ = ["EMITTERS", "HEAVY", "Emitter"]
 
@@ -20,9 +20,9 @@ __all__ = ["EMITTERS", "HEAVY", "Emitter"]
 def _either(first: Emitter, second: Emitter) -> Emitter:
     """Return the function that asks a second one where the first has no kernel."""
 
-    def emit(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-        made = first(rec, node, cells)
-        return second(rec, node, cells) if made is None else made
+    def emit(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+        made = first(rec, node, operands)
+        return second(rec, node, operands) if made is None else made
 
     return emit
 

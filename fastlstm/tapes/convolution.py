@@ -22,7 +22,7 @@ from fastlstm.operators.windows import windows
 from fastlstm.pack import panels_of, plain_panels
 from fastlstm.program import place
 from fastlstm.tapes.planes import Axis, Planes, laid_out
-from fastlstm.tapes.recorder import Cell, Emitter, Recorder
+from fastlstm.tapes.recorder import Emitter, Recorder, Value
 
 __all__ = ["EMITTERS"]
 
@@ -37,9 +37,9 @@ PIECES = 32, 128  # terms of a piece where there is one channel, as for a spectr
 
 @dataclass(frozen=True)
 class _Weights:
-    """Weights of one set of taps: rows [M, terms] made of a fixed cell, and what names them among the cell's parts."""
+    """Weights of one set of taps: rows [M, terms] made of a fixed value, and which of its parts they are."""
 
-    cell: Cell
+    value: Value
     name: tuple[Any, ...]
     rows: Callable[[Array], Array]
     outputs: int  # of a group
@@ -47,8 +47,8 @@ class _Weights:
     channels: int  # of the input, in a group
 
 
-def _conv(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x, weight, bias = [*cells, None][:3]
+def _conv(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x, weight, bias = [*operands, None][:3]
     if not _fits(x, weight, bias) or x is None or weight is None:
         return None
     attrs, groups = node.attrs, int(node.attrs.get("group", 1))
@@ -73,7 +73,7 @@ def _conv(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     return [out]
 
 
-def _fits(x: Cell | None, weight: Cell | None, bias: Cell | None) -> bool:
+def _fits(x: Value | None, weight: Value | None, bias: Value | None) -> bool:
     if x is None or weight is None or not x.is_float or not weight.is_float or not weight.fixed:
         return False
     given = bias is None or (bias.fixed and bias.is_float)
@@ -90,8 +90,8 @@ def _images(array: Array) -> Array:
     return array[:, :, None] if array.ndim == 3 else array
 
 
-def _conv_transpose(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x, weight, bias = [*cells, None][:3]
+def _conv_transpose(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x, weight, bias = [*operands, None][:3]
     attrs = node.attrs
     if not _fits(x, weight, bias) or x is None or weight is None:
         return None
@@ -163,17 +163,17 @@ def _union(axes: Sequence[Axis]) -> Axis:
 
 def _emit(
     rec: Recorder,
-    x: Cell,
+    x: Value,
     whole: Axes,
     parts: Sequence[tuple[Axes, _Weights, Array]],
-    bias: Cell | None,
-    out: Cell,
+    bias: Value | None,
+    out: Value,
 ) -> None:
     """Emit convolutions of one input, each with its axes, weights and place; `whole` is what all of them read."""
     M = out.array.shape[1]
     if bias is not None and bias.array.shape != (M,):
         raise ValueError(f"the bias has the shape {bias.array.shape} for {M} channels")
-    given = Cell(np.zeros(M, np.float32), fixed=True) if bias is None else bias
+    given = Value(np.zeros(M, np.float32), fixed=True) if bias is None else bias
     lanes, weights = rec.target.lanes, parts[0][1]
     by_position, vectors = _order(out.array.shape[0], whole, weights, lanes)
     wide = lanes * vectors
@@ -198,7 +198,7 @@ def _emit(
 
     def emit(images: int, lines: int, most: int, place_of: Callable[[int, slice, int, int], Array], done: Done) -> None:
         """Emit what computes lines up to `most`, so many of at most so many images at a time."""
-        for which, planes in laid_out(rec, _images(rec.roomy(x)), whole, images):
+        for which, planes in laid_out(rec, _images(rec.padded(x)), whole, images):
             for first in range(0, most, lines):
                 for number, (axes, some, _) in enumerate(parts):
                     offsets = planes.offsets(some.channels, axes)
@@ -269,7 +269,7 @@ def _packed(rec: Recorder, weights: _Weights, lanes: int, vectors: int) -> Array
     def rows(array: Array) -> Array:
         return np.ascontiguousarray(weights.rows(array))
 
-    return rec.prepared(weights.cell, (*weights.name, weights.groups, vectors), panels if vectors else rows)
+    return rec.prepared(weights.value, (*weights.name, weights.groups, vectors), panels if vectors else rows)
 
 
 def _lines(planes: Planes, target: Array) -> tuple[int, int, int, int, int, int, int, int]:

@@ -23,7 +23,7 @@ def tape_entry(tape: Tape, inputs: Sequence[str], outputs: Sequence[TensorSpec])
     """Return a built-in that runs a tape for inputs of these names; `native.never` if some of it runs in Python."""
     names = [spec.name for spec in outputs]
     program = only_program(tape)
-    arrays = [cell.array for cell in tape.outputs]
+    arrays = [value.array for value in tape.outputs]
     if program is None or len(set(names)) < len(names) or not all(map(is_plain, [*tape.inputs, *arrays])):
         return never
     frames = [frame for watched in tape.watched for frame in watched.frames]

@@ -12,29 +12,29 @@ from fastlstm.arguments.arrays import LayerNorm, Lines
 from fastlstm.graph import Node
 from fastlstm.program import place
 from fastlstm.tapes.elementwise import apply
-from fastlstm.tapes.recorder import Cell, Emitter, Recorder, axis_of
+from fastlstm.tapes.recorder import Emitter, Recorder, Value, axis_of
 
 __all__ = ["EMITTERS"]
 
 Array = npt.NDArray[Any]
 
 
-def _softmax(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x = cells[0]
+def _softmax(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x = operands[0]
     if x is None or not x.is_float or x.array.ndim == 0:
         return None
     axis = axis_of(node.attrs.get("axis", -1), x.array.ndim)
-    moved = Cell(np.moveaxis(rec.roomy(x), axis, -1), fixed=False, roomy=True)
-    source, out = rec.tight(moved), rec.memory(moved.array.shape)
+    moved = Value(np.moveaxis(rec.padded(x), axis, -1), fixed=False, padded=True)
+    source, out = rec.contiguous(moved), rec.memory(moved.array.shape)
     if out.array.size:
         count = source.shape[-1]
         kernel = ("lines.softmax", (rec.target.lanes, node.op == "LogSoftmax"))
         rec.emit(*kernel, Lines(place(source), place(out.array), source.size // count, count))
-    return [Cell(np.moveaxis(out.array, -1, axis), fixed=False, roomy=True)]
+    return [Value(np.moveaxis(out.array, -1, axis), fixed=False, padded=True)]
 
 
-def _layer_norm(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x, scale, bias = [*cells, None][:3]
+def _layer_norm(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x, scale, bias = [*operands, None][:3]
     if x is None or not x.is_float or scale is None or not scale.fixed or (bias is not None and not bias.fixed):
         return None
     if any(node.outputs[1:]):
@@ -45,18 +45,18 @@ def _layer_norm(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list
     if np.broadcast_shapes(scale.array.shape, normed) != normed:
         return None
     rows = []
-    for cell, default in ((scale, 1.0), (bias, 0.0)):
-        full = np.full(normed, default, np.float32) if cell is None else np.broadcast_to(cell.array, normed)
-        rows.append(rec.tight(Cell(np.ascontiguousarray(full, np.float32), fixed=True)))
-    source, out = rec.tight(x), rec.memory(x.array.shape)
+    for value, default in ((scale, 1.0), (bias, 0.0)):
+        full = np.full(normed, default, np.float32) if value is None else np.broadcast_to(value.array, normed)
+        rows.append(rec.contiguous(Value(np.ascontiguousarray(full, np.float32), fixed=True)))
+    source, out = rec.contiguous(x), rec.memory(x.array.shape)
     if out.array.size:
         args = LayerNorm(place(source), place(out.array), source.size // count, count, *map(place, rows))
         rec.emit("lines.layer_norm", (rec.target.lanes, float(node.attrs.get("epsilon", 1e-5))), args)
     return [out]
 
 
-def _reduce(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x, axes = [*cells, None][:2]
+def _reduce(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x, axes = [*operands, None][:2]
     if x is None or not x.is_float or (axes is not None and not axes.fixed) or x.array.ndim == 0:
         return None
     rank = x.array.ndim
@@ -72,21 +72,21 @@ def _reduce(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     return _reduced(rec, node.op.removeprefix("Reduce"), x, which, shape)
 
 
-def _reduced(rec: Recorder, name: str, x: Cell, which: Sequence[int], shape: Sequence[int]) -> list[Cell] | None:
+def _reduced(rec: Recorder, name: str, x: Value, which: Sequence[int], shape: Sequence[int]) -> list[Value] | None:
     kept = [i for i in range(x.array.ndim) if i not in which]
-    moved = Cell(rec.roomy(x).transpose(*kept, *which), fixed=False, roomy=True)
+    moved = Value(rec.padded(x).transpose(*kept, *which), fixed=False, padded=True)
     count = int(np.prod([x.array.shape[i] for i in which], dtype=np.int64))
     out = rec.memory(shape)
     if not out.array.size or not count:
         return None if out.array.size else [out]
-    source = rec.tight(moved)
+    source = rec.contiguous(moved)
     kernel = {"L2": "SumSquare"}.get(name, name)
     rec.emit("lines.reduce", (kernel,), Lines(place(source), place(out.array), source.size // count, count))
     return [apply(rec, "Sqrt", None, None, out.array)] if name == "L2" else [out]
 
 
-def _global_mean(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x = cells[0]
+def _global_mean(rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x = operands[0]
     if x is None or not x.is_float or x.array.ndim < 3:
         return None
     which = list(range(2, x.array.ndim))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.graph import Node
-from fastlstm.tapes.recorder import Cell, Emitter, Recorder, axis_of
+from fastlstm.tapes.recorder import Emitter, Recorder, Value, axis_of
 
 __all__ = ["EMITTERS"]
 
@@ -18,35 +18,35 @@ Array = npt.NDArray[Any]
 MOST_PARTS = 512  # copies that one gather or scatter is made of
 
 
-def _known(cells: Sequence[Cell | None]) -> bool:
+def _known(operands: Sequence[Value | None]) -> bool:
     """Whether the first value moves and everything else is fixed."""
-    first, *rest = cells
-    return first is not None and first.is_float and first.roomy and all(c is None or c.fixed for c in rest)
+    first, *rest = operands
+    return first is not None and first.is_float and first.padded and all(c is None or c.fixed for c in rest)
 
 
-def _view(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+def _view(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
     """Let NumPy make the view; where it had to copy, copy in an instruction."""
-    x = cells[0]
-    if x is None or not isinstance(x.array, np.ndarray) or any(c is not None and not c.fixed for c in cells[1:]):
+    x = operands[0]
+    if x is None or not isinstance(x.array, np.ndarray) or any(c is not None and not c.fixed for c in operands[1:]):
         return None
-    if x.is_float and not x.roomy:
+    if x.is_float and not x.padded:
         return None
-    given = [None if c is None else c.array for c in cells]
+    given = [None if c is None else c.array for c in operands]
     results = operators.evaluate(node, given)
     if all(np.may_share_memory(r, x.array) or not r.size for r in results):
-        return [Cell(r, fixed=False, roomy=x.roomy) for r in results]
+        return [Value(r, fixed=False, padded=x.padded) for r in results]
     if not x.is_float:
         return None
-    given[0] = rec.tight(x)
+    given[0] = rec.contiguous(x)
     results = operators.evaluate(node, given)
     if not all(np.may_share_memory(r, given[0]) or not r.size for r in results):
         return None
-    return [Cell(r, fixed=False, roomy=True) for r in results]
+    return [Value(r, fixed=False, padded=True) for r in results]
 
 
-def _gather(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x, index = cells[0], cells[1]
-    if not _known(cells) or x is None or index is None:
+def _gather(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x, index = operands[0], operands[1]
+    if not _known(operands) or x is None or index is None:
         return None
     axis = axis_of(node.attrs.get("axis", 0), x.array.ndim)
     size = x.array.shape[axis]
@@ -56,30 +56,30 @@ def _gather(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     places = np.where(places < 0, places + size, places)
     before = (slice(None),) * axis
     if index.array.ndim == 0:
-        return [Cell(x.array[(*before, int(places[0]))], fixed=False, roomy=True)]
+        return [Value(x.array[(*before, int(places[0]))], fixed=False, padded=True)]
     runs = _runs(places)
     if len(runs) > MOST_PARTS:
         return None
     shape = (*x.array.shape[:axis], *index.array.shape, *x.array.shape[axis + 1 :])
     if len(runs) == 1:  # one axis that becomes several can always be a view
-        return [Cell(x.array[(*before, _slice(*runs[0]))].reshape(shape), fixed=False, roomy=True)]
+        return [Value(x.array[(*before, _slice(*runs[0]))].reshape(shape), fixed=False, padded=True)]
     out = rec.memory((*x.array.shape[:axis], places.size, *x.array.shape[axis + 1 :])).array
     at = 0
     for first, step, count in runs:
         rec.copy(x.array[(*before, _slice(first, step, count))], out[(*before, slice(at, at + count))])
         at += count
-    return [Cell(out.reshape(shape), fixed=False, roomy=True)]
+    return [Value(out.reshape(shape), fixed=False, padded=True)]
 
 
-def _expand(_rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x, target = cells[0], cells[1]
-    if not _known(cells) or x is None or target is None:
+def _expand(_rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x, target = operands[0], operands[1]
+    if not _known(operands) or x is None or target is None:
         return None
     try:
         shape = np.broadcast_shapes(x.array.shape, tuple(int(n) for n in target.array.reshape(-1)))
     except ValueError:
         return None  # with its own message
-    return [Cell(np.broadcast_to(x.array, shape), fixed=False, roomy=True)]
+    return [Value(np.broadcast_to(x.array, shape), fixed=False, padded=True)]
 
 
 def _runs(places: Array) -> list[tuple[int, int, int]]:
@@ -103,10 +103,10 @@ def _slice(first: int, step: int, count: int) -> slice:
     return slice(first, None if last < 0 else last, step)
 
 
-def _concat(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    if not all(c is not None and c.is_float for c in cells):
+def _concat(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    if not all(c is not None and c.is_float for c in operands):
         return None
-    arrays = [rec.roomy(c) for c in cells if c is not None]
+    arrays = [rec.padded(c) for c in operands if c is not None]
     rank = arrays[0].ndim
     axis = axis_of(node.attrs["axis"], rank)
     rest = {(*a.shape[:axis], *a.shape[axis + 1 :]) for a in arrays}
@@ -122,10 +122,10 @@ def _concat(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     return [out]
 
 
-def _pad(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x, pads, value, axes = [*cells, None, None, None][:4]
+def _pad(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x, pads, constant, axes = [*operands, None, None, None][:4]
     mode = node.attrs.get("mode", "constant")
-    if not _known(cells) or x is None or pads is None or mode not in ("constant", "reflect"):
+    if not _known(operands) or x is None or pads is None or mode not in ("constant", "reflect"):
         return None
     rank = x.array.ndim
     which = list(range(rank)) if axes is None else [axis_of(a, rank) for a in axes.array.reshape(-1)]
@@ -140,7 +140,9 @@ def _pad(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] 
     out = rec.memory(shape)
     inside = tuple(slice(int(b), int(b) + s) for b, s in zip(before, x.array.shape, strict=True))
     if mode == "constant" and (before.any() or after.any()):
-        rec.fill(out.array, 0.0 if value is None or not value.array.size else float(value.array.reshape(-1)[0]))
+        rec.fill(
+            out.array, 0.0 if constant is None or not constant.array.size else float(constant.array.reshape(-1)[0])
+        )
     rec.copy(x.array, out.array[inside])
     if mode == "reflect":
         _reflect(rec, out.array, before, after)
@@ -164,8 +166,8 @@ def _reflect(rec: Recorder, out: Array, before: Array, after: Array) -> None:
         done[axis] = slice(0, end)
 
 
-def _scatter_nd(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    data, index, updates = cells[:3]
+def _scatter_nd(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    data, index, updates = operands[:3]
     if data is None or index is None or updates is None or not index.fixed or not (data.is_float and updates.is_float):
         return None
     if node.attrs.get("reduction", "none") != "none":
@@ -181,9 +183,9 @@ def _scatter_nd(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list
     if len(runs) > MOST_PARTS:
         return None
     out = rec.memory(data.array.shape)
-    rec.copy(rec.roomy(data), out.array)
+    rec.copy(rec.padded(data), out.array)
     rows = out.array.reshape(-1, *data.array.shape[depth:])
-    parts = rec.tight(updates).reshape(-1, *data.array.shape[depth:])
+    parts = rec.contiguous(updates).reshape(-1, *data.array.shape[depth:])
     at = 0
     for first, step, count in runs:
         rec.copy(parts[at : at + count], rows[_slice(first, step, count)])

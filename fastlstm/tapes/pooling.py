@@ -13,7 +13,7 @@ from fastlstm.graph import Node
 from fastlstm.operators.sizes import checked_shape
 from fastlstm.operators.windows import windows
 from fastlstm.program import place
-from fastlstm.tapes.recorder import Cell, Emitter, Recorder
+from fastlstm.tapes.recorder import Emitter, Recorder, Value
 
 __all__ = ["EMITTERS"]
 
@@ -21,8 +21,8 @@ Array = npt.NDArray[Any]
 SHARE = 4  # of the L2 cache, for the outputs of a convolution that only pooling reads
 
 
-def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x, attrs = cells[0], node.attrs
+def _pool(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x, attrs = operands[0], node.attrs
     if x is None or not x.is_float or x.array.ndim not in (3, 4) or any(node.outputs[1:]):
         return None
     N, C, *sizes = x.array.shape
@@ -47,7 +47,7 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     memory = rec.scratch(4 * checked_shape([room])[0])
 
     def emit(source: Array, target: Array, down: Window, first: int) -> None:
-        """Emit pooling of tight images into lines of the output from `first` on."""
+        """Emit pooling of contiguous images into lines of the output from `first` on."""
         args = Pool(
             place(source), place(target), source.shape[0] * C, down, across,
             *memory, room, place(counts[0][first:]), place(counts[1]), target.strides[1],
@@ -59,7 +59,7 @@ def _pool(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell]
     apart = down.before == 0 and down.dilation == 1 and down.taps <= down.stride and most <= down.size
     again = rec.again(x) if apart else None
     if again is None:
-        emit(rec.tight(x), places, down, 0)
+        emit(rec.contiguous(x), places, down, 0)
         return [out]
     bands = max(1, rec.target.l2_bytes // SHARE // (4 * C * across.size * down.stride))
     images = max(1, bands // down.outputs)  # of which whole ones go together

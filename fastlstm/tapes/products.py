@@ -14,7 +14,7 @@ from fastlstm.graph import Node
 from fastlstm.layout import TOGETHER
 from fastlstm.pack import panels_of, plain_panels
 from fastlstm.program import Place, place
-from fastlstm.tapes.recorder import Cell, Emitter, Recorder
+from fastlstm.tapes.recorder import Emitter, Recorder, Value
 
 __all__ = ["EMITTERS"]
 
@@ -26,7 +26,7 @@ def _vectors(rec: Recorder, columns: int) -> int:
     return min(MOST_VECTORS, panels_of(columns, rec.target.lanes))
 
 
-def _bias(rec: Recorder, bias: Cell | None, columns: int) -> Array:
+def _bias(rec: Recorder, bias: Value | None, columns: int) -> Array:
     room = -(-columns // (MOST_VECTORS * rec.target.lanes)) * MOST_VECTORS * rec.target.lanes
 
     def padded(array: Array) -> Array:
@@ -34,7 +34,7 @@ def _bias(rec: Recorder, bias: Cell | None, columns: int) -> Array:
         row[:columns] = np.broadcast_to(array.reshape(-1), (columns,))
         return row
 
-    return rec.prepared(Cell(np.zeros(1), fixed=True) if bias is None else bias, ("bias", columns), padded)
+    return rec.prepared(Value(np.zeros(1), fixed=True) if bias is None else bias, ("bias", columns), padded)
 
 
 def _multiply(
@@ -50,8 +50,8 @@ def _multiply(
     rec.emit("contraction.matmul", (lanes, vectors, rec.target.max_sums), args, batch * rows * k * n)
 
 
-def _dense(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x, weight, bias, scale = [*cells, None, None][:4]
+def _dense(rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x, weight, bias, scale = [*operands, None, None][:4]
     if x is None or weight is None or not x.is_float or not weight.is_float or scale is not None:
         return None
     if not weight.fixed or (bias is not None and not bias.fixed) or x.array.ndim == 0:
@@ -63,16 +63,16 @@ def _dense(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cel
     packed = rec.prepared(weight, ("panels", vectors), lambda array: plain_panels(array, vectors, lanes))
     out = rec.memory((*x.array.shape[:-1], n))
     if out.array.size:
-        _multiply(rec, rec.tight(x), 1, out.array.size // n, (place(packed), 0), _bias(rec, bias, n), out.array, n)
+        _multiply(rec, rec.contiguous(x), 1, out.array.size // n, (place(packed), 0), _bias(rec, bias, n), out.array, n)
     return [out]
 
 
-def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    a, b = cells[0], cells[1]
+def _matmul(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    a, b = operands[0], operands[1]
     if a is None or b is None or not a.is_float or not b.is_float or min(a.array.ndim, b.array.ndim) < 2:
         return None
     if b.fixed and b.array.ndim == 2:
-        return _dense(rec, node, cells)
+        return _dense(rec, node, operands)
     if a.array.shape[-1] != b.array.shape[-2] or not a.array.shape[-1]:
         return None
     lead = np.broadcast_shapes(a.array.shape[:-2], b.array.shape[:-2])
@@ -82,16 +82,16 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
         return [out]
     if a.array.shape[:-2] != lead:
         spread = rec.memory((*lead, rows, k))
-        rec.copy(rec.roomy(a), spread.array)
+        rec.copy(rec.padded(a), spread.array)
         a = spread
     if b.array.shape[:-2] not in (lead, ()):
         spread = rec.memory((*lead, k, n))
-        rec.copy(rec.roomy(b), spread.array)
+        rec.copy(rec.padded(b), spread.array)
         b = spread
     batch = int(np.prod(b.array.shape[:-2], dtype=np.int64))
-    weights = rec.roomy(b)
+    weights = rec.padded(b)
     if not _evenly_spaced(weights):
-        weights = rec.tight(b)
+        weights = rec.contiguous(b)
     lanes, vectors = rec.target.lanes, _vectors(rec, n)
     panel_floats = -(-n // (lanes * vectors)) * lanes * vectors * k
     packed = rec.memory((batch, panel_floats)).array
@@ -107,17 +107,17 @@ def _matmul(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     else:
         batch_rows = (times, rows, 4 * panel_floats)
     _multiply(
-        rec, rec.tight(a), batch_rows[0], batch_rows[1], (place(packed), batch_rows[2]), _bias(rec, None, n),
+        rec, rec.contiguous(a), batch_rows[0], batch_rows[1], (place(packed), batch_rows[2]), _bias(rec, None, n),
         out.array, n,
     )  # fmt: skip
     return [out]
 
 
-def _einsum(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+def _einsum(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
     """A sum over axes that two values share: a product of matrices, one for each index of the axes that stay."""
     equation = str(node.attrs["equation"]).replace(" ", "")
-    a, b = [*cells, None, None][:2]
-    if len(cells) != 2 or a is None or b is None or not a.is_float or not b.is_float or "." in equation:
+    a, b = [*operands, None, None][:2]
+    if len(operands) != 2 or a is None or b is None or not a.is_float or not b.is_float or "." in equation:
         return None
     given, arrow, result = equation.partition("->")
     left, _, right = given.partition(",")
@@ -138,8 +138,8 @@ def _einsum(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
         return array.transpose([axes.index(axis) for axis in order]).reshape(shape)
 
     batch, count, k, n = parts
-    moved = Cell(a.array.transpose([left.index(axis) for axis in (*stay, *rows, *summed)]), a.fixed, a.roomy)
-    x = rec.tight(moved).reshape(batch, count, k)
+    moved = Value(a.array.transpose([left.index(axis) for axis in (*stay, *rows, *summed)]), a.fixed, a.padded)
+    x = rec.contiguous(moved).reshape(batch, count, k)
     out = rec.memory((batch, count, n))
     if b.fixed and out.array.size:
         lanes, vectors = rec.target.lanes, _vectors(rec, n)
@@ -153,11 +153,11 @@ def _einsum(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
         _multiply(rec, x, batch, count, (place(packed), of_batch), _bias(rec, None, n), out.array, n)
     elif out.array.size:
         turned = b.array.transpose([right.index(axis) for axis in (*stay, *summed, *columns)])
-        weights = rec.tight(Cell(turned, b.fixed, b.roomy)).reshape(batch, k, n)
-        (out,) = _matmul(rec, node, [Cell(x, False, True), Cell(weights, False, True)]) or [out]
+        weights = rec.contiguous(Value(turned, b.fixed, b.padded)).reshape(batch, k, n)
+        (out,) = _matmul(rec, node, [Value(x, False, True), Value(weights, False, True)]) or [out]
     made = out.array.reshape([sizes[axis] for axis in (*stay, *rows, *columns)])
     order = [[*stay, *rows, *columns].index(axis) for axis in result]
-    return [Cell(made.transpose(order), fixed=False, roomy=True)]
+    return [Value(made.transpose(order), fixed=False, padded=True)]
 
 
 def _evenly_spaced(array: Array) -> bool:

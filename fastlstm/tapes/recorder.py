@@ -17,10 +17,10 @@ from fastlstm.memory import aligned_zeros
 from fastlstm.operators.sizes import MAX_ELEMENTS
 from fastlstm.program import Argument, Instruction, Place, Table, place
 from fastlstm.protected import CHECKING
-from fastlstm.tapes.steps import Cell, NotLoweredError
+from fastlstm.tapes.steps import NotLoweredError, Value
 from fastlstm.target import Target
 
-__all__ = ["Cell", "Emitter", "Recorder", "axis_of", "five", "loops"]
+__all__ = ["Emitter", "Recorder", "Value", "axis_of", "five", "loops"]
 
 Array = npt.NDArray[Any]
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
@@ -36,7 +36,7 @@ class _Finish:
     one value a channel. ``again`` emits the instructions, which are those from ``first`` to ``last``, anew.
     """
 
-    cell: Cell
+    value: Value
     words: Table
     bounds: Array
     spread: Callable[[Array], Array]
@@ -86,7 +86,7 @@ class Recorder:
     _fresh: list[Array] = field(default_factory=list)
     _scratch: list[Array] = field(default_factory=list)
 
-    def memory(self, shape: Sequence[int]) -> Cell:
+    def memory(self, shape: Sequence[int]) -> Value:
         """Return room for a float32 array that nothing else uses while the array is needed."""
         count = math.prod(shape)
         if count > MAX_ELEMENTS:
@@ -103,7 +103,7 @@ class Recorder:
             self.written.append(flat)
             self.nbytes += flat.nbytes
         self._fresh.append(flat)
-        return Cell(flat[:count].reshape(shape), fixed=False, roomy=True)
+        return Value(flat[:count].reshape(shape), fixed=False, padded=True)
 
     def taken(self) -> list[Array]:
         """Return the memory given out since the last call."""
@@ -114,7 +114,7 @@ class Recorder:
         """Take memory back that no value lies in any more; not at once, see `again`."""
         self._released[-1].append(flat)
 
-    def settle(self) -> None:
+    def node_done(self) -> None:
         """Note the end of a node: what was released some nodes ago is free."""
         self._released.append([])
         if len(self._released) > PATIENCE:
@@ -140,14 +140,14 @@ class Recorder:
         self._finishes.clear()
         return pending
 
-    def finish(self, cell: Cell, channels: int, spread: Callable[[Array], Array]) -> Table:
+    def finish(self, value: Value, channels: int, spread: Callable[[Array], Array]) -> Table:
         """Return the words that say how outputs are finished, at first as they are; `absorb` may change them."""
         bounds, slopes = np.array([-np.inf, np.inf], np.float32), spread(np.ones(channels, np.float32))
         words = Table([place(bounds), place(slopes)])
-        self._finishes[id(cell)] = _Finish(cell, words, bounds, spread)
+        self._finishes[id(value)] = _Finish(value, words, bounds, spread)
         return words
 
-    def absorb(self, cell: Cell, low: float = -np.inf, high: float = np.inf, slopes: Array | None = None) -> bool:
+    def absorb(self, value: Value, low: float = -np.inf, high: float = np.inf, slopes: Array | None = None) -> bool:
         """Let what writes a value put it between two bounds, and multiply what is negative by a slope a channel.
 
         Returns
@@ -155,60 +155,60 @@ class Recorder:
         bool
             Whether it does: it has not run, and nothing else reads the value.
         """
-        found = self._finishes.get(id(cell))
-        if found is None or not cell.sole or found.used:
+        found = self._finishes.get(id(value))
+        if found is None or not value.sole or found.used:
             return False
         found.used = True
         found.bounds[:] = low, high
         if slopes is not None:
-            spread = found.spread(np.broadcast_to(slopes, cell.array.shape[1]).astype(np.float32))
+            spread = found.spread(np.broadcast_to(slopes, value.array.shape[1]).astype(np.float32))
             found.words.words[1] = place(spread)
         return True
 
-    def repeatable(self, cell: Cell, first: int, again: Again) -> None:
+    def repeatable(self, value: Value, first: int, again: Again) -> None:
         """Note that the instructions from `first` on are those that make a value, and what emits them anew."""
-        found = self._finishes[id(cell)]
+        found = self._finishes[id(value)]
         found.first, found.last, found.again = first, len(self.pending), again
 
-    def again(self, cell: Cell) -> Again | None:
+    def again(self, value: Value) -> Again | None:
         """Return what emits a value's instructions anew, if they are the last ones and nothing else reads the value."""
-        found = self._finishes.get(id(cell))
-        if found is None or not cell.sole or found.last != len(self.pending):
+        found = self._finishes.get(id(value))
+        if found is None or not value.sole or found.last != len(self.pending):
             return None
         return found.again
 
-    def replaced(self, cell: Cell) -> None:
+    def replaced(self, value: Value) -> None:
         """Take back the instructions that make a value, now that others do."""
-        found = self._finishes.pop(id(cell))
+        found = self._finishes.pop(id(value))
         del self.pending[found.first : found.last]
 
-    def prepared(self, cell: Cell, what: Hashable, make: Callable[[Array], Array]) -> Array:
+    def prepared(self, value: Value, what: Hashable, make: Callable[[Array], Array]) -> Array:
         """Return what `make` makes of a fixed value; of a shared one it is made once for all tapes."""
-        if not cell.shared:
-            return make(cell.array)
-        key = (id(cell.array), what)
+        if not value.shared:
+            return make(value.array)
+        key = (id(value.array), what)
         if key not in self.packed:
-            self.packed[key] = (make(cell.array), cell.array)  # the array is kept, so that its id stays its own
+            self.packed[key] = (make(value.array), value.array)  # the array is kept, so that its id stays its own
         made: Array = self.packed[key][0]
         return made
 
-    def roomy(self, cell: Cell) -> Array:
+    def padded(self, value: Value) -> Array:
         """Return the value's array in memory that kernels may read whole vectors from."""
-        if cell.roomy:
-            return cell.array  # type: ignore[no-any-return]
+        if value.padded:
+            return value.array  # type: ignore[no-any-return]
 
         def with_room(array: Array) -> Array:
             flat = aligned_zeros(array.size + self.target.slack, np.float32)
             flat[: array.size] = array.reshape(-1)
             return flat
 
-        flat = self.prepared(cell, "room", with_room)
-        array: Array = flat[: cell.array.size].reshape(cell.array.shape)
+        flat = self.prepared(value, "room", with_room)
+        array: Array = flat[: value.array.size].reshape(value.array.shape)
         return array
 
-    def tight(self, cell: Cell) -> Array:
+    def contiguous(self, value: Value) -> Array:
         """Return the value's array without gaps, copied if it has some."""
-        array = self.roomy(cell)
+        array = self.padded(value)
         if array.flags.c_contiguous:
             return array
         whole = self.memory(array.shape).array
@@ -282,5 +282,5 @@ def five(sizes: Sequence[int], *strides: Sequence[int]) -> list[Loops] | None:
     return [_padded(sizes, 1), *(_padded(each, 0) for each in strides)]
 
 
-Emitter = Callable[[Recorder, Node, Sequence[Cell | None]], "list[Cell] | None"]
+Emitter = Callable[[Recorder, Node, Sequence[Value | None]], "list[Value] | None"]
 """What makes instructions of a node: see `fastlstm.tapes`."""

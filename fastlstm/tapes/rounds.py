@@ -26,12 +26,12 @@ from fastlstm.operators.sizes import checked_rounds
 from fastlstm.program import Body, Instruction, place
 from fastlstm.tapes.recorder import five, loops
 from fastlstm.tapes.runner import Recordings, Runner
-from fastlstm.tapes.steps import Cell, NotLoweredError, Recorded, SizesChangedError
+from fastlstm.tapes.steps import NotLoweredError, Recorded, SizesChangedError, Value
 
 __all__ = ["record_rounds"]
 
 Array = npt.NDArray[Any]
-Values = dict[str, Cell]
+Values = dict[str, Value]
 
 MOST_NATIVE = 1 << 20
 """Rounds of one native call: nobody can interrupt that, and a file may ask for any number."""
@@ -45,13 +45,13 @@ class _Loop:
     ----------
     outer, inner : Recordings
         Of the graph around, and of the body.
-    states : list of (Cell, Cell)
+    states : list of (Value, Value)
         Initial values, and where the body reads them.
-    slices : list of (array, Cell)
+    slices : list of (array, Value)
         Scanned values, their axis in front, and where the body reads a slice.
-    after, collected : list of Cell
+    after, collected : list of Value
         What the body makes.
-    decision : Cell or None
+    decision : Value or None
         Whether another round follows, if the body decides.
     most : int or None
         Rounds at most.
@@ -61,37 +61,37 @@ class _Loop:
     outer: Recordings
     inner: Recordings
     number: Array
-    states: list[tuple[Cell, Cell]]
-    slices: list[tuple[Array, Cell]]
+    states: list[tuple[Value, Value]]
+    slices: list[tuple[Array, Value]]
     most: int | None
-    after: list[Cell] = field(default_factory=list)
-    collected: list[Cell] = field(default_factory=list)
-    decision: Cell | None = None
+    after: list[Value] = field(default_factory=list)
+    collected: list[Value] = field(default_factory=list)
+    decision: Value | None = None
     count: int = 0
     stacked: list[Array] = field(default_factory=list)
 
 
 def record_rounds(
-    outer: Recordings, runner: Runner, node: Node, cells: Sequence[Cell | None], values: Values
-) -> list[Cell] | None:
+    outer: Recordings, runner: Runner, node: Node, operands: Sequence[Value | None], values: Values
+) -> list[Value] | None:
     """Return the outputs of a Loop or Scan, recorded; None if `fastlstm.operators` has to run it."""
     body: Graph = node.attrs["body"]
-    if any(c is not None and not isinstance(c.array, np.ndarray) for c in cells):
+    if any(c is not None and not isinstance(c.array, np.ndarray) for c in operands):
         return None
-    loop = _begun(outer, runner, node, cells)
+    loop = _begun(outer, runner, node, operands)
     if loop is None:
         return None
     inner, inside = loop.inner, dict(values)
-    given = [cell for _, cell in loop.states] + [cell for _, cell in loop.slices]
+    given = [value for _, value in loop.states] + [value for _, value in loop.slices]
     if node.op == "Loop":
-        given = [Cell(loop.number.reshape(()), fixed=False), Cell(np.array(True), fixed=True), *given]
-    inside.update((spec.name, cell) for spec, cell in zip(body.inputs, given, strict=True))
+        given = [Value(loop.number.reshape(()), fixed=False), Value(np.array(True), fixed=True), *given]
+    inside.update((spec.name, value) for spec, value in zip(body.inputs, given, strict=True))
     for _ in range(2):  # a state's memory is never another value's: it is written when the round is over
         inner.hold(given)
-    for initial, cell in loop.states:
-        np.copyto(cell.array, initial.array)
-    for source, cell in loop.slices:
-        _move(loop, source, source.strides[0], cell.array, 0)
+    for initial, value in loop.states:
+        np.copyto(value.array, initial.array)
+    for source, value in loop.slices:
+        _move(loop, source, source.strides[0], value.array, 0)
     made = inner.graph(runner.body(body), inside)
     inner.flush()
     if node.op == "Loop":
@@ -108,24 +108,24 @@ def record_rounds(
     return _finished(loop)
 
 
-def _begun(outer: Recordings, runner: Runner, node: Node, cells: Sequence[Cell | None]) -> _Loop | None:
+def _begun(outer: Recordings, runner: Runner, node: Node, operands: Sequence[Value | None]) -> _Loop | None:
     """Return the loop with room for what its body reads; None if it makes no round, or reads what cannot be moved."""
     inner = outer.inner(runner.body(node.attrs["body"]))
     number = aligned_zeros(1, np.int64)
     inner.rec.written.append(number)
-    slices: list[tuple[Array, Cell]] = []
+    slices: list[tuple[Array, Value]] = []
     if node.op == "Loop":
-        trips, going, *initial = cells
+        trips, going, *initial = operands
         expected = [None if c is None else _expect(outer, node, c) for c in (trips, going)]
         if expected[1] == 0:
             return None
         most = expected[0]
     else:
         scanned = int(node.attrs["num_scan_inputs"])
-        initial = list(cells[: len(cells) - scanned])
+        initial = list(operands[: len(operands) - scanned])
         axes = node.attrs.get("scan_input_axes") or [0] * scanned
         turns = node.attrs.get("scan_input_directions") or [0] * scanned
-        for source, axis, turned in zip(cells[len(cells) - scanned :], axes, turns, strict=True):
+        for source, axis, turned in zip(operands[len(operands) - scanned :], axes, turns, strict=True):
             front = None if source is None else _in_front(outer, source, int(axis), bool(turned))
             if front is None:
                 return None
@@ -142,27 +142,27 @@ def _begun(outer: Recordings, runner: Runner, node: Node, cells: Sequence[Cell |
     return _Loop(node, outer, inner, number, states, slices, most)
 
 
-def _expect(outer: Recordings, node: Node, cell: Cell) -> int:
+def _expect(outer: Recordings, node: Node, value: Value) -> int:
     """Return a number that decides how many rounds there are; in every run it has to be the same."""
-    if cell.fixed:
-        return int(cell.array.reshape(-1)[0])
+    if value.fixed:
+        return int(value.array.reshape(-1)[0])
     outer.needs_python(f"{node.op} '{node.name or node.output(0)}', whose data decide how often it runs,")
     outer.flush()
-    found = int(cell.array.reshape(-1)[0])
+    found = int(value.array.reshape(-1)[0])
 
     def step() -> None:
-        if int(cell.array.reshape(-1)[0]) != found:
+        if int(value.array.reshape(-1)[0]) != found:
             raise SizesChangedError(id(node))
 
     outer.tape.steps.append(step)
     return found
 
 
-def _in_front(outer: Recordings, cell: Cell, axis: int, turned: bool) -> Array | None:
+def _in_front(outer: Recordings, value: Value, axis: int, turned: bool) -> Array | None:
     """Return a scanned value with its axis in front, in memory that stays; None if it cannot be moved by kernels."""
-    if not cell.array.ndim or not -cell.array.ndim <= axis < cell.array.ndim:
+    if not value.array.ndim or not -value.array.ndim <= axis < value.array.ndim:
         return None
-    array = outer.rec.roomy(cell) if cell.is_float else cell.array
+    array = outer.rec.padded(value) if value.is_float else value.array
     front = np.moveaxis(array, axis, 0)
     if turned:
         front = front[::-1]
@@ -179,21 +179,21 @@ def _words(array: Array) -> Array:
     return array if array.dtype == np.float32 else array.reshape(-1).view(np.float32)
 
 
-def _room(inner: Recordings, shape: Sequence[int], dtype: Any) -> Cell:
+def _room(inner: Recordings, shape: Sequence[int], dtype: Any) -> Value:
     """Return memory of the body's own."""
     if dtype == np.float32:
         return inner.rec.memory(shape)
     array = aligned_zeros(tuple(shape), dtype)
     inner.rec.written.append(memory_of(array))
-    return Cell(array, fixed=False)
+    return Value(array, fixed=False)
 
 
-def _fits(after: Cell, before: Cell) -> bool:
+def _fits(after: Value, before: Value) -> bool:
     a, b = after.array, before.array
     return isinstance(a, np.ndarray) and a.shape == b.shape and a.dtype == b.dtype and _movable(a)
 
 
-def _finished(loop: _Loop) -> list[Cell] | None:
+def _finished(loop: _Loop) -> list[Value] | None:
     """Count the rounds, make room for what they collect, and add the loop to the tape around it."""
     inner, outer = loop.inner, loop.outer
     body_steps, body_run = list(inner.tape.steps), list(inner.history)
@@ -202,16 +202,16 @@ def _finished(loop: _Loop) -> list[Cell] | None:
     inner.flush()
     hand_on = inner.history[handed:]
     loop.count = _counted(loop, [*body_steps, *inner.tape.steps[len(body_steps) :]])
-    if not all(_movable(cell.array) for cell in loop.collected):
+    if not all(_movable(value.array) for value in loop.collected):
         return None
-    for cell in loop.collected:
-        made = _room(outer, (loop.count, *cell.array.shape), cell.array.dtype)
+    for value in loop.collected:
+        made = _room(outer, (loop.count, *value.array.shape), value.array.dtype)
         loop.stacked.append(made.array)
     placing = _placing(loop)
     inner.tape.watch(outer.tape)
     outer.rec.nbytes += inner.rec.nbytes
-    for initial, cell in loop.states:
-        outer.rec.copy(_steady(outer, initial), _words(cell.array))
+    for initial, value in loop.states:
+        outer.rec.copy(_steady(outer, initial), _words(value.array))
     if all(isinstance(step, Recorded) for step in body_steps) and loop.count <= MOST_NATIVE:
         _emit(loop, [*body_run, *placing, *hand_on])
     else:
@@ -219,10 +219,10 @@ def _finished(loop: _Loop) -> list[Cell] | None:
     return [*_finals(loop), *_axes(loop)]
 
 
-def _steady(outer: Recordings, initial: Cell) -> Array:
+def _steady(outer: Recordings, initial: Value) -> Array:
     """Return an initial value as words in memory that stays."""
     if initial.is_float:
-        return outer.rec.roomy(initial)
+        return outer.rec.padded(initial)
     array = initial.array
     if initial.fixed:
         array = np.ascontiguousarray(array)
@@ -253,7 +253,7 @@ def _hand_on(loop: _Loop) -> None:
     pairs = []
     for number, (after, (_, before)) in enumerate(zip(loop.after, loop.states, strict=True)):
         source = _steady(loop.inner, after)
-        others = [cell.array for i, (_, cell) in enumerate(loop.states) if i != number]
+        others = [value.array for i, (_, value) in enumerate(loop.states) if i != number]
         if any(np.may_share_memory(source, other) for other in others):
             aside = rec.memory(source.shape).array
             rec.copy(source, aside)
@@ -288,8 +288,8 @@ def _allowed(rounds: int) -> int:
 def _placing(loop: _Loop) -> list[Instruction]:
     """Return the instructions that put what a round collects in its place, and check what it decides."""
     rec = loop.inner.rec
-    for cell, stacked in zip(loop.collected, loop.stacked, strict=True):
-        source = rec.roomy(cell) if cell.is_float else cell.array
+    for value, stacked in zip(loop.collected, loop.stacked, strict=True):
+        source = rec.padded(value) if value.is_float else value.array
         _move(loop, source, 0, stacked, stacked.strides[0])
     if loop.decision is not None:
         flag = aligned_zeros(1, np.int64)
@@ -331,11 +331,11 @@ def _call(loop: _Loop, body: Sequence[Callable[[], None]], instructions: list[In
     outer.tape.steps.append(step)
 
 
-def _finals(loop: _Loop) -> list[Cell]:
-    return [Cell(cell.array, fixed=False, roomy=cell.roomy) for _, cell in loop.states]
+def _finals(loop: _Loop) -> list[Value]:
+    return [Value(value.array, fixed=False, padded=value.padded) for _, value in loop.states]
 
 
-def _axes(loop: _Loop) -> list[Cell]:
+def _axes(loop: _Loop) -> list[Value]:
     """Return what was collected, its rounds on the axis and in the order that the node asks for."""
     count = len(loop.stacked)
     axes = loop.node.attrs.get("scan_output_axes") or [0] * count
@@ -343,5 +343,5 @@ def _axes(loop: _Loop) -> list[Cell]:
     found = []
     for array, axis, turned in zip(loop.stacked, axes, turns, strict=True):
         ordered = array[::-1] if turned else array
-        found.append(Cell(np.moveaxis(ordered, 0, int(axis)), fixed=False, roomy=array.dtype == np.float32))
+        found.append(Value(np.moveaxis(ordered, 0, int(axis)), fixed=False, padded=array.dtype == np.float32))
     return found

@@ -14,7 +14,7 @@ from fastlstm.program import Instruction, Program
 from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import Segment
 from fastlstm.tapes.recorder import Recorder
-from fastlstm.tapes.steps import Cell, Tape
+from fastlstm.tapes.steps import Tape, Value
 from fastlstm.target import Target
 
 __all__ = ["Planned", "Recordings", "Runner"]
@@ -67,10 +67,10 @@ class Recordings(Protocol):
     def inner(self, runner: Runner) -> Recordings:
         """Return a recording for the body of a loop, with memory of its own."""
 
-    def graph(self, runner: Runner, values: dict[str, Cell]) -> list[Cell]:
-        """Follow a graph's parts, and return the cells of its outputs."""
+    def graph(self, runner: Runner, values: dict[str, Value]) -> list[Value]:
+        """Follow a graph's parts, and return the values of its outputs."""
 
-    def hold(self, cells: Sequence[Cell]) -> None:
+    def hold(self, operands: Sequence[Value]) -> None:
         """Keep the memory of values for the tape's whole life."""
 
     def needs_python(self, what: str) -> None:

@@ -17,13 +17,13 @@ from fastlstm.native import Call, Wiring
 from fastlstm.segments.program import BoundProgram
 from fastlstm.segments.segment import COMPLAINT
 
-__all__ = ["Cell", "NotLoweredError", "Recorded", "SizesChangedError", "Tape"]
+__all__ = ["NotLoweredError", "Recorded", "SizesChangedError", "Tape", "Value"]
 
 Array = npt.NDArray[Any]
 
 
 @dataclass
-class Cell:
+class Value:
     """A value while a tape is recorded.
 
     Attributes
@@ -33,7 +33,7 @@ class Cell:
         instructions so far have run.
     fixed : bool
         Whether it is the same in every run: it depends on sizes, constants and nothing else.
-    roomy : bool
+    padded : bool
         Whether it lies in memory of the tape: float32, whole vectors may be read behind its end.
     shared : bool
         Whether it is a constant of the graph, whose packed forms serve all tapes.
@@ -43,7 +43,7 @@ class Cell:
 
     array: Any
     fixed: bool
-    roomy: bool = False
+    padded: bool = False
     shared: bool = False
     sole: bool = False
 
@@ -92,7 +92,7 @@ class Tape:
     ----------
     inputs : list of array
         Where the inputs lie: written before every run.
-    outputs : list of Cell
+    outputs : list of Value
     reusable : bool
         Whether running the steps again does what a new recording would do.
     nbytes : int
@@ -115,7 +115,7 @@ class Tape:
         self.steered: Call | None = None
         self.wiring: Wiring | None = None
         self.inputs: list[Array] = []
-        self.outputs: list[Cell] = []
+        self.outputs: list[Value] = []
         self.steps: list[Callable[[], None]] = []
         self.watched: list[BoundProgram] = []
         self.flags: list[tuple[Array, int]] = []
@@ -130,7 +130,7 @@ class Tape:
         return self.results()
 
     def play(self) -> None:
-        """Run on what lies in `inputs`; the outputs are then in their cells, until the tape runs again."""
+        """Run on what lies in `inputs`; the outputs then lie in theirs, until the tape runs again."""
         for step in self.steps:
             step()
         self.check()
@@ -157,6 +157,6 @@ class Tape:
     def results(self) -> list[Any]:
         """Return copies of the outputs."""
         return [
-            [np.array(a) for a in cell.array] if isinstance(cell.array, list) else np.array(cell.array)
-            for cell in self.outputs
+            [np.array(a) for a in value.array] if isinstance(value.array, list) else np.array(value.array)
+            for value in self.outputs
         ]

@@ -32,7 +32,7 @@ from fastlstm.tapes import EMITTERS
 from fastlstm.tapes.recorder import FINE, Recorder
 from fastlstm.tapes.rounds import record_rounds
 from fastlstm.tapes.runner import Runner
-from fastlstm.tapes.steps import Cell, NotLoweredError, Recorded, SizesChangedError, Tape
+from fastlstm.tapes.steps import NotLoweredError, Recorded, SizesChangedError, Tape, Value
 
 __all__ = ["Recording", "record", "record_program"]
 
@@ -62,123 +62,123 @@ class Recording:
         """Return a recording for the body of a loop, with memory of its own."""
         return Recording(runner, self.packed, self.live)
 
-    def input(self, array: Array) -> Cell:
-        """Return the cell of an input: memory that every run begins by writing."""
+    def input(self, array: Array) -> Value:
+        """Return the value of an input: memory that every run begins by writing."""
         if array.dtype == np.float32:
-            cell = self.rec.memory(array.shape)
+            value = self.rec.memory(array.shape)
         else:
-            cell = self._whole_numbers(array.shape, array.dtype)
-        np.copyto(cell.array, array)
-        self.tape.inputs.append(cell.array)
-        return cell
+            value = self._integers(array.shape, array.dtype)
+        np.copyto(value.array, array)
+        self.tape.inputs.append(value.array)
+        return value
 
-    def _whole_numbers(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Cell:
+    def _integers(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Value:
         """Return room for an array of another type than float32."""
         array = aligned_zeros(shape, dtype)
         self.rec.written.append(memory_of(array))
-        return Cell(array, fixed=False)
+        return Value(array, fixed=False)
 
-    def graph(self, runner: Runner, values: dict[str, Cell]) -> list[Cell]:
+    def graph(self, runner: Runner, values: dict[str, Value]) -> list[Value]:
         """Follow a graph's parts; `values` holds its inputs and what it sees around it, and is written to."""
         for name, array in runner.graph.constants.items():
-            values[name] = Cell(array, fixed=True, shared=True)
+            values[name] = Value(array, fixed=True, shared=True)
         own = {spec.name for spec in runner.graph.inputs}
         for number, part in enumerate(runner.plan.parts):
             self.rec.layer = part.names[0] if isinstance(part, Segment) else part.name or part.first_output
             made = self._segment(part, values) if isinstance(part, Segment) else self._node(runner, part, values)
-            for name, cell in made.items():
+            for name, value in made.items():
                 if name:
-                    cell.sole = runner.reads[name] == 1
-                    self._name(name, cell, values)
+                    value.sole = runner.reads[name] == 1
+                    self._name(name, value, values)
             own.update(made)
             for name in own.intersection(runner.last_use.get(number, ())):
                 self._forget(values.pop(name, None))
-            self._settle()
+            self._reclaim()
         return [values[spec.name] for spec in runner.graph.outputs]
 
-    def _name(self, name: str, cell: Cell, values: dict[str, Cell]) -> None:
-        values[name] = cell
-        if cell.roomy:
-            base = memory_of(cell.array)
+    def _name(self, name: str, value: Value, values: dict[str, Value]) -> None:
+        values[name] = value
+        if value.padded:
+            base = memory_of(value.array)
             self.readers[id(base)] = self.readers.get(id(base), 0) + 1
 
-    def _forget(self, cell: Cell | None) -> None:
-        if cell is None or not cell.roomy:
+    def _forget(self, value: Value | None) -> None:
+        if value is None or not value.padded:
             return
-        key = id(memory_of(cell.array))
+        key = id(memory_of(value.array))
         self.readers[key] -= 1
         if not self.readers[key] and key in self.owned:
             self.rec.release(self.owned.pop(key))
 
-    def _settle(self) -> None:
+    def _reclaim(self) -> None:
         """Take back what the last part used for itself alone."""
         for flat in self.rec.taken():
             if self.readers.get(id(flat)):
                 self.owned[id(flat)] = flat
             else:
                 self.rec.release(flat)
-        self.rec.settle()
+        self.rec.node_done()
 
-    def whole(self, cell: Cell) -> Cell:
+    def whole(self, value: Value) -> Value:
         """Return an output without gaps in memory."""
-        if not cell.is_float or not cell.roomy or cell.array.flags.c_contiguous:
-            return cell
-        return Cell(self.rec.tight(cell), fixed=cell.fixed, roomy=True)
+        if not value.is_float or not value.padded or value.array.flags.c_contiguous:
+            return value
+        return Value(self.rec.contiguous(value), fixed=value.fixed, padded=True)
 
-    def hold(self, cells: Sequence[Cell]) -> None:
+    def hold(self, operands: Sequence[Value]) -> None:
         """Keep the memory of values for the tape's whole life."""
-        for cell in cells:
-            if cell.roomy:
-                base = memory_of(cell.array)
+        for value in operands:
+            if value.padded:
+                base = memory_of(value.array)
                 self.readers[id(base)] = self.readers.get(id(base), 0) + 1
-        self._settle()
+        self._reclaim()
 
-    def _node(self, runner: Runner, node: Node, values: dict[str, Cell]) -> dict[str, Cell]:
-        cells = [values[name] if name else None for name in node.inputs]
+    def _node(self, runner: Runner, node: Node, values: dict[str, Value]) -> dict[str, Value]:
+        operands = [values[name] if name else None for name in node.inputs]
         around = [values[name] for name in outer_values(node) if name in values]
-        fixed = all(c is None or c.fixed for c in [*cells, *around])
-        if node.op == "If" and cells[0] is not None and cells[0].fixed:
-            return self._branch(runner, node, values, bool(np.asarray(cells[0].array).reshape(-1)[0]))
+        fixed = all(c is None or c.fixed for c in [*operands, *around])
+        if node.op == "If" and operands[0] is not None and operands[0].fixed:
+            return self._branch(runner, node, values, bool(np.asarray(operands[0].array).reshape(-1)[0]))
         if node.op in ("Shape", "Size") or fixed:
-            results = self._evaluate(runner, node, cells, values)
-            return {n: Cell(v, fixed=True) for n, v in zip(node.outputs, results, strict=False)}
+            results = self._evaluate(runner, node, operands, values)
+            return {n: Value(v, fixed=True) for n, v in zip(node.outputs, results, strict=False)}
         if node.op in ("Loop", "Scan") and id(node) not in self.packed:
-            rounds = self._rounds(runner, node, cells, values)
+            rounds = self._rounds(runner, node, operands, values)
             if rounds is not None:
                 return dict(zip(node.outputs, rounds, strict=False))
-        made = self._emitted(node, cells)
-        return self._called(runner, node, cells, values) if made is None else made
+        made = self._emitted(node, operands)
+        return self._called(runner, node, operands, values) if made is None else made
 
     def _rounds(
-        self, runner: Runner, node: Node, cells: Sequence[Cell | None], values: dict[str, Cell]
-    ) -> list[Cell] | None:
+        self, runner: Runner, node: Node, operands: Sequence[Value | None], values: dict[str, Value]
+    ) -> list[Value] | None:
         """Return the outputs of a loop that was recorded, None if it has to be run as it comes."""
         try:
-            return record_rounds(self, runner, node, cells, values)
+            return record_rounds(self, runner, node, operands, values)
         except (InputError, NotLoweredError, SizesChangedError):
             return None  # of what its body says to values that are not computed yet nothing is taken for granted
 
-    def _emitted(self, node: Node, cells: Sequence[Cell | None]) -> dict[str, Cell] | None:
+    def _emitted(self, node: Node, operands: Sequence[Value | None]) -> dict[str, Value] | None:
         """Return the outputs of a node whose instructions were added, None if it has none."""
         emitter = EMITTERS.get(node.op)
-        if emitter is None or any(c is not None and isinstance(c.array, list) for c in cells):
+        if emitter is None or any(c is not None and isinstance(c.array, list) for c in operands):
             return None  # a sequence is no operand of a kernel
         before = len(self.rec.pending)
         try:
-            made = emitter(self.rec, node, cells)
+            made = emitter(self.rec, node, operands)
         except NotLoweredError:
             made = None
         except (ArithmeticError, LookupError, TypeError, ValueError):
             # Sizes that do not fit one another: the operator says it in a sentence. If it does not, the mistake is
             # ours, and is raised as it is.
-            operators.evaluate(node, [None if c is None else c.array for c in cells])
+            operators.evaluate(node, [None if c is None else c.array for c in operands])
             raise
         if made is None:
             del self.rec.pending[before:]
             return None
         return dict(zip(node.outputs, made, strict=False))
 
-    def _branch(self, runner: Runner, node: Node, values: dict[str, Cell], condition: bool) -> dict[str, Cell]:
+    def _branch(self, runner: Runner, node: Node, values: dict[str, Value], condition: bool) -> dict[str, Value]:
         """Follow the body that a condition known beforehand chooses."""
         body = runner.body(node.attrs["then_branch" if condition else "else_branch"])
         inner = dict(values)
@@ -186,32 +186,32 @@ class Recording:
         return dict(zip(node.outputs, outputs, strict=False))
 
     def _evaluate(
-        self, runner: Runner, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]
+        self, runner: Runner, node: Node, operands: Sequence[Value | None], values: Mapping[str, Value]
     ) -> Sequence[Any]:
-        given = [None if c is None else c.array for c in cells]
+        given = [None if c is None else c.array for c in operands]
         if node.op in RECURRENT_OPS:
             self.needs_python(f"{node.op} '{node.name or node.output(0)}', whose weights are computed,")
-            named = {name: c.array for name, c in zip(node.inputs, cells, strict=True) if c is not None}
+            named = {name: c.array for name, c in zip(node.inputs, operands, strict=True) if c is not None}
             made = runner.repacked(node, named)
             return [made.get(name) for name in node.outputs]
         outer = {name: values[name].array for name in outer_values(node) if name in values}
         return operators.evaluate(node, given, lambda body, bound: runner.body(body).run(bound, outer=outer))
 
     def _called(
-        self, runner: Runner, node: Node, cells: Sequence[Cell | None], values: Mapping[str, Cell]
-    ) -> dict[str, Cell]:
+        self, runner: Runner, node: Node, operands: Sequence[Value | None], values: Mapping[str, Value]
+    ) -> dict[str, Value]:
         """Run a node through NumPy, now and in every run."""
         self.needs_python(f"{node.op} '{node.name or node.output(0)}'")
         self.flush()
         around = {name: values[name] for name in outer_values(node) if name in values}
-        results = self._evaluate(runner, node, cells, around)
+        results = self._evaluate(runner, node, operands, around)
         made = {name: self._kept(v) for name, v in zip(node.outputs, results, strict=False) if name}
         targets = [made.get(name) for name in node.outputs]
 
         def step() -> None:
-            for target, value in zip(targets, self._evaluate(runner, node, cells, around), strict=False):
+            for target, array in zip(targets, self._evaluate(runner, node, operands, around), strict=False):
                 if target is not None:
-                    _put(target.array, value)
+                    _put(target.array, array)
 
         self._add(step, node.op)
         return made
@@ -227,24 +227,21 @@ class Recording:
 
         self.tape.steps.append(step if clock is None else timed)
 
-    def _kept(self, value: Any) -> Cell:
-        """Return a cell that holds a result of NumPy's in memory that stays."""
-        if not isinstance(value, np.ndarray):  # a sequence: its arrays may lie in memory that is free before it is
+    def _kept(self, result: Any) -> Value:
+        """Return a value that holds a result of NumPy's in memory that stays."""
+        if not isinstance(result, np.ndarray):  # a sequence: its arrays may lie in memory that is free before it is
             self.tape.reusable = False
-            return Cell([np.array(item) for item in value], fixed=False)
-        if value.dtype == np.float32:
-            cell = self.rec.memory(value.shape)
-            np.copyto(cell.array, value)
-            return cell
-        cell = self._whole_numbers(value.shape, value.dtype)
-        np.copyto(cell.array, value)
-        return cell
+            return Value([np.array(item) for item in result], fixed=False)
+        shape, dtype = result.shape, result.dtype
+        made = self.rec.memory(shape) if dtype == np.float32 else self._integers(shape, dtype)
+        np.copyto(made.array, result)
+        return made
 
-    def _segment(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
+    def _segment(self, segment: Segment, values: Mapping[str, Value]) -> dict[str, Value]:
         if segment.flat:
             return self._flat(segment, values)
-        cells = {name: values[name] for name in segment.inputs}
-        arrays = {name: cell.array for name, cell in cells.items()}
+        operands = {name: values[name] for name in segment.inputs}
+        arrays = {name: value.array for name, value in operands.items()}
         given = [values[s.given].array for s in segment.states if s.given]
         usual = all(
             isinstance(a, np.ndarray) and a.ndim == len(axes) and a.dtype == (np.float32 if features else np.int64)
@@ -260,40 +257,40 @@ class Recording:
             return self._whole(segment, values)
         return self._instruction(segment, values, steps, batch)
 
-    def _flat(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
+    def _flat(self, segment: Segment, values: Mapping[str, Value]) -> dict[str, Value]:
         """Run a dense layer whose rows lie on any axes over all of them as if they were time steps."""
         ((name, (_, _, features)),) = segment.inputs.items()
         ((shown, (_, _, width)),) = segment.outputs.items()
-        cell = values[name]
-        if not cell.is_float or not cell.array.size or cell.array.shape[-1:] != (features,):
+        value = values[name]
+        if not value.is_float or not value.array.size or value.array.shape[-1:] != (features,):
             return self._whole(segment, values)
-        rows = self.rec.tight(cell).reshape(-1, 1, features)
-        made = self._instruction(segment, {name: Cell(rows, fixed=False, roomy=True)}, len(rows), 1)[shown]
-        return {shown: Cell(made.array.reshape(*cell.array.shape[:-1], width), fixed=False, roomy=True)}
+        rows = self.rec.contiguous(value).reshape(-1, 1, features)
+        made = self._instruction(segment, {name: Value(rows, fixed=False, padded=True)}, len(rows), 1)[shown]
+        return {shown: Value(made.array.reshape(*value.array.shape[:-1], width), fixed=False, padded=True)}
 
-    def _whole(self, segment: Segment, values: Mapping[str, Cell]) -> dict[str, Cell]:
+    def _whole(self, segment: Segment, values: Mapping[str, Value]) -> dict[str, Value]:
         """Run a segment by a call from Python, now and in every run."""
         self.needs_python(f"'{', '.join(segment.names)}'")
         self.flush()
         names = [*segment.inputs, *(s.given for s in segment.states), segment.lengths, *(m[1] for m in segment.masks)]
         used = {name: values[name] for name in names if name}
-        results = segment.run({name: cell.array for name, cell in used.items()})
+        results = segment.run({name: value.array for name, value in used.items()})
         made = {name: self._kept(v) for name, v in results.items()}
 
         def step() -> None:
-            for name, value in segment.run({name: cell.array for name, cell in used.items()}).items():
-                _put(made[name].array, value)
+            for name, array in segment.run({name: value.array for name, value in used.items()}).items():
+                _put(made[name].array, array)
 
         self._add(step, "segment")
         return made
 
-    def _instruction(self, segment: Segment, values: Mapping[str, Cell], steps: int, batch: int) -> dict[str, Cell]:
+    def _instruction(self, segment: Segment, values: Mapping[str, Value], steps: int, batch: int) -> dict[str, Value]:
         """Make a segment's program an instruction; its arrays and states are copied where they are not in place."""
         rec = self.rec
         workers = rec.workers if segment.workers(batch) == rec.workers else 1
         places = {}
         for name, (slot, axes, features) in segment.inputs.items():
-            array = rec.tight(values[name]) if features else np.ascontiguousarray(values[name].array)
+            array = rec.contiguous(values[name]) if features else np.ascontiguousarray(values[name].array)
             if not features and array is not values[name].array:
                 return self._whole(segment, values)
             places[slot] = _placed(array, axes)
@@ -309,7 +306,7 @@ class Recording:
             places[state.slot] = (place(rows), 0, rows.strides[0])
             rec.fill(rows, 0.0)
             if state.given:
-                array = rec.roomy(values[state.given])
+                array = rec.padded(values[state.given])
                 check_state(state, array, batch)
                 rec.copy(array[state.direction], rows[:, : state.width])
         for slot, name, backwards in segment.masks:
@@ -393,7 +390,7 @@ def record(runner: Runner, inputs: Mapping[str, Array], packed: dict[Hashable, A
     recording.hold(list(values.values()))
     outputs = recording.graph(runner, values)
     tape = recording.tape
-    tape.outputs = [recording.whole(cell) for cell in outputs]
+    tape.outputs = [recording.whole(value) for value in outputs]
     recording.flush()
     tape.nbytes = recording.rec.nbytes
     tape.check()
@@ -419,7 +416,7 @@ def record_program(
     outputs = recording.graph(runner, values)
     recording.hold(outputs)
     recording.flush()
-    return recording.program(recording.history), recording.tape.inputs, [cell.array for cell in outputs]
+    return recording.program(recording.history), recording.tape.inputs, [value.array for value in outputs]
 
 
 def _put(target: Any, value: Any) -> None:

@@ -14,7 +14,7 @@ from fastlstm.graph import Node
 from fastlstm.layout import KINDS, OPERATIONS
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.program import place
-from fastlstm.tapes.recorder import Cell, Emitter, Recorder, axis_of, five, loops
+from fastlstm.tapes.recorder import Emitter, Recorder, Value, axis_of, five, loops
 
 __all__ = ["EMITTERS"]
 
@@ -23,26 +23,26 @@ _COMPARISONS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal")
 _LOGIC = ("And", "Or", "Xor", "Not")
 
 
-def _tight(rec: Recorder, cell: Cell) -> Array | None:
+def _tight(rec: Recorder, value: Value) -> Array | None:
     """Return a value's memory without gaps, None if it has some."""
-    if not isinstance(cell.array, np.ndarray) or cell.array.dtype.name not in KINDS:
+    if not isinstance(value.array, np.ndarray) or value.array.dtype.name not in KINDS:
         return None
-    array = cell.array
-    if cell.is_float:
-        array = rec.roomy(cell)
-    elif cell.fixed:
+    array = value.array
+    if value.is_float:
+        array = rec.padded(value)
+    elif value.fixed:
         array = np.ascontiguousarray(array)
     return array if array.flags.c_contiguous else None
 
 
-def _made(rec: Recorder, shape: Sequence[int], dtype: Any) -> Cell:
+def _made(rec: Recorder, shape: Sequence[int], dtype: Any) -> Value:
     """Return memory for a result that is no float."""
     array = aligned_zeros(tuple(shape), dtype)
     rec.written.append(memory_of(array))
-    return Cell(array, fixed=False)
+    return Value(array, fixed=False)
 
 
-def _elementwise(rec: Recorder, name: str, a: Cell, b: Cell, dtype: Any) -> list[Cell] | None:
+def _elementwise(rec: Recorder, name: str, a: Value, b: Value, dtype: Any) -> list[Value] | None:
     """Emit an operation on two values of one shape, or of which one is a single number."""
     left, right = _tight(rec, a), _tight(rec, b)
     shape = np.broadcast_shapes(a.array.shape, b.array.shape)
@@ -60,47 +60,47 @@ def _elementwise(rec: Recorder, name: str, a: Cell, b: Cell, dtype: Any) -> list
     return [out]
 
 
-def _whole(cells: Sequence[Cell | None], *also: str) -> bool:
+def _whole(operands: Sequence[Value | None], *also: str) -> bool:
     """Whether all values are arrays of one type: whole numbers that the kernel knows, or a type named."""
-    types = {getattr(c.array, "dtype", np.dtype("O")).name for c in cells if c is not None}
-    return None not in cells and len(types) == 1 and types <= {"int8", "uint8", "int32", "int64", *also}
+    types = {getattr(c.array, "dtype", np.dtype("O")).name for c in operands if c is not None}
+    return None not in operands and len(types) == 1 and types <= {"int8", "uint8", "int32", "int64", *also}
 
 
-def _arithmetic(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    a, b = [*cells, None][:2]
-    if a is None or b is None or len(cells) != 2 or not _whole(cells):
+def _arithmetic(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    a, b = [*operands, None][:2]
+    if a is None or b is None or len(operands) != 2 or not _whole(operands):
         return None
     return _elementwise(rec, node.op, a, b, a.array.dtype)
 
 
-def _comparison(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    a, b = [*cells, None][:2]
-    if a is None or b is None or not _whole(cells, "float32", "bool"):
+def _comparison(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    a, b = [*operands, None][:2]
+    if a is None or b is None or not _whole(operands, "float32", "bool"):
         return None
     return _elementwise(rec, node.op, a, b, np.bool_)
 
 
-def _logic(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    a, b = cells[0], cells[-1]
-    if a is None or b is None or any(c is None or c.array.dtype != np.bool_ for c in cells):
+def _logic(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    a, b = operands[0], operands[-1]
+    if a is None or b is None or any(c is None or c.array.dtype != np.bool_ for c in operands):
         return None
     return _elementwise(rec, node.op, a, b, np.bool_)
 
 
-def _cast(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x = cells[0]
+def _cast(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x = operands[0]
     if x is None or not isinstance(x.array, np.ndarray):
         return None
     target = operators.dtype_of(node.attrs["to"])
-    if target == x.array.dtype and (not x.is_float or x.roomy):
-        return [Cell(x.array, fixed=False, roomy=x.roomy)]
+    if target == x.array.dtype and (not x.is_float or x.padded):
+        return [Value(x.array, fixed=False, padded=x.padded)]
     if target.name not in KINDS or (x.is_float and target != np.bool_):
         return None  # what a float past the range of whole numbers becomes is NumPy's business
     return _elementwise(rec, "Cast", x, x, target)
 
 
-def _where(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    condition, a, b = cells
+def _where(rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    condition, a, b = operands
     if condition is None or a is None or b is None or not a.is_float or not b.is_float:
         return None
     shape = np.broadcast_shapes(condition.array.shape, a.array.shape, b.array.shape)
@@ -108,7 +108,7 @@ def _where(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cel
     given = condition.array
     if condition.fixed:
         given = np.ascontiguousarray(given)
-    views = [np.broadcast_to(v, shape) for v in (given, rec.roomy(a), rec.roomy(b))]
+    views = [np.broadcast_to(v, shape) for v in (given, rec.padded(a), rec.padded(b))]
     sizes, steps = loops(shape, *(view.strides for view in views), out.array.strides)
     words = five(sizes, *steps[:3])
     if words is None or given.dtype != np.bool_:
@@ -119,9 +119,9 @@ def _where(rec: Recorder, _node: Node, cells: Sequence[Cell | None]) -> list[Cel
     return [out]
 
 
-def _gather(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
+def _gather(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
     """Pick slices by indices that only the run knows."""
-    x, index = cells[0], cells[1]
+    x, index = operands[0], operands[1]
     if x is None or index is None or not x.is_float or index.fixed or index.array.dtype.name not in ("int32", "int64"):
         return None
     places = _tight(rec, index)
@@ -129,7 +129,7 @@ def _gather(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     rest = (*x.array.shape[:axis], *x.array.shape[axis + 1 :])
     if places is None or not x.array.shape[axis]:
         return None
-    source = np.moveaxis(rec.roomy(x), axis, 0)
+    source = np.moveaxis(rec.padded(x), axis, 0)
     out = rec.memory((*x.array.shape[:axis], *places.shape, *x.array.shape[axis + 1 :]))
     if not out.array.size:
         return [out]
@@ -149,17 +149,17 @@ def _gather(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cel
     return [out]
 
 
-def _argmax(rec: Recorder, node: Node, cells: Sequence[Cell | None]) -> list[Cell] | None:
-    x = cells[0]
+def _argmax(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x = operands[0]
     if x is None or not x.is_float or node.attrs.get("select_last_index", 0) or not x.array.size:
         return None
     axis = axis_of(node.attrs.get("axis", 0), x.array.ndim)
-    moved = Cell(np.moveaxis(rec.roomy(x), axis, -1), fixed=False, roomy=True)
-    source = rec.tight(moved)
+    moved = Value(np.moveaxis(rec.padded(x), axis, -1), fixed=False, padded=True)
+    source = rec.contiguous(moved)
     out = _made(rec, source.shape[:-1], np.int64)
     count = source.shape[-1]
     rec.emit("whole.argmax", (), Lines(place(source), place(out.array), source.size // count, count))
-    return [Cell(np.expand_dims(out.array, axis), fixed=False)] if node.attrs.get("keepdims", 1) else [out]
+    return [Value(np.expand_dims(out.array, axis), fixed=False)] if node.attrs.get("keepdims", 1) else [out]
 
 
 EMITTERS: Mapping[str, Emitter] = {
