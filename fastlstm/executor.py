@@ -70,7 +70,8 @@ class Executor:
             self.reads.update([*node.inputs, *outer_values(node)])
         self.tapes = None if all(isinstance(part, Segment) for part in self.plan.parts) else _tapes(self, not is_body)
         self._likely_entry = native.likely_entry(len(graph.inputs), len(graph.outputs))
-        missing = [] if is_body else ahead(self._first_kernels(), self.plan.target)
+        # What is planned for a target of its own is exported: it does not run here.
+        missing = [] if is_body or target is not None else ahead(self._first_kernels(), self.plan.target)
         # Where more is to be compiled a first result does not wait seconds for an entry, which the second call needs.
         self._put_off = self._likely_entry in missing and len(missing) > 1
 

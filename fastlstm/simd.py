@@ -427,21 +427,39 @@ def join(typingctx: Any, a: Any, b: Any) -> Any:
     return Vec(2 * a.lanes)(a, b), codegen
 
 
-def _reinterpreted(source: Any, target: Any, kind: Any) -> Any:
-    @intrinsic
-    def cast(typingctx: Any, value: Any) -> Any:
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            return builder.bitcast(args[0], kind)
-
-        return target(source), codegen
-
-    return cast
+HALVES = ir.VectorType(I32, 2)  # of a double, the lower one first
+MANTISSA = 20  # bits of it in the upper half
+SQRT_HALF = 0x3FE6A09E, 0x667F3BCD  # halves of sqrt(1/2), the upper one first
 
 
-word_from_float = _reinterpreted(types.float64, types.int64, I64)
-"""word_from_float(x) -> the 64 bits of a double, as an integer."""
-float_from_word = _reinterpreted(types.int64, types.float64, ir.DoubleType())
-"""float_from_word(word) -> the double with these bits."""
+@intrinsic
+def exponent_of(typingctx: Any, value: Any) -> Any:
+    """exponent_of(x) -> the whole number e for which x / 2**e lies between sqrt(1/2) and sqrt(2), of a normal double.
+
+    In halves, as processors with words of 32 bits have doubles.
+    """
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        halves = builder.bitcast(args[0], HALVES)
+        low, high = (builder.extract_element(halves, I32(i)) for i in (0, 1))
+        borrow = builder.zext(builder.icmp_unsigned("<", low, I32(SQRT_HALF[1])), I32)
+        above = builder.sub(builder.sub(high, I32(SQRT_HALF[0])), borrow)
+        return builder.sext(builder.ashr(above, I32(MANTISSA)), I64)
+
+    return types.int64(types.float64), codegen
+
+
+@intrinsic
+def without_exponent(typingctx: Any, value: Any, exponent: Any) -> Any:
+    """without_exponent(x, e) -> x / 2**e, where neither is a denormal."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        halves = builder.bitcast(args[0], HALVES)
+        by = builder.shl(builder.trunc(args[1], I32), I32(MANTISSA))
+        high = builder.sub(builder.extract_element(halves, I32(1)), by)
+        return builder.bitcast(builder.insert_element(halves, high, I32(1)), ir.DoubleType())
+
+    return types.float64(types.float64, types.int64), codegen
 
 
 @intrinsic

@@ -34,7 +34,7 @@ PLAIN = (
     "drive.drive", "gather.call", "gather.check", "movement.embed", "movement.last", "movement.move",
     "nested.nested", "rounds.advance", "rounds.repeat", "rounds.verify", "shares.following", "split.split",
     "team.dismiss", "team.follow", "team.lead", "whole.argmax", "whole.elementwise", "whole.gather", "whole.mask_codes",
-    "whole.where", "arrays.logarithm", "profile.mark",
+    "whole.running", "whole.where", "arrays.logarithm", "profile.mark",
 )  # fmt: skip
 """Kernels without constants: running programs, teams, whole numbers."""
 

@@ -54,6 +54,7 @@ ARGUMENTS: Mapping[str, Any] = {
     "whole.where": arrays.Where,
     "whole.gather": arrays.Gather,
     "whole.argmax": arrays.Lines,
+    "whole.running": arrays.Running,
     "whole.mask_codes": arrays.MaskCodes,
     "rounds.advance": arrays.Advance,
     "rounds.verify": arrays.Verify,

@@ -131,6 +131,21 @@ class Lines(NamedTuple):
     length: int  # of each
 
 
+class Running(NamedTuple):
+    """What an operation makes of each line of whole numbers, one after the other; strides are in bytes."""
+
+    operation: int
+    kind: int
+    x: Any
+    out: Any
+    lines: int
+    length: int  # of each, not 0
+    x_line: int
+    x_step: int
+    out_line: int
+    out_step: int  # 0 where only the last result counts
+
+
 class LayerNorm(NamedTuple):
     """Normalisation of each line of an array without gaps."""
 

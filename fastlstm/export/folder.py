@@ -93,7 +93,9 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
     jobs = [(sources[t.name], t, name) for t in others]
     jobs += [(sources.get(t.name) or exported.source(t), t, level_prefix(interface, t.name)) for t in levels]
     with ThreadPoolExecutor(cores()) as pool:  # LLVM works in processes of its own, one a core at a time
-        made = list(pool.map(lambda job: compiled(job[0], interface, *job[1:]), jobs))
+        compiling = pool.map(lambda job: compiled(job[0], interface, *job[1:]), jobs)
+        chooser = dispatcher(interface, LIBRARY_LEVELS) if levels else b""
+        made = list(compiling)
     own = {module.target.name: _alone(module, name) for module in made}
     modules = {target.name: own[target.name] for target in targets}
     files: dict[str, Any] = {}
@@ -103,7 +105,7 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
         entries[target] = manifest.target_entry(module, f"{name}-{target}.o")
         if apart:
             files[f"{name}-{target}.bin"] = module.weights
-    library = _library(interface, made[len(others) :])
+    library = _library(interface, chooser, made[len(others) :])
     size, align = sizes_of(made)
     if size > LARGEST_STATE:
         raise UnsupportedError(f"The state would take {size} bytes, more than {LARGEST_STATE}: give smaller sizes.")
@@ -141,11 +143,10 @@ def _alone(module: Module, name: str) -> Module:
     return replace(module, code=renamed(module.code, names), exported=tuple(names.values()))
 
 
-def _library(interface: Interface, modules: Sequence[Module]) -> bytes:
+def _library(interface: Interface, chooser: bytes, modules: Sequence[Module]) -> bytes:
     """Return the library of some levels' modules; nothing if there are none."""
     if not modules:
         return b""
-    chooser = dispatcher(interface, {module.target.name: module.exported for module in modules})
     members = {f"{interface.name}.o": chooser}
     return archive({**members, **{f"{interface.name}-{m.target.name}.o": m.code for m in modules}})
 

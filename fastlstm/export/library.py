@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from fastlstm.export.interface import Interface, Port
 from fastlstm.export.struct import LEVEL
-from fastlstm.export.worker import Work, make
+from fastlstm.export.worker import Work, make_here
 from fastlstm.target import LEVELS
 
 __all__ = ["LIBRARY_LEVELS", "dispatcher", "level_prefix"]
@@ -38,21 +38,21 @@ def level_prefix(interface: Interface, level: str) -> str:
     return f"{interface.name}_{level.rsplit('-', 1)[1]}"
 
 
-def dispatcher(interface: Interface, exported: Mapping[str, Sequence[str]]) -> bytes:
-    """Return the object whose functions choose among those of the levels, which `exported` names."""
+def dispatcher(interface: Interface, levels: Sequence[str]) -> bytes:
+    """Return the object whose functions choose among those of the levels."""
     text = [
         _machine_code("fl.cpuid", "i32 %leaf", CPUID),
         _machine_code("fl.xgetbv", "", XGETBV),
-        _level(list(exported)),
+        _level(levels),
     ]
     made = []
     for name, returns, parameters in _signatures(interface):
         kinds = ", ".join(kind for kind, _ in parameters)
-        text += [f"declare {returns} @{level_prefix(interface, level)}_{name}({kinds})" for level in exported]
-        text.append(_choosing(interface, name, returns, parameters, list(exported)))
+        text += [f"declare {returns} @{level_prefix(interface, level)}_{name}({kinds})" for level in levels]
+        text.append(_choosing(interface, name, returns, parameters, levels))
         made.append(f"{interface.name}_{name}")
     for name, returns in (("model_hash", "ptr"), ("same_bits", "i32")):
-        first = f"{level_prefix(interface, next(iter(exported)))}_{name}"
+        first = f"{level_prefix(interface, levels[0])}_{name}"
         text.append(f"declare {returns} @{first}()")
         call = f"  %r = tail call {returns} @{first}()\n  ret {returns} %r"
         text.append(f"define {returns} @{interface.name}_{name}() #0 {{\n{call}\n}}")
@@ -60,7 +60,7 @@ def dispatcher(interface: Interface, exported: Mapping[str, Sequence[str]]) -> b
     text.append('attributes #0 = { nounwind "no-builtins" }')
     text.append('attributes #1 = { nounwind noinline "no-builtins" }')
     plain = replace(LEVELS["x86-64-v2"], name="x86-64", cpu="x86-64")
-    return make(Work(plain, ["\n".join(text)], made, ("fl.cpuid", "fl.xgetbv"))).code
+    return make_here(Work(plain, ["\n".join(text)], made, ("fl.cpuid", "fl.xgetbv")))
 
 
 def _machine_code(name: str, parameter: str, code: bytes) -> str:
@@ -125,7 +125,7 @@ def _signatures(interface: Interface) -> list[tuple[str, str, list[tuple[str, st
 
 
 def _choosing(
-    interface: Interface, name: str, returns: str, parameters: list[tuple[str, str]], levels: list[str]
+    interface: Interface, name: str, returns: str, parameters: list[tuple[str, str]], levels: Sequence[str]
 ) -> str:
     """Return the function that calls the level's."""
     head = f"define {returns} @{interface.name}_{name}({', '.join(f'{k} %{n}' for k, n in parameters)}) #0 {{"

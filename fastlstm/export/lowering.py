@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from fastlstm.export.assembly import Writer
 from fastlstm.export.interface import Interface
+from fastlstm.export.sharing import MOST_TEXT, SharedKernel
 from fastlstm.export.source import STATES, Region, Routine, Seat, Source
 from fastlstm.export.specialise import Answer, context, specialised
 from fastlstm.export.struct import STATUS, Struct
@@ -50,6 +52,8 @@ class Lowering:
         self._routine: Routine | None = None
         self._scratch: set[int] = set()
         self._templates: dict[Kernel, str] = {}
+        self._uses = Counter(Kernel(*k) for r in source.routines for k in r.program.kernels(r.batch))
+        self.shared: dict[Kernel, SharedKernel] = {}
         self.scratch_bytes = self.integer_bytes = 0
 
     def _context(self) -> tuple[str, ...]:
@@ -90,14 +94,37 @@ class Lowering:
 
     def kernel(self, kernel: Kernel, name: str, answer: Callable[[str, int | None, str], Answer]) -> None:
         """Add a kernel for one instruction."""
+        self._add(kernel, name, self.parameters, answer)
+
+    def shared_kernel(self, kernel: Kernel) -> SharedKernel | None:
+        """Return the function of a kernel that serves all its instructions, None if each has its own."""
+        if self._uses[kernel] * len(self._template(kernel)) <= MOST_TEXT:
+            return None
+        if kernel not in self.shared:
+            one = SharedKernel(self.new_name("shared"), f"i{self.bits}", self.parameters, self.complaint)
+            self._add(kernel, one.name, one.parameters, one.answer, "noinline ")
+            self.shared[kernel] = one
+        return self.shared[kernel]
+
+    def _template(self, kernel: Kernel) -> str:
         if kernel not in self._templates:
             text = simplified(kernel)
             self._templates[kernel] = narrowed(text) if self.bits == 32 else text
-        text = specialised(self._templates[kernel], name, self.parameters, answer, self.bits)
+        return self._templates[kernel]
+
+    def _add(
+        self,
+        kernel: Kernel,
+        name: str,
+        parameters: Sequence[str],
+        answer: Callable[[str, int | None, str], Answer],
+        attributes: str = "",
+    ) -> None:
+        text = specialised(self._template(kernel), name, parameters, answer, self.bits, attributes)
         read = sorted(set(re.findall(r"@fl\.data\.\d+", text)))
         self.parts.append("".join(f"{data} = external constant [0 x i8]\n" for data in read) + text)
         word = f"i{self.bits}"
-        self.main.append(f"declare {word} @{name}({', '.join([word] * len(self.parameters))})")
+        self.main.append(f"declare {word} @{name}({', '.join([word] * len(parameters))})")
 
     # ------------------------------------------------------------ places
 

@@ -25,8 +25,8 @@ from fastlstm.graph_json import tensors, to_json
 from fastlstm.model import Model
 from fastlstm.samples import open_dimensions, sample_array, sample_inputs
 from fastlstm.streaming.choosing import engine_for
-from fastlstm.streaming.engines import GraphEngine
-from fastlstm.streaming.stream import Stream
+from fastlstm.streaming.engines import GraphEngine, GraphRun, SegmentRun
+from fastlstm.streaming.ports import Port as StreamPort
 from fastlstm.tapes import by_shape as tapes
 from fastlstm.target import Target
 
@@ -123,23 +123,26 @@ class Exported:
         late = len(source.endings)
         steps = max(FEWEST_GOLDEN, late + 1, min(GOLDEN_STEPS, MOST_GOLDEN // max(each, 1)))
         given = {port.name: self._values(port, steps, rng) for port in interface.inputs}
-        stream = Stream(self.model, self.batch, self.state)
-        frames = [
-            {port.name: given[port.name][t] if port.moves else given[port.name] for port in interface.inputs}
-            for t in range(steps)
-        ]
-        made = [self._named(interface, stream.step(self._frame(frame))) for frame in frames]
+        # The engine's own run, not a stream: what calls that from Python need not be compiled.
+        engine = self.model.streaming_engine(self.state)
+        run = engine.open(self.batch)
+
+        def taken(t: int) -> dict[str, Array]:
+            ports = {port.name: given[port.name][t] if port.moves else given[port.name] for port in interface.inputs}
+            return {name: _as_engine(engine.inputs[name], array, engine.hop) for name, array in ports.items()}
+
+        made = [run.advance(taken(t), 1) for t in range(steps)]
         tails = {}
         if interface.tail:
-            tails[steps] = self._tail(interface, stream)
+            tails[steps] = self._tail(interface, run)
             for count in sorted({0, 1, late // 2, late - 2, late - 1} & set(range(late))):
-                stream.reset()
-                for frame in frames[:count]:
-                    stream.step(self._frame(frame))
-                tails[count] = self._tail(interface, stream)
+                run.reset()
+                for t in range(count):
+                    run.advance(taken(t), 1)
+                tails[count] = self._tail(interface, run)
         inputs = {p.parameter: given[p.name].reshape((steps, -1) if p.moves else -1) for p in interface.inputs}
-        outputs = {p.parameter: sequence([one[p.name] for one in made]) for p in interface.outputs}
-        return Golden(steps, inputs, outputs, tails)
+        shown = {p.name: [_by_frames(engine.outputs[p.name], one[p.name]) for one in made] for p in interface.outputs}
+        return Golden(steps, inputs, {p.parameter: sequence(shown[p.name]) for p in interface.outputs}, tails)
 
     def _golden_call(self, interface: Interface) -> Golden:
         given = self._whole_inputs()
@@ -147,30 +150,38 @@ class Exported:
         inputs = {port.parameter: given[port.name].reshape(-1) for port in interface.inputs}
         return Golden(1, inputs, {port.parameter: made[port.name].reshape(-1) for port in interface.outputs}, {})
 
-    def _tail(self, interface: Interface, stream: Stream) -> dict[str, Array]:
+    @staticmethod
+    def _tail(interface: Interface, run: SegmentRun | GraphRun) -> dict[str, Array]:
         """Return what a stream gives at its end, frame by frame."""
         try:
-            found = self._named(interface, stream.finish())
+            found = run.finish()
         except InputError:  # the model takes no sequence as short as that: C gives no frames
             return {port.parameter: np.zeros(0, np.float32) for port in interface.outputs}
-        axes = {name: port.axes for name, port in self.model.streaming_engine(self.state).outputs.items()}
-        if self.batch == 1:
-            axes = {name: letters.replace("B", "") for name, letters in axes.items()}
-        moved = {name: np.moveaxis(found[name], max(0, letters.find("T")), 0) for name, letters in axes.items()}
-        return {port.parameter: moved[port.name].reshape(-1) for port in interface.outputs}
-
-    @staticmethod
-    def _frame(frame: dict[str, Array]) -> Any:
-        return frame if len(frame) > 1 else next(iter(frame.values()))
-
-    @staticmethod
-    def _named(interface: Interface, result: Any) -> Mapping[str, Array]:
-        return result if isinstance(result, Mapping) else {interface.outputs[0].name: result}
+        outputs = run.engine.outputs
+        return {
+            port.parameter: np.moveaxis(found[port.name], max(0, outputs[port.name].axes.find("T")), 0).reshape(-1)
+            for port in interface.outputs
+        }
 
     def _values(self, port: Port, steps: int, rng: np.random.Generator) -> Array:
         shape = ((steps,) if port.moves else ()) + port.shape
         spec = next(spec for spec in self.model.graph.inputs if spec.name == port.name)
         return sample_array(self.model.graph, TensorSpec(spec.name, shape, spec.dtype), shape, rng)
+
+
+def _as_engine(port: StreamPort, frames: Array, hop: int) -> Array:
+    """Return a step's frames, which C has one behind the other, as an engine takes them; the rows are what is left."""
+    axis = port.axes.find("T")
+    shape = port.shape(hop, -1)
+    if axis < 0:
+        return np.ascontiguousarray(frames.reshape(shape), port.dtype)
+    rest = (*shape[:axis], *shape[axis + 1 :])
+    return np.ascontiguousarray(np.moveaxis(frames.reshape(hop, *rest), 0, axis), port.dtype)
+
+
+def _by_frames(port: StreamPort, array: Array) -> Array:
+    """Return what an engine made of a step as C has it."""
+    return np.moveaxis(array, max(0, port.axes.find("T")), 0)
 
 
 def model_hash(graph: Graph) -> str:

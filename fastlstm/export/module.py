@@ -61,8 +61,11 @@ def compiled(source: Source, interface: Interface, target: Target, prefix: str) 
     exported = functions.write()
     lowering.main.append(f"attributes #0 = {{ {_attributes(target)} }}")
     lowering.main.append(f"attributes #1 = {{ noinline {_attributes(target)} }}")
-    made = make(Work(target, ["\n".join(lowering.main), *lowering.parts], exported, functions.shared))
-    stack = max(made.stack[name] for name in exported) + max([0, *(made.stack[name] for name in functions.shared)])
+    kernels = [one.name for one in lowering.shared.values()]
+    work = Work(target, ["\n".join(lowering.main), *lowering.parts], exported, [*functions.shared, *kernels])
+    made = make(work)
+    # An exported function calls one that several share, and that a kernel of its own.
+    stack = sum(max([0, *(made.stack[name] for name in names)]) for names in (exported, functions.shared, kernels))
     return Module(
         target, made.code, prefix, tuple(exported), lowering.struct.size, lowering.struct.align, len(lowering.weights),
         bytes(lowering.weights) if interface.apart else b"", stack,

@@ -85,8 +85,8 @@ class StreamTapes:
         shape = self.engine.inputs[name].shape(frames, self.batch)
         if any(size is None for size in shape):
             raise UnsupportedError(
-                f"The input '{name}' of this stream may have any size on an axis that is not time, so it cannot be "
-                "exported. Fix that size where the model is made."
+                f"The input '{name}' of this stream may have any size on an axis that is not time. Give that size by "
+                "the name it has in the model, which `fastlstm inspect` shows: --size NAME=N (sizes=)."
             )
         return shape
 

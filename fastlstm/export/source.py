@@ -160,6 +160,13 @@ class Source:
     endings: tuple[Ending, ...] = (Ending(0),)
 
     @property
+    def routines(self) -> tuple[Routine, ...]:
+        """All routines."""
+        first = None if self.beginning is None else self.beginning.first
+        found = (self.step, self.block, first, *(ending.routine for ending in self.endings))
+        return tuple(routine for routine in found if routine is not None)
+
+    @property
     def tail(self) -> int:
         """The most frames that come when a sequence ends."""
         return max(ending.frames for ending in self.endings)

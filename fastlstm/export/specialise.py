@@ -36,6 +36,7 @@ def specialised(
     parameters: Sequence[str],
     answer: Callable[[str, int | None, str], Answer],
     bits: int = 64,
+    attributes: str = "",
 ) -> str:
     """Return the function `name` that a template becomes.
 
@@ -45,11 +46,14 @@ def specialised(
         As `fastlstm.kernels.simplified` has it, in words of 64 bits or narrowed.
     name : str
     parameters : sequence of str
+        They may grow while `answer` is called.
     answer : callable
         ``answer(primitive, number, operand)`` is what a call of a primitive gives; the number of the argument, word or
         slot is None where it is known only when the function runs, as `operand`.
     bits : int
         Of the template's words.
+    attributes : str
+        Of the function, beside the template's.
     """
     found = _DEFINITION.search(template)
     if found is None:
@@ -89,7 +93,7 @@ def specialised(
     rest = re.sub(
         rf"^declare i(?:32|64) @fl_(?:{'|'.join(_KNOWN)})\(.*\n", "", template[: found.start()] + body[1], flags=re.M
     )
-    head = f"define {word} @{name}({', '.join(parameters)}){found[2]}{{"
+    head = f"define {word} @{name}({', '.join(parameters)}){found[2]}{attributes}{{"
     return f"{rest}{head}{text}\n}}\n"
 
 

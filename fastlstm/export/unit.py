@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 from fastlstm import layout
 from fastlstm.errors import UnsupportedError
 from fastlstm.export.assembly import Writer
+from fastlstm.export.sharing import SharedKernel
 from fastlstm.export.source import Region, Seat
 from fastlstm.export.specialise import Answer
 from fastlstm.export.struct import Struct
@@ -35,6 +36,7 @@ class Parts(Protocol):
     def new_name(self, stem: str) -> str: ...
     def define(self, name: str, out: Writer) -> None: ...
     def kernel(self, kernel: Kernel, name: str, answer: Callable[[str, int | None, str], Answer]) -> None: ...
+    def shared_kernel(self, kernel: Kernel) -> SharedKernel | None: ...
     def constant(self, array: Array) -> Seat: ...
     def seat(self, at: Place) -> Seat: ...
     def seated(self, seat: Seat) -> Answer: ...
@@ -97,23 +99,34 @@ class Unit:
         for step in steps:
             step(out, start, count)
 
-    def _call(self, out: Writer, name: str, start: str, count: str, total: str, returns: str = "") -> None:
+    def _call(
+        self, out: Writer, name: str, start: str, count: str, total: str, returns: str = "", more: Sequence[str] = ()
+    ) -> None:
         known = {"start": start, "steps": count, "total": total}
-        given = ", ".join(f"{out.word} {known.get(n, f'%fl.{n}')}" for n in self.lowering.context_names)
-        out.add(f"call {returns or 'void'} @{name}({given})")
+        words = [*(known.get(n, f"%fl.{n}") for n in self.lowering.context_names), *more]
+        out.add(f"call {returns or 'void'} @{name}({', '.join(f'{out.word} {w}' for w in words)})")
 
     def _called(self, step: Instruction) -> Callable[[Writer, str, str], None]:
         """Return what writes the call of an instruction for some steps from one on."""
         if step.kernel in ("nested.nested", "rounds.repeat"):
             return self._body(step)
-        name = self.lowering.new_name("kernel")
-        tables = self._tables(step)
-        self.lowering.kernel(Kernel(step.kernel, step.constants), name, _Frame(self, step).answer)
+        tables, frame = self._tables(step), _Frame(self, step)
+        kernel = Kernel(step.kernel, step.constants)
+        shared = self.lowering.shared_kernel(kernel)
+        if shared is None:
+            name = self.lowering.new_name("kernel")
+            self.lowering.kernel(kernel, name, frame.answer)
+        else:
+            name = shared.name
 
         def call(out: Writer, start: str, count: str) -> None:
             for fill in tables:
                 fill(out)
-            self._call(out, name, start, count, self._total, out.word)
+            passed = [] if shared is None else shared.passed(frame.answer, frame.number)
+            # What a function of its own would find in its parameters is what they are given here.
+            known = {"%fl.start": start, "%fl.steps": count, "%fl.total": self._total}
+            more = [self._written(out, answer, known) for answer in passed]
+            self._call(out, name, start, count, self._total, out.word, more)
 
         return call
 
@@ -157,7 +170,12 @@ class Unit:
 
     def operand(self, out: Writer, value: Argument) -> str:
         """Write what an argument is; return it."""
-        text, lines = self.answer_for(value)
+        return self._written(out, self.answer_for(value))
+
+    @staticmethod
+    def _written(out: Writer, answer: Answer, known: Mapping[str, str] | None = None) -> str:
+        """Write an answer's lines, with the values of what is `known`; return its operand."""
+        text, *lines = (_with(known or {}, part) for part in (answer[0], *answer[1]))
         names: list[str] = []
         for line in lines:
             names.append(out.value(line.format(*names, new="").removeprefix(" = ")))
@@ -217,12 +235,24 @@ class Unit:
         return self._seats[slot]
 
 
+def _with(values: Mapping[str, str], text: str) -> str:
+    for name, value in values.items():
+        text = text.replace(name, value)
+    return text
+
+
 class _Frame:
     """What one instruction's kernel is told."""
 
     def __init__(self, unit: Unit, step: Instruction) -> None:
         self.unit, self.step, self.lowering = unit, step, unit.lowering
         self.words = [w for value in step.args for w in (value if isinstance(value, tuple) else (value,))]
+
+    def number(self, word: int) -> int:
+        """Return one of the instruction's words that is a whole number: a slot."""
+        value = self.words[word]
+        assert isinstance(value, int)
+        return value
 
     def answer(self, primitive: str, number: int | None, operand: str) -> Answer:
         if primitive == "complain":

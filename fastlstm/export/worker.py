@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from fastlstm.errors import FastLSTMError
 from fastlstm.target import Target
 
-__all__ = ["Made", "Work", "make"]
+__all__ = ["Made", "Work", "make", "make_here"]
 
 FRAME = re.compile(r"stack frame size \((\d+)\) exceeds limit \(0\) in function '([^']+)'")
 
@@ -64,9 +64,7 @@ def make(work: Work) -> Made:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )  # fmt: skip
-    target = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(work.target).items()}
-    request = {"target": target, "parts": list(work.parts), "exported": list(work.exported), "kept": list(work.kept)}
-    out, told = process.communicate(json.dumps(request).encode())
+    out, told = process.communicate(json.dumps(_request(work)).encode())
     text = told.decode(errors="replace")
     if process.returncode:
         if os.environ.get("FASTLSTM_TRACEBACK"):
@@ -77,8 +75,18 @@ def make(work: Work) -> Made:
     return Made(base64.b64decode(out), {name: stack.get(name, 0) for name in (*work.exported, *work.kept)})
 
 
+def make_here(work: Work) -> bytes:
+    """Return the object code of a module of ours that LLVM is known to make: no process is started for it."""
+    return _compiled(_request(work))
+
+
+def _request(work: Work) -> dict[str, Any]:
+    target = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(work.target).items()}
+    return {"target": target, "parts": list(work.parts), "exported": list(work.exported), "kept": list(work.kept)}
+
+
 def _compiled(request: dict[str, Any]) -> bytes:
-    """Return the object code; this runs in the worker."""
+    """Return the object code."""
     import llvmlite.binding as llvm
 
     from fastlstm.kernels.emit import for_target, optimise, target_machine

@@ -13,12 +13,10 @@ from __future__ import annotations
 import math
 
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import float_from_word, word_from_float
+from fastlstm.simd import exponent_of, without_exponent
 
 __all__ = ["log"]
 
-MANTISSA = 52  # bits of it
-SQRT_HALF = 0x3FE6A09E667F3BCD  # of sqrt(1/2), as a word
 LN2 = math.log(2)
 
 
@@ -29,9 +27,8 @@ def log(x):
         return -math.inf if x == 0.0 else math.nan
     if x == math.inf:
         return math.inf
-    word = word_from_float(x)
-    exponent = (word - SQRT_HALF) >> MANTISSA
-    m = float_from_word(word - (exponent << MANTISSA))
+    exponent = exponent_of(x)
+    m = without_exponent(x, exponent)
     s = (m - 1.0) / (m + 1.0)
     v = s * s
     p = ((((1.0 / 21 * v + 1.0 / 19) * v + 1.0 / 17) * v + 1.0 / 15) * v + 1.0 / 13) * v + 1.0 / 11

@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 from fastlstm.arguments import positions
 from fastlstm.arguments.rows import SmallLSTM
 from fastlstm.kernels.frame import active_rows, arg, first_share, next_share, origin, time_stride, word
-from fastlstm.kernels.memory import clear, copy, partial_store
+from fastlstm.kernels.memory import clear, copy_vectors, partial_store
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import COUNTS, SKIP
 from fastlstm.layout import SCRATCH, START, STEPS
@@ -71,6 +71,7 @@ def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: An
             j += by
 
     step = passes if panels else only_pass
+    copied = copy_vectors(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
         share = first_share(frame)
@@ -96,12 +97,12 @@ def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: An
                         step(args, i, sums + t * sums_time, x + t * x_time, before, now, c, word(frame, SCRATCH))
                         before = now
                     elif code == SKIP:
-                        copy(now, before, arg(args, A.hidden))
+                        copied(now, before, arg(args, A.hidden))
                     else:
                         clear(now, arg(args, A.hidden))
                     t += by
                 if count > 0:
-                    copy(h, before, arg(args, A.hidden))
+                    copied(h, before, arg(args, A.hidden))
                 for t in range(count, steps):
                     clear(y + t * y_time, arg(args, A.hidden))
             share = next_share(frame, share)

@@ -87,10 +87,18 @@ def lstm(
         first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         left = last - first
         while left > 0:
-            n = group(rows, left)
+            # The cells of a group of panels come while its sums are in the cache. Those of one row stay there, and
+            # four panels side by side take less time than three, of which the last is alone.
+            n = left if rows == 1 else group(rows, left)
             panel = first + left - n if backwards else last - left
             sums = z + panel * 4 * width
-            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
+            done = 0
+            while done < n:
+                m = group(rows, n - done)
+                at = panel + (n - done - m if backwards else done)
+                own = z + at * 4 * width
+                run(frame, k, rows, h_rows, m, weights + at * stride, stride, own, z_row, own, z_row)
+                done += m
             whole = n if last_width == lanes else end - panel
             cells(
                 rows, n, sums, z_row, c + panel * width, c_row, extra + panel * 3 * width, y + panel * width, y_row,

@@ -69,7 +69,11 @@ def lstm(
 
 @cache
 def _cells(lanes: int, groups: tuple[tuple[int, int], ...], value: int, panel: int, functions: Any, last: bool) -> Any:
-    """Return ``cells(values, y, c, last_width, spare)`` for `groups`, from `value` of `values` and from `panel` on."""
+    """Return ``cells(values, y, c, last_width, spare)`` for `groups`, from `value` of `values` and from `panel` on.
+
+    The new states of all groups come first, then all outputs: what follows a group's state would else wait for it
+    while the gates of the next could be computed.
+    """
     if not groups:
 
         @inlined
@@ -78,62 +82,73 @@ def _cells(lanes: int, groups: tuple[tuple[int, int], ...], value: int, panel: i
 
         return nothing
     (beside, vectors), others = groups[0], groups[1:]
-    cell = {4: _whole, 2: _halves, 1: _quarters}[vectors](lanes * beside, value, functions)
+    state, opened = {4: _whole, 2: _halves, 1: _quarters}[vectors](lanes * beside, value, functions)
+    output = functions[2]
     rest = _cells(lanes, others, value + vectors, panel + beside, functions, last)
     store = storing(lanes, beside, last and not others)
     at = 4 * lanes * panel
 
     @inlined
     def cells(values, y, c, last_width, spare):
-        store(y + at, cell(values, c + at), last_width, spare)
+        new, o = state(values, c + at)
         rest(values, y, c, last_width, spare)
+        store(y + at, opened(o) * output(new), last_width, spare)
 
     return cells
 
 
-def _whole(lanes: int, value: int, functions: Any) -> Any:
-    """Cells of whole vectors, a vector a gate."""
-    gate, candidate, output = functions
+def _whole(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
+    """Return ``state(values, c)`` of whole vectors, a vector a gate, and the output gate's activation.
+
+    A state comes with what that makes the output gate of.
+    """
+    gate, candidate, _ = functions
     at_f, at_g, at_o = value + 1, value + 2, value + 3
 
     @inlined
-    def cell(values, c):
+    def state(values, c):
         i, f, g = gate(values[value]), gate(values[at_f]), candidate(values[at_g])
         new = fma(f, vload(lanes, c), i * g)
         vstore(c, new)
-        return gate(values[at_o]) * output(new)
+        return new, values[at_o]
 
-    return cell
+    return state, gate
 
 
-def _halves(lanes: int, value: int, functions: Any) -> Any:
-    """Cells in half a vector: the sums are i f and g o. What stands above in c and h means nothing."""
-    gate, candidate, output = functions
+@inlined
+def _known(o):
+    """Return an output gate that came with the others."""
+    return o
+
+
+def _halves(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
+    """The same in half a vector: the sums are i f and g o. What stands above in c and h means nothing."""
+    gate, candidate, _ = functions
     half, at_go = lanes // 2, value + 1
     at_o = lanes + half
 
     @inlined
-    def cell(values, c):
+    def state(values, c):
         gates = gate(join(values[value], values[at_go]))
         f, o = part(lanes, half, gates), part(lanes, at_o, gates)
         new = fma(f, vload(lanes, c), part(lanes, 0, gates) * candidate(values[at_go]))
         vstore(c, new)
-        return o * output(new)
+        return new, o
 
-    return cell
+    return state, _known
 
 
-def _quarters(lanes: int, value: int, functions: Any) -> Any:
-    """Cells in a quarter of a vector: the sums are i f g o. What stands above in c and h means nothing."""
-    gate, candidate, output = functions
+def _quarters(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
+    """The same in a quarter of a vector: the sums are i f g o. What stands above in c and h means nothing."""
+    gate, candidate, _ = functions
     at_f, at_g, at_o = lanes // 4, lanes // 2, 3 * lanes // 4
 
     @inlined
-    def cell(values, c):
+    def state(values, c):
         gates = gate(values[value])
         f, o = part(lanes, at_f, gates), part(lanes, at_o, gates)
         new = fma(f, vload(lanes, c), gates * part(lanes, at_g, candidate(values[value])))
         vstore(c, new)
-        return o * output(new)
+        return new, o
 
-    return cell
+    return state, _known

@@ -14,7 +14,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastlstm.arguments import positions
-from fastlstm.arguments.arrays import Elementwise, Gather, Lines, MaskCodes, Where
+from fastlstm.arguments.arrays import Elementwise, Gather, Lines, MaskCodes, Running, Where
 from fastlstm.kernels.arrays import offset
 from fastlstm.kernels.frame import arg, bound, complain, first_share, next_share
 from fastlstm.kernels.pipeline import inlined
@@ -22,10 +22,10 @@ from fastlstm.kernels.recurrent import COUNTS, SKIP, SKIP_FIRST
 from fastlstm.layout import KINDS, OPERATIONS
 from fastlstm.simd import F32, I8, I32, load_f32, load_i8, load_i32, load_i64, store_f32, store_i8, store_i32, store_i64
 
-__all__ = ["argmax", "elementwise", "gather", "load", "mask_codes", "where"]
+__all__ = ["argmax", "elementwise", "gather", "load", "mask_codes", "running", "where"]
 
 ELEMENTWISE, WHERE, GATHER = positions(Elementwise), positions(Where), positions(Gather)
-LINES, MASK_CODES = positions(Lines), positions(MaskCodes)
+LINES, MASK_CODES, RUNNING = positions(Lines), positions(MaskCodes), positions(Running)
 BOOL, INT8, INT32, INT64, FLOAT = (KINDS[name] for name in ("bool", "int8", "int32", "int64", "float32"))
 ADD, SUB, MUL, AND, OR, XOR = (OPERATIONS[name] for name in ("Add", "Sub", "Mul", "And", "Or", "Xor"))
 NOT, MIN, MAX = (OPERATIONS[name] for name in ("Not", "Min", "Max"))
@@ -246,6 +246,28 @@ def argmax() -> Compiled:
                     if value > top or (value != value and top == top):
                         best, top = i, value
                 store_i64(arg(args, LINES.out) + 8 * line, best)
+            part = next_share(frame, part)
+        return 0
+
+    return kernel
+
+
+def running() -> Compiled:
+    """Out = what an operation makes of each line up to every element, from the first one on. Arguments: `Running`."""
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        operation, kind = arg(args, RUNNING.operation), arg(args, RUNNING.kind)
+        lines, x_step, out_step = arg(args, RUNNING.lines), arg(args, RUNNING.x_step), arg(args, RUNNING.out_step)
+        part = first_share(frame)
+        while part >= 0:
+            for line in range(bound(frame, lines, part), bound(frame, lines, part + 1)):
+                x = arg(args, RUNNING.x) + line * arg(args, RUNNING.x_line)
+                out = arg(args, RUNNING.out) + line * arg(args, RUNNING.out_line)
+                total = load(x, kind)
+                store(out, kind, total)
+                for i in range(1, arg(args, RUNNING.length)):
+                    total = computed(operation, total, load(x + i * x_step, kind))
+                    store(out + i * out_step, kind, total)
             part = next_share(frame, part)
         return 0
 

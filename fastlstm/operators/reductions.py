@@ -141,7 +141,7 @@ OPERATORS = table(
     _reduction("ReduceSumSquare", lambda x, axes, keep: _sum(x * x, axes, keep), Lowering.TAPE),
     Operator("ArgMax", _extreme(np.argmax), _arg_info, Lowering.TAPE, Stream.EXTREME, along(0)),
     Operator("ArgMin", _extreme(np.argmin), _arg_info, RARE, Stream.EXTREME, along(0)),
-    Operator("CumSum", _running(np.cumsum, 0), same, RARE, "adds up all frames so far"),
+    Operator("CumSum", _running(np.cumsum, 0), same, Lowering.TAPE, "adds up all frames so far"),
     Operator("LogCumSumExp", _running(np.logaddexp.accumulate, -np.inf), same, RARE, "adds up all frames so far"),
     Operator("CumProd", _running(np.cumprod, 1), same, RARE, "multiplies all frames so far"),
 )

@@ -49,8 +49,7 @@ def engine_for(model: Streamed, hand: Mapping[str, str] | None, target: Target |
     graph = passes.optimise(model.graph)
     threads = machine.cores() if model.threads is None else model.threads
     pairs = state_pairs(graph, hand)
-    target = target or machine.detect()
-    native = _one_segment(graph, pairs, threads, target)
+    native = _one_segment(graph, pairs, threads, target or machine.detect())
     if native is not None:
         return native
     shown = {given: after for given, after in pairs.items() if after}

@@ -14,7 +14,7 @@ from fastlstm.program import place
 from fastlstm.tapes.elementwise import apply
 from fastlstm.tapes.recorder import Emitter, Recorder, Value, axis_of
 
-__all__ = ["EMITTERS"]
+__all__ = ["EMITTERS", "reduction"]
 
 Array = npt.NDArray[Any]
 
@@ -55,21 +55,28 @@ def _layer_norm(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> 
     return [out]
 
 
-def _reduce(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
-    x, axes = [*operands, None][:2]
-    if x is None or not x.is_float or (axes is not None and not axes.fixed) or x.array.ndim == 0:
-        return None
+def reduction(node: Node, x: Value, axes: Value | None) -> tuple[list[int], list[int]] | None:
+    """Return the axes that a node reduces and the shape that is left, None if it leaves `x` or only a run knows."""
     rank = x.array.ndim
+    if (axes is not None and not axes.fixed) or rank == 0:
+        return None
     if axes is not None and axes.array.size:
         which = sorted({axis_of(a, rank) for a in axes.array.reshape(-1)})
     elif node.attrs.get("noop_with_empty_axes", 0):
         return None
     else:
         which = list(range(rank))
-    shape = [1 if i in which else n for i, n in enumerate(x.array.shape)]
     if not node.attrs.get("keepdims", 1):
-        shape = [n for i, n in enumerate(x.array.shape) if i not in which]
-    return _reduced(rec, node.op.removeprefix("Reduce"), x, which, shape)
+        return which, [n for i, n in enumerate(x.array.shape) if i not in which]
+    return which, [1 if i in which else n for i, n in enumerate(x.array.shape)]
+
+
+def _reduce(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    x, axes = [*operands, None][:2]
+    found = None if x is None or not x.is_float else reduction(node, x, axes)
+    if x is None or found is None:
+        return None
+    return _reduced(rec, node.op.removeprefix("Reduce"), x, *found)
 
 
 def _reduced(rec: Recorder, name: str, x: Value, which: Sequence[int], shape: Sequence[int]) -> list[Value] | None:

@@ -24,6 +24,7 @@ __all__ = ["Axis", "Planes", "laid_out"]
 
 Array = npt.NDArray[Any]
 ENOUGH = 512  # positions of an image that are worth blocks of its own
+MANY = 8  # phases of a line from which on they are columns of one copy, not parted one by one
 
 
 @dataclass(frozen=True)
@@ -116,20 +117,55 @@ def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis], most: int) -> Ite
     plane = down.extent * across.extent
     run = max(1, min(N, most, rec.target.l2_bytes // 2 // (4 * C * phases[0] * phases[1] * plane)))
     room = rec.memory((C, *phases, run, down.extent, across.extent)).array
-    zero = place(np.zeros(1, np.float32))
+    lay_out = _turned if _turns(down, across, H) else _parted
     for first in range(0, N, run):
         images = x[first : first + run]
-        for (i, phase_y), (j, phase_x) in product(enumerate(down.phases), enumerate(across.phases)):
-            (top, rows), (left, columns) = down.inside(phase_y), across.inside(phase_x)
-            source, target = images[:, :, rows, columns].swapaxes(0, 1), room[:, i, j]
-            (height, width), (lines, pitch) = source.shape[2:], target.shape[2:]
-            x_outer, x_inner, x_line, x_step = source.strides
-            args = Pad(
-                place(source), place(target), C, len(images), height, width, top, left, lines, pitch,
-                x_outer, x_inner, x_line, x_step, target.strides[0], target.strides[1], zero,
-            )  # fmt: skip
-            rec.emit("arrays.pad", (rec.target.lanes,), args)
+        lay_out(rec, images.swapaxes(0, 1), room, axes)
         yield (
             slice(first, first + len(images)),
             Planes(place(room), room.strides[0], room.strides[1:3], len(images), *room.shape[-2:]),
         )
+
+
+def _parted(rec: Recorder, x: Array, room: Array, axes: tuple[Axis, Axis]) -> None:
+    """Emit what lays out x [C, N, H, W] in room [C, phase, phase, N, lines, pitch], a phase of both axes at a time."""
+    down, across = axes
+    zero = place(np.zeros(1, np.float32))
+    for (i, phase_y), (j, phase_x) in product(enumerate(down.phases), enumerate(across.phases)):
+        (top, rows), (left, columns) = down.inside(phase_y), across.inside(phase_x)
+        source, target = x[:, :, rows, columns], room[:, i, j]
+        (outer, inner, height, width), (lines, pitch) = source.shape, target.shape[2:]
+        args = Pad(
+            place(source), place(target), outer, inner, height, width, top, left, lines, pitch,
+            *source.strides, target.strides[0], target.strides[1], zero,
+        )  # fmt: skip
+        rec.emit("arrays.pad", (rec.target.lanes,), args)
+
+
+def _turns(down: Axis, across: Axis, height: int) -> bool:
+    """Whether the phases of a line are many and all there, as for a spectrum, and lines are read as they are."""
+    lines_stay = (down.stride, down.before, down.extent) == (1, 0, height)
+    return lines_stay and MANY <= across.stride == len(across.phases)
+
+
+def _turned(rec: Recorder, x: Array, room: Array, axes: tuple[Axis, Axis]) -> None:
+    """Emit the same with a few copies: a line is rows of `stride` elements, and a phase is a column of them.
+
+    The first and the last row may be incomplete.
+    """
+    across = axes[1]
+    stride, before = across.stride, across.before
+    rows = np.moveaxis(room[:, 0, :, : x.shape[1]], 1, -1)  # [C, N, H, row, phase]
+    read = max(0, min(across.size, across.extent * stride - before))
+    if before or read < across.extent * stride:
+        rec.fill(room, 0.0)
+    head = min(-before % stride, read)
+    whole, tail = divmod(read - head, stride)
+    row = -(-before // stride)
+    if head:
+        rec.copy(x[..., :head], rows[..., before // stride, before % stride : before % stride + head])
+    if whole:
+        middle = x[..., head : read - tail]
+        rec.copy(middle.reshape(*middle.shape[:-1], whole, stride), rows[..., row : row + whole, :])
+    if tail:
+        rec.copy(x[..., read - tail : read], rows[..., row + whole, :tail])

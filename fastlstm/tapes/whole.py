@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import operators
-from fastlstm.arguments.arrays import Elementwise, Gather, Lines, Loops, Where
+from fastlstm.arguments.arrays import Elementwise, Gather, Lines, Loops, Running, Where
 from fastlstm.graph import Node
 from fastlstm.layout import KINDS, OPERATIONS
 from fastlstm.memory import aligned_zeros, memory_of
 from fastlstm.program import place
+from fastlstm.tapes.lines import reduction
 from fastlstm.tapes.recorder import Emitter, Recorder, Value, axis_of, five, loops
 
 __all__ = ["EMITTERS"]
@@ -162,6 +164,54 @@ def _argmax(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
     return [Value(np.expand_dims(out.array, axis), fixed=False)] if node.attrs.get("keepdims", 1) else [out]
 
 
+def _reduce(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    """Reduce the first or the last axes: a mask out of features, a count of steps."""
+    x, axes = [*operands, None][:2]
+    found = reduction(node, x, axes) if x is not None and _whole([x], "bool") else None
+    source = None if x is None or found is None else _tight(rec, x)
+    if source is None or found is None or not source.size:
+        return None
+    which, shape = found
+    rank, count = source.ndim, math.prod(source.shape[axis] for axis in which)
+    out, lines, size = _made(rec, shape, source.dtype), source.size // count, source.itemsize
+    if which == list(range(rank - len(which), rank)):
+        steps = count * size, size
+    elif which == list(range(len(which))):
+        steps = size, lines * size
+    else:
+        return None
+    operation = {"ReduceMax": "Max", "ReduceSum": "Add"}[node.op]
+    _emit_running(rec, operation, source, out.array, (lines, count), (*steps, size, 0))
+    return [out]
+
+
+def _running_sum(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
+    """Add up along the first or the last axis."""
+    x, along = operands[:2]
+    if x is None or along is None or not along.fixed or not _whole([x]) or x.array.ndim == 0:
+        return None
+    source, axis = _tight(rec, x), axis_of(along.array.reshape(-1)[0], x.array.ndim)
+    if source is None or not source.size or node.attrs.get("exclusive", 0) or node.attrs.get("reverse", 0):
+        return None
+    count, size = source.shape[axis], source.itemsize
+    out, lines = _made(rec, source.shape, source.dtype), source.size // count
+    if axis == source.ndim - 1:
+        steps = count * size, size
+    elif axis == 0:
+        steps = size, lines * size
+    else:
+        return None
+    _emit_running(rec, "Add", source, out.array, (lines, count), (*steps, *steps))
+    return [out]
+
+
+def _emit_running(
+    rec: Recorder, operation: str, x: Array, out: Array, sizes: tuple[int, int], steps: tuple[int, int, int, int]
+) -> None:
+    kind = KINDS[x.dtype.name]
+    rec.emit("whole.running", (), Running(OPERATIONS[operation], kind, place(x), place(out), *sizes, *steps))
+
+
 EMITTERS: Mapping[str, Emitter] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Min", "Max"), _arithmetic),
     **dict.fromkeys(_COMPARISONS, _comparison),
@@ -170,4 +220,6 @@ EMITTERS: Mapping[str, Emitter] = {
     "Where": _where,
     "Gather": _gather,
     "ArgMax": _argmax,
+    **dict.fromkeys(("ReduceMax", "ReduceSum"), _reduce),
+    "CumSum": _running_sum,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_models import lstm_graph, tiny
+from export_models import convolutions, lstm_graph, tiny
 
 import fastlstm
 from fastlstm import cli
@@ -54,6 +54,19 @@ def test_a_microcontroller_does_not_hold_what_a_block_takes_elsewhere(tmp_path: 
     assert lines[at + 1 : at + 3] == [f"#define tiny_STATE_BYTES {states['cortex-m4']}", "#define tiny_STATE_ALIGN 8"]
     assert f"#define tiny_STATE_BYTES {states['aarch64']}" in lines[at + 3 :]
     assert states["cortex-m4"] < 500 < states["aarch64"] < 2000
+
+
+def test_code_is_bounded_however_many_convolutions_there_are(tmp_path: Path) -> None:
+    code = []
+    for count in (40, 60):
+        content = fastlstm.export(convolutions(count), tmp_path / f"{count}", LIGHT, "net")
+        code.append(content["targets"]["cortex-m4"]["bytes"]["code"])
+    assert code[1] - code[0] < 20 * 250, code  # a call and its arguments each
+
+
+def test_a_logarithm_needs_nothing_but_libgcc_where_words_are_short(tmp_path: Path) -> None:
+    entry = fastlstm.export(convolutions(1), tmp_path / "f", LIGHT, "net")["targets"]["cortex-m4"]
+    assert all(name.startswith("__aeabi_") for name in entry["undefined"]), entry["undefined"]
 
 
 def test_weights_apart_leave_the_object(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import fastlstm
-from fastlstm.graph import Graph, Node, TensorSpec, default_activations
+from fastlstm.graph import Graph, Node, RecurrentInputs, TensorSpec, default_activations
 
 FEATURES = 3
 
@@ -46,3 +46,33 @@ def lstm_graph(
 def tiny(**options: object) -> fastlstm.Model:
     """Return a model of `lstm_graph`."""
     return fastlstm.Model(lstm_graph(**options))  # type: ignore[arg-type]
+
+
+def convolutions(count: int) -> fastlstm.Model:
+    """Return a model of so many convolutions and a softmax's logarithm, for one size."""
+    rng = np.random.default_rng(5)
+    constants = {f"w{i}": rng.uniform(-0.4, 0.4, (4, 4, 3)).astype(np.float32) for i in range(count)}
+    nodes = [Node("Conv", (f"v{i}", f"w{i}"), (f"v{i + 1}",), {"pads": [1, 1]}, f"conv{i}") for i in range(count)]
+    nodes.append(Node("LogSoftmax", (f"v{count}",), ("y",), {"axis": 1}, "softmax"))
+    ports = [TensorSpec(name, (1, 4, 16), "float32") for name in ("v0", "y")]
+    return fastlstm.Model(Graph((ports[0],), (ports[1],), tuple(nodes), constants, "convolutions"))
+
+
+def masking(units: int = 8) -> fastlstm.Model:
+    """Return an LSTM that skips frames of zeros, as Keras writes Masking down."""
+    plain = lstm_graph(units)
+    constants = {**plain.constants, "zero": np.zeros((), np.float32), "last": np.array([-1])}
+    given = [
+        Node("Equal", ("rows", "zero"), ("zeros",), {}, "zeros"),
+        Node("Not", ("zeros",), ("others",), {}, "others"),
+        Node("Cast", ("others",), ("numbers",), {"to": 6}, "numbers"),
+        Node("ReduceMax", ("numbers", "last"), ("most",), {"keepdims": 0}, "any"),
+        Node("Cast", ("most",), ("mask",), {"to": 9}, "mask"),
+    ]
+    lstm, dense = plain.nodes
+    nodes = (
+        *given,
+        Node("LSTM", RecurrentInputs(*lstm.inputs, mask="mask").given(), lstm.outputs, lstm.attrs, "lstm"),
+        dense,
+    )
+    return fastlstm.Model(plain.replace(nodes=nodes, constants=constants))

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from export_models import tiny
+from export_models import convolutions, masking, tiny
 
 import fastlstm
 from fastlstm import machine
+from fastlstm.export import lowering
 from fastlstm.target import LEVELS
 
 CC = "gcc"
@@ -55,6 +56,49 @@ def test_golden_samples_have_the_engines_bits(kind: str, tmp_path: Path) -> None
         said = run("./t", cwd=tmp_path / "f")
         assert said.endswith("largest difference 0 e-9; same bits: ok\n")
     assert content["targets"][LEVEL]["undefined"] == []
+
+
+@pytest.mark.parametrize("most", [lowering.MOST_TEXT, 0])
+@pytest.mark.parametrize("model", [convolutions(12), masking(), tiny()], ids=["convolutions", "masking", "tiny"])
+def test_kernels_that_are_shared_have_the_bits_of_those_that_are_not(
+    model: fastlstm.Model, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lowering, "MOST_TEXT", most)
+    fastlstm.export(model, tmp_path / "f", (LEVEL,), "net")
+    run(CC, *STRICT, "-fsanitize=address,undefined", "net_test.c", f"net-{LEVEL}.o", "-o", "t", cwd=tmp_path / "f")
+    assert run("./t", cwd=tmp_path / "f").endswith("largest difference 0 e-9; same bits: ok\n")
+
+
+MODES = """
+#include "net.h"
+#include <assert.h>
+#include <string.h>
+#include <xmmintrin.h>
+
+int main(void) {
+  static net_state s;
+  float x[net_X_SIZE] = {0}, first[net_Y_SIZE], y[net_Y_SIZE];
+  const unsigned plain = _mm_getcsr(), zero = 0x8000, read_as_zero = 0x40, flags = 0x3f;
+  const unsigned modes[] = {0, zero, read_as_zero, zero | read_as_zero};
+  x[0] = 1e-39f; /* a denormal */
+  for (int i = 0; i < 4; ++i) {
+    net_init(&s);
+    _mm_setcsr(plain | modes[i]);
+    net_step(&s, x, i ? y : first);
+    assert(((_mm_getcsr() ^ (plain | modes[i])) & ~flags) == 0);
+    _mm_setcsr(plain);
+    assert(i == 0 || memcmp(first, y, sizeof y) == 0);
+  }
+  return 0;
+}
+"""
+
+
+def test_denormals_are_zero_inside_and_the_callers_mode_comes_back(tmp_path: Path) -> None:
+    fastlstm.export(tiny(), tmp_path / "f", (LEVEL,), "net")
+    (tmp_path / "f" / "modes.c").write_text(MODES)
+    run(CC, "modes.c", f"net-{LEVEL}.o", "-o", "modes", cwd=tmp_path / "f")
+    run("./modes", cwd=tmp_path / "f")
 
 
 ALONE = """

@@ -373,6 +373,39 @@ def test_rows_picked_by_ids_that_only_the_call_knows(axis: int) -> None:
         ours.run({**feeds, "ids": np.array([[0, 7], [0, 0], [0, 0]])})
 
 
+@pytest.mark.parametrize("axes", [[-1], [1, 2], None])
+@pytest.mark.parametrize("keepdims", [0, 1])
+@pytest.mark.parametrize(("op", "kind"), [("ReduceMax", INT64), ("ReduceMax", BOOL), ("ReduceSum", TensorProto.INT32)])
+def test_whole_numbers_are_reduced_as_numpy_does(op: str, kind: int, keepdims: int, axes: list[int] | None) -> None:
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    as_input = {} if axes is None or op == "ReduceMax" else {"axes": np.array(axes)}
+    attrs = {"axes": axes} if axes is not None and op == "ReduceMax" else {}  # as opset 17 has them
+    nodes = [
+        node(op, " ".join(["x", *as_input]), "y", keepdims=keepdims, **attrs),
+        node("Tanh", "other", "z"),
+    ]
+    proto = model(
+        nodes, [value("x", [3, 4, 5], kind), value("other", [3])], [value("y", None, kind), value("z")], as_input
+    )
+    x = RNG.integers(-(2**30), 2**30, (3, 4, 5)).astype(dtype)  # sums wrap
+    x[0] = 0
+    function = {"ReduceMax": np.max, "ReduceSum": np.sum}[op]
+    expected = function(x, None if axes is None else tuple(axes), keepdims=bool(keepdims)).astype(dtype)
+    ours = Model(from_onnx(proto))
+    for _ in range(2):
+        assert np.array_equal(ours.run({"x": x, "other": normal(3)})["y"], expected)
+    assert python_steps(ours) == 0
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_running_sums_of_whole_numbers_are_numpys(axis: int) -> None:
+    nodes = [node("CumSum", "x axis", "y"), node("Tanh", "other", "z")]
+    proto = model(nodes, [value("x", [4, 3, 5], INT64), value("other", [3])], [value("y", None, INT64), value("z")],
+                  {"axis": np.array(axis)})  # fmt: skip
+    x = RNG.integers(-9, 9, (4, 3, 5))
+    assert python_steps(agree(proto, {"x": x, "other": normal(3)})) == 0
+
+
 @pytest.mark.parametrize("axis", [0, 1, -1])
 @pytest.mark.parametrize("keepdims", [0, 1])
 def test_the_place_of_the_largest_element(axis: int, keepdims: int) -> None:

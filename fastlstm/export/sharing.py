@@ -1,0 +1,62 @@
+"""Kernels that a model runs many times: one function for all of its instructions, which pass what differs.
+
+A kernel is written out anew for each instruction, as its sizes and places are constants then. A network of many
+convolutions would hold the same code dozens of times, and LLVM take as long; its calls are long, and lose little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastlstm.export.specialise import Answer
+
+__all__ = ["MOST_TEXT", "SharedKernel"]
+
+MOST_TEXT = 1 << 20
+"""Characters of LLVM's assembly for all copies of a kernel: 4 of a convolution's for AVX2, 20 for a Cortex-M."""
+
+Ask = Callable[[str, int | None, str], Answer]
+
+
+class SharedKernel:
+    """The parameters of a shared function: what its kernel asked for, beside what every function is given.
+
+    Attributes
+    ----------
+    name : str
+    parameters : list of str
+        With their types; complete when the function has been written.
+    """
+
+    def __init__(self, name: str, word: str, common: tuple[str, ...], complaint: Callable[[], Answer]) -> None:
+        self.name, self.parameters = name, list(common)
+        self._word, self._complaint = word, complaint
+        self._asked: dict[tuple[str, int | None, str], str] = {}
+
+    def answer(self, primitive: str, number: int | None, operand: str) -> Answer:
+        """Return what a call of a primitive gives in the function: a parameter."""
+        if primitive == "complain":
+            return self._complaint()
+        key = (primitive, number, operand if number is None else "")
+        if key not in self._asked:
+            self._asked[key] = f"%fl.p{len(self._asked)}"
+            self.parameters.append(f"{self._word} {self._asked[key]}")
+        return self._asked[key], ()
+
+    def passed(self, ask: Ask, number_of: Callable[[int], int]) -> list[Answer]:
+        """Return the values of the parameters for an instruction.
+
+        Parameters
+        ----------
+        ask : callable
+            What the instruction's own function would be told.
+        number_of : callable
+            The whole number that one of the instruction's words is: a slot.
+        """
+        words = {name: number for (primitive, number, _), name in self._asked.items() if primitive == "arg"}
+        found = []
+        for primitive, number, operand in self._asked:
+            if number is None and words.get(operand) is not None:
+                number = number_of(words[operand])
+            found.append(ask(primitive, number, operand))
+        return found
