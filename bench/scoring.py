@@ -5,6 +5,7 @@ GRU(128), its last step, a dense layer. Three figures a model:
 
 - the share of the engine's own throughput on batches that are ready in memory, of rows of one length, called from as
   many threads, in the better of two batch sizes; by time, and by processor time, which other programs disturb less;
+  and the share that there would be if nothing but pyarrow's decoding of the file were added to these calls;
 - the ratio to the best loop that one would write over onnxruntime or PyTorch on the same rows, which lie in memory
   sorted by length: each batch is padded and run, with lengths, in the best of several batch sizes; the loop neither
   reads nor writes files; of the whole run, and of the engine alone on ready batches; by time and by processor time;
@@ -124,6 +125,16 @@ def ready(name: str, path: Path, threads: int, sample: int) -> dict[str, Any]:
         batches = [np.stack(rows[i : i + size]) for rows in by_length.values() for i in range(0, len(rows), size)]
         found.append({**rates(model, batches, sum(map(len, batches)), threads), "batch": size})
     return best(found)
+
+
+def decoded(_: str, path: Path, __: int, ___: int) -> dict[str, Any]:
+    """Read the file as `fastlstm.score` does, and do nothing with it."""
+    from fastlstm.scoring.sources import open_source
+
+    source = open_source(path)
+    begin, cpu = time.perf_counter(), time.process_time()
+    rows = sum(batch.num_rows for batch in source.read(0, None, ["id", "readings"], 64 << 20))
+    return {"rate": rows / (time.perf_counter() - begin), "cpu": rows / (time.process_time() - cpu)}
 
 
 def best(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -268,7 +279,7 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-MEASURED = {"score": scored, "ready": ready, "onnxruntime": onnxruntime, "torch": torch, "ray": ray}
+MEASURED = {"score": scored, "ready": ready, "decode": decoded, "onnxruntime": onnxruntime, "torch": torch, "ray": ray}
 
 
 def measure(what: str, name: str, path: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -314,13 +325,16 @@ def main(argv: list[str] | None = None) -> int:
 def report(name: str, folder: Path, options: argparse.Namespace) -> None:
     """Measure one model and print its lines."""
     whole, third = folder / f"{options.rows}.parquet", folder / f"{options.rows // 3}.parquet"
-    what = ["score", "ready", "onnxruntime", "torch", *(["ray"] if options.ray else [])]
+    what = ["score", "ready", "decode", "onnxruntime", "torch", *(["ray"] if options.ray else [])]
     rounds = [{w: measure(w, name, whole, options) for w in what} for _ in range(options.rounds)]
     for each in what:
         print(f"{name:10} {each:14} {np.median([found[each]['rate'] for found in rounds]):10,.0f} rows/s")
     for key, by in (("rate", ""), ("cpu", ", by processor time")):
         share = np.median([f["score"][key] / f["ready"][key] for f in rounds])
         print(f"{name:10} of ready batches{by} {share:.0%}")
+        if key == "cpu":
+            limit = np.median([f["decode"][key] / (f["decode"][key] + f["ready"][key]) for f in rounds])
+            print(f"{name:10} of ready batches, with nothing but decoding beside them{by} {limit:.0%}")
         peers = [max(f["onnxruntime"][key], f["torch"][key]) for f in rounds]
         for ours, said in (("score", "times the best loop over others"), ("ready", "ready batches, of that loop")):
             ratio = np.median([f[ours][key] / peer for f, peer in zip(rounds, peers, strict=True)])

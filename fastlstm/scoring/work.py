@@ -104,7 +104,6 @@ class Work:
         outputs : dict of str to (array, array or None)
             [rows, *dims] and None; with time [steps of all rows, *dims] and the number of steps of each row.
         """
-        self._spare.give(self._memory)
         scored = np.delete(np.arange(self._count), list(self.failed)) if self.failed else np.arange(self._count)
         found: dict[str, tuple[Array, Array | None]] = {}
         for name, port in self._ports.outputs.items():
@@ -114,6 +113,7 @@ class Work:
             else:
                 values, steps = self._sequence(name)
                 found[name] = values, steps[scored]
+        self._spare.give(self._memory)  # now, as a model may give back what it was given
         return scored, found
 
     def _sequence(self, name: str) -> tuple[Array, Array]:

@@ -7,8 +7,9 @@ from decimal import Decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from data_sets import classifier, expected, sequences, table
+from data_sets import classifier, expected, scored, sequences, table
 
 import fastlstm
 from fastlstm.errors import InputError
@@ -82,16 +83,24 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_number_is_converted_as_run_converts_it(kind, one_feature):
+def numbers(kind: str) -> tuple[pa.Array, list[np.ndarray]]:
+    """Lists of such numbers, and the sequences that they are to the model."""
     value, rows = KINDS[kind]
     arrays = [np.array(row, np.float64).astype(np.float32)[:, None] for row in rows]
     if kind == "dictionary":
         encoded = pa.array([v for row in rows for v in row], F).dictionary_encode()
-        column = pa.ListArray.from_arrays(pa.array(np.cumsum([0, *map(len, rows)]), pa.int32()), encoded)
-    else:
-        column = pa.array(rows, pa.list_(value))
-    assert Scorer(one_feature)(batch(column)).column("output").to_pylist() == expected(one_feature, arrays)
+        return pa.ListArray.from_arrays(pa.array(np.cumsum([0, *map(len, rows)]), pa.int32()), encoded), arrays
+    return pa.array(rows, pa.list_(value)), arrays
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_number_is_converted_as_run_converts_it(kind, one_feature, tmp_path):
+    column, arrays = numbers(kind)
+    given = batch(column)
+    assert Scorer(one_feature)(given).column("output").to_pylist() == expected(one_feature, arrays)
+    pq.write_table(pa.Table.from_batches([given]), tmp_path / "rows.parquet")
+    fastlstm.score(one_feature, tmp_path / "rows.parquet", tmp_path / "out", {"input": "x"}, part_rows=2)
+    assert scored(tmp_path / "out").column("output").to_pylist() == expected(one_feature, arrays)
 
 
 def test_fixed_size_lists_are_sequences_of_that_length(one_feature):
