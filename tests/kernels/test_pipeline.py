@@ -14,7 +14,7 @@ from fastlstm.kernels import loader
 from fastlstm.kernels.emit import emit
 from fastlstm.kernels.image import image_of
 from fastlstm.kernels.pipeline import inlined, template
-from fastlstm.simd import float_from_word, word_from_float
+from fastlstm.simd import load_f32, store_f32
 
 NUMBERS = (-7, -2, 0, 1, 3, 1 << 40)
 
@@ -80,23 +80,21 @@ def both(a, b):
     return a + b, a * b
 
 
-def floats(a: int, b: int, which: int) -> int:
-    x, y = float_from_word(a), float_from_word(b)
-    if which:
-        more, product = both(x, y)
-        return word_from_float(more - product + 2 * which)
-    return comparisons(x, y)
+def floats(numbers: int, out: int, more: int) -> int:
+    x, y = load_f32(numbers), load_f32(numbers + 4)
+    total, product = both(x, y)
+    store_f32(out, total - product + 2 * more)
+    return comparisons(x, y) + 1000 * comparisons(1.0 * x, 1.0 * y)  # in single and in double precision
 
 
 @pytest.mark.parametrize("x", [-1.5, 0.0, math.nan, math.inf])
 @pytest.mark.parametrize("y", [-1.5, 0.25, math.nan])
 def test_fractions_and_what_is_no_number_compare_as_in_python(x: float, y: float) -> None:
-    code = runnable(floats)
-    words = [ctypes.c_int64.from_buffer(ctypes.c_double(one)).value for one in (x, y)]
-    assert code(*words, 0) == comparisons.py_func(x, y)
-    answer = ctypes.c_double.from_buffer(ctypes.c_int64(code(*words, 3))).value
-    expected = (x + y) - x * y + 6
-    assert answer == expected or (math.isnan(answer) and math.isnan(expected))
+    numbers, out = (ctypes.c_float * 2)(x, y), ctypes.c_float()
+    found = runnable(floats)(ctypes.addressof(numbers), ctypes.addressof(out), 3)
+    assert found == 1001 * comparisons.py_func(x, y)
+    expected = x + y - x * y + 6  # of these numbers float32 rounds nothing
+    assert out.value == expected or (math.isnan(out.value) and math.isnan(expected))
 
 
 def test_a_helper_is_written_once_and_nothing_of_numba_comes_along() -> None:
