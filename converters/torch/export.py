@@ -172,9 +172,7 @@ def _export(torch: Any, module: Any, examples: tuple[Any, ...]) -> Any:
     )
     try:
         with torch.no_grad(), _shapes_only(torch), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # what it says is of its own ways
+            warnings.simplefilter("ignore")  # what it says is of its own ways
             program = torch.export.export(module, examples, dynamic_shapes=open_axes)
     except Exception as error:  # torch raises what the module raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
