@@ -7,12 +7,13 @@ from typing import Any
 
 from bench import svg, table
 from bench.peers import OURS
-from bench.summary import ORDER, best_ratio, cells_below_goal, geometric_mean, median_us, where
+from bench.summary import ORDER, best_ratio, cells_below_goal, engines, geometric_mean, median_us, where
 
 Run = dict[str, Any]
 
 STYLE = (
-    "svg{font:11px system-ui,sans-serif;background:#fff}text{fill:#1c1c1c}.small text{font-size:14px}"
+    "svg{font:11px system-ui,sans-serif;background:#fff}text{fill:#1c1c1c}.small text{font-size:13px}.small .key"
+    "{font-size:12px}"
     ".tick{text-anchor:middle}.end{text-anchor:end}.grid{stroke:#dcdcdc}.reference{stroke:#1c1c1c;stroke-dasharray:4 3}"
     "polyline{fill:none;stroke:var(--c);stroke-width:2}circle,rect{fill:var(--c)}"
     ".s0{--c:#d1495b}.s1{--c:#2e86ab}.s2{--c:#e58f27}.s3{--c:#5b8e55}.s4{--c:#8a63a6}"
@@ -53,7 +54,7 @@ def _section(run: Run, pictures: dict[str, str]) -> str:
             f"The best peer of each cell takes {mean:.2f} times as long in the geometric mean of {len(run['cells'])} "
             f"cells; {len(cells_below_goal(run))} of them are below the goal that the project asks of them.\n"
         )
-    lines += [f"![{text}](pictures/{name}.svg)\n" for name, text in pictures.items()]
+    lines += [f"[![{text}](pictures/{name}.svg)](pictures/{name}.svg)\n" for name, text in pictures.items()]
     return "\n".join(lines)
 
 
@@ -63,14 +64,14 @@ def _pictures(run: Run) -> dict[str, tuple[str, str]]:
     rows = [(c["name"], {i: c["ratios"][e] for i, e in enumerate(ORDER) if e in c["ratios"]}) for c in run["cells"]]
     if rows:
         title = f"Each peer's time over {OURS}'s with {_threads(run)}: right of the line {OURS} is faster"
-        found[f"bench-ratios-{count}"] = _alone(svg.dots(rows, "×"), title), title
+        found[f"bench-ratios-{count}"] = _alone(svg.dots(rows, "×"), title, run), title
     for group, (field, words) in SWEEPS.items():
         cells = [c for c in run["sweeps"] if c["case"]["group"] == group]
         lines = {i: [(c["case"][field], median_us(c, e)) for c in cells] for i, e in enumerate(ORDER)}
         known = {i: [(x, y) for x, y in line if y is not None] for i, line in lines.items()}
         if drawn := {i: line for i, line in known.items() if line}:
             title = f"Microseconds a call by {words}, {_threads(run)}"
-            found[f"bench-{group}-{count}"] = _alone(svg.lines(drawn, words, "µs"), title), title
+            found[f"bench-{group}-{count}"] = _alone(svg.lines(drawn, words, "µs"), title, run), title
     return found
 
 
@@ -78,17 +79,18 @@ def _threads(run: Run) -> str:
     return f"{run['threads']} thread" + "s" * (run["threads"] > 1)
 
 
-def _alone(picture: str, title: str) -> str:
+def _alone(picture: str, title: str, run: Run) -> str:
     """Return a plot that stands in a file of its own: with its colours, and their names above it."""
     size = re.search(r'viewBox="0 0 (\d+) (\d+)"', picture)
     assert size is not None
     width, height = (int(number) for number in size.groups())
-    step = width // len(ORDER)
+    shown = engines(run)
+    step = min(130, width // len(shown))
     keys = "".join(
-        f'<circle class="s{i}" cx="{16 + i * step}" cy="{-LEGEND + 14}" r="4"/>'
-        f'<text x="{26 + i * step}" y="{-LEGEND + 18}">{name}</text>'
-        for i, name in enumerate(ORDER)
+        f'<circle class="s{ORDER.index(name)}" cx="{12 + i * step}" cy="{-LEGEND + 14}" r="4"/>'
+        f'<text class="key" x="{20 + i * step}" y="{-LEGEND + 18}">{name}</text>'
+        for i, name in enumerate(shown)
     )
     box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 {-LEGEND} {width} {height + LEGEND}"'
-    start = picture.replace(size.group(), box, 1)
+    start = picture.replace(size.group(), f'{box} width="{min(width * 3 // 2, 960)}"', 1)
     return start.replace(">", f"><title>{title}</title><style>{STYLE}</style>{keys}", 1) + "\n"
