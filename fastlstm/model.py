@@ -31,6 +31,8 @@ __all__ = ["Model", "workers_of"]
 Array = npt.NDArray[Any]
 
 NOTHING: Any = object()  # what stands for a first input that was not given
+LONG = 1 << 20
+"""Elements of an input from which on a sequence goes through in blocks, if the model streams."""
 
 
 class Model:
@@ -181,11 +183,11 @@ class Model:
 
     def _in_blocks(self, values: Mapping[str, Any]) -> list[Array] | None:
         """Return the outputs for a long sequence that a stream has taken block by block, None if none has."""
-        from fastlstm.streaming.whole import LONG, in_blocks  # not imported before a call that no entry knows
-
         longest = max((value.size for value in values.values() if isinstance(value, np.ndarray)), default=0)
         if longest < LONG or self._planned().tapes is None:
             return None
+        from fastlstm.streaming.whole import in_blocks  # which imports all of streaming
+
         try:
             engine = self.streaming_engine()
         except UnsupportedError:  # it does not stream

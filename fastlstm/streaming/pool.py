@@ -76,7 +76,7 @@ class StreamPool:
         engine = model.streaming_engine(state)
         check_memory(f"A pool of {capacity} streams", capacity * (engine.state_bytes + BOOKKEEPING))
         self._busy = Busy()
-        self._turns = Turns(self._busy, self._step_together)
+        self._turns = Turns(self._busy)
         self._waiting = self._turns.waiting
         self._model, self._pairs = model, dict(state or {})
         self._inputs: dict[str, Port] = engine.inputs
@@ -188,10 +188,10 @@ class StreamPool:
             known = self._entry(ids, frames) if out is None else self._entry(ids, frames, out)
             if known is not None:
                 if self._waiting:
-                    self._turns.help()
+                    self._turns.help(self._step_together)
                 return known
         joins = (streams, frames) if out is None and self._are_arrays(frames) else None
-        return self._turns.run(Turn(lambda: self._step_alone(streams, frames, out), joins))
+        return self._turns.run(Turn(lambda: self._step_alone(streams, frames, out), joins), self._step_together)
 
     def _step_alone(self, streams: Sequence[int] | Array, frames: Any, out: Any) -> Any:
         """Advance some streams by one step while nobody else uses the pool."""
@@ -300,7 +300,9 @@ class StreamPool:
         -------
         list of arrays [n, width]; with several outputs a list of dicts
         """
-        results: list[Any] = self._turns.run(Turn(lambda: self._push(self._checked(streams), chunks)))
+        results: list[Any] = self._turns.run(
+            Turn(lambda: self._push(self._checked(streams), chunks)), self._step_together
+        )
         return results
 
     @with_tensors

@@ -44,7 +44,8 @@ class PoolEntry:
         for index, number in {
             layout.ENTRY_BUSY: id(busy),
             layout.POOL_IDS: id(ids),
-            layout.POOL_CALL: address_of_c(ctypes.pythonapi.PyObject_Vectorcall),
+            # PyObject_Vectorcall is no function of Python 3.10's, only a macro.
+            layout.POOL_CALL: address_of_c(ctypes.pythonapi.PyObject_VectorcallDict),
             layout.POOL_STREAMS: address_of(streams),
             layout.POOL_LIST: address_of(rows),
             layout.POOL_MOST: most,

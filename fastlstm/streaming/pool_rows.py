@@ -128,8 +128,10 @@ class NativeRows:
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
         count = len(numbers)
-        if not 0 < count <= MOST:
+        if not count:
             return None
+        if count > MOST:
+            return self._many(numbers, frames, out)
         program = self._program(count, False)
         call = self._entries.get(count)
         if call is None:
@@ -141,6 +143,27 @@ class NativeRows:
         self._list[0] = count
         self._list[1 : 1 + count] = numbers
         return call(frames) if out is None else call(frames, out)
+
+    def _many(self, numbers: Array, frames: Any, out: Any) -> Any:
+        """Advance more streams than a program has rows, `MOST` at a time; return None, and nothing is done."""
+        given = frames if isinstance(frames, dict) else {"": frames}
+        if out is not None or not all(type(a) is np.ndarray and a.shape[:1] == numbers.shape for a in given.values()):
+            return None
+        before, parts = self.before(numbers), []
+        try:
+            for at in range(0, len(numbers), MOST):
+                some = slice(at, at + MOST)
+                cut = {name: array[some] for name, array in given.items()}
+                parts.append(self.quick(numbers[some], cut if isinstance(frames, dict) else cut[""], None))
+                if parts[-1] is None:
+                    self.restore(numbers, before)
+                    return None
+        except BaseException:
+            self.restore(numbers, before)
+            raise
+        if isinstance(parts[0], dict):
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return np.concatenate(parts)
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
         self._list[0] = len(numbers)

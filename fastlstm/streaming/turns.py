@@ -79,6 +79,9 @@ class Turn:
         return self.result
 
 
+Together = Callable[[Sequence[Turn]], None]
+
+
 class Turns:
     """Who may use a pool.
 
@@ -86,18 +89,22 @@ class Turns:
     ----------
     busy : Busy
         The pool's flag.
-    together : callable
-        Takes several turns that have a `step`, and ends those that it can do as one.
     """
 
-    def __init__(self, busy: Busy, together: Callable[[Sequence[Turn]], None]) -> None:
-        self._busy, self._together = busy, together
+    def __init__(self, busy: Busy) -> None:
+        self._busy = busy
         self.waiting: list[Turn] = []
         """Always the same list, so that a step can look at it for next to nothing."""
         self._owner = 0  # the thread that holds the flag, if it took it here
 
-    def run(self, turn: Turn) -> Any:
+    def run(self, turn: Turn, together: Together) -> Any:
         """Return what a call returns, once it is its turn.
+
+        Parameters
+        ----------
+        turn : Turn
+        together : callable
+            Takes several turns that have a `step`, and ends those that it can do as one.
 
         Raises
         ------
@@ -107,22 +114,22 @@ class Turns:
         if self._take():
             try:
                 self.waiting.append(turn)
-                self._do_all()
+                self._do_all(together)
             finally:
                 self._give()
-            self.help()
+            self.help(together)
         else:
             # Where there is no other thread, it was one that a fork has left behind.
             if self._owner == threading.get_ident() or threading.active_count() == 1:
                 raise in_use("pool")
-            self._wait(turn)
+            self._wait(turn, together)
         return turn.outcome()
 
-    def help(self) -> None:
+    def help(self, together: Together) -> None:
         """Do what waits now; who comes meanwhile does it after this."""
         if self.waiting and self._take():
             try:
-                self._do_all()
+                self._do_all(together)
             finally:
                 self._give()
 
@@ -140,14 +147,14 @@ class Turns:
         for turn in self.waiting[:1]:
             turn.wake()
 
-    def _wait(self, turn: Turn) -> None:
+    def _wait(self, turn: Turn, together: Together) -> None:
         """Return when a turn is done, by this thread or another."""
         self.waiting.append(turn)
         try:
             while not turn.done:
                 if self._take():
                     try:
-                        self._do_all()
+                        self._do_all(together)
                     finally:
                         self._give()
                 else:
@@ -166,14 +173,14 @@ class Turns:
             if not turn.done:
                 self._withdraw(turn)
 
-    def _do_all(self) -> None:
+    def _do_all(self, together: Together) -> None:
         """Do all turns that wait now."""
         turns = list(self.waiting)
         del self.waiting[: len(turns)]
         try:
             steps = [turn for turn in turns if turn.step is not None]
             if len(steps) > 1:
-                self._together(steps)
+                together(steps)
             for turn in turns:
                 if not turn.done:
                     turn.do()
@@ -186,6 +193,8 @@ class Turns:
 class _Pool(Protocol):
     _turns: Turns
 
+    def _step_together(self, turns: Sequence[Turn]) -> None: ...
+
 
 S = TypeVar("S", bound=_Pool)
 
@@ -195,7 +204,7 @@ def in_turn(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P
 
     @wraps(method)
     def waiting(self: S, /, *args: P.args, **options: P.kwargs) -> R:
-        result: R = self._turns.run(Turn(lambda: method(self, *args, **options)))
+        result: R = self._turns.run(Turn(lambda: method(self, *args, **options)), self._step_together)
         return result
 
     return waiting

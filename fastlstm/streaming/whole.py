@@ -18,12 +18,10 @@ from fastlstm.passes import shapes
 from fastlstm.streaming.delay import cut
 from fastlstm.streaming.engines import Engine, GraphEngine
 
-__all__ = ["LONG", "in_blocks"]
+__all__ = ["in_blocks"]
 
 Array = npt.NDArray[Any]
 
-LONG = 1 << 20
-"""Elements of an input from which on a sequence goes through in blocks."""
 BLOCK = 1 << 17
 """Elements of the largest input in a block."""
 FEWEST = 4  # blocks that are worth it

@@ -220,6 +220,10 @@ SCRIPT = """
 @pytest.mark.parametrize("what", ["exit", "fork"])
 def test_a_process_with_workers_ends_and_forks_in_peace(what: str) -> None:
     code = textwrap.dedent(SCRIPT)
+    # What is not compiled yet takes minutes on an emulated processor, and is no part of ending and forking.
+    model = fastlstm.LSTM(np.ones((640, 8)), np.ones((640, 160)), threads=2)
+    for _ in range(2):
+        model(np.ones((30, 1, 8), np.float32))
     for _ in range(3):
         done = subprocess.run([sys.executable, "-c", code, what], timeout=120, env=os.environ, check=False)
         assert done.returncode == 0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -41,7 +43,7 @@ def busy(pool: fastlstm.StreamPool) -> Iterator[None]:
     """A call of another thread is under way."""
     begun, end = threading.Event(), threading.Event()
     with concurrent.futures.ThreadPoolExecutor(1) as other:
-        other.submit(pool._turns.run, Turn(lambda: (begun.set(), end.wait())))
+        other.submit(pool._turns.run, Turn(lambda: (begun.set(), end.wait())), pool._step_together)
         begun.wait()
         try:
             yield
@@ -174,3 +176,15 @@ def test_threads_with_streams_of_their_own_get_the_bits_of_single_streams() -> N
     with concurrent.futures.ThreadPoolExecutor(len(parts)) as threads:
         got = np.concatenate(list(threads.map(work, parts)), axis=1)
     np.testing.assert_array_equal(got, np.stack([MODEL.stream().push(frames[:, row]) for row in range(16)], axis=1))
+
+
+def test_a_pool_that_nobody_knows_is_gone_at_once() -> None:
+    pool = MODEL.streams(2)
+    pool.step([pool.open()], FRAMES[:1])
+    known = weakref.ref(pool)
+    gc.disable()
+    try:
+        del pool
+        assert known() is None
+    finally:
+        gc.enable()
