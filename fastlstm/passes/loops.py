@@ -136,7 +136,7 @@ def read_loop(graph: Graph, node: Node, infos: Mapping[str, ValueInfo]) -> Round
     trips, position = count[0], dims.opaque(body.inputs[0].name, 0)
     given = shapes.body_inputs(node, infos)
     given[0] = ValueInfo.of_content((position,), (), "int64")
-    # A counter is a whole number to which every round adds the same; its value is a formula of the round.
+    # A counter is an integer to which every round adds the same; its value is a formula of the round.
     guessed = list(given)
     for i in range(2, len(given)):
         if given[i].shape == () and (given[i].dtype or "").startswith("int"):

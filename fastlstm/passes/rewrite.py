@@ -129,7 +129,7 @@ class Scope:
     budget : Budget
         For constants, of the whole model.
     whole : dict of str to (array, array)
-        Of constants that were bytes: the whole numbers and the scale, which broadcasts over them.
+        Of constants that were bytes: the integers and the scale, which broadcasts over them.
     """
 
     constants: MutableMapping[str, Array]

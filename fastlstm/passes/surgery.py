@@ -228,6 +228,6 @@ def _feeds(
         if not is_small(shape, MOST_ELEMENTS):
             return None
         array = random.standard_normal(shape) * scale
-        # Whole numbers are mostly positions in a table, which has at least two rows.
+        # Integers are mostly positions in a table, which has at least two rows.
         feeds[name] = array if info.dtype.startswith("float") else (array > 0).astype(info.dtype)
     return feeds

@@ -56,7 +56,7 @@ def _transpose(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _turned(graph: AtenGraph, c: Arguments) -> str:
-    """The last two axes change places."""
+    """Swap the last two axes."""
     perm = list(range(c.rank("self")))
     perm = [*perm[:-2], *perm[:-3:-1]]
     return graph.builder.node("Transpose", c.value("self"), perm=perm) if len(perm) > 1 else c.value("self")
@@ -108,7 +108,7 @@ def _repeat(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _repeat_interleave(graph: AtenGraph, c: Arguments) -> str:
-    """Each place along an axis so many times in a row."""
+    """Repeat each element along an axis."""
     builder, value, repeats, rank = graph.builder, c.value("self"), c.integer("repeats"), c.rank("self")
     if c.get("dim") is None or repeats < 1:
         raise c.unsupported("supported: a number of repeats along an axis")
@@ -197,14 +197,14 @@ def _gather(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _index(graph: AtenGraph, c: Arguments) -> str:
-    """x[a], x[:, a] and x[a, b] with whole numbers."""
+    """x[a], x[:, a] and x[a, b] with integers."""
     given = {axis: index for axis, index in enumerate(c.items("indices")) if index is not None}
     indices = {axis: index for axis, index in given.items() if isinstance(index, Tensor)}
     c.expect(indices == given, "'indices' should be tensors")
     places = list(indices)
     metas = [graph.meta(index.name) for index in indices.values()]
     if any(meta.dtype == "bool" for meta in metas):
-        raise c.unsupported("picking by a mask gives a size that is not known; supported: whole numbers")
+        raise c.unsupported("picking by a mask gives a size that is not known; supported: integers")
     if len(places) == 1:
         return graph.builder.node("Gather", c.value("self"), graph.value(indices[places[0]]), axis=places[0])
     if places != list(range(len(places))) or len({meta.shape for meta in metas}) != 1:
