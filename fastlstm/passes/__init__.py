@@ -1,7 +1,7 @@
-"""Passes: what exporters write becomes plain enough for the planner, with the same meaning.
+"""Passes: graphs as exporters write them become plain enough for the planner, with the same meaning.
 
-`optimise` applies the rewrites below to a fixed point; each is one small function whose docstring shows what
-it turns into what. `shapes.infer` tells symbolic shapes, dtypes and known content of every value.
+`optimise` applies the rewrites below to a fixed point; each is one small function whose docstring shows what it
+turns into what. `shapes.infer` tells symbolic shapes, dtypes and known content of every value.
 
 ===============  ======================================================================================
 module           noun
@@ -56,12 +56,12 @@ MOST_ROUNDS = 4
 def optimise(graph: Graph) -> Graph:
     """Return a graph with the same inputs, outputs and results, in the form that the planner reads.
 
-    It may have more notes, on what the graph holds in a form that says less than it seems to.
+    It may have more notes, on what the graph leaves unsaid.
 
     Raises
     ------
     UnsupportedError
-        If the graph given is not valid, holds a node that cannot run on its inputs, or a loop that nothing ends.
+        If the graph given is not valid, holds a node that cannot run on its inputs, or an endless loop.
     """
     budget = Budget(graph)
     graph = fixpoint(validated(graph), RULES, budget)
