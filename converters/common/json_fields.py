@@ -1,4 +1,4 @@
-"""JSON read without trust: whoever asks for a field says what it has to be, and is told in a sentence if it is not."""
+"""JSON read without trust: each field is asked for by kind, and another kind is an error."""
 
 from __future__ import annotations
 
@@ -116,13 +116,13 @@ class Fields:
         return float(value)
 
     def size(self, key: str, default: int | None = None, least: int = 1) -> int:
-        """Return a size: a whole number of at least `least`, or the last one of a list of them."""
+        """Return a size: an integer of at least `least`, or the last one of a list of them."""
         value = self._get(key) if default is None else self._fields.get(key, default)
         while isinstance(value, list) and value:
             value = value[-1]
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value < _LARGEST:
             raise FileFormatError(
-                f"{self.where}: '{key}' should be a whole number from {least} to {_LARGEST - 1}; got {_brief(value)}."
+                f"{self.where}: '{key}' should be an integer from {least} to {_LARGEST - 1}; got {_brief(value)}."
             )
         return value
 

@@ -1,4 +1,4 @@
-"""A chain of layers becomes a graph: one step of the spec after the other, shapes checked on the way."""
+"""A chain of layers becomes a graph, step by step, with shapes checked on the way."""
 
 from __future__ import annotations
 

@@ -84,8 +84,8 @@ def from_torch(obj: Any, example_inputs: Sequence[Any] | None = None) -> Graph:
         A module is read in evaluation mode; its own mode is left as it is. Dynamically quantised LSTM and GRU
         layers keep their 8-bit weights.
     example_inputs : sequence of tensors, optional
-        What the module is called with, to follow it through. Sizes of 2 and more are left open where the module
-        allows it; a size of 1 is taken for fixed. Not needed for an LSTM, GRU or RNN alone, and for a module that
+        What the module is called with while it is traced. Sizes of 2 and more are left open where the module
+        allows it; a size of 1 is taken to be fixed. Not needed for an LSTM, GRU or RNN alone, and for a module that
         takes one input [batch, time(, features)] and begins with an embedding, a recurrent or a linear layer.
 
     Raises

@@ -1,8 +1,8 @@
-"""Axes of an exported program's inputs that were fixed by the export and need not be.
+"""Axes of an exported program's inputs that the export fixed without need.
 
 torch.export follows recurrent layers step by step and so fixes the time axis, and every other axis too where
-nobody says otherwise. The operations themselves are whole in the program. Here each axis of an input is taken
-for an unknown, shapes are worked out again, and an axis stays open if no operation, weight or number asks for
+nobody says otherwise. The operations themselves do not depend on it. Here each axis of an input becomes an
+unknown, shapes are worked out again, and an axis stays open if no operation, weight or number asks for
 the size that the example had. Numbers that turn out to be such a size follow the input from then on.
 """
 
@@ -15,18 +15,17 @@ from typing import Any
 
 from fastlstm.converters.torch.aten.graph import CHECKS
 from fastlstm.converters.torch.aten.shapes import RULES, CallShapes, Rule, UnknownShapeError
-from fastlstm.converters.torch.program import Call, Program, SymInt, Tensor, TensorMeta, short_name
+from fastlstm.converters.torch.program import Call, Program, SymInt, TensorMeta, short_name
+from fastlstm.converters.torch.size_calls import SizeCalls
 from fastlstm.converters.torch.sizes import Size, Sizes
 
-__all__ = ["CALCULATED", "with_free_axes"]
-
-CALCULATED = {"product": "mul", "sum": "add", "shift": "add", "ratio": "floordiv"}
+__all__ = ["with_free_axes"]
 
 
 def with_free_axes(program: Program) -> Program:
-    """Return the program with every axis of its inputs open that can be.
+    """Return the program with every input axis open that can be.
 
-    Where nothing can be opened, or it cannot be seen what may be, the program is returned as it is.
+    If nothing can be opened, or that cannot be told, the program is returned unchanged.
     """
     try:
         return _Opening(program).run()
@@ -54,7 +53,7 @@ class _Opening:
         self._refuse_numbers_that_look_like_sizes()
         self._refuse_loose_numbers()
         calls = self._rewritten()
-        while calls is None:  # a size is asked for before it is there, and was fixed
+        while calls is None:  # a size was needed before it is known, and is now fixed
             calls = self._rewritten()
         followed = any(size.is_open for found in self.literals.values() for size in found.values())
         closed = any(not size.is_open for size in self.named.values())
@@ -166,10 +165,16 @@ class _Opening:
                 self.z.fix(leaf)
 
     def _rewritten(self) -> list[Call] | None:
-        """Return the calls with the sizes that follow the input read from it, None if one is not there yet."""
+        """Return the calls with sizes that follow the input read from it, None if one is needed before it is known."""
         holders: dict[int, tuple[str, int]] = {}
-        asked: dict[int, str] = {}
         calls: list[Call] = []
+
+        def add(_size: Size, target: str, arguments: dict[str, object]) -> str:
+            name = f"free_size_{len(calls)}"
+            calls.append(Call(target, arguments, (name,)))
+            return name
+
+        sizes = SizeCalls(self.z, lambda size: holders.get(id(size)), add)
         for name in (*self.program.constants, *self.program.inputs):
             self._hold(name, holders)
         for position, call in enumerate(self.program.calls):
@@ -177,7 +182,7 @@ class _Opening:
             for (name, place), literal in self.literals.get(position, {}).items():
                 if not literal.is_open:
                     continue
-                number = self._number(literal.root, holders, asked, calls)
+                number = sizes.number(literal)
                 if number is None:
                     self.z.fix(literal)
                     return None
@@ -186,31 +191,6 @@ class _Opening:
             for output in _names(call):
                 self._hold(output, holders)
         return calls
-
-    def _number(
-        self, size: Size, holders: dict[int, tuple[str, int]], asked: dict[int, str], calls: list[Call]
-    ) -> SymInt | int | None:
-        """Return the size as a number of the program, and add the calls that read or calculate it."""
-        size = size.root
-        if not size.is_open:
-            return size.value
-        if id(size) in asked:
-            return SymInt(asked[id(size)])
-        name = f"free_size_{len(asked)}"
-        if id(size) in holders:
-            holder, axis = holders[id(size)]
-            calls.append(Call("aten.sym_size.int", {"self": Tensor(holder), "dim": axis}, (name,)))
-        elif size.kind in CALCULATED:
-            operands = [self._number(part, holders, asked, calls) for part in size.parts]
-            operands += [size.number] if len(operands) == 1 else []
-            if len(operands) != 2 or None in operands:
-                return None
-            name = f"free_size_{len(asked)}"
-            calls.append(Call(f"_operator.{CALCULATED[size.kind]}", {"a": operands[0], "b": operands[1]}, (name,)))
-        else:
-            return None
-        asked[id(size)] = name
-        return SymInt(name)
 
     def _hold(self, name: str, holders: dict[int, tuple[str, int]]) -> None:
         for axis, size in enumerate(self.shapes.get(name, [])):
@@ -239,7 +219,7 @@ def _only_output(call: Call) -> str:
 
 
 def _rule(target: str) -> Rule:
-    """Return the shape rule of an operation, which is that of its form that writes in place."""
+    """Return the shape rule of an operation; its in-place form has the same one."""
     name = short_name(target)
     rule = RULES.get(name) or RULES.get(name.rstrip("_"))
     if rule is None:

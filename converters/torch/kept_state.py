@@ -85,7 +85,7 @@ def check_module(torch: Any, module: Any, examples: tuple[Any, ...]) -> tuple[st
 
 @contextlib.contextmanager
 def restored(torch: Any, module: Any) -> Iterator[_Attributes]:
-    """Put back at the end what the attributes and buffers of a module held at the beginning."""
+    """Restore a module's attributes and buffers when the context ends."""
     saved = _Attributes(torch, module)
     try:
         yield saved
@@ -94,7 +94,7 @@ def restored(torch: Any, module: Any) -> Iterator[_Attributes]:
 
 
 def _results(torch: Any, module: Any, inputs: tuple[Any, ...]) -> list[Any]:
-    """Return copies of the tensors that a call gives; the inputs stay as they are."""
+    """Return copies of the tensors that a call returns; its inputs are not changed."""
     tree = torch.utils._pytree
     copies = tree.tree_map_only(torch.Tensor, lambda tensor: tensor.clone(), inputs)
     return [leaf.clone() for leaf in tree.tree_leaves(module(*copies)) if isinstance(leaf, torch.Tensor)]
@@ -149,7 +149,7 @@ class _Attributes:
                 waiting += self._named(container, container, path).items()
 
     def _container(self, value: Any) -> Any:
-        """Return what holds the parts of a value and can change; None for what has no parts of its own."""
+        """Return the mutable container of a value's parts; None if it has none."""
         if isinstance(value, (list, dict, set, deque)):
             return value
         if isinstance(value, _OPAQUE) or not hasattr(value, "__dict__"):
@@ -164,7 +164,7 @@ class _Attributes:
         return {f"{path}[{key!r}]": item for key, item in _pairs(contents)}
 
     def changed(self) -> list[str]:
-        """Return the names of what is no longer as it was, such as ``encoder.hidden``."""
+        """Return the names of what has changed, such as ``encoder.hidden``."""
         found: list[str] = []
         for path, container, before in self._containers:
             old, new = self._named(container, before, path), self._named(container, container, path)

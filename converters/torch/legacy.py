@@ -74,7 +74,7 @@ class LegacyArchive:
         return self._content[start : stream.tell()]
 
     def _storages(self, start: int, keys: Any, sizes: Mapping[str, int]) -> dict[str, memoryview]:
-        """Return the storages' bytes: for each key its count of numbers, then the numbers."""
+        """Return the storages' bytes: for each key a count, then so many numbers."""
         view, found = memoryview(self._content), {}
         if not isinstance(keys, list):
             raise FileFormatError(f"'{self.path}' is a damaged file of torch.save: it has no list of storages.")
@@ -112,7 +112,7 @@ TorchArchive = Archive | LegacyArchive
 
 
 def open_archive(path: Path) -> TorchArchive:
-    """Return what ``torch.save`` wrote, of whatever version, as an archive."""
+    """Return what ``torch.save`` wrote, by any version, as an archive."""
     with path.open("rb") as file:
         bare = file.read(2) == b"\x80\x02"
     return LegacyArchive(path) if bare else Archive(path)

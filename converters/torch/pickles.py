@@ -147,7 +147,7 @@ def parse(data: bytes, where: str, allow: Callable[[str], bool] | None = None, f
 
 
 class _Machine:
-    """The stack, the marks and the memo of one pickle that is being read."""
+    """The stack, marks and memo of one pickle being read."""
 
     def __init__(self, where: str, allow: Callable[[str], bool] | None, folder: str) -> None:
         self.where = where

@@ -1,7 +1,7 @@
 """PyTorch's exported programs (``.pt2``) read as data: JSON and raw numbers, without torch.
 
 A ``.pt2`` file is a zip archive: ``models/NAME.json`` holds the graph (schema: ``torch/_export/serde/schema.py``),
-``data/weights`` and ``data/constants`` the tensors as raw bytes. Its ``sample_inputs`` are a pickle and stay unread.
+``data/weights`` and ``data/constants`` the tensors as raw bytes. Its ``sample_inputs`` are a pickle and are not read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class SymInt:
-    """A reference to a whole number that is known at run time."""
+    """A reference to an integer that is known at run time."""
 
     name: str
 
@@ -82,7 +82,7 @@ class LoopBody:
         Tensors that are handed on: before a round and after it.
     calls : tuple of Call
     collected : tuple of str
-        Tensors that are put side by side over the rounds.
+        Tensors that are stacked over the rounds.
     """
 
     index: str
@@ -94,7 +94,7 @@ class LoopBody:
 
 @dataclass(frozen=True)
 class Program:
-    """An exported program: what goes in by name, constants, calls in order, and what comes out."""
+    """An exported program: the names of its inputs, constants, calls in order, and outputs."""
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -315,7 +315,7 @@ def _stored(content: Fields, data: bytes) -> StoredTensor:
     itemsize = 2 if meta.dtype == "bfloat16" else np.dtype(meta.dtype).itemsize
     offset = content.object("storage_offset").integer("as_int")
     if len(data) % itemsize:
-        raise FileFormatError(f"{content.where}: its {len(data)} bytes are no whole number of {meta.dtype}.")
+        raise FileFormatError(f"{content.where}: its {len(data)} bytes are no multiple of a {meta.dtype}.")
     try:
         return StoredTensor.checked("", meta.dtype, len(data) // itemsize, offset, meta.shape, strides)
     except ValueError as error:

@@ -29,7 +29,7 @@ def load(
     ----------
     path : str or path
     layers, batch_first, prefix, lengths
-        Those of `fastlstm.converters.torch.state_dict.from_state_dict`; with `layers` only a TorchScript archive's
+        As in `fastlstm.converters.torch.state_dict.from_state_dict`; with `layers` only a TorchScript archive's
         weights are read.
     shapes : str, optional
         Of a TorchScript archive: dtypes and shapes of its inputs, as in ``"x: float32[batch, time, 40]"``.

@@ -89,7 +89,7 @@ class Unpacked:
 
     @contextlib.contextmanager
     def inside(self, module: Any) -> Iterator[Any]:
-        """Put float modules in the places of quantised ones for as long as the context lasts; give the module."""
+        """Replace quantised modules by float ones while the context lasts; yield the module."""
         root = self.module(module)
         taken: list[tuple[Any, str, Any]] = []
         try:

@@ -1,4 +1,4 @@
-"""Sizes of axes as unknowns: which ones a program leaves open, and which must be what they were.
+"""Sizes of axes as unknowns: which ones a program leaves open, and which it fixes.
 
 Every `Size` has the value of one example. It is *fixed* (it is that number for every input), *open*, or a
 *literal*: a number written in the program that may be the size of an input's axis put down as a number.
@@ -15,7 +15,7 @@ __all__ = ["Size", "Sizes", "alike"]
 
 
 class Size:
-    """The size of an axis in an example, and what it is worked out from (`kind` of `parts` and `number`)."""
+    """The size of an axis in an example, and how it is calculated (`kind` of `parts` and `number`)."""
 
     def __init__(self, value: int, kind: str, parts: tuple[Size, ...] = (), number: int = 0, name: str = "") -> None:
         self.value = value
@@ -71,7 +71,7 @@ class Sizes:
         return Size(value, "leaf", name=name)
 
     def fix(self, *sizes: Size) -> None:
-        """Say that these sizes have to be what they are in the example."""
+        """Fix these sizes to what they are in the example."""
         for size in sizes:
             root = size.root
             root.kind = "fixed"
@@ -79,7 +79,7 @@ class Sizes:
             self.fix(*parts)
 
     def has_at_least(self, _size: Size, _number: int) -> bool:
-        """Say whether an axis of unknown size may be taken to have so many places."""
+        """Say whether an axis of unknown size may be assumed to have so many elements."""
         return False
 
     def asked(self, size: Size) -> None:
@@ -121,14 +121,14 @@ class Sizes:
         return other
 
     def product(self, sizes: Sequence[Size]) -> Size:
-        """Return the size of several axes made one."""
+        """Return the size of several axes merged into one."""
         kept = [size.root for size in sizes if size.value != 1 or size.root.kind != "fixed"]
         factors = [f for size in kept for f in (size.parts if size.kind == "product" else (size,))]
         value = math.prod(size.value for size in sizes)
         return kept[0] if len(kept) == 1 else Size(value, "product", tuple(factors)) if kept else self.fixed(1)
 
     def sum(self, sizes: Sequence[Size]) -> Size:
-        """Return the size of several axes one behind the other."""
+        """Return the size of several axes concatenated."""
         return sizes[0] if len(sizes) == 1 else Size(sum(size.value for size in sizes), "sum", tuple(sizes))
 
     def shift(self, size: Size, number: int) -> Size:
@@ -151,7 +151,7 @@ class Sizes:
 
 
 def _left_over(a: Size, b: Size) -> tuple[Size, Size] | None:
-    """Return the one factor in which two products differ, on each side; None if there are more."""
+    """Return the single factor by which two products differ, on each side; None if there are more."""
     ours, theirs = [part.root for part in a.parts], [part.root for part in b.parts]
     for factor in list(ours):
         match = next((other for other in theirs if other is factor), None)
@@ -162,7 +162,7 @@ def _left_over(a: Size, b: Size) -> tuple[Size, Size] | None:
 
 
 def alike(a: Size, b: Size) -> bool:
-    """Say whether two sizes are worked out in the same way from the same axes."""
+    """Say whether two sizes are calculated in the same way from the same axes."""
     return (a.kind, a.number) == (b.kind, b.number) and str(a) == str(b)
 
 

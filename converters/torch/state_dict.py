@@ -1,8 +1,8 @@
 """PyTorch state dicts: recurrent layers and what stands around them, from names and shapes alone.
 
 A state dict holds tensors by dotted names and no word about how they are used. The tensors are grouped by
-module and each module's kind is read off its names and shapes; what order they run in, which step goes on
-and which activations stand between comes from a short spec (`fastlstm.converters.torch.layer_spec`) or is assumed,
+module and each module's kind is read off its names and shapes; what order they run in, which step is kept
+and which activations come between comes from a short spec (`fastlstm.converters.torch.layer_spec`) or is assumed,
 with a sentence in the graph's notes. Every tensor is used, or an error names it.
 """
 

@@ -150,7 +150,7 @@ class _Reader:
         )
 
     def _attempt(self, guesses: _Guesses) -> Program | _Guesses | None:
-        """Follow the program; return it, or what to try next, or None if there is nothing left."""
+        """Follow the program; return it, or what to try next, or None if nothing is left to try."""
         try:
             return self._follow(guesses)
         except Pinned as demand:
@@ -173,7 +173,7 @@ class _Reader:
         return None if kinds is None else _Guesses(kinds)
 
     def _unite(self, guesses: _Guesses, leaf: str, other: str) -> None:
-        """Take two axes for one; those of a traced model only if they were of one size when it was traced."""
+        """Treat two axes as one; in a traced model only if they had the same size when it was traced."""
         sizes = {self.examples[name] for name in (leaf, other) if name in self.examples}
         if len(sizes) == 2:
             guesses.pinned.update((name, self.examples[name]) for name in (leaf, other))
@@ -256,7 +256,7 @@ class _Reader:
     def _follow(self, guesses: _Guesses) -> Program:
         z = TrackedSizes(traced=bool(self.examples))
         recorder = Recorder(z, self.budget)
-        recorder.divides_whole_numbers = self.version < _TRUE_DIVISION
+        recorder.divides_integers = self.version < _TRUE_DIVISION
         leaves: dict[str, Size] = {}
         for name in self.inputs:
             dtype, shape = self._shape(z, leaves, name, guesses)

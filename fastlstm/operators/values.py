@@ -35,7 +35,7 @@ class ValueInfo:
     dtype : str or None
         NumPy's name.
     const : tuple of int, str or None, or None
-        The elements of a small tensor of whole numbers (rank 0 or 1), each a number, a symbolic dimension, or
+        The elements of a small tensor of integers (rank 0 or 1), each a number, a symbolic dimension, or
         None where it is not known; None if nothing is known.
     fill : float, str or None
         The one number that every element equals, if that is known.
@@ -100,7 +100,7 @@ class ValueInfo:
 
 
 def _is_whole(array: Array) -> bool:
-    """Whether all elements are whole numbers that float64 holds exactly."""
+    """Whether all elements are integers that float64 holds exactly."""
     if array.dtype.kind != "f":
         return True
     wide = array.astype(np.float64)  # float16 has no 2**53

@@ -1,7 +1,7 @@
-"""Passes: what exporters write becomes plain enough for the planner, with the same meaning.
+"""Passes: graphs as exporters write them become plain enough for the planner, with the same meaning.
 
-`optimise` applies the rewrites below to a fixed point; each is one small function whose docstring shows what
-it turns into what. `shapes.infer` tells symbolic shapes, dtypes and known content of every value.
+`optimise` applies the rewrites below to a fixed point; each is one small function whose docstring shows what it
+turns into what. `shapes.infer` tells symbolic shapes, dtypes and known content of every value.
 
 ===============  ======================================================================================
 module           noun
@@ -15,7 +15,7 @@ module           noun
 `states`         initial states and lengths that say nothing
 `fuse`           Dense and LayerNormalization
 `convolve`       padding of convolutions in numbers, batch normalisation as part of them
-`whole_numbers`  quantised operators as float32 arithmetic on whole numbers
+`quantised`      quantised operators as float32 arithmetic on integers
 `stacks`         time steps cut apart and joined again, sequences turned round
 `loops`          what is the same in every round; loops read as rounds over frames
 `fixed_time`     notes on recurrences written out over an axis that is declared open
@@ -35,13 +35,13 @@ from fastlstm.passes import (
     fold,
     fuse,
     loops,
+    quantised,
     reshape,
     shapes,
     simplify,
     sink,
     stacks,
     states,
-    whole_numbers,
 )
 from fastlstm.passes.recognise import recognise
 from fastlstm.passes.rewrite import Budget, Rewrite, fixpoint
@@ -56,12 +56,12 @@ MOST_ROUNDS = 4
 def optimise(graph: Graph) -> Graph:
     """Return a graph with the same inputs, outputs and results, in the form that the planner reads.
 
-    It may have more notes, on what the graph holds in a form that says less than it seems to.
+    It may have more notes, on what the graph leaves unsaid.
 
     Raises
     ------
     UnsupportedError
-        If the graph given is not valid, holds a node that cannot run on its inputs, or a loop that nothing ends.
+        If the graph given is not valid, holds a node that cannot run on its inputs, or an endless loop.
     """
     budget = Budget(graph)
     graph = fixpoint(validated(graph), RULES, budget)
@@ -84,14 +84,14 @@ def _table() -> dict[str, tuple[Rewrite, ...]]:
         for op in (ops,) if isinstance(ops, str) else tuple(ops):  # type: ignore[arg-type]
             table.setdefault(op, []).extend(rewrites)
 
-    on("DequantizeLinear", whole_numbers.constant_weights, whole_numbers.dequantised)
-    on("QuantizeLinear", whole_numbers.quantised)
-    on("DynamicQuantizeLinear", whole_numbers.dynamic_range)
-    on("MatMulInteger", whole_numbers.product_in_floats)
-    on("ConvInteger", whole_numbers.convolution_in_floats)
-    on(("QLinearMatMul", "QLinearConv"), whole_numbers.quantised_product)
-    on("Cast", whole_numbers.plain_sum)
-    on(("MatMul", "Conv"), whole_numbers.scaled_product)
+    on("DequantizeLinear", quantised.constant_weights, quantised.dequantised)
+    on("QuantizeLinear", quantised.quantised)
+    on("DynamicQuantizeLinear", quantised.dynamic_range)
+    on("MatMulInteger", quantised.product_in_floats)
+    on("ConvInteger", quantised.convolution_in_floats)
+    on(("QLinearMatMul", "QLinearConv"), quantised.quantised_product)
+    on("Cast", quantised.plain_sum)
+    on(("MatMul", "Conv"), quantised.scaled_product)
     on("*", fold.fold_constants, fold.fold_known_content)
     on("If", fold.inline_if)
     on(("Loop", "Scan"), loops.invariants)

@@ -1,7 +1,7 @@
 """Recurrences that are written out over a number of time steps, though the axis is declared open.
 
-PyTorch's dynamo exporter writes ``nn.RNN`` so: as many steps as the example had. A longer sequence is cut off without
-a word, in any engine; a shorter one is an error. `note` says so.
+PyTorch's dynamo exporter writes ``nn.RNN`` so: as many steps as the example had. A longer sequence is silently cut
+off, in any engine; a shorter one is an error. `note` says so.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The formula of every value of a graph, as far as it is made of rows of features.
 
-`Formulas` walks a graph once and writes each value that the operators below make as `Vector`s side by side (see
+`Formulas` walks a graph once and writes each value that the operators below make as concatenated `Vector`s (see
 `fastlstm.passes.vectors`); any other value is a `Leaf`. So is a value that has to stay whole: one that goes
 through a second matrix, or a sum of products that a function is taken of. `Formulas.meaning` tells what such a
 leaf stands for.
@@ -125,13 +125,13 @@ class Formulas:
         return info.shape[-1] if isinstance(info.shape[-1], int) and info.shape[-1] > 0 else None
 
     def _take(self, elements: int) -> bool:
-        """Take from the budget for so many numbers; with none left, values are not written out any more."""
+        """Take so many numbers from the budget; when it is spent, values are no longer written out."""
         enough = elements <= self.budget
         self.budget -= elements if enough else 0
         return enough
 
     def leaf(self, name: str) -> Vector | None:
-        """Take a value as a leaf from here on, and remember its meaning."""
+        """Treat a value as a leaf from here on, and remember its meaning."""
         vector, width = self.single(name), self._width(name)
         if vector is None or width is None:
             return None

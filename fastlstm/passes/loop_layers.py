@@ -150,7 +150,7 @@ class _Translation:
         return None if found is None or not found.w_hh.any() else Layer(cell, found, state, memory, mask, new)
 
     def _hands_on(self, memory: State, cell: Cell, mask: Leaf | None) -> bool:
-        """Whether a state's value after the round is the cell's new cell state, under the same mask."""
+        """Whether a state's next value is the cell's new cell state, under the same mask."""
         after = self.formula(memory.after)
         if after is None or cell.new_cell is None:
             return False
@@ -173,7 +173,7 @@ class _Translation:
         return (None, after) if changed is None else (mask, self.formulas.meaning(changed))
 
     def _common_mask(self, vector: Vector) -> Leaf | None:
-        """Return the truth value (a frame) that is a factor of every term."""
+        """Return the boolean frame that is a factor of every term."""
         for atom in next(iter(vector.terms), ()):
             if not isinstance(atom, Leaf) or atom.width != 1 or atom.size != 1:
                 continue
@@ -266,7 +266,7 @@ class _Translation:
         info = self.infos.get(state.initial, UNKNOWN)
         if info.rank != 2:
             return None
-        # Zeros may be read as zeros elsewhere in the loop: a check computes them.
+        # Zeros may be read elsewhere in the loop: a check computes them.
         if state.initial not in self.given and info.fill is None:
             self.given.append(state.initial)
         return self.new.unsqueezed(state.initial)

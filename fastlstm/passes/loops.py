@@ -1,7 +1,7 @@
-"""Loop and Scan, read: what stays the same in every round, what is counted, what is cut out of a sequence.
+"""What Loop and Scan do: what is the same in every round, what is counted, what is sliced from a sequence.
 
-`refuse_endless` turns away loops that nothing ends. `invariants` is a rewrite that moves values which no round
-changes out of the body. `read_loop` and `read_scan` tell of a node how many rounds it runs, which values of its body
+`refuse_endless` refuses loops without an end. `invariants` is a rewrite that moves values which no round changes out
+of the body. `read_loop` and `read_scan` tell of a node how many rounds it runs, which values of its body
 are frames (a sequence at the position of the round), which are handed on, and which are collected.
 """
 
@@ -24,7 +24,7 @@ __all__ = ["Collected", "Frame", "Rounds", "State", "invariants", "read_loop", "
 
 
 def refuse_endless(graph: Graph, outer: Mapping[str, Any] | None = None) -> None:
-    """Raise `UnsupportedError` if a Loop has no bound on its rounds, or none worth the name, and no way to stop."""
+    """Raise `UnsupportedError` if a Loop has no useful bound on its rounds and no way to stop."""
     constants = {**(outer or {}), **graph.constants}
     for node in graph.nodes:
         for body in node.attrs.values():
@@ -105,7 +105,7 @@ class State:
 
 @dataclass(frozen=True)
 class Collected:
-    """A value of the body that is put side by side over the rounds, as the outer value `into`."""
+    """A value of the body that is stacked over the rounds, as the outer value `into`."""
 
     value: str
     into: str
@@ -135,7 +135,7 @@ def read_loop(graph: Graph, node: Node, infos: Mapping[str, ValueInfo]) -> Round
     trips, position = count[0], dims.opaque(body.inputs[0].name, 0)
     given = shapes.body_inputs(node, infos)
     given[0] = ValueInfo.of_content((position,), (), "int64")
-    # A counter is a whole number to which every round adds the same; its value is a formula of the round.
+    # A counter is an integer to which every round adds the same; its value is a formula of the round.
     guessed = list(given)
     for i in range(2, len(given)):
         if given[i].shape == () and (given[i].dtype or "").startswith("int"):
@@ -195,7 +195,7 @@ def _frame(node: Node, rounds: Rounds, position: Dim, own: set[str]) -> Frame | 
 
 
 def _runs_through(graph: Graph, node: Node, infos: Mapping[str, ValueInfo], rounds: Rounds, position: Dim) -> bool:
-    """Tell whether the loop runs as many rounds as it says at most, whatever its conditions."""
+    """Tell whether the loop always runs its largest number of rounds."""
     body, trips = rounds.body, rounds.trips
     # The first condition matters if there is at least one round, one in the body if there is another after it:
     # position <= trips - 2. The numbers it compares, as floats too, are exact up to 2**24 rounds.
@@ -213,7 +213,7 @@ def _runs_through(graph: Graph, node: Node, infos: Mapping[str, ValueInfo], roun
 
 @dataclass(frozen=True)
 class _Condition:
-    """Proves conditions: comparisons of dimensions, and what And and Not make of them.
+    """Proves conditions: comparisons of dimensions, combined by And and Not.
 
     `known` are dimensions of which it is given that they are not negative.
     """

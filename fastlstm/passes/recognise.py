@@ -62,7 +62,7 @@ def _with_bodies(
         loops = node.op in ("Loop", "Scan")
         given = shapes.body_inputs(node, infos) if loops else None
         if any(shapes.misfits(body, infos, given) for body in (v for v in node.attrs.values() if isinstance(v, Graph))):
-            continue  # what cannot run is no cell; running it says why
+            continue  # what cannot run is not a cell; running it says why
         layers = layer_of_loop(graph, node, infos, known, fresh) if loops else None
         if layers is not None:
             graph, infos = layers, None

@@ -27,16 +27,16 @@ RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
 
 def moves_ones_only(shape: Shape, perm: Sequence[int]) -> bool:
-    """Tell whether a Transpose changes nothing but the places of dimensions of size 1."""
+    """Tell whether a Transpose only moves dimensions of size 1."""
     order = [p for p in perm if shape[p] != 1]
     return order == sorted(order)
 
 
 def reshaped(scope: Scope, x: str, before: Shape, after: Shape, out: str) -> list[Node] | None:
-    """Return the plainest nodes that give `x` of shape `before` the shape `after` as `out`.
+    """Return the simplest nodes that give `x` of shape `before` the shape `after` as `out`.
 
     Identity, Squeeze or Unsqueeze with constant axes, Reshape with a constant target of numbers, 0 and at
-    most one -1, or Squeeze and Unsqueeze; None if the target cannot be said without computing it.
+    most one -1, or Squeeze and Unsqueeze; None if the target has to be computed.
     """
     if before == after:
         return [Node("Identity", (x,), (out,))]
@@ -120,7 +120,7 @@ def _is_reshape(scope: Scope, transpose: Node) -> bool:
 
 
 def _alike(scope: Scope, a: Node, b: Node) -> bool:
-    """Tell whether two reshapes of the same input say the same with constants."""
+    """Tell whether two reshapes of one input have the same constant target."""
     if a.op != b.op or scope.const(a.input(1)) is None:
         return False
     x, y = scope.const(a.input(1)), scope.const(b.input(1))

@@ -57,7 +57,7 @@ RANDOM = frozenset(
 class Budget:
     """How many bytes may still be folded into constants: in proportion to those that the model came with.
 
-    A limit on each result alone would not do: twenty steps that double it make a million times as much of it.
+    A limit on each result is not enough: twenty steps that double it make it a million times as large.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Budget:
         self.left = _BUDGET + _COPIES * _nbytes(graph)
 
     def take(self, size: int) -> bool:
-        """Use some of it up, if so much is left."""
+        """Spend some of it, if so much is left."""
         enough = size <= self.left
         self.left -= size if enough else 0
         return enough
@@ -97,7 +97,7 @@ class Names:
             self._collect(body)
 
     def fresh(self, hint: str) -> str:
-        """Return a name like `hint` that nothing else has."""
+        """Return a new name like `hint`."""
         while True:
             self._numbers[hint] += 1
             name = f"{hint}~{self._numbers[hint]}"
@@ -121,7 +121,7 @@ class Scope:
     transposes : dict of str to list of Node
         Those of them that transpose a value, by that value.
     order : dict of str to int
-        The place of the node that makes a value.
+        The position of the node that makes a value.
     uses : Counter
         How often each value is read.
     outputs : frozenset of str
@@ -129,7 +129,7 @@ class Scope:
     budget : Budget
         For constants, of the whole model.
     whole : dict of str to (array, array)
-        Of constants that were bytes: the whole numbers and the scale, which broadcasts over them.
+        Of constants that were bytes: the integers and the scale, which broadcasts over them.
     """
 
     constants: MutableMapping[str, Array]
@@ -160,7 +160,7 @@ class Scope:
         return self.constants.get(name) if name else None
 
     def numbers(self, name: str) -> list[int] | None:
-        """Return the elements of a small whole-number tensor if they are all known."""
+        """Return the elements of a small integer tensor if they are all known."""
         return self.info(name).numbers
 
     def maker(self, name: str, *ops: str) -> Node | None:
@@ -264,7 +264,7 @@ class _Sweep:
         return self.graph.replace(nodes=tuple(self.nodes), constants=self.own, outputs=outputs), self.changed
 
     def place(self, original: Node) -> None:
-        """Rewrite one node until no rule applies, and put what comes out in place."""
+        """Rewrite one node until no rule applies, and add the result to the graph."""
         waiting, steps = deque([original]), 0
         while waiting:
             node = renamed(waiting.popleft(), self.aliases)
@@ -311,7 +311,7 @@ class _Sweep:
         self.changed = True
 
     def repeats(self, node: Node) -> bool:
-        """Make the outputs of a node that computes what an earlier one does names for the earlier one's."""
+        """Make the outputs of a node that repeats an earlier one other names of the earlier one's."""
         if node.op in RANDOM or node.op == "Identity" or any(isinstance(v, Graph) for v in node.attrs.values()):
             return False
         key = (node.op, node.inputs, len(node.outputs), repr(sorted(node.attrs.items())))

@@ -112,10 +112,10 @@ def _fixpoint(
     skip: int,
     known: Infos,
 ) -> list[ValueInfo]:
-    """Weaken the infos of the states until one round of the body leaves them as they are.
+    """Weaken the infos of the states until one round of the body does not change them.
 
-    Of a body in which loops lie `DEEPEST_FOLLOWED` deep nothing is told: each level would be gone through several
-    times for each time of the level around it.
+    Nothing is inferred of a body in which loops are nested `DEEPEST_FOLLOWED` deep: each level would be inferred
+    several times for each time of the one around it.
     """
     if _loops_inside(body, DEEPEST_FOLLOWED):
         return [*before, *[UNKNOWN] * len(states), *after]
@@ -206,7 +206,7 @@ def _scan_inputs(node: Node, known: Infos) -> tuple[list[ValueInfo], list[ValueI
 
 
 def _stacked(info: ValueInfo, count: Dim, axis: int = 0) -> ValueInfo:
-    """Return the info of `count` values put side by side along a new axis."""
+    """Return the info of `count` values stacked along a new axis."""
     if info.shape is None:
         return ValueInfo(None, info.dtype)
     axis = axis % (len(info.shape) + 1)

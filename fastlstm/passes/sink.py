@@ -1,4 +1,4 @@
-"""Layout changes move towards the outputs, past everything that does not care, until they meet and cancel."""
+"""Layout changes move towards the outputs, past whatever does not depend on the layout, until they cancel."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def transpose_after_join(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def _seen_from_before(scope: Scope, node: Node, value: str, perm: Sequence[int], place: int) -> str | None:
-    """Return the value that a Transpose with `perm` would turn into `value`, if it costs nothing to have."""
+    """Return the value that a Transpose with `perm` turns into `value`, if it is free."""
     shape = scope.shape(value)
     if shape is None:
         return None

@@ -1,4 +1,4 @@
-"""Time steps taken apart and put together again, and sequences turned round."""
+"""Time steps split and joined again, and sequences reversed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Initial states and lengths of recurrent layers that say nothing become absent."""
+"""Initial states and lengths of recurrent layers that have no effect become absent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["absent_states", "broadcast_states"]
 def absent_states(scope: Scope, node: Node) -> list[Node] | None:
     """``LSTM(x, …, h_0=zeros, lengths=[T, T])``  →  ``LSTM(x, …)``.
 
-    Zeros are found however they are written (see `ValueInfo.fill`) and whatever batch was baked into them.
+    Zeros are found however they are written (see `ValueInfo.fill`), and for whatever batch size.
     Lengths count as absent if each of them is the time dimension of x; a mask, if it is True everywhere.
     """
     read = RecurrentInputs.of(node)

@@ -1,4 +1,4 @@
-"""Putting a recurrent layer in the place of the nodes that spell it out, and checking that it computes the same."""
+"""Replacing the nodes that spell out a recurrent layer by the layer, and checking that it computes the same."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ by what an exporter rounded (a sixth, 6e-8; two biases added), which a few steps
 
 
 class Additions:
-    """Nodes and constants that are going to be added to a graph.
+    """Nodes and constants to be added to a graph.
 
     Parameters
     ----------
     fresh : callable
-        Makes a name that nothing in the model has.
+        Makes a name that is new in the model.
     """
 
     def __init__(self, fresh: Callable[[str], str]) -> None:
@@ -171,7 +171,7 @@ def agree(
 ) -> bool:
     """Tell whether two graphs compute the same values `wanted` from random values `given`, in float64.
 
-    This is insurance: what does not pass is left as it was written. `sizes` are those of named dimensions that
+    This is insurance: what fails is left as it was written. `sizes` are those of named dimensions that
     have to fit one another; others are chosen.
     """
     parts = [_part(graph, set(given), wanted) for graph in (before, after)]
@@ -228,6 +228,6 @@ def _feeds(
         if not is_small(shape, MOST_ELEMENTS):
             return None
         array = random.standard_normal(shape) * scale
-        # Whole numbers are mostly positions in a table, which has at least two rows.
+        # Integers are mostly positions in a table, which has at least two rows.
         feeds[name] = array if info.dtype.startswith("float") else (array > 0).astype(info.dtype)
     return feeds

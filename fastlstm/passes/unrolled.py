@@ -1,6 +1,6 @@
 """Cells written out in a graph, once or once a time step, become recurrent layers.
 
-A cell whose states are its caller's business (one step, states in and out) becomes a layer over one time step;
+A cell whose states the caller keeps (one step, states in and out) becomes a layer over one time step;
 steps that hand their states on to one another, with the same weights, become one layer over all of them::
 
     h1 = cell(x0, h0)                          y, h_n = GRU(stack(x0, x1, x2), …, h0)

@@ -1,4 +1,4 @@
-"""Memory for a lowered program, and calls of it; it needs nothing of what lowered the program.
+"""Memory for a lowered program, and calls of it, independent of what lowered the program.
 
 A `Lowered` is a program for a number of batch rows in the words that kernels read, with addresses left open. `Instance`
 gives it memory in this process, fills the addresses in and runs it.
@@ -49,7 +49,7 @@ class Lowered(NamedTuple):
     kernels : sequence of (int, Kernel)
         The words that are a kernel's address.
     arrays : sequence of (int, array, int)
-        The words that are an address in an array, so many bytes behind its first element.
+        The words that are an address in an array: that many bytes past its first element.
     block : int
         The most time steps of a block.
     scratch, integers : int
@@ -73,12 +73,12 @@ class Lowered(NamedTuple):
 class Instance:
     """Slots, buffers and instructions for a fixed number of batch rows.
 
-    With `workers` over 1 a team runs what is long enough for that to pay.
+    With more than one of `workers`, a team runs what is long enough to gain from it.
     """
 
     def __init__(self, lowered: Lowered, workers: int = 1, steps: int = 0) -> None:
         self.lowered, self.workers, self.steps = lowered, workers, steps
-        self.batch = self.used = lowered.batch  # rows of the batch that there is memory for, and that run
+        self.batch = self.used = lowered.batch  # rows of the batch that memory is allocated for, and that run
         self.macs = lowered.macs
         self.busy = Busy()
         slots = lowered.slots
@@ -114,7 +114,7 @@ class Instance:
             frame[word] = value
 
     def _hire(self) -> None:
-        """Make a frame for each worker, and the crew's words."""
+        """Make a frame for each worker, and the words of the team's call."""
         self._team = team_of(self.workers)
         for worker, scratch in enumerate(self._scratch):
             frame = np.zeros(layout.FRAME_WORDS, np.int64)
@@ -127,7 +127,7 @@ class Instance:
 
     @property
     def target(self) -> Target:
-        """What its kernels are made for."""
+        """What its kernels are compiled for."""
         return self.lowered.target
 
     @property
@@ -137,7 +137,7 @@ class Instance:
 
     @property
     def frames(self) -> Sequence[Array]:
-        """The frame for one worker alone, and those of a crew's workers."""
+        """The frame for a run without a team, and those of a team's workers."""
         return self._frames
 
     def call(self, steps: int) -> tuple[int, int, int]:
@@ -149,7 +149,7 @@ class Instance:
         return self._address("team.lead"), address_of(self._crew), int(light)
 
     def functions(self) -> tuple[tuple[int, int], tuple[int, int, int] | None]:
-        """Return what `call` chooses from: the function and the first argument that run it alone, and with a team.
+        """Return what `call` chooses from: function and first argument of a run without a team, and of one with it.
 
         Behind those of the team is the address of the word that says whether it has been started.
         """
@@ -193,7 +193,7 @@ class Instance:
         return buffer[: self.batch * stride].reshape(self.batch, stride)
 
     def place(self, index: int, address: int, time: int, row: int) -> None:
-        """Point an "external" slot at memory that somebody else keeps."""
+        """Point an "external" slot at memory that the caller keeps alive."""
         self._table[index] = (address, time, row, 0)
 
     def bind(self, index: int, array: Array, time_axis: int | None, row_axis: int | None) -> None:
@@ -222,7 +222,7 @@ class Instance:
             busy.free = None
 
     def drive(self, steps: int, active: Array | None = None) -> int:
-        """Run as `run` does; for callers that have the program to themselves."""
+        """Run as `run` does, for a caller that owns the program."""
         if steps > self.steps:
             self._place_buffers(max(steps, min(2 * self.steps, 4096)))
         frame = self.frame
@@ -234,7 +234,7 @@ class Instance:
         return int(frame[layout.STATUS])
 
     def reserve(self, steps: int) -> None:
-        """Make room for `steps` time steps, so that a run over so many allocates nothing."""
+        """Allocate for `steps` time steps, so that a run over that many allocates nothing."""
         if steps > self.steps:
             self._place_buffers(steps)
 
@@ -243,7 +243,7 @@ class Instance:
         return address_of(self._table) + 8 * layout.SLOT_WORDS * index
 
     def place_row(self, index: int, address: int) -> None:
-        """Point a "row" slot at memory that belongs to somebody else."""
+        """Point a "row" slot at memory of another owner."""
         self._table[index, layout.SLOT_BASE] = address
 
     def nbytes(self) -> int:

@@ -1,8 +1,7 @@
-"""What kernels of a segment touch, worked out from an instruction's arguments, against the slots and arrays they get.
+"""Check mode: what an instruction of a segment accesses, held against its slots and arrays.
 
-In check mode a program asks `check` about every instruction when it is assembled, before anything runs. The table
-repeats what the docstrings of `fastlstm.kernels` say, on purpose from the arguments alone: builder and kernel have to
-agree on them.
+A program calls `check` for every instruction when it is assembled, before anything runs. The table repeats what the
+docstrings of `fastlstm.kernels` say, and uses the arguments alone: builder and kernel have to agree on them.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ both by the argument's name."""
 
 
 class BoundsError(AssertionError):
-    """An instruction would touch what does not belong to it: a bug of the engine, never of the caller."""
+    """An instruction would access memory out of its bounds: a bug of the engine, never of the caller."""
 
 
 def check(slots: Sequence[Slot], step: Instruction) -> None:
@@ -108,12 +107,12 @@ def _small(gates: int) -> Extent:
 
 
 def _vectors(*slots: str) -> Extent:
-    """Return the extent of a kernel that goes through rows of whole vectors."""
+    """Return the extent of a kernel that processes rows of whole vectors."""
     return lambda constants, args: (dict.fromkeys(slots, constants[0] * args.vectors), {})
 
 
 def _features(*slots: str) -> Extent:
-    """Return the extent of a kernel that goes through vectors of so many features."""
+    """Return the extent of a kernel that processes a number of features, vector by vector."""
     return lambda constants, args: (dict.fromkeys(slots, -(-args.features // constants[0]) * constants[0]), {})
 
 

@@ -69,7 +69,7 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
         Slot(s.name, s.kind, s.width, True) if s.kind == "time" and len(users.get(i, ())) <= 1 else s
         for i, s in enumerate(build.slots)
     ]
-    # Long blocks use each weight of a projection often; what stands in them need only come back from the L3 cache.
+    # Long blocks reuse each weight of a projection; their buffers need only fit into a share of the L3 cache.
     room = max(build.target.l2_bytes, build.target.l3_bytes // 16)
     stages = []
     for number in sorted({stage for stage, _, _ in build.steps}):

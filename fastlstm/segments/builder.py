@@ -1,4 +1,4 @@
-"""What collects the slots and kernel calls of a segment while its nodes are walked: see `build.py`."""
+"""Collects the slots and kernel calls of a segment while `build.py` walks its nodes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Builder:
     needs_step: str = ""
     kernels: dict[str, str] = field(default_factory=dict)  # first output of a node -> the kernel that computes it
     layer: str = ""  # the name of the node that is being walked
-    exact: set[int] = field(default_factory=set)  # slots whose makers write no lane behind the last feature
+    exact: set[int] = field(default_factory=set)  # slots that are written without padding lanes
 
     def slot(self, slot: Slot) -> int:
         """Add a slot; return its number."""
@@ -82,7 +82,7 @@ class Builder:
         return self.place[name]
 
     def read_padded(self, name: str, features: int) -> int:
-        """Return a slot whose rows whole vectors may be read from: the caller's arrays are copied."""
+        """Return a slot whose rows may be read in whole vectors; the caller's arrays are copied."""
         at = self.read(name, features)
         if self.slots[at].kind != "external":
             return at

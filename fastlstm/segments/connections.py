@@ -47,7 +47,7 @@ class Connections(NamedTuple):
     masks : tuple of (int, str, bool)
         Slot, value, whether it is read backwards.
     flat : bool
-        Whether all axes of the one input but its last are rows alike.
+        Whether all axes of the one input but the last are rows.
     tables : mapping of int to int
         Rows of the smallest table that the ids of a slot point into.
     """
@@ -76,5 +76,5 @@ def check_state(state: State, given: Array, batch: int) -> None:
 
 
 def axes_of(axes: str) -> tuple[int | None, int | None]:
-    """Return where time and batch stand in a value's axes, None where they do not."""
+    """Return the positions of time and batch among a value's axes, None if absent."""
     return (axes.index("T") if "T" in axes else None), (axes.index("B") if "B" in axes else None)

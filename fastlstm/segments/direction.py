@@ -1,4 +1,4 @@
-"""One direction of a recurrent layer, as its instructions are made."""
+"""One direction of a recurrent layer, while its instructions are made."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Direction:
     x, z, y, h, c, mask : int
         Slots: input, input's part of the gates, output, states, codes of the mask (-1: none).
     y_bytes, last_width : int
-        Where its outputs stand in a row, and how many lanes of their last vector are stored.
+        The offset of its outputs in a row, and how many lanes of their last vector are stored.
     """
 
     layer: Recurrent

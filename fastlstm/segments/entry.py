@@ -26,14 +26,14 @@ MOST_STAGED = 1 << 22  # elements of memory for values whose rows are sorted, or
 def stream_entry(
     connections: Connections, program: Instance, outputs: Sequence[str], steps: int, time_axis: bool, batch_axis: bool
 ) -> Call:
-    """Return a built-in that goes on from the states which `program` holds.
+    """Return a built-in that continues from the states in `program`.
 
     Parameters
     ----------
     outputs : sequence of str
         In the order in which they are returned.
     steps : int
-        Time steps of a call; 0 for as many as come.
+        Time steps of a call; 0 for any number.
     time_axis, batch_axis : bool
         Whether arrays have an axis for time, and one for batch rows; one of size 1 may be left out.
     """
@@ -60,7 +60,7 @@ def sequence_wiring(
 ) -> Wiring | None:
     """Return how a model's values connect to a program for whole sequences; None if not all of them do.
 
-    Where rows have to be sorted or ids widened, there is room for `steps` time steps.
+    If rows have to be sorted or ids widened, there is memory for `steps` time steps.
     """
     dtypes = {spec.name: spec.dtype for spec in inputs}
     given = {state.given for state in connections.states if state.given and state.given not in constants}
@@ -131,14 +131,14 @@ def _state(name: str, directions: int, batch: int, width: int) -> Value:
 
 
 def _as_declared(value: Value, spec: Port) -> Value | None:
-    """Return the value with the dtype that the model says, None if the entry does not read that."""
+    """Return the value with the dtype that the model declares, None if the entry does not read it."""
     if value.ids and spec.dtype in WHOLE_NUMBERS:
         return value._replace(dtype=WHOLE_NUMBERS[spec.dtype])
     return value if value.dtype == spec.dtype and len(value.shape) == len(spec.shape) else None
 
 
 def _steps_of(inputs: Sequence[Port], values: Sequence[Value]) -> int | None:
-    """Return the time steps if the model fixes them, 0 if not; None if it asks for what an entry does not check."""
+    """Return the time steps if the model fixes them, 0 if not; None if an entry cannot check them."""
     meaning: dict[str, int | None] = {}
     steps = 0 if any(None in value.shape for value in values) else 1
     for spec, value in zip(inputs, values, strict=True):
@@ -162,7 +162,7 @@ def _copies(
     outputs: Sequence[Value],
     constants: Mapping[str, Array],
 ) -> dict[str, Any]:
-    """Return what sets the states before a run, and what shows them afterwards."""
+    """Return the copies that set the states before a run, and those that return them afterwards."""
     number = {value.name: i for i, value in enumerate(inputs)}
     place = {value.name: i for i, value in enumerate(outputs)}
     before, after = [], []
@@ -183,7 +183,7 @@ def _copies(
 
 
 def _with_memory(connections: Connections, program: Instance, wiring: Wiring, steps: int) -> Wiring | None:
-    """Return the wiring with the memory that lengths, masks and narrow ids take; None if that were too much."""
+    """Return the wiring with the memory that lengths, masks and narrow ids take; None if that is too much."""
     rows = program.used
     number = {value.name: i for i, value in enumerate(wiring.inputs)}
 

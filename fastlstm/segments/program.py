@@ -36,7 +36,7 @@ class BoundProgram(Instance):
         self.program = program
         self.bodies: list[BoundProgram] = []  # programs inside this one
         self._tables: dict[int, Array] = {}
-        self._kept: list[Array] = []  # what is not lowered refers to it
+        self._kept: list[Array] = []  # referred to by what is not lowered
         prepare((Kernel(*one) for one in program.kernels(batch)), program.target)
         super().__init__(self._lower(batch), workers, steps)
 
@@ -89,7 +89,7 @@ class BoundProgram(Instance):
         return list(map(int, value)) if isinstance(value, tuple) else [int(value)]
 
     def _here(self, word: Word) -> int:
-        """Return a word of a table, whose addresses are those of this process."""
+        """Return a word of a table with this process's addresses."""
         if isinstance(word, Kernel):
             raise AssertionError("no table has kernels")
         if isinstance(word, int):
@@ -109,7 +109,7 @@ class BoundProgram(Instance):
 
     @property
     def relocatable(self) -> bool:
-        """Whether all that runs stands in words and constant data."""
+        """Whether the program consists of words and constant data alone."""
         return type(self) is BoundProgram and not (self.bodies or self._tables or self.program.scratch)
 
     def family(self) -> Iterator[BoundProgram]:
@@ -120,7 +120,7 @@ class BoundProgram(Instance):
 
     @property
     def complains(self) -> bool:
-        """Whether it has instructions that may find an index without anything to point to."""
+        """Whether it has instructions that may meet an index out of range."""
         return any(step.kernel in ("movement.embed", "whole.gather") for step in self.program.instructions)
 
     def buffers(self) -> Mapping[str, Array]:

@@ -57,7 +57,7 @@ def _step(build: Builder, one: Direction, kernel: str, options: tuple[Any, ...],
 
 
 def _shared(one: Direction, weights: Array, panels: int, last_width: int) -> tuple[Any, ...]:
-    """Return the arguments with which all recurrences begin."""
+    """Return the arguments that all recurrences share."""
     return (
         one.z, one.y, one.y_bytes, one.size, weights, panels, last_width, one.h, one.c, one.reverse, one.mask,
     )  # fmt: skip

@@ -43,7 +43,7 @@ def recurrent(build: Builder, node: Node) -> None:
     rest = size - (panels_of(size, lanes) - 1) * lanes
     gates = panels_of(layer.hidden_size, lanes) * lanes * layer.gates
     for d, name in enumerate(layer.directions):
-        # Even stages run onwards, odd ones backwards.
+        # Even stages run forwards in time, odd ones backwards.
         mine = build.stage[x]
         if mine == LAST_STAGE or (mine % 2 == 1) != (name == "reverse"):
             mine += 1
@@ -51,7 +51,7 @@ def recurrent(build: Builder, node: Node) -> None:
         h_slot, c_slot = _states(build, layer, d, size)
         one = Direction(
             layer, d, w_ih[d], w_hh[d], bias[d], _activations(layer, d), x_slot, z_slot, y_slot, h_slot, c_slot,
-            # One direction's last vector may spill only where no other direction's outputs stand.
+            # One direction's last vector may not overwrite another direction's outputs.
             _mask(build, layer, d), 4 * d * size, rest if count > 1 else lanes,
         )  # fmt: skip
         _emit(build, one, mine)
@@ -60,7 +60,7 @@ def recurrent(build: Builder, node: Node) -> None:
 
 
 def _emit(build: Builder, one: Direction, stage: int) -> None:
-    """Emit a direction's projection and recurrence, and what a small layer runs in their place for one row."""
+    """Emit a direction's projection and recurrence, and a small layer's alternative for one row."""
     constants, target = build.graph.constants, build.target
     scale = constants.get(one.layer.inputs.w_ih_scale)
     scales = None if scale is None else gate_rows(scale[one.d], one.gates, target.lanes)

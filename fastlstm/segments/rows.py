@@ -1,4 +1,4 @@
-"""Operators on rows of features: what each says of its values' axes, when it has a kernel, and its instructions.
+"""Operators on rows of features: the axes of its values, when it has a kernel, and its instructions.
 
 `ROWS` has one entry an operator: the planner (`fastlstm.plan`) asks it which nodes a segment may hold, and `build.py`
 has it emit them. Recurrent layers are built by `recurrent.py`.

@@ -1,4 +1,4 @@
-"""A segment: recurrent layers and what stands around them, as stages of kernel calls.
+"""A segment: recurrent layers and the operators around them, as stages of kernel calls.
 
 A stage passes over the time steps block by block: all its layers for one block, then the next block, so that
 what flows between layers stays in the cache. A reverse direction needs a stage of its own; values that cross
@@ -52,7 +52,7 @@ class Segment:
     flat: bool = False  # one input and one output, all whose axes but the last are rows alike
     _programs: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)  # by rows
     _shared: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)  # for up to so many
-    _met: set[int] = field(default_factory=set, repr=False, compare=False)  # numbers of rows that came once
+    _met: set[int] = field(default_factory=set, repr=False, compare=False)  # numbers of rows that were seen once
 
     def __repr__(self) -> str:
         steps = list(self.program.instructions)
@@ -73,17 +73,17 @@ class Segment:
         return Connections(self.inputs, self.outputs, self.states, self.lengths, self.masks, self.flat, tables)
 
     def bound(self, batch: int, before: Sequence[Stage] = (), after: Sequence[Stage] = ()) -> BoundProgram:
-        """Return a bound program of one's own for `batch` rows, with more stages before and after the segment's."""
+        """Return a new bound program for `batch` rows, with more stages before and after the segment's."""
         stages = (*before, *self.program.stages, *after)
         return BoundProgram(replace(self.program, stages=stages), batch, self.workers(batch))
 
     def least_bytes(self, batch: int) -> int:
-        """Return what a program for `batch` rows takes at least: one time step of every buffer, and its scratch."""
+        """Return the least memory of a program for `batch` rows: one time step of every buffer, and its scratch."""
         strides = [slot.stride for slot in self.program.slots if slot.kind in ("time", "row")]
         return batch * (4 * sum(strides) + 8 * 6 * max(strides, default=1))
 
     def bound_for_sequences(self, batch: int) -> BoundProgram:
-        """Return a program for whole sequences of `batch` rows, divided among workers as they divide best."""
+        """Return a program for whole sequences of `batch` rows, divided among workers in the best way."""
         kind = SplitProgram if self.splits(batch) else BoundProgram
         return kind(self.program, batch, self.workers(batch))
 
@@ -92,7 +92,7 @@ class Segment:
         return self._programs.get(batch, ())
 
     def _take(self, batch: int) -> BoundProgram:
-        """Return a program whose flag is taken; who calls puts that back."""
+        """Return a program whose flag is set; the caller clears it."""
         exact = self.flat or self.splits(batch) or _room(batch) == batch or self._comes_again(batch)
         rows = batch if exact else _room(batch)
         kept = (self._programs if exact else self._shared).setdefault(rows, [])
@@ -111,7 +111,7 @@ class Segment:
         return program
 
     def _comes_again(self, batch: int) -> bool:
-        """Whether a number of rows gets programs of its own: the second time it comes, if few have any."""
+        """Whether a number of rows gets programs of its own: when it is seen again, if few have any."""
         if batch in self._programs:
             return True
         if batch in self._met and len(self._programs) < MOST_SIZES:
@@ -122,17 +122,17 @@ class Segment:
         return False
 
     def splits(self, batch: int) -> bool:
-        """Whether workers take rows of the batch for whole sequences, and not hidden units of every step."""
+        """Whether workers divide the batch's rows, rather than the hidden units of every step."""
         recurrent = [i for i in self.program.instructions if i.recurrent]
         largest = max(recurrent, key=lambda i: i.macs, default=None)
         panels, narrow = (1, False) if largest is None else (largest.panels, largest.quantised > 0)
         return not self.lengths and worth_splitting(batch, panels, self.workers(batch), narrow)
 
     def workers(self, batch: int) -> int:
-        """Return how many threads pay off: every time step is a phase that takes all of them."""
+        """Return how many threads are worth using: all of them meet at every time step."""
         if not team.available():
             return 1
-        # What a multiply-add takes goes down with the bytes of its weight.
+        # Multiply-adds get cheaper with fewer bytes a weight.
         recurrent = [min(i.macs, i.weight_bytes // 4) for i in self.program.instructions if i.recurrent]
         return max(1, min(self.threads, batch * min(recurrent, default=0) // WORTH_A_WORKER))
 
@@ -164,7 +164,7 @@ class Segment:
         return result
 
     def _run_flat(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        """Run over all rows of one value as if they were time steps: their number may be any."""
+        """Run over all rows of one value as if they were time steps, however many."""
         ((name, (_, axes, features)),) = self.inputs.items()
         ((shown, _),) = self.outputs.items()
         array = np.asarray(values[name])
@@ -187,7 +187,7 @@ class Segment:
         order: Array | None = None,
         out: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
-        """Run `program`, which the caller has to itself, from the states it holds; return the outputs."""
+        """Run `program`, which the caller owns, from the states it holds; return the outputs."""
         result: dict[str, Array] = {}
         held = []  # the arrays that slots point to while the program runs
         for name, (slot, axes, _) in self.inputs.items():
@@ -241,7 +241,7 @@ class Segment:
         lengths = np.asarray(values[self.lengths])
         if lengths.shape != (batch,) or lengths.dtype.kind not in "iu":
             raise InputError(
-                f"'{self.lengths}' should hold one whole number a batch row, shape [{batch}]; "
+                f"'{self.lengths}' should hold one integer a batch row, shape [{batch}]; "
                 f"got {lengths.dtype}{list(lengths.shape)}."
             )
         if batch and (int(lengths.min()) < 0 or int(lengths.max()) > steps):
@@ -302,7 +302,7 @@ class Segment:
 
 
 def _room(batch: int) -> int:
-    """Return the rows that a program for `batch` rows has room for: few numbers, so that few programs are kept.
+    """Return the rows that a program for `batch` rows allocates: few different numbers, so that few programs are kept.
 
     Up to an eighth more; below 16 exactly as many, where kernels are chosen by their number.
     """

@@ -64,7 +64,7 @@ def fits(layer: Recurrent, bits: int) -> bool:
 
 
 def passes_of(units: int, target: Target) -> Passes:
-    """Return the division that needs the least time: long passes, and few."""
+    """Return the fastest division: few, long passes."""
     lanes = target.lanes
     panels, rest = divmod(units, lanes)
     tail = -(-rest * 4 // lanes)
@@ -113,7 +113,7 @@ def _parts(weight: Array, passes: Passes) -> list[Array]:
 
 
 def projection(one: Direction, target: Target) -> tuple[Instruction, ...]:
-    """Return the input projection for one row: none where the recurrence does it."""
+    """Return the input projection for one row, None if the recurrence computes it."""
     k = one.w_ih.shape[1]
     if k <= MOST_INPUTS:
         return ()

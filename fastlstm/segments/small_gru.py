@@ -1,4 +1,4 @@
-"""GRUs and plain RNNs of few hidden units, one batch row: what runs instead, and its weights.
+"""GRUs and plain RNNs of few hidden units, one batch row: their kernels and weights.
 
 See `small.py` for why. Their input projections are those of the general kernels.
 """

@@ -1,9 +1,9 @@
-"""A program whose batch is divided among the workers.
+"""A program whose batch is divided among workers.
 
 Workers usually share the hidden units of every layer. Where those do not divide well (seven panels among two
 workers) and there are rows enough, each worker takes some of the batch's rows instead, through the whole program:
-rows do not depend on each other, so the workers need not meet. What a row's result is does not depend on the rows
-beside it.
+rows do not depend on each other, so the workers need not wait for each other, and a row's result does not depend on the
+rows beside it.
 """
 
 from __future__ import annotations

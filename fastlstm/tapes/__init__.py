@@ -1,9 +1,9 @@
 """Tapes: operators outside segments as kernel calls, recorded for inputs of one shape (see `tape.py`).
 
 Every operator that has kernels is one function here, from arrays of known sizes to instructions. It takes the
-`Recorder`, the node and a `Value` for each input (None where one is absent). It returns those of the outputs, or
-None if the node has to be run by `fastlstm.operators`, which is the case whenever element types, ranks or parameters
-are not those that a kernel takes. Whether it returns None never depends on the sizes.
+`Recorder`, the node and a `Value` for each input (None where one is absent). It returns the values of the outputs, or
+None if no kernel takes such element types, ranks or parameters: `fastlstm.operators` then runs the node. Whether it
+returns None never depends on sizes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["EMITTERS", "HEAVY", "Emitter"]
 
 
 def _either(first: Emitter, second: Emitter) -> Emitter:
-    """Return the function that asks a second one where the first has no kernel."""
+    """Return a function that tries one, then the other."""
 
     def emit(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
         made = first(rec, node, operands)

@@ -1,4 +1,4 @@
-"""The tapes of a model: found by the shapes of the inputs, recorded when a shape comes for the first time."""
+"""The tapes of a model: looked up by the shapes of the inputs, recorded when a shape is first seen."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PASSING = frozenset(
 
 
 def steering(graph: Graph) -> tuple[str, ...]:
-    """Return the inputs that do nothing but choose branches, such as a sample rate: single integers or flags."""
+    """Return the inputs that only choose branches, such as a sample rate: single integers or flags."""
     choosing = []
     for spec in graph.inputs:
         small = all(size == 1 for size in spec.shape) and spec.dtype[:3] in ("int", "uin", "boo")
@@ -43,7 +43,7 @@ def steering(graph: Graph) -> tuple[str, ...]:
 
 
 def _only_chooses(graph: Graph, name: str, depth: int = 0) -> bool:
-    """Whether a value reaches the conditions of If nodes and nothing else."""
+    """Whether a value is used by conditions of If nodes alone."""
     readers = [n for n in graph.nodes if name in n.inputs or name in outer_values(n)]
     if depth > 20 or any(spec.name == name for spec in graph.outputs):
         return False
@@ -68,7 +68,7 @@ class Taped(Runner, Protocol):
 
 
 class Tapes:
-    """Runs a runner's graph by tapes. May be used by several threads at a time.
+    """Runs a runner's graph by tapes; several threads may use it at a time.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class Tapes:
     make : callable
         Makes the runner of another graph, for so many threads.
     steers : bool
-        Whether inputs may steer.
+        Whether inputs that only choose branches become constants.
     """
 
     def __init__(self, runner: Runner, make: Callable[[Graph, int], Taped], steers: bool) -> None:
@@ -89,7 +89,7 @@ class Tapes:
         self.useful = whole and (bool(self._steering) or _has_kernels(runner))
 
     def run(self, inputs: Mapping[str, Any]) -> list[Any] | None:
-        """Return the outputs, or None if the inputs are not for tapes: they hold nothing, or are no arrays."""
+        """Return the outputs, or None if the inputs are not for tapes: empty, or not arrays."""
         arrays = list(inputs.values())
         if not all(isinstance(a, np.ndarray) and a.size for a in arrays):
             return None
@@ -149,7 +149,7 @@ class Tapes:
         return self, _key(list(inputs.values())), tuple(inputs)
 
     def take(self, key: Hashable) -> Tape | None:
-        """Return a tape to oneself, until `give`; None if there is none that nobody uses."""
+        """Return a tape for this caller alone, until `give`; None if none is free."""
         for tape in self._kept.get(key, ()):
             try:
                 del tape.busy.free
@@ -168,7 +168,7 @@ class Tapes:
         return self._record(inputs)
 
     def _note(self, changed: SizesChangedError) -> None:
-        """Note a loop whose rounds differ from call to call: it is run as it comes from now on."""
+        """Note a loop whose number of rounds changes from call to call: from now on it is not recorded."""
         if changed.loop:
             self._packed[changed.loop] = True
 
@@ -184,7 +184,7 @@ class Tapes:
         return executor, {name: a for name, a in inputs.items() if name not in fixed}
 
     def forget(self, key: Hashable, tape: Tape, changed: SizesChangedError) -> None:
-        """Drop a tape that would not do what a new recording does."""
+        """Drop a tape that no longer does what a new recording would."""
         kept = dict(self._kept)
         kept[key] = [other for other in kept.get(key, ()) if other is not tape]
         self._kept = kept
@@ -201,7 +201,7 @@ class Tapes:
 
 
 def give(tape: Tape) -> None:
-    """Give a tape back that `Tapes.take` returned."""
+    """Return a tape that `Tapes.take` lent."""
     tape.busy.free = None
 
 

@@ -1,4 +1,4 @@
-"""Convolutions over one or two axes, straight and transposed.
+"""Convolutions over one or two axes, and transposed ones.
 
 A transposed convolution of stride s is s convolutions of stride 1 an axis, one for each remainder of an output
 position by s: it has the taps that reach such positions.
@@ -143,7 +143,7 @@ class _Remainder:
 
 
 def _by_remainder(size: int, kernel: int, stride: int, dilation: int, pad: int, length: int) -> list[_Remainder]:
-    # Output o is the sum of taps k times x[(o + pad - k * dilation) / stride], where that is a whole number.
+    # Output o is the sum of taps k times x[(o + pad - k * dilation) / stride], where that is an integer.
     found = []
     reached = {r: [k for k in range(kernel) if (r + pad - k * dilation) % stride == 0] for r in range(stride)}
     shifts = {r: [(r + pad - k * dilation) // stride for k in taps] for r, taps in reached.items()}
@@ -197,7 +197,7 @@ def _emit(
     height = whole[0].outputs
 
     def emit(images: int, lines: int, most: int, place_of: Callable[[int, slice, int, int], Array], done: Done) -> None:
-        """Emit what computes lines up to `most`, so many of at most so many images at a time."""
+        """Emit the computation of lines up to `most`, some lines of some images at a time."""
         for which, planes in laid_out(rec, _images(rec.padded(x)), whole, images):
             for first in range(0, most, lines):
                 for number, (axes, some, _) in enumerate(parts):
@@ -252,7 +252,7 @@ def _order(images: int, axes: Axes, weights: _Weights, lanes: int) -> tuple[bool
 
 
 def _vectors(positions: int, lanes: int) -> int:
-    """Return how many vectors of positions make a panel, so that few hold nothing."""
+    """Return how many vectors of positions make a panel, so that little of it is padding."""
     needed = panels_of(positions, lanes)
     if needed <= MOST_VECTORS:
         return needed
@@ -275,7 +275,7 @@ def _packed(rec: Recorder, weights: _Weights, lanes: int, vectors: int) -> Array
 def _lines(planes: Planes, target: Array) -> tuple[int, int, int, int, int, int, int, int]:
     """Return lines and pitch of the input, sizes of the output and its strides by image, channel, line and element.
 
-    Where lines follow one another without a gap in both they are one.
+    Lines that are contiguous in both are merged into one.
     """
     height, width = target.shape[2:]
     by_image, by_channel, by_line, by_element = target.strides

@@ -1,4 +1,4 @@
-"""A tape as a Python built-in: inputs are copied in, outputs out, if all between is one native call."""
+"""A tape as a Python built-in, where all of it is one native call: inputs are copied in, outputs out."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def steered_entry(tape: Tape, inputs: Sequence[TensorSpec], fixed: Mapping[str, 
 
 
 def only_program(tape: Tape) -> Recorded | None:
-    """Return the one native call that a tape is, None if it is more."""
+    """Return the native call that is the whole tape, None if there are several."""
     step = tape.steps[0] if len(tape.steps) == 1 else None
     return step if isinstance(step, Recorded) else None
 
 
 def is_plain(array: Any) -> bool:
-    """Whether an entry can copy a value as the bytes that it is."""
+    """Whether an entry can copy a value byte for byte."""
     return isinstance(array, np.ndarray) and array.flags.c_contiguous and array.dtype == np.dtype(array.dtype.char)
 
 

@@ -19,13 +19,13 @@ MOST_PARTS = 512  # copies that one gather or scatter is made of
 
 
 def _known(operands: Sequence[Value | None]) -> bool:
-    """Whether the first value moves and everything else is fixed."""
+    """Whether everything but the first value is fixed."""
     first, *rest = operands
     return first is not None and first.is_float and first.padded and all(c is None or c.fixed for c in rest)
 
 
 def _view(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
-    """Let NumPy make the view; where it had to copy, copy in an instruction."""
+    """Make the view that NumPy makes; where NumPy copies, emit a copy."""
     x = operands[0]
     if x is None or not isinstance(x.array, np.ndarray) or any(c is not None and not c.fixed for c in operands[1:]):
         return None

@@ -75,9 +75,9 @@ def _pool(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[V
 
 
 def _counts(axis: Window, after: int | None, lanes: int) -> Array:
-    """Return how many elements of each window count along an axis, as floats and whole vectors.
+    """Return how many elements of each window count along an axis, as floats padded to whole vectors.
 
-    Those of the padding count too if it is said how many there are behind.
+    Padding counts too where the number of elements behind the input is given.
     """
     places = np.arange(axis.outputs)[:, None] * axis.stride + np.arange(axis.taps) * axis.dilation
     end = axis.before + axis.size

@@ -87,7 +87,7 @@ class Recorder:
     _scratch: list[Array] = field(default_factory=list)
 
     def memory(self, shape: Sequence[int]) -> Value:
-        """Return room for a float32 array that nothing else uses while the array is needed."""
+        """Return memory for a float32 array, which nothing else uses while the array is needed."""
         count = math.prod(shape)
         if count > MAX_ELEMENTS:
             raise NotLoweredError(
@@ -111,7 +111,7 @@ class Recorder:
         return fresh
 
     def release(self, flat: Array) -> None:
-        """Take memory back that no value lies in any more; not at once, see `again`."""
+        """Take back memory that no value uses any more; not at once, see `again`."""
         self._released[-1].append(flat)
 
     def node_done(self) -> None:
@@ -148,7 +148,7 @@ class Recorder:
         return words
 
     def absorb(self, value: Value, low: float = -np.inf, high: float = np.inf, slopes: Array | None = None) -> bool:
-        """Let what writes a value put it between two bounds, and multiply what is negative by a slope a channel.
+        """Have the instructions that write a value clip it, and scale what is negative by a slope for each channel.
 
         Returns
         -------
@@ -178,7 +178,7 @@ class Recorder:
         return found.again
 
     def replaced(self, value: Value) -> None:
-        """Take back the instructions that make a value, now that others do."""
+        """Remove the instructions that make a value, now that others do."""
         found = self._finishes.pop(id(value))
         del self.pending[found.first : found.last]
 
@@ -242,7 +242,7 @@ class Recorder:
 
 
 def axis_of(axis: Any, rank: int) -> int:
-    """Return an axis counted from the front; ValueError if there is none of that number."""
+    """Return an axis counted from the front; ValueError if it does not exist."""
     if not -rank <= int(axis) < rank:
         raise ValueError(f"there is no axis {axis} among {rank}")
     return int(axis) % rank

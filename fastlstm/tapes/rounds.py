@@ -1,13 +1,12 @@
 """Loop and Scan on a tape: the body is recorded once and runs round by round.
 
-What every round needs anew lies at addresses of its own: the round's number, the states, the slices of scanned
-values. A round copies its slices, runs the body, puts what it collects in its place and hands the states on. Where
-all of that are instructions, the whole loop is one instruction of the tape around it (`fastlstm.kernels.rounds`);
-else Python goes round by round, over steps that are recorded all the same.
+The round's number, the states and the slices of scanned values have memory of the body's own. A round copies its
+slices, runs the body, stores what it collects and hands the states on. If all of that is instructions, the whole loop
+is one instruction of the tape around it (`fastlstm.kernels.rounds`); otherwise Python runs the recorded steps round by
+round.
 
-How many rounds there are is found out while recording. A body that decides by itself is held against that number in
-every run; where it decides otherwise, `SizesChangedError` makes `fastlstm.tapes.by_shape` record anew, and from then on
-the loop is run as it comes.
+The number of rounds is found while recording. Where the body decides it, every run checks that it is the same; if
+not, `SizesChangedError` makes `fastlstm.tapes.by_shape` record anew, this time without the loop.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def record_rounds(
 
 
 def _begun(outer: Recordings, runner: Runner, node: Node, operands: Sequence[Value | None]) -> _Loop | None:
-    """Return the loop with room for what its body reads; None if it makes no round, or reads what cannot be moved."""
+    """Return the loop with memory for what its body reads; None if it runs no round, or reads what cannot be copied."""
     inner = outer.inner(runner.body(node.attrs["body"]))
     number = aligned_zeros(1, np.int64)
     inner.rec.written.append(number)
@@ -143,7 +142,7 @@ def _begun(outer: Recordings, runner: Runner, node: Node, operands: Sequence[Val
 
 
 def _expect(outer: Recordings, node: Node, value: Value) -> int:
-    """Return a number that decides how many rounds there are; in every run it has to be the same."""
+    """Return a number that decides how many rounds there are; every run checks that it is the same."""
     if value.fixed:
         return int(value.array.reshape(-1)[0])
     outer.needs_python(f"{node.op} '{node.name or node.output(0)}', whose data decide how often it runs,")
@@ -159,7 +158,7 @@ def _expect(outer: Recordings, node: Node, value: Value) -> int:
 
 
 def _in_front(outer: Recordings, value: Value, axis: int, turned: bool) -> Array | None:
-    """Return a scanned value with its axis in front, in memory that stays; None if it cannot be moved by kernels."""
+    """Return a scanned value with its axis in front, in memory that stays; None if kernels cannot copy it."""
     if not value.array.ndim or not -value.array.ndim <= axis < value.array.ndim:
         return None
     array = outer.rec.padded(value) if value.is_float else value.array
@@ -175,7 +174,7 @@ def _movable(array: Array) -> bool:
 
 
 def _words(array: Array) -> Array:
-    """Return a value that can be moved as words of 32 bits."""
+    """Return a value as words of 32 bits, to be copied."""
     return array if array.dtype == np.float32 else array.reshape(-1).view(np.float32)
 
 
@@ -220,7 +219,7 @@ def _finished(loop: _Loop) -> list[Value] | None:
 
 
 def _steady(outer: Recordings, initial: Value) -> Array:
-    """Return an initial value as words in memory that stays."""
+    """Return an initial value as words in memory that is kept."""
     if initial.is_float:
         return outer.rec.padded(initial)
     array = initial.array
@@ -265,7 +264,7 @@ def _hand_on(loop: _Loop) -> None:
 
 
 def _counted(loop: _Loop, steps: Sequence[Callable[[], None]]) -> int:
-    """Run the rounds after the first, and return how many there are; with that known beforehand, run none."""
+    """Run the rounds after the first and return how many there are; run none if that is known."""
     if loop.decision is None and loop.most is not None:
         return _allowed(loop.most)
     loop.outer.needs_python(f"{loop.node.op} '{loop.node.name}', whose body decides how often it runs,")

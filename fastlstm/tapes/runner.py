@@ -1,4 +1,4 @@
-"""What tapes ask of the executor whose graph they record; and rounds of the recording that they are part of."""
+"""What tapes need of the executor whose graph they record, and loops of the recording that they are part of."""
 
 from __future__ import annotations
 
@@ -68,16 +68,16 @@ class Recordings(Protocol):
         """Return a recording for the body of a loop, with memory of its own."""
 
     def graph(self, runner: Runner, values: dict[str, Value]) -> list[Value]:
-        """Follow a graph's parts, and return the values of its outputs."""
+        """Record a graph's parts, and return the values of its outputs."""
 
     def hold(self, operands: Sequence[Value]) -> None:
         """Keep the memory of values for the tape's whole life."""
 
     def needs_python(self, what: str) -> None:
-        """Refuse what runs in Python where there is none."""
+        """Refuse what runs in Python where there is no Python."""
 
     def flush(self) -> None:
-        """Run the instructions that have gathered, and make them a step."""
+        """Run the pending instructions, and make them a step."""
 
     def program(self, instructions: Sequence[Instruction]) -> Program:
         """Return the program of instructions that run once each."""

@@ -1,4 +1,4 @@
-"""Tapes and what they are made of: values that lie in memory, steps that run, complaints about what came otherwise."""
+"""Tapes and what they are made of: values in memory, steps that run, errors where a run differs from the recording."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Value:
     fixed : bool
         Whether it is the same in every run: it depends on sizes, constants and nothing else.
     padded : bool
-        Whether it lies in memory of the tape: float32, whole vectors may be read behind its end.
+        Whether it lies in memory of the tape: float32, whole vectors may be read past its end.
     shared : bool
         Whether it is a constant of the graph, whose packed forms serve all tapes.
     sole : bool
-        Whether one node reads it and nothing else does.
+        Whether a single node reads it, and nothing else.
     """
 
     array: Any
@@ -123,26 +123,26 @@ class Tape:
         self.nbytes = 0
 
     def run(self, inputs: Sequence[Any]) -> list[Any]:
-        """Run for inputs of the recorded shape; raises `SizesChangedError` if the sizes inside turn out others."""
+        """Run for inputs of the recorded shape; SizesChangedError if sizes inside differ from those recorded."""
         for target, array in zip(self.inputs, inputs, strict=True):
             np.copyto(target, array)
         self.play()
         return self.results()
 
     def play(self) -> None:
-        """Run on what lies in `inputs`; the outputs then lie in theirs, until the tape runs again."""
+        """Run on what `inputs` hold; the outputs stay in their memory until the tape runs again."""
         for step in self.steps:
             step()
         self.check()
 
     def watch(self, other: Tape) -> None:
-        """Let another tape complain about what this one does."""
+        """Have another tape check what this one watches."""
         other.watched += self.watched
         other.flags += self.flags
         other.reusable &= self.reusable
 
     def check(self) -> None:
-        """Complain if a loop has decided otherwise than recorded, or an index had nothing to point to."""
+        """Raise an error if a loop ran another number of rounds than recorded, or an index was out of range."""
         for flag, loop in self.flags:
             if flag[0]:
                 for other, _ in self.flags:

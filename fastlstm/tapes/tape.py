@@ -1,10 +1,10 @@
-"""Tapes: what a model with more than recurrent layers does for inputs of one shape, as kernel calls in a row.
+"""Tapes: a model with more than recurrent layers as a list of kernel calls, for inputs of one shape.
 
 With the sizes of all inputs known, the sizes of everything else are, and whatever depends on sizes alone is a
 constant. A `Tape` is recorded while the model runs for inputs of a shape for the first time: operators that have
 kernels (`EMITTERS`) become instructions with fixed addresses, segments become one instruction, everything else
-becomes a call of `fastlstm.operators`. Run again, a tape does no more than that. Stretches of instructions are one
-native call each.
+becomes a call of `fastlstm.operators`. Running a tape does nothing else. Consecutive instructions
+are one native call.
 
 The kernels and their order are the same whether a tape is kept or recorded anew for every call, so the bits are.
 """
@@ -73,7 +73,7 @@ class Recording:
         return value
 
     def _integers(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Value:
-        """Return room for an array of another type than float32."""
+        """Return memory for an array of another type than float32."""
         array = aligned_zeros(shape, dtype)
         self.rec.written.append(memory_of(array))
         return Value(array, fixed=False)
@@ -111,7 +111,7 @@ class Recording:
             self.rec.release(self.owned.pop(key))
 
     def _reclaim(self) -> None:
-        """Take back what the last part used for itself alone."""
+        """Release what only the last part used."""
         for flat in self.rec.taken():
             if self.readers.get(id(flat)):
                 self.owned[id(flat)] = flat
@@ -152,11 +152,11 @@ class Recording:
     def _rounds(
         self, runner: Runner, node: Node, operands: Sequence[Value | None], values: dict[str, Value]
     ) -> list[Value] | None:
-        """Return the outputs of a loop that was recorded, None if it has to be run as it comes."""
+        """Return the outputs of a loop that was recorded, None if it cannot be."""
         try:
             return record_rounds(self, runner, node, operands, values)
         except (InputError, NotLoweredError, SizesChangedError):
-            return None  # of what its body says to values that are not computed yet nothing is taken for granted
+            return None  # errors of a body that has not run on real values yet mean nothing
 
     def _emitted(self, node: Node, operands: Sequence[Value | None]) -> dict[str, Value] | None:
         """Return the outputs of a node whose instructions were added, None if it has none."""
@@ -327,7 +327,7 @@ class Recording:
         return made
 
     def needs_python(self, what: str) -> None:
-        """Refuse what runs in Python where there is none.
+        """Refuse what runs in Python where there is no Python.
 
         Raises
         ------
@@ -341,7 +341,7 @@ class Recording:
             )
 
     def flush(self) -> None:
-        """Run the instructions that have gathered, and make them a step."""
+        """Run the pending instructions, and make them a step."""
         if not self.rec.pending:
             return
         instructions = self.rec.flushed()

@@ -1,4 +1,4 @@
-"""Whole numbers and truth values: what decides about rounds, picks rows and masks values."""
+"""Integers and booleans: what decides how many rounds run, picks rows and masks values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COMPARISONS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal")
 _LOGIC = ("And", "Or", "Xor", "Not")
 
 
-def _tight(rec: Recorder, value: Value) -> Array | None:
+def _contiguous(rec: Recorder, value: Value) -> Array | None:
     """Return a value's memory without gaps, None if it has some."""
     if not isinstance(value.array, np.ndarray) or value.array.dtype.name not in KINDS:
         return None
@@ -38,7 +38,7 @@ def _tight(rec: Recorder, value: Value) -> Array | None:
 
 
 def _made(rec: Recorder, shape: Sequence[int], dtype: Any) -> Value:
-    """Return memory for a result that is no float."""
+    """Return memory for a result that is not float32."""
     array = aligned_zeros(tuple(shape), dtype)
     rec.written.append(memory_of(array))
     return Value(array, fixed=False)
@@ -46,7 +46,7 @@ def _made(rec: Recorder, shape: Sequence[int], dtype: Any) -> Value:
 
 def _elementwise(rec: Recorder, name: str, a: Value, b: Value, dtype: Any) -> list[Value] | None:
     """Emit an operation on two values of one shape, or of which one is a single number."""
-    left, right = _tight(rec, a), _tight(rec, b)
+    left, right = _contiguous(rec, a), _contiguous(rec, b)
     shape = np.broadcast_shapes(a.array.shape, b.array.shape)
     if left is None or right is None or not all(v.shape == shape or v.size == 1 for v in (left, right)):
         return None
@@ -63,7 +63,7 @@ def _elementwise(rec: Recorder, name: str, a: Value, b: Value, dtype: Any) -> li
 
 
 def _whole(operands: Sequence[Value | None], *also: str) -> bool:
-    """Whether all values are arrays of one type: whole numbers that the kernel knows, or a type named."""
+    """Whether all values are arrays of one type: integers that the kernel knows, or a type named."""
     types = {getattr(c.array, "dtype", np.dtype("O")).name for c in operands if c is not None}
     return None not in operands and len(types) == 1 and types <= {"int8", "uint8", "int32", "int64", *also}
 
@@ -97,7 +97,7 @@ def _cast(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[V
     if target == x.array.dtype and (not x.is_float or x.padded):
         return [Value(x.array, fixed=False, padded=x.padded)]
     if target.name not in KINDS or (x.is_float and target != np.bool_):
-        return None  # what a float past the range of whole numbers becomes is NumPy's business
+        return None  # NumPy decides what a float beyond the integers' range becomes
     return _elementwise(rec, "Cast", x, x, target)
 
 
@@ -122,11 +122,11 @@ def _where(rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> list
 
 
 def _gather(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
-    """Pick slices by indices that only the run knows."""
+    """Pick slices by indices that are computed at run time."""
     x, index = operands[0], operands[1]
     if x is None or index is None or not x.is_float or index.fixed or index.array.dtype.name not in ("int32", "int64"):
         return None
-    places = _tight(rec, index)
+    places = _contiguous(rec, index)
     axis = axis_of(node.attrs.get("axis", 0), x.array.ndim)
     rest = (*x.array.shape[:axis], *x.array.shape[axis + 1 :])
     if places is None or not x.array.shape[axis]:
@@ -168,7 +168,7 @@ def _reduce(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
     """Reduce the first or the last axes: a mask out of features, a count of steps."""
     x, axes = [*operands, None][:2]
     found = reduction(node, x, axes) if x is not None and _whole([x], "bool") else None
-    source = None if x is None or found is None else _tight(rec, x)
+    source = None if x is None or found is None else _contiguous(rec, x)
     if source is None or found is None or not source.size:
         return None
     which, shape = found
@@ -190,7 +190,7 @@ def _running_sum(rec: Recorder, node: Node, operands: Sequence[Value | None]) ->
     x, along = operands[:2]
     if x is None or along is None or not along.fixed or not _whole([x]) or x.array.ndim == 0:
         return None
-    source, axis = _tight(rec, x), axis_of(along.array.reshape(-1)[0], x.array.ndim)
+    source, axis = _contiguous(rec, x), axis_of(along.array.reshape(-1)[0], x.array.ndim)
     if source is None or not source.size or node.attrs.get("exclusive", 0) or node.attrs.get("reverse", 0):
         return None
     count, size = source.shape[axis], source.itemsize

@@ -33,7 +33,7 @@ def normal(*shape: int) -> np.ndarray:
 
 
 def ints(*numbers: int) -> np.ndarray:
-    """Return a tensor of whole numbers."""
+    """Return a tensor of integers."""
     return np.array(numbers, np.int64)
 
 

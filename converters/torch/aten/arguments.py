@@ -1,4 +1,4 @@
-"""The arguments of one aten call: whoever asks for one says what it has to be, and is told if it is not."""
+"""The arguments of one aten call: each is asked for by kind, and another kind is an error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CallArguments:
         return default if value is None else value
 
     def items(self, name: str, default: Any = None) -> list[Any]:
-        """Return the items of a list; a single value is one of one item."""
+        """Return the items of a list; a single value counts as a list of one."""
         value = self.get(name, default)
         self.expect(value is not None, f"'{name}' is missing")
         return value if isinstance(value, list) else [value]

@@ -24,7 +24,7 @@ def _loop(graph: AtenGraph, c: Arguments) -> list[str]:
 
 
 def _body(graph: AtenGraph, body: LoopBody) -> object:
-    """Build the body's graph: it reads values around it by their names, so all names are of one pool."""
+    """Build the body's graph: it reads outer values by name, so names are unique across both graphs."""
     inner = GraphBuilder("loop")
     inner.share_names(graph.builder)
     with graph.within(inner, replace(graph.program, calls=body.calls, outputs=body.results)):

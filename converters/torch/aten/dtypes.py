@@ -1,4 +1,4 @@
-"""What dtype each aten operation gives. Numbers that are no tensors count as Python's do."""
+"""What dtype each aten operation gives. Numbers that are not tensors count as in Python."""
 
 from __future__ import annotations
 

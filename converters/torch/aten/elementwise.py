@@ -58,7 +58,7 @@ def _unary(op: str, attrs: Mapping[str, Any]) -> Handler:
         want = c.out().dtype
         if op == "Not" and want != "bool":
             raise c.unsupported(f"it negates the bits of {want}; supported: bool")
-        value = graph.operand(c.get("self"), want)  # the square root of whole numbers is a float
+        value = graph.operand(c.get("self"), want)  # the square root of integers is a float
         return graph.builder.node(op, value, **attrs)
 
     return handler
@@ -264,7 +264,7 @@ def _reduce(name: str) -> Handler:
 
 
 def _extreme(name: str) -> Handler:
-    """Max and min over everything, or along one axis with their places."""
+    """Max and min over all elements, or along one axis with their indices."""
     suffix = name.capitalize()
 
     def handler(graph: AtenGraph, c: Arguments) -> list[str]:

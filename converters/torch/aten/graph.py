@@ -1,7 +1,7 @@
 """Exported programs become graphs: each aten operation is added as the nodes that mean the same.
 
-`AtenGraph` keeps what the handlers of operations share: which graph value stands for which tensor or whole
-number of the program, casts, and shapes. Sizes known only at run time are int64 values of one element.
+`AtenGraph` keeps what the handlers of operations share: which graph value stands for which tensor or
+integer of the program, casts, and shapes. Sizes known only at run time are int64 values of one element.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastlstm.converters.torch.aten.graph import Arguments, AtenGraph, Handler
+from fastlstm.converters.torch.aten.permutations import PERMUTATIONS, Permutation
 from fastlstm.converters.torch.program import SymInt, Tensor
 
 __all__ = ["HANDLERS"]
@@ -42,34 +43,12 @@ def _reshape(graph: AtenGraph, c: Arguments) -> str:
     return graph.builder.node("Reshape", c.value("self"), graph.sizes(shape))
 
 
-def _permute(graph: AtenGraph, c: Arguments) -> str:
-    return graph.builder.node("Transpose", c.value("self"), perm=c.axes("dims"))
+def _permuted(permutation: Permutation) -> Handler:
+    def handler(graph: AtenGraph, c: Arguments) -> str:
+        perm = permutation(c, c.rank("self"))
+        return graph.builder.node("Transpose", c.value("self"), perm=perm) if len(perm) > 1 else c.value("self")
 
-
-def _transpose(graph: AtenGraph, c: Arguments) -> str:
-    perm = list(range(c.rank("self")))
-    a, b = c.axis("dim0"), c.axis("dim1")
-    if not perm:
-        return c.value("self")
-    perm[a], perm[b] = perm[b], perm[a]
-    return graph.builder.node("Transpose", c.value("self"), perm=perm)
-
-
-def _turned(graph: AtenGraph, c: Arguments) -> str:
-    """The last two axes change places."""
-    perm = list(range(c.rank("self")))
-    perm = [*perm[:-2], *perm[:-3:-1]]
-    return graph.builder.node("Transpose", c.value("self"), perm=perm) if len(perm) > 1 else c.value("self")
-
-
-def _movedim(graph: AtenGraph, c: Arguments) -> str:
-    rank = c.rank("self")
-    source, destination = c.axes("source"), c.axes("destination")
-    c.expect(len(source) == len(destination), "as many axes should come from somewhere as go somewhere")
-    perm = [axis for axis in range(rank) if axis not in source]
-    for to, axis in sorted(zip(destination, source, strict=True)):
-        perm.insert(to, axis)
-    return graph.builder.node("Transpose", c.value("self"), perm=perm)
+    return handler
 
 
 def _squeeze(graph: AtenGraph, c: Arguments) -> str:
@@ -108,7 +87,7 @@ def _repeat(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _repeat_interleave(graph: AtenGraph, c: Arguments) -> str:
-    """Each place along an axis so many times in a row."""
+    """Repeat each element along an axis."""
     builder, value, repeats, rank = graph.builder, c.value("self"), c.integer("repeats"), c.rank("self")
     if c.get("dim") is None or repeats < 1:
         raise c.unsupported("supported: a number of repeats along an axis")
@@ -197,14 +176,14 @@ def _gather(graph: AtenGraph, c: Arguments) -> str:
 
 
 def _index(graph: AtenGraph, c: Arguments) -> str:
-    """x[a], x[:, a] and x[a, b] with whole numbers."""
+    """x[a], x[:, a] and x[a, b] with integers."""
     given = {axis: index for axis, index in enumerate(c.items("indices")) if index is not None}
     indices = {axis: index for axis, index in given.items() if isinstance(index, Tensor)}
     c.expect(indices == given, "'indices' should be tensors")
     places = list(indices)
     metas = [graph.meta(index.name) for index in indices.values()]
     if any(meta.dtype == "bool" for meta in metas):
-        raise c.unsupported("picking by a mask gives a size that is not known; supported: whole numbers")
+        raise c.unsupported("picking by a mask gives a size that is not known; supported: integers")
     if len(places) == 1:
         return graph.builder.node("Gather", c.value("self"), graph.value(indices[places[0]]), axis=places[0])
     if places != list(range(len(places))) or len({meta.shape for meta in metas}) != 1:
@@ -304,19 +283,16 @@ _PLAIN: Mapping[str, Handler] = {
     "gather": _gather,
     "index_select": _index_select,
     "lift_fresh_copy": _same,
-    "mT": _turned,
     "new_full": _filled(None),
     "new_ones": _filled(1),
     "new_zeros": _filled(0),
     "ones": _filled(1),
     "ones_like": _filled_like(1),
     "pad": _pad,
-    "permute": _permute,
     "repeat": _repeat,
     "reshape": _reshape,
     "scalar_tensor": _scalar_tensor,
     "stack": _stack,
-    "t": _turned,
     "tril": _triangle(0),
     "triu": _triangle(1),
     "unsqueeze": _unsqueeze,
@@ -336,13 +312,14 @@ _PLAIN: Mapping[str, Handler] = {
 
 HANDLERS: dict[str, Handler] = {
     **{f"aten.{name}.default": handler for name, handler in _PLAIN.items()},
+    **{f"aten.{name}.default": _permuted(PERMUTATIONS[name]) for name in ("mT", "permute", "t")},
+    **dict.fromkeys(["aten.movedim.int", "aten.movedim.intlist"], _permuted(PERMUTATIONS["movedim"])),
+    "aten.transpose.int": _permuted(PERMUTATIONS["transpose"]),
     **{f"_operator.{name}": _arithmetic(op) for name, op in _ARITHMETIC.items()},
     "aten.arange.start": _arange,
     "aten.arange.start_step": _arange,
     "aten.flatten.using_ints": _reshape,
     "aten.index.Tensor": _index,
-    "aten.movedim.int": _movedim,
-    "aten.movedim.intlist": _movedim,
     "aten.select.int": _select,
     "aten.slice.Tensor": _slice,
     "aten.split.Tensor": _split,
@@ -350,7 +327,6 @@ HANDLERS: dict[str, Handler] = {
     "aten.squeeze.dim": _squeeze,
     "aten.squeeze.dims": _squeeze,
     "aten.sym_size.int": _size_of,
-    "aten.transpose.int": _transpose,
     "aten.repeat_interleave.self_int": _repeat_interleave,
     "aten.unbind.int": _unbind,
     "aten.unflatten.int": _reshape,

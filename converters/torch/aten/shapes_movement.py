@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from fastlstm.converters.torch.aten.permutations import PERMUTATIONS, Permutation
 from fastlstm.converters.torch.aten.shapes_call import CallShapes, Rule, Shape, UnknownShapeError, broadcast, first
 from fastlstm.converters.torch.aten.shapes_view import view
 from fastlstm.converters.torch.program import SymInt, Tensor
@@ -17,33 +18,12 @@ _PARTS = 1 << 16
 """More tensors are not made of one."""
 
 
-def _permute(_z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = c.shape("self")
-    axes = c.axes_of(len(shape), "dims")
-    c.expect(sorted(axes) == list(range(len(shape))), f"'dims' should be all axes once; got {axes}")
-    return [[shape[axis] for axis in axes]]
+def _permuted(permutation: Permutation) -> Rule:
+    def rule(_z: Sizes, c: CallShapes) -> list[Shape]:
+        shape = c.shape("self")
+        return [[shape[axis] for axis in permutation(c, len(shape))]]
 
-
-def _transpose(_z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = list(c.shape("self", least=1))
-    a, b = c.axis_of(len(shape), "dim0"), c.axis_of(len(shape), "dim1")
-    shape[a], shape[b] = shape[b], shape[a]
-    return [shape]
-
-
-def _turned(_z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = c.shape("self")
-    return [[*shape[:-2], *shape[:-3:-1]]]
-
-
-def _movedim(_z: Sizes, c: CallShapes) -> list[Shape]:
-    shape = c.shape("self")
-    source, destination = c.axes_of(len(shape), "source"), c.axes_of(len(shape), "destination")
-    c.expect(len(source) == len(destination), "as many axes should come from somewhere as go somewhere")
-    order = [axis for axis in range(len(shape)) if axis not in source]
-    for to, axis in sorted(zip(destination, source, strict=True)):
-        order.insert(to, axis)
-    return [[shape[axis] for axis in order]]
+    return rule
 
 
 def _squeeze(z: Sizes, c: CallShapes) -> list[Shape]:
@@ -284,12 +264,12 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["chunk", "split", "split_with_sizes"], _split),
     **dict.fromkeys(["cat", "concat"], _cat),
     **dict.fromkeys(["pad", "constant_pad_nd"], _pad),
-    **dict.fromkeys(["t", "mT"], _turned),
+    **{name: _permuted(permutation) for name, permutation in PERMUTATIONS.items()},
     "arange": _arange, "expand": _expand, "flatten": _flatten, "gather": _gather, "index": _index,
-    "index_select": _index_select, "movedim": _movedim, "narrow": _narrow, "one_hot": _one_hot, "permute": _permute,
+    "index_select": _index_select, "narrow": _narrow, "one_hot": _one_hot,
     "repeat": _repeat, "repeat_interleave": _repeat_interleave, "reshape": view("shape"),
     "scalar_tensor": lambda _z, _c: [[]], "select": _select, "slice": _slice,
-    "squeeze": _squeeze, "stack": _stack, "transpose": _transpose, "unbind": _unbind, "unflatten": _unflatten,
+    "squeeze": _squeeze, "stack": _stack, "unbind": _unbind, "unflatten": _unflatten,
     "unsqueeze": _unsqueeze,
 }  # fmt: skip
 """Rules by the operation's name without its overload."""

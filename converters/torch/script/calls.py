@@ -19,10 +19,10 @@ import numpy.typing as npt
 from fastlstm.converters.torch.aten.dtypes import results
 from fastlstm.converters.torch.aten.schemas import SCHEMAS, SYNONYMS, bind
 from fastlstm.converters.torch.aten.shapes import RULES, CallShapes, UnknownShapeError
-from fastlstm.converters.torch.free_axes import CALCULATED
 from fastlstm.converters.torch.pickles import StoredTensor
 from fastlstm.converters.torch.program import Call, Program, SymInt, Tensor, TensorMeta
 from fastlstm.converters.torch.script.sizes import MismatchError, TrackedSizes
+from fastlstm.converters.torch.size_calls import SizeCalls
 from fastlstm.converters.torch.sizes import Size
 from fastlstm.errors import UnsupportedError
 
@@ -67,8 +67,8 @@ class Recorder:
     def __init__(self, z: TrackedSizes, budget: Budget) -> None:
         self.z = z
         self.budget = budget
-        self.divides_whole_numbers = False
-        """Whether the quotient of whole numbers is one, as before PyTorch 1.6."""
+        self.divides_integers = False
+        """Whether the quotient of integers is one, as before PyTorch 1.6."""
         self.depth = 0
         """How many loops the program is in."""
         self.calls: list[Call] = []
@@ -78,8 +78,8 @@ class Recorder:
         self.sources: dict[str, frozenset[str]] = {}
         self._looked_at: list[frozenset[str]] = []
         self._numbers: dict[str, Size] = {}
-        self._asked: dict[int, str] = {}
-        self._read: dict[int, tuple[Tensor, int]] = {}
+        self._sizes = SizeCalls(z, self._holder, self._add_number)
+        self._read: dict[int, tuple[str, int]] = {}
         self._count = 0
 
     def tensor(self, name: str, dtype: str, shape: Sequence[Size], sources: frozenset[str]) -> Tensor:
@@ -107,7 +107,7 @@ class Recorder:
         size = shape[axis]
         if not size.is_open:
             return size.value
-        self._read.setdefault(id(size), (tensor, axis % len(shape)))
+        self._read.setdefault(id(size.root), (tensor.name, axis % len(shape)))
         return size
 
     def _shape_of(self, tensor: Any) -> list[Size]:
@@ -170,8 +170,8 @@ class Recorder:
         ]
         kinds = [(self.dtypes[tensor], len(self.shapes[tensor])) for tensor in tensors]
         sources = frozenset().union(*(self.sources[tensor] for tensor in tensors))
-        if self.divides_whole_numbers and canonical == "div" and not any("float" in dtype for dtype, _ in kinds):
-            raise UnsupportedError("Dividing whole numbers as PyTorch before 1.6 did is not supported.")
+        if self.divides_integers and canonical == "div" and not any("float" in dtype for dtype, _ in kinds):
+            raise UnsupportedError("Dividing integers as PyTorch before 1.6 did is not supported.")
         self._check(canonical, kinds, tensors, sources)
         shapes = self._shapes_of(canonical, Call(target, arguments, ()), tensors)
         dtypes = results(canonical, raw, kinds, len(shapes))
@@ -204,7 +204,7 @@ class Recorder:
     ) -> None:
         """Ask inputs for dtypes that an operation needs."""
         if name in ("embedding", "embedding_bag") and "int" not in kinds[1][0]:
-            raise MismatchError(f"aten.{name}: its indices should be whole numbers", self.sources[tensors[1]])
+            raise MismatchError(f"aten.{name}: its indices should be integers", self.sources[tensors[1]])
         for tensor, (dtype, rank) in zip(tensors, kinds, strict=True) if name in _FLOAT_ONLY else ():
             if "float" not in dtype:
                 raise MismatchError(f"aten.{name}: it works on floats", self.sources[tensor])
@@ -217,7 +217,7 @@ class Recorder:
         if name == "index" and len({rank for _, rank in kinds[1:]}) > 1:
             raise MismatchError("aten.index: its indices should have as many axes as one another", sources)
         if name in ("index", "gather", "index_select") and any("float" in dtype for dtype, _ in kinds[1:]):
-            raise MismatchError(f"aten.{name}: its indices should be whole numbers", sources)
+            raise MismatchError(f"aten.{name}: its indices should be integers", sources)
 
     def argument(self, size: Size) -> SymInt | int:
         """Return a size as a number of the program."""
@@ -232,13 +232,13 @@ class Recorder:
     @contextlib.contextmanager
     def inside(self) -> Iterator[list[Call]]:
         """Collect the calls of a loop's body in a list of their own; numbers that are read there stay there."""
-        kept, asked = self.calls, dict(self._asked)
+        kept, asked = self.calls, dict(self._sizes.asked)
         self.calls = []
         self.depth += 1
         try:
             yield self.calls
         finally:
-            self.calls, self._asked = kept, asked
+            self.calls, self._sizes.asked = kept, asked
             self.depth -= 1
 
     def round_number(self) -> str:
@@ -248,7 +248,7 @@ class Recorder:
     def round_size(self, name: str) -> Size:
         """Return the number of a round: nothing may depend on what it is."""
         size = self.z.made_up(name)
-        self._asked[id(size)] = name
+        self._sizes.asked[id(size)] = name
         self._numbers[name] = size
         return size
 
@@ -265,39 +265,22 @@ class Recorder:
 
     def _number(self, size: Size) -> SymInt | int:
         """Return a size as a number of the program; adds the calls that read or calculate it."""
-        if not size.is_open:
-            return size.value
-        if id(size) in self._asked:
-            return SymInt(self._asked[id(size)])
-        holder = self._read.get(id(size)) or self._read.get(id(size.root)) or self._holder(size)
-        if holder is not None:
-            call = ("aten.sym_size.int", {"self": holder[0], "dim": holder[1]})
-        else:
-            root = size.root
-            if len(root.parts) > 2:  # one after the other
-                root = Size(root.value, root.kind, (root.parts[0], self._rest(root)))
-            operands = [self._number(part) for part in root.parts]
-            operands += [root.number] if len(operands) == 1 else []
-            if root.kind not in CALCULATED or len(operands) != 2:
-                raise UnsupportedError(f"The size '{size}' is calculated in a way that is not supported.")
-            call = (f"_operator.{CALCULATED[root.kind]}", dict(zip("ab", operands, strict=True)))
+        number = self._sizes.number(size)
+        if number is None:
+            raise UnsupportedError(f"The size '{size}' is calculated in a way that is not supported.")
+        return number
+
+    def _add_number(self, size: Size, target: str, arguments: dict[str, object]) -> str:
         name = self._fresh("size")
-        self._asked[id(size)] = name
         self._numbers[name] = size
-        self._add(Call(call[0], call[1], (name,)))
-        return SymInt(name)
+        self._add(Call(target, arguments, (name,)))
+        return name
 
-    def _rest(self, size: Size) -> Size:
-        """Return a product or sum without its first part."""
-        rest = list(size.parts[1:])
-        return self.z.product(rest) if size.kind == "product" else self.z.sum(rest)
-
-    def _holder(self, size: Size) -> tuple[Tensor, int] | None:
-        for name, shape in self.shapes.items():
-            for axis, other in enumerate(shape):
-                if other.root is size.root:
-                    return Tensor(name), axis
-        return None
+    def _holder(self, size: Size) -> tuple[str, int] | None:
+        if id(size) in self._read:
+            return self._read[id(size)]
+        places = ((name, axis) for name, shape in self.shapes.items() for axis, s in enumerate(shape) if s.root is size)
+        return next(places, None)
 
     def trimmed(self, tensor: Tensor, lengths: Tensor, axis: int) -> Tensor:
         """Return a tensor up to the longest of the lengths along an axis of time."""

@@ -78,7 +78,7 @@ def _sort(run: Run, tensor: Any, *settings: Any, **keywords: Any) -> Any:
 def _check_lengths(run: Run, lengths: Tensor) -> None:
     recorder = run.recorder
     if recorder.rank(lengths) != 1 or "int" not in recorder.dtypes[lengths.name]:
-        raise MismatchError("lengths should be whole numbers [batch]", recorder.sources[lengths.name])
+        raise MismatchError("lengths should be integers [batch]", recorder.sources[lengths.name])
 
 
 def _index_select(run: Run, tensor: Any, axis: int, index: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Quantised operators become float32 arithmetic on whole numbers, which has kernels and rounds nothing.
+"""Quantised operators become float32 arithmetic on integers, which has kernels and rounds nothing.
 
-A float32 holds every whole number up to 2**24. The products of 8-bit values with 8-bit weights stay below that if a
+A float32 holds every integer up to 2**24. The products of 8-bit values with 8-bit weights stay below that if a
 column's weights are not too many, which is known when their values are; then sums in float32 are those in integers, bit
-for bit. What multiplies by a scale or rounds to the nearest whole number does the same in the same order.
+for bit. What multiplies by a scale or rounds to the nearest integer does the same in the same order.
 """
 
 from __future__ import annotations
@@ -277,7 +277,7 @@ def quantised_product(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def plain_sum(scope: Scope, node: Node) -> list[Node] | None:
-    """``Cast(Cast(x))`` from float32 to integers and back, of whole numbers that fit them  →  ``x``."""
+    """``Cast(Cast(x))`` from float32 to integers and back, of integers that fit them  →  ``x``."""
     inner = scope.maker(node.input(0), "Cast")
     if inner is None or scope.infer(node)[0].dtype != "float32" or scope.info(inner.input(0)).dtype != "float32":
         return None
@@ -296,7 +296,7 @@ def plain_sum(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def _whole(scope: Scope, name: str) -> bool:
-    """Whether a value is a sum of a rounded one and whole numbers."""
+    """Whether a value is a sum of a rounded one and integers."""
     maker = scope.maker(name)
     if maker is None:
         array = scope.const(name)
@@ -321,7 +321,7 @@ def _exact(scope: Scope, node: Node) -> bool:
 
 
 def _byte(scope: Scope, name: str, around_zero: bool = False) -> bool:
-    """Whether a float value holds whole numbers of eight bits, or such less their zero point."""
+    """Whether a float value holds integers of eight bits, or such less their zero point."""
     maker, array = scope.maker(name), scope.const(name)
     if array is not None:
         return bool(np.all(array == np.rint(array)) and np.all(array >= -128) and np.all(array <= 255))
