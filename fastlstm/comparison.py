@@ -46,9 +46,9 @@ ATOL, RTOL = 1e-5, 1e-4
 """What float32 engines that sum in different orders stay within, for outputs of order one."""
 
 NOISE = 1 / 32
-"""What the root mean square of an output's differences may be, as a share of its standard deviation, where a model rounds
-its data to bytes: 30 decibels. Two models with three and one bidirectional layers of 8-bit weights differ from onnxruntime
-by 1/130 and 1/150; with two gates in each other's place they would differ by a fifth and more."""
+"""What the root mean square of an output's differences may be, as a share of its standard deviation, where a model
+rounds its data to bytes: 30 decibels. Two models with three and one bidirectional layers of 8-bit weights differ from
+onnxruntime by 1/130 and 1/150; with two gates in each other's place a small one differs by a fifth."""
 
 SIZES = ((2, 12), (1, 7), (3, 20), (1, 1), (1, 64), (2, 400), (1, 576), (2, 1600))
 """Batch and time sizes that `compare_runs` tries in this order; some models take only long inputs, or one row."""

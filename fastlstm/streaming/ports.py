@@ -77,7 +77,7 @@ def fits(shape: tuple[Any, ...], got: tuple[int, ...]) -> bool:
 
 
 def with_ones(array: Array, shape: tuple[Any, ...]) -> Array:
-    """Return an array with the axes of size 1 that a shape has in front of its own, if it is of that shape otherwise."""
+    """Return an array with the axes of size 1 that a shape begins with, if those are all that it lacks."""
     missing = len(shape) - array.ndim
     if missing > 0 and set(shape[:missing]) == {1} and array.ndim and fits(shape[missing:], array.shape):
         return array.reshape((1,) * missing + array.shape)
