@@ -43,7 +43,7 @@ from fastlstm.graph import Graph, TensorSpec, is_narrow
 from fastlstm.graph_json import from_json, parse_json, to_json
 from fastlstm.graph_json import tensors as graph_tensors
 from fastlstm.memory import memory_of
-from fastlstm.opening import Content, content_of, open_model
+from fastlstm.opening import Content, content_of, open_model, refuse_pointer
 from fastlstm.version import __version__
 
 __all__ = ["FORMAT_VERSION", "GoldenSample", "Source", "StoredModel", "read", "read_content", "release", "write"]
@@ -296,6 +296,7 @@ def _replace_file(
 def _read_header(path: Path, content: Content) -> tuple[dict[str, Any], int]:
     """Return the parsed safetensors header and where the tensors begin, after checking sizes against the file's."""
     size = len(content)
+    refuse_pointer(path, bytes(content[:64]))
     if size < 9:
         raise FileFormatError(f"{path} is truncated: {size} bytes are too few for a .fastlstm file.")
     length = int(struct.unpack("<Q", content[:8])[0])

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from fastlstm.errors import FileFormatError
 
-__all__ = ["MAPPED_BYTES", "Content", "content_of", "digest_of", "open_model"]
+__all__ = ["MAPPED_BYTES", "Content", "content_of", "digest_of", "open_model", "refuse_pointer"]
 
 Content = bytes | mmap.mmap
 MAPPED_BYTES = 1 << 20
@@ -36,6 +36,15 @@ def open_model(path: str | os.PathLike[str]) -> BinaryIO:
         return descriptor
 
     return open(path, "rb", opener=regular)
+
+
+def refuse_pointer(path: str | os.PathLike[str], start: bytes) -> None:
+    """FileFormatError if a file begins as Git LFS writes what it leaves in a file's place."""
+    if start.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise FileFormatError(
+            f"'{os.fspath(path)}' is a Git LFS pointer, a few lines of text that stand for the model. Run "
+            "'git lfs pull' where it was cloned."
+        )
 
 
 def digest_of(file: BinaryIO) -> str:

@@ -29,11 +29,14 @@ from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, outer_values
 from fastlstm.limits import SUM_LIMIT, largest_sums, value_limit
 
-__all__ = ["PRECISIONS", "layer_name", "precisions", "quantise", "quantised_rows"]
+__all__ = ["PRECISIONS", "layer_name", "precisions", "quantise", "quantised_rows", "rounds_as_it_runs"]
 
 Array = npt.NDArray[Any]
 
 PRECISIONS = ("float32", "int16", "int8")
+
+ROUNDING_OPS = ("DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "QuantizeLinear")
+"""Operators that round data to bytes."""
 
 SMALL = {"LSTM": 47, "GRU": 47, "RNN": 79, "Dense": 40}
 """Layers of up to so many units stay float32: quantising the rows costs there what narrow weights gain. Measured
@@ -123,6 +126,11 @@ def precisions(graph: Graph) -> dict[str, str]:
         if narrow:
             found[layer_name(node)] = f"int{8 * min(graph.constants[name].dtype.itemsize for name in narrow)}"
     return found
+
+
+def rounds_as_it_runs(graph: Graph) -> bool:
+    """Return whether a model rounds its data to a few bits at run time: in layers with narrow weights, or by nodes."""
+    return bool(precisions(graph)) or any(node.op in ROUNDING_OPS for node in graph.nodes)
 
 
 def _objection(node: Node, constants: Mapping[str, Array]) -> str:

@@ -84,7 +84,10 @@ def _quantized_lstm(node: OnnxNode, scope: Scope) -> None:
     at = next(i for i, made in enumerate(scope.nodes) if made.op == "LSTM" and made.name == node.name)
     scope.nodes[at] = _narrow(scope.nodes[at], scales, scope)
     if RecurrentInputs.of(scope.nodes[at]).w_ih_scale:
-        scope.note(f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights meet 16-bit inputs, not 8-bit ones.")
+        scope.note(
+            f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights meet inputs that are rounded to 14 bits and outputs "
+            "of its own that are rounded to 8, each row by itself; onnxruntime rounds both to 8."
+        )
     else:
         scope.note(f"DynamicQuantizeLSTM '{node.name}': its 8-bit weights were turned into float32.")
 

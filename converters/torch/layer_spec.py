@@ -110,6 +110,10 @@ def parse_layers(text: str) -> list[Step]:
     InputError
         If a step is not of the grammar, a word is unknown, or it takes no such numbers or module.
     """
+    if not isinstance(text, str):
+        raise InputError(
+            f"layers should be a text of steps, such as 'lstm | last | linear'; got {type(text).__name__}."
+        )
     steps = [_parse_step(part.strip()) for part in text.split("|")]
     if any(step.word == "embedding" for step in steps[1:]):
         raise InputError("layers: 'embedding' turns integers into features, so it can only stand at the start.")

@@ -15,8 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fastlstm.errors import FileFormatError, InputError, UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph
+from fastlstm.opening import refuse_pointer
 
 __all__ = ["FORMATS", "load_graph"]
 
@@ -45,8 +46,6 @@ FORMATS: Mapping[str, str] = MappingProxyType(
     }
 )
 """File name endings and the modules that read them."""
-
-_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
@@ -86,7 +85,8 @@ def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
         )
     if not Path(path).exists():  # before a package is asked for
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
-    _refuse_pointer(path)
+    with open(path, "rb") as file:
+        refuse_pointer(path, file.read(64))
     load = importlib.import_module(f"fastlstm.converters.{FORMATS[suffix]}").load
     known = [name for name, p in inspect.signature(load).parameters.items() if p.kind == p.KEYWORD_ONLY]
     known += [name for name in list(inspect.signature(load).parameters)[1:] if name not in known]
@@ -96,13 +96,3 @@ def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
             raise InputError(f"Reading a {suffix} file has no option '{name}'; it {takes}.")
     graph: Graph = load(path, **options)
     return graph
-
-
-def _refuse_pointer(path: str | os.PathLike[str]) -> None:
-    with open(path, "rb") as file:
-        start = file.read(len(_POINTER))
-    if start == _POINTER:
-        raise FileFormatError(
-            f"'{os.fspath(path)}' is a Git LFS pointer, a few lines of text that stand for the model. Run "
-            "'git lfs pull' where it was cloned."
-        )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from fastlstm.errors import InputError
 
-__all__ = ["Port", "by_name", "check_frames", "check_out", "checked_state", "fits", "frames_text"]
+__all__ = ["Port", "by_name", "check_frames", "check_out", "checked_state", "fits", "frames_text", "with_ones"]
 
 Array = npt.NDArray[Any]
 _KINDS = {
@@ -74,6 +74,14 @@ def fits(shape: tuple[Any, ...], got: tuple[int, ...]) -> bool:
     return len(shape) == len(got) and all(
         size is None or size == "n" or size == n for size, n in zip(shape, got, strict=True)
     )
+
+
+def with_ones(array: Array, shape: tuple[Any, ...]) -> Array:
+    """Return an array with the axes of size 1 that a shape begins with, if those are all that it lacks."""
+    missing = len(shape) - array.ndim
+    if missing > 0 and set(shape[:missing]) == {1} and array.ndim and fits(shape[missing:], array.shape):
+        return array.reshape((1,) * missing + array.shape)
+    return array
 
 
 def check_frames(what: str, port: Port, array: Array, shapes: list[tuple[Any, ...]]) -> None:

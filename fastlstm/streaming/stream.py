@@ -15,7 +15,7 @@ from fastlstm.errors import InputError
 from fastlstm.foreign import as_array, with_tensors
 from fastlstm.native import Call, never
 from fastlstm.streaming.engines import GraphRun, Streamed
-from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, frames_text
+from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, fits, frames_text, with_ones
 
 __all__ = ["Stream"]
 
@@ -429,6 +429,7 @@ class Stream:
             shapes = [port.shape("n", self.batch, without)]
             if self._lone and "B" in port.axes:
                 shapes.append(port.shape("n", self.batch, without + "B"))
+            array = with_ones(array, chosen)
             if array.ndim != len(chosen) and any(array.ndim == len(shape) for shape in shapes):
                 shapes = [chosen]  # the inputs have to agree on whether there is a batch axis
             check_frames(which, port, array, shapes)
@@ -471,6 +472,10 @@ class Stream:
         the axis that they came without.
         """
         named = {name: as_array(value, f"'{name}'") for name, value in by_name(self._inputs, chunks).items()}
+        for name, array in named.items():
+            chunk = self._inputs[name].shape(1, self.batch, self._lone)
+            if array.ndim > 1 and len(array) and not fits(chunk, array.shape):
+                named[name] = array.reshape(len(array), *with_ones(array[0], chunk).shape)
         many = {name for name, port in self._inputs.items() if named[name].ndim == len(port.axes) + 1}
         if not many:  # their frames come without a batch axis
             many = {

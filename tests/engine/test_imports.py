@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 ALLOWED: Mapping[str, str] = {
     "benchmark": "picture",
     "conversion": "",
-    "converters": "graph",
+    "converters": "graph opening",
     "converters.common": "graph validation",
     "machine": "target",
     "memory": "layout protected",
@@ -45,7 +45,7 @@ ALLOWED: Mapping[str, str] = {
     "protected scratch target team validation",
     "explain": "program segments target",
     "tapes": "arguments busy clock graph layout memory native operators pack passes program protected segments target",
-    "comparison": "fileformat graph passes reference runners samples",
+    "comparison": "fileformat graph passes quantise reference runners samples",
     "commands": "benchmark comparison converters fileformat fixing graph model precision quantise runners samples "
     "tables version",
     "tables": "",

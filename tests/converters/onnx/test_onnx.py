@@ -269,6 +269,7 @@ def test_an_unknown_operator_is_named_with_its_neighbours_only() -> None:
 
 def test_a_git_lfs_pointer_is_called_that(tmp_path: Path) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
-    (tmp_path / "m.onnx").write_text(pointer)
-    with pytest.raises(FileFormatError, match="git lfs pull"):
-        fastlstm.load(tmp_path / "m.onnx")
+    for name in ("m.onnx", "m.fastlstm"):
+        (tmp_path / name).write_text(pointer)
+        with pytest.raises(FileFormatError, match="git lfs pull"):
+            fastlstm.load(tmp_path / name)

@@ -266,6 +266,12 @@ def test_numbers_that_are_not_finite_are_mentioned() -> None:
     assert any("NaN" in note for note in from_state_dict(broken).notes)
 
 
+def test_layers_that_are_no_text_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    torch.save(nn.LSTM(2, 3).state_dict(), tmp_path / "m.pt")
+    with pytest.raises(InputError, match="layers should be a text of steps"):
+        fastlstm.load(tmp_path / "m.pt", layers=["lstm"])
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".ckpt", ".tar", ".bin"])
 @pytest.mark.parametrize("old", [True, False])
 def test_torch_save_of_any_version_and_ending_is_read(tmp_path: Path, suffix: str, old: bool) -> None:
