@@ -53,10 +53,14 @@ class SharedKernel:
         number_of : callable
             The whole number that one of the instruction's words is: a slot.
         """
-        words = {name: number for (primitive, number, _), name in self._asked.items() if primitive == "arg"}
+        words = {
+            name: number
+            for (primitive, number, _), name in self._asked.items()
+            if primitive == "arg" and number is not None
+        }
         found = []
         for primitive, number, operand in self._asked:
-            if number is None and words.get(operand) is not None:
+            if number is None and operand in words:
                 number = number_of(words[operand])
             found.append(ask(primitive, number, operand))
         return found

@@ -137,7 +137,7 @@ def _parted(rec: Recorder, x: Array, room: Array, axes: tuple[Axis, Axis]) -> No
         (outer, inner, height, width), (lines, pitch) = source.shape, target.shape[2:]
         args = Pad(
             place(source), place(target), outer, inner, height, width, top, left, lines, pitch,
-            *source.strides, target.strides[0], target.strides[1], zero,
+            *source.strides, *target.strides[:2], number=zero,
         )  # fmt: skip
         rec.emit("arrays.pad", (rec.target.lanes,), args)
 
