@@ -45,6 +45,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert, verify, write, and load what was written."""
     check_output(arguments.output, [arguments.source])
+    if arguments.data and arguments.precision == "float32" and arguments.max_error is None and not arguments.metric:
+        raise InputError("--data goes with --precision, --max-error or --metric; --input compares on data of your own.")
     if arguments.metric and not arguments.data:
         raise InputError("--metric is measured on data of your own; give some with --data.")
     metric = _metric(arguments.metric) if arguments.metric else None
