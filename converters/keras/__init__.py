@@ -1,1 +1,1 @@
-"""Keras models, from files or alive."""
+"""Keras models, from files or in memory."""

@@ -1,4 +1,4 @@
-"""What the ONNX converter hands around: a node with plain attributes, and the graph it is read into."""
+"""What the ONNX converter works with: a node with plain attributes, and the graph it is read into."""
 
 from __future__ import annotations
 
