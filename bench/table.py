@@ -39,15 +39,15 @@ def _run_lines(run: Run) -> list[str]:
     lines += [f"   {name}: {'; '.join(settings.values())}" for name, settings in run["settings"].items()]
     for title, section in (("cell", "cells"), ("sweep", "sweeps")):
         if run[section]:
-            lines += ["", *_aligned([_heading(title, run), *(_cell(c, run) for c in run[section])])]
+            lines += ["", *aligned([_heading(title, run), *(_cell(c, run) for c in run[section])])]
     if run["cells"]:
         lines += ["", *_verdict(run)]
     if run["streams"]:
-        lines += ["", "per sample", *_aligned(_streams(run["streams"]))]
+        lines += ["", "per sample", *aligned(_streams(run["streams"]))]
     for row in run["manners"]:
-        lines += ["", row["name"], *_aligned(_manners(row))]
+        lines += ["", row["name"], *aligned(_manners(row))]
     for row in run.get("starts", ()):
-        lines += ["", row["name"], *_aligned(_starts(row))]
+        lines += ["", row["name"], *aligned(_starts(row))]
     return lines
 
 
@@ -120,7 +120,8 @@ def _starts(row: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Return rows of texts as lines, the first column to the left and the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
         "   " + "  ".join(t.ljust(w) if i == 0 else t.rjust(w) for i, (t, w) in enumerate(zip(r, widths, strict=True)))

@@ -6,6 +6,7 @@ cpu-device/performance-hint-and-thread-scheduling.html.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,18 +29,21 @@ class OpenVino(Engine):
             "spinning": "oneTBB's own default" if threads > 1 else "no second thread",
         }
 
-    def prepare(self, case: Case, threads: int) -> Call:
-        """Return a call of the request; a stateful case feeds its states back."""
+    def compiled(self, model: bytes | Path, threads: int) -> Any:
+        """Return an ONNX model, compiled with the settings above."""
         import openvino
 
+        core = openvino.Core()
+        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        return core.compile_model(core.read_model(model), "CPU", hints | {"INFERENCE_NUM_THREADS": threads})
+
+    def prepare(self, case: Case, threads: int) -> Call:
+        """Return a call of the request; a stateful case feeds its states back."""
         from bench.onnx_models import recurrent_model
 
         if case.projection:
             raise Refused("ONNX's LSTM has no projection")
-        core = openvino.Core()
-        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        model = core.read_model(recurrent_model(case).SerializeToString())
-        compiled = core.compile_model(model, "CPU", hints | {"INFERENCE_NUM_THREADS": threads})
+        compiled = self.compiled(recurrent_model(case).SerializeToString(), threads)
         request = compiled.create_infer_request()
         state = [np.zeros((1, case.B, case.H), np.float32) for _ in compiled.inputs[1:]]
         feed = dict(enumerate([case.x(), *state]))

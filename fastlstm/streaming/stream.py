@@ -114,7 +114,8 @@ class Stream:
         Parameters
         ----------
         frame : array [features], or [batch, features]
-            (ids: a number, or [batch]); with several inputs a dict of them. With a `hop` of more than one frame
+            (ids: a number, or [batch]); with several inputs a dict of them. Axes of size 1 that the model has in
+            front may be left out: [257] for [1, 1, 257]. With a `hop` of more than one frame
             [hop, features], or [hop, batch, features].
         out : array of the result's shape and dtype, or dict of them, optional
             Written and returned instead of a new array.
