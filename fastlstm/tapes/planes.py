@@ -135,9 +135,10 @@ def _parted(rec: Recorder, x: Array, room: Array, axes: tuple[Axis, Axis]) -> No
         (top, rows), (left, columns) = down.inside(phase_y), across.inside(phase_x)
         source, target = x[:, :, rows, columns], room[:, i, j]
         (outer, inner, height, width), (lines, pitch) = source.shape, target.shape[2:]
+        x_outer, x_inner, x_line, x_step = source.strides
         args = Pad(
             place(source), place(target), outer, inner, height, width, top, left, lines, pitch,
-            *source.strides, target.strides[0], target.strides[1], zero,
+            x_outer, x_inner, x_line, x_step, target.strides[0], target.strides[1], zero,
         )  # fmt: skip
         rec.emit("arrays.pad", (rec.target.lanes,), args)
 
