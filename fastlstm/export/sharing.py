@@ -53,14 +53,8 @@ class SharedKernel:
         number_of : callable
             The whole number that one of the instruction's words is: a slot.
         """
-        words = {
-            name: number
-            for (primitive, number, _), name in self._asked.items()
-            if primitive == "arg" and number is not None
-        }
-        found = []
-        for primitive, number, operand in self._asked:
-            if number is None and operand in words:
-                number = number_of(words[operand])
-            found.append(ask(primitive, number, operand))
-        return found
+        words = {name: n for (primitive, n, _), name in self._asked.items() if primitive == "arg" and n is not None}
+        return [
+            ask(primitive, number_of(words[operand]) if number is None and operand in words else number, operand)
+            for primitive, number, operand in self._asked
+        ]
