@@ -99,7 +99,7 @@ ENTRY_FIRST = 49
 
 # words that a pool's entry reads besides those for objects and functions (`fastlstm.streaming.pool_entry` writes them)
 POOL_IDS = 49  # the dtype of ids
-POOL_CALL = 50  # PyObject_Vectorcall
+POOL_CALL = 50  # PyObject_VectorcallDict
 POOL_STREAMS = 51  # address of what `gather.check` takes
 POOL_LIST = 52  # address of the list of rows
 POOL_MOST = 53  # streams that advance in one native call
