@@ -31,7 +31,7 @@ class Attribute:
     dropped: bool = False
 
 
-_OTHERS = {"Dense", "Dropout", REFERENCE, *RECURRENT_OPS}
+_OTHERS = {"Dense", "Dropout", "LogCumSumExp", REFERENCE, *RECURRENT_OPS}
 """Operators of ours that ai.onnx does not have, or that are brought to another form."""
 
 

@@ -97,6 +97,12 @@ class _Context(cpu.CPUContext):  # type: ignore[misc]
             self._emitters[key] = known
         return known
 
+    def get_constant_generic(self, builder: Any, ty: Any, val: Any) -> Any:
+        """Return what stands for a constant; for a helper nothing, though functions elsewhere may have it as a value."""
+        if isinstance(ty, types.Dispatcher):
+            return self.get_dummy_value()
+        return super().get_constant_generic(builder, ty, val)
+
     def is_true(self, builder: Any, typ: Any, val: Any) -> Any:
         simple = operation(bool, (typ,))
         return super().is_true(builder, typ, val) if simple is None else simple.emit(builder, val)

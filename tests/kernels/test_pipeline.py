@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Callable
 
+import numba
 import pytest
 
 from fastlstm import machine
@@ -104,3 +105,11 @@ def test_a_helper_is_written_once_and_nothing_of_numba_comes_along() -> None:
     text = template(kernel, "tried")
     assert len(re.findall("^define ", text, re.M)) == 3  # itself, the helper, and the C function
     assert not re.search("^(declare|@|!)", text, re.M)
+
+
+def test_functions_compiled_for_others_change_nothing() -> None:
+    def kernel(a: int, b: int, unused: int) -> int:
+        return comparisons(a, b)
+
+    numba.njit("int64(int64)")(lambda x: x + 1)  # Numba then knows functions as values, too
+    assert runnable(kernel)(1, 2, 0) == comparisons.py_func(1, 2)
