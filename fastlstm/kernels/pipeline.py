@@ -98,7 +98,7 @@ class _Context(cpu.CPUContext):  # type: ignore[misc]
         return known
 
     def get_constant_generic(self, builder: Any, ty: Any, val: Any) -> Any:
-        """Return what stands for a constant; for a helper nothing, though functions elsewhere may have it as a value."""
+        """Return what stands for a constant; nothing for a helper, which Numba may know as a value from elsewhere."""
         if isinstance(ty, types.Dispatcher):
             return self.get_dummy_value()
         return super().get_constant_generic(builder, ty, val)
