@@ -72,8 +72,8 @@ class Executor:
         self._likely_entry = native.likely_entry(len(graph.inputs), len(graph.outputs))
         # What is planned for a target of its own is exported: it does not run here.
         missing = [] if is_body or target is not None else ahead(self._first_kernels(), self.plan.target)
-        # Where more is to be compiled a first result does not wait seconds for an entry, which the second call needs.
-        self._put_off = self._likely_entry in missing and len(missing) > 1
+        # A first result does not wait seconds for an entry: it goes through Python, and the second call has one.
+        self._put_off = self._likely_entry in missing
 
     def _first_kernels(self) -> Iterator[Kernel]:
         """Yield the kernels that the first call will ask for, if it has one batch row as most have."""
