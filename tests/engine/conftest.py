@@ -11,5 +11,6 @@ from fastlstm.native import likely_entry
 
 @pytest.fixture(scope="session", autouse=True)
 def _entries_at_once() -> None:
-    """Have the entry's code, so that a first call makes one: where much is compiled it is put off."""
-    address(likely_entry(1, 1), machine.detect())
+    """Have the entries' code, so that a first call makes one: where it has to be compiled it is put off."""
+    for inputs in (1, 2):
+        address(likely_entry(inputs, 1), machine.detect())
