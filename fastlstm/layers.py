@@ -211,7 +211,17 @@ class LSTM(_Layer):
         return output, (h, c)
 
 
-class GRU(_Layer):
+class _OneState(_Layer):
+    def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Array, Array]:
+        """Run the layer on x [time, batch, features], or batch first; return output and h_n [directions, batch, H].
+
+        `state` [directions, batch, H] is where it starts, zeros if not given; `lengths` [batch] ends rows early.
+        """
+        output, (h,) = self._run(x, [] if state is None else [state], lengths)
+        return output, h
+
+
+class GRU(_OneState):
     """A GRU layer from plain arrays in PyTorch's layout.
 
     Parameters
@@ -241,16 +251,8 @@ class GRU(_Layer):
 
     op = "GRU"
 
-    def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Array, Array]:
-        """Run the layer on x [time, batch, features], or batch first; return output and h_n [directions, batch, H].
 
-        `state` [directions, batch, H] is where it starts, zeros if not given; `lengths` [batch] ends rows early.
-        """
-        output, (h,) = self._run(x, [] if state is None else [state], lengths)
-        return output, h
-
-
-class RNN(_Layer):
+class RNN(_OneState):
     """A plain recurrent layer from arrays in PyTorch's layout.
 
     Parameters
@@ -278,11 +280,3 @@ class RNN(_Layer):
     """
 
     op = "RNN"
-
-    def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Array, Array]:
-        """Run the layer on x [time, batch, features], or batch first; return output and h_n [directions, batch, H].
-
-        `state` [directions, batch, H] is where it starts, zeros if not given; `lengths` [batch] ends rows early.
-        """
-        output, (h,) = self._run(x, [] if state is None else [state], lengths)
-        return output, h

@@ -19,13 +19,14 @@ import fastlstm
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: where fastlstm is installed as a wheel, that one is tested
 
-from bench import __main__, compare, hashes, measure, publish, roofline, site, svg, wheel_worker, wheels
+from bench import __main__, compare, hashes, measure, prebuilt, publish, roofline, site, svg, wheel_worker, wheels
 from bench.cases import GRID, Case
 from bench.grid import disagreement, expected_output
 from bench.onnx_models import recurrent_model
 from bench.peers.fastlstm_ import FastLSTM
 from bench.peers.onnxruntime_ import OnnxRuntime
 from bench.summary import where
+from fastlstm.kernels.cache import cache_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -198,3 +199,25 @@ def test_readme_and_site_show_the_stored_result(tmp_path: Path) -> None:
     assert where(data) in (tmp_path / "README.md").read_text(encoding="utf-8")
     for picture in (tmp_path / "pictures").iterdir():
         assert ElementTree.parse(picture).getroot()[0].text
+
+
+def test_models_of_prebuilt_start_and_take_turns_in_both_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case = Case("sequence", "LSTM", 5, 1, 4, 8)
+    model = fastlstm.from_onnx(recurrent_model(case))
+    monkeypatch.setattr(prebuilt, "models", lambda: iter([("small", model, case.x())]))
+    for name in ("STARTS", "ROUNDS", "TURNS"):
+        monkeypatch.setattr(prebuilt, name, 1)
+    monkeypatch.setattr(prebuilt, "FROM_PYTHON", 1e9)
+    monkeypatch.setattr(prebuilt, "FROM_LOAD", 1e9)
+    monkeypatch.setattr(prebuilt, "SLOWER", 1e9)
+    python, environment = prebuilt._here()
+    (tmp_path / "home").mkdir()
+    environment |= {"FASTLSTM_CACHE_DIR": str(cache_folder()), "HOME": str(tmp_path / "home")}
+    sides = {"prebuilt": (python, environment), "compiled": (python, environment)}
+    (told,) = prebuilt._written(tmp_path)
+    assert list(prebuilt._judged(told, sides)) == []
+    assert "the same bits" in capsys.readouterr().out
+    (tmp_path / "home" / "kernel").touch()
+    assert list(prebuilt._judged(told, sides)) == ["small: kernel was written into the home folder."]
