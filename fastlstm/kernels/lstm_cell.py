@@ -12,12 +12,12 @@ from functools import cache
 from typing import Any
 
 from fastlstm.kernels.activations import activation, clipping
-from fastlstm.kernels.lockstep import access, items_beside
+from fastlstm.kernels.lockstep import FEW_ROWS, PANELS, access, items_beside
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.simd import fma, join, part, splat, vload, vstore
 
-__all__ = ["lstm_cells", "lstm_tail"]
+__all__ = ["lstm_cells", "lstm_share", "lstm_tail"]
 
 Activation = tuple[str, float | None, float | None]
 
@@ -66,20 +66,53 @@ def lstm_cells(
 
     @inlined
     def cells(rows, n, z, z_row, c, c_row, extra, y, y_row, whole, last_width, spare):
-        # Along the panels of one row, or along the rows of each panel.
-        one = rows == 1
-        count = n if one else rows
-        z_by, c_by, extra_by, y_by = z_row, c_row, 0, y_row
-        if one:
-            z_by, c_by, extra_by, y_by = 4 * width, width, 3 * width, width
-        for p in range(1 if one else n):
-            up_to = whole if one else (count if p < whole else 0)
+        # Items side by side are panels of one row, or rows of one panel.
+        few = rows < FEW_ROWS
+        count, lines = (n, rows) if few else (rows, n)
+        z_by, c_by, extra_by, y_by = (4 * width, width, 3 * width, width) if few else (z_row, c_row, 0, y_row)
+        z_to, c_to, extra_to, y_to = (z_row, c_row, 0, y_row) if few else (4 * width, width, 3 * width, width)
+        for j in range(lines):
+            up_to = whole if few else (count if j < whole else 0)
             line(
-                count, z + p * 4 * width, z_by, c + p * width, c_by, extra + p * 3 * width, extra_by,
-                y + p * width, y_by, up_to, last_width, spare,
+                count, z + j * z_to, z_by, c + j * c_to, c_by, extra + j * extra_to, extra_by,
+                y + j * y_to, y_by, up_to, last_width, spare,
             )  # fmt: skip
 
     return cells
+
+
+def lstm_share(lanes: int, cells: Any, group: Any, run: Any) -> Any:
+    """Return the products and cells of one share of a time step, out of `lstm_cells` and `fastlstm.kernels.operand`.
+
+    ``share(frame, k, rows, h_rows, weights, stride, z, z_row, c, c_row, peepholes, y, y_row, first, last, backwards,
+    end, last_width, spare)`` runs the panels from `first` to `last`; panels from `end` on store `last_width` lanes.
+    """
+    width = 4 * lanes
+
+    @inlined
+    def share(
+        frame, k, rows, h_rows, weights, stride, z, z_row, c, c_row, extra, y, y_row,
+        first, last, backwards, end, last_width, spare,
+    ):  # fmt: skip
+        left = last - first
+        while left > 0:
+            # The cells of some panels come while their sums are in the cache. Those of one row stay there.
+            n = left if rows == 1 else min(left, PANELS) if rows < FEW_ROWS else group(rows, left)
+            panel = first + left - n if backwards else last - left
+            done = 0
+            while done < n:
+                m = group(rows, n - done)
+                at = panel + (n - done - m if backwards else done)
+                own = z + at * 4 * width
+                run(frame, k, rows, h_rows, m, weights + at * stride, stride, own, z_row, own, z_row)
+                done += m
+            cells(
+                rows, n, z + panel * 4 * width, z_row, c + panel * width, c_row, extra + panel * 3 * width,
+                y + panel * width, y_row, end - panel, last_width, spare,
+            )  # fmt: skip
+            left -= n
+
+    return share
 
 
 @cache

@@ -6,7 +6,7 @@ from fastlstm.arguments import positions
 from fastlstm.arguments.rows import Projected
 from fastlstm.kernels.activations import bounded
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
-from fastlstm.kernels.lstm_cell import lstm_cells
+from fastlstm.kernels.lstm_cell import lstm_cells, lstm_share
 from fastlstm.kernels.memory import clear, partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
@@ -33,6 +33,7 @@ def lstm(
     """LSTM whose output is projected. Arguments: `Projected`."""
     cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
     group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, weight_format, True)
+    run_share = lstm_share(lanes, cells, group, run)
     within = bounded(activations[0], activations[2])
     project_group, project, projection_bytes, projected = operand(lanes, 1, max_sums, projection_format, bounded=within)
     put = partial_store(lanes)
@@ -43,18 +44,11 @@ def lstm(
         k, weights, extra = arg(args, A.k), arg(args, A.weights), arg(args, A.peepholes)
         full, full_row = origin(frame, arg(args, A.unprojected)), row_stride(frame, arg(args, A.unprojected))
         panels = arg(args, A.hidden_panels)
-        panel, last = bound(frame, panels, share), bound(frame, panels, share + 1)
-        stride = panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
-        while panel < last:
-            n = group(rows, last - panel)
-            sums = z + panel * 4 * width
-            run(frame, k, rows, h_rows, n, weights + panel * stride, stride, sums, z_row, sums, z_row)
-            cells(
-                rows, n, sums, z_row, c + panel * width, c_row, extra + panel * 3 * width, full + panel * width,
-                full_row, n, lanes, table + 8 * rows,
-            )  # fmt: skip
-            panel += n
+        run_share(
+            frame, k, rows, h_rows, weights, panel_bytes(k), z, z_row, c, c_row, extra, full, full_row,
+            bound(frame, panels, share), bound(frame, panels, share + 1), backwards, panels, lanes, table + 8 * rows,
+        )  # fmt: skip
 
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):

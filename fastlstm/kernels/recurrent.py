@@ -33,7 +33,7 @@ from fastlstm.kernels.frame import (
     time_stride,
     word,
 )
-from fastlstm.kernels.lstm_cell import lstm_cells, lstm_tail
+from fastlstm.kernels.lstm_cell import lstm_cells, lstm_share, lstm_tail
 from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
@@ -73,6 +73,7 @@ def lstm(
     cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
     within = bounded(activations[0], activations[2])
     group, run, panel_bytes, prepared = operand(lanes, 4, max_sums, weight_format, True, within)
+    run_share = lstm_share(lanes, cells, group, run)
     _, tail_run = product(lanes, max(tail, 1), max_sums, 1)
     tail_cells = lstm_tail(lanes, max(tail, 1), activations, clip)
     width = 4 * lanes
@@ -80,35 +81,18 @@ def lstm(
     @inlined
     def step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
         k, weights, extra = arg(args, A.k), arg(args, A.weights), arg(args, A.peepholes)
-        end, last_width = arg(args, A.panels) - 1, arg(args, A.last_width)
-        stride = panel_bytes(k)
+        last_width, stride = arg(args, A.last_width), panel_bytes(k)
         h_rows = prepared(frame, rows, table, k)
-        panels = arg(args, A.panels)
-        first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
-        left = last - first
-        while left > 0:
-            # The cells of a group of panels come while its sums are in the cache. Those of one row stay there, and
-            # four panels side by side take less time than three, of which the last is alone.
-            n = left if rows == 1 else group(rows, left)
-            panel = first + left - n if backwards else last - left
-            sums = z + panel * 4 * width
-            done = 0
-            while done < n:
-                m = group(rows, n - done)
-                at = panel + (n - done - m if backwards else done)
-                own = z + at * 4 * width
-                run(frame, k, rows, h_rows, m, weights + at * stride, stride, own, z_row, own, z_row)
-                done += m
-            whole = n if last_width == lanes else end - panel
-            cells(
-                rows, n, sums, z_row, c + panel * width, c_row, extra + panel * 3 * width, y + panel * width, y_row,
-                whole, last_width, table + 8 * rows,
-            )  # fmt: skip
-            left -= n
+        panels, spare = arg(args, A.panels), table + 8 * rows
+        whole = panels if last_width == lanes else panels - 1
+        run_share(
+            frame, k, rows, h_rows, weights, stride, z, z_row, c, c_row, extra, y, y_row,
+            bound(frame, panels, share), bound(frame, panels, share + 1), backwards, whole, last_width, spare,
+        )  # fmt: skip
         if tail > 0 and is_last(frame, share):
             rest, place = z + panels * 4 * width, panels * width
             tail_run(frame, k, rows, h_rows, 1, weights + panels * stride, 0, rest, z_row, rest, z_row)
-            tail_cells(rows, rest, z_row, c + place, c_row, y + place, y_row, arg(args, A.tail_width), table + 8 * rows)
+            tail_cells(rows, rest, z_row, c + place, c_row, y + place, y_row, arg(args, A.tail_width), spare)
 
     return over_time(lanes, step, masked, cells=True, tail=tail > 0)
 
