@@ -118,7 +118,7 @@ bench-models: $(STAMP)bench
 	$(BIN)/python -m bench.models $(ARGS)
 
 ulp: $(STAMP)demo
-	$(BIN)/python -m fastlstm.ulp $(ARGS)
+	$(BIN)/python -m fastlstm.conformance.ulp $(ARGS)
 
 warmup: $(STAMP)demo
 	$(BIN)/fastlstm warmup $(ARGS)

@@ -16,8 +16,8 @@ from typing import Any
 
 from bench import page, publish, table
 from bench.peers import ENGINES
-from fastlstm import benchmark
-from fastlstm.machine import cores, detect, processor_name
+from fastlstm.reporting import benchmark
+from fastlstm.target.machine import cores, detect, processor_name
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("grid", "sweeps", "stream", "manners", "start")

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, default_activations
-from fastlstm.validation import validated
+from fastlstm.operators.validation import validated
 
 Array = npt.NDArray[Any]
 

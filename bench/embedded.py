@@ -28,10 +28,10 @@ import numpy as np
 import numpy.typing as npt
 
 import fastlstm
-from fastlstm import layout
 from fastlstm.export.instructions import Counter
 from fastlstm.export.routes import Found, find
-from fastlstm.machine import detect
+from fastlstm.program import layout
+from fastlstm.target.machine import detect
 
 Array = npt.NDArray[Any]
 

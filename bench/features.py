@@ -21,9 +21,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.graph import RECURRENT_OPS
+from fastlstm.operators import reference
 
 __all__ = ["FEATURES", "main", "render"]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bench.cases import Case, goal
 from bench.measure import Budget, Samples, measure, ratios, rest_summary
 from bench.peers import OURS, Call, Engine, Refused
-from fastlstm import reference
+from fastlstm.operators import reference
 
 Array = npt.NDArray[Any]
 

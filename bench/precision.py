@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 import fastlstm
 from bench.measure import Budget, Samples, measure
-from fastlstm import reference
+from fastlstm.operators import reference
 
 Array = npt.NDArray[Any]
 Call = Callable[[], Any]

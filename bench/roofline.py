@@ -33,8 +33,8 @@ from fastlstm.kernels.activations import sigmoid, tanh
 from fastlstm.kernels.emit import emit
 from fastlstm.kernels.image import image_of
 from fastlstm.kernels.pipeline import template
-from fastlstm.machine import detect
-from fastlstm.simd import fma, vload, vstore
+from fastlstm.kernels.simd import fma, vload, vstore
+from fastlstm.target.machine import detect
 
 __all__ = ["bound", "measure_roofline"]
 

@@ -28,7 +28,7 @@ from bench.measure import Budget, measure, rest_summary
 from bench.onnx_models import recurrent_dense_model, recurrent_model
 from bench.peers import Call, realtime
 from bench.peers.onnxruntime_ import OnnxRuntime
-from fastlstm import reference
+from fastlstm.operators import reference
 
 Array = npt.NDArray[Any]
 

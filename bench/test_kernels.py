@@ -16,10 +16,10 @@ import pytest
 
 import fastlstm
 from bench.cases import Case
-from fastlstm import ulp
-from fastlstm.quantise import PRECISIONS
-from fastlstm.segments.program import BoundProgram
-from fastlstm.segments.segment import Segment
+from fastlstm.conformance import ulp
+from fastlstm.graph.quantise import PRECISIONS
+from fastlstm.runtime.program import BoundProgram
+from fastlstm.runtime.segment import Segment
 
 CASES = (
     Case("sequence", "LSTM", 100, 1, 1, 20),

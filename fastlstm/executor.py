@@ -11,22 +11,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import machine, native, operators
-from fastlstm.clock import Clock, marked
+from fastlstm import operators
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
 from fastlstm.kernels.compiler import Kernel, ahead
-from fastlstm.plan import Plan, make_plan
-from fastlstm.protected import CHECKING
-from fastlstm.segments.connections import Port
-from fastlstm.segments.entry import sequence_wiring
-from fastlstm.segments.program import BoundProgram
-from fastlstm.segments.segment import Segment
-from fastlstm.target import Target
-from fastlstm.validation import check_weights
+from fastlstm.lowering.plan import Plan, make_plan
+from fastlstm.operators.validation import check_weights
+from fastlstm.program.protected import CHECKING
+from fastlstm.runtime import native
+from fastlstm.runtime.clock import Clock, marked
+from fastlstm.runtime.connections import Port
+from fastlstm.runtime.entry import sequence_wiring
+from fastlstm.runtime.program import BoundProgram
+from fastlstm.runtime.segment import Segment
+from fastlstm.target import Target, machine
 
 if TYPE_CHECKING:
-    from fastlstm.tapes.by_shape import Tapes
+    from fastlstm.lowering.tapes.by_shape import Tapes
 
 __all__ = ["Executor"]
 
@@ -226,7 +227,9 @@ def _timed(part: Segment | Node, clock: Clock) -> Segment | Node:
 
 def _tapes(executor: Executor, steers: bool) -> Tapes | None:
     """Return what runs an executor's graph by tapes, None if they would not pay."""
-    from fastlstm.tapes.by_shape import Tapes  # a third of what loading a model of recurrent layers alone would import
+    from fastlstm.lowering.tapes.by_shape import (
+        Tapes,  # a third of what loading a model of recurrent layers alone would import
+    )
 
     tapes = Tapes(executor, partial(Executor, clock=executor.clock), steers)
     return tapes if tapes.useful else None

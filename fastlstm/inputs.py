@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.conversion import converted
 from fastlstm.errors import InputError, nearest
-from fastlstm.foreign import as_array
 from fastlstm.graph import TensorSpec
+from fastlstm.runtime.conversion import converted
+from fastlstm.runtime.foreign import as_array
 
 __all__ = ["check_inputs", "check_names", "fill"]
 

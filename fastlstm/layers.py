@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.conversion import converted
 from fastlstm.errors import InputError
-from fastlstm.foreign import as_array, as_arrays, as_given, tensors_among
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.model import Model
+from fastlstm.runtime.conversion import converted
+from fastlstm.runtime.foreign import as_array, as_arrays, as_given, tensors_among
 
 __all__ = ["GRU", "LSTM", "RNN"]
 
@@ -164,7 +164,7 @@ class LSTM(_Layer):
         As in `fastlstm.graph`.
     threads : int or None
     precision : str
-        "float32", "int16" or "int8": see `fastlstm.quantise`.
+        "float32", "int16" or "int8": see `fastlstm.graph.quantise`.
 
     Raises
     ------

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastlstm import machine, prepared
 from fastlstm.errors import AssumptionWarning, FastLSTMError, InputError
+from fastlstm.files.opening import Content, content_of, open_model
 from fastlstm.model import Model, workers_of
-from fastlstm.opening import Content, content_of, open_model
+from fastlstm.runtime import prepared
+from fastlstm.target import machine
 
 if TYPE_CHECKING:
     from fastlstm.graph import Graph
@@ -137,7 +138,7 @@ def _read(
 
     Its first call is going to be kept at `place`.
     """
-    from fastlstm import fileformat  # who runs by a call that was kept waits for it no longer than for the model
+    from fastlstm.files import fileformat  # who runs by a call that was kept waits for it no longer than for the model
 
     graph = fileformat.read_content(Path(path), content).graph
     model = Model(graph, threads, precision)

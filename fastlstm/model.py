@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import prepared
 from fastlstm.errors import InputError, UnsupportedError
-from fastlstm.machine import cores
-from fastlstm.native import Call
+from fastlstm.runtime import prepared
+from fastlstm.runtime.native import Call
+from fastlstm.target.machine import cores
 
 if TYPE_CHECKING:
     from fastlstm.executor import Executor
     from fastlstm.graph import Graph, TensorSpec
-    from fastlstm.plan import Plan
-    from fastlstm.profile import Profile
+    from fastlstm.lowering.plan import Plan
+    from fastlstm.reporting.profile import Profile
     from fastlstm.streaming.engines import Engine
     from fastlstm.streaming.pool import StreamPool
     from fastlstm.streaming.stream import Stream
@@ -47,7 +47,7 @@ class Model:
         one where that pays off; the bits are the same. Without POSIX threads, or where the process may use one
         processor only, every call runs on its own thread.
     precision : str or mapping of str to str
-        "float32", "int16" or "int8" (see `fastlstm.quantise`), for all layers or by layer name. Layers that are
+        "float32", "int16" or "int8" (see `fastlstm.graph.quantise`), for all layers or by layer name. Layers that are
         narrow already, out of a file or a quantised model, stay so.
 
     Notes
@@ -80,8 +80,8 @@ class Model:
             raise InputError(f"threads should be a whole number from 1 on, or None for all cores; got {threads!r}.")
         from fastlstm import passes  # a model whose first call is kept needs none of these
         from fastlstm.executor import Executor
-        from fastlstm.quantise import quantise
-        from fastlstm.validation import validated
+        from fastlstm.graph.quantise import quantise
+        from fastlstm.operators.validation import validated
 
         optimised = passes.optimise(validated(graph))
         narrow = optimised if precision == "float32" else quantise(optimised, precision)
@@ -102,7 +102,7 @@ class Model:
         return model
 
     def keep_first_call(self, place: Path, notes: Sequence[str]) -> None:
-        """Have the first call kept in a file of the cache, with what loading warned of: see `fastlstm.prepared`."""
+        """Keep the first call in a file of the cache, with what loading warned of: see `fastlstm.runtime.prepared`."""
         self._executor.met = partial(prepared.keep, place, self._executor.graph, notes)
 
     @cached_property  # and not __getattr__, with which every attribute of every call is looked up the slow way
@@ -170,8 +170,8 @@ class Model:
         """Run inputs that no entry knows."""
         if inputs is None and isinstance(out, Mapping):
             raise InputError("run takes the inputs alone, model.run({...}), and gives all outputs, in a dict by name.")
-        from fastlstm.foreign import as_arrays, as_given, tensors_among
         from fastlstm.inputs import check_inputs, fill
+        from fastlstm.runtime.foreign import as_arrays, as_given, tensors_among
 
         if tensors_among(inputs):
             tensors: dict[str, Array] = as_given(self.run(as_arrays(inputs, "The input"), as_arrays(out, "out")))
@@ -236,7 +236,7 @@ class Model:
         if len(arrays) != len(self.graph.inputs):
             names = ", ".join(spec.name for spec in self.graph.inputs)
             raise InputError(f"The model takes {len(self.graph.inputs)} input(s) ({names}); got {len(arrays)}.")
-        from fastlstm.foreign import as_arrays, as_given, tensors_among
+        from fastlstm.runtime.foreign import as_arrays, as_given, tensors_among
 
         if tensors_among(arrays):
             results = as_given(self(*as_arrays(arrays, "The input"), out=as_arrays(out, "out")))
@@ -342,11 +342,11 @@ class Model:
         InputError
             If an input does not fit.
         """
-        from fastlstm.clock import Clock
         from fastlstm.executor import Executor
-        from fastlstm.foreign import as_arrays
         from fastlstm.inputs import check_inputs
-        from fastlstm.profile import measure
+        from fastlstm.reporting.profile import measure
+        from fastlstm.runtime.clock import Clock
+        from fastlstm.runtime.foreign import as_arrays
 
         arrays = check_inputs(self.graph.inputs, as_arrays(inputs, "The input"))
         clock = Clock(self.plan.target)
@@ -363,7 +363,8 @@ class Model:
         UnsupportedError
             If the file could not be loaded again; nothing is written then.
         """
-        from fastlstm import comparison, fileformat
+        from fastlstm.files import fileformat
+        from fastlstm.verification import comparison
 
         fileformat.write(
             path, self.graph, check=lambda stored: comparison.check_stored(stored, Model(stored.graph).run)
@@ -379,7 +380,7 @@ class Model:
         return f"<fastlstm.Model{name} ({inputs}) -> ({outputs})>"
 
     def _repr_html_(self) -> str:
-        from fastlstm.tables import facts_html
+        from fastlstm.reporting.tables import facts_html
 
         facts = {"inputs": list(map(str, self.inputs)), "outputs": list(map(str, self.outputs))}
         if self.notes:

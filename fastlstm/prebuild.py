@@ -19,9 +19,9 @@ from fastlstm.kernels.compiler import Kernel, keep_image, kept_image, made_with
 from fastlstm.kernels.image import Image
 from fastlstm.kernels.packfile import pack_bytes
 from fastlstm.kernels.side_by_side import compiled
-from fastlstm.machine import cores
+from fastlstm.lowering.usual import usual_kernels
 from fastlstm.target import LEVELS, Target
-from fastlstm.usual import usual_kernels
+from fastlstm.target.machine import cores
 
 __all__ = ["PACKED", "packs"]
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations, outer_values
-from fastlstm.validation import validated
+from fastlstm.operators.validation import validated
 
 __all__ = ["Direction", "GraphBuilder"]
 

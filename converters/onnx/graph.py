@@ -25,7 +25,7 @@ from fastlstm.converters.onnx.tensors import BFLOAT16, UNKNOWN_RANK, TensorReade
 from fastlstm.errors import FileFormatError, UnsupportedError, nearest
 from fastlstm.graph import Graph, TensorSpec
 from fastlstm.operators import onnx_reference
-from fastlstm.validation import validated
+from fastlstm.operators.validation import validated
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Importer"]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fastlstm.converters.onnx.recurrent import ATTRIBUTES, recurrent
 from fastlstm.converters.onnx.scope import OnnxNode, Scope
 from fastlstm.graph import Node, RecurrentInputs
-from fastlstm.quantise import SMALL
+from fastlstm.graph.quantise import SMALL
 
 __all__ = ["DOMAIN", "OPERATORS", "convert"]
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node
-from fastlstm.quantise import SMALL
+from fastlstm.graph.quantise import SMALL
 
 __all__ = ["Unpacked"]
 

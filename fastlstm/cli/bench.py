@@ -22,7 +22,7 @@ from fastlstm.commands.bench import bench
 from fastlstm.commands.latency import latency
 from fastlstm.commands.subject import Subject
 from fastlstm.errors import InputError, VerificationError
-from fastlstm.quantise import PRECISIONS
+from fastlstm.graph.quantise import PRECISIONS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

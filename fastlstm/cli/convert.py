@@ -17,11 +17,11 @@ from fastlstm.cli.options import (
 )
 from fastlstm.cli.printing import Progress, print_json
 from fastlstm.commands.convert import convert, metric_table
+from fastlstm.commands.precision import Metric
 from fastlstm.commands.subject import Subject
-from fastlstm.comparison import Verification
 from fastlstm.errors import InputError, VerificationError
-from fastlstm.precision import Metric
-from fastlstm.quantise import PRECISIONS
+from fastlstm.graph.quantise import PRECISIONS
+from fastlstm.verification.comparison import Verification
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

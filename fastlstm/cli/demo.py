@@ -21,16 +21,17 @@ import numpy as np
 import numpy.typing as npt
 
 import fastlstm
-from fastlstm import fileformat, machine
-from fastlstm.benchmark import Contest, Timing, compare
 from fastlstm.cli.chart import Bars, Line, line_chart
-from fastlstm.comparison import Verification, check_stored, compare_runs, expected_runner
 from fastlstm.export.folder import export
 from fastlstm.export.replay import replay_export
+from fastlstm.files import fileformat
 from fastlstm.graph import Graph
-from fastlstm.machine import detect
 from fastlstm.model import Model
-from fastlstm.runners import Runner, reference_runner, torch_runner
+from fastlstm.reporting.benchmark import Contest, Timing, compare
+from fastlstm.target import machine
+from fastlstm.target.machine import detect
+from fastlstm.verification.comparison import Verification, check_stored, compare_runs, expected_runner
+from fastlstm.verification.runners import Runner, reference_runner, torch_runner
 
 Array = npt.NDArray[Any]
 Series = npt.NDArray[np.float64]

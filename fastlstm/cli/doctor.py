@@ -11,11 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fastlstm import __version__, machine
+from fastlstm import __version__
 from fastlstm.cli.printing import print_json
 from fastlstm.kernels.cache import cache_folder
 from fastlstm.kernels.compiler import packed
-from fastlstm.tables import table
+from fastlstm.reporting.tables import table
+from fastlstm.target import machine
 
 PACKAGES = (
     "numba",
@@ -45,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report is None:
         print_json(data) if arguments.json else _print(data)
         return 0
-    from fastlstm.report import measured
+    from fastlstm.conformance.report import measured
 
     rows = measured()
     report = {**_machine(), "models": rows}

@@ -25,8 +25,8 @@ from fastlstm.errors import InputError
 from fastlstm.export.folder import export, target_named
 from fastlstm.export.names import name_of
 from fastlstm.export.routes import TESTED
-from fastlstm.quantise import PRECISIONS
-from fastlstm.tables import table
+from fastlstm.graph.quantise import PRECISIONS
+from fastlstm.reporting.tables import table
 from fastlstm.target import TARGETS, Target
 
 

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from fastlstm import explain
 from fastlstm.cli.files import check_output
 from fastlstm.cli.options import (
     above_zero,
@@ -22,18 +21,19 @@ from fastlstm.cli.options import (
 from fastlstm.cli.printing import print_json
 from fastlstm.commands.subject import read_model
 from fastlstm.errors import InputError, UnsupportedError
-from fastlstm.fileformat import StoredModel
-from fastlstm.fixing import values_of
+from fastlstm.files.fileformat import StoredModel
 from fastlstm.graph import Graph
+from fastlstm.graph.quantise import PRECISIONS
+from fastlstm.lowering import explain
+from fastlstm.lowering.plan import REFERENCE_KERNEL, Plan
+from fastlstm.lowering.summary import bytes_of, parameters_of, summarise
 from fastlstm.model import Model
-from fastlstm.plan import REFERENCE_KERNEL, Plan
-from fastlstm.quantise import PRECISIONS
-from fastlstm.samples import sample_inputs
-from fastlstm.segments.segment import Segment
+from fastlstm.reporting.tables import table
+from fastlstm.runtime.segment import Segment
 from fastlstm.streaming.pairs import state_pairs
 from fastlstm.streaming.ports import frames_text
-from fastlstm.summary import bytes_of, parameters_of, summarise
-from fastlstm.tables import table
+from fastlstm.verification.fixing import values_of
+from fastlstm.verification.samples import sample_inputs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from fastlstm.comparison import ATOL, RTOL
 from fastlstm.errors import InputError
+from fastlstm.verification.comparison import ATOL, RTOL
 
 __all__ = [
     "above_zero",

@@ -11,9 +11,9 @@ from fastlstm.cli.options import add_comparing_options, add_state_dict_options, 
 from fastlstm.cli.printing import Progress, print_json
 from fastlstm.commands.subject import Subject
 from fastlstm.commands.verify import verify
-from fastlstm.comparison import renamed
 from fastlstm.errors import InputError
 from fastlstm.export.replay import Replay, replay_export
+from fastlstm.verification.comparison import renamed
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastlstm import machine, passes
+from fastlstm import passes
 from fastlstm.cli.options import (
     add_state_dict_options,
     add_state_option,
@@ -24,17 +24,17 @@ from fastlstm.cli.options import (
 )
 from fastlstm.commands.subject import read_model
 from fastlstm.errors import InputError, UnsupportedError
-from fastlstm.fixing import fixed
 from fastlstm.graph import Graph
+from fastlstm.graph.quantise import PRECISIONS
 from fastlstm.kernels import compiler
 from fastlstm.kernels.cache import cache_folder
 from fastlstm.kernels.side_by_side import fill
 from fastlstm.layers import GRU, LSTM, RNN
+from fastlstm.lowering.usual import planned_kernels
 from fastlstm.model import Model
-from fastlstm.quantise import PRECISIONS
-from fastlstm.samples import sample_frames, sample_inputs
-from fastlstm.target import LEVELS
-from fastlstm.usual import planned_kernels
+from fastlstm.target import LEVELS, machine
+from fastlstm.verification.fixing import fixed
+from fastlstm.verification.samples import sample_frames, sample_inputs
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy.typing as npt
 
-from fastlstm.benchmark import Contest, compare, settings
 from fastlstm.commands.subject import Precision, Subject
-from fastlstm.comparison import Comparison, as_named
-from fastlstm.comparison import compare as compare_outputs
 from fastlstm.errors import DependencyError, UnsupportedError, VerificationError
-from fastlstm.fixing import values_of
-from fastlstm.runners import Runner, RunnerError, object_runner, own_framework
-from fastlstm.samples import sample_inputs, time_steps
-from fastlstm.tables import table, table_html
+from fastlstm.reporting.benchmark import Contest, compare, settings
+from fastlstm.reporting.tables import table, table_html
+from fastlstm.verification.comparison import Comparison, as_named
+from fastlstm.verification.comparison import compare as compare_outputs
+from fastlstm.verification.fixing import values_of
+from fastlstm.verification.runners import Runner, RunnerError, object_runner, own_framework
+from fastlstm.verification.samples import sample_inputs, time_steps
 
 __all__ = ["Bench", "bench"]
 

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import fileformat
+from fastlstm.commands.precision import Cost, Metric, by_metric, cost, fastest_within
 from fastlstm.commands.subject import Precision, Subject
-from fastlstm.comparison import ATOL, RTOL, Verification, check_stored, compare_with_source
 from fastlstm.errors import InputError, VerificationError
-from fastlstm.fileformat import GoldenSample, StoredModel
+from fastlstm.files import fileformat
+from fastlstm.files.fileformat import GoldenSample, StoredModel
 from fastlstm.graph import Graph
+from fastlstm.graph.quantise import precisions
 from fastlstm.model import Model
-from fastlstm.precision import Cost, Metric, by_metric, cost, fastest_within
-from fastlstm.quantise import precisions
-from fastlstm.samples import sample_inputs
-from fastlstm.tables import table
+from fastlstm.reporting.tables import table
+from fastlstm.verification.comparison import ATOL, RTOL, Verification, check_stored, compare_with_source
+from fastlstm.verification.samples import sample_inputs
 from fastlstm.version import __version__
 
 __all__ = ["Conversion", "Narrowing", "convert"]

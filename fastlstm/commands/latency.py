@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.benchmark import Timing, histogram, histogram_picture, plot_histogram, time_calls
 from fastlstm.commands.subject import Precision, Subject
 from fastlstm.errors import InputError
-from fastlstm.fixing import fixed
 from fastlstm.model import Model
-from fastlstm.samples import sample_frames
+from fastlstm.reporting.benchmark import Timing, histogram, histogram_picture, plot_histogram, time_calls
+from fastlstm.verification.fixing import fixed
+from fastlstm.verification.samples import sample_frames
 
 __all__ = ["Latency", "latency"]
 

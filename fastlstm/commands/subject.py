@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fastlstm.errors import AssumptionWarning, InputError
-from fastlstm.fileformat import StoredModel, read
+from fastlstm.files.fileformat import StoredModel, read
 from fastlstm.graph import Graph
 from fastlstm.model import Model
 

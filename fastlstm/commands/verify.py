@@ -10,7 +10,9 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.commands.subject import Subject
-from fastlstm.comparison import (
+from fastlstm.errors import InputError
+from fastlstm.model import Model
+from fastlstm.verification.comparison import (
     ATOL,
     RTOL,
     Run,
@@ -22,9 +24,7 @@ from fastlstm.comparison import (
     renamed,
     replay,
 )
-from fastlstm.errors import InputError
-from fastlstm.model import Model
-from fastlstm.runners import Runner, object_runner
+from fastlstm.verification.runners import Runner, object_runner
 
 __all__ = ["verify"]
 

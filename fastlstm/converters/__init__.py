@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.files.opening import refuse_pointer
 from fastlstm.graph import Graph
-from fastlstm.opening import refuse_pointer
 
 __all__ = ["FORMATS", "load_graph"]
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fastlstm.export.interface import Port
 from fastlstm.export.source import Copy, Seat
-from fastlstm.program import place
+from fastlstm.program.program import place
 
 __all__ = ["Elements", "port_type"]
 

@@ -25,10 +25,10 @@ from fastlstm.export.names import checked_name, name_of
 from fastlstm.export.objects import renamed
 from fastlstm.export.sizes import size_macros, sizes_of
 from fastlstm.export.texts import cmake, readme
-from fastlstm.fixing import fixed
-from fastlstm.machine import cores
 from fastlstm.model import Model
 from fastlstm.target import LEVELS, TARGETS, Target
+from fastlstm.target.machine import cores
+from fastlstm.verification.fixing import fixed
 
 __all__ = ["export", "target_named"]
 

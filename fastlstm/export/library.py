@@ -18,8 +18,8 @@ __all__ = ["LIBRARY_LEVELS", "dispatcher", "level_prefix"]
 LIBRARY_LEVELS = ("x86-64-v3", "x86-64-v4")
 """Levels in a library, the least demanding first."""
 
-# What a level needs of the processor (`fastlstm.machine.NEEDS`): bits of ecx after leaf 1, of ebx after leaf 7, and
-# what the system saves (XCR0).
+# What a level needs of the processor (`fastlstm.target.machine.NEEDS`): bits of ecx after leaf 1, of ebx after leaf 7,
+# and what the system saves (XCR0).
 _NEEDS = {
     "x86-64-v3": (1 << 12 | 1 << 22 | 1 << 27 | 1 << 28 | 1 << 29, 1 << 3 | 1 << 5 | 1 << 8, 0x06),
     "x86-64-v4": (1 << 12 | 1 << 22 | 1 << 27 | 1 << 28 | 1 << 29,

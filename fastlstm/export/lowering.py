@@ -19,8 +19,8 @@ from fastlstm.export.struct import STATUS, Struct
 from fastlstm.export.unit import Unit
 from fastlstm.kernels.compiler import Kernel
 from fastlstm.kernels.simplified import simplified
-from fastlstm.program import Body, Instruction, Place, Program
-from fastlstm.scratch import integer_bytes, scratch_bytes
+from fastlstm.program.program import Body, Instruction, Place, Program
+from fastlstm.program.scratch import integer_bytes, scratch_bytes
 from fastlstm.target import Target
 
 __all__ = ["Lowering", "word_bits"]

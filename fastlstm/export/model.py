@@ -20,15 +20,15 @@ from fastlstm.export.lengths import lengths_as_masks
 from fastlstm.export.recorded import stream_source, whole_source
 from fastlstm.export.source import Source
 from fastlstm.export.streams import segment_source
+from fastlstm.files.graph_json import tensors, to_json
 from fastlstm.graph import Graph, TensorSpec
-from fastlstm.graph_json import tensors, to_json
+from fastlstm.lowering.tapes import by_shape as tapes
 from fastlstm.model import Model
-from fastlstm.samples import open_dimensions, sample_array, sample_inputs
 from fastlstm.streaming.choosing import engine_for
 from fastlstm.streaming.engines import GraphEngine, GraphRun, SegmentRun
 from fastlstm.streaming.ports import Port as StreamPort
-from fastlstm.tapes import by_shape as tapes
 from fastlstm.target import Target
+from fastlstm.verification.samples import open_dimensions, sample_array, sample_inputs
 
 __all__ = ["Exported", "model_hash"]
 

@@ -19,12 +19,12 @@ from fastlstm.export.interface import Port, StateField
 from fastlstm.export.source import STATES, Copy, Region, Routine, Seat
 from fastlstm.export.streams import port_names
 from fastlstm.export.struct import alignment
-from fastlstm.memory import memory_of
+from fastlstm.lowering.tapes.tape import record_program
 from fastlstm.passes import shapes
+from fastlstm.program.memory import memory_of
 from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.flow import Carried
 from fastlstm.streaming.ports import Port as StreamPort
-from fastlstm.tapes.tape import record_program
 from fastlstm.target import Target
 
 __all__ = ["Phase", "StreamTapes"]

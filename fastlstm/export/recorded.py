@@ -14,8 +14,8 @@ from fastlstm.export.interface import Port
 from fastlstm.export.phases import StreamTapes
 from fastlstm.export.source import Routine, Source
 from fastlstm.export.streams import port_names
+from fastlstm.lowering.tapes.tape import record_program
 from fastlstm.streaming.engines import GraphEngine
-from fastlstm.tapes.tape import record_program
 
 __all__ = ["stream_source", "whole_source"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from fastlstm.machine import lacks
+from fastlstm.target.machine import lacks
 
 __all__ = ["HOST_COMPILERS", "NODE", "ROUTES", "TESTED", "Board", "Found", "Route", "find", "first"]
 

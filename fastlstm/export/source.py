@@ -9,7 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.export.interface import Port, StateField
-from fastlstm.program import Program
+from fastlstm.program.program import Program
 
 __all__ = ["Beginning", "Copy", "Ending", "Region", "Routine", "Seat", "Source"]
 

@@ -10,7 +10,7 @@ from fastlstm.errors import UnsupportedError
 from fastlstm.export.interface import Port, StateField
 from fastlstm.export.source import STATES, Copy, Region, Routine, Seat, Source
 from fastlstm.export.struct import alignment
-from fastlstm.segments.segment import Segment
+from fastlstm.runtime.segment import Segment
 from fastlstm.streaming.engines import SegmentEngine
 
 __all__ = ["port_names", "segment_source"]

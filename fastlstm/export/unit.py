@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout
 from fastlstm.errors import UnsupportedError
 from fastlstm.export.assembly import Writer
 from fastlstm.export.sharing import SharedKernel
@@ -16,7 +15,8 @@ from fastlstm.export.source import Region, Seat
 from fastlstm.export.specialise import Answer
 from fastlstm.export.struct import Struct
 from fastlstm.kernels.compiler import Kernel
-from fastlstm.program import Argument, Body, Instruction, Place, Program, Stage, Table
+from fastlstm.program import layout
+from fastlstm.program.program import Argument, Body, Instruction, Place, Program, Stage, Table
 
 __all__ = ["Unit"]
 

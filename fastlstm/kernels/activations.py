@@ -1,6 +1,6 @@
 """Activations on SIMD vectors.
 
-Sigmoid and tanh are within 2 ulp over all float32 inputs (``python -m fastlstm.ulp`` tries them all),
+Sigmoid and tanh are within 2 ulp over all float32 inputs (``python -m fastlstm.conformance.ulp`` tries them all),
 tanh is odd and never past 1, small arguments keep their relative accuracy, a NaN stays a NaN.
 
 They rest on one expansion. With y = n * ln 2 + r, n an integer and ``|r| <= ln(2) / 2``,
@@ -11,8 +11,8 @@ where q is a polynomial of degree 4, the minimax fit of (exp(r) - 1 - r) / r**2 
 taken relatively (0.22 units of 2**-24). ln 2 is subtracted in two parts, so that r is exact to its last bit;
 n comes out of the low bits of y / ln 2 + 1.5 * 2**23. Results below the smallest normal number are zero.
 
-What has a name here, and the functions of `fastlstm.simd` that are imported, the operators' own functions of vectors
-are made of (`fastlstm.operators.definition.Function`).
+What has a name here, and the functions of `fastlstm.kernels.simd` that are imported, the operators' own functions of
+vectors are made of (`fastlstm.operators.definition.Function`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from types import FunctionType
 from typing import Any
 
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.operators import OPERATORS, Function, Operation
-from fastlstm.operators.activations import ACTIVATIONS
-from fastlstm.simd import (
+from fastlstm.kernels.simd import (
     fma,
     pow2_low,
     splat,
@@ -38,6 +36,8 @@ from fastlstm.simd import (
     where_less,
     where_negative,
 )
+from fastlstm.operators import OPERATORS, Function, Operation
+from fastlstm.operators.activations import ACTIVATIONS
 
 __all__ = ["activation", "bounded", "clipping", "exp", "operation", "vfloor", "vsqrt"]
 

@@ -1,8 +1,8 @@
 """Arrays of any shape, outside the rows of a segment: copies with strides, functions of an element, broadcasting.
 
-Addresses and sizes are fixed when a tape is recorded (see `fastlstm.tapes.tape`), so they stand in the arguments. An
-array has up to five axes here, the last one innermost; strides are in bytes. Whole vectors may be read behind an
-array's end (a tape leaves room there), but nothing is written past it: another worker's part begins there.
+Addresses and sizes are fixed when a tape is recorded (see `fastlstm.lowering.tapes.tape`), so they stand in the
+arguments. An array has up to five axes here, the last one innermost; strides are in bytes. Whole vectors may be read
+behind an array's end (a tape leaves room there), but nothing is written past it: another worker's part begins there.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.arrays import Binary, Copy, Fill, Pad, Unary
 from fastlstm.kernels.activations import activation, operation
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.layout import SCRATCH
-from fastlstm.simd import (
+from fastlstm.kernels.simd import (
     every_second,
     load_f32,
     store_f32,
@@ -29,6 +26,9 @@ from fastlstm.simd import (
     vstore,
     vstore_first,
 )
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.arrays import Binary, Copy, Fill, Pad, Unary
+from fastlstm.program.layout import SCRATCH
 
 __all__ = ["binary", "copied_line", "copy", "fill", "logarithm", "offset", "pad", "unary"]
 

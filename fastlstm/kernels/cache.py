@@ -61,10 +61,10 @@ def sources() -> str:
     """Return a hash of all that a kernel's code is made from, besides its constants and its target."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    shared = ("layout", "limits", "simd", "target")
-    folders = [*sorted(here.glob("*.py")), *sorted((here.parent / "arguments").glob("*.py"))]
+    shared = ("program/layout.py", "target/__init__.py", "target/limits.py")
+    folders = [*sorted(here.glob("*.py")), *sorted((here.parent / "program" / "arguments").glob("*.py"))]
     functions = [here.parent / "operators" / f"{name}.py" for name in VECTORS]
-    for source in [*folders, *functions, *(here.parent / f"{name}.py" for name in shared)]:
+    for source in [*folders, *functions, *(here.parent / name for name in shared)]:
         if source.stem not in FINDING:
             digest.update(source.read_bytes())
     return digest.hexdigest()[:20]

@@ -1,7 +1,7 @@
 """Compiling and finding kernels: one calling convention, one set of options.
 
 A kernel is a C function ``int64(int64, int64, int64)``, used as ``(args, frame, unused)`` by the program that
-`fastlstm.kernels.drive` runs and as a Python built-in by `fastlstm.native`. It is written as a factory: a
+`fastlstm.kernels.drive` runs and as a Python built-in by `fastlstm.runtime.native`. It is written as a factory: a
 function in a module of this package whose parameters are compile-time constants (lanes, tile shapes,
 activations) and which returns the function that Numba compiles. `compile_kernel` makes a variant's object code for any
 target.
@@ -182,7 +182,7 @@ def listing() -> Iterator[set[Kernel]]:
     """Note the kernels that are asked for and compile none: what models run meanwhile computes nothing.
 
     It is for processes that do nothing else, because models and streams keep what they were given. With
-    `fastlstm.machine.supposing` it says what a model needs on another machine.
+    `fastlstm.target.machine.supposing` it says what a model needs on another machine.
     """
     listings.append(set())
     try:

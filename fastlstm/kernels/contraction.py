@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.arrays import MatMul, Pack
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory
 from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.product import product
-from fastlstm.layout import TOGETHER
-from fastlstm.simd import load_f32, store_f32, store_i64
+from fastlstm.kernels.simd import load_f32, store_f32, store_i64
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.arrays import MatMul, Pack
+from fastlstm.program.layout import TOGETHER
 
 __all__ = ["matmul", "pack"]
 

@@ -2,9 +2,10 @@
 
     y[m, p] = f(bias[m] + sum over terms t in ascending order of w[m, t] * x[p + offset[t]])
 
-A term is a channel and a tap of the kernel. Positions are numbered through padded planes (`fastlstm.tapes.planes`
-lays them out), so that the inputs of neighbouring positions are neighbours too, and nothing is gathered. `by_channel`
-takes a vector of positions at a time and is right for many of them, `by_position` a vector of output channels.
+A term is a channel and a tap of the kernel. Positions are numbered through padded planes (see
+`fastlstm.lowering.tapes.planes`), so that the inputs of neighbouring positions are neighbours too, and nothing is
+gathered. `by_channel` takes a vector of positions at a time and is right for many of them, `by_position` a vector of
+output channels.
 
 Both have the same bits for any number of positions: a sum is made of pieces of some terms (how many depends on the
 weights alone), each one chain of multiply-adds from zero, added in ascending order; then the bias is added. Spectra
@@ -18,13 +19,10 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.arrays import Convolution
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory, word
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import group_size, in_tiles, shift
-from fastlstm.layout import SCRATCH, TOGETHER
-from fastlstm.simd import (
+from fastlstm.kernels.simd import (
     load_f32,
     load_i64,
     store_f32,
@@ -37,6 +35,9 @@ from fastlstm.simd import (
     vstore_first,
     where_negative,
 )
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.arrays import Convolution
+from fastlstm.program.layout import SCRATCH, TOGETHER
 
 __all__ = ["by_channel", "by_position"]
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm import layout
 from fastlstm.kernels.frame import word
-from fastlstm.layout import RUNS, START, STEPS, TOTAL
-from fastlstm.simd import (
+from fastlstm.kernels.simd import (
     call_kernel,
     get_float_mode,
     load_i64,
@@ -15,6 +13,8 @@ from fastlstm.simd import (
     store_i64,
     with_flush_to_zero,
 )
+from fastlstm.program import layout
+from fastlstm.program.layout import RUNS, START, STEPS, TOTAL
 
 __all__ = ["drive"]
 

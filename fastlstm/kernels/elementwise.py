@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.rows import Binary, LayerNorm, Softmax, Unary
 from fastlstm.kernels.activations import activation, exp, operation
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.layout import ROWS, STEPS
-from fastlstm.simd import fma, load_f32, sqrt, store_f32, vload, vsplat, vsplat_load, vstore
+from fastlstm.kernels.simd import fma, load_f32, sqrt, store_f32, vload, vsplat, vsplat_load, vstore
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.rows import Binary, LayerNorm, Softmax, Unary
+from fastlstm.program.layout import ROWS, STEPS
 
 __all__ = ["binary", "layer_norm", "row_address", "softmax", "unary"]
 

@@ -1,7 +1,7 @@
 """The entry from Python: a C function of the kind ``PyObject *(PyObject *self, PyObject *const *args, n)``.
 
-`fastlstm.native` makes it a built-in whose `self` is an array of words that say what to expect and what to run. What is
-not just as expected is answered with None, before anything is written; it raises nothing but MemoryError.
+`fastlstm.runtime.native` makes it a built-in whose `self` is an array of words that say what to expect and what to run.
+What is not just as expected is answered with None, before anything is written; it raises nothing but MemoryError.
 
 While a call is under way the program's flag is empty: the entry takes the reference out of the flag's slot and puts it
 back. It holds the interpreter lock at both moments, so no other call comes in between, and what it notes in its words
@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm import layout
 from fastlstm.kernels.entry_copies import copies, unstage
 from fastlstm.kernels.entry_rows import mask_codes, point, sort_rows
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import call_c, load_i8, load_i32, load_i64, store_i64
+from fastlstm.kernels.simd import call_c, load_i8, load_i32, load_i64, store_i64
+from fastlstm.program import layout
 
 __all__ = ["call"]
 

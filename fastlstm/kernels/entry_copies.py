@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fastlstm import layout
 from fastlstm.kernels.entry_rows import is_staged, row_at
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.memory import clear
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import call_c, load_i64
+from fastlstm.kernels.simd import call_c, load_i64
+from fastlstm.program import layout
 
 __all__ = ["copies", "unstage"]
 

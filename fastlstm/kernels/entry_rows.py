@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fastlstm import layout
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import COUNTS, SKIP, SKIP_FIRST
-from fastlstm.simd import call_c, load_i8, load_i32, load_i64, store_i64
+from fastlstm.kernels.simd import call_c, load_i8, load_i32, load_i64, store_i64
+from fastlstm.program import layout
 
 __all__ = ["is_staged", "mask_codes", "point", "row_at", "sort_rows"]
 

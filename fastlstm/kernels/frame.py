@@ -6,9 +6,9 @@ their place.
 
 from __future__ import annotations
 
-from fastlstm import layout
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import call_kernel, primitive
+from fastlstm.kernels.simd import call_kernel, primitive
+from fastlstm.program import layout
 
 __all__ = [
     "active_rows",

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm import layout
-from fastlstm.arguments import positions, size_of
-from fastlstm.arguments.rows import Pooled, PooledState
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, word
 from fastlstm.kernels.memory import copy
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import call_c, load_i32, load_i64, store_i64, vload, vstore
+from fastlstm.kernels.simd import call_c, load_i32, load_i64, store_i64, vload, vstore
+from fastlstm.program import layout
+from fastlstm.program.arguments import positions, size_of
+from fastlstm.program.arguments.rows import Pooled, PooledState
 
 __all__ = ["call", "check", "gather", "scatter"]
 

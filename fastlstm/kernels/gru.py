@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.rows import GRU, ResetBefore
 from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.lockstep import in_lockstep
@@ -13,7 +11,9 @@ from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import Activation, Compiled, over_time
-from fastlstm.simd import fma, load_i64, store_i64, vload, vstore
+from fastlstm.kernels.simd import fma, load_i64, store_i64, vload, vstore
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.rows import GRU, ResetBefore
 from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["gru", "reset_before"]

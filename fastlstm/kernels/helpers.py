@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from fastlstm.kernels.image import Image
-from fastlstm.machine import cores
 from fastlstm.target import Target
+from fastlstm.target.machine import cores
 
 if TYPE_CHECKING:
     import subprocess

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from fastlstm.errors import FastLSTMError
-from fastlstm.layout import LINE
+from fastlstm.program.layout import LINE
 
 __all__ = ["ALIGNMENT", "Image", "image_of"]
 

@@ -14,8 +14,8 @@ from fastlstm.kernels.integer_shape import Shape
 from fastlstm.kernels.integer_tile import integer_tiles
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import group_size
-from fastlstm.layout import LINE
-from fastlstm.limits import BLOCK
+from fastlstm.program.layout import LINE
+from fastlstm.target.limits import BLOCK
 
 __all__ = ["integer_product"]
 

@@ -20,8 +20,8 @@ from numba.extending import intrinsic
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.layout import LINE, QUANTISED
-from fastlstm.simd import F32, I32, constant, int_vector, load_i64, pointer, store_f32, vload, vsplat
+from fastlstm.kernels.simd import F32, I32, constant, int_vector, load_i64, pointer, store_f32, vload, vsplat
+from fastlstm.program.layout import LINE, QUANTISED
 
 __all__ = ["first_row", "quantised", "row_bytes"]
 

@@ -2,7 +2,7 @@
 
     C[r, p, v] += a_scale[r] * w_scale[p, v] * sum over k of A[r, k] * W[p, k, v]
 
-A and W are 16 or 8 bits wide, the sum 32. `fastlstm.quantise` bounds the weights so that no such sum overflows,
+A and W are 16 or 8 bits wide, the sum 32. `fastlstm.graph.quantise` bounds the weights so that no such sum overflows,
 so it is exact, whatever the order in which it is taken and whatever the instructions.
 
 Rows of 8 bits meet weights of 8 bits four at a time, where there is an instruction for it: on x86 ``vpdpbusd``, which
@@ -27,8 +27,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from fastlstm.kernels.integer_shape import Shape
-from fastlstm.layout import LINE
-from fastlstm.simd import (
+from fastlstm.kernels.simd import (
     F32,
     I32,
     I64,
@@ -41,6 +40,7 @@ from fastlstm.simd import (
     prefetch,
     store_vector,
 )
+from fastlstm.program.layout import LINE
 
 __all__ = ["integer_tiles"]
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.rows import Linear
 from fastlstm.kernels.frame import (
     active_rows,
     arg,
@@ -23,8 +21,10 @@ from fastlstm.kernels.frame import (
     word,
 )
 from fastlstm.kernels.operand import operand
-from fastlstm.layout import ROWS, SCRATCH, START, STEPS
-from fastlstm.simd import store_i64
+from fastlstm.kernels.simd import store_i64
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.rows import Linear
+from fastlstm.program.layout import ROWS, SCRATCH, START, STEPS
 from fastlstm.target import FLOAT32, WeightFormat
 
 A = positions(Linear)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.arrays import LayerNorm, Lines
 from fastlstm.kernels.activations import exp
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.memory import partial_store
-from fastlstm.layout import SCRATCH
-from fastlstm.simd import fma, load_f32, sqrt, store_f32, vload, vsplat
+from fastlstm.kernels.simd import fma, load_f32, sqrt, store_f32, vload, vsplat
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.arrays import LayerNorm, Lines
+from fastlstm.program.layout import SCRATCH
 
 __all__ = ["layer_norm", "reduce", "softmax"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import join, part, vload, vstore
+from fastlstm.kernels.simd import join, part, vload, vstore
 
 __all__ = ["FEW_ROWS", "PANELS", "access", "in_lockstep", "items_beside"]
 

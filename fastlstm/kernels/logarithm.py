@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import exponent_of, without_exponent
+from fastlstm.kernels.simd import exponent_of, without_exponent
 
 __all__ = ["log"]
 

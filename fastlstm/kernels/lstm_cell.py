@@ -15,7 +15,7 @@ from fastlstm.kernels.activations import activation, clipping
 from fastlstm.kernels.lockstep import FEW_ROWS, PANELS, access, items_beside
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import fma, join, part, splat, vload, vstore
+from fastlstm.kernels.simd import fma, join, part, splat, vload, vstore
 
 __all__ = ["lstm_cells", "lstm_share", "lstm_tail"]
 

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import load_f32, store_f32, vload, vstore
+from fastlstm.kernels.simd import load_f32, store_f32, vload, vstore
 
 __all__ = ["clear", "copy", "copy_vectors", "partial_store"]
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.rows import Embed, Last, Move
 from fastlstm.kernels.elementwise import row_address
 from fastlstm.kernels.frame import arg, bound, complain, first_share, next_share, origin, row_stride, time_stride, word
 from fastlstm.kernels.memory import copy
-from fastlstm.layout import ROWS, START, STEPS, TOTAL
-from fastlstm.simd import load_f32, load_i64, store_f32
+from fastlstm.kernels.simd import load_f32, load_i64, store_f32
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.rows import Embed, Last, Move
+from fastlstm.program.layout import ROWS, START, STEPS, TOTAL
 
 __all__ = ["embed", "last", "move"]
 

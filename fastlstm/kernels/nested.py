@@ -1,16 +1,16 @@
-"""A program as one instruction of another: a segment's on a tape (see `fastlstm.tapes.tape`), a loop's body."""
+"""A program as one instruction of another: a segment's on a tape (`fastlstm.lowering.tapes.tape`), a loop's body."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm.arguments import positions, size_of
-from fastlstm.arguments.arrays import Bound
 from fastlstm.kernels.frame import arg, first_share, next_share, word
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.layout import ACTIVE, PHASE, TOTAL, WORKER, WORKERS
-from fastlstm.simd import call_kernel, store_i64
+from fastlstm.kernels.simd import call_kernel, store_i64
+from fastlstm.program.arguments import positions, size_of
+from fastlstm.program.arguments.arrays import Bound
+from fastlstm.program.layout import ACTIVE, PHASE, TOTAL, WORKER, WORKERS
 
 __all__ = ["BOUND", "Compiled", "by_workers", "nested"]
 

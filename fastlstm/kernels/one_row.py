@@ -15,14 +15,11 @@ from numba.core import types
 from numba.core.types.containers import Tuple
 from numba.extending import intrinsic
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.rows import SmallLSTM
 from fastlstm.kernels.frame import active_rows, arg, first_share, next_share, origin, time_stride, word
 from fastlstm.kernels.memory import clear, copy_vectors, partial_store
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import COUNTS, SKIP
-from fastlstm.layout import SCRATCH, START, STEPS
-from fastlstm.simd import (
+from fastlstm.kernels.simd import (
     F32,
     I64,
     Vec,
@@ -36,6 +33,9 @@ from fastlstm.simd import (
     pointer,
     vstore,
 )
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.rows import SmallLSTM
+from fastlstm.program.layout import SCRATCH, START, STEPS
 
 __all__ = ["Compiled", "over_time", "register_chains", "storing"]
 

@@ -20,8 +20,8 @@ from fastlstm.kernels.integer_rows import quantised
 from fastlstm.kernels.integer_shape import Shape
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import product
-from fastlstm.limits import BYTE_LIMIT, BYTE_OFFSET, VALUE_LIMIT
 from fastlstm.target import WeightFormat
+from fastlstm.target.limits import BYTE_LIMIT, BYTE_OFFSET, VALUE_LIMIT
 
 __all__ = ["operand"]
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.arrays import Pool
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory, word
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.layout import SCRATCH
-from fastlstm.simd import (
+from fastlstm.kernels.simd import (
     every_second,
     load_f32,
     store_f32,
@@ -21,6 +18,9 @@ from fastlstm.simd import (
     vstore,
     vstore_first,
 )
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.arrays import Pool
+from fastlstm.program.layout import SCRATCH
 
 __all__ = ["pool"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fastlstm import layout
+from fastlstm.program import layout
 from fastlstm.target import Target
 
 __all__ = ["flushes_denormals", "frame_primitives", "target_primitives"]

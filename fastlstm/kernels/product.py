@@ -14,9 +14,9 @@ from typing import Any
 
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.pipeline import inlined
+from fastlstm.kernels.simd import load_i64, store_i64
 from fastlstm.kernels.tile import tiles
-from fastlstm.layout import CUT_BYTES, LINE, SLICE_BYTES
-from fastlstm.simd import load_i64, store_i64
+from fastlstm.program.layout import CUT_BYTES, LINE, SLICE_BYTES
 
 __all__ = ["group_size", "in_tiles", "product", "rows_per_tile"]
 

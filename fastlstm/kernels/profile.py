@@ -1,14 +1,14 @@
-"""Reading a clock between the instructions of a program: see `fastlstm.clock`."""
+"""Reading a clock between the instructions of a program: see `fastlstm.runtime.clock`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.arrays import Mark
 from fastlstm.kernels.frame import arg, word
-from fastlstm.layout import WORKER
-from fastlstm.simd import load_i64, primitive, store_i64
+from fastlstm.kernels.simd import load_i64, primitive, store_i64
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.arrays import Mark
+from fastlstm.program.layout import WORKER
 
 __all__ = ["mark"]
 

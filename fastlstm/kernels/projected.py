@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.rows import Projected
 from fastlstm.kernels.activations import bounded
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
 from fastlstm.kernels.lstm_cell import lstm_cells, lstm_share
@@ -11,7 +9,9 @@ from fastlstm.kernels.memory import clear, partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import Activation, Compiled, over_time
-from fastlstm.simd import store_i64, vload
+from fastlstm.kernels.simd import store_i64, vload
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.rows import Projected
 from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["lstm"]

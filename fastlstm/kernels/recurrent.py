@@ -18,8 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.rows import LSTM, Projected
 from fastlstm.kernels.activations import bounded
 from fastlstm.kernels.frame import (
     active_rows,
@@ -38,8 +36,10 @@ from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import product
-from fastlstm.layout import ROWS, RUNS, SCRATCH, START, STEPS
-from fastlstm.simd import load_i64, store_i64
+from fastlstm.kernels.simd import load_i64, store_i64
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.rows import LSTM, Projected
+from fastlstm.program.layout import ROWS, RUNS, SCRATCH, START, STEPS
 from fastlstm.target import FLOAT32, WeightFormat
 
 __all__ = ["lstm"]

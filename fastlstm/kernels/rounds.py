@@ -1,4 +1,4 @@
-"""A loop: the program of its body, run round by round as one instruction of another program (see `fastlstm.tapes`).
+"""A loop: the program of its body, run round by round, as one instruction (see `fastlstm.lowering.tapes`).
 
 How many rounds there are is known when a tape is recorded. A body that decides by itself whether another round
 follows is held against that number: `verify` notes where it would have decided otherwise, and the results are thrown
@@ -7,15 +7,15 @@ away. So nothing here runs longer than it was recorded for, and all workers make
 
 from __future__ import annotations
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.arrays import Advance, MoveSlice, Verify
 from fastlstm.kernels.arrays import copied_line, offset
 from fastlstm.kernels.frame import arg, bound, first_share, next_share
 from fastlstm.kernels.nested import BOUND, Compiled, by_workers
 from fastlstm.kernels.pipeline import inlined
+from fastlstm.kernels.simd import call_kernel, load_i64, store_i64
 from fastlstm.kernels.whole import load
-from fastlstm.layout import ACTIVE, KINDS, TOTAL
-from fastlstm.simd import call_kernel, load_i64, store_i64
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.arrays import Advance, MoveSlice, Verify
+from fastlstm.program.layout import ACTIVE, KINDS, TOTAL
 
 __all__ = ["advance", "move", "repeat", "verify"]
 

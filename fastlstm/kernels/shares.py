@@ -17,10 +17,10 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm import layout
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.layout import JOB_CONDITION_2, JOB_MUTEX, JOB_SHARES, JOB_WAITERS, PHASE, SHARES, WORKER, WORKERS
-from fastlstm.simd import I64, call_c, load_i64, pointer, primitive, store_i64
+from fastlstm.kernels.simd import I64, call_c, load_i64, pointer, primitive, store_i64
+from fastlstm.program import layout
+from fastlstm.program.layout import JOB_CONDITION_2, JOB_MUTEX, JOB_SHARES, JOB_WAITERS, PHASE, SHARES, WORKER, WORKERS
 
 __all__ = ["following"]
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.rows import SmallLSTM
 from fastlstm.kernels.activations import activation
 from fastlstm.kernels.frame import arg, origin, time_stride
 from fastlstm.kernels.one_row import Compiled, over_time, register_chains, storing
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import fma, join, part, vload, vstore
+from fastlstm.kernels.simd import fma, join, part, vload, vstore
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.rows import SmallLSTM
 
 __all__ = ["lstm"]
 

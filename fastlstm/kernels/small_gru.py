@@ -9,14 +9,14 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.rows import SmallGRU
 from fastlstm.kernels.activations import activation
 from fastlstm.kernels.frame import arg, origin, time_stride
 from fastlstm.kernels.lockstep import access
 from fastlstm.kernels.one_row import Compiled, over_time, register_chains, storing
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.simd import fma, vload
+from fastlstm.kernels.simd import fma, vload
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.rows import SmallGRU
 
 __all__ = ["gru", "rnn"]
 

@@ -1,14 +1,14 @@
-"""Running the parts of a program whose batch is divided: see `fastlstm.segments.split`."""
+"""Running the parts of a program whose batch is divided: see `fastlstm.runtime.split`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from fastlstm import layout
-from fastlstm.arguments import positions, size_of
-from fastlstm.arguments.rows import Part, Split, SplitTable
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
-from fastlstm.simd import call_kernel, load_i64, store_i64
+from fastlstm.kernels.simd import call_kernel, load_i64, store_i64
+from fastlstm.program import layout
+from fastlstm.program.arguments import positions, size_of
+from fastlstm.program.arguments.rows import Part, Split, SplitTable
 
 __all__ = ["split"]
 

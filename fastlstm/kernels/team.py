@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastlstm import layout
 from fastlstm.kernels.frame import word
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.shares import (
@@ -32,7 +31,8 @@ from fastlstm.kernels.shares import (
     wait_for,
     wake_all,
 )
-from fastlstm.simd import call_kernel, load_i64, store_i64
+from fastlstm.kernels.simd import call_kernel, load_i64, store_i64
+from fastlstm.program import layout
 
 __all__ = ["dismiss", "follow", "lead"]
 

@@ -23,8 +23,7 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.layout import LINE
-from fastlstm.simd import (
+from fastlstm.kernels.simd import (
     F32,
     I64,
     broadcast,
@@ -37,6 +36,7 @@ from fastlstm.simd import (
     prefetch,
     store_vector,
 )
+from fastlstm.program.layout import LINE
 
 __all__ = ["tiles"]
 

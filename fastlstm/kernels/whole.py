@@ -13,14 +13,26 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from fastlstm.arguments import positions
-from fastlstm.arguments.arrays import Elementwise, Gather, Lines, MaskCodes, Running, Where
 from fastlstm.kernels.arrays import offset
 from fastlstm.kernels.frame import arg, bound, complain, first_share, next_share
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import COUNTS, SKIP, SKIP_FIRST
-from fastlstm.layout import KINDS, OPERATIONS
-from fastlstm.simd import F32, I8, I32, load_f32, load_i8, load_i32, load_i64, store_f32, store_i8, store_i32, store_i64
+from fastlstm.kernels.simd import (
+    F32,
+    I8,
+    I32,
+    load_f32,
+    load_i8,
+    load_i32,
+    load_i64,
+    store_f32,
+    store_i8,
+    store_i32,
+    store_i64,
+)
+from fastlstm.program.arguments import positions
+from fastlstm.program.arguments.arrays import Elementwise, Gather, Lines, MaskCodes, Running, Where
+from fastlstm.program.layout import KINDS, OPERATIONS
 
 __all__ = ["argmax", "elementwise", "gather", "load", "mask_codes", "running", "where"]
 

@@ -55,9 +55,11 @@ class Stream(Enum):
 class Lowering(Enum):
     """Where instructions are made of operators that are no functions of single elements."""
 
-    TAPE = auto()  # `fastlstm.tapes`, and `fastlstm.segments` where values are rows around recurrent layers
-    LOOP = auto()  # `fastlstm.tapes.rounds`
-    RECURRENT = auto()  # `fastlstm.segments.recurrent`
+    TAPE = (
+        auto()
+    )  # `fastlstm.lowering.tapes`, and `fastlstm.lowering.segments` where values are rows around recurrent layers
+    LOOP = auto()  # `fastlstm.lowering.tapes.rounds`
+    RECURRENT = auto()  # `fastlstm.lowering.segments.recurrent`
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Operator:
     compute : callable or None
         Its meaning: the node's inputs in order (None where one is absent) and its attributes by keyword, NumPy arrays
         in and out. The parameters say what the operator takes (see `fastlstm.operators.signature`). None for recurrent
-        layers, whose equations stand in `fastlstm.reference`.
+        layers, whose equations stand in `fastlstm.operators.reference`.
     infer : callable or str
         Its shape rule, or why nothing is known of what it gives before it runs.
     lowering : Function, Operation, Lowering or str

@@ -1,4 +1,4 @@
-"""Recurrent layers: shapes of LSTM, GRU and RNN. What they compute stands in `fastlstm.reference`."""
+"""Recurrent layers: shapes of LSTM, GRU and RNN. What they compute stands in `fastlstm.operators.reference`."""
 
 from __future__ import annotations
 

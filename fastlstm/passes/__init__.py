@@ -29,6 +29,7 @@ from __future__ import annotations
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph
 from fastlstm.operators import ELEMENTWISE, REDUCTIONS
+from fastlstm.operators.validation import validated
 from fastlstm.passes import (
     convolve,
     fixed_time,
@@ -45,7 +46,6 @@ from fastlstm.passes import (
 )
 from fastlstm.passes.recognise import recognise
 from fastlstm.passes.rewrite import Budget, Rewrite, fixpoint
-from fastlstm.validation import validated
 
 __all__ = ["optimise", "shapes"]
 

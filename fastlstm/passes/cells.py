@@ -1,8 +1,8 @@
 """One step of a recurrent layer, found in formulas: LSTM, GRU and plain cells and their weights.
 
 `match` looks at the formula of one value (see `fastlstm.passes.formulas`) and tells whether it is the new
-hidden state of a cell, by the equations of `fastlstm.reference`. `weights` sorts the terms of its gates by what
-they multiply. Everything that is not exactly such a cell is None.
+hidden state of a cell, by the equations of `fastlstm.operators.reference`. `weights` sorts the terms of its gates by
+what they multiply. Everything that is not exactly such a cell is None.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import reference
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node, RecurrentInputs, TensorSpec, outer_values
+from fastlstm.operators import reference
 from fastlstm.operators.sizes import is_small
 from fastlstm.operators.values import UNKNOWN, ValueInfo
 from fastlstm.passes.cells import Cell, Weights

@@ -28,8 +28,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastlstm.errors import FileFormatError, InputError
+from fastlstm.files.graph_json import tensors, to_json
 from fastlstm.graph import Graph
-from fastlstm.graph_json import tensors, to_json
 from fastlstm.scoring.sources import filesystem
 
 __all__ = ["REJECTED", "OutputFolder", "model_hash"]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from fastlstm.errors import FastLSTMError, InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, RecurrentInputs, TensorSpec
 from fastlstm.model import Model
-from fastlstm.samples import sample_inputs
+from fastlstm.verification.samples import sample_inputs
 
 __all__ = ["InputPort", "OutputPort", "Ports", "find_ports", "takes_lengths"]
 

@@ -22,7 +22,6 @@ import pyarrow as pa
 from numpy.lib.stride_tricks import as_strided
 
 from fastlstm.errors import InputError
-from fastlstm.machine import cores
 from fastlstm.model import Model
 from fastlstm.scoring.arrow import arrow_column, arrow_type
 from fastlstm.scoring.parts import OutputFolder, model_hash
@@ -30,6 +29,7 @@ from fastlstm.scoring.ports import OutputPort
 from fastlstm.scoring.progress import Progress
 from fastlstm.scoring.run import Summary, summarised
 from fastlstm.scoring.sources import file_identity, find_files
+from fastlstm.target.machine import cores
 from fastlstm.version import __version__
 
 __all__ = ["BLOCK", "score_recordings"]

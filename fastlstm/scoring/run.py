@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastlstm.errors import InputError
-from fastlstm.machine import cores
 from fastlstm.model import Model
 from fastlstm.scoring.bucketing import FRAMES, ROWS
 from fastlstm.scoring.local import score_parts
@@ -16,6 +15,7 @@ from fastlstm.scoring.parts import REJECTED, OutputFolder, model_hash
 from fastlstm.scoring.progress import Progress
 from fastlstm.scoring.scorer import Columns, Scorer
 from fastlstm.scoring.sources import Source, open_source
+from fastlstm.target.machine import cores
 from fastlstm.version import __version__
 
 __all__ = ["MEMORY", "Summary", "manifest", "part_rows_for", "score", "score_parts", "summarised"]

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import machine, passes
+from fastlstm import passes
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, Recurrent, RecurrentInputs, TensorSpec
-from fastlstm.plan import make_plan, row_labels
-from fastlstm.segments.segment import Segment
+from fastlstm.lowering.plan import make_plan, row_labels
+from fastlstm.runtime.segment import Segment
 from fastlstm.streaming.engines import Engine, GraphEngine, SegmentEngine, Streamed
 from fastlstm.streaming.flow import FRAMES, ROWS, TRACED, Carried, Part, Unrolled, WrongAxesError, refusal
 from fastlstm.streaming.pairs import final_states, initial_states, likely_pairs, state_pairs
 from fastlstm.streaming.timeline_rules import unroll
-from fastlstm.target import Target
+from fastlstm.target import Target, machine
 
 __all__ = ["engine_for"]
 

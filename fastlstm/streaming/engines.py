@@ -15,19 +15,19 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.busy import Busy
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, TensorSpec
-from fastlstm.memory import check_memory
-from fastlstm.native import Call, never
-from fastlstm.segments.entry import stream_entry
-from fastlstm.segments.segment import Segment
+from fastlstm.lowering.tapes.by_shape import Tapes
+from fastlstm.program.memory import check_memory
+from fastlstm.runtime.busy import Busy
+from fastlstm.runtime.entry import stream_entry
+from fastlstm.runtime.native import Call, never
+from fastlstm.runtime.segment import Segment
 from fastlstm.streaming.delay import HOPS, Waiting
 from fastlstm.streaming.flow import Part, Unrolled
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.repeating import TOGETHER, repeated, stacked
-from fastlstm.tapes.by_shape import Tapes
 from fastlstm.target import Target
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout
-from fastlstm.busy import Busy
-from fastlstm.memory import aligned_zeros
-from fastlstm.native import Call, never
+from fastlstm.program import layout
+from fastlstm.program.memory import aligned_zeros
+from fastlstm.runtime.busy import Busy
+from fastlstm.runtime.native import Call, never
 from fastlstm.streaming.delay import HOPS
 from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.layouts import Layout

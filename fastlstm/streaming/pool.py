@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import machine
-from fastlstm.busy import Busy, in_use
-from fastlstm.conversion import converted
 from fastlstm.errors import InputError
-from fastlstm.foreign import as_array, with_tensors
 from fastlstm.kernels.addresses import address
 from fastlstm.kernels.kernel import Kernel
-from fastlstm.memory import address_of, check_memory
+from fastlstm.program.memory import address_of, check_memory
+from fastlstm.runtime.busy import Busy, in_use
+from fastlstm.runtime.conversion import converted
+from fastlstm.runtime.foreign import as_array, with_tensors
 from fastlstm.streaming.engines import SegmentEngine, Streamed
 from fastlstm.streaming.graph_rows import GraphRows
 from fastlstm.streaming.pool_rows import MOST, NativeRows, Rows
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, frames_text
 from fastlstm.streaming.turns import Turn, Turns, in_turn
+from fastlstm.target import machine
 
 __all__ = ["StreamPool"]
 
@@ -107,7 +107,7 @@ class StreamPool:
         return f"<fastlstm.StreamPool of {self._model!r}: {len(self)} of {self.capacity} streams open>"
 
     def _repr_html_(self) -> str:
-        from fastlstm.tables import facts_html  # for notebooks
+        from fastlstm.reporting.tables import facts_html  # for notebooks
 
         facts = {
             "frame": frames_text(self._inputs, 1),

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout
-from fastlstm.busy import Busy
 from fastlstm.kernels.kernel import Kernel
-from fastlstm.memory import address_of
-from fastlstm.native import Call, address_of_c, built_in, context, never, usable
+from fastlstm.program import layout
+from fastlstm.program.memory import address_of
+from fastlstm.runtime.busy import Busy
+from fastlstm.runtime.native import Call, address_of_c, built_in, context, never, usable
 from fastlstm.target import Target
 
 __all__ = ["PoolEntry"]

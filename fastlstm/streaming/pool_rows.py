@@ -8,14 +8,14 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout
-from fastlstm.arguments.rows import Pooled, PooledState
-from fastlstm.busy import Busy
-from fastlstm.memory import aligned_zeros
-from fastlstm.native import Call
-from fastlstm.program import Argument, Instruction, Stage, Table, place
-from fastlstm.segments.entry import stream_entry
-from fastlstm.segments.program import BoundProgram
+from fastlstm.program import layout
+from fastlstm.program.arguments.rows import Pooled, PooledState
+from fastlstm.program.memory import aligned_zeros
+from fastlstm.program.program import Argument, Instruction, Stage, Table, place
+from fastlstm.runtime.busy import Busy
+from fastlstm.runtime.entry import stream_entry
+from fastlstm.runtime.native import Call
+from fastlstm.runtime.program import BoundProgram
 from fastlstm.streaming.engines import SegmentEngine
 from fastlstm.streaming.pool_entry import PoolEntry
 from fastlstm.streaming.ports import Port

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.memory import aligned_zeros
+from fastlstm.program.memory import aligned_zeros
 from fastlstm.streaming.flow import Carried
 
 __all__ = ["Store"]

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.busy import exclusive, in_use
-from fastlstm.conversion import converted
 from fastlstm.errors import InputError
-from fastlstm.foreign import as_array, with_tensors
-from fastlstm.native import Call, never
+from fastlstm.runtime.busy import exclusive, in_use
+from fastlstm.runtime.conversion import converted
+from fastlstm.runtime.foreign import as_array, with_tensors
+from fastlstm.runtime.native import Call, never
 from fastlstm.streaming.engines import GraphRun, Streamed
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, fits, frames_text, with_ones
 
@@ -263,7 +263,7 @@ class Stream:
         return f"<fastlstm.Stream of {self._model!r}: {self.batch} row(s)>"
 
     def _repr_html_(self) -> str:
-        from fastlstm.tables import facts_html  # for notebooks
+        from fastlstm.reporting.tables import facts_html  # for notebooks
 
         hop = "a step takes one frame" if self.hop == 1 else f"a step takes {self.hop} frames"
         late = f"outputs come {self.delay} frames later" if self.delay else "no delay"

@@ -12,19 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm import layout
-from fastlstm.arguments.rows import Pooled, PooledState
-from fastlstm.memory import address_of, aligned_zeros
-from fastlstm.native import Call, Copy, Value, Wiring, entry, never
-from fastlstm.program import Argument, Instruction, Program, Slot, Stage, Table, place
-from fastlstm.protected import CHECKING
-from fastlstm.segments.program import BoundProgram
+from fastlstm.lowering.tapes.by_shape import Tapes, give
+from fastlstm.lowering.tapes.entry import is_plain, only_program
+from fastlstm.lowering.tapes.recorder import Recorder
+from fastlstm.lowering.tapes.steps import SizesChangedError, Tape
+from fastlstm.program import layout
+from fastlstm.program.arguments.rows import Pooled, PooledState
+from fastlstm.program.memory import address_of, aligned_zeros
+from fastlstm.program.program import Argument, Instruction, Program, Slot, Stage, Table, place
+from fastlstm.program.protected import CHECKING
+from fastlstm.runtime.native import Call, Copy, Value, Wiring, entry, never
+from fastlstm.runtime.program import BoundProgram
 from fastlstm.streaming.layouts import Layout
 from fastlstm.streaming.stores import Store
-from fastlstm.tapes.by_shape import Tapes, give
-from fastlstm.tapes.entry import is_plain, only_program
-from fastlstm.tapes.recorder import Recorder
-from fastlstm.tapes.steps import SizesChangedError, Tape
 from fastlstm.target import Target
 
 __all__ = ["Step", "TapedStep"]

@@ -1,9 +1,9 @@
 """Calls of several threads at one pool: they take turns, and steps that wait go through together.
 
-The pool's flag (`fastlstm.busy`) is taken by whoever runs a call, compiled code included. Who finds it taken puts a
-`Turn` into a list and sleeps. A call that ends does what waits, steps as one batch, and wakes the threads that asked
-for it: each is woken once, with its result, and seldom meets another at the interpreter lock. A turn is in the list
-before its thread looks at the flag again, and the flag is given back before the list is looked at, so none is
+The pool's flag (`fastlstm.runtime.busy`) is taken by whoever runs a call, compiled code included. Who finds it taken
+puts a `Turn` into a list and sleeps. A call that ends does what waits, steps as one batch, and wakes the threads that
+asked for it: each is woken once, with its result, and seldom meets another at the interpreter lock. A turn is in the
+list before its thread looks at the flag again, and the flag is given back before the list is looked at, so none is
 forgotten.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from fastlstm.busy import Busy, in_use
+from fastlstm.runtime.busy import Busy, in_use
 
 __all__ = ["Turn", "Turns", "in_turn"]
 

@@ -1,7 +1,8 @@
 """Draw random models, and compare fastlstm with the float64 reference, onnxruntime and PyTorch.
 
 A failure is printed with its seed, and with the smallest case that still fails. ``lies`` are models that lie about a
-shape; they run in check mode, see `fastlstm.protected`. A process that crashes is started again behind the seed.
+shape; they run in check mode, see `fastlstm.program.protected`. A process that crashes is started again behind
+the seed.
 """
 
 from __future__ import annotations

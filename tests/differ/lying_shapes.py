@@ -18,10 +18,10 @@ from onnx import GraphProto, ModelProto, numpy_helper
 from onnx_differ import TOLERANCE
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.converters.onnx import load as onnx_loading
 from fastlstm.errors import FastLSTMError, InputError
 from fastlstm.graph import Graph
+from fastlstm.operators import reference
 
 __all__ = ["difference", "draw"]
 

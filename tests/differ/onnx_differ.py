@@ -10,8 +10,8 @@ import onnx_cases
 import onnxruntime
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.converters.onnx import load as onnx_loading
+from fastlstm.operators import reference
 
 Array = npt.NDArray[Any]
 

@@ -41,11 +41,12 @@ def test_lies_about_shapes_are_refused_or_computed_as_they_say() -> None:
 
 OUT_OF_BOUNDS = """
 import numpy as np
-from fastlstm import layout, machine
-from fastlstm.arguments.rows import Move
-from fastlstm.program import Instruction, Program, Slot, Stage
-from fastlstm.memory import address_of
-from fastlstm.segments.program import BoundProgram
+from fastlstm.program import layout
+from fastlstm.target import machine
+from fastlstm.program.arguments.rows import Move
+from fastlstm.program.program import Instruction, Program, Slot, Stage
+from fastlstm.program.memory import address_of
+from fastlstm.runtime.program import BoundProgram
 slots = [Slot("x", "row", 8), Slot("y", "row", 8)]
 step = Instruction("movement.move", (), Move(0, 1, 0, 0, {count}))
 program = BoundProgram(Program(machine.detect(), tuple({slots}), (Stage(layout.ONCE, (step,)),)), 1)

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fastlstm.cli.chart import Bars, Line, line_chart
-from fastlstm.picture import histogram_svg, shares_svg
+from fastlstm.reporting.picture import histogram_svg, shares_svg
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import fileformat
 from fastlstm.cli import demo
 from fastlstm.cli.chart import Line, line_chart
+from fastlstm.files import fileformat
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import fileformat
+from fastlstm.files import fileformat
 from fastlstm.version import __version__
 
 sys.path.append(str(Path(__file__).parents[2]))  # last: where fastlstm is installed as a wheel, that one is tested

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fastlstm import machine
 from fastlstm.kernels.addresses import address
-from fastlstm.native import likely_entry
+from fastlstm.runtime.native import likely_entry
+from fastlstm.target import machine
 
 
 @pytest.fixture(scope="session", autouse=True)

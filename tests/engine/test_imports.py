@@ -11,76 +11,43 @@ ROOT = Path(__file__).parents[2]
 
 # A part is a folder, or a module beside them; "fastlstm" is the package's own __init__. `errors` is open to all.
 ALLOWED: Mapping[str, str] = {
-    "benchmark": "picture",
-    "conversion": "",
-    "converters": "graph opening",
-    "converters.common": "graph validation",
-    "machine": "target",
-    "memory": "layout protected",
-    "protected": "layout",
-    "operators": "graph",
-    "pack": "memory",
-    "program": "arguments layout memory target",
-    "scratch": "layout program",
-    "clock": "arguments kernels layout memory program target",
-    "profile": "clock picture",
-    "quantise": "graph limits",
-    "validation": "graph limits operators",
+    "target": "",
+    "graph": "target",
+    "program": "target",
+    "operators": "graph target",
+    "kernels": "forking operators program target",
+    "passes": "graph operators",
+    "files": "graph operators program version",
+    "converters": "files graph",
+    "converters.common": "graph operators",
     "converters.audio": "converters.common converters.torch graph",
     "converters.keras": "converters.common graph operators",
-    "converters.onnx": "converters.common graph operators quantise validation",
-    "converters.torch": "converters.common graph quantise",
-    "graph_json": "graph operators validation",
-    "kernels": "arguments forking layout limits machine operators simd target",
-    "reference": "graph operators",
+    "converters.onnx": "converters.common graph operators",
+    "converters.torch": "converters.common graph",
     "converters.table": "converters.keras converters.onnx converters.torch",
-    "fileformat": "graph graph_json memory opening version",
-    "native": "busy kernels layout memory target team",
-    "passes": "graph operators reference validation",
-    "runners": "graph reference",
-    "team": "forking kernels layout machine",
-    "samples": "graph passes",
-    "fixing": "conversion graph samples",
-    "segments": "arguments busy graph kernels layout limits memory native operators pack program "
-    "protected scratch target team validation",
-    "explain": "program segments target",
-    "tapes": "arguments busy clock graph layout memory native operators pack passes program protected segments target",
-    "comparison": "fileformat graph passes quantise reference runners samples",
-    "commands": "benchmark comparison converters fileformat fixing graph model precision quantise runners samples "
-    "tables version",
-    "tables": "",
-    "plan": "explain graph operators passes segments tables tapes target",
-    "executor": "clock graph kernels machine native operators plan protected segments tapes target validation",
-    "summary": "graph operators passes plan segments tapes",
-    "ulp": "layout machine program segments",
-    "usual": "graph kernels plan segments target",
-    "prebuild": "kernels machine target usual",
-    "streaming": (
-        "arguments busy conversion executor foreign graph kernels layout machine memory native operators passes plan "
-        "program protected segments tables tapes target"
-    ),
-    "inputs": "conversion foreign graph streaming",
-    "model": "clock executor fileformat foreign graph inputs machine native passes plan prepared profile quantise "
-    "streaming tables validation comparison",
-    "layers": "conversion foreign graph model",
-    "known_bits": "graph layers machine model",
-    "report": "benchmark known_bits",
-    "loading": "converters converters.content fileformat graph machine model opening prepared",
-    "__main__": "cli",
-    "opening": "",
-    "prepared": "graph kernels layout native opening protected segments target version",
-    "export": "conversion executor fixing graph graph_json kernels layout machine memory model passes program samples "
-    "scratch segments streaming tapes target version",
-    "scoring": "graph graph_json loading machine model samples version",
+    "runtime": "files forking graph kernels program target version",
+    "reporting": "runtime",
+    "lowering": "graph kernels operators passes program reporting runtime target",
+    "executor": "graph kernels lowering operators program runtime target",
+    "streaming": "executor graph kernels lowering operators passes program reporting runtime target",
+    "verification": "files graph operators passes runtime",
+    "inputs": "graph runtime streaming",
+    "model": "executor files graph inputs lowering operators passes reporting runtime streaming target verification",
+    "layers": "graph model runtime",
+    "loading": "converters files graph model runtime target",
+    "export": "executor files graph kernels lowering model passes program runtime streaming target verification "
+    "version",
+    "scoring": "files graph loading model target verification version",
+    "commands": "converters files graph model passes reporting verification version",
+    "fastlstm": "commands converters.keras converters.onnx converters.torch export graph layers loading model scoring "
+    "streaming target version",
     "ray": "model scoring",
+    "prebuild": "kernels lowering target",
     "onnx_backend": "converters.onnx model",
-    "precision": "benchmark graph model passes quantise",
-    "fastlstm": "converters converters.keras converters.onnx converters.torch export fileformat "
-    "commands graph layers loading model scoring streaming target version",
-    "onnx_conformance": "converters.onnx onnx_backend operators",
-    "cli": "benchmark commands comparison converters explain export fastlstm fileformat fixing graph kernels layers "
-    "machine model passes plan precision quantise report runners samples segments streaming summary tables target "
-    "usual",
+    "conformance": "converters.onnx graph layers model onnx_backend operators program reporting runtime target",
+    "cli": "commands conformance export fastlstm files graph kernels layers lowering model passes reporting runtime "
+    "streaming target verification",
+    "__main__": "cli",
 }
 
 
@@ -109,7 +76,7 @@ def imported(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
 
 def part_of(module: str) -> str:
     parts = module.split(".")[1:]
-    if parts[:1] == ["converters"]:
+    if parts[:1] == ["converters"] and parts[1:] != ["content"]:
         return ".".join(parts[:2])
     return parts[0] if parts else "fastlstm"
 

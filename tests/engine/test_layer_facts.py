@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.errors import InputError
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
+from fastlstm.operators import reference
 
 Array = npt.NDArray[Any]
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.errors import InputError
+from fastlstm.operators import reference
 
 Array = npt.NDArray[Any]
 LAYERS = {

@@ -20,8 +20,8 @@ import safetensors
 import safetensors.numpy
 from onnx import numpy_helper
 
-from fastlstm import fileformat
 from fastlstm.converters.onnx.operators import OPERATORS
+from fastlstm.files import fileformat
 
 __all__ = ["draw", "is_changeable", "mutated"]
 

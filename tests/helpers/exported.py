@@ -7,7 +7,7 @@ from random_stacks import WIDTH, Stack
 
 import fastlstm
 from fastlstm.export.routes import ROUTES, TESTED
-from fastlstm.machine import lacks
+from fastlstm.target.machine import lacks
 
 __all__ = ["RUN", "WEB", "late", "recurrent"]
 

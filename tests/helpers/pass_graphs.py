@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastlstm import passes, reference
+from fastlstm import passes
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
-from fastlstm.validation import validated
+from fastlstm.operators import reference
+from fastlstm.operators.validation import validated
 
 RNG = np.random.default_rng(7)
 H, FEATURES = 4, 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fastlstm
-from fastlstm.segments.segment import Segment
+from fastlstm.runtime.segment import Segment
 
 __all__ = ["kernels_of"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastlstm import reference
 from fastlstm.graph import Graph
+from fastlstm.operators import reference
 
 
 def flat(result: object) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node, TensorSpec
-from fastlstm.validation import validated
+from fastlstm.operators.validation import validated
 
 Array = npt.NDArray[Any]
 FEATURES, H = 3, 4

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastlstm import layout, machine, ulp
+from fastlstm.conformance import ulp
 from fastlstm.operators.activations import ACTIVATIONS, activation
-from fastlstm.program import Instruction, Program, Slot, Stage
-from fastlstm.segments.program import BoundProgram
+from fastlstm.program import layout
+from fastlstm.program.program import Instruction, Program, Slot, Stage
+from fastlstm.runtime.program import BoundProgram
+from fastlstm.target import machine
 
 
 @pytest.mark.parametrize("name", ["Sigmoid", "Tanh"])

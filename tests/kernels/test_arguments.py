@@ -7,9 +7,9 @@ from importlib.resources import files
 
 import pytest
 
-from fastlstm.arguments import ARGUMENTS, positions, size_of
-from fastlstm.arguments.arrays import Loops, Pool
-from fastlstm.program import Instruction
+from fastlstm.program.arguments import ARGUMENTS, positions, size_of
+from fastlstm.program.arguments.arrays import Loops, Pool
+from fastlstm.program.program import Instruction
 
 
 def numbers(value: object) -> list[int]:

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from fastlstm import machine
 from fastlstm.errors import FileFormatError
 from fastlstm.kernels import cache, compiler
 from fastlstm.kernels.compiler import Kernel, kernel_image, stored
 from fastlstm.kernels.image import ALIGNMENT
 from fastlstm.kernels.packfile import pack_bytes, read_pack
-from fastlstm.target import LEVELS
+from fastlstm.target import LEVELS, machine
 
 MOVE, LAST = Kernel("movement.move"), Kernel("movement.last")
 HERE = machine.detect()
@@ -242,7 +241,7 @@ def test_files_that_nobody_finished_are_removed_in_time(empty: Path) -> None:
 
 
 LOAD = (
-    "from fastlstm import machine; from fastlstm.kernels import compiler\n"
+    "from fastlstm.target import machine; from fastlstm.kernels import compiler\n"
     "print(compiler.load(compiler.Kernel('movement.move'), machine.detect()) > 0)"
 )
 

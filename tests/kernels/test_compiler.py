@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fastlstm import machine
 from fastlstm.kernels import cache, compiler
 from fastlstm.kernels.compiler import Kernel
-from fastlstm.segments.rows import BINARY, UNARY
+from fastlstm.lowering.segments.rows import BINARY, UNARY
+from fastlstm.target import machine
 
 LANES = machine.detect().lanes
 KERNELS = [

@@ -18,7 +18,7 @@ from fastlstm.kernels.progress import CLEAR, Progress
 
 BEGIN = """
     import os, sys, time
-    from fastlstm import machine
+    from fastlstm.target import machine
     from fastlstm.kernels import compiler, helpers
     from fastlstm.kernels.compiler import Kernel
 

@@ -8,12 +8,11 @@ import struct
 import llvmlite.binding as llvm
 import pytest
 
-from fastlstm import machine
 from fastlstm.errors import FastLSTMError
 from fastlstm.kernels import loader
 from fastlstm.kernels.emit import target_machine
 from fastlstm.kernels.image import ALIGNMENT, Image, image_of
-from fastlstm.target import LEVELS, TARGETS, Target
+from fastlstm.target import LEVELS, TARGETS, Target, machine
 
 TABLE = """
 @table = internal constant [4 x i64] [i64 3, i64 5, i64 7, i64 11], align 32

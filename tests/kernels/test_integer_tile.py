@@ -9,14 +9,13 @@ import sys
 
 import pytest
 
-from fastlstm import machine
 from fastlstm.kernels import emit
 from fastlstm.kernels.compiler import Kernel, template_of
-from fastlstm.target import TARGETS
+from fastlstm.target import TARGETS, machine
 
 NUMBERS = """
 import numpy as np, fastlstm
-from fastlstm import machine
+from fastlstm.target import machine
 rng = np.random.default_rng(0)
 weights = [rng.uniform(-0.1, 0.1, (4 * 51, k)) for k in (41, 51)]
 x = rng.standard_normal((9, 3, 41)).astype(np.float32)

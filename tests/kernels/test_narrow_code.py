@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastlstm import machine
+from fastlstm.target import machine
 
 AVX2 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+avx,+avx2,+fma"
 TARGETS = {"SSE": ("x86-64", "+sse,+sse2", 4), "AVX2": ("haswell", AVX2, 8)}
@@ -18,8 +18,9 @@ TARGETS = {"SSE": ("x86-64", "+sse,+sse2", 4), "AVX2": ("haswell", AVX2, 8)}
 SCRIPT = """
 import numpy as np
 import fastlstm
-from fastlstm import machine, reference
-from fastlstm.segments import bound, segment
+from fastlstm.target import machine
+from fastlstm.operators import reference
+from fastlstm.runtime import bound, segment
 
 segment.WORTH_A_WORKER, bound.WORTH_A_TEAM = 1, 0  # a team for the smallest call
 rng = np.random.default_rng(0)

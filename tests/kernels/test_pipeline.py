@@ -10,12 +10,12 @@ from collections.abc import Callable
 import numba
 import pytest
 
-from fastlstm import machine
 from fastlstm.kernels import loader
 from fastlstm.kernels.emit import emit
 from fastlstm.kernels.image import image_of
 from fastlstm.kernels.pipeline import inlined, template
-from fastlstm.simd import load_f32, store_f32
+from fastlstm.kernels.simd import load_f32, store_f32
+from fastlstm.target import machine
 
 NUMBERS = (-7, -2, 0, 1, 3, 1 << 40)
 

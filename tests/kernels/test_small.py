@@ -7,9 +7,9 @@ import pytest
 from plans import kernels_of
 
 import fastlstm
-from fastlstm import machine
-from fastlstm.segments import small_gru
-from fastlstm.segments.small import MOST_INPUTS, packed, passes_of
+from fastlstm.lowering.segments import small_gru
+from fastlstm.lowering.segments.small import MOST_INPUTS, packed, passes_of
+from fastlstm.target import machine
 
 MACHINE = machine.detect()
 LANES = MACHINE.lanes

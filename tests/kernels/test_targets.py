@@ -11,13 +11,12 @@ from importlib.resources import files
 
 import pytest
 
-from fastlstm import machine
-from fastlstm.arguments import ARGUMENTS
 from fastlstm.errors import InputError
 from fastlstm.kernels.compiler import Kernel, compile_kernel
 from fastlstm.kernels.image import image_of
-from fastlstm.target import FLOAT32, LEVELS, TARGETS, Target
-from fastlstm.usual import PLAIN
+from fastlstm.lowering.usual import PLAIN
+from fastlstm.program.arguments import ARGUMENTS
+from fastlstm.target import FLOAT32, LEVELS, TARGETS, Target, machine
 
 FOREIGN = ("x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "riscv64", "cortex-m4")
 ELF_MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243, "thumbv7em": 40}
@@ -78,7 +77,7 @@ NAMES = [kernel.name for kernel in kernels(TARGETS["x86-64-v3"])]
 def test_every_kernel_is_made_for_every_kind_of_processor(
     kernel: str, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastlstm.machine.detect", lambda: pytest.fail("this machine was asked"))
+    monkeypatch.setattr("fastlstm.target.machine.detect", lambda: pytest.fail("this machine was asked"))
     for name in names:
         target = TARGETS[name]
         (variant,) = (k for k in kernels(target) if k.name == kernel)

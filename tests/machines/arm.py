@@ -19,8 +19,8 @@ from chosen import QUICK, REQUIREMENTS, TESTS, command
 from compiling import compiler
 from emulated import PROCESSORS, TOOLS, install, interpreter, system
 
-from fastlstm.machine import cores
 from fastlstm.target import LEVELS
+from fastlstm.target.machine import cores
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,7 +9,7 @@ __all__ = ["QUICK", "REQUIREMENTS", "ROOT", "TESTS", "command"]
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ("pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6.100")
-QUICK = ("tests/engine/test_known_bits.py",)
+QUICK = ("tests/engine/conformance/test_known_bits.py",)
 _KERNELS = ("activations", "small", "integer_tile", "cache")
 _ENGINE = (
     "test_imports", "test_team", "test_forking", "test_native", "test_precision", "test_programs", "test_nan",

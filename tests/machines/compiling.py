@@ -13,8 +13,8 @@ from typing import Any
 from fastlstm.kernels.compiler import Kernel, kernel_image
 from fastlstm.kernels.helpers import received, send
 from fastlstm.kernels.image import Image
-from fastlstm.machine import cores
 from fastlstm.target import Target, WeightFormat
+from fastlstm.target.machine import cores
 
 __all__ = ["compiler"]
 

@@ -9,8 +9,7 @@ import tempfile
 
 from chosen import TESTS, command
 
-from fastlstm import machine
-from fastlstm.target import LEVELS
+from fastlstm.target import LEVELS, machine
 
 
 def main(words: list[str]) -> int:

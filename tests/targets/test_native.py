@@ -11,9 +11,8 @@ import pytest
 from export_models import convolutions, masking, tiny
 
 import fastlstm
-from fastlstm import machine
 from fastlstm.export import lowering
-from fastlstm.target import LEVELS
+from fastlstm.target import LEVELS, machine
 
 CC = "gcc"
 LEVEL = "x86-64-v3" if machine.detect().fma else "x86-64-v2"

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.converters.audio.load import load, load_with_samples
 from fastlstm.errors import FastLSTMError, FileFormatError, InputError, UnsupportedError
+from fastlstm.operators import reference
 
 T, B = 9, 2
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from keras_files import layer, sequential, write_h5, write_keras
 
-from fastlstm import UnsupportedError, load, reference
+from fastlstm import UnsupportedError, load
 from fastlstm.converters import load_graph
 from fastlstm.errors import FileFormatError
+from fastlstm.operators import reference
 
 F, H, T, B = 3, 4, 5, 2
 RNG = np.random.default_rng(7)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from keras_files import layer, write_h5
 
-from fastlstm import UnsupportedError, reference
+from fastlstm import UnsupportedError
 from fastlstm.converters import load_graph
+from fastlstm.operators import reference
 
 RNG = np.random.default_rng(5)
 X, Y = (RNG.normal(size=(2, 5, 3)).astype("f4") for _ in range(2))

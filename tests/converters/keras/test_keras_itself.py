@@ -15,7 +15,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 import keras
 
 import fastlstm
-from fastlstm.runners import own_framework
+from fastlstm.verification.runners import own_framework
 
 L, ops, Input = keras.layers, keras.ops, keras.Input
 

@@ -14,10 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import fastlstm
-from fastlstm import operators, reference
+from fastlstm import operators
 from fastlstm.converters.onnx.load import from_onnx, supported
 from fastlstm.converters.onnx.operators import OPERATORS
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.operators import reference
 
 Array = npt.NDArray[Any]
 Shape = Sequence[int | str | None]

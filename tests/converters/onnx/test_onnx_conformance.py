@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 from onnx.backend.test import BackendTest
 from onnx.backend.test.loader import load_model_tests
 
-from fastlstm import onnx_backend, onnx_conformance
+from fastlstm import onnx_backend
+from fastlstm.conformance import onnx as onnx_conformance
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError, InputError
 
@@ -57,7 +58,7 @@ def test_what_is_excluded_fails() -> None:
 def test_the_page_is_up_to_date() -> None:
     version = re.search(r"onnx (\d\S*),", PAGE.read_text())
     assert version is not None
-    assert version.group(1) == onnx.__version__, "python -m fastlstm.onnx_conformance --write docs/onnx.md"
+    assert version.group(1) == onnx.__version__, "python -m fastlstm.conformance.onnx --write docs/onnx.md"
     assert PAGE.read_text() == onnx_conformance.table(cases(), failed={})
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from fastlstm import reference
 from fastlstm.converters.onnx.load import from_onnx
+from fastlstm.operators import reference
 
 
 class Network(nn.Module):

@@ -12,11 +12,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS
-from fastlstm.validation import validated
+from fastlstm.operators import reference
+from fastlstm.operators.validation import validated
 
 T, B, F, H = 5, 3, 2, 4
 Array = npt.NDArray[Any]

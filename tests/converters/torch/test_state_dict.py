@@ -12,10 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.converters.torch.state_dict import from_state_dict, load
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph
+from fastlstm.operators import reference
 
 T, B = 7, 3
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch_models import MODELS, Classifier, check, flat, ints
 
-from fastlstm import reference
 from fastlstm.converters.torch.export import from_torch, load, supported
 from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.operators import reference
 
 
 @pytest.mark.parametrize(("make", "inputs"), MODELS, ids=lambda f: getattr(f, "__name__", ""))

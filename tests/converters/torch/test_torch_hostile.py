@@ -16,12 +16,12 @@ import pytest
 import torch
 from torch import nn
 
-from fastlstm import reference
 from fastlstm.converters import load_graph
 from fastlstm.converters.torch import export
 from fastlstm.converters.torch.aten import shapes
 from fastlstm.converters.torch.script import builtins
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.operators import reference
 
 
 class Forecast(nn.Module):

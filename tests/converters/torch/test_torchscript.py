@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch_models import MODELS, check, ints
 
-from fastlstm import reference
 from fastlstm.converters import load_graph
 from fastlstm.converters.torch.aten.schemas import SCHEMAS
 from fastlstm.errors import FileFormatError, InputError, UnsupportedError
 from fastlstm.model import Model
+from fastlstm.operators import reference
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 FORMS = ["script", "trace", "frozen"]

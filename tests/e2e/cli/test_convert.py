@@ -14,8 +14,9 @@ from command_line import ONNX, WEIGHTS, data, told
 from onnx import TensorProto, helper
 
 import fastlstm
-from fastlstm import fileformat, precision
 from fastlstm.cli import main
+from fastlstm.commands import precision
+from fastlstm.files import fileformat
 
 
 @pytest.fixture(scope="module")

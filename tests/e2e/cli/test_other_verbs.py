@@ -115,7 +115,7 @@ def test_doctor_describes_the_machine(capsys):
 
 def test_doctor_writes_a_report_that_can_be_sent(tmp_path, capsys, monkeypatch):
     path = tmp_path / "report.json"
-    monkeypatch.setattr("fastlstm.report.SECONDS", 0.01)
+    monkeypatch.setattr("fastlstm.conformance.report.SECONDS", 0.01)
     assert main(["doctor", "--report", str(path)]) == 0
     assert f"{path} says all that" in capsys.readouterr().out
     text = path.read_text()
@@ -125,7 +125,7 @@ def test_doctor_writes_a_report_that_can_be_sent(tmp_path, capsys, monkeypatch):
     assert all(row["the same bits"] and row["microseconds"] > 0 for row in rows)
 
     wrong = {row["model"]: row["expected"] for row in rows} | {rows[0]["model"]: "0" * 16}
-    monkeypatch.setattr("fastlstm.report.expected", lambda: wrong)
+    monkeypatch.setattr("fastlstm.conformance.report.expected", lambda: wrong)
     found = data(capsys, "doctor", "--report", path, status=1)
     assert [row["the same bits"] for row in found["models"]] == [False, *[True] * (len(rows) - 1)]
     assert json.loads(path.read_text()) == found

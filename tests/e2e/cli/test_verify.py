@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from command_line import ONNX, WEIGHTS, data, told
 
-from fastlstm import fileformat
 from fastlstm.cli import main
+from fastlstm.files import fileformat
 
 
 def test_verify_replays_golden_samples(converted, capsys):

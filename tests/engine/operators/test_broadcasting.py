@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastlstm import Model, reference
+from fastlstm import Model
 from fastlstm.converters.common.builder import Direction, GraphBuilder
+from fastlstm.operators import reference
 
 
 def test_pairs_of_two_sequences_through_an_activation() -> None:

@@ -13,16 +13,16 @@ from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 from fastlstm import operators
+from fastlstm.conformance.onnx import cases
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import RECURRENT_OPS, Graph
-from fastlstm.onnx_conformance import cases
+from fastlstm.lowering.segments.rows import BINARY, ROWS, UNARY
+from fastlstm.lowering.tapes import EMITTERS
 from fastlstm.operators import ELEMENTWISE, OPERATORS, Function, Lowering, Operation, Stream
 from fastlstm.operators.values import ValueInfo
 from fastlstm.passes import shapes
-from fastlstm.segments.rows import BINARY, ROWS, UNARY
 from fastlstm.streaming import timeline_rules
-from fastlstm.tapes import EMITTERS
 
 CONVERTERS = Path(__file__).parents[3] / "converters"
 
@@ -31,7 +31,7 @@ CONTROL = {"If", "Loop", "Scan"}
 
 def test_every_operator_has_a_meaning_and_a_shape_rule_or_a_reason():
     without = {name for name, operator in OPERATORS.items() if operator.compute is None}
-    assert without == set(RECURRENT_OPS)  # their equations are those of `fastlstm.reference`
+    assert without == set(RECURRENT_OPS)  # their equations are those of `fastlstm.operators.reference`
     untold = {name for name, operator in OPERATORS.items() if not callable(operator.infer)}
     assert all(is_sentence(OPERATORS[name].infer) for name in untold)
     assert untold >= CONTROL

@@ -11,12 +11,13 @@ import pytest
 from written_out import CELLS, FEATURES, Cell, H, Writer, dense, gates, gru, looped, lstm, one_step, scanned, unrolled
 
 import fastlstm
-from fastlstm import passes, reference
+from fastlstm import passes
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
+from fastlstm.operators import reference
+from fastlstm.operators.validation import validated
 from fastlstm.passes import shapes
 from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.vectors import Act, Block, Leaf, Vector, add, multiply
-from fastlstm.validation import validated
 
 Array = npt.NDArray[Any]
 SIZES = ({"batch": 2, "time": 5}, {"batch": 1, "time": 1}, {"batch": 3, "time": 2})

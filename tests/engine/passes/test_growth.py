@@ -12,10 +12,10 @@ import pytest
 
 from fastlstm import passes
 from fastlstm.graph import Graph, Node, TensorSpec
-from fastlstm.machine import detect
+from fastlstm.lowering.plan import make_plan
 from fastlstm.operators import dims
 from fastlstm.passes import rewrite, vectors
-from fastlstm.plan import make_plan
+from fastlstm.target.machine import detect
 
 RNG = np.random.default_rng(0)
 

@@ -9,11 +9,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from fastlstm import reference
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError
+from fastlstm.lowering.tapes.steps import Recorded
 from fastlstm.model import Model
-from fastlstm.tapes.steps import Recorded
+from fastlstm.operators import reference
 
 FLOAT, INT8, UINT8, INT32 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32
 RNG = np.random.default_rng(2)

@@ -18,7 +18,7 @@ from one_layer import FEATURES, ROWS, graph_of, inputs_of
 from fastlstm import InputError, Model
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node, TensorSpec
-from fastlstm.native import never
+from fastlstm.runtime.native import never
 
 GRAPHS = {
     "states": {},

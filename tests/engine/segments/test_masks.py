@@ -9,9 +9,9 @@ import pytest
 from plans import kernels_of
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec, default_activations
 from fastlstm.kernels import compiler
+from fastlstm.operators import reference
 
 STEPS, FEATURES = 300, 6  # more than a block of one row
 ROWS = {"none": [], "all": [(0, STEPS)], "start": [(0, 7)], "end": [(270, STEPS)], "middle": [(2, 3), (90, 261)]}

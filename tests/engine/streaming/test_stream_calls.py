@@ -16,9 +16,9 @@ import pytest
 
 import fastlstm
 from fastlstm import InputError, Model
-from fastlstm.busy import Busy
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
-from fastlstm.segments.connections import axes_of
+from fastlstm.runtime.busy import Busy
+from fastlstm.runtime.connections import axes_of
 
 FEATURES, WIDTH = 3, 2
 HIDDEN = 256  # a step is long enough to release the interpreter lock, so that calls of two threads do meet

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
+from fastlstm.operators import reference
 
 STEPS, WORDS, WIDTH, HIDDEN = 40, 9, 5, 6
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import fastlstm
-from fastlstm.machine import detect
-from fastlstm.pack import tail_vectors
-from fastlstm.segments import bound, segment
-from fastlstm.segments.small import MOST_UNITS
+from fastlstm.lowering.pack import tail_vectors
+from fastlstm.lowering.segments.small import MOST_UNITS
+from fastlstm.runtime import bound, segment
+from fastlstm.target.machine import detect
 
 LANES = detect().lanes
 FEATURES, STEPS = 7, 19

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from fastlstm import operators, reference
+from fastlstm import operators
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, Node, TensorSpec
+from fastlstm.lowering.tapes import convolution, planes, recorder
 from fastlstm.model import Model
-from fastlstm.tapes import convolution, planes, recorder
+from fastlstm.operators import reference
 
 RNG = np.random.default_rng(5)
 

@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import fastlstm
-from fastlstm import reference
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import InputError
+from fastlstm.lowering.tapes.steps import Recorded
 from fastlstm.model import Model
-from fastlstm.tapes.steps import Recorded
+from fastlstm.operators import reference
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 RNG = np.random.default_rng(11)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import operators, reference
+from fastlstm import operators
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
+from fastlstm.lowering.tapes import HEAVY, convolution
 from fastlstm.model import Model
+from fastlstm.operators import reference
 from fastlstm.operators.activations import ACTIVATIONS
-from fastlstm.tapes import HEAVY, convolution
 
 RNG = np.random.default_rng(3)
 

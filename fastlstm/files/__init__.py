@@ -1,0 +1,1 @@
+"""Model files: opening them, the ``.fastlstm`` format, graphs as JSON."""

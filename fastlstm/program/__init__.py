@@ -1,0 +1,1 @@
+"""Programs as values, and what compiled code and Python share: words, arguments, memory."""

@@ -1,0 +1,1 @@
+"""How results are taken and shown: timing, profiles, tables, pictures."""
