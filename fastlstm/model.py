@@ -322,13 +322,13 @@ class Model:
             self._streaming[key] = engine_for(self, state)
         return self._streaming[key]
 
-    def profile(self, inputs: Mapping[str, Any], seconds: float = 1.0) -> Profile:
+    def profile(self, inputs: Any, seconds: float = 1.0) -> Profile:
         """Return what each layer takes, measured on one thread.
 
         Parameters
         ----------
-        inputs : mapping of str to array
-            As for `run`.
+        inputs : mapping of str to array, or array
+            As for `run`; of a model with one input also the array alone.
         seconds : float
             How long to measure.
 
@@ -348,7 +348,9 @@ class Model:
         from fastlstm.runtime.clock import Clock
         from fastlstm.runtime.foreign import as_arrays
 
-        arrays = check_inputs(self.graph.inputs, as_arrays(inputs, "The input"))
+        alone = len(self.graph.inputs) == 1 and not isinstance(inputs, Mapping)
+        named = {self.graph.inputs[0].name: inputs} if alone else inputs
+        arrays = check_inputs(self.graph.inputs, as_arrays(named, "The input"))
         clock = Clock(self.plan.target)
         executor = Executor(self.plan.graph, clock=clock)
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in arrays.items())

@@ -77,6 +77,10 @@ def test_a_profile_prints_draws_and_refuses(tmp_path):
         plain.profile({"y": X["x"]})
 
 
+def test_the_only_input_may_come_by_itself():
+    assert len(Model(graph("layers")).profile(X["x"], seconds=0.01).layers()) == 3
+
+
 def test_inspect_profiles_a_file(tmp_path, capsys):
     path, picture = tmp_path / "two.fastlstm", tmp_path / "two.svg"
     Model(graph("layers")).save(path)
