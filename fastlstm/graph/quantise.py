@@ -19,7 +19,8 @@ made two thirds of the error (random weights, H=256: 4.0e-3 against 0.8e-3).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ def quantise(graph: Graph, precision: str | Mapping[str, str]) -> Graph:
     ----------
     graph : Graph
     precision : str or mapping of str to str
-        "float32", "int16" or "int8", for all layers or by layer name (others stay as they are).
+        "float32", "int16" or "int8", for all layers or by layer name (others stay as they are). The name of a stack or
+        module stands for all its layers: "encoder" for "encoder.l0.y" and "encoder.l1.y".
 
     Returns
     -------
@@ -93,10 +95,8 @@ def quantise(graph: Graph, precision: str | Mapping[str, str]) -> Graph:
     """
     layers = [node for node in graph.nodes if node.op in QUANTISED_INPUTS]
     names = {layer_name(node) for node in layers}
-    wanted = dict(precision) if isinstance(precision, Mapping) else dict.fromkeys(names, precision)
-    if unknown := sorted(set(wanted) - names):
-        raise InputError(f"There is no layer '{unknown[0]}'; those with weights are: {', '.join(sorted(names))}.")
-    for value in [precision] if isinstance(precision, str) else wanted.values():
+    wanted = _by_layer(precision, names) if isinstance(precision, Mapping) else dict.fromkeys(names, precision)
+    for value in [precision] if isinstance(precision, str) else precision.values():
         if value not in PRECISIONS:
             raise InputError(f"precision should be one of {', '.join(PRECISIONS)}; got {value!r}.")
     constants, notes = dict(graph.constants), list(graph.notes)
@@ -111,6 +111,18 @@ def quantise(graph: Graph, precision: str | Mapping[str, str]) -> Graph:
     used |= {name for node in nodes for name in outer_values(node)}
     kept = {name: array for name, array in constants.items() if name in used}
     return graph.replace(nodes=tuple(nodes), constants=kept, notes=tuple(notes))
+
+
+def _by_layer(precision: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """Return the precision of each layer; a longer name goes before one that stands for more layers."""
+    found: dict[str, str] = {}
+    for key in sorted(precision, key=len):
+        spelled = re.escape(key).replace(r"\.", "[._]")  # torch.export writes a part of a module as outer_inner
+        meant = [name for name in names if re.fullmatch(rf"{spelled}(\..*)?", name, re.DOTALL)]
+        if not meant:
+            raise InputError(f"There is no layer '{key}'; those with weights are: {', '.join(sorted(names))}.")
+        found.update(dict.fromkeys(meant, precision[key]))
+    return found
 
 
 def layer_name(node: Node) -> str:

@@ -20,7 +20,8 @@ def _linear(graph: AtenGraph, c: Arguments) -> str:
     weight, bias = graph.constant(c.get("weight")), graph.constant(c.get("bias"))
     c.expect(c.rank("weight") == 2, f"'weight' should be a matrix; it has {c.rank('weight')} axes")
     if weight is not None and (bias is not None or c.get("bias") is None):
-        return graph.builder.dense(c.value("input"), weight, bias, c.tensor("weight").name.removesuffix("_weight"))
+        name = c.tensor("weight").name.removesuffix("_weight").removeprefix("p_")
+        return graph.builder.dense(c.value("input"), weight, bias, name)
     turned = graph.builder.node("Transpose", c.value("weight"), perm=[1, 0])
     product = graph.builder.node("MatMul", c.value("input"), turned)
     return graph.builder.node("Add", product, c.value("bias")) if c.get("bias") is not None else product

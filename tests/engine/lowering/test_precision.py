@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -297,6 +298,34 @@ def test_layers_can_differ_and_unknown_ones_are_named() -> None:
         Model(graph, precision={"head": "int16"})
     with pytest.raises(InputError, match="one of float32, int16, int8"):
         Model(graph, precision="int4")
+
+
+def test_a_module_s_name_stands_for_its_layers_and_a_longer_name_goes_before_it() -> None:
+    class Outer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.encoder_2 = torch.nn.LSTM(8, 64, 2), torch.nn.LSTM(64, 64)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.encoder_2(self.encoder(x)[0])[0]
+
+    class Tagger(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.outer, self.head = Outer(), torch.nn.Linear(64, 64)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            return self.head(self.outer(x))
+
+    graph = fastlstm.from_torch(Tagger().eval(), [torch.zeros(3, 2, 8)]).graph
+
+    def chosen(**precision: str) -> dict[str, str]:
+        return precisions(Model(graph, precision={k.replace("__", "."): v for k, v in precision.items()}).plan.graph)
+
+    first, second, third = "outer_encoder.l0.y", "outer_encoder.l1.y", "outer_encoder_2.l0.y"
+    assert chosen(outer__encoder="int8") == {first: "int8", second: "int8"}
+    assert chosen(outer__encoder="int8", outer__encoder__l1="int16") == {first: "int8", second: "int16"}
+    assert chosen(outer__encoder_2="int8", head="int16") == {third: "int8", "head": "int16"}
 
 
 def test_a_layer_is_said_to_have_the_precision_of_its_narrowest_weights() -> None:
