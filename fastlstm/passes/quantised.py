@@ -277,11 +277,20 @@ def quantised_product(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def plain_sum(scope: Scope, node: Node) -> list[Node] | None:
-    """``Cast(Cast(x))`` from float32 to integers and back, of integers that fit them  →  ``x``."""
-    inner = scope.maker(node.input(0), "Cast")
-    if inner is None or scope.infer(node)[0].dtype != "float32" or scope.info(inner.input(0)).dtype != "float32":
+    """``Cast(Cast(x))`` from float32 to integers and back, of integers that fit them  →  ``x``.
+
+    So does ``Cast(Cast(x) + Cast(y))``, as biases are added to sums: both round the same whole number once.
+    """
+    if scope.infer(node)[0].dtype != "float32":
         return None
-    kind = scope.info(node.input(0)).dtype
+    kind, added = scope.info(node.input(0)).dtype, scope.maker(node.input(0), "Add")
+    if added is not None and kind == "int32":
+        nodes: list[Node] = []
+        terms = [_in_float(scope, name, nodes) for name in added.inputs]
+        return None if None in terms else [*nodes, Node("Add", tuple(map(str, terms)), node.outputs, {}, node.name)]
+    inner = scope.maker(node.input(0), "Cast")
+    if inner is None or scope.info(inner.input(0)).dtype != "float32":
+        return None
     source = scope.maker(inner.input(0))
     if source is None:
         return None
@@ -290,9 +299,34 @@ def plain_sum(scope: Scope, node: Node) -> list[Node] | None:
         limits = np.iinfo(kind)
         whole = low is not None and high is not None and limits.min <= low and high <= limits.max
         return [Node("Identity", (inner.input(0),), node.outputs)] if whole and _whole(scope, source.input(0)) else None
-    if kind == "int32" and source.op in ("MatMul", "Dense", "Conv") and _exact(scope, source):
+    if kind == "int32" and _is_sum(scope, source):
         return [Node("Identity", (inner.input(0),), node.outputs)]
     return None
+
+
+def _is_sum(scope: Scope, source: Node) -> bool:
+    return source.op in ("MatMul", "Dense", "Conv") and _exact(scope, source)
+
+
+def _in_float(scope: Scope, name: str, nodes: list[Node]) -> str | None:
+    """Return a float32 value that holds the same numbers as one of int32, made by nodes that are added; or None."""
+    array, maker = scope.const(name), scope.maker(name)
+    if array is not None:
+        return scope.constant(name, array.astype(np.float32)) if np.abs(array).max(initial=0) <= EXACT else None
+    if maker is None:
+        return None
+    if maker.op in ("Reshape", "Squeeze", "Unsqueeze", "Transpose"):
+        moved = _in_float(scope, maker.input(0), nodes)
+        if moved is None:
+            return None
+        out = scope.fresh(name)
+        nodes.append(Node(maker.op, (moved, *maker.inputs[1:]), (out,), dict(maker.attrs), out))
+        return out
+    source = scope.maker(maker.input(0)) if maker.op == "Cast" else None
+    if source is None or scope.info(maker.input(0)).dtype != "float32":
+        return None
+    whole = source.op in ("Round", "Floor", "Ceil") or _is_sum(scope, source)
+    return maker.input(0) if whole else None
 
 
 def _whole(scope: Scope, name: str) -> bool:
