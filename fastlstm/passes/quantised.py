@@ -203,8 +203,8 @@ def product_in_floats(scope: Scope, node: Node) -> list[Node] | None:
     weight, zero = scope.const(node.input(1)), scope.const(node.input(3))
     if weight is None or weight.ndim != 2 or not _zeros_fit(node, weight, zero, weight.shape[1]):
         return None
-    offset = np.int64(0) if zero is None else zero.astype(np.int64)
-    return _in_floats(scope, node, weight.astype(np.int64) - offset, "MatMul", (0,), {})
+    offset = np.int32(0) if zero is None else zero.astype(np.int32)
+    return _in_floats(scope, node, weight.astype(np.int32) - offset, "MatMul", (0,), {})
 
 
 def convolution_in_floats(scope: Scope, node: Node) -> list[Node] | None:
@@ -212,8 +212,8 @@ def convolution_in_floats(scope: Scope, node: Node) -> list[Node] | None:
     weight, zero = scope.const(node.input(1)), scope.const(node.input(3))
     if weight is None or weight.ndim < 3 or not _zeros_fit(node, weight, zero, weight.shape[0]):
         return None
-    offset = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64)
-    whole = weight.astype(np.int64) - offset.reshape(-1, *[1] * (weight.ndim - 1))
+    offset = np.zeros(1, np.int32) if zero is None else zero.astype(np.int32)
+    whole = weight.astype(np.int32) - offset.reshape(-1, *[1] * (weight.ndim - 1))
     return _in_floats(scope, node, whole, "Conv", tuple(range(1, weight.ndim)), dict(node.attrs))
 
 
@@ -348,7 +348,7 @@ def _exact(scope: Scope, node: Node) -> bool:
     if weight is None or data is None or node.input(2) or not bool(np.all(weight == np.rint(weight))):
         return False
     axes = tuple(range(1, weight.ndim)) if node.op == "Conv" else (0,)
-    if FARTHEST * np.abs(weight.astype(np.float64)).sum(axis=axes).max(initial=0) >= EXACT:
+    if FARTHEST * np.abs(weight).sum(axis=axes).max(initial=0) >= EXACT:
         return False
     parts = data.inputs if data.op == "Sub" else (node.input(0),)
     return all(_byte(scope, value) for value in parts)
