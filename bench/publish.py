@@ -36,17 +36,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def publish(data: dict[str, Any], readme: Path, docs: Path) -> int:
     """Write what a result says; return the exit status."""
-    text = readme.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        print(f"{readme} should hold one {BEGIN} and, after it, one {END}.", file=sys.stderr)
+    if not put_between(readme, BEGIN, END, render(data)):
         return 1
-    before, rest = text.split(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{render(data)}\n{END}{rest.split(END)[1]}")
     for old in docs.glob("pictures/bench-*.svg"):
         old.unlink()
     for name, content in site.files(data).items():
         (docs / name).write_text(content)
     return 0
+
+
+def put_between(readme: Path, begin: str, end: str, content: str) -> bool:
+    """Put text between two marks of a file; say so and return False where it has not one of each."""
+    text = readme.read_text()
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        print(f"{readme} should hold one {begin} and, after it, one {end}.", file=sys.stderr)
+        return False
+    before, rest = text.split(begin)
+    readme.write_text(f"{before}{begin}\n{content}\n{end}{rest.split(end)[1]}")
+    return True
 
 
 def render(data: dict[str, Any]) -> str:

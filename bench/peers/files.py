@@ -39,11 +39,12 @@ def _openvino(path: Path, feeds: Feeds, threads: int) -> Run:  # noqa: ARG001 - 
 
 
 def _tract(path: Path, feeds: Feeds, threads: int) -> Run:  # noqa: ARG001 - it runs on the thread that calls
+    import onnx
     import tract
 
     model = tract.onnx().load(path)
     taken = [model.input_name(i) for i in range(model.input_count())]
-    names = [model.output_name(i) for i in range(model.output_count())]
+    names = [output.name for output in onnx.load(path).graph.output]  # tract calls them as the nodes that make them
     for i, name in enumerate(taken):
         array = feeds[name]
         kind = f"{ {'f': 'f', 'i': 'i'}[array.dtype.kind] }{8 * array.dtype.itemsize}".replace(" ", "")

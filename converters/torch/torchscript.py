@@ -22,6 +22,7 @@ from fastlstm.converters.torch.pickles import Foreign, StoredTensor, parse
 from fastlstm.converters.torch.program import Call, LoopBody, Program, Tensor
 from fastlstm.converters.torch.script.calls import Budget, Recorder
 from fastlstm.converters.torch.script.interpreter import Interpreter
+from fastlstm.converters.torch.script.packed import HANDLES
 from fastlstm.converters.torch.script.sizes import MismatchError, NeedsSizeError, Pinned, TrackedSizes, United
 from fastlstm.converters.torch.script.source import Sources
 from fastlstm.converters.torch.sizes import Size
@@ -382,6 +383,11 @@ def _flat(value: Any, where: str) -> Iterator[Tensor]:
         for item in value:
             yield from _flat(item, where)
     elif value is not None:
+        if isinstance(value, HANDLES):
+            raise UnsupportedError(
+                "An output of the program is packed, or its rows are sorted by length; supported: padded tensors in "
+                "the input's order. Pad it and sort it back in forward."
+            )
         raise UnsupportedError(f"An output of the program is a {type(value).__name__}; supported: tensors.")
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from typing import Any
 
 from fastlstm.kernels.activations import exp
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.memory import partial_store
-from fastlstm.kernels.simd import fma, load_f32, sqrt, store_f32, vload, vsplat
+from fastlstm.kernels.pipeline import inlined
+from fastlstm.kernels.simd import fma, load_f32, sqrt, store_f32, vload, vmax, vsplat, vstore
 from fastlstm.program.arguments import positions
 from fastlstm.program.arguments.arrays import LayerNorm, Lines
 from fastlstm.program.layout import SCRATCH
@@ -90,22 +91,63 @@ def layer_norm(lanes: int, epsilon: float) -> Compiled:
     return kernel
 
 
-def reduce(name: str) -> Compiled:
+def _largest(lanes: int) -> Any:
+    """Return a function that finds the largest of some values, NaN if there is one.
+
+    What is no number is looked for on the way (times zero it stays none, as an infinity becomes none) and only then
+    one by one: compared as it comes, a value took seven cycles. Of two zeros the positive one is the larger, as
+    vectors see values in another order than lines have.
+    """
+
+    @inlined
+    def one_by_one(x, first, count, largest):
+        for i in range(first, count):
+            value = load_f32(x + 4 * i)
+            if value > largest or value != value:
+                largest = value
+        return largest
+
+    @inlined
+    def largest_of(x, count, spare):
+        largest, done = load_f32(x), 0
+        if count >= 4 * lanes:
+            a, b = vload(lanes, x), vload(lanes, x + 4 * lanes)
+            c, d = vload(lanes, x + 8 * lanes), vload(lanes, x + 12 * lanes)
+            zero = vsplat(lanes, 0.0)
+            odd, odder = zero, zero
+            while done + 4 * lanes <= count:
+                at = x + 4 * done
+                first, second = vload(lanes, at), vload(lanes, at + 4 * lanes)
+                third, fourth = vload(lanes, at + 8 * lanes), vload(lanes, at + 12 * lanes)
+                a, b, c, d = vmax(a, first), vmax(b, second), vmax(c, third), vmax(d, fourth)
+                odd, odder = fma(first, zero, odd), fma(second, zero, odder)
+                odd, odder = fma(third, zero, odd), fma(fourth, zero, odder)
+                done += 4 * lanes
+            vstore(spare, odd + odder)
+            for i in range(lanes):
+                if load_f32(spare + 4 * i) != 0.0:
+                    done = 0
+            if done:
+                vstore(spare, vmax(vmax(a, b), vmax(c, d)))
+                largest = one_by_one(spare, 0, lanes, largest)
+        return one_by_one(x, done, count, largest) + 0.0
+
+    return largest_of
+
+
+def reduce(lanes: int, name: str) -> Compiled:
     """Out = a sum, mean or maximum of each line; sums in double precision. Arguments: `Lines`."""
+    largest_of = _largest(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        lines, count = arg(args, LINES.lines), arg(args, LINES.length)
+        lines, count, spare = arg(args, LINES.lines), arg(args, LINES.length), word(frame, SCRATCH)
         part = first_share(frame)
         while part >= 0:
             for line in range(bound(frame, lines, part), bound(frame, lines, part + 1)):
                 x = arg(args, LINES.x) + 4 * count * line
                 total = 0.0
                 if name == "Max":
-                    total = -math.inf
-                    for i in range(count):
-                        value = load_f32(x + 4 * i)
-                        if value > total or value != value:
-                            total = value
+                    total += largest_of(x, count, spare)
                 elif name == "SumSquare":
                     for i in range(count):
                         value = load_f32(x + 4 * i) + 0.0

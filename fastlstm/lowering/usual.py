@@ -170,6 +170,6 @@ def _of_tapes(target: Target) -> Iterator[Kernel]:
     for epsilon in _as_files_hold(*EPSILONS):
         yield Kernel("lines.layer_norm", (lanes, epsilon))
     for name in ("Sum", "Mean", "Max", "SumSquare"):
-        yield Kernel("lines.reduce", (name,))
+        yield Kernel("lines.reduce", (lanes, name))
     for name in ("Max", "Mean"):
         yield Kernel("pooling.pool", (lanes, name))

@@ -203,8 +203,8 @@ def product_in_floats(scope: Scope, node: Node) -> list[Node] | None:
     weight, zero = scope.const(node.input(1)), scope.const(node.input(3))
     if weight is None or weight.ndim != 2 or not _zeros_fit(node, weight, zero, weight.shape[1]):
         return None
-    offset = np.int64(0) if zero is None else zero.astype(np.int64)
-    return _in_floats(scope, node, weight.astype(np.int64) - offset, "MatMul", (0,), {})
+    offset = np.int32(0) if zero is None else zero.astype(np.int32)
+    return _in_floats(scope, node, weight.astype(np.int32) - offset, "MatMul", (0,), {})
 
 
 def convolution_in_floats(scope: Scope, node: Node) -> list[Node] | None:
@@ -212,8 +212,8 @@ def convolution_in_floats(scope: Scope, node: Node) -> list[Node] | None:
     weight, zero = scope.const(node.input(1)), scope.const(node.input(3))
     if weight is None or weight.ndim < 3 or not _zeros_fit(node, weight, zero, weight.shape[0]):
         return None
-    offset = np.zeros(1, np.int64) if zero is None else zero.astype(np.int64)
-    whole = weight.astype(np.int64) - offset.reshape(-1, *[1] * (weight.ndim - 1))
+    offset = np.zeros(1, np.int32) if zero is None else zero.astype(np.int32)
+    whole = weight.astype(np.int32) - offset.reshape(-1, *[1] * (weight.ndim - 1))
     return _in_floats(scope, node, whole, "Conv", tuple(range(1, weight.ndim)), dict(node.attrs))
 
 
@@ -277,11 +277,20 @@ def quantised_product(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def plain_sum(scope: Scope, node: Node) -> list[Node] | None:
-    """``Cast(Cast(x))`` from float32 to integers and back, of integers that fit them  →  ``x``."""
-    inner = scope.maker(node.input(0), "Cast")
-    if inner is None or scope.infer(node)[0].dtype != "float32" or scope.info(inner.input(0)).dtype != "float32":
+    """``Cast(Cast(x))`` from float32 to integers and back, of integers that fit them  →  ``x``.
+
+    So does ``Cast(Cast(x) + Cast(y))``, as biases are added to sums: both round the same whole number once.
+    """
+    if scope.infer(node)[0].dtype != "float32":
         return None
-    kind = scope.info(node.input(0)).dtype
+    kind, added = scope.info(node.input(0)).dtype, scope.maker(node.input(0), "Add")
+    if added is not None and kind == "int32":
+        nodes: list[Node] = []
+        terms = [_in_float(scope, name, nodes) for name in added.inputs]
+        return None if None in terms else [*nodes, Node("Add", tuple(map(str, terms)), node.outputs, {}, node.name)]
+    inner = scope.maker(node.input(0), "Cast")
+    if inner is None or scope.info(inner.input(0)).dtype != "float32":
+        return None
     source = scope.maker(inner.input(0))
     if source is None:
         return None
@@ -290,9 +299,34 @@ def plain_sum(scope: Scope, node: Node) -> list[Node] | None:
         limits = np.iinfo(kind)
         whole = low is not None and high is not None and limits.min <= low and high <= limits.max
         return [Node("Identity", (inner.input(0),), node.outputs)] if whole and _whole(scope, source.input(0)) else None
-    if kind == "int32" and source.op in ("MatMul", "Dense", "Conv") and _exact(scope, source):
+    if kind == "int32" and _is_sum(scope, source):
         return [Node("Identity", (inner.input(0),), node.outputs)]
     return None
+
+
+def _is_sum(scope: Scope, source: Node) -> bool:
+    return source.op in ("MatMul", "Dense", "Conv") and _exact(scope, source)
+
+
+def _in_float(scope: Scope, name: str, nodes: list[Node]) -> str | None:
+    """Return a float32 value that holds the same numbers as one of int32, made by nodes that are added; or None."""
+    array, maker = scope.const(name), scope.maker(name)
+    if array is not None:
+        return scope.constant(name, array.astype(np.float32)) if np.abs(array).max(initial=0) <= EXACT else None
+    if maker is None:
+        return None
+    if maker.op in ("Reshape", "Squeeze", "Unsqueeze", "Transpose"):
+        moved = _in_float(scope, maker.input(0), nodes)
+        if moved is None:
+            return None
+        out = scope.fresh(name)
+        nodes.append(Node(maker.op, (moved, *maker.inputs[1:]), (out,), dict(maker.attrs), out))
+        return out
+    source = scope.maker(maker.input(0)) if maker.op == "Cast" else None
+    if source is None or scope.info(maker.input(0)).dtype != "float32":
+        return None
+    whole = source.op in ("Round", "Floor", "Ceil") or _is_sum(scope, source)
+    return maker.input(0) if whole else None
 
 
 def _whole(scope: Scope, name: str) -> bool:
@@ -314,7 +348,7 @@ def _exact(scope: Scope, node: Node) -> bool:
     if weight is None or data is None or node.input(2) or not bool(np.all(weight == np.rint(weight))):
         return False
     axes = tuple(range(1, weight.ndim)) if node.op == "Conv" else (0,)
-    if FARTHEST * np.abs(weight.astype(np.float64)).sum(axis=axes).max(initial=0) >= EXACT:
+    if FARTHEST * np.abs(weight).sum(axis=axes).max(initial=0) >= EXACT:
         return False
     parts = data.inputs if data.op == "Sub" else (node.input(0),)
     return all(_byte(scope, value) for value in parts)

@@ -92,7 +92,7 @@ class _Finder:
             vector = formulas.meanings.get(name) or formulas.single(name)
             if vector is None:
                 continue
-            if vector.key in self.steps:
+            if self.steps and vector.key in self.steps:  # no digest of large weights where there is no cell
                 self.steps[vector.key].names.append(name)
                 continue
             cell = match(formulas, vector)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -266,15 +266,19 @@ def _rearranged(at: Unroller, node: Node, flows: Flows) -> None:
             return
         behind = dims.product(before[x.axis + 1 :]) == dims.product(after[axis + 1 :])
         apart = dims.product(before[: x.axis]) == dims.product(after[:axis])
-        if not behind or not (apart or axis == 0 or x.merged):
+        if not behind or not (apart or dims.product(after[:axis]) == 1 or x.merged):
             raise refusal(node, "mixes time steps with other axes")
-        if x.merged and not apart and tuple(after[: axis + 1]) != x.merged:
+        if x.merged and not apart and _apart_from_ones(after[: axis + 1]) != x.merged:
             raise refusal(node, "mixes time steps with other axes")
         if not apart:
-            x = replace(x, merged=() if x.merged else tuple(before[: x.axis + 1]))
+            x = replace(x, merged=() if x.merged else _apart_from_ones(before[: x.axis + 1]))
         if flows[-1] is not x and len(flows) > 1 and flows[1] is not None:
             node = _without_sizes(at, node, x, flows[1], axis)
     at.keep(node, replace(x, axis=axis))
+
+
+def _apart_from_ones(sizes: Sequence[int | str]) -> tuple[int | str, ...]:
+    return tuple(size for size in sizes if size != 1)
 
 
 def _without_sizes(at: Unroller, node: Node, x: Flow, sizes: Flow, axis: int) -> Node:

@@ -151,7 +151,7 @@ def replace_node(node: Node, name: str, attrs: dict[str, Any]) -> Node:
 
 def _convolved(at: Unroller, node: Node, flows: Flows) -> None:
     x, weight = flows[0], at.constants.get(node.input(1))
-    if x is None or weight is None or x.axis == 1 or x.merged or at.shape(node.input(0))[1] == ROWS:
+    if x is None or weight is None or x.axis == 1 or (x.merged and x.axis) or at.shape(node.input(0))[1] == ROWS:
         raise refusal(node, "sums over time")
     if weight.ndim not in (3, 4) or weight.dtype != np.float32 or node.input(2) not in ("", *at.constants):
         raise refusal(node, "has no kernel whose sums are the same for any number of time steps")
@@ -165,7 +165,7 @@ def _convolved(at: Unroller, node: Node, flows: Flows) -> None:
 def _pooled(at: Unroller, node: Node, flows: Flows) -> None:
     x, attrs = flows[0], node.attrs
     kernel = list(attrs["kernel_shape"])
-    if x is None or any(node.outputs[1:]) or x.merged:
+    if x is None or any(node.outputs[1:]) or (x.merged and x.axis > 1):
         raise refusal(node, "tells positions in time")
     if x.axis < 2:
         (node, (flow,)) = filled(at, node, [x])
@@ -184,13 +184,15 @@ def _pooled(at: Unroller, node: Node, flows: Flows) -> None:
 def _transposed(at: Unroller, node: Node, flows: Flows) -> None:
     """A transposed convolution: each row is added to several of the output, where neighbours meet."""
     x, weight = flows[0], at.constants.get(node.input(1))
-    if x is None or weight is None or x.axis == 1 or x.merged or x.overlaps or at.shape(node.input(0))[1] == ROWS:
+    if x is None or weight is None or x.axis == 1 or (x.merged and x.axis) or at.shape(node.input(0))[1] == ROWS:
         raise refusal(node, "sums over time")
     if weight.ndim not in (3, 4) or weight.dtype != np.float32 or node.input(2) not in ("", *at.constants):
         raise refusal(node, "has no kernel whose sums are the same for any number of time steps")
     if x.axis < 2:
         at.keep(node, x)
         return
+    if x.overlaps:
+        raise refusal(node, "sums over time")
     place, n = x.axis - 2, weight.ndim - 2
     strides, dilations = (list(node.attrs.get(a) or [1] * n) for a in ("strides", "dilations"))
     stride, span = strides[place], (weight.shape[x.axis] - 1) * dilations[place]

@@ -75,3 +75,27 @@ def test_made_up_frames_are_arrays_by_name(model: real.RealModel) -> None:
     frames = model.frames()
     assert all(isinstance(array, np.ndarray) and array.size for array in frames.values())
     assert not set(frames) & (set(model.states) | set(model.fixed))
+
+
+def test_parts_are_joined_in_the_models_order_into_a_readme(tmp_path: Path) -> None:
+    def part(*names: str, cores: int = 2, load: float = 0.5) -> Path:
+        rows = [{"name": n, "missing": f"get {n}"} for n in names]
+        data = {"date": "2026-01-01T00:00:00Z", "machine": {"processor": "p", "isa": "i", "cores": cores, "load": load},
+                "versions": {"fastlstm": "1"}, "runs": [{"threads": 1, "rows": rows}]}  # fmt: skip
+        path = tmp_path / f"{names[0]}{cores}.json"
+        path.write_text(models.json.dumps(data))
+        return path
+
+    a, b, c = (model.name for model in models.MODELS[:3])
+    first, second = part(c, a), part(b, load=3.0)
+    readme, output = tmp_path / "README.md", tmp_path / "out"
+    readme.write_text(f"before\n{models.BEGIN}\nold\n{models.END}\nafter\n")
+    assert models.main(["--parts", str(first), str(second), "--output", str(output), "--readme", str(readme)]) == 0
+    data = models.json.loads(Path(f"{output}.json").read_text())
+    assert [row["name"] for row in data["runs"][0]["rows"]] == [a, b, c]
+    text = readme.read_text()
+    assert "old" not in text
+    assert text.index(f"get {a}") < text.index(f"get {b}")
+    assert text.endswith("after\n")
+    with pytest.raises(SystemExit, match="different machines"):
+        models.main(["--parts", str(first), str(part(b, cores=4)), "--output", str(output)])

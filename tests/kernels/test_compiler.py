@@ -40,7 +40,7 @@ KERNELS = [
     ("convolution.by_channel", (LANES, 2, machine.detect().max_sums)),
     *(("lines.softmax", (LANES, logarithm)) for logarithm in (False, True)),
     ("lines.layer_norm", (LANES, 1e-5)),
-    *(("lines.reduce", (name,)) for name in ("Sum", "Mean", "Max", "SumSquare")),
+    *(("lines.reduce", (LANES, name)) for name in ("Sum", "Mean", "Max", "SumSquare")),
     *(("pooling.pool", (LANES, name)) for name in ("Max", "Mean")),
     ("nested.nested", ()),
     *((f"rounds.{name}", ()) for name in ("repeat", "advance", "verify")),

@@ -53,7 +53,7 @@ def kernels(target: Target) -> list[Kernel]:
         "convolution.by_channel": (lanes, 1, sums),
         "lines.softmax": (lanes, False),
         "lines.layer_norm": (lanes, 1e-5),
-        "lines.reduce": ("Sum",),
+        "lines.reduce": (lanes, "Max"),
         "pooling.pool": (lanes, "Max"),
         "entry.call": (True,),
         "rounds.move": (lanes,),

@@ -227,6 +227,7 @@ def _attention(graph: AtenGraph, c: Arguments) -> str:
 
 _DEFAULT: Mapping[str, Handler] = {
     "_native_batch_norm_legit_no_training": _batch_norm,
+    "_convolution_mode": _convolution(),
     "_weight_norm": _weight_norm,
     "addmm": _add_product("mat1", "mat2"),
     "alpha_dropout": _dropout,

@@ -210,7 +210,7 @@ T self, d device, y dtype, b non_blocking, b copy, i memory_format:
 T input, T weight, T? bias, I stride, I padding, I dilation, i groups:
     conv1d conv2d
 T input, T weight, T? bias, I stride, s padding, I dilation, i groups:
-    conv1d.padding conv2d.padding
+    conv1d.padding conv2d.padding _convolution_mode
 T self, I kernel_size, I stride, I padding, b ceil_mode, b count_include_pad, i divisor_override:
     avg_pool2d
 T input, T weight, T? bias, I stride, I padding, I output_padding, i groups, I dilation:

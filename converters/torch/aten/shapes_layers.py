@@ -237,7 +237,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["batch_norm", "group_norm"], _channels_norm),
     **dict.fromkeys(["matmul", "mm", "bmm", "mv"], _matmul),
     **dict.fromkeys(["prelu", "_prelu_kernel"], first("self", 1)),
-    **dict.fromkeys(["conv1d", "conv2d", "convolution"], _convolution),
+    **dict.fromkeys(["conv1d", "conv2d", "convolution", "_convolution_mode"], _convolution),
     **dict.fromkeys(["conv_transpose1d", "conv_transpose2d"], _convolution_back),
     **dict.fromkeys(["gru", "rnn_tanh", "rnn_relu"], _stack_of_layers(1)),
     **dict.fromkeys(["gru_cell", "rnn_tanh_cell", "rnn_relu_cell"], _cell(1)),

@@ -376,7 +376,7 @@ class Interpreter(Run):
     def operation(self, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
         """Return what ``torch.NAME`` gives: worked out if it is about numbers, else written down."""
         items = [item for a in arguments for item in (a if isinstance(a, list) else [a])]
-        if name in ("sort", "_pack_padded_sequence") or any(isinstance(item, HANDLES) for item in items):
+        if name in ("sort", "argsort", "_pack_padded_sequence") or any(isinstance(item, HANDLES) for item in items):
             if name in ("__is__", "__isnot__"):
                 return self._applied(name, BUILTINS[name], self, arguments, {})
             if name not in PACKING:

@@ -2,13 +2,14 @@
 
 PyTorch sorts the rows by length, joins their valid steps in one tensor, and sorts everything back afterwards.
 None of that is done here: a sorted tensor is the tensor itself with a mark, and a packed one the padded one with its
-lengths, which recurrent layers take. What is neither packed again nor sorted back is refused by name.
+lengths, which recurrent layers take. Nor is it where a model sorts its rows itself, whatever is computed row by row in
+between. What is not sorted back is refused by name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastlstm.converters.torch.program import Tensor
@@ -65,14 +66,22 @@ HANDLES = (_Order, _Sorted, _Packed, _BatchSizes, _Longest)
 """What stands for packed and sorted tensors in the program."""
 
 
-def _sort(run: Run, tensor: Any, *settings: Any, **keywords: Any) -> Any:
-    recorder = run.recorder
-    if not isinstance(tensor, Tensor) or (settings or tuple(keywords.values())) != (-1, True):
+def _sort(run: Run, value: Any, axis: int = -1, descending: bool = False) -> Any:
+    if isinstance(value, _Order):
+        return None, _sorted_order(run, value, axis, descending)
+    order = _sorted_order(run, value, axis, descending)
+    return _Sorted(value, 0, order), order
+
+
+def _sorted_order(run: Run, value: Any, axis: int = -1, descending: bool = False) -> _Order:
+    """Return the order of lengths that fall, or that in which the rows of an order rise again: the way back."""
+    if isinstance(value, _Order) and not value.inverse and axis in (0, -1) and not descending:
+        return replace(value, inverse=True)
+    if not isinstance(value, Tensor) or axis not in (0, -1) or descending is not True:
         raise UnsupportedError(f"{run.where}: sorting is supported where sequences are packed, by length.")
-    _check_lengths(run, tensor)
-    recorder.rank(tensor)
-    order = _Order(tensor)
-    return _Sorted(tensor, 0, order), order
+    _check_lengths(run, value)
+    run.recorder.rank(value)
+    return _Order(value)
 
 
 def _check_lengths(run: Run, lengths: Tensor) -> None:
@@ -83,6 +92,7 @@ def _check_lengths(run: Run, lengths: Tensor) -> None:
 
 def _index_select(run: Run, tensor: Any, axis: int, index: Any) -> Any:
     if isinstance(index, _Order):
+        axis %= _dim(run, tensor)
         if isinstance(tensor, Tensor) and not index.inverse:
             return _Sorted(tensor, axis, index)
         if isinstance(tensor, _Sorted) and index.inverse and tensor.axis == axis:
@@ -91,7 +101,8 @@ def _index_select(run: Run, tensor: Any, axis: int, index: Any) -> Any:
 
 
 def _index(run: Run, tensor: Any, indices: Sequence[Any]) -> Any:
-    return _index_select(run, tensor, 0, indices[0] if indices and isinstance(indices, list) else None)
+    given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
+    return _index_select(run, tensor, *given[0] if len(given) == 1 else (0, None))
 
 
 def _pack(run: Run, tensor: Any, lengths: Any, batch_first: bool) -> Any:
@@ -110,6 +121,8 @@ def _pack(run: Run, tensor: Any, lengths: Any, batch_first: bool) -> Any:
 
 def _select(run: Run, sizes: Any, axis: int, index: int) -> Any:
     """The number of rows at the first step is that of all rows."""
+    if isinstance(sizes, _Sorted):
+        return _row_by_row("select", drops=True)(run, sizes, axis, index)
     if not isinstance(sizes, _BatchSizes) or (axis, index) != (0, 0):
         raise UnsupportedError(f"{run.where}: this use of packed sequences is not supported.")
     return run.recorder.size(sizes.packed.tensor, 0 if sizes.packed.batch_first else 1)
@@ -127,7 +140,9 @@ def _dim(run: Run, value: Any) -> int:
     """What is packed has one axis less: steps, features."""
     if isinstance(value, _Packed):
         return run.recorder.rank(value.tensor) - 1
-    return run.recorder.rank(value.tensor) if isinstance(value, _Sorted) else 1
+    if isinstance(value, _Sorted):
+        return run.recorder.rank(value.tensor)
+    return run.recorder.rank(value) if isinstance(value, Tensor) else 1
 
 
 def _numel(run: Run, value: Any) -> Any:
@@ -192,12 +207,45 @@ def _inverse(run: Run, order: Any, **_: Any) -> _Order:
     return _Order(order.lengths, inverse=True)
 
 
+def _row_by_row(name: str, along: bool = True, drops: bool = False) -> Callable[..., Any]:
+    """Return an operation that treats sorted rows one by one.
+
+    It works `along` the axis that its first argument names, which may not be theirs and may be gone behind it.
+    """
+
+    def each(run: Run, value: Any, *arguments: Any, **keywords: Any) -> Any:
+        if isinstance(value, _Sorted):
+            place, rank = value.axis, _dim(run, value)
+            axis = arguments[0] % rank if along and arguments and isinstance(arguments[0], int) else None
+            if place != axis and (axis is not None or not along):
+                result = run.operation(name, [value.tensor, *arguments], keywords)
+                return _Sorted(result, place - (drops and axis is not None and axis < place), value.order)
+        raise UnsupportedError(f"{run.where}: '{name}' of packed or sorted sequences is not supported.")
+
+    return each
+
+
+def _linear(run: Run, value: Any, *arguments: Any) -> Any:
+    if isinstance(value, _Sorted) and value.axis != _dim(run, value) - 1:
+        return _row_by_row("linear", along=False)(run, value, *arguments)
+    raise UnsupportedError(f"{run.where}: 'linear' of packed or sorted sequences is not supported.")
+
+
+def _cat(run: Run, values: Sequence[Any], axis: int = 0) -> Any:
+    first = values[0]
+    alike = all(isinstance(v, _Sorted) and (v.axis, v.order) == (first.axis, first.order) for v in values)
+    if not alike or axis % _dim(run, first) == first.axis:
+        raise UnsupportedError(f"{run.where}: 'cat' of packed or sorted sequences is not supported.")
+    return _Sorted(run.operation("cat", [[v.tensor for v in values], axis], {}), first.axis, first.order)
+
+
 def _same(_run: Run, value: Any, *_: Any, **__: Any) -> Any:
     return value
 
 
 PACKING: Mapping[str, Callable[..., Any]] = {
     "sort": _sort,
+    "argsort": _sorted_order,
     "index_select": _index_select,
     "index": _index,
     "_pack_padded_sequence": _pack,
@@ -205,6 +253,11 @@ PACKING: Mapping[str, Callable[..., Any]] = {
     "select": _select,
     "size": _size,
     "dim": _dim,
+    "slice": _row_by_row("slice"),
+    "squeeze": _row_by_row("squeeze", drops=True),
+    "cat": _cat,
+    "linear": _linear,
+    **{name: _row_by_row(name, along=False) for name in ("relu", "tanh", "sigmoid", "gelu", "dropout", "contiguous")},
     "lt": _less,
     "numel": _numel,
     "to": _same,

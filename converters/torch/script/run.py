@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastlstm.converters.torch.pickles import StoredTensor
@@ -33,3 +33,7 @@ class Run:
         self.read = read
         self.where = ""
         self.fresh = 0
+
+    def operation(self, name: str, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
+        """Return what ``torch.NAME`` gives."""
+        raise NotImplementedError

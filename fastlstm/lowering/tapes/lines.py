@@ -88,7 +88,9 @@ def _reduced(rec: Recorder, name: str, x: Value, which: Sequence[int], shape: Se
         return None if out.array.size else [out]
     source = rec.contiguous(moved)
     kernel = {"L2": "SumSquare"}.get(name, name)
-    rec.emit("lines.reduce", (kernel,), Lines(place(source), place(out.array), source.size // count, count))
+    rec.emit(
+        "lines.reduce", (rec.target.lanes, kernel), Lines(place(source), place(out.array), source.size // count, count)
+    )
     return [apply(rec, "Sqrt", None, None, out.array)] if name == "L2" else [out]
 
 

@@ -108,6 +108,46 @@ def test_packed_sequences_become_lengths(tmp_path: Path, form: str, in_order: bo
         check(graph, module, *example)
 
 
+class SortsItself(nn.Module):
+    """Rows sorted by the model before they are packed, as was done before `enforce_sorted`, and sorted back."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.rnn, self.fc = nn.LSTM(4, 6, batch_first=True, bidirectional=True), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.way == "argsort":
+            order = torch.argsort(lengths, dim=0, descending=True)
+            back, lengths = torch.argsort(order), lengths.index_select(0, order)
+        else:
+            lengths, order = lengths.sort(0, descending=True)
+            back = order.sort(0)[1]
+        packed = nn.utils.rnn.pack_padded_sequence(x[order], lengths, batch_first=True)
+        y, (h, _) = self.rnn(packed)
+        y, _ = nn.utils.rnn.pad_packed_sequence(y, batch_first=True)
+        last = self.fc(torch.tanh(torch.cat([h[-2], h[-1]], 1)))
+        return self.fc(y)[back], last if self.way == "not back" else last[back]
+
+
+@pytest.mark.parametrize("way", ["sort", "argsort"])
+def test_a_model_may_sort_its_rows_itself(tmp_path: Path, way: str) -> None:
+    def inputs(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.randn(len(lengths), 7, 4), torch.tensor(lengths)
+
+    module = SortsItself(way)
+    graph = load_graph(save(module, tmp_path / "m.pt", "trace", inputs(2, 7, 5)))
+    assert not {"TopK", "GatherElements"} & {node.op for node in graph.nodes}, "nothing is sorted"
+    for example in (inputs(2, 7, 5), inputs(1, 4), inputs(3, 3, 6, 3)):
+        check(graph, module, *example)
+
+
+def test_rows_that_are_not_sorted_back_are_refused(tmp_path: Path) -> None:
+    path = save(SortsItself("not back"), tmp_path / "m.pt", "trace", (torch.randn(2, 7, 4), torch.tensor([3, 7])))
+    with pytest.raises(UnsupportedError, match=r"sorted by length; .* sort it back"):
+        load_graph(path)
+
+
 class States(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -113,3 +113,14 @@ def test_activations_keep_a_nan_and_saturate_at_infinities(name: str) -> None:
     assert np.isnan(y).all()
     y, _ = rnn(np.full((1, 1, 1), -np.inf, np.float32))
     assert y.item() == {"Softsign": -1, "HardSigmoid": 0, "Elu": -1, "Relu": 0}[name]
+
+
+@pytest.mark.parametrize("length", [1, 7, 33, 300])
+def test_the_largest_is_none_if_one_is_no_number(length: int) -> None:
+    graph = Graph(
+        (TensorSpec("x", ("rows", length)),), (TensorSpec("y", ("rows",)),),
+        (Node("ReduceMax", ("x", "axes"), ("y",), {"keepdims": 0}, "max"),), {"axes": np.array([1])},
+    )  # fmt: skip
+    model, x = fastlstm.Model(graph), np.random.default_rng(3).standard_normal((5, length)).astype(np.float32)
+    x[1, length // 2], x[2, -1], x[3], x[4] = np.nan, np.inf, -np.inf, -0.0
+    np.testing.assert_array_equal(model(x), x.max(axis=1))

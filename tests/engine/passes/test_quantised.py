@@ -190,3 +190,27 @@ def test_scales_of_other_sizes_in_a_product_are_an_error() -> None:
     proto = model([node], {"q": (UINT8, ["n", 6])}, {"y": UINT8}, weights)
     with pytest.raises(FastLSTMError):
         Model(from_onnx(proto)).run({"q": np.ones((2, 6), np.uint8)})
+
+
+def test_biases_that_the_data_scale_are_added_in_float32() -> None:
+    """As onnxruntime's dynamic quantiser once wrote convolutions: biases in steps of the data's, added as integers."""
+    at = helper.make_node
+    nodes = [
+        at("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        at("Mul", ["s", "ws"], ["step"]),
+        at("Div", ["b", "step"], ["steps"]),
+        at("Floor", ["steps"], ["floor"]),
+        at("Cast", ["floor"], ["whole"], to=INT32),
+        at("Reshape", ["whole", "across"], ["bias"]),
+        at("ConvInteger", ["q", "w", "z"], ["sum"], pads=[1, 1, 1, 1]),
+        at("Add", ["sum", "bias"], ["both"]),
+        at("Cast", ["both"], ["float"], to=FLOAT),
+        at("Mul", ["float", "step"], ["y"]),
+    ]
+    weights = {
+        "w": RNG.integers(*SEVEN, (5, 3, 3, 3)).astype(np.int8), "ws": np.float32(0.013),
+        "b": (1e3 * RNG.standard_normal(5)).astype(np.float32), "across": np.array([1, -1, 1, 1]),
+    }  # fmt: skip
+    proto = model(nodes, {"x": (FLOAT, [1, 3, 6, 7])}, {"y": FLOAT}, weights)
+    x = RNG.standard_normal((1, 3, 6, 7)).astype(np.float32)
+    agree(proto, {"x": x})

@@ -105,9 +105,17 @@ def test_states_of_streams_are_the_rows_of_a_batch_and_of_a_pool(name: str) -> N
             np.testing.assert_array_equal(stream.state[key][0], value[i])
 
 
+def convolved_over_features(y: torch.Tensor) -> torch.Tensor:
+    """Each row by itself, rows of batch and time being the batch of the convolution, as in BeatNet."""
+    rows = y.reshape(-1, 6).unsqueeze(0).transpose(0, 1)
+    pooled = torch.max_pool1d(torch.conv1d(rows, torch.linspace(-1, 1, 6).reshape(2, 1, 3)).relu(), 2)
+    return pooled.reshape(y.shape[0], y.shape[1], -1)
+
+
 @pytest.mark.parametrize(
     "function",
     [
+        convolved_over_features,
         lambda y: y[..., -1],
         lambda y: y[..., -1:],
         lambda y: y.reshape(-1, 6).tanh().reshape(y.shape[0], -1, 6),
@@ -117,6 +125,7 @@ def test_states_of_streams_are_the_rows_of_a_batch_and_of_a_pool(name: str) -> N
         lambda y: torch.softmax(y.transpose(1, 2), 1).transpose(1, 2) / y.transpose(1, 2).square().sum(1)[..., None],
     ],
     ids=[
+        "convolved over features",
         "last feature",
         "last feature kept",
         "rows merged",
