@@ -171,6 +171,26 @@ def test_an_optional_state_is_left_out_or_asked_for(tmp_path: Path) -> None:
     np.testing.assert_allclose(next(iter(got.values())), module(x, states)[0].detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
+class PaddedAlike(nn.Module):
+    """As many rows behind a convolution as in front, of even and of odd kernels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv1d(4, 6, 4, padding="same"), nn.Conv2d(1, 2, (3, 5), padding="same")
+        self.gru = nn.GRU(12, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.two(self.one(x.transpose(1, 2)).transpose(1, 2)[:, None])
+        return self.gru(y.permute(0, 2, 1, 3).flatten(2))[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_convolutions_that_keep_the_size(tmp_path: Path, form: str) -> None:
+    module, x = PaddedAlike().eval(), torch.randn(2, 9, 4)
+    graph = load_graph(save(module, tmp_path / "m.pt", form, (x,)))
+    check(graph, module, x)
+
+
 class Mixed(nn.Module):
     """What else models do: bags, weight normalisation, tied weights, joined frames, a dict of outputs."""
 
