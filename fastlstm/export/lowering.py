@@ -98,7 +98,8 @@ class Lowering:
 
     def shared_kernel(self, kernel: Kernel) -> SharedKernel | None:
         """Return the function of a kernel that serves all its instructions, None if each has its own."""
-        if self._uses[kernel] * len(self._template(kernel)) <= MOST_TEXT:
+        uses = self._uses[kernel]
+        if uses == 1 or uses * len(self._template(kernel)) <= MOST_TEXT:
             return None
         if kernel not in self.shared:
             one = SharedKernel(self.new_name("shared"), f"i{self.bits}", self.parameters, self.complaint)

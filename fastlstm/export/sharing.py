@@ -1,7 +1,9 @@
 """Kernels that a model runs many times: one function for all of its instructions, which pass what differs.
 
 A kernel is written out anew for each instruction, as its sizes and places are constants then. A network of many
-convolutions would hold the same code dozens of times, and LLVM take as long; its calls are long, and lose little.
+convolutions would hold the same code dozens of times, and LLVM take as long; its calls are long, and lose little. So
+does a layer whose step and block run the same kernel: for AArch64 a GRU(64) took LLVM 3.7 s of processor time and now
+2.2, an LSTM(64) had 24 KB of code and now 13, and neither was slower. What all calls give alike stays a constant.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ from fastlstm.export.specialise import Answer
 
 __all__ = ["MOST_TEXT", "SharedKernel"]
 
-MOST_TEXT = 1 << 20
-"""Characters of LLVM's assembly for all copies of a kernel: 4 of a convolution's for AVX2, 20 for a Cortex-M."""
+MOST_TEXT = 1 << 18
+"""Characters of LLVM's assembly for all copies of a kernel: one of a large layer's, two of a small one's.
+
+Half of it would have LSTM(1→20) share its kernel, whose step was 3 % slower then.
+"""
 
 Ask = Callable[[str, int | None, str], Answer]
 

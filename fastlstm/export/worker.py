@@ -89,13 +89,15 @@ def _compiled(request: dict[str, Any]) -> bytes:
     """Return the object code."""
     import llvmlite.binding as llvm
 
+    from fastlstm.export.arithmetic import without_library
     from fastlstm.kernels.emit import for_target, optimise, target_machine
     from fastlstm.kernels.primitives import target_primitives
 
     data: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in request["target"].items()}
     target, exported = Target(**data), set(request["exported"])
     machine = target_machine(target)
-    module, *others = (llvm.parse_assembly(for_target(text, target, machine)) for text in request["parts"])
+    parts = without_library(request["parts"], target, machine)
+    module, *others = (llvm.parse_assembly(for_target(text, target, machine)) for text in parts)
     for other in others:
         module.link_in(other)
     needed = [f.name for f in module.functions if f.is_declaration]

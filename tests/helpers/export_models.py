@@ -6,6 +6,7 @@ import numpy as np
 
 import fastlstm
 from fastlstm.graph import Graph, Node, RecurrentInputs, TensorSpec, default_activations
+from fastlstm.operators import OPERATORS, Function
 
 FEATURES = 3
 
@@ -76,3 +77,23 @@ def masking(units: int = 8) -> fastlstm.Model:
         dense,
     )
     return fastlstm.Model(plain.replace(nodes=nodes, constants=constants))
+
+
+def arithmetic() -> fastlstm.Model:
+    """Return every operator whose function a C library could compute, side by side, for one size."""
+    spread = np.array([0.3, 1.7, 40.6, 5000.5], np.float32)
+    constants = {"spread": spread, "half": np.array(0.5, np.float32), "scale": np.ones(4, np.float32)}
+    nodes = [
+        Node("Mul", ("x", "spread"), ("any",), {}, "any"),
+        Node("Abs", ("any",), ("positive",), {}, "positive"),
+        Node("Pow", ("positive", "half"), ("Pow.out",), {}, "Pow"),
+        Node("LayerNormalization", ("any", "scale"), ("LayerNormalization.out",), {"axis": -1}, "LayerNormalization"),
+    ]
+    functions = [name for name, operator in OPERATORS.items() if isinstance(operator.lowering, Function)]
+    named = [op for op in (*functions, "Log", "Softmax", "LogSoftmax") if op not in ("Clip", "Abs")]  # those compare
+    given = {"Log": "positive", "Sqrt": "positive"}
+    nodes += [Node(op, (given.get(op, "any"),), (f"{op}.out",), {}, op) for op in named]
+    outs = tuple(node.outputs[0] for node in nodes[2:])
+    nodes.append(Node("Concat", outs, ("y",), {"axis": 2}, "all"))
+    ports = [TensorSpec("x", (1, 3, 4), "float32"), TensorSpec("y", (1, 3, 4 * len(outs)), "float32")]
+    return fastlstm.Model(Graph((ports[0],), (ports[1],), tuple(nodes), constants, "arithmetic"))

@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from export_models import arithmetic
 from exported import RUN, WEB, recurrent
 from random_stacks import LAYERS, random_stack
 
@@ -42,6 +43,14 @@ def test_random_streams_give_the_results_of_python(tmp_path: Path, seed: int) ->
     fastlstm.export(fastlstm.Model(random_stack(seed, kinds)), tmp_path / "net", name="net", batch=1 + seed % 2)
     (result,) = replay_export(tmp_path / "net")
     assert result.agrees, (kinds, str(result))
+
+
+def test_every_operator_gives_the_results_of_python_without_a_library(tmp_path: Path) -> None:
+    targets = ("armv7-vfpv3", "armv7-vfpv4", "riscv64", "cortex-m4", "cortex-m7", "cortex-m55")
+    fastlstm.export(arithmetic(), tmp_path / "all", targets, "all")
+    results = replay_export(tmp_path / "all")
+    assert len(results) == len(targets)
+    assert all(result.agrees for result in results), [str(result) for result in results if not result.agrees]
 
 
 def test_windows_code_gives_the_results_of_python(everywhere: Path) -> None:
