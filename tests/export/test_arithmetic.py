@@ -13,7 +13,7 @@ from export_models import arithmetic
 import fastlstm
 from fastlstm.export import arithmetic as own
 from fastlstm.kernels.emit import for_target, target_machine
-from fastlstm.machine import detect
+from fastlstm.target.machine import detect
 
 LOOP = """declare {kind} @llvm.{name}({kind})
 define void @run(ptr %x, i64 %count) {{
