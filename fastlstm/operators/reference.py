@@ -114,7 +114,8 @@ def lstm(
             if scale is None:
                 return v
             away = v - v.mean(axis=-1, keepdims=True)
-            return scale * away / np.sqrt((away * away).mean(axis=-1, keepdims=True) + norm_epsilon)
+            deviation: Array = np.sqrt((away * away).mean(axis=-1, keepdims=True) + norm_epsilon)
+            return scale * away / deviation
 
         def step(x_t: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
             h, c = state
