@@ -114,8 +114,9 @@ def lstm(
             if scale is None:
                 return v
             away = v - v.mean(axis=-1, keepdims=True)
-            deviation: Array = np.sqrt((away * away).mean(axis=-1, keepdims=True) + norm_epsilon)
-            return scale * away / deviation
+            deviation = np.sqrt((away * away).mean(axis=-1, keepdims=True) + norm_epsilon)
+            scaled: Array = scale * away / deviation
+            return scaled
 
         def step(x_t: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
             h, c = state
