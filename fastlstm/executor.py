@@ -197,7 +197,7 @@ class Executor:
     def repacked(self, node: Node, values: Mapping[str, Any]) -> dict[str, Array]:
         """Run a recurrent layer whose weights are computed or given: they are packed for this call."""
         read = RecurrentInputs.of(node)
-        given = {name: getattr(read, name) for name in ("w_ih", "w_hh", "bias", "peephole", "w_hr")}
+        given = {name: getattr(read, name) for name in ("w_ih", "w_hh", "bias", "peephole", "w_hr", "norm")}
         # Under names of their own: a value may be a weight and something else too.
         names = {name: f"weight {name}" for name, value in given.items() if value}
         weights = {names[name]: np.asarray(values[given[name]]) for name in names}

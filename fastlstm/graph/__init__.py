@@ -31,6 +31,9 @@ newer opsets take as inputs are inputs here too), with these additions in one ca
     10        w_ih_scale   [D, G*H]; present if w_ih is int16 or int8: the weights are w * scale
     11        w_hh_scale   the same for w_hh
     12        w_hr_scale   [D, P]; the same for w_hr
+    13        norm         [D, 10*H] scales of layer normalisation: of the input's sums [4*H], of the
+                           recurrent sums [4*H], of the cell states [H], and these states' bias
+                           [H]; ``bias`` is that of the sums. LSTM only, without 8 and 9
     ========  ===========  ==================================================================
 
     outputs: y [T, B, D*P] (0 past a row's length), h_n [D, B, P], c_n [D, B, H] (LSTM only), the states
@@ -40,7 +43,8 @@ newer opsets take as inputs are inputs here too), with these additions in one ca
     each row's own end and its y stands at the time it belongs to); ``activations`` one list a direction of
     [name, alpha, beta] (None where a parameter does not apply) in the order f, g, h (LSTM: gates, cell input,
     cell output), f, g (GRU: gates, candidate), f (RNN), names as in `fastlstm.operators.activations`; ``clip``
-    float or None, which is the default; ``input_forget`` 0, the default, or 1 (LSTM); ``reset_after`` 0 | 1 (GRU).
+    float or None, which is the default; ``input_forget`` 0, the default, or 1 (LSTM); ``norm_epsilon`` what is
+    added to variances, None, the default, without ``norm`` (LSTM); ``reset_after`` 0 | 1 (GRU).
 
 ``Dense``
     x [..., I], weight [I, O], bias [O] or absent, scale [O] if the weight is int16 or int8 -> [..., O].
@@ -68,6 +72,7 @@ __all__ = [
     "TensorSpec",
     "default_activations",
     "is_narrow",
+    "is_normalised",
 ]
 
 Array = npt.NDArray[Any]
@@ -177,6 +182,7 @@ class RecurrentInputs(NamedTuple):
     w_ih_scale: str = ""
     w_hh_scale: str = ""
     w_hr_scale: str = ""
+    norm: str = ""
 
     @classmethod
     def of(cls, node: Node) -> RecurrentInputs:
@@ -212,6 +218,7 @@ class Recurrent:
         As the attribute has them.
     clip : float or None
     input_forget, reset_after : bool
+    norm_epsilon : float or None
     """
 
     op: str
@@ -226,6 +233,7 @@ class Recurrent:
     clip: float | None
     input_forget: bool
     reset_after: bool
+    norm_epsilon: float | None
 
     @classmethod
     def of(cls, node: Node) -> Recurrent:
@@ -236,6 +244,7 @@ class Recurrent:
             node.output(0), node.output(1), node.output(2),
             int(attrs["hidden_size"]), tuple(attrs["directions"]), attrs["activations"],
             None if clip is None else float(clip), bool(attrs.get("input_forget")), bool(attrs.get("reset_after")),
+            float(attrs["norm_epsilon"]) if attrs.get("norm_epsilon") is not None else None,
         )  # fmt: skip
 
     @property
@@ -322,6 +331,14 @@ class Graph:
         lines += [f"  output {spec}" for spec in self.outputs]
         lines += [f"  note   {note}" for note in self.notes]
         return "\n".join(lines)
+
+
+def is_normalised(graph: Graph) -> bool:
+    """Return whether any layer of the graph is an LSTM with layer normalisation."""
+    norm = RecurrentInputs.position("norm")
+    return any(node.op == "LSTM" and bool(node.input(norm)) for node in graph.nodes) or any(
+        is_normalised(body) for body in graph.subgraphs()
+    )
 
 
 def is_narrow(graph: Graph) -> bool:

@@ -50,7 +50,9 @@ __all__ = [
 PACKS = Path(__file__).parent.parent / "packs"
 """The folder of the packs that came with the package: a file a level, which `fastlstm.prebuild` makes."""
 
-SLOW = ("small", "small_gru", "convolution", "contraction", "linear", "rnn", "gru", "projected", "recurrent")
+SLOW = (
+    "small", "small_gru", "convolution", "contraction", "linear", "rnn", "gru", "projected", "normalised", "recurrent",
+)  # fmt: skip
 """Modules whose kernels take longest to compile, the slowest last; first results do not wait for "entry"."""
 
 

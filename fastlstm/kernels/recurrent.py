@@ -102,6 +102,7 @@ def over_time(
     step: Any,
     masked: bool,
     before: Any = None,
+    between: Any = None,
     cells: bool = False,
     projected: bool = False,
     tail: bool = False,
@@ -109,10 +110,11 @@ def over_time(
     """Return the kernel that runs `step` for each time step of the block.
 
     ``step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards)`` does one share of a time step;
-    `before`, with the same arguments, is a phase of its own before it. The addresses of the rows' previous outputs
-    stand at `table`. With `cells` the layer has cell states, which the first of the phases writes.
+    `before` and `between`, with the same arguments, are phases of their own before it. The addresses of the rows'
+    previous outputs stand at `table`. With `cells` the layer has cell states, which the last of the phases writes, or
+    with `projected` the first.
     """
-    keeps_cells = masked and cells
+    keeps_before, keeps_cells = masked and cells and projected, masked and cells and not projected
 
     @inlined
     def own_cells(args, frame, share):
@@ -200,23 +202,28 @@ def over_time(
             if before is not None:
                 share = first_share(frame)
                 while share >= 0:
-                    if keeps_cells:
+                    if keeps_before:
                         save(args, frame, rows, c, c_row, saved, share)
                     previous_rows(args, frame, table, known, rows, previous, h, h_row, y_row)
                     before(args, frame, table, rows, sums, z_row, now, y_row, c, c_row, share, backwards)
-                    if keeps_cells:
+                    if keeps_before:
                         restore(args, frame, codes, codes_row, rows, c, c_row, saved, share)
+                    share = next_share(frame, share)
+            if between is not None:
+                share = first_share(frame)
+                while share >= 0:
+                    between(args, frame, table, rows, sums, z_row, now, y_row, c, c_row, share, backwards)
                     share = next_share(frame, share)
             share = first_share(frame)
             while share >= 0:
                 mine, units = own_outputs(args, frame, share)
-                if keeps_cells and before is None:
+                if keeps_cells:
                     save(args, frame, rows, c, c_row, saved, share)
                 previous_rows(args, frame, table, known, rows, previous, h, h_row, y_row)
                 step(args, frame, table, rows, sums, z_row, now, y_row, c, c_row, share, backwards)
                 for b in range(rows, batch):
                     clear(now + b * y_row + mine, units)
-                if keeps_cells and before is None:
+                if keeps_cells:
                     restore(args, frame, codes, codes_row, rows, c, c_row, saved, share)
                 if masked:
                     skip(codes, codes_row, rows, now, y_row, h, h_row, mine, units)

@@ -162,7 +162,7 @@ def _is_native(at: At) -> bool:
     if at.node.op not in RECURRENT_OPS:
         return has_kernel(at)
     read, constants = RecurrentInputs.of(at.node), at.graph.constants
-    weights = (read.w_ih, read.w_hh, read.bias, read.peephole, read.w_hr)
+    weights = (read.w_ih, read.w_hh, read.bias, read.peephole, read.w_hr, read.norm)
     return all(not name or name in constants for name in weights) and at.x not in constants
 
 

@@ -55,9 +55,7 @@ class Stream(Enum):
 class Lowering(Enum):
     """Where instructions are made of operators that are no functions of single elements."""
 
-    TAPE = (
-        auto()
-    )  # `fastlstm.lowering.tapes`, and `fastlstm.lowering.segments` where values are rows around recurrent layers
+    TAPE = auto()  # `fastlstm.lowering.tapes`, and `.segments` where values are rows around recurrent layers
     LOOP = auto()  # `fastlstm.lowering.tapes.rounds`
     RECURRENT = auto()  # `fastlstm.lowering.segments.recurrent`
 

@@ -42,6 +42,7 @@ def _layer_fit(at: Operands) -> str:
         ("x", (T, B, width)), ("w_ih", (D, G * H, features)), ("w_hh", (D, G * H, P)),
         ("bias", (D, 4 * H if at.node.op == "GRU" else G * H)), ("lengths", (B,)), ("mask", (T, B)),
         ("h_0", (D, B, P)), ("c_0", (D, B, H)), ("peephole", (D, 3 * H)), ("w_hr", (D, P, H)),
+        ("norm", (D, 10 * H)),
     )  # fmt: skip
     for name, sizes in expected:
         shape = at[place(name)].shape

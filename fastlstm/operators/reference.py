@@ -14,6 +14,12 @@ LSTM (Hochreiter and Schmidhuber 1997; peepholes p: Gers and others 2002; projec
     o  = f(clip(W_o x_t + R_o h + b_o + p_o * c'))
     h' = w_hr (o * k(c'))                                  without w_hr: o * k(c')
 
+with layer normalisation (Ba and others 2016), N(v) = (v - mean(v)) / sqrt(var(v) + epsilon) over all gates, s its
+scales::
+
+    i, f, g, o  from  s_x N(W x_t) + s_h N(R h) + b        in place of W x_t + R h + b
+    c' = s_c N(f * c + i * g) + b_c
+
 GRU (Cho and others 2014)::
 
     r  = f(clip(W_r x_t + R_r h + b_r))
@@ -41,7 +47,7 @@ import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.errors import InputError
-from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, default_activations
+from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs, default_activations
 from fastlstm.operators.activations import activation
 
 __all__ = ["dense", "gru", "lstm", "rnn", "run"]
@@ -61,11 +67,13 @@ def lstm(
     c_0: Array | None = None,
     peephole: Array | None = None,
     w_hr: Array | None = None,
+    norm: Array | None = None,
     *,
     directions: Sequence[str] = ("forward",),
     activations: Sequence[Sequence[Sequence[Any]]] | None = None,
     clip: float | None = None,
     input_forget: int = 0,
+    norm_epsilon: float | None = None,
 ) -> tuple[Array, Array, Array]:
     """Run an LSTM layer over x.
 
@@ -80,7 +88,9 @@ def lstm(
     peephole : array, [D, 3*H], optional
         In the order i, f, o.
     w_hr : array, [D, P, H], optional
-    directions, activations, clip, input_forget
+    norm : array, [D, 10*H], optional
+        Scales of the input's sums, of the recurrent sums and of the cell states; these states' bias.
+    directions, activations, clip, input_forget, norm_epsilon
         As the attributes in `fastlstm.graph`.
 
     Returns
@@ -98,13 +108,23 @@ def lstm(
         def peek(position: int, c: Array) -> Array | float:
             return 0.0 if peephole is None else _float64(peephole)[d, position * H : (position + 1) * H] * c
 
+        s_x, s_h, s_c, b_c = (None,) * 4 if norm is None else np.split(_float64(norm)[d], (4 * H, 8 * H, 9 * H))
+
+        def normal(v: Array, scale: Array | None) -> Array:
+            if scale is None:
+                return v
+            away = v - v.mean(axis=-1, keepdims=True)
+            deviation = np.sqrt((away * away).mean(axis=-1, keepdims=True) + norm_epsilon)
+            scaled: Array = scale * away / deviation
+            return scaled
+
         def step(x_t: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
             h, c = state
-            a_i, a_f, a_g, a_o = np.split(x_t @ W + h @ R + b, 4, axis=-1)
+            a_i, a_f, a_g, a_o = np.split(normal(x_t @ W, s_x) + normal(h @ R, s_h) + b, 4, axis=-1)
             i = gate(bound(a_i + peek(0, c)))
             f = 1 - i if input_forget else gate(bound(a_f + peek(1, c)))
             g = candidate(bound(a_g))
-            c = f * c + i * g
+            c = normal(f * c + i * g, s_c) + (0.0 if b_c is None else b_c)
             o = gate(bound(a_o + peek(2, c)))
             h = o * output(c)
             return (h if w_hr is None else h @ _float64(w_hr)[d].T), c
@@ -271,7 +291,8 @@ def _scaled(node: Node, inputs: list[Any]) -> list[Any]:
     for weight, at in QUANTISED_INPUTS[node.op]:
         if at < len(inputs) and inputs[at] is not None:
             scaled[weight] = inputs[weight] * inputs[at][..., None]
-    return scaled
+    norm = RecurrentInputs.position("norm")
+    return [*scaled, inputs[norm]] if node.op in RECURRENT_OPS and norm < len(inputs) else scaled
 
 
 def _recurrent(node: Node, inputs: list[Array | None]) -> tuple[Array, ...]:

@@ -28,6 +28,7 @@ MOST_NESTED = 16
 
 MOST_INPUTS = {"LSTM": len(RecurrentInputs._fields), "GRU": 12, "RNN": 12}
 _FLAGS = {"LSTM": ("input_forget",), "GRU": ("reset_after",), "RNN": ()}
+_NUMBERS = {"LSTM": ("norm_epsilon",), "GRU": (), "RNN": ()}
 _ACTIVATIONS_OF = {"LSTM": 3, "GRU": 2, "RNN": 1}
 MOST_UNITS = 1 << 24
 """Hidden units of a layer: more than these have weights that no memory holds."""
@@ -212,14 +213,14 @@ _BODIES: Mapping[str, Callable[[Node, str], None]] = {"If": _check_if, "Loop": _
 # --- layers ----------------------------------------------------------------------------------------------
 
 
-_LEFT_OUT: Mapping[str, Any] = {"clip": None, "input_forget": 0}
+_LEFT_OUT: Mapping[str, Any] = {"clip": None, "input_forget": 0, "norm_epsilon": None}
 """Attributes of a recurrent layer that it may leave out, and what that means."""
 
 
 def _check_attributes(node: Node, label: str) -> None:
     """Check the attributes of a recurrent layer, and how many inputs and outputs it has."""
     flags = _FLAGS[node.op]
-    expected = {"hidden_size", "directions", "activations", "clip", *flags}
+    expected = {"hidden_size", "directions", "activations", "clip", *flags, *_NUMBERS[node.op]}
     attrs = {**{name: value for name, value in _LEFT_OUT.items() if name in expected}, **node.attrs}
     if set(attrs) != expected:
         raise UnsupportedError(f"{label} should have the attributes {sorted(expected)}; it has {sorted(attrs)}.")
@@ -243,6 +244,8 @@ def _check_attributes(node: Node, label: str) -> None:
     for name, *_ in (one for per_direction in activations for one in per_direction):
         if name not in ACTIVATIONS:
             raise UnsupportedError(f"{label}: unknown activation '{name}'; supported: {', '.join(ACTIVATIONS)}.")
+    if node.op == "LSTM":
+        _check_norm(node, attrs["norm_epsilon"], require)
     outputs = 3 if node.op == "LSTM" else 2
     lacks = next((i for i in range(3) if not node.input(i)), None)
     if lacks is not None or len(node.inputs) > MOST_INPUTS[node.op] or len(node.outputs) > outputs:
@@ -250,6 +253,19 @@ def _check_attributes(node: Node, label: str) -> None:
         raise UnsupportedError(
             f"{label} should have 3 to {MOST_INPUTS[node.op]} inputs and up to {outputs} outputs; it {what} and has "
             f"{len(node.outputs)} outputs."
+        )
+
+
+def _check_norm(node: Node, epsilon: Any, require: Callable[[str, bool, str], None]) -> None:
+    """Check that an LSTM with layer normalisation has all of it, and none of what goes without."""
+    read = RecurrentInputs.of(node)
+    if not read.norm:
+        require("norm_epsilon", epsilon is None, "None in a layer without the input 'norm'")
+        return
+    require("norm_epsilon", isinstance(epsilon, Real) and 0 <= float(epsilon) < 1, "a number from 0 to 1")
+    if read.peephole or read.w_hr or node.attrs.get("input_forget"):
+        raise UnsupportedError(
+            f"{_label(node)}: a layer with layer normalisation has no peepholes, no projection and no coupled gates."
         )
 
 
@@ -343,6 +359,7 @@ def _check_recurrent(node: Node, constants: Mapping[str, Array], label: str) -> 
         "bias": (D, 4 * H if node.op == "GRU" else G * H),
         "peephole": (D, 3 * H),
         "w_hr": (D, P, H),
+        "norm": (D, 10 * H),
     }
     for name, shape in expected.items():
         array = constants.get(getattr(read, name))

@@ -7,13 +7,14 @@ what they multiply. Everything that is not exactly such a cell is None.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm.passes.formulas import Formulas
+from fastlstm.passes.normalised import Normalised, of_gates, states_before
 from fastlstm.passes.vectors import Act, Atom, Block, Leaf, Vector
 
 __all__ = ["Cell", "Weights", "match", "weights"]
@@ -47,6 +48,8 @@ class Cell:
         f = 1 - i.
     initial : bool
         The states before the step are zero and left out of the formula.
+    normalised : Normalised or None
+        Layer normalisation of the gates' sums and of the cell states.
     """
 
     op: str
@@ -58,11 +61,19 @@ class Cell:
     recurrent: Vector | None = None
     coupled: bool = False
     initial: bool = False
+    normalised: Normalised | None = None
 
     @property
     def size(self) -> int:
         """The number of hidden units."""
         return next(gate.width for gate in self.gates if gate is not None)
+
+    @property
+    def sums(self) -> list[Vector]:
+        """What the weights make of inputs and hidden state, before any normalisation."""
+        if self.normalised is not None:
+            return [vector for part in self.normalised.parts for vector in part.gates]
+        return [gate for gate in self.gates if gate is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,19 +89,21 @@ class Weights:
     peephole: Array | None
     reset_after: int
     inputs: tuple[Atom, ...]
+    norm: Array | None = None
+    epsilon: float | None = None
 
     def same(self, other: Weights) -> bool:
         """Tell whether two steps are steps of one layer."""
         widths = [[atom.width for atom in w.inputs] for w in (self, other)]
-        mine, others = (self.peephole, other.peephole)
+        options = [(self.peephole, other.peephole), (self.norm, other.norm)]
         return (
             widths[0] == widths[1]
             and self.reset_after == other.reset_after
             and np.array_equal(self.w_ih, other.w_ih)
             and np.array_equal(self.w_hh, other.w_hh)
             and np.array_equal(self.bias, other.bias)
-            and (mine is None) == (others is None)
-            and (mine is None or others is None or np.array_equal(mine, others))
+            and self.epsilon == other.epsilon
+            and all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in options)
         )
 
 
@@ -107,21 +120,27 @@ def _lstm(formulas: Formulas, vector: Vector) -> Cell | None:
     for o, k in (product, product[::-1]):
         if not isinstance(o, Act) or not isinstance(k, Act) or not isinstance(k.of.atom, Leaf):
             continue
-        state = formulas.meanings.get(k.of.atom.value)
+        normalised = None if k.of.atom.value in formulas.meanings else states_before(formulas, k.of.atom)
+        state = formulas.meanings.get(k.of.atom.value) or normalised
         if state is None or k.of.atom != k.of.atom.whole:
             continue
         found = _cell_state(state, o.function, k.function)
-        if found is not None:
-            i, f, g, cell = found
-            return Cell(
-                "LSTM",
-                (i.of, None if f is None else f.of, g.of, o.of),
-                (o.function, g.function, k.function),
-                cell=cell,
-                new_cell=k.of.atom,
-                coupled=f is None and cell is not None,
-                initial=cell is None,
-            )
+        if found is None:
+            continue
+        i, f, g, cell = found
+        one = Cell(
+            "LSTM",
+            (i.of, None if f is None else f.of, g.of, o.of),
+            (o.function, g.function, k.function),
+            cell=cell,
+            new_cell=k.of.atom,
+            coupled=f is None and cell is not None,
+            initial=cell is None,
+        )
+        if normalised is None:
+            return one
+        norms = of_gates(formulas, one.gates, k.of.atom)
+        return None if norms is None else replace(one, normalised=norms)
     return None
 
 
@@ -256,6 +275,8 @@ def weights(cell: Cell, hidden: Atom | None) -> Weights | None:
 
     None if anything but inputs, that state and the cell state (through peepholes) enters a gate.
     """
+    if cell.normalised is not None:
+        return _normalised_weights(cell, cell.normalised, hidden)
     sorter = _Sorter(cell.size, hidden)
     zero = Vector.constant(np.zeros(1), cell.size)
     if cell.op == "LSTM":
@@ -273,6 +294,18 @@ def weights(cell: Cell, hidden: Atom | None) -> Weights | None:
             return None
         return sorter.weights(1, gate.bias)
     return _gru_weights(cell, sorter)
+
+
+def _normalised_weights(cell: Cell, norms: Normalised, hidden: Atom | None) -> Weights | None:
+    for inputs, recurrent in (norms.parts, norms.parts[::-1]):
+        sorter = _Sorter(cell.size, hidden)
+        if all(sorter.take(gate, vector, allow="inputs") for gate, vector in enumerate(inputs.gates)) and all(
+            sorter.take(gate, vector, allow="hidden") for gate, vector in enumerate(recurrent.gates)
+        ):
+            found = sorter.weights(4, norms.bias)
+            norm = np.concatenate([inputs.scale, recurrent.scale, norms.cells]).astype(np.float32)
+            return None if found is None else replace(found, norm=norm, epsilon=norms.epsilon)
+    return None
 
 
 def _gru_weights(cell: Cell, sorter: _Sorter) -> Weights | None:

@@ -81,6 +81,7 @@ class Formulas:
         self.meanings: dict[str, Vector] = {}
         self.names: dict[Monomial, str] = {}
         self.states: dict[bytes, str] = {}
+        self.normalised = {n.outputs[0]: n for n in graph.nodes if n.op == "LayerNormalization"}
         given = sum(array.size for array in self.constants.values())
         self.budget = _BUDGET + _BUDGET_A_NODE * len(graph.nodes) + _COPIES * given
         for node in graph.nodes:

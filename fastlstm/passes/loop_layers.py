@@ -155,7 +155,8 @@ class _Translation:
         if after is None or cell.new_cell is None:
             return False
         own, new = self._unmasked(after, memory)
-        return own == mask and self.formulas.meaning(new).key == self.formulas.meanings[cell.new_cell.value].key
+        found = self.formulas.meaning(Vector.of_atom(cell.new_cell))
+        return own == mask and self.formulas.meaning(new).key == found.key
 
     def _leaf(self, name: str) -> Leaf | None:
         shape = self.rounds.infos.get(name, UNKNOWN).shape

@@ -90,6 +90,8 @@ class Additions:
         if cell.op == "GRU":
             attrs["reset_after"] = weights.reset_after
         arrays = {"w_ih": weights.w_ih, "w_hh": weights.w_hh, "bias": weights.bias, "peephole": weights.peephole}
+        if weights.norm is not None:
+            arrays["norm"], attrs["norm_epsilon"] = weights.norm, weights.epsilon
         given = {
             what: self.constant(f"{name}.{what}", array[None]) for what, array in arrays.items() if array is not None
         }

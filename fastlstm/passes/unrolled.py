@@ -124,7 +124,7 @@ class _Finder:
         if step.cell.hidden is not None:
             return [step.cell.hidden]
         # The zeros that a sequence starts from may be one value for both states: a matrix tells the hidden one.
-        terms = [term for gate in step.cell.gates if gate is not None for term in gate.terms.items()]
+        terms = [term for sums in step.cell.sums for term in sums.terms.items()]
         atoms = dict.fromkeys(m[0] for m, c in terms if len(m) == 1 and (c.ndim == 2 or step.cell.op == "RNN"))
         return [atom for atom in atoms if atom.width == step.cell.size]
 

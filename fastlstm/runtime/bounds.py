@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from fastlstm.program.arguments.rows import LSTM, Linear, Projected, SmallGRU, SmallLSTM
+from fastlstm.program.arguments.rows import LSTM, Linear, Normalised, Projected, SmallGRU, SmallLSTM
 from fastlstm.program.program import Instruction, Slot
 
 __all__ = ["BoundsError", "check"]
@@ -84,6 +84,18 @@ def _projected(constants: tuple[Any, ...], args: Projected) -> tuple[Touched, To
     return rows, {"weights": 4 * units * args.k * form.bits // 8, "projection": projection}
 
 
+def _normalised(constants: tuple[Any, ...], args: Normalised) -> tuple[Touched, Touched]:
+    lanes, form = constants[0], constants[6]
+    whole = args.panels * lanes
+    stored = args.y_bytes // 4 + whole - lanes + args.last_width
+    rows = {"z": 4 * whole, "y": stored, "h": whole, "c": whole, "sums": 4 * whole, "cells": 2 * whole}
+    gates, cells = (dict.fromkeys(names, size * whole) for names, size in ((_OF_GATES, 16), (_OF_CELLS, 4)))
+    return {**rows, **_masked(args)}, {"weights": 4 * whole * args.k * form.bits // 8, **gates, **cells}
+
+
+_OF_GATES, _OF_CELLS = ("scale", "h_scale", "bias"), ("c_scale", "c_bias")
+
+
 def _small_lstm(constants: tuple[Any, ...], args: SmallLSTM) -> tuple[Touched, Touched]:
     lanes, each, last, tail = constants[:4]
     panels = args.full * each + last
@@ -123,6 +135,7 @@ EXTENTS: Mapping[str, Extent] = {
     "gru.reset_before": _recurrent(3, 2),
     "rnn.rnn": _recurrent(1, 1),
     "projected.lstm": _projected,
+    "normalised.lstm": _normalised,
     "small.lstm": _small_lstm,
     "small_gru.gru": _small(3),
     "small_gru.rnn": _small(1),

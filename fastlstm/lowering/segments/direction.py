@@ -82,5 +82,5 @@ class Direction:
     def tail(self, lanes: int) -> int:
         """Vectors that hold the last units' gates, 0 where the last panel is padded."""
         layer, read = self.layer, self.layer.inputs
-        plain = not (read.mask or read.peephole or read.w_hr or read.w_ih_scale or layer.input_forget)
+        plain = not (read.mask or read.peephole or read.w_hr or read.w_ih_scale or read.norm or layer.input_forget)
         return tail_vectors(self.hidden, 4, lanes) if layer.op == "LSTM" and plain else 0

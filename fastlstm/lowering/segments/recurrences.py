@@ -12,7 +12,7 @@ from fastlstm.lowering.pack import gate_panels, gate_rows, gate_tail, panels_of,
 from fastlstm.lowering.segments import small, small_gru
 from fastlstm.lowering.segments.builder import Builder, packed_panels, quantised
 from fastlstm.lowering.segments.direction import Direction
-from fastlstm.program.arguments.rows import GRU, LSTM, RNN, Projected, ResetBefore
+from fastlstm.program.arguments.rows import GRU, LSTM, RNN, Normalised, Projected, ResetBefore
 from fastlstm.program.memory import aligned
 from fastlstm.program.program import Instruction, Slot
 from fastlstm.target import WeightFormat
@@ -26,7 +26,8 @@ def recurrence(build: Builder, one: Direction, bits: int) -> Instruction:
     """Return the recurrence of a direction whose input weights have so many bits."""
     layer, target = one.layer, build.target
     if layer.op == "LSTM":
-        step = _projected(build, one) if layer.inputs.w_hr else _lstm(build, one)
+        kind = _projected if layer.inputs.w_hr else _normalised if layer.inputs.norm else _lstm
+        step = kind(build, one)
         if small.fits(layer, bits):
             passes = small.passes_of(one.hidden, target)
             step = replace(step, alone=(small.recurrence(one, passes),), note=passes.note)
@@ -109,6 +110,25 @@ def _projected(build: Builder, one: Direction) -> Instruction:
     longest = max(one.size if form.bits < 32 else 0, one.hidden if projection_form.bits < 32 else 0)
     macs = int(one.w_hh.size) + one.size * one.hidden
     return _step(build, one, "projected.lstm", options, args, macs=macs, **_narrow(min(form, projection_form), longest))
+
+
+def _normalised(build: Builder, one: Direction) -> Instruction:
+    lanes, layer, constants, H = build.target.lanes, one.layer, build.graph.constants, one.hidden
+    bias = constants.get(layer.inputs.bias)
+    weights, form = _weights(build, one, slice(None), 4)
+    wide = one.panels(lanes) * lanes
+    sums = build.slot(Slot(f"{layer.label} recurrent sums {one.d}", "row", 4 * wide))
+    cells = build.slot(Slot(f"{layer.label} new cells {one.d}", "row", 2 * wide))
+    scale, h_scale, c_scale, c_bias = np.split(
+        np.asarray(constants[layer.inputs.norm][one.d], np.float32), (4 * H, 8 * H, 9 * H)
+    )
+    of_gates = (scale, h_scale, np.zeros(4 * H) if bias is None else np.asarray(bias[one.d]))
+    args = Normalised._make((
+        *_shared(one, weights, one.panels(lanes), one.last_width), sums, cells, H,
+        *(gate_rows(row, 4, lanes) for row in of_gates), *(gate_rows(row, 1, lanes) for row in (c_scale, c_bias)),
+    ))  # fmt: skip
+    options = (layer.norm_epsilon, one.mask >= 0, form)
+    return _step(build, one, "normalised.lstm", options, args, **_narrow(form, one.size))
 
 
 def _gru(build: Builder, one: Direction) -> tuple[Instruction, Array]:

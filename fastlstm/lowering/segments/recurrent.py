@@ -121,13 +121,15 @@ def _input_bias(layer: Recurrent, constants: Mapping[str, Array]) -> Array:
     """Return what a recurrent layer adds to its input projection, [directions, gates * H].
 
     A GRU's b_hn is not part of it where the reset gate multiplies it; where the reset comes before the product,
-    b_in and b_hn are added alike.
+    b_in and b_hn are added alike. Nothing is added to sums that are normalised first.
     """
     directions, hidden, gates = len(layer.directions), layer.hidden_size, layer.gates
     bias = constants.get(layer.inputs.bias)
     if bias is None:
         return np.zeros((directions, gates * hidden), np.float32)
     inside = np.array(bias[:, : gates * hidden], np.float32)
+    if layer.inputs.norm:
+        inside[:] = 0.0
     if layer.op == "GRU" and not layer.reset_after:
         inside[:, 2 * hidden :] += bias[:, 3 * hidden :]
     return inside

@@ -59,7 +59,7 @@ class Passes:
 
 def fits(layer: Recurrent, bits: int) -> bool:
     """Whether a layer is an LSTM that the kernel knows."""
-    plain = not (layer.inputs.peephole or layer.inputs.w_hr or layer.input_forget)
+    plain = not (layer.inputs.peephole or layer.inputs.w_hr or layer.inputs.norm or layer.input_forget)
     return layer.op == "LSTM" and layer.hidden_size <= MOST_UNITS and bits == 32 and plain and layer.clip is None
 
 

@@ -21,6 +21,7 @@ ARGUMENTS: Mapping[str, Any] = {
     "linear.linear": rows.Linear,
     "recurrent.lstm": rows.LSTM,
     "projected.lstm": rows.Projected,
+    "normalised.lstm": rows.Normalised,
     "gru.gru": rows.GRU,
     "gru.reset_before": rows.ResetBefore,
     "rnn.rnn": rows.RNN,

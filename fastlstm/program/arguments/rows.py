@@ -16,6 +16,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "Move",
+    "Normalised",
     "Part",
     "Pooled",
     "PooledState",
@@ -85,6 +86,30 @@ class Projected(NamedTuple):
     projection: Any  # [panel][hidden][lane]
     hidden: int
     hidden_panels: int
+
+
+class Normalised(NamedTuple):
+    """A direction of an LSTM with layer normalisation; z holds the input's sums as they are, without a bias."""
+
+    z: int
+    y: int
+    y_bytes: int
+    k: int
+    weights: Any
+    panels: int
+    last_width: int
+    h: int
+    c: int
+    reverse: int
+    mask: int
+    sums: int  # slot of one step's recurrent sums, as z has the input's
+    cells: int  # slot of one step's cell states before their normalisation, and its output gates, [panel][2][lane]
+    units: int
+    scale: Any  # of the input's sums, [panel][4][lane]
+    h_scale: Any  # of the recurrent sums
+    bias: Any  # of both
+    c_scale: Any  # of the cell states, [panel][lane]
+    c_bias: Any
 
 
 class GRU(NamedTuple):

@@ -274,8 +274,8 @@ DEEP = "[" * 100_000 + "]" * 100_000
 
 DAMAGE = {
     "newer version": (
-        set_metadata("fastlstm.format", "3"),
-        "has the format version 3; .* reads up to version 2",
+        set_metadata("fastlstm.format", "4"),
+        "has the format version 4; .* reads up to version 3",
     ),
     "version zero": (set_metadata("fastlstm.format", "0"), "no version 0"),
     "version no number": (set_metadata("fastlstm.format", "one"), "'one' is not a number"),
