@@ -113,6 +113,8 @@ def _conv_transpose(rec: Recorder, node: Node, operands: Sequence[Value | None])
     if min(lengths) <= 0:
         return None
     out = rec.memory((N, M, *lengths))
+    if not out.array.size:
+        return [out]
     axes = [
         _by_remainder(*numbers) for numbers in zip(sizes, kernel, strides, dilations, pads[:rank], lengths, strict=True)
     ]
