@@ -147,7 +147,9 @@ class _Remainder:
 def _by_remainder(size: int, kernel: int, stride: int, dilation: int, pad: int, length: int) -> list[_Remainder]:
     # Output o is the sum of taps k times x[(o + pad - k * dilation) / stride], where that is an integer.
     found = []
-    reached = {r: [k for k in range(kernel) if (r + pad - k * dilation) % stride == 0] for r in range(stride)}
+    reached = {
+        r: [k for k in range(kernel) if (r + pad - k * dilation) % stride == 0] for r in range(min(stride, length))
+    }
     shifts = {r: [(r + pad - k * dilation) // stride for k in taps] for r, taps in reached.items()}
     before = max(0, -min((least for some in shifts.values() for least in some), default=0))
     for r in range(min(stride, length)):
