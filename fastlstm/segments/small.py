@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from fastlstm.arguments.rows import Linear, SmallLSTM
 from fastlstm.graph import Recurrent
+from fastlstm.memory import aligned_zeros
 from fastlstm.pack import gate_panels, plain_panels
 from fastlstm.program import Instruction
 from fastlstm.segments.direction import Direction
@@ -127,7 +128,7 @@ def projection(one: Direction, target: Target) -> tuple[Instruction, ...]:
 def recurrence(one: Direction, passes: Passes) -> Instruction:
     """Return the recurrence for one row."""
     k = one.w_ih.shape[1]
-    inputs, z, x_weights = 0, one.z, np.zeros(0, np.float32)
+    inputs, z, x_weights = 0, one.z, aligned_zeros(0, np.float32)
     if k <= MOST_INPUTS:
         inputs, z, x_weights = k, -1, packed(one.w_ih, passes)
     args = SmallLSTM(

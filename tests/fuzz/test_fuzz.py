@@ -299,3 +299,11 @@ def test_a_loop_that_is_not_told_how_often_to_run_is_refused(given: str) -> None
     nodes = [node("Loop", "trips going x", body=body)]
     with pytest.raises(FastLSTMError):
         fastlstm.Model(graph(nodes, held)).run({"x": np.ones((3, 2, 3), np.float32)})
+
+
+def test_a_transposed_convolution_of_a_huge_stride_costs_no_more_than_its_output() -> None:
+    nodes = [node("ConvTranspose", "x k", strides=[1 << 40])]
+    held = {"k": np.ones((2, 4, 2), np.float32)}
+    x = np.ones((3, 2, 1), np.float32)
+    got = fastlstm.Model(graph(nodes, held, (3, 2, 1))).run({"x": x})
+    np.testing.assert_array_equal(got["y"], np.full((3, 4, 2), 2.0))
