@@ -307,3 +307,11 @@ def test_a_transposed_convolution_of_a_huge_stride_costs_no_more_than_its_output
     x = np.ones((3, 2, 1), np.float32)
     got = fastlstm.Model(graph(nodes, held, (3, 2, 1))).run({"x": x})
     np.testing.assert_array_equal(got["y"], np.full((3, 4, 2), 2.0))
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("shape", [(1,), (4, 1)])
+def test_a_bias_of_another_shape_is_refused(op: str, shape: tuple[int, ...]) -> None:
+    held = {"k": np.ones((4, 4, 1), np.float32), "b": np.ones(shape, np.float32)}
+    with pytest.raises(FastLSTMError, match="bias"):
+        fastlstm.Model(graph([node(op, "x k b")], held, (3, 4, 5))).run({"x": np.ones((3, 4, 5), np.float32)})
