@@ -8,7 +8,7 @@ machine. The server is the same for all engines:
 ``onnxruntime``  the same chunks as one batch, states gathered and scattered by NumPy
 ``one by one``   onnxruntime called for each chunk
 
-``python -m bench.serving --clients 300,400,500 --seconds 60`` needs `websockets` and `silero-vad`. With ``--trouble``
+``python -m bench.serving --clients 300,400,500 --seconds 60`` needs `picows` and `silero-vad`. With ``--trouble``
 others vanish, send rubbish and flood the server meanwhile.
 """
 
@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ Array = npt.NDArray[Any]
 EXAMPLE = Path(__file__).parents[1] / "examples" / "many_streams.py"
 PERIOD = 512 / 16_000
 LATE = 0.020
+TICK = 0.001
 ANSWER = 6  # bytes of a message with a float32
 HELLO = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -58,7 +59,7 @@ def example() -> Any:
 class OnnxRuntime:
     """Silero in onnxruntime, its states in one array; in one call for all chunks, or one for each."""
 
-    samples = 512
+    samples, before = 512, 64
 
     def __init__(self, weights: Path, capacity: int, together: bool) -> None:
         options = onnxruntime.SessionOptions()
@@ -66,7 +67,6 @@ class OnnxRuntime:
         self.session = onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
         self.together = together
         self.state = np.zeros((2, capacity, 128), np.float32)
-        self.heard = np.zeros((capacity, 64), np.float32)
         self.free = list(range(capacity))
         self.rate = np.array(16_000)
         self.close = self.free.append
@@ -74,7 +74,7 @@ class OnnxRuntime:
     def open(self) -> int:
         """Return the number of a new stream."""
         stream = self.free.pop()
-        self.heard[stream] = self.state[:, stream] = 0
+        self.state[:, stream] = 0
         return stream
 
     def step(self, streams: Array, chunks: Array) -> Array:
@@ -84,14 +84,12 @@ class OnnxRuntime:
 
     def batch(self, streams: Array, chunks: Array) -> Array:
         """Advance streams in one call."""
-        samples = np.concatenate([self.heard[streams], chunks], axis=1)
-        self.heard[streams] = chunks[:, -64:]
-        given = {"input": samples, "state": self.state[:, streams], "sr": self.rate}
+        given = {"input": chunks, "state": self.state[:, streams], "sr": self.rate}
         likely, self.state[:, streams] = self.session.run(["output", "stateN"], given)
         return np.asarray(likely[:, 0])
 
 
-def serve(name: str, capacity: int) -> None:
+def serve(name: str, capacity: int, processes: int) -> None:
     """Be the server."""
     server = example()
     engines: dict[str, Callable[[], Any]] = {
@@ -99,14 +97,18 @@ def serve(name: str, capacity: int) -> None:
         "onnxruntime": lambda: OnnxRuntime(server.weights(), capacity, together=True),
         "one by one": lambda: OnnxRuntime(server.weights(), capacity, together=False),
     }
-    engine = engines[name]()
-    for count in (1, 2, 4, 8, 16, 24, 32, 40, 48, 56, 64):  # what sizes take at first is not what is measured
+    server.run(lambda: warm(engines[name](), capacity), capacity, 0, processes)
+
+
+def warm(engine: Any, capacity: int) -> Any:
+    """Return an engine that has met all sizes of batches: what they take at first is not what is measured."""
+    for count in range(1, 65):
         streams = [engine.open() for _ in range(min(count, capacity))]
         for _ in range(3):
-            engine.step(np.array(streams), np.zeros((len(streams), engine.samples), np.float32))
+            engine.step(np.array(streams), np.zeros((len(streams), engine.before + engine.samples), np.float32))
         for stream in streams:
             engine.close(stream)
-    server.run(server.until_told(engine, capacity, 0))
+    return engine
 
 
 class Clients:
@@ -128,7 +130,11 @@ class Clients:
             self.numbers[client.fileno()] = number
 
     def run(self, seconds: float, now_and_then: Iterator[None]) -> Array:
-        """Return how late the answers of so many seconds were, after a warm-up."""
+        """Return how late the answers of so many seconds were, after a warm-up.
+
+        What is due is sent, and what has come is read, a tick at a time: both are the later for it, and the processor
+        has less to do than if each answer woke this thread.
+        """
         begin = time.perf_counter() + 0.1
         end, count, sent = begin + WARM_UP + seconds, len(self.sockets), 0
         late: list[float] = []
@@ -141,12 +147,12 @@ class Clients:
                     raise RuntimeError(f"The server reads nothing from client {number} any more.")
                 self.due[number].append(due)
                 sent += 1
-            pause = max(0.0, due - time.perf_counter()) if due < end else 0.05
-            for file, _ in self.poll.poll(pause):
+            for file, _ in self.poll.poll(0):
                 self.read(self.numbers[file], begin + WARM_UP, late)
             if now > trouble:
                 trouble = now + 0.5
                 next(now_and_then)
+            time.sleep(TICK)
         left = sum(map(len, self.due))
         return np.array(late + [np.inf] * left)
 
@@ -213,19 +219,21 @@ def nothing() -> Iterator[None]:
         yield
 
 
-def measured(engine: str, count: int, seconds: float, trouble: bool) -> dict[str, Any]:
+def measured(engine: str, count: int, seconds: float, trouble: bool, processes: int) -> dict[str, Any]:
     """Return what one server and so many clients have shown."""
     command = [sys.executable, "-m", "bench.serving", "--serve", engine, "--capacity", str(count + 16)]
+    command += ["--processes", str(processes)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             port = int(server.stdout.readline().split()[-1])
             clients = Clients(port, count)
             clients.run(0.5, nothing())
-            before, used, own = memory(server.pid), processor(server.pid), time.process_time()
+            workers = children(server.pid)
+            before, used, own = memory(workers), processor(workers), time.process_time()
             late = clients.run(seconds, troublemakers(port) if trouble else nothing())
-            used, own = processor(server.pid) - used, time.process_time() - own
-            after = memory(server.pid)
+            used, own = processor(workers) - used, time.process_time() - own
+            after = memory(workers)
         finally:
             server.terminate()
     p50, p99, p999 = (1e3 * float(v) for v in np.quantile(late, [0.5, 0.99, 0.999], method="higher"))
@@ -243,15 +251,24 @@ def measured(engine: str, count: int, seconds: float, trouble: bool) -> dict[str
     }
 
 
-def memory(process: int) -> float:
-    """Return the MiB that a process holds."""
-    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+def children(process: int) -> list[int]:
+    """Return the processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
-def processor(process: int) -> float:
-    """Return the seconds of processor time that a process has used."""
-    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def memory(processes: Sequence[int]) -> float:
+    """Return the MiB that processes hold, those twice that two of them share."""
+    pages = sum(int(Path(f"/proc/{process}/statm").read_text().split()[1]) for process in processes)
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def processor(processes: Sequence[int]) -> float:
+    """Return the seconds of processor time that processes have used."""
+    used = 0
+    for process in processes:
+        fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        used += int(fields[11]) + int(fields[12])
+    return used / os.sysconf("SC_CLK_TCK")
 
 
 def row(found: dict[str, Any]) -> str:
@@ -271,19 +288,20 @@ def main() -> None:
     parser.add_argument("--clients", default="500", help="how many, separated by commas")
     parser.add_argument("--engines", default="fastlstm,onnxruntime,one by one")
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="of the server")
     parser.add_argument("--trouble", action="store_true", help="let others vanish, send rubbish and flood")
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--capacity", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.serve:
-        serve(given.serve, given.capacity)
+        serve(given.serve, given.capacity, given.processes)
         return
     print("engine       clients    chunks     p50     p99   p99.9    most  real time  server generator  (ms; cores)")
     found = []
     for engine in given.engines.split(","):
         for count in map(int, given.clients.split(",")):
-            found.append(measured(engine, count, given.seconds, given.trouble))
+            found.append(measured(engine, count, given.seconds, given.trouble, given.processes))
             print(row(found[-1]), flush=True)
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")

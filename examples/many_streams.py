@@ -1,15 +1,18 @@
 """A server for many clients: who speaks when, live, over WebSockets.
 
-    pip install fastlstm[onnx] websockets uvloop && pip install --no-deps silero-vad
-    python examples/many_streams.py --port 8765 --capacity 1000
+    pip install fastlstm[onnx] picows uvloop && pip install --no-deps silero-vad
+    python examples/many_streams.py --port 8765 --capacity 1000 --processes 2
 
 A client sends chunks of 512 samples of 16 kHz (float32, so 2,048 bytes, a binary message each) and gets a float32 for
-each: how likely somebody speaks in it. Every client is a stream of one pool. What has come within two milliseconds is
-one batch, which reads the weights once for all and runs without Python's lock, so that the event loop goes on.
+each: how likely somebody speaks in it. Every client is a stream of a pool. What has come within two milliseconds is one
+batch, which reads the weights once for all. A batch of 64 takes some 3 ms, meanwhile the sockets hold what comes. (On
+a thread of its own the engine waits for Python's lock, which the event loop has: 500 clients were too many then. For a
+model whose batches take longer than clients may wait, it is the better choice all the same.) Clients are divided among
+processes, each with its pool and its event loop; the kernel does that, on Linux.
 
 The queue is bounded. A client has one chunk in a batch and may have `MOST_WAITING` behind it; then the server stops
 reading from it until it has caught up. Who sends anything else, does not read its answers or is silent for `SILENT`
-seconds is dropped. Beyond `capacity` clients the server says 503. None of that touches anybody else's answers.
+seconds is dropped. Beyond `capacity` clients a process says 503. None of that touches anybody else's answers.
 `python -m bench.serving` puts it under load.
 """
 
@@ -18,33 +21,44 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import multiprocessing
 import signal
-import sys
-import time
+import socket
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from http import HTTPStatus
 from importlib import import_module
 from importlib.util import find_spec
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from websockets.frames import CloseCode, Frame, Opcode
-from websockets.http11 import Request
-from websockets.protocol import State
-from websockets.server import ServerProtocol
+from picows import (
+    WSCloseCode,
+    WSFrame,
+    WSListener,
+    WSMsgType,
+    WSTransport,
+    WSUpgradeRequest,
+    WSUpgradeResponse,
+    WSUpgradeResponseWithListener,
+    ws_create_server,
+)
 
 import fastlstm
 
 Array = npt.NDArray[np.float32]
+Ids = npt.NDArray[np.int64]
 
+HOST = "127.0.0.1"
 WEIGHTS = "data/silero_vad_op18_ifless.onnx"  # any number of rows; both sample rates
 RATE, NEW, BEFORE = 16_000, 512, 64  # the model takes 64 samples of the chunk before, too
 COLLECT = 0.002  # seconds that a chunk waits for others
 MOST = 64  # chunks of a batch: more rows would not use a weight more often
+WHOLE = 8  # a pool advances so many streams, or a multiple, 1.2 times as fast as one more
 MOST_WAITING = 8  # chunks of one client, a quarter of a second
 SILENT = 20.0
 
@@ -54,6 +68,8 @@ class Engine(Protocol):
 
     samples: int
     """Of a chunk."""
+    before: int
+    """Samples of the chunk before that the model takes, too."""
 
     def open(self) -> int:
         """Return the number of a new stream."""
@@ -61,32 +77,23 @@ class Engine(Protocol):
     def close(self, stream: int) -> None:
         """Give a stream back."""
 
-    def step(self, streams: Array, chunks: Array) -> Array:
-        """Advance some streams by a chunk each, [streams, samples]; return a number for each."""
+    def step(self, streams: Ids, chunks: Array) -> Array:
+        """Advance some streams by a chunk each, [streams, before + samples]; return a number for each."""
 
 
 class Speech:
     """Silero's voice-activity detector; the weights come from the package `silero-vad` (MIT licence)."""
 
-    samples = NEW
+    samples, before = NEW, BEFORE
 
     def __init__(self, capacity: int) -> None:
         self.pool = fastlstm.load(weights()).streams(capacity, state={"state": "stateN"})
-        self.heard = np.zeros((capacity, BEFORE), np.float32)
-        self.close = self.pool.close
+        self.open, self.close = self.pool.open, self.pool.close
         self.rate = np.array(RATE)
 
-    def open(self) -> int:
-        """Return the number of a new stream."""
-        stream = self.pool.open()
-        self.heard[stream] = 0
-        return stream
-
-    def step(self, streams: Array, chunks: Array) -> Array:
+    def step(self, streams: Ids, chunks: Array) -> Array:
         """Advance some streams by a chunk each."""
-        samples = np.concatenate([self.heard[streams], chunks], axis=1)
-        self.heard[streams] = chunks[:, -BEFORE:]
-        likely: Array = self.pool.step(streams, {"input": samples, "sr": self.rate})
+        likely: Array = self.pool.step(streams, {"input": chunks, "sr": self.rate})
         return likely[:, 0]
 
 
@@ -99,7 +106,7 @@ def weights() -> Path:
 
 
 class Server:
-    """Steps the chunks of all clients, on a thread of its own.
+    """Steps the chunks of all clients.
 
     Parameters
     ----------
@@ -111,189 +118,180 @@ class Server:
     def __init__(self, engine: Engine, capacity: int) -> None:
         self.engine, self.capacity = engine, capacity
         self.clients: set[Client] = set()
-        self.ready: SimpleQueue[tuple[Client, bytes] | None] = SimpleQueue()  # one chunk a client
-        self.left: deque[int] = deque()  # streams of clients that have gone
+        self.ready: deque[Client] = deque()  # those with a chunk, in the order in which it came
         self.loop = asyncio.get_running_loop()
+        self.next: asyncio.Handle | None = None  # batch
 
-    def run(self) -> None:
-        """Step whatever waits, batch after batch, until None comes."""
-        while (first := self.ready.get()) is not None:
-            if self.ready.qsize() < MOST - 1:
-                time.sleep(COLLECT)
-            batch = [first]
-            while len(batch) < MOST and not self.ready.empty():
-                if (more := self.ready.get()) is None:
-                    return
-                batch.append(more)
-            answers = self.step([client for client, _ in batch], [chunk for _, chunk in batch])
-            self.loop.call_soon_threadsafe(self.answer, batch, answers)
+    async def listen(self, port: int, **options: Any) -> asyncio.Server:
+        """Take clients from now on."""
+        return await ws_create_server(
+            self.client,
+            HOST,
+            port,
+            backlog=self.capacity,
+            max_frame_size=4 * self.engine.samples,
+            websocket_handshake_timeout=SILENT,
+            enable_auto_ping=True,  # asks those that have been silent whether they are there
+            auto_ping_idle_timeout=SILENT / 2,
+            auto_ping_reply_timeout=SILENT / 2,
+            **options,
+        )
 
-    def answer(self, batch: Sequence[tuple[Client, bytes]], answers: Sequence[bytes]) -> None:
-        """Send what a batch has given."""
-        for (client, _), answer in zip(batch, answers, strict=True):
-            client.answer(answer)
+    def client(self, request: WSUpgradeRequest) -> Client | WSUpgradeResponseWithListener:  # noqa: ARG002
+        """Take a new client, or say that there are too many."""
+        if len(self.clients) < self.capacity:
+            return Client(self)
+        text = b"All streams are in use; try again later.\n"
+        refused = WSUpgradeResponse.create_error_response(HTTPStatus.SERVICE_UNAVAILABLE, text)
+        return WSUpgradeResponseWithListener(refused, None)
 
-    def step(self, batch: Sequence[Client], chunks: Sequence[bytes]) -> list[bytes]:
-        """Advance the streams of some clients; nobody else calls the engine."""
-        while self.left:
-            self.engine.close(self.left.popleft())
-        for client in batch:
-            if client.stream is None:
-                client.stream = self.engine.open()
-        streams = np.array([client.stream for client in batch], np.int64)
-        frames = np.frombuffer(b"".join(chunks), np.float32).reshape(len(batch), -1)
-        packed = self.engine.step(streams, frames).astype(np.float32).tobytes()
-        return [packed[at : at + 4] for at in range(0, len(packed), 4)]
+    def take(self, client: Client) -> None:
+        """Note that a client has a chunk."""
+        self.ready.append(client)
+        if self.next is None:
+            self.next = self.loop.call_later(COLLECT, self.step)
+        elif len(self.ready) == MOST:
+            self.next.cancel()
+            self.next = self.loop.call_soon(self.step)
 
-    async def drop_the_silent(self) -> None:
-        """Ask those that have been silent whether they are there; drop them if they do not say so."""
-        while True:
-            await asyncio.sleep(SILENT / 2)
-            for client in list(self.clients):
-                client.look_after()
+    def step(self) -> None:
+        """Advance the streams of those that wait longest, and answer."""
+        count = min(MOST, len(self.ready))
+        if count > WHOLE:
+            count -= count % WHOLE
+        batch = [self.ready.popleft() for _ in range(count)]
+        batch = [client for client in batch if client.stream is not None]  # the others have gone
+        if batch:
+            samples = []
+            for client in batch:
+                samples += client.heard()
+            frames = np.frombuffer(b"".join(samples), np.float32).reshape(len(batch), -1)
+            streams = np.array([client.stream for client in batch])
+            answers = self.engine.step(streams, frames).astype(np.float32).tobytes()
+            for row, client in enumerate(batch):
+                client.answer(answers[4 * row : 4 * row + 4])
+        self.next = None
+        if len(self.ready) >= MOST:
+            self.next = self.loop.call_soon(self.step)
+        elif self.ready:
+            self.next = self.loop.call_later(COLLECT, self.step)
 
 
-class Client(asyncio.Protocol):
-    """A connection; `websockets` reads and writes what goes over it."""
+class Client(WSListener):
+    """A connection; `picows` reads and writes what goes over it."""
 
     def __init__(self, server: Server) -> None:
-        self.server = server
-        self.socket = ServerProtocol(max_size=4 * server.engine.samples)
+        self.server, self.size = server, 4 * server.engine.samples
+        self.before = bytes(4 * server.engine.before)
         self.chunks: deque[bytes] = deque()
         self.stream: int | None = None
-        self.stepping = False  # a chunk of it is in a batch, or will be in the next
-        self.there = self.paused = self.silent = False
+        self.paused = False
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def on_ws_connected(self, transport: WSTransport) -> None:
         """Take a new connection."""
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
-        self.there = True
-        self.full = len(self.server.clients) >= self.server.capacity
+        self.transport = transport
+        self.stream = self.server.engine.open()
         self.server.clients.add(self)
 
-    def data_received(self, data: bytes) -> None:
-        """Read what has come."""
-        self.socket.receive_data(data)
-        for event in self.socket.events_received():
-            if isinstance(event, Request):
-                full = self.socket.reject(503, "All streams are in use; try again later.\n")
-                self.socket.send_response(full if self.full else self.socket.accept(event))
-            elif isinstance(event, Frame) and event.opcode not in (Opcode.PING, Opcode.PONG, Opcode.CLOSE):
-                self.take(event)
-        if self.socket.state is State.OPEN:
-            self.silent = False
-        self.flush()
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Put a chunk into the queue; end the connection if something else has come."""
+        kind = frame.msg_type
+        if kind == WSMsgType.BINARY and frame.fin and frame.payload_size == self.size and self.stream is not None:
+            self.chunks.append(frame.get_payload_as_bytes())
+            if len(self.chunks) == 1:
+                self.server.take(self)
+            elif len(self.chunks) > MOST_WAITING and not self.paused:
+                self.paused = True
+                transport.underlying_transport.pause_reading()
+        elif kind == WSMsgType.CLOSE:
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+        elif kind != WSMsgType.PONG:
+            transport.send_close(WSCloseCode.UNSUPPORTED_DATA, b"Expected %d float32 a message." % (self.size // 4))
+            transport.disconnect()
 
-    def take(self, frame: Frame) -> None:
-        """Put a chunk into the queue."""
-        if frame.opcode is not Opcode.BINARY or not frame.fin or len(frame.data) != 4 * self.server.engine.samples:
-            self.socket.fail(CloseCode.UNSUPPORTED_DATA, f"Expected {self.server.engine.samples} float32 a message.")
-            return
-        self.chunks.append(frame.data)
-        self.go_on()
-        if len(self.chunks) > MOST_WAITING and not self.paused:
-            self.paused = True
-            self.transport.pause_reading()
-
-    def go_on(self) -> None:
-        """Ask for the next batch if there is a chunk."""
-        if self.chunks and not self.stepping:
-            self.stepping = True
-            self.server.ready.put((self, self.chunks.popleft()))
+    def heard(self) -> tuple[bytes, bytes]:
+        """Return the oldest chunk that waits, and what the model takes of the one before it."""
+        before, chunk = self.before, self.chunks.popleft()
+        self.before = chunk[len(chunk) - len(before) :]
+        return before, chunk
 
     def answer(self, answer: bytes) -> None:
         """Send what a chunk has given, and go on with the next one."""
-        self.stepping = False
-        if not self.there:
-            self.leave()
-            return
-        if self.socket.state is State.OPEN:
-            self.socket.send_binary(answer)
-            self.flush()
-        self.go_on()
+        self.transport.send(WSMsgType.BINARY, answer)
+        if self.chunks:
+            self.server.take(self)
         if self.paused and len(self.chunks) <= MOST_WAITING // 2:
             self.paused = False
-            self.transport.resume_reading()
-
-    def flush(self) -> None:
-        """Send what `websockets` has to say, the end of the connection included."""
-        for data in self.socket.data_to_send():
-            if data:
-                self.transport.write(data)
-            else:
-                self.transport.close()
-
-    def look_after(self) -> None:
-        """Ask a client whether it is there; drop it if it has not said so, opened or closed in time."""
-        if self.silent:
-            self.transport.abort()
-        elif self.socket.state is State.OPEN:
-            self.socket.send_ping(b"")
-            self.flush()
-        self.silent = not self.paused
+            self.transport.underlying_transport.resume_reading()
 
     def pause_writing(self) -> None:
         """Drop a client that does not read its answers."""
-        self.transport.abort()
+        self.transport.disconnect(graceful=False)
 
-    def eof_received(self) -> None:
-        """Note that a client has closed the connection."""
-        self.socket.receive_eof()
-        self.flush()
-
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 (why it went does not matter)
-        """Forget a client that has gone; its stream is given back when no batch has a chunk of it."""
-        self.there = False
-        self.chunks.clear()
+    def on_ws_disconnected(self, transport: WSTransport) -> None:  # noqa: ARG002
+        """Forget a client that has gone, and give its stream back."""
         self.server.clients.discard(self)
-        if not self.stepping:
-            self.leave()
-
-    def leave(self) -> None:
-        """Give the stream back."""
+        self.chunks.clear()
+        self.paused = False
         if self.stream is not None:
-            self.server.left.append(self.stream)
+            self.server.engine.close(self.stream)
             self.stream = None
 
 
-async def serve(engine: Engine, capacity: int, port: int = 0) -> None:
-    """Serve until cancelled; print the port."""
-    server = Server(engine, capacity)
-    loop = asyncio.get_running_loop()
-    listening = await loop.create_server(lambda: Client(server), "127.0.0.1", port, backlog=capacity)
-    print(f"listening on port {listening.sockets[0].getsockname()[1]}", flush=True)
-    stepping = loop.run_in_executor(None, server.run)
-    try:
-        async with listening:
-            await asyncio.gather(stepping, server.drop_the_silent())
-    finally:
-        server.ready.put(None)
-
-
-async def until_told(engine: Engine, capacity: int, port: int) -> None:
+async def serve(engine: Engine, capacity: int, port: int, listening: Connection) -> None:
     """Serve until the process is asked to end."""
-    serving = asyncio.ensure_future(serve(engine, capacity, port))
+    stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
-    with suppress(asyncio.CancelledError):
-        await serving
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with await Server(engine, capacity).listen(port, reuse_port=True):
+        listening.send(True)
+        await stop.wait()
 
 
-def run(server: Coroutine[Any, Any, None]) -> None:
-    """Run the server's coroutine, on uvloop's event loop where that is installed: it takes half of the time."""
-    # The engine's thread needs Python's lock for some microseconds a batch, and would wait 5 ms for a busy event loop.
-    sys.setswitchinterval(0.0005)
+def work(make: Callable[[], Engine], capacity: int, port: int, listening: Connection) -> None:
+    """Be one of the processes, on uvloop's event loop where that is installed."""
+    engine = make()
     gc.freeze()  # what is loaded now stays: collecting looks at clients alone
-    (asyncio if find_spec("uvloop") is None else import_module("uvloop")).run(server)
+    (asyncio if find_spec("uvloop") is None else import_module("uvloop")).run(serve(engine, capacity, port, listening))
+
+
+def run(make: Callable[[], Engine], capacity: int, port: int, processes: int) -> None:
+    """Serve until asked to end, or until a process has died; print the port once all of them listen."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    forking = multiprocessing.get_context("fork")
+    with socket.socket() as reserved, suppress(KeyboardInterrupt):  # bound, so that the port stays theirs
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind((HOST, port))
+        port = reserved.getsockname()[1]
+        workers, ends = [], []
+        try:
+            for _ in range(processes):
+                end, listening = forking.Pipe(duplex=False)
+                workers.append(forking.Process(target=work, args=(make, capacity, port, listening)))
+                workers[-1].start()
+                listening.close()
+                ends.append(end)
+            for end in ends:
+                end.recv()  # EOFError if it has died
+            print(f"listening on port {port}", flush=True)
+            wait([worker.sentinel for worker in workers])
+            raise SystemExit("A process has ended by itself.")
+        finally:
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                worker.join()
 
 
 def main() -> None:
     """Run the server from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8765)
-    parser.add_argument("--capacity", type=int, default=1000, help="most clients at a time")
+    parser.add_argument("--capacity", type=int, default=1000, help="most clients of a process at a time")
+    parser.add_argument("--processes", type=int, default=1, help="one for each core at most")
     given = parser.parse_args()
-    run(until_told(Speech(given.capacity), given.capacity, given.port))
+    run(lambda: Speech(given.capacity), given.capacity, given.port, given.processes)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def panels_of(units: int, lanes: int) -> int:
 
 def padded(vector: Array, lanes: int) -> Array:
     """Return a float32 copy of a vector, padded with zeros to whole vectors of `lanes`."""
-    out = np.zeros(panels_of(vector.size, lanes) * lanes, np.float32)
+    out = aligned_zeros(panels_of(vector.size, lanes) * lanes, np.float32)
     out[: vector.size] = vector
     return out
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,9 +185,12 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
         extra["run_graph"] = run_graph
     if "count" in known:
         extra["count"] = len(node.outputs)
-    for value in inputs:
+    for value, listed in zip(inputs, itertools.chain(*_sequences(function)), strict=False):
         if isinstance(value, np.ndarray) and value.dtype not in _DTYPES:
             raise UnsupportedError(f"{label}: the element type {value.dtype} is not supported.")
+        if value is not None and listed is not None and isinstance(value, list) is not listed:
+            expected = "a sequence of tensors" if listed else "a tensor"
+            raise InputError(f"{label} expects {expected} where it is given {_described(value)}.")
     try:
         with np.errstate(all="ignore"):
             result = function(*inputs, **attrs, **extra)
@@ -201,6 +205,20 @@ def evaluate(node: Node, inputs: Sequence[Any], run_graph: RunGraph | None = Non
     if any(node.outputs[len(results) :]):
         raise UnsupportedError(f"{label} names {len(node.outputs)} outputs; the operator gives {len(results)} here.")
     return tuple(value if isinstance(value, list) or value is None else np.asarray(value) for value in results)
+
+
+@functools.cache
+def _sequences(function: Callable[..., Any]) -> tuple[Sequence[bool | None], Iterable[bool | None]]:
+    """Return which inputs are sequences, by their place, then all others: True, False, or None where both are taken."""
+    placed: list[bool | None] = []
+    for parameter in inspect.signature(function).parameters.values():
+        text = str(parameter.annotation)
+        listed = None if "Any" in text else text.startswith("list[")
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return placed, itertools.repeat(listed)
+        if parameter.kind is not parameter.KEYWORD_ONLY:
+            placed.append(listed)
+    return placed, ()
 
 
 @functools.cache

@@ -51,6 +51,7 @@ def conv(
     N, C, *sizes = x.shape
     M, channels, *kernel = weight.shape
     _check(x, weight, kernel_shape, C, channels * group, M % group == 0)
+    _check_bias(bias, M)
     w = windows(sizes, kernel, strides, dilations, pads, auto_pad)
     around = padded(x, w.before, w.after)
     around = around.reshape(N, group, channels, *around.shape[2:])
@@ -107,6 +108,7 @@ def conv_transpose(
     _, channels, *kernel = weight.shape
     rank = len(sizes)
     _check(x, weight, kernel_shape, C, weight.shape[0], C % group == 0)
+    _check_bias(bias, group * channels)
     stride, dilation = list(strides or [1] * rank), list(dilations or [1] * rank)
     extra = list(output_padding or [0] * rank)
     full = [(size - 1) * s + (k - 1) * d + 1 for size, s, k, d in zip(sizes, stride, kernel, dilation, strict=True)]
@@ -161,6 +163,11 @@ def _check(
         raise ValueError(f"kernel_shape is {list(kernel_shape)}, but the weight has {list(weight.shape[2:])}")
     if channels != expected or not divides:
         raise ValueError(f"x has {channels} channels, the weight and group expect {expected}")
+
+
+def _check_bias(bias: Array | None, channels: int) -> None:
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"the bias has the shape {bias.shape} for {channels} channels")
 
 
 def _with_window(function: Callable[..., Array]) -> Callable[..., Array]:

@@ -35,6 +35,11 @@ def is_inf(x: Array, *, detect_negative: int = 1, detect_positive: int = 1) -> A
     return np.asarray(np.isinf(x) & (((x < 0) & bool(detect_negative)) | ((x > 0) & bool(detect_positive))))
 
 
+def identity(x: Any) -> Any:
+    """Return x, which may be a sequence."""
+    return x
+
+
 def cast(x: Array, *, to: int | str) -> Array:
     """Return x with another element type; floats are cut to integers towards zero."""
     return x.astype(dtype_of(to))
@@ -132,7 +137,7 @@ OPERATORS = table(
     _each("Cos", _unary(np.cos)),
     _each("Cosh", _unary(np.cosh)),
     _each("Floor", _unary(np.floor), _vector(lambda v: v.vfloor)),
-    _each("Identity", lambda x: x, Lowering.TAPE, _identity_info),
+    _each("Identity", identity, Lowering.TAPE, _identity_info),
     _each("IsInf", is_inf, infer=_truth_info),
     _each("IsNaN", _unary(np.isnan), infer=_truth_info),
     _each("Log", _unary(np.log), Lowering.TAPE),

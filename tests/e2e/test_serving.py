@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import socket
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -19,6 +23,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 import fastlstm
 
 SAMPLES, UNITS, CAPACITY = 16, 8, 12
+HELLO = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
 
 
 def load_server() -> ModuleType:
@@ -43,7 +51,7 @@ def make_model() -> fastlstm.Model:
         "head.bias": (1,),
     }
     weights = {name: rng.uniform(-0.5, 0.5, size).astype(np.float32) for name, size in sizes.items()}
-    return fastlstm.from_state_dict(weights, layers="lstm | linear")
+    return fastlstm.from_state_dict(weights, layers="lstm | linear", batch_first=True)
 
 
 MODEL = make_model()
@@ -52,7 +60,7 @@ MODEL = make_model()
 class Small:
     """An engine without a package's weights."""
 
-    samples = SAMPLES
+    samples, before = SAMPLES, 0
 
     def __init__(self) -> None:
         self.pool = MODEL.streams(CAPACITY)
@@ -65,17 +73,9 @@ class Small:
 @contextlib.asynccontextmanager
 async def serving() -> AsyncIterator[tuple[Any, int]]:
     """A running server and its port."""
-    server, loop = SERVER.Server(Small(), CAPACITY), asyncio.get_running_loop()
-    listening = await loop.create_server(lambda: SERVER.Client(server), "127.0.0.1", 0)
-    stepping = loop.run_in_executor(None, server.run)
-    looking = asyncio.create_task(server.drop_the_silent())
-    try:
+    server = SERVER.Server(Small(), CAPACITY)
+    async with await server.listen(0) as listening:
         yield server, listening.sockets[0].getsockname()[1]
-    finally:
-        assert looking.cancel()  # else it has ended by itself
-        listening.close()
-        server.ready.put(None)
-        await stepping
 
 
 def run(test: Callable[[Any, int], Awaitable[None]]) -> None:
@@ -169,7 +169,8 @@ def test_streams_of_clients_that_vanish_are_given_to_others() -> None:
         chunks = recording(5, 4)
         async with client(port) as socket:
             np.testing.assert_array_equal(await answers(socket, chunks), expected(chunks))
-        assert len(server.engine.pool) <= 1 + len(server.left)
+        await until(lambda: not server.clients)
+        assert not len(server.engine.pool)
 
     run(test)
 
@@ -194,10 +195,65 @@ def test_who_says_nothing_is_dropped_and_who_answers_a_ping_is_not(monkeypatch: 
 
     async def test(server: Any, port: int) -> None:
         async with client(port) as there:  # its library answers pings
-            with socket.create_connection(("127.0.0.1", port)):  # never says hello
-                await until(lambda: len(server.clients) == 2)
-                await until(lambda: len(server.clients) == 1)
+            without_hello, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await without_hello.read() == b""
+            writer.close()
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(HELLO)
+            await until(lambda: len(server.clients) == 2)
+            await until(lambda: len(server.clients) == 1)
+            writer.close()
             await asyncio.sleep(0.5)
             assert len(await answers(there, recording(1, 1))) == 1
 
     run(test)
+
+
+def test_a_message_in_pieces_ends_that_connection() -> None:
+    async def test(server: Any, port: int) -> None:
+        async with client(port) as bad:
+            await bad.send([bytes(2 * SAMPLES), bytes(2 * SAMPLES)])
+            with pytest.raises(ConnectionClosed) as closed:
+                await bad.recv()
+            assert closed.value.rcvd.code == 1003
+        await until(lambda: not server.clients)
+
+    run(test)
+
+
+def test_a_client_that_reads_no_answers_is_dropped() -> None:
+    async def test(server: Any, port: int) -> None:
+        async with client(port) as socket:
+            await answers(socket, recording(1, 1))
+            (it,) = server.clients
+            it.pause_writing()  # what the event loop calls when too much waits to be sent
+            with pytest.raises(ConnectionClosed):
+                await socket.recv()
+        await until(lambda: not server.clients)
+        assert not len(server.engine.pool)
+
+    run(test)
+
+
+@pytest.mark.parametrize("ends", ["is asked to", "loses a process"])
+def test_processes_share_a_port_and_end_together(ends: str) -> None:
+    script = "import sys; sys.path.insert(0, sys.argv[1])\nfrom test_serving import SERVER, Small, CAPACITY\n"
+    script += "SERVER.run(Small, CAPACITY, 0, 2)"
+    command = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline().split()[-1])
+
+        async def test() -> None:
+            chunks = recording(4, 3)
+            for _ in range(8):
+                async with client(port) as socket:
+                    np.testing.assert_array_equal(await answers(socket, chunks), expected(chunks))
+
+        asyncio.run(test())
+        workers = [child.pid for child in psutil.Process(server.pid).children()]
+        assert len(workers) == 2
+        os.kill(server.pid if ends == "is asked to" else workers[0], signal.SIGTERM)
+        _, error = server.communicate(timeout=60)
+    assert (server.returncode, error) == ((0, "") if ends == "is asked to" else (1, "A process has ended by itself.\n"))
+    assert not any(map(psutil.pid_exists, workers))

@@ -262,3 +262,56 @@ def test_a_sequence_is_no_input_of_a_layer() -> None:
     held = {**LAYER, "z": np.ones((5, 2, 3), np.float32)}
     with pytest.raises(FastLSTMError, match="sequence"):
         fastlstm.Model(graph(nodes, held)).run({"x": np.ones((3, 2, 3), np.float32)})
+
+
+@pytest.mark.parametrize("nodes", [
+    [node("SequenceConstruct", "c c", "s"), node("Cast", "s", "t", to=1), node("Add", "x t")],
+    [node("SequenceConstruct", "x x", "s"), node("Tanh", "s", "t"), node("Mul", "x t")],
+    [node("SequenceConstruct", "x x", "s"), node("Mul", "s x")],
+])  # fmt: skip
+def test_a_sequence_is_no_tensor(nodes: list[Node]) -> None:
+    with pytest.raises(InputError, match="expects a tensor where it is given sequence of 2"):
+        fastlstm.Model(graph(nodes, {"c": [3, 2, 3]})).run({"x": np.ones((3, 2, 3), np.float32)})
+
+
+def test_a_tensor_is_no_sequence() -> None:
+    with pytest.raises(InputError, match="expects a sequence of tensors"):
+        fastlstm.Model(graph([node("Tanh", "x", "t"), node("SequenceLength", "t")])).run(
+            {"x": np.ones((3, 2, 3), np.float32)}
+        )
+
+
+def test_a_transposed_convolution_of_no_images_gives_none() -> None:
+    nodes = [node("Compress", "x none", "e", axis=0), node("ConvTranspose", "e k", strides=[2])]
+    held = {"none": [False, False, False], "k": np.ones((2, 4, 2), np.float32)}
+    got = fastlstm.Model(graph(nodes, held)).run({"x": np.ones((3, 2, 3), np.float32)})
+    assert got["y"].shape == (0, 4, 6)
+
+
+@pytest.mark.parametrize("given", ["trips", "going"])
+def test_a_loop_that_is_not_told_how_often_to_run_is_refused(given: str) -> None:
+    numbers = (TensorSpec("i", (), "int64"), TensorSpec("on", (), "bool"))
+    body = Graph(
+        (*numbers, TensorSpec("v", (3, 2, 3))), (numbers[1], TensorSpec("w", (3, 2, 3))), (node("Tanh", "v", "w"),)
+    )
+    held = {"trips": np.array(2), "going": np.array(True)}
+    held[given] = held[given].reshape(1)[:0]
+    nodes = [node("Loop", "trips going x", body=body)]
+    with pytest.raises(FastLSTMError):
+        fastlstm.Model(graph(nodes, held)).run({"x": np.ones((3, 2, 3), np.float32)})
+
+
+def test_a_transposed_convolution_of_a_huge_stride_costs_no_more_than_its_output() -> None:
+    nodes = [node("ConvTranspose", "x k", strides=[1 << 40])]
+    held = {"k": np.ones((2, 4, 2), np.float32)}
+    x = np.ones((3, 2, 1), np.float32)
+    got = fastlstm.Model(graph(nodes, held, (3, 2, 1))).run({"x": x})
+    np.testing.assert_array_equal(got["y"], np.full((3, 4, 2), 2.0))
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("shape", [(1,), (4, 1)])
+def test_a_bias_of_another_shape_is_refused(op: str, shape: tuple[int, ...]) -> None:
+    held = {"k": np.ones((4, 4, 1), np.float32), "b": np.ones(shape, np.float32)}
+    with pytest.raises(FastLSTMError, match="bias"):
+        fastlstm.Model(graph([node(op, "x k b")], held, (3, 4, 5))).run({"x": np.ones((3, 4, 5), np.float32)})

@@ -13,7 +13,7 @@ from fastlstm.lowering.segments import small, small_gru
 from fastlstm.lowering.segments.builder import Builder, packed_panels, quantised
 from fastlstm.lowering.segments.direction import Direction
 from fastlstm.program.arguments.rows import GRU, LSTM, RNN, Normalised, Projected, ResetBefore
-from fastlstm.program.memory import aligned
+from fastlstm.program.memory import aligned, aligned_zeros
 from fastlstm.program.program import Instruction, Slot
 from fastlstm.target import WeightFormat
 
@@ -147,13 +147,13 @@ def _reset_before(build: Builder, one: Direction) -> Instruction:
     new_weights, _ = _weights(build, one, slice(2 * hidden, None), 1)
     reset = build.slot(Slot(f"{one.layer.label} reset {one.d}", "row", wide))
     shared = _shared(one, weights, one.panels(lanes), one.last_width)
-    args = ResetBefore._make((*shared, new_weights, reset, np.zeros(2 * wide, np.float32)))
+    args = ResetBefore._make((*shared, new_weights, reset, aligned_zeros(2 * wide, np.float32)))
     return _step(build, one, "gru.reset_before", (one.mask >= 0, form), args, **_narrow(form, one.size))
 
 
 def _rnn(build: Builder, one: Direction) -> tuple[Instruction, Array]:
     lanes = build.target.lanes
-    zeros = np.zeros(one.panels(lanes) * lanes, np.float32)
+    zeros = aligned_zeros(one.panels(lanes) * lanes, np.float32)
     weights, form = _weights(build, one, slice(None), 1)
     args = RNN._make((*_shared(one, weights, one.panels(lanes), one.last_width), zeros))
     return _step(build, one, "rnn.rnn", (one.mask >= 0, form), args, **_narrow(form, one.size)), zeros

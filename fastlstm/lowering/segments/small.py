@@ -16,6 +16,7 @@ from fastlstm.graph import Recurrent
 from fastlstm.lowering.pack import gate_panels, plain_panels
 from fastlstm.lowering.segments.direction import Direction
 from fastlstm.program.arguments.rows import Linear, SmallLSTM
+from fastlstm.program.memory import aligned_zeros
 from fastlstm.program.program import Instruction
 from fastlstm.target import FLOAT32, Target
 
@@ -127,7 +128,7 @@ def projection(one: Direction, target: Target) -> tuple[Instruction, ...]:
 def recurrence(one: Direction, passes: Passes) -> Instruction:
     """Return the recurrence for one row."""
     k = one.w_ih.shape[1]
-    inputs, z, x_weights = 0, one.z, np.zeros(0, np.float32)
+    inputs, z, x_weights = 0, one.z, aligned_zeros(0, np.float32)
     if k <= MOST_INPUTS:
         inputs, z, x_weights = k, -1, packed(one.w_ih, passes)
     args = SmallLSTM(

@@ -54,7 +54,12 @@ def _conv(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[V
     attrs, groups = node.attrs, int(node.attrs.get("group", 1))
     N, C, *sizes = x.array.shape
     M, channels, *kernel = weight.array.shape
-    if channels * groups != C or M % groups or list(attrs.get("kernel_shape") or kernel) != kernel:
+    if (
+        channels * groups != C
+        or M % groups
+        or not _is_bias(bias, M)
+        or list(attrs.get("kernel_shape") or kernel) != kernel
+    ):
         return None
     w = windows(
         sizes, kernel, attrs.get("strides"), attrs.get("dilations"), attrs.get("pads"), attrs.get("auto_pad", "NOTSET")
@@ -80,6 +85,11 @@ def _fits(x: Value | None, weight: Value | None, bias: Value | None) -> bool:
     return given and x.array.ndim == weight.array.ndim and x.array.ndim in (3, 4)
 
 
+def _is_bias(bias: Value | None, channels: int) -> bool:
+    """Whether a bias, if there is one, has a value for each channel."""
+    return bias is None or bias.array.shape == (channels,)
+
+
 def _two(axes: Sequence[Axis]) -> Axes:
     """Return both axes; a single one is the second."""
     return (Axis(), axes[0]) if len(axes) == 1 else (axes[0], axes[1])
@@ -103,6 +113,8 @@ def _conv_transpose(rec: Recorder, node: Node, operands: Sequence[Value | None])
     if weight.array.shape[0] != C or C % groups or list(attrs.get("kernel_shape") or kernel) != kernel:
         return None
     rank, M, channels = len(sizes), outputs * groups, C // groups
+    if not _is_bias(bias, M):
+        return None
     strides, dilations = (list(attrs.get(name) or [1] * rank) for name in ("strides", "dilations"))
     pads, extra = list(attrs.get("pads") or [0] * 2 * rank), list(attrs.get("output_padding") or [0] * rank)
     reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
@@ -113,6 +125,8 @@ def _conv_transpose(rec: Recorder, node: Node, operands: Sequence[Value | None])
     if min(lengths) <= 0:
         return None
     out = rec.memory((N, M, *lengths))
+    if not out.array.size:
+        return [out]
     axes = [
         _by_remainder(*numbers) for numbers in zip(sizes, kernel, strides, dilations, pads[:rank], lengths, strict=True)
     ]
@@ -145,7 +159,9 @@ class _Remainder:
 def _by_remainder(size: int, kernel: int, stride: int, dilation: int, pad: int, length: int) -> list[_Remainder]:
     # Output o is the sum of taps k times x[(o + pad - k * dilation) / stride], where that is an integer.
     found = []
-    reached = {r: [k for k in range(kernel) if (r + pad - k * dilation) % stride == 0] for r in range(stride)}
+    reached = {
+        r: [k for k in range(kernel) if (r + pad - k * dilation) % stride == 0] for r in range(min(stride, length))
+    }
     shifts = {r: [(r + pad - k * dilation) // stride for k in taps] for r, taps in reached.items()}
     before = max(0, -min((least for some in shifts.values() for least in some), default=0))
     for r in range(min(stride, length)):
@@ -171,8 +187,6 @@ def _emit(
 ) -> None:
     """Emit convolutions of one input, each with its axes, weights and place; `whole` is what all of them read."""
     M = out.array.shape[1]
-    if bias is not None and bias.array.shape != (M,):
-        raise ValueError(f"the bias has the shape {bias.array.shape} for {M} channels")
     given = Value(np.zeros(M, np.float32), fixed=True) if bias is None else bias
     lanes, weights = rec.target.lanes, parts[0][1]
     by_position, vectors = _order(out.array.shape[0], whole, weights, lanes)

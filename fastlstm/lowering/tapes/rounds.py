@@ -115,6 +115,8 @@ def _begun(outer: Recordings, runner: Runner, node: Node, operands: Sequence[Val
     slices: list[tuple[Array, Value]] = []
     if node.op == "Loop":
         trips, going, *initial = operands
+        if not all(c is None or (isinstance(c.array, np.ndarray) and c.array.size == 1) for c in (trips, going)):
+            return None  # with its own message
         expected = [None if c is None else _expect(outer, node, c) for c in (trips, going)]
         if expected[1] == 0:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -154,3 +155,34 @@ def test_planning_for_another_processor_asks_nothing_of_this_one(monkeypatch: py
         assert again == segment.program
     with pytest.raises(pytest.fail.Exception, match="this machine was asked"):
         Executor(graph)
+
+
+HASHES = """
+import hashlib, numpy as np, fastlstm
+rng, kept = np.random.default_rng(0), []
+for layers, gates in (("rnn", 1), ("gru", 3), ("lstm", 4)):
+    sizes = {"weight_ih_l0": (gates * 5, 3), "weight_hh_l0": (gates * 5, 5), "bias_ih_l0": (gates * 5,)}
+    sizes["bias_hh_l0"] = (gates * 5,)
+    weights = {f"layer.{name}": rng.standard_normal(size).astype(np.float32) for name, size in sizes.items()}
+    found = set()
+    for _ in range(24):  # each time the arrays lie elsewhere
+        kept += [np.zeros(n, np.float32) for n in rng.integers(1, 60, 7)]
+        model = fastlstm.from_state_dict(weights, layers=layers, batch_first=True)
+        found |= {hashlib.sha256(part.program.to_bytes()).hexdigest() for part in model.plan.parts}
+    print(layers, *sorted(found))
+"""
+
+
+def test_programs_are_the_same_bytes_in_every_process() -> None:
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", HASHES],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert found[0] == found[1]
+    assert [len(line.split()) for line in found[0].splitlines()] == [2, 2, 2]
