@@ -288,6 +288,18 @@ def test_a_transposed_convolution_of_no_images_gives_none() -> None:
     assert got["y"].shape == (0, 4, 6)
 
 
+def test_a_loop_whose_body_does_not_say_whether_it_goes_on_is_refused() -> None:
+    numbers = (TensorSpec("i", (), "int64"), TensorSpec("on", (), "bool"))
+    frames = [TensorSpec(name, (3, 2, 3)) for name in "vw"]
+    nodes = (node("Tanh", "v", "w"), node("Greater", "v zero", "m"), node("Slice", "m nothing nothing", "go"))
+    body = Graph((*numbers, frames[0]), (TensorSpec("go", (0, 2, 3), "bool"), frames[1]), nodes)
+    held = {"trips": np.array(2), "going": np.array(True), "zero": np.zeros(1, np.float32), "nothing": np.zeros(1, int)}
+    with pytest.raises(FastLSTMError):
+        fastlstm.Model(graph([node("Loop", "trips going x", body=body)], held)).run(
+            {"x": np.ones((3, 2, 3), np.float32)}
+        )
+
+
 @pytest.mark.parametrize("given", ["trips", "going"])
 def test_a_loop_that_is_not_told_how_often_to_run_is_refused(given: str) -> None:
     numbers = (TensorSpec("i", (), "int64"), TensorSpec("on", (), "bool"))

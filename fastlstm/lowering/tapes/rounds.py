@@ -95,8 +95,10 @@ def record_rounds(
     inner.flush()
     if node.op == "Loop":
         loop.decision, *made = made
+        if not isinstance(loop.decision.array, np.ndarray) or loop.decision.array.size != 1:
+            return None  # with its own message
         if loop.decision.fixed:
-            if loop.most is None or not np.asarray(loop.decision.array).reshape(-1)[0]:
+            if loop.most is None or not loop.decision.array.reshape(-1)[0]:
                 return None
             loop.decision = None
     loop.after, loop.collected = made[: len(loop.states)], made[len(loop.states) :]
