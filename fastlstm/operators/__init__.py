@@ -232,7 +232,7 @@ def _described(value: Any) -> str:
     if value is None:
         return "absent"
     if isinstance(value, list):
-        return f"sequence of {len(value)}"
+        return f"a sequence of {len(value)}"
     return f"{value.dtype}{list(value.shape)}"
 
 

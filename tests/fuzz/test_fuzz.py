@@ -270,7 +270,7 @@ def test_a_sequence_is_no_input_of_a_layer() -> None:
     [node("SequenceConstruct", "x x", "s"), node("Mul", "s x")],
 ])  # fmt: skip
 def test_a_sequence_is_no_tensor(nodes: list[Node]) -> None:
-    with pytest.raises(InputError, match="expects a tensor where it is given sequence of 2"):
+    with pytest.raises(InputError, match="expects a tensor where it is given a sequence of 2"):
         fastlstm.Model(graph(nodes, {"c": [3, 2, 3]})).run({"x": np.ones((3, 2, 3), np.float32)})
 
 
