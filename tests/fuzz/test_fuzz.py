@@ -81,7 +81,7 @@ MISFITS: list[tuple[Graph, str]] = [
     (graph([node("Split", "x", "y z", axis=2, num_outputs=1)]), "num_outputs"),
     (graph([node("LSTM", "x W R", **PLAIN)], LAYER, shape=("time", 2, 4)), "x to be"),
     (graph([node("LSTM", "x W R", **PLAIN)], LAYER, shape=("time", 3)), "x to be"),
-    (graph([node("LSTM", "x W", **PLAIN)], LAYER), "3 to 13 inputs"),
+    (graph([node("LSTM", "x W", **PLAIN)], LAYER), "3 to 14 inputs"),
     (graph([node("Add", "x")]), "2 to 2 inputs"),
     (graph([node("Softmax", "x", axis="last")]), "'axis' should be int"),
     (graph([node("Cast", "x", to="Tanh")]), "'to' should be"),

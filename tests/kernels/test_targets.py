@@ -32,6 +32,7 @@ def kernels(target: Target) -> list[Kernel]:
         "linear.linear": (lanes, 4, sums, FLOAT32),
         "recurrent.lstm": (lanes, sums, LSTM, None, False, False, False, int8),
         "projected.lstm": (lanes, sums, LSTM, None, False, False, False, FLOAT32, FLOAT32),
+        "normalised.lstm": (lanes, sums, LSTM, None, 1e-5),
         "gru.gru": (lanes, sums, GRU, None, True, FLOAT32),
         "gru.reset_before": (lanes, sums, GRU),
         "rnn.rnn": (lanes, sums, (TANH,)),
