@@ -6,8 +6,8 @@
 A client sends chunks of 512 samples of 16 kHz (float32, so 2,048 bytes, a binary message each) and gets a float32 for
 each: how likely somebody speaks in it. Every client is a stream of a pool. What has come within two milliseconds is one
 batch, which reads the weights once for all. A batch of 64 takes some 3 ms, meanwhile the sockets hold what comes. (On
-a thread of its own the engine waits for Python's lock, which the event loop has: 500 clients were too many then. For a
-model whose batches take longer than clients may wait, it is the better choice all the same.) Clients are divided among
+a thread of its own the engine would wait 1 ms a batch for Python's lock, which the event loop has. For a model whose
+batches take longer than clients may wait, it is the better choice all the same.) Clients are divided among
 processes, each with its pool and its event loop; the kernel does that, on Linux.
 
 The queue is bounded. A client has one chunk in a batch and may have `MOST_WAITING` behind it; then the server stops
