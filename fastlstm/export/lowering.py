@@ -103,7 +103,7 @@ class Lowering:
             return None
         if kernel not in self.shared:
             one = SharedKernel(self.new_name("shared"), f"i{self.bits}", self.parameters, self.complaint)
-            self._add(kernel, one.name, one.parameters, one.answer, "noinline ")
+            self._add(kernel, one.name, one.parameters, one.answer, 'noinline "warn-stack-size"="0" ')
             self.shared[kernel] = one
         return self.shared[kernel]
 
