@@ -96,6 +96,12 @@ def lstm(
             panel += n
 
     @inlined
+    def sums_of(at, x, x_mean, x_factor, h, h_mean, h_factor, scale, h_scale, bias):
+        """Return the sums of one gate's panel: those of x and those of h, each normalised."""
+        one = fma((vload(lanes, x + at) - x_mean) * x_factor, vload(lanes, scale + at), vload(lanes, bias + at))
+        return fma((vload(lanes, h + at) - h_mean) * h_factor, vload(lanes, h_scale + at), one)
+
+    @inlined
     def gates(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
         """Leave the new cell states, not normalised yet, and the output gates."""
         units, panels = arg(args, A.units), arg(args, A.panels)
@@ -111,17 +117,10 @@ def lstm(
             h_mean, h_factor = vsplat(lanes, h_middle), vsplat(lanes, 1.0 / sqrt(h_square / (4 * units) + epsilon))
             for panel in range(bound(frame, panels, share), bound(frame, panels, share + 1)):
                 at = panel * 4 * width
-                i = fma((vload(lanes, x + at) - x_mean) * x_factor, vload(lanes, scale + at), vload(lanes, bias + at))
-                i = fma((vload(lanes, h + at) - h_mean) * h_factor, vload(lanes, h_scale + at), i)
-                at += width
-                f = fma((vload(lanes, x + at) - x_mean) * x_factor, vload(lanes, scale + at), vload(lanes, bias + at))
-                f = fma((vload(lanes, h + at) - h_mean) * h_factor, vload(lanes, h_scale + at), f)
-                at += width
-                g = fma((vload(lanes, x + at) - x_mean) * x_factor, vload(lanes, scale + at), vload(lanes, bias + at))
-                g = fma((vload(lanes, h + at) - h_mean) * h_factor, vload(lanes, h_scale + at), g)
-                at += width
-                o = fma((vload(lanes, x + at) - x_mean) * x_factor, vload(lanes, scale + at), vload(lanes, bias + at))
-                o = fma((vload(lanes, h + at) - h_mean) * h_factor, vload(lanes, h_scale + at), o)
+                i = sums_of(at, x, x_mean, x_factor, h, h_mean, h_factor, scale, h_scale, bias)
+                f = sums_of(at + 1 * width, x, x_mean, x_factor, h, h_mean, h_factor, scale, h_scale, bias)
+                g = sums_of(at + 2 * width, x, x_mean, x_factor, h, h_mean, h_factor, scale, h_scale, bias)
+                o = sums_of(at + 3 * width, x, x_mean, x_factor, h, h_mean, h_factor, scale, h_scale, bias)
                 i, f, g = gate(clipped(i)), gate(clipped(f)), candidate(clipped(g))
                 new = cells + b * cells_row + panel * 2 * width
                 vstore(new, fma(f, vload(lanes, c + b * c_row + panel * width), i * g))
