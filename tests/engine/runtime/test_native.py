@@ -17,9 +17,9 @@ from fastlstm.runtime.native import likely_entry, never
 HIDDEN, FEATURES = 12, 3
 
 
-@pytest.fixture(scope="module")
-def model() -> Model:
-    rng = np.random.default_rng(1)
+def layer(seed: int) -> Model:
+    """Return a model of one LSTM."""
+    rng = np.random.default_rng(seed)
     weights = {
         "w": rng.normal(size=(1, 4 * HIDDEN, FEATURES)).astype(np.float32),
         "r": rng.normal(size=(1, 4 * HIDDEN, HIDDEN)).astype(np.float32),
@@ -34,6 +34,11 @@ def model() -> Model:
     node = Node("LSTM", ("x", "w", "r"), ("y",), attrs, "lstm")
     x, y = TensorSpec("x", ("time", "batch", FEATURES)), TensorSpec("y", ("time", "batch", HIDDEN))
     return Model(Graph((x,), (y,), (node,), weights))
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return layer(1)
 
 
 def frames(*shape: int) -> np.ndarray:
@@ -159,24 +164,10 @@ def test_outputs_and_arguments_are_counted_right(model: Model) -> None:
 
 
 def test_the_entry_outlives_its_model() -> None:
-    rng = np.random.default_rng(3)
-    weights = {
-        "w": rng.normal(size=(1, 4 * HIDDEN, FEATURES)).astype(np.float32),
-        "r": rng.normal(size=(1, 4 * HIDDEN, HIDDEN)).astype(np.float32),
-    }
-    attrs = {
-        "hidden_size": HIDDEN,
-        "directions": ["forward"],
-        "activations": default_activations("LSTM", 1),
-        "clip": None,
-        "input_forget": 0,
-    }
-    node = Node("LSTM", ("x", "w", "r"), ("y",), attrs, "lstm")
-    x, y = TensorSpec("x", ("time", "batch", FEATURES)), TensorSpec("y", ("time", "batch", HIDDEN))
-    short_lived = Model(Graph((x,), (y,), (node,), weights))
+    short_lived = layer(3)
     want = short_lived(frames(4, 1))
     call = short_lived._executor.quick
-    del short_lived, weights, node
+    del short_lived
     gc.collect()
     np.testing.assert_array_equal(call(frames(4, 1)), want)
 
