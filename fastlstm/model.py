@@ -77,7 +77,7 @@ class Model:
 
     def __init__(self, graph: Graph, threads: int | None = 1, precision: str | Mapping[str, str] = "float32") -> None:
         if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise InputError(f"threads should be a whole number from 1 on, or None for all cores; got {threads!r}.")
+            raise InputError(f"threads should be a positive integer, or None for all cores; got {threads!r}.")
         from fastlstm import passes  # a model whose first call is kept needs none of these
         from fastlstm.executor import Executor
         from fastlstm.graph.quantise import quantise

@@ -106,7 +106,7 @@ def _fitted(array: Array, spec: TensorSpec) -> Array:
     dtype = np.dtype(spec.dtype)
     if array.dtype.kind == "f" and dtype.kind in "iu":
         if not np.array_equal(array, np.rint(array)):
-            raise InputError(f"The input {spec} takes whole numbers; the file holds others.")
+            raise InputError(f"The input {spec} takes integers; the file holds other numbers.")
         array = np.rint(array)
     elif array.dtype.kind not in "fiub":
         raise InputError(f"The input {spec} takes numbers; the file holds {array.dtype}.")
@@ -114,7 +114,7 @@ def _fitted(array: Array, spec: TensorSpec) -> Array:
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         fitted = array.astype(dtype)
-    # A float may be rounded, but stays finite; a whole number stays what it is.
+    # A float may be rounded, but stays finite; an integer stays what it is.
     lost = np.isinf(fitted) & np.isfinite(array) if dtype.kind == "f" else fitted != array
     if lost.any():
         raise InputError(f"The input {spec} cannot hold the number {array[lost].flat[0]} of the file.")

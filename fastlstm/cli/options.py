@@ -64,7 +64,7 @@ def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
     for argument in arguments:
         name, _, size = argument.rpartition("=")
         if not (name and size.isascii() and size.isdigit() and int(size) > 0):
-            raise InputError(f"--size takes a dimension and a whole number from 1 on, as in batch=4; got '{argument}'.")
+            raise InputError(f"--size takes a dimension and a positive integer, as in batch=4; got '{argument}'.")
         sizes[name] = int(size)
     return sizes
 
@@ -110,9 +110,9 @@ def parse_values(arguments: Sequence[str]) -> dict[str, float]:
 
 
 def from_one(text: str) -> int:
-    """Read an argument that is a whole number from 1 on."""
+    """Read an argument that is a positive integer."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on; got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected a positive integer; got '{text}'")
     return int(text)
 
 
@@ -127,7 +127,7 @@ def above_zero(text: str) -> float:
 def _tolerance(text: str) -> float:
     number = _number(text)
     if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 on; got '{text}'")
+        raise argparse.ArgumentTypeError(f"expected a number that is not negative; got '{text}'")
     return number
 
 

@@ -1,6 +1,6 @@
 """Small models whose results are known bit by bit, on every processor: ``fastlstm doctor --report`` runs them.
 
-Weights and inputs are whole numbers times a power of two, made without a random generator, so nothing but fastlstm
+Weights and inputs are integers times a power of two, made without a random generator, so nothing but fastlstm
 decides the results. ``python -m fastlstm.conformance.known_bits`` writes this machine's to ``known_bits.json``, for
 releases that change them; ``FASTLSTM_TARGET=x86-64-v2`` chooses the processors without fused multiply-adds, whose bits
 are others.

@@ -58,7 +58,7 @@ define void @f(ptr %at) nounwind {{
 
 
 def _floor(name: str) -> str:
-    """Return the largest whole number that is not above x: x itself from 2^23 on, where all floats are whole."""
+    """Return the largest integer that is not above x: x itself from 2^23 on, where all floats are whole."""
     kind, suffix = _type(name), name.split(".")[1]
     lanes = kind[1:].split()[0]
     whole, truth = f"<{lanes} x i32>", f"<{lanes} x i1>"

@@ -12,7 +12,7 @@ ELEMENTS = {"float32": "float", "int64": "i64", "int32": "i32", "int8": "i8", "u
 
 
 class Writer:
-    """The body of a function whose whole numbers have `bits` bits."""
+    """The body of a function whose integers have `bits` bits."""
 
     def __init__(self, bits: int) -> None:
         self.word = f"i{bits}"
@@ -119,7 +119,7 @@ def _converted(out: Writer, address: str, source: str, target: str) -> str:
     """Return the element at an address as one of another type."""
     kind, wanted = ELEMENTS[source], ELEMENTS[target]
     if kind != "float" and out.word == "i32" and kind == "i64":
-        kind = "i32"  # the lower half: whole numbers have 32 bits here
+        kind = "i32"  # the lower half: integers have 32 bits here
     value = out.load(kind, address, _size(source))
     if kind == wanted:
         return value

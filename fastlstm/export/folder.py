@@ -56,7 +56,7 @@ def export(
     if weights not in ("inside", "apart"):
         raise InputError(f"weights should be 'inside' or 'apart'; got '{weights}'.")
     if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-        raise InputError(f"batch should be a whole number from 1 on; got {batch!r}.")
+        raise InputError(f"batch should be a positive integer; got {batch!r}.")
     if precision is not None or sizes or inputs:
         model = Model(fixed(model.graph, sizes or {}, inputs or {}), 1, precision or "float32")
     exported = Exported(model, batch, whole or (bool(sizes) and not state), dict(state or {}))

@@ -55,7 +55,7 @@ def _mask(
     node: Node, lengths: str, steps: int, names: Names, constants: dict[str, np.ndarray], nodes: list[Node]
 ) -> str:
     """Add the nodes that say which steps [T, B] lie within their rows; return the mask's name."""
-    # In float32, whose operators have kernels for all shapes; whole numbers are exact there up to 2^24.
+    # In float32, whose operators have kernels for all shapes; integers are exact there up to 2^24.
     parts = ("numbers", "row", "times", "axis", "late", "zero", "mask")
     numbers, row, times, axis, late, zero, mask = (names.fresh(f"{lengths}.{part}") for part in parts)
     constants[times] = np.arange(steps, dtype=np.float32)[:, None]

@@ -225,7 +225,7 @@ def _escaped(content: bytes) -> str:
 
 
 def narrowed(template: str) -> str:
-    """Return a template whose whole numbers have 32 bits: nearly all of them are sizes and addresses.
+    """Return a template whose integers have 32 bits: nearly all of them are sizes and addresses.
 
     Kept at 64 bits, a 32-bit processor ran 5 to 56 % more instructions.
     """

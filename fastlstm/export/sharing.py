@@ -56,7 +56,7 @@ class SharedKernel:
         ask : callable
             What the instruction's own function would be told.
         number_of : callable
-            The whole number that one of the instruction's words is: a slot.
+            The integer that one of the instruction's words is: a slot.
         """
         words = {name: n for (primitive, n, _), name in self._asked.items() if primitive == "arg" and n is not None}
         return [

@@ -249,7 +249,7 @@ class _Frame:
         self.words = [w for value in step.args for w in (value if isinstance(value, tuple) else (value,))]
 
     def number(self, word: int) -> int:
-        """Return one of the instruction's words that is a whole number: a slot."""
+        """Return one of the instruction's words that is an integer: a slot."""
         value = self.words[word]
         assert isinstance(value, int)
         return value

@@ -275,7 +275,7 @@ def run(context, plain):
     work = steps * word(context, layout.ENTRY_MACS)
     function, first, second = word(context, layout.ENTRY_ALONE), word(context, layout.ENTRY_PROGRAM), frame
     if joins_team(context):
-        function, first = word(context, layout.ENTRY_LEAD), word(context, layout.ENTRY_CREW)
+        function, first = word(context, layout.ENTRY_LEAD), word(context, layout.ENTRY_RUN)
         second = 1 if work < word(context, layout.ENTRY_WAKE) else 0
     gives_way = work > word(context, layout.ENTRY_HOLD)
     thread = call_c(word(context, layout.ENTRY_SAVE), 0, 0, 0, 0) if gives_way else 0

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from fastlstm.kernels.arrays import copied_line, offset
 from fastlstm.kernels.frame import arg, bound, first_share, next_share
+from fastlstm.kernels.integers import load
 from fastlstm.kernels.nested import BOUND, Compiled, by_workers
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.simd import call_kernel, load_i64, store_i64
-from fastlstm.kernels.whole import load
 from fastlstm.program.arguments import positions
 from fastlstm.program.arguments.arrays import Advance, MoveSlice, Verify
 from fastlstm.program.layout import ACTIVE, KINDS, TOTAL

@@ -379,7 +379,7 @@ vabs = _elementwise("vabs", 1, _emit_abs)
 vsqrt = _elementwise("vsqrt", 1, lambda builder, x: call_intrinsic(builder, "sqrt", x))
 """vsqrt(x): the square root, correctly rounded."""
 vfloor = _elementwise("vfloor", 1, lambda builder, x: call_intrinsic(builder, "floor", x))
-"""vfloor(x): the largest whole number that is not above x."""
+"""vfloor(x): the largest integer that is not above x."""
 vcopysign = _elementwise("vcopysign", 2, _emit_copysign)
 """vcopysign(magnitude, x): a non-negative magnitude with the sign of x."""
 where_negative = _elementwise("where_negative", 3, _emit_where_negative)
@@ -434,7 +434,7 @@ SQRT_HALF = 0x3FE6A09E, 0x667F3BCD  # halves of sqrt(1/2), the upper one first
 
 @intrinsic
 def exponent_of(typingctx: Any, value: Any) -> Any:
-    """exponent_of(x) -> the whole number e for which x / 2**e lies between sqrt(1/2) and sqrt(2), of a normal double.
+    """exponent_of(x) -> the integer e for which x / 2**e lies between sqrt(1/2) and sqrt(2), of a normal double.
 
     In halves, as processors with words of 32 bits have doubles.
     """

@@ -113,27 +113,27 @@ def sleep(job, worker, seen):
 
 
 def lead() -> Compiled:
-    """Run a crew's program with its team; alone if the team is not there or has other work.
+    """Run a program with its team; alone if the team is not there or has other work.
 
-    Arguments: address of the crew's words, and whether the job is light: it would be done before workers that sleep
+    Arguments: address of the run's words, and whether the job is light: it would be done before workers that sleep
     are awake. They are woken for one light job in `RARELY`, so that they come to stay where jobs follow each other
     closely. The frame that runs it alone holds the number of time steps and the active rows, and gets the status.
     """
 
-    def kernel(crew: int, light: int, unused: int) -> Any:
+    def kernel(run: int, light: int, unused: int) -> Any:
         job, program, drive = (
-            word(crew, layout.CREW_JOB),
-            word(crew, layout.CREW_PROGRAM),
-            word(crew, layout.CREW_DRIVE),
+            word(run, layout.RUN_JOB),
+            word(run, layout.RUN_PROGRAM),
+            word(run, layout.RUN_DRIVE),
         )
-        alone, workers = word(crew, layout.CREW_ALONE), word(crew, layout.CREW_WORKERS)
+        alone, workers = word(run, layout.RUN_ALONE), word(run, layout.RUN_WORKERS)
         if light != 0 and load_atomic(job + 8 * layout.JOB_SLEEPERS) != 0:
             store_i64(job + 8 * layout.JOB_LIGHT, word(job, layout.JOB_LIGHT) + 1)
             if word(job, layout.JOB_LIGHT) % RARELY != 0:
                 return call_kernel(drive, program, alone)
         if load_atomic(job + 8 * layout.JOB_ALIVE) == 0 or swap(job + 8 * layout.JOB_BUSY, 1) != 0:
             return call_kernel(drive, program, alone)
-        frames = crew + 8 * layout.CREW_FRAMES
+        frames = run + 8 * layout.RUN_FRAMES
         number, phase = word(job, layout.JOB_NUMBER) + 1, word(job, layout.JOB_PHASE)
         for i in range(workers):
             frame = load_i64(frames + 8 * i)

@@ -59,8 +59,8 @@ def tiles(
     With `gathered`, ``ahead`` is the address of a table instead: for each k the bytes from a row's address to its
     term ("rows"), or from a panel's address to its first vector ("vectors").
     """
-    # What a loop takes beside its FMAs counts where another thread shares the core: of 3 rows by 4 vectors eight terms a
-    # turn took 2 to 6 % less than four and 4 to 11 % less than two. But they take longer to compile.
+    # Where another thread shares the core, a loop's other instructions take the FMAs' place: for 3 rows by 4 vectors
+    # eight terms a turn took 2 to 6 % less time than four, and 4 to 11 % less than two. But they compile more slowly.
     largest = max(rows * panels for rows, panels in shapes)
     most = 2 if lanes == 1 else 8 if largest * vectors <= 12 else 4
     cases = {

@@ -67,7 +67,7 @@ def gate_rows(bias: Array, gates: int, lanes: int) -> Array:
 def integer_panels(panels: Array, scales: Array, bits: int, together: int, offset: int = 0) -> Array:
     """Return panels of integers, each behind its scales, as bytes ``[panel][byte]``.
 
-    `panels` are whole numbers ``[panel][k][vector][lane]``, `scales` ``[panel][vector][lane]``; `together` values
+    `panels` are integers ``[panel][k][vector][lane]``, `scales` ``[panel][vector][lane]``; `together` values
     of k lie side by side in the result. With an `offset`, which the other factor has on every value, the sums' int32
     starts, -offset * (sum over k), stand behind the scales.
     """

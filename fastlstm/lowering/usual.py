@@ -33,10 +33,10 @@ EPSILONS = (1e-5, 1e-3, 1e-6)  # of normalisations: PyTorch's, Keras's, and that
 PLAIN = (
     "drive.drive", "gather.call", "gather.check", "movement.embed", "movement.last", "movement.move",
     "nested.nested", "rounds.advance", "rounds.repeat", "rounds.verify", "shares.following", "split.split",
-    "team.dismiss", "team.follow", "team.lead", "whole.argmax", "whole.elementwise", "whole.gather", "whole.mask_codes",
-    "whole.running", "whole.where", "arrays.logarithm", "profile.mark",
+    "team.dismiss", "team.follow", "team.lead", "integers.argmax", "integers.elementwise", "integers.gather",
+    "integers.mask_codes", "integers.running", "integers.where", "arrays.logarithm", "profile.mark",
 )  # fmt: skip
-"""Kernels without constants: running programs, teams, whole numbers."""
+"""Kernels without constants: running programs, teams, integers."""
 
 
 def usual_kernels(target: Target) -> list[Kernel]:

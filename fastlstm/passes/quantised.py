@@ -279,7 +279,7 @@ def quantised_product(scope: Scope, node: Node) -> list[Node] | None:
 def plain_sum(scope: Scope, node: Node) -> list[Node] | None:
     """``Cast(Cast(x))`` from float32 to integers and back, of integers that fit them  →  ``x``.
 
-    So does ``Cast(Cast(x) + Cast(y))``, as biases are added to sums: both round the same whole number once.
+    So does ``Cast(Cast(x) + Cast(y))``, as biases are added to sums: both round the same integer once.
     """
     if scope.infer(node)[0].dtype != "float32":
         return None

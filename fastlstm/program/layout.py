@@ -67,7 +67,7 @@ ENTRY_FRAME = 19
 ENTRY_ALONE = 20  # the function that runs it on this thread, and its first argument; the frame is the second
 ENTRY_PROGRAM = 21
 ENTRY_LEAD = 22  # the function that runs it with a team, 0 if there is none, and its first argument
-ENTRY_CREW = 23
+ENTRY_RUN = 23
 ENTRY_ALIVE = 24  # address of the word that says whether there are workers
 ENTRY_MACS = 25  # multiply-adds of a time step, and how many of a call are worth ...
 ENTRY_TEAM = 26  # a team
@@ -193,18 +193,18 @@ WORKER_KEPT_OFF = 12  # the processor, counted from 1, that it was forbidden as 
 WORKER_MASK = 16  # room for a set of 1024 processors
 SHARE_WORDS = 32
 
-# words of a crew: a program and the frames with which a team runs it
-CREW_JOB = 0
-CREW_PROGRAM = 1
-CREW_DRIVE = 2
-CREW_ALONE = 3  # the frame with which one thread runs it alone
-CREW_WORKERS = 4
-CREW_FRAMES = 5
+# words of a run by a team: a program and the frames it is run with
+RUN_JOB = 0
+RUN_PROGRAM = 1
+RUN_DRIVE = 2
+RUN_ALONE = 3  # the frame with which one thread runs it alone
+RUN_WORKERS = 4
+RUN_FRAMES = 5
 
 AXES = 5  # loops of a kernel over arrays of any shape, see kernels/arrays.py
 TOGETHER = 48  # rows of a product outside segments: enough to use each weight often, few enough for sums to stay in L1
 
-# element types and operations of kernels/whole.py
+# element types and operations of kernels/integers.py
 KINDS = {"bool": 0, "int8": 1, "uint8": 2, "int32": 3, "int64": 4, "float32": 5}
 OPERATIONS = {
     "Add": 0, "Sub": 1, "Mul": 2, "And": 3, "Or": 4, "Xor": 5, "Not": 6, "Cast": 7, "Min": 8, "Max": 9,

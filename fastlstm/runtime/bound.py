@@ -96,7 +96,7 @@ class Instance:
         self._place_buffers(max(steps, 1))
         self._alone = (self._address("drive.drive"), address_of(self._code), address_of(self.frame))
         if workers > 1:
-            self._hire()
+            self._prepare_team()
 
     def _address(self, name: str, constants: tuple[Any, ...] = ()) -> int:
         return address(Kernel(name, constants), self.target)
@@ -113,7 +113,7 @@ class Instance:
         ):
             frame[word] = value
 
-    def _hire(self) -> None:
+    def _prepare_team(self) -> None:
         """Make a frame for each worker, and the words of the team's call."""
         self._team = team_of(self.workers)
         for worker, scratch in enumerate(self._scratch):
@@ -122,8 +122,8 @@ class Instance:
             frame[layout.WORKER], frame[layout.WORKERS] = worker, self.workers
             frame[layout.SHARES], frame[layout.FOLLOWING] = self._team.job, self._address("shares.following")
             self._frames.append(frame)
-        crew = [self._team.job, self._alone[1], self._alone[0], self._alone[2], self.workers]
-        self._crew = np.array([*crew, *(address_of(frame) for frame in self._frames[1:])], np.int64)
+        words = [self._team.job, self._alone[1], self._alone[0], self._alone[2], self.workers]
+        self._run_words = np.array([*words, *(address_of(frame) for frame in self._frames[1:])], np.int64)
 
     @property
     def target(self) -> Target:
@@ -146,15 +146,16 @@ class Instance:
             return self._alone
         self._team.start()
         light = steps * self.macs < WORTH_WAKING
-        return self._address("team.lead"), address_of(self._crew), int(light)
+        return self._address("team.lead"), address_of(self._run_words), int(light)
 
     def functions(self) -> tuple[tuple[int, int], tuple[int, int, int] | None]:
         """Return what `call` chooses from: function and first argument of a run without a team, and of one with it.
 
         Behind those of the team is the address of the word that says whether it has been started.
         """
-        crew = (self._address("team.lead"), address_of(self._crew), self._team.alive) if self.workers > 1 else None
-        return self._alone[:2], crew
+        if self.workers == 1:
+            return self._alone[:2], None
+        return self._alone[:2], (self._address("team.lead"), address_of(self._run_words), self._team.alive)
 
     def _place_buffers(self, steps: int) -> None:
         """Give every slot its memory for `steps` time steps; states and other rows keep theirs."""

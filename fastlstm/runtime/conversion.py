@@ -15,7 +15,7 @@ __all__ = ["converted"]
 def converted(array: npt.NDArray[Any], dtype: npt.DTypeLike, what: str) -> npt.NDArray[Any]:
     """Return the array, or a copy of the dtype; InputError if a number has no place there.
 
-    Whole numbers have to lie in the range of a dtype of whole numbers, finite ones in that of floats: beyond it they
+    Integers have to lie in the range of a dtype of integers, finite ones in that of floats: beyond it they
     would wrap round or become infinite.
     """
     wanted = np.dtype(dtype)

@@ -44,7 +44,7 @@ CONTIGUOUS, ALIGNED = 0x1, 0x100  # NumPy's flags
 
 
 def never(*_: Any) -> None:
-    """Stand for an entry that there is not."""
+    """Take the place of an entry where there is none."""
 
 
 class Value(NamedTuple):
@@ -332,15 +332,15 @@ def _counts(wiring: Wiring, places: Sequence[int], watched: int) -> dict[int, in
 
 def _run_words(program: Runs, busy: Busy) -> dict[int, int]:
     """Return the words that say what to run."""
-    alone, crew = program.functions()
-    lead, words, alive = crew or (0, 0, 0)
+    alone, team = program.functions()
+    lead, words, alive = team or (0, 0, 0)
     return {
         layout.ENTRY_BUSY: id(busy),
         layout.ENTRY_FRAME: address_of(program.frame),
         layout.ENTRY_ALONE: alone[0],
         layout.ENTRY_PROGRAM: alone[1],
         layout.ENTRY_LEAD: lead,
-        layout.ENTRY_CREW: words,
+        layout.ENTRY_RUN: words,
         layout.ENTRY_ALIVE: alive,
         layout.ENTRY_MACS: program.macs,
         layout.ENTRY_TEAM: WORTH_A_TEAM,

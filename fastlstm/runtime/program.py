@@ -121,7 +121,7 @@ class BoundProgram(Instance):
     @property
     def complains(self) -> bool:
         """Whether it has instructions that may meet an index out of range."""
-        return any(step.kernel in ("movement.embed", "whole.gather") for step in self.program.instructions)
+        return any(step.kernel in ("movement.embed", "integers.gather") for step in self.program.instructions)
 
     def buffers(self) -> Mapping[str, Array]:
         """Return the buffers by slot name, for debugging."""

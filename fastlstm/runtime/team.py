@@ -1,7 +1,7 @@
 """Teams of worker threads: started when first needed, shared by all models of one thread count.
 
 The threads run compiled code for their whole life and hold no interpreter lock. A forked child starts its own;
-at exit they are sent home before compiled code is unloaded.
+at exit they end before compiled code is unloaded.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class Wanted:
     def __str__(self) -> str:
         sizes = " × ".join(map(str, self.dims)) or "one"
         number = "value" if self.dims in ((), (1,)) else "values"
-        what = {"f": "numbers", "i": "whole numbers", "u": "whole numbers", "b": "truth values"}
+        what = {"f": "numbers", "i": "integers", "u": "integers", "b": "booleans"}
         kind = what.get(np.dtype(self.dtype).kind, self.dtype)
         if self.has_time:
             return f"input '{self.name}' takes a list of steps with {sizes} {number} each ({kind})"

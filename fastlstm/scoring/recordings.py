@@ -64,7 +64,7 @@ def score_recordings(
     model : Model or path
         One that streams (`Model.stream`).
     source : path or sequence of paths
-        ``.wav`` files (whole numbers of 8 to 32 bits, which become -1 to 1) and ``.npy`` files of frames
+        ``.wav`` files (integers of 8 to 32 bits, which become -1 to 1) and ``.npy`` files of frames
         [frames, features], or folders of them. Where a model takes frames of several samples, one channel is cut into
         such frames, the last one filled up with zeros.
     out : path
@@ -322,7 +322,7 @@ def _opened(fs: Any, path: str, frame: tuple[int, ...], dtype: Any, overlap: int
         sound = wave.open(fs.open(path, "rb"), "rb")  # noqa: SIM115 - read from later
     except (wave.Error, EOFError) as error:
         raise InputError(
-            f"'{path}' is no .wav file of whole numbers ({error or 'it ends too early'}): convert it to PCM of 16 bits."
+            f"'{path}' is no .wav file of integers ({error or 'it ends too early'}): convert it to PCM of 16 bits."
         ) from error
     channels, width, size = sound.getnchannels(), sound.getsampwidth(), int(np.prod(frame))
     if not ((channels == size and not overlap) or channels == 1):

@@ -78,7 +78,7 @@ def score(
         raise InputError(f'on_error should be "aside" or "stop"; got {on_error!r}.')
     for name, value in (("part_rows", part_rows), ("workers", workers), ("memory", memory)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise InputError(f"{name} should be a whole number from 1 on; got {value!r}.")
+            raise InputError(f"{name} should be a positive integer; got {value!r}.")
     scorer = Scorer(
         model, columns, constants=constants, outputs=outputs, keep=keep, max_length=max_length,
         batch_rows=batch_rows, batch_frames=batch_frames,

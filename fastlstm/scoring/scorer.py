@@ -139,7 +139,7 @@ class Scorer:
             model = load(model)
         for name, value in (("max_length", max_length), ("batch_rows", batch_rows), ("batch_frames", batch_frames)):
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise InputError(f"{name} should be a whole number from 1 on; got {value!r}.")
+                raise InputError(f"{name} should be a positive integer; got {value!r}.")
         if on_error not in ("null", "stop"):
             raise InputError(f'on_error should be "null" or "stop"; got {on_error!r}.')
         self.model = model

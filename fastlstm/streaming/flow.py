@@ -1,6 +1,6 @@
 """How values go on in time, what a stream keeps, and the graphs that it runs.
 
-A step takes a *hop*, the smallest number of frames that makes whole numbers of rows everywhere. Of n hops a value has
+A step takes a *hop*, the smallest number of frames that gives every value a whole number of rows. Of n hops a value has
 ``rows * n + extra`` rows if the sequence ends there. If more may come, ``rows * n - lag`` of them are known, and never
 less than none: padding in front brings the known rows nearer, looking ahead puts them off, and values that meet wait
 for each other. Each call computes the rows that it makes known, which after some hops are the same number in every call

@@ -71,7 +71,7 @@ class StreamPool:
 
     def __init__(self, model: Streamed, capacity: int, state: Mapping[str, str] | None = None) -> None:
         if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
-            raise InputError(f"capacity should be a whole number from 1 on; got {capacity!r}.")
+            raise InputError(f"capacity should be a positive integer; got {capacity!r}.")
         self.capacity = capacity
         engine = model.streaming_engine(state)
         check_memory(f"A pool of {capacity} streams", capacity * (engine.state_bytes + BOOKKEEPING))

@@ -16,9 +16,9 @@ __all__ = ["Port", "by_name", "check_frames", "check_out", "checked_state", "fit
 Array = npt.NDArray[Any]
 _KINDS = {
     "f": ("fiu", "numbers"),
-    "i": ("iu", "whole numbers"),
-    "u": ("iu", "whole numbers"),
-    "b": ("b", "truth values"),
+    "i": ("iu", "integers"),
+    "u": ("iu", "integers"),
+    "b": ("b", "booleans"),
 }
 
 

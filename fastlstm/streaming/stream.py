@@ -76,7 +76,7 @@ class Stream:
 
     def __init__(self, model: Streamed, batch: int = 1, state: Mapping[str, str] | None = None) -> None:
         if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-            raise InputError(f"batch should be a whole number from 1 on; got {batch!r}.")
+            raise InputError(f"batch should be a positive integer; got {batch!r}.")
         engine = model.streaming_engine(state)
         self.batch = batch
         self._model, self._pairs = model, dict(state or {})

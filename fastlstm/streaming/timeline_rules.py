@@ -53,7 +53,7 @@ def unroll(
     placed : list of Node, optional
         Gets the nodes as they are placed: how far an attempt came that was refused.
     hop : int
-        Frames of a step; a multiple of them if these do not make whole numbers of rows.
+        Frames of a step; a multiple of them if these do not make a whole number of rows.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def unroll(
     """
     if hop > LONGEST_HOP:
         raise UnsupportedError(
-            f"It takes {hop} frames to make whole numbers of rows everywhere, more than the {LONGEST_HOP} of the "
+            f"It takes {hop} frames to give every value a whole number of rows, more than the {LONGEST_HOP} of the "
             "longest hop, so this model cannot stream. Run it on whole sequences."
         )
     try:

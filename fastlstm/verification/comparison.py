@@ -168,7 +168,7 @@ def compare(
     """
     names = list(dict.fromkeys([*expected, *got]))
     if not (atol >= 0 and rtol >= 0):
-        raise InputError(f"Tolerances should be numbers from 0 on; got atol={atol} and rtol={rtol}.")
+        raise InputError(f"Tolerances should be numbers that are not negative; got atol={atol} and rtol={rtol}.")
     found = tuple(_difference(name, expected, got, atol, rtol, noise) for name in names)
     return Comparison(found, atol, rtol, noise)
 

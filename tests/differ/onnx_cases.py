@@ -173,7 +173,7 @@ class Writer:
         if source == "given":
             self.feeds[name] = array
             return name
-        # Exact whatever computes it: halves that are added, a whole number more that is taken off again.
+        # Exact whatever computes it: halves that are added, an integer more that is taken off again.
         if array.dtype == np.int32:
             self.feeds[name] = array + np.int32(1)
             return self.add("Sub", name, self.constant(np.int32(1)))

@@ -45,7 +45,7 @@ KERNELS = [
     ("nested.nested", ()),
     *((f"rounds.{name}", ()) for name in ("repeat", "advance", "verify")),
     ("rounds.move", (LANES,)),
-    *((f"whole.{name}", ()) for name in ("elementwise", "where", "gather", "argmax")),
+    *((f"integers.{name}", ()) for name in ("elementwise", "where", "gather", "argmax")),
     *(("entry.call", (plain,)) for plain in (True, False)),
     ("team.lead", ()),
 ]

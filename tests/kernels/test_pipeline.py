@@ -21,7 +21,7 @@ NUMBERS = (-7, -2, 0, 1, 3, 1 << 40)
 
 
 def runnable(function: Callable[[int, int, int], int]) -> Callable[[int, int, int], int]:
-    """Return a function of three whole numbers as machine code."""
+    """Return a function of three integers as machine code."""
     image = image_of(emit(template(function, "tried"), "tried", machine.detect()), "tried")
     kind = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
     return kind(loader.place(image.code) + image.entry)

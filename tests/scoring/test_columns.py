@@ -211,7 +211,7 @@ def test_ids_are_whole_numbers_and_an_id_beyond_the_table_is_its_rows_alone():
     good = [model(np.array([row]))[0].tolist() for row in rows if 99 not in row]
     assert found.column("output").to_pylist() == [good[0], None, *good[1:]]
     assert "outside its embedding table" in found.column(ERROR_COLUMN)[1].as_py()
-    with pytest.raises(InputError, match="whole numbers"):
+    with pytest.raises(InputError, match="integers"):
         Scorer(model, {"input": "x"})(batch([[1.0]], pa.list_(F)))
 
 

@@ -140,7 +140,7 @@ def test_a_row_of_a_csv_file_that_lacks_a_value_is_left_out_with_its_reason(tmp_
 
 CSV_TROUBLE = {
     "": "is empty: a CSV file begins with a line of column names",
-    "id,t0\n0,a\n": "whole numbers|numbers",
+    "id,t0\n0,a\n": "integers|numbers",
     "id,t0\n0,1\n1\n": "cannot be read: .*Expected 2 columns, got 1",
     "t0,t0\n1,2\n": "The column 't0' is there more than once",
 }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fastlstm.graph import Node
-from fastlstm.lowering.tapes import convolution, elementwise, lines, movement, pooling, products, whole
+from fastlstm.lowering.tapes import convolution, elementwise, integers, lines, movement, pooling, products
 from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value
 
 __all__ = ["EMITTERS", "HEAVY", "Emitter"]
@@ -37,9 +37,9 @@ _FLOATS: Mapping[str, Emitter] = {
 }
 
 EMITTERS: Mapping[str, Emitter] = {
-    **whole.EMITTERS,
+    **integers.EMITTERS,
     **_FLOATS,
-    **{op: _either(emit, whole.EMITTERS[op]) for op, emit in _FLOATS.items() if op in whole.EMITTERS},
+    **{op: _either(emit, integers.EMITTERS[op]) for op, emit in _FLOATS.items() if op in integers.EMITTERS},
 }
 """Operator -> its function."""
 

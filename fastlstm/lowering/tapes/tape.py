@@ -316,7 +316,7 @@ class Recording:
             rec.written.append(memory_of(codes))
             rec.nbytes += codes.nbytes
             args = MaskCodes(place(mask), place(codes), steps, batch, mask.strides[0], mask.strides[1], int(backwards))
-            rec.emit("whole.mask_codes", (), args)
+            rec.emit("integers.mask_codes", (), args)
         body = Body(_external(segment.program, states), steps, batch, workers, places)
         macs = steps * batch * sum(step.macs for step in segment.program.instructions)
         rec.emit("nested.nested", (), Run(body), macs)

@@ -132,7 +132,7 @@ class Lines(NamedTuple):
 
 
 class Running(NamedTuple):
-    """What an operation makes of each line of whole numbers, one after the other; strides are in bytes."""
+    """What an operation makes of each line of integers, one after the other; strides are in bytes."""
 
     operation: int
     kind: int
@@ -244,7 +244,7 @@ class Pool(NamedTuple):
 
 
 class Elementwise(NamedTuple):
-    """An operation on whole numbers or truth values; a step of 0 stands for a single number."""
+    """An operation on integers or booleans; a step of 0 stands for a single number."""
 
     operation: int  # one of `fastlstm.program.layout.OPERATIONS`
     elements: int

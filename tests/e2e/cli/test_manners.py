@@ -32,7 +32,7 @@ def test_no_output_replaces_what_is_read(converted, series, tmp_path, capsys, mo
         (["inspect", "model.xyz"], "files ending in '.xyz' are not supported"),
         (["convert", ONNX, "-o", "m.onnx"], "expected an output file ending in .fastlstm"),
         (["convert", "absent.onnx", "-o", "absent/m.fastlstm"], "there is no folder 'absent'"),
-        (["convert", ONNX, "-o", "m.fastlstm", "--size", "time"], "--size takes a dimension and a whole number"),
+        (["convert", ONNX, "-o", "m.fastlstm", "--size", "time"], "--size takes a dimension and a positive integer"),
         (["convert", ONNX, "-o", "m.fastlstm", "--size", "width=3"], "no open dimension 'width'"),
         (["convert", ONNX, "-o", "m.fastlstm", "--layers", "lstm"], "no option 'layers'"),
         (["convert", WEIGHTS, "-o", "m.fastlstm", "--layers", "lstm | nonsense"], "nonsense"),
@@ -79,10 +79,10 @@ def test_bad_words_are_argparse_errors(words, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["bench", ONNX, "--threads", "0"], "--threads: expected a whole number from 1 on; got '0'"),
-        (["inspect", ONNX, "--plan", "--batch", "x"], "--batch: expected a whole number from 1 on; got 'x'"),
+        (["bench", ONNX, "--threads", "0"], "--threads: expected a positive integer; got '0'"),
+        (["inspect", ONNX, "--plan", "--batch", "x"], "--batch: expected a positive integer; got 'x'"),
         (["bench", ONNX, "--latency", "--seconds", "nan"], "--seconds: expected a number above 0; got 'nan'"),
-        (["verify", ONNX, "--atol=-1"], "--atol: expected a number from 0 on; got '-1'"),
+        (["verify", ONNX, "--atol=-1"], "--atol: expected a number that is not negative; got '-1'"),
         (["convert", ONNX, "-o", "m.fastlstm", "--max-error", "0"], "--max-error: expected a number above 0"),
     ],
 )

@@ -389,7 +389,7 @@ def value_of(vector: Vector, values: dict[str, Array]) -> Array:
 
 
 def random_formula(random: np.random.Generator) -> Graph:
-    """Ten to twenty random operators over x, h (wide) and m (a truth value a row)."""
+    """Ten to twenty random operators over x, h (wide) and m (a boolean a row)."""
     at = Writer()
     wide = ["x", "h"]
     for _ in range(int(random.integers(10, 20))):

@@ -90,7 +90,7 @@ def test_masked_rows_have_the_bits_of_the_batch(
             for name, value in found.items():
                 np.testing.assert_array_equal(value, whole[name][:, rows], err_msg=f"{name} of rows {rows}")
     assert ("small.lstm" if op == "LSTM" else f"small_gru.{op.lower()}") in kernels_of(model, 1)
-    assert lengths or "whole.mask_codes" in {name for name, _ in compiler.loaded()}
+    assert lengths or "integers.mask_codes" in {name for name, _ in compiler.loaded()}
 
 
 def test_what_a_mask_hides_does_not_matter() -> None:

@@ -63,7 +63,7 @@ def test_wrong_frames_of_several_inputs_are_told() -> None:
         stream.push({"x": arrays["x"][:, :3], "ids": arrays["ids"][:, :2]})
     with pytest.raises(InputError, match="of 'ids' should have the shape"):
         stream.step({"x": arrays["x"][0, 0], "ids": np.zeros((3, 3), np.int64)})
-    with pytest.raises(InputError, match="whole numbers"):
+    with pytest.raises(InputError, match="integers"):
         stream.step({"x": arrays["x"][0, 0], "ids": np.float32(1.5)})
     out = {"p": np.empty((1, 4), np.float32), "q": np.empty((1, 4), np.float32)}
     y = stream.step({"x": arrays["x"][:, 0], "ids": arrays["ids"][:, 0]}, out=out)

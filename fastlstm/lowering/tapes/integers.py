@@ -58,7 +58,7 @@ def _elementwise(rec: Recorder, name: str, a: Value, b: Value, dtype: Any) -> li
             OPERATIONS[name], out.array.size, place(left), kinds[0], steps[0], place(right), kinds[1], steps[1],
             place(out.array), KINDS[np.dtype(dtype).name],
         )  # fmt: skip
-        rec.emit("whole.elementwise", (), args)
+        rec.emit("integers.elementwise", (), args)
     return [out]
 
 
@@ -117,7 +117,7 @@ def _where(rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> list
         return None
     if out.array.size:
         condition_at, a_at, b_at = map(place, views)
-        rec.emit("whole.where", (), Where(condition_at, a_at, b_at, place(out.array), *words), out.array.size)
+        rec.emit("integers.where", (), Where(condition_at, a_at, b_at, place(out.array), *words), out.array.size)
     return [out]
 
 
@@ -147,7 +147,7 @@ def _gather(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
         place(source), place(out.array), place(places), KINDS[places.dtype.name], places.size,
         source.shape[0], source.strides[0], target.strides[0], *words,
     )  # fmt: skip
-    rec.emit("whole.gather", (), args, out.array.size)
+    rec.emit("integers.gather", (), args, out.array.size)
     return [out]
 
 
@@ -160,7 +160,7 @@ def _argmax(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
     source = rec.contiguous(moved)
     out = _made(rec, source.shape[:-1], np.int64)
     count = source.shape[-1]
-    rec.emit("whole.argmax", (), Lines(place(source), place(out.array), source.size // count, count))
+    rec.emit("integers.argmax", (), Lines(place(source), place(out.array), source.size // count, count))
     return [Value(np.expand_dims(out.array, axis), fixed=False)] if node.attrs.get("keepdims", 1) else [out]
 
 
@@ -209,7 +209,7 @@ def _emit_running(
     rec: Recorder, operation: str, x: Array, out: Array, sizes: tuple[int, int], steps: tuple[int, int, int, int]
 ) -> None:
     kind = KINDS[x.dtype.name]
-    rec.emit("whole.running", (), Running(OPERATIONS[operation], kind, place(x), place(out), *sizes, *steps))
+    rec.emit("integers.running", (), Running(OPERATIONS[operation], kind, place(x), place(out), *sizes, *steps))
 
 
 EMITTERS: Mapping[str, Emitter] = {

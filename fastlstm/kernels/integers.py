@@ -1,4 +1,4 @@
-"""Whole numbers and truth values outside segments: what decides about rounds, indices and masks, element by element.
+"""Integers and booleans outside segments: what decides about rounds, indices and masks, element by element.
 
 There are few of them, so one kernel does all operations on all types: which, stands in its arguments. Numbers are
 computed in 64 bits and cut to their type when they are stored, which is how NumPy wraps them too.
@@ -49,7 +49,7 @@ Compiled = Callable[[int, int, int], int]
 
 @intrinsic
 def as_float(typingctx: Any, value: Any) -> Any:
-    """as_float(n) -> the float32 nearest to a whole number, rounded once."""
+    """as_float(n) -> the float32 nearest to an integer, rounded once."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.sitofp(args[0], F32)
@@ -59,7 +59,7 @@ def as_float(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def as_byte(typingctx: Any, value: Any) -> Any:
-    """as_byte(n) -> the lowest 8 bits of a whole number."""
+    """as_byte(n) -> the lowest 8 bits of an integer."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.trunc(args[0], I8)
@@ -69,7 +69,7 @@ def as_byte(typingctx: Any, value: Any) -> Any:
 
 @intrinsic
 def as_half(typingctx: Any, value: Any) -> Any:
-    """as_half(n) -> the lowest 32 bits of a whole number."""
+    """as_half(n) -> the lowest 32 bits of an integer."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.trunc(args[0], I32)
@@ -79,7 +79,7 @@ def as_half(typingctx: Any, value: Any) -> Any:
 
 @inlined
 def load(address, kind):
-    """The whole number of type `kind` at `address`."""
+    """The integer of type `kind` at `address`."""
     if kind == INT64:
         return load_i64(address)
     if kind == INT32:
@@ -90,7 +90,7 @@ def load(address, kind):
 
 @inlined
 def store(address, kind, value):
-    """Write a whole number as a number of type `kind`."""
+    """Write an integer as a number of type `kind`."""
     if kind == INT64:
         store_i64(address, value)
     elif kind == INT32:
@@ -127,7 +127,7 @@ def compared(operation, a, b):
 
 @inlined
 def computed(operation, a, b):
-    """What an operation makes of two whole numbers."""
+    """What an operation makes of two integers."""
     if operation == ADD:
         return a + b
     if operation == SUB:
@@ -165,7 +165,7 @@ def elementwise() -> Compiled:
                     store(out, out_kind, 1 if compared(operation, load_f32(a), load_f32(b)) else 0)
                 elif operation >= LESS:
                     store(out, out_kind, 1 if compared(operation, load(a, kind), load(b, kind)) else 0)
-                elif kind == FLOAT:  # a cast to truth values
+                elif kind == FLOAT:  # a cast to booleans
                     store(out, out_kind, 1 if load_f32(a) != 0.0 else 0)
                 else:
                     value = computed(operation, load(a, kind), load(b, kind))
