@@ -152,6 +152,19 @@ def pad(lanes: int) -> Compiled:
                 store_f32(out + 4 * done, load_f32(x + done * step))
                 done += 1
 
+    @inlined
+    def short(x, x_by, step, out, out_by, count, value, left, width):
+        """Lines of a vector at most, each written before what follows it: what is too much is written again."""
+        for _ in range(count):
+            vstore(out, value)
+            inside = vload(lanes, x)
+            if step == 8:
+                inside = every_second(inside, vload(lanes, x + 4 * lanes))
+            vstore(out + 4 * left, inside)
+            vstore(out + 4 * (left + width), value)
+            x += x_by
+            out += out_by
+
     def kernel(args: int, frame: int, unused: int) -> int:
         inner, height, width = arg(args, PAD.inner), arg(args, PAD.height), arg(args, PAD.width)
         top, left = arg(args, PAD.top), arg(args, PAD.left)
@@ -168,8 +181,13 @@ def pad(lanes: int) -> Compiled:
                 count = min(last - first, inner - b)
                 x = arg(args, PAD.x) + a * arg(args, PAD.x_outer) + b * x_inner
                 out = arg(args, PAD.out) + a * arg(args, PAD.out_outer) + b * out_inner
-                limit = out + count * out_inner
-                for _ in range(count):
+                limit, quick = out + count * out_inner, 0
+                if lines == 1 and height == 1 and pitch <= lanes and (step == 4 or step == 8):
+                    quick = max(0, (count * out_inner - 4 * (left + width + lanes)) // out_inner + 1)
+                    short(x, x_inner, step, out, out_inner, quick, value, left, width)
+                    x += quick * x_inner
+                    out += quick * out_inner
+                for _ in range(quick, count):
                     # What is around x is the end of a line and the start of the next, in one stretch.
                     target = out + 4 * (top * pitch + left)
                     _repeat(lanes, out, value, top * pitch + (left if height > 0 else 0), limit)

@@ -135,6 +135,9 @@ def _parted(rec: Recorder, x: Array, room: Array, axes: tuple[Axis, Axis]) -> No
         (top, rows), (left, columns) = down.inside(phase_y), across.inside(phase_x)
         source, target = x[:, :, rows, columns], room[:, i, j]
         (outer, inner, height, width), (lines, pitch) = source.shape, target.shape[2:]
+        if source.shape == target.shape:
+            rec.copy(source, target)
+            continue
         x_outer, x_inner, x_line, x_step = source.strides
         args = Pad(
             place(source), place(target), outer, inner, height, width, top, left, lines, pitch,
