@@ -50,6 +50,7 @@ def score_recordings(
     column: str | None = None,
     constants: Mapping[str, Any] | None = None,
     state: Mapping[str, str] | None = None,
+    frame: int | None = None,
     overlap: int = 0,
     streams: int = 16,
     workers: int | None = None,
@@ -75,6 +76,8 @@ def score_recordings(
         The other inputs, a sample rate for example.
     state : mapping of str to str, optional
         As for `Model.stream`.
+    frame : int, optional
+        Samples of a frame, those of the overlap among them, where the model leaves their number open.
     overlap : int
         Samples with which a frame of several begins and the frame before it ended; zeros in the first.
     streams : int
@@ -97,7 +100,7 @@ def score_recordings(
         from fastlstm.loading import load
 
         model = load(model)
-    player = _Player(model, column, dict(constants or {}), state, overlap, streams, on_error == "stop")
+    player = _Player(model, column, dict(constants or {}), state, frame, overlap, streams, on_error == "stop")
     files = find_files(source)
     names = _names([name for _, name in files])
     manifest = {
@@ -107,6 +110,7 @@ def score_recordings(
         "columns": {player.main: "recording"},
         "constants": {name: np.asarray(value).tolist() for name, value in player.constants.items()},
         "state": dict(state or {}),
+        "frame": frame,
         "overlap": overlap,
         "block": BLOCK,
     }
@@ -151,6 +155,7 @@ class _Player:
         main: str | None,
         constants: dict[str, Any],
         state: Mapping[str, str] | None,
+        size: int | None,
         overlap: int,
         streams: int,
         stop: bool,
@@ -183,10 +188,7 @@ class _Player:
                 "(constants={...}, --constant NAME=VALUE)."
             )
         self.main = main = free[0]
-        size = int(np.prod(self._frames[main]))
-        if not isinstance(overlap, int) or not 0 <= overlap < size:
-            raise InputError(f"overlap should be less than the {size} sample(s) of a frame; got {overlap!r}.")
-        self._overlap = overlap
+        self._set_frame(size, overlap)
         shown = stream.push(self._chunk(np.zeros((1, *self._frames[main]), self._dtypes[main])))
         shown = shown if isinstance(shown, dict) else {model.outputs[0].name: shown}
         self._ports = {n: OutputPort(n, str(a.dtype), 0, 1, a.shape[1:]) for n, a in shown.items()}
@@ -194,6 +196,25 @@ class _Player:
             [("recording", pa.string()), ("first_frame", pa.int64())]
             + [(name, arrow_type(port)) for name, port in self._ports.items()]
         )
+
+    def _set_frame(self, size: int | None, overlap: int) -> None:
+        """Take as many samples a frame as the model says, or the caller where the model's number is open."""
+        shape = self._frames[self.main]
+        if size is not None:
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise InputError(f"frame should be a number of samples from 1 on; got {size!r}.")
+            if int(np.prod(shape)) not in (1, size) or not shape:
+                raise InputError(
+                    f"The model takes frames of {list(shape)}, which is no {size} samples; leave frame out."
+                )
+            shape = self._frames[self.main] = (*shape[:-1], size) if np.prod(shape) == 1 else shape
+        samples = int(np.prod(shape))
+        if not isinstance(overlap, int) or not 0 <= overlap < samples:
+            raise InputError(
+                f"overlap should be less than the {samples} sample(s) of a frame; got {overlap!r}. Say how many samples a "
+                "frame has (frame=512, --frame 512) if the model leaves that open."
+            )
+        self._overlap = overlap
 
     def play(self, recordings: Iterator[tuple[int, str, Any, str]], output: OutputFolder, progress: Progress) -> None:
         """Advance recordings side by side until there are no more."""
@@ -369,6 +390,8 @@ def _numpy(fs: Any, path: str, frame: tuple[int, ...], dtype: Any) -> Callable[[
             f"'{path}' holds {kind}{list(shape)}; the model takes numbers [frames, {str(list(frame))[1:]}."
         )
     size = kind.itemsize * int(np.prod(frame))
+    if int(fs.size(path)) - file.tell() < shape[0] * size:
+        raise InputError(f"'{path}' ends before its last frame; fetch it again.")
     left = shape[0]
 
     def read(count: int) -> Array:
