@@ -37,8 +37,9 @@ __all__ = ["BLOCK", "score_recordings"]
 Array = npt.NDArray[Any]
 
 BLOCK = 4096
-"""Frames of a block: a row of the output, and what a stream is fed at once."""
+"""Frames of a block, which is a row of the output."""
 
+_FED = 1 << 20  # bytes that a stream is fed at once: 32 recordings in frames of 576 samples took 1 GB as whole blocks
 _ROWS = 16  # blocks that wait for a row group of the file
 
 
@@ -211,10 +212,14 @@ class _Player:
         samples = int(np.prod(shape))
         if not isinstance(overlap, int) or not 0 <= overlap < samples:
             raise InputError(
-                f"overlap should be less than the {samples} sample(s) of a frame; got {overlap!r}. Say how many samples a "
-                "frame has (frame=512, --frame 512) if the model leaves that open."
+                f"overlap should be less than the {samples} sample(s) of a frame; got {overlap!r}. Say how many samples "
+                "a frame has (frame=512, --frame 512) if the model leaves that open."
             )
         self._overlap = overlap
+        whole = samples * self._dtypes[self.main].itemsize * BLOCK
+        self._fed = max(
+            1, BLOCK >> max(0, (-(-whole // _FED) - 1).bit_length())
+        )  # frames; blocks are whole ones of them
 
     def play(self, recordings: Iterator[tuple[int, str, Any, str]], output: OutputFolder, progress: Progress) -> None:
         """Advance recordings side by side until there are no more."""
@@ -229,16 +234,15 @@ class _Player:
                     active[pool.open()] = track
                 if not active:
                     return
-                chunks = {stream: track.read(BLOCK) for stream, track in active.items()}
+                chunks = {stream: track.read(self._fed) for stream, track in active.items()}
                 going = [stream for stream, frames in chunks.items() if len(frames)]
                 results = pool.push(going, [self._chunk(chunks[stream]) for stream in going]) if going else []
                 for stream, result in zip(going, results, strict=True):
-                    active[stream].write(self._named(result))
+                    active[stream].write(self._named(result), len(chunks[stream]))
                     progress.add(len(chunks[stream]))
                 for stream in [stream for stream in active if stream not in going]:
                     (tail,) = pool.finish([stream])
-                    active[stream].write(self._named(tail))
-                    active.pop(stream).end()
+                    active.pop(stream).end(self._named(tail))
                     pool.close(stream)
         except BaseException:
             self._halted = True
@@ -295,11 +299,23 @@ class _Track:
         self._name, self._ports, self._schema = name, ports, schema
         self._stack = ExitStack()
         self._writer = self._stack.enter_context(writing)
-        self._at = 0
+        self._at = self._fed = 0
+        self._block: list[Mapping[str, Array]] = []  # the outputs of one that has begun
         self._waiting: list[Any] = []
 
-    def write(self, results: Mapping[str, Array]) -> None:
-        """Add the outputs of a block, without what comes before the first frame is answered."""
+    def write(self, results: Mapping[str, Array], frames: int) -> None:
+        """Add the outputs that so many frames gave."""
+        self._block.append(results)
+        self._fed += frames
+        if self._fed % BLOCK == 0:
+            self._end_block()
+
+    def _end_block(self) -> None:
+        """Make a row of the block, without what comes before the first frame is answered."""
+        block, self._block = self._block, []
+        if not block:
+            return
+        results = {name: np.concatenate([part[name] for part in block]) for name in self._ports}
         late = min(self._late, len(next(iter(results.values()))))
         self._late -= late
         results = {name: array[late:] for name, array in results.items()}
@@ -319,9 +335,12 @@ class _Track:
             self._writer.write_table(pa.Table.from_batches(self._waiting).combine_chunks())
             self._waiting = []
 
-    def end(self) -> None:
-        """Give the part its name."""
+    def end(self, tail: Mapping[str, Array]) -> None:
+        """Add what the end of the recording gave, and give the part its name."""
         try:
+            self._end_block()
+            self._block = [tail]
+            self._end_block()
             self._flush()
         except BaseException:
             self.abandon()

@@ -127,7 +127,7 @@ def test_frames_whose_size_the_model_leaves_open_have_the_size_that_is_said(tmp_
             outputs.append(result["y"][0, 0])
         got = [output for row in found if row["recording"] == name for output in row["y"]]
         assert np.array_equal(np.float32(got).reshape(-1), np.float32(outputs))
-    with pytest.raises(InputError, match="overlap should be less than the 1 .* Say how many samples a frame has"):
+    with pytest.raises(InputError, match=r"overlap should be less than the 1 .* Say how many samples a frame has"):
         fastlstm.score(model, folder, tmp_path / "refused", overlap=16, **options)
     with pytest.raises(InputError, match="was begun with another frame"):
         fastlstm.score(model, folder, tmp_path / "out", frame=96, overlap=16, **options)
