@@ -212,8 +212,8 @@ class _Player:
         samples = int(np.prod(shape))
         if not isinstance(overlap, int) or not 0 <= overlap < samples:
             raise InputError(
-                f"overlap should be less than the {samples} sample(s) of a frame; got {overlap!r}. Say how many samples "
-                "a frame has (frame=512, --frame 512) if the model leaves that open."
+                f"overlap should be less than the {samples} sample(s) of a frame; got {overlap!r}. Say how many "
+                "samples a frame has (frame=512, --frame 512) if the model leaves that open."
             )
         self._overlap = overlap
         whole = samples * self._dtypes[self.main].itemsize * BLOCK
