@@ -62,6 +62,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="DATA are .wav or .npy recordings, fed in pieces")
     parser.add_argument("--streams", type=from_one, help="with --stream: recordings that a worker advances at once")
     parser.add_argument(
+        "--frame", type=from_one, metavar="SAMPLES", help="with --stream: of a frame, if the model leaves it open"
+    )
+    parser.add_argument(
         "--overlap", type=from_one, metavar="SAMPLES", help="with --stream: what a frame begins with of the one before"
     )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
@@ -82,10 +85,10 @@ def run(arguments: argparse.Namespace) -> int:
         _check_stream(arguments, columns)
         options |= {"stream": True, "column": next(iter(columns), None)}
         options |= {"state": parse_states(arguments.state)}
-        options |= {"streams": arguments.streams} if arguments.streams else {}
-        options |= {"overlap": arguments.overlap} if arguments.overlap else {}
+        given = {name: getattr(arguments, name) for name in ("streams", "frame", "overlap")}
+        options |= {name: value for name, value in given.items() if value}
     else:
-        for flag in ("streams", "overlap", "state"):
+        for flag in ("streams", "frame", "overlap", "state"):
             if getattr(arguments, flag):
                 raise InputError(f"--{flag} is for recordings; it goes with --stream.")
         options |= _row_options(arguments, columns)

@@ -37,8 +37,9 @@ __all__ = ["BLOCK", "score_recordings"]
 Array = npt.NDArray[Any]
 
 BLOCK = 4096
-"""Frames of a block: a row of the output, and what a stream is fed at once."""
+"""Frames of a block, which is a row of the output."""
 
+_FED = 1 << 20  # bytes that a stream is fed at once: 32 recordings in frames of 576 samples took 1 GB as whole blocks
 _ROWS = 16  # blocks that wait for a row group of the file
 
 
@@ -50,6 +51,7 @@ def score_recordings(
     column: str | None = None,
     constants: Mapping[str, Any] | None = None,
     state: Mapping[str, str] | None = None,
+    frame: int | None = None,
     overlap: int = 0,
     streams: int = 16,
     workers: int | None = None,
@@ -75,6 +77,8 @@ def score_recordings(
         The other inputs, a sample rate for example.
     state : mapping of str to str, optional
         As for `Model.stream`.
+    frame : int, optional
+        Samples of a frame, those of the overlap among them, where the model leaves their number open.
     overlap : int
         Samples with which a frame of several begins and the frame before it ended; zeros in the first.
     streams : int
@@ -97,7 +101,7 @@ def score_recordings(
         from fastlstm.loading import load
 
         model = load(model)
-    player = _Player(model, column, dict(constants or {}), state, overlap, streams, on_error == "stop")
+    player = _Player(model, column, dict(constants or {}), state, frame, overlap, streams, on_error == "stop")
     files = find_files(source)
     names = _names([name for _, name in files])
     manifest = {
@@ -107,6 +111,7 @@ def score_recordings(
         "columns": {player.main: "recording"},
         "constants": {name: np.asarray(value).tolist() for name, value in player.constants.items()},
         "state": dict(state or {}),
+        "frame": frame,
         "overlap": overlap,
         "block": BLOCK,
     }
@@ -151,6 +156,7 @@ class _Player:
         main: str | None,
         constants: dict[str, Any],
         state: Mapping[str, str] | None,
+        size: int | None,
         overlap: int,
         streams: int,
         stop: bool,
@@ -183,10 +189,7 @@ class _Player:
                 "(constants={...}, --constant NAME=VALUE)."
             )
         self.main = main = free[0]
-        size = int(np.prod(self._frames[main]))
-        if not isinstance(overlap, int) or not 0 <= overlap < size:
-            raise InputError(f"overlap should be less than the {size} sample(s) of a frame; got {overlap!r}.")
-        self._overlap = overlap
+        self._set_frame(size, overlap)
         shown = stream.push(self._chunk(np.zeros((1, *self._frames[main]), self._dtypes[main])))
         shown = shown if isinstance(shown, dict) else {model.outputs[0].name: shown}
         self._ports = {n: OutputPort(n, str(a.dtype), 0, 1, a.shape[1:]) for n, a in shown.items()}
@@ -194,6 +197,29 @@ class _Player:
             [("recording", pa.string()), ("first_frame", pa.int64())]
             + [(name, arrow_type(port)) for name, port in self._ports.items()]
         )
+
+    def _set_frame(self, size: int | None, overlap: int) -> None:
+        """Take as many samples a frame as the model says, or the caller where the model's number is open."""
+        shape = self._frames[self.main]
+        if size is not None:
+            if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+                raise InputError(f"frame should be a number of samples from 1 on; got {size!r}.")
+            if int(np.prod(shape)) not in (1, size) or not shape:
+                raise InputError(
+                    f"The model takes frames of {list(shape)}, which is no {size} samples; leave frame out."
+                )
+            shape = self._frames[self.main] = (*shape[:-1], size) if np.prod(shape) == 1 else shape
+        samples = int(np.prod(shape))
+        if not isinstance(overlap, int) or not 0 <= overlap < samples:
+            raise InputError(
+                f"overlap should be less than the {samples} sample(s) of a frame; got {overlap!r}. Say how many "
+                "samples a frame has (frame=512, --frame 512) if the model leaves that open."
+            )
+        self._overlap = overlap
+        whole = samples * self._dtypes[self.main].itemsize * BLOCK
+        self._fed = max(
+            1, BLOCK >> max(0, (-(-whole // _FED) - 1).bit_length())
+        )  # frames; blocks are whole ones of them
 
     def play(self, recordings: Iterator[tuple[int, str, Any, str]], output: OutputFolder, progress: Progress) -> None:
         """Advance recordings side by side until there are no more."""
@@ -208,16 +234,15 @@ class _Player:
                     active[pool.open()] = track
                 if not active:
                     return
-                chunks = {stream: track.read(BLOCK) for stream, track in active.items()}
+                chunks = {stream: track.read(self._fed) for stream, track in active.items()}
                 going = [stream for stream, frames in chunks.items() if len(frames)]
                 results = pool.push(going, [self._chunk(chunks[stream]) for stream in going]) if going else []
                 for stream, result in zip(going, results, strict=True):
-                    active[stream].write(self._named(result))
+                    active[stream].write(self._named(result), len(chunks[stream]))
                     progress.add(len(chunks[stream]))
                 for stream in [stream for stream in active if stream not in going]:
                     (tail,) = pool.finish([stream])
-                    active[stream].write(self._named(tail))
-                    active.pop(stream).end()
+                    active.pop(stream).end(self._named(tail))
                     pool.close(stream)
         except BaseException:
             self._halted = True
@@ -274,11 +299,23 @@ class _Track:
         self._name, self._ports, self._schema = name, ports, schema
         self._stack = ExitStack()
         self._writer = self._stack.enter_context(writing)
-        self._at = 0
+        self._at = self._fed = 0
+        self._block: list[Mapping[str, Array]] = []  # the outputs of one that has begun
         self._waiting: list[Any] = []
 
-    def write(self, results: Mapping[str, Array]) -> None:
-        """Add the outputs of a block, without what comes before the first frame is answered."""
+    def write(self, results: Mapping[str, Array], frames: int) -> None:
+        """Add the outputs that so many frames gave."""
+        self._block.append(results)
+        self._fed += frames
+        if self._fed % BLOCK == 0:
+            self._end_block()
+
+    def _end_block(self) -> None:
+        """Make a row of the block, without what comes before the first frame is answered."""
+        block, self._block = self._block, []
+        if not block:
+            return
+        results = {name: np.concatenate([part[name] for part in block]) for name in self._ports}
         late = min(self._late, len(next(iter(results.values()))))
         self._late -= late
         results = {name: array[late:] for name, array in results.items()}
@@ -298,9 +335,12 @@ class _Track:
             self._writer.write_table(pa.Table.from_batches(self._waiting).combine_chunks())
             self._waiting = []
 
-    def end(self) -> None:
-        """Give the part its name."""
+    def end(self, tail: Mapping[str, Array]) -> None:
+        """Add what the end of the recording gave, and give the part its name."""
         try:
+            self._end_block()
+            self._block = [tail]
+            self._end_block()
             self._flush()
         except BaseException:
             self.abandon()
@@ -369,6 +409,8 @@ def _numpy(fs: Any, path: str, frame: tuple[int, ...], dtype: Any) -> Callable[[
             f"'{path}' holds {kind}{list(shape)}; the model takes numbers [frames, {str(list(frame))[1:]}."
         )
     size = kind.itemsize * int(np.prod(frame))
+    if int(fs.size(path)) - file.tell() < shape[0] * size:
+        raise InputError(f"'{path}' ends before its last frame; fetch it again.")
     left = shape[0]
 
     def read(count: int) -> Array:

@@ -15,7 +15,7 @@ from random_stacks import WIDTH, Stack
 import fastlstm
 from fastlstm.cli import main
 from fastlstm.errors import InputError
-from fastlstm.graph import TensorSpec
+from fastlstm.graph import Graph, Node, TensorSpec
 
 
 @pytest.fixture
@@ -98,10 +98,49 @@ def test_the_command_line_says_with_its_status_that_a_recording_was_left_out(tmp
     assert "--overlap is for recordings" in capsys.readouterr().err
 
 
+def detector():
+    """One call a frame of any number of samples: their mean, times a gain, and a state that goes from call to call."""
+    x, gain = TensorSpec("x", ("batch", "samples")), TensorSpec("gain", ())
+    before, after = (TensorSpec(name, ("batch", 1)) for name in ("state", "next"))
+    nodes = (
+        Node("ReduceMean", ("x", "axes"), ("mean",), {"keepdims": 1}),
+        Node("Mul", ("mean", "gain"), ("loud",)),
+        Node("Add", ("loud", "state"), ("next",)),
+        Node("Tanh", ("next",), ("y",)),
+    )
+    outputs = TensorSpec("y", ("batch", 1)), after
+    return fastlstm.Model(Graph((x, gain, before), outputs, nodes, {"axes": np.array([1])}))
+
+
+def test_frames_whose_size_the_model_leaves_open_have_the_size_that_is_said(tmp_path, folder):
+    model, options = detector(), {"stream": True, "state": {"state": "next"}, "constants": {"gain": 0.5}}
+    fastlstm.score(model, folder, tmp_path / "out", frame=80, overlap=16, streams=2, **options)
+    found = scored(tmp_path / "out").to_pylist()
+    for name in ("a.wav", "b.wav"):
+        with wave.open(str(folder / name)) as file:
+            samples = np.frombuffer(file.readframes(file.getnframes()), "<i2") / np.float32(32768)
+        padded = np.concatenate([np.zeros(16), samples, np.zeros(-len(samples) % 64)]).astype(np.float32)
+        state, outputs = np.zeros((1, 1), np.float32), []
+        for frame in np.lib.stride_tricks.sliding_window_view(padded, 80)[::64]:
+            result = model.run({"x": frame[None], "gain": np.float32(0.5), "state": state})
+            state = result["next"]
+            outputs.append(result["y"][0, 0])
+        got = [output for row in found if row["recording"] == name for output in row["y"]]
+        assert np.array_equal(np.float32(got).reshape(-1), np.float32(outputs))
+    with pytest.raises(InputError, match=r"overlap should be less than the 1 .* Say how many samples a frame has"):
+        fastlstm.score(model, folder, tmp_path / "refused", overlap=16, **options)
+    with pytest.raises(InputError, match="was begun with another frame"):
+        fastlstm.score(model, folder, tmp_path / "out", frame=96, overlap=16, **options)
+    with pytest.raises(InputError, match="frame should be a number of samples from 1 on; got 0"):
+        fastlstm.score(model, folder, tmp_path / "refused", frame=0, **options)
+    fixed = classifier(features=4, layers="lstm | linear")
+    with pytest.raises(InputError, match=r"takes frames of \[4\], which is no 8 samples"):
+        fastlstm.score(fixed, folder, tmp_path / "refused", stream=True, frame=8)
+    assert not (tmp_path / "refused").exists()
+
+
 def louder():
     """A layer over frames of two samples whose outputs are multiplied by an input that is the same all along."""
-    from fastlstm.graph import Node, TensorSpec
-
     layer = classifier(features=2, layers="lstm | linear").graph
     (shown,) = layer.outputs
     return fastlstm.Model(
@@ -140,12 +179,14 @@ def test_arrays_of_frames_are_recordings_too(tmp_path):
     frames = np.random.default_rng(0).standard_normal((5000, 3)).astype(np.float32)
     np.save(tmp_path / "data" / "a.npy", frames)
     np.save(tmp_path / "data" / "b.npy", frames[:, :2])
+    (tmp_path / "data" / "c.npy").write_bytes((tmp_path / "data" / "a.npy").read_bytes()[:-1])
     summary = fastlstm.score(model, tmp_path / "data", tmp_path / "out", stream=True)
-    assert (summary.rows, summary.rejected) == (5000, 1)
+    assert (summary.rows, summary.rejected) == (5000, 2)
     outputs = [output for row in scored(tmp_path / "out").to_pylist() for output in row["output"]]
     assert np.array_equal(np.float32(outputs), model(frames[None])[0])
-    (reason,) = rejected(tmp_path / "out")
-    assert "the model takes numbers [frames, 3]" in reason["reason"]
+    narrow, short = rejected(tmp_path / "out")
+    assert "the model takes numbers [frames, 3]" in narrow["reason"]
+    assert "c.npy' ends before its last frame" in short["reason"]
 
 
 HOUR = """
