@@ -17,6 +17,7 @@ __all__ = [
     "InputError",
     "UnsupportedError",
     "VerificationError",
+    "counted",
     "nearest",
 ]
 
@@ -138,6 +139,11 @@ class DependencyError(FastLSTMError, ImportError):
             f"{purpose} needs the package '{package}', which is not installed. "
             f"Install it with: pip install 'fastlstm[{extra}]'"
         )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which gets an "s" unless there is one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, counted
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.model import Model
 from fastlstm.runtime.conversion import converted
@@ -43,7 +43,7 @@ class _Layer:
         names = ["forward", "reverse"][:count] if directions is None else list(directions)
         if len(names) != count or not set(names) <= {"forward", "reverse"}:
             raise InputError(
-                f"directions should name 'forward' or 'reverse' for each of {count} weight(s); got {names}."
+                f"directions should name 'forward' or 'reverse' for each of {counted(count, 'weight')}; got {names}."
             )
         hidden = w_ih.shape[1] // gates
         constants: dict[str, Array] = {"weight_ih": w_ih, "weight_hh": w_hh}

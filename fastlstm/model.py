@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError, counted
 from fastlstm.runtime import prepared
 from fastlstm.runtime.native import Call
 from fastlstm.target.machine import cores
@@ -234,8 +234,9 @@ class Model:
     def _called(self, arrays: tuple[Any, ...], out: Any) -> Any:
         """Run inputs in their order that no entry knows."""
         if len(arrays) != len(self.graph.inputs):
-            names = ", ".join(spec.name for spec in self.graph.inputs)
-            raise InputError(f"The model takes {len(self.graph.inputs)} input(s) ({names}); got {len(arrays)}.")
+            names = [spec.name for spec in self.graph.inputs]
+            wanted = f"{counted(len(names), 'input')} ({', '.join(names)})"
+            raise InputError(f"The model takes {wanted}; got {len(arrays)}.")
         from fastlstm.runtime.foreign import as_arrays, as_given, tensors_among
 
         if tensors_among(arrays):

@@ -20,7 +20,7 @@ from fastlstm.cli.options import (
 )
 from fastlstm.cli.printing import print_json
 from fastlstm.commands.subject import read_model
-from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError, counted
 from fastlstm.files.fileformat import StoredModel
 from fastlstm.graph import Graph
 from fastlstm.graph.quantise import PRECISIONS
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
                 ["layer", "step", "kernel", "macs", "bytes", "share", "bound", "tile", "note"],
             )
         )
-        print(f"\n{plan.target.isa}, vectors of {plan.target.lanes}; {arguments.batch} row(s) of a batch:")
+        print(f"\n{plan.target.isa}, vectors of {plan.target.lanes}; {counted(arguments.batch, 'row')} of a batch:")
         for part in plan.parts:
             if isinstance(part, Segment):
                 print(f"  {', '.join(part.names)}: {explain.division(part, arguments.batch)}")
@@ -153,7 +153,7 @@ def _stream_lines(stream: Mapping[str, Any]) -> list[str]:
         rows = ", ".join(f"{count} of '{name}'" for name, count in stream["rows"].items())
         lines = [
             f"yes, a frame is {lines[0]}",
-            f"hop of {stream['hop']} frame(s), giving {rows}; delay of {stream['delay']}",
+            f"hop of {counted(stream['hop'], 'frame')}, giving {rows}; delay of {stream['delay']}",
             *stream["reasons"],
         ]
     return [*lines, *(f"the state '{given}' goes on as '{after}'" for given, after in stream["states"].items())]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.commands.subject import Precision, Subject
-from fastlstm.errors import DependencyError, UnsupportedError, VerificationError
+from fastlstm.errors import DependencyError, UnsupportedError, VerificationError, counted
 from fastlstm.reporting.benchmark import Contest, compare, settings
 from fastlstm.reporting.tables import table, table_html
 from fastlstm.verification.comparison import Comparison, as_named
@@ -82,7 +82,8 @@ class Bench:
     @property
     def title(self) -> str:
         """What was measured."""
-        return f"{self.inputs}: {self.steps} step(s) a call, {self.threads} thread(s), measured in turns"
+        steps, threads = counted(self.steps, "step"), counted(self.threads, "thread")
+        return f"{self.inputs}: {steps} per call, {threads}, timed in turns"
 
     def __str__(self) -> str:
         rows = self.rows()

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from numpy.lib.stride_tricks import as_strided
 
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, counted
 from fastlstm.model import Model
 from fastlstm.scoring.arrow import arrow_column, arrow_type
 from fastlstm.scoring.parts import OutputFolder, model_hash
@@ -185,7 +185,7 @@ class _Player:
         self.main = main = free[0]
         size = int(np.prod(self._frames[main]))
         if not isinstance(overlap, int) or not 0 <= overlap < size:
-            raise InputError(f"overlap should be less than the {size} sample(s) of a frame; got {overlap!r}.")
+            raise InputError(f"overlap should be less than the {counted(size, 'sample')} of a frame; got {overlap!r}.")
         self._overlap = overlap
         shown = stream.push(self._chunk(np.zeros((1, *self._frames[main]), self._dtypes[main])))
         shown = shown if isinstance(shown, dict) else {model.outputs[0].name: shown}

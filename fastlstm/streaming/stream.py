@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, counted
 from fastlstm.runtime.busy import exclusive, in_use
 from fastlstm.runtime.conversion import converted
 from fastlstm.runtime.foreign import as_array, with_tensors
@@ -260,7 +260,7 @@ class Stream:
             raise
 
     def __repr__(self) -> str:
-        return f"<fastlstm.Stream of {self._model!r}: {self.batch} row(s)>"
+        return f"<fastlstm.Stream of {self._model!r}: {counted(self.batch, 'row')}>"
 
     def _repr_html_(self) -> str:
         from fastlstm.reporting.tables import facts_html  # for notebooks

@@ -91,7 +91,7 @@ def test_calls_and_steps_are_timed(weights: Path, tmp_path: Path) -> None:
     model = fastlstm.load(weights, **LAYERS)
     found = fastlstm.bench(model, steps=5, rounds=2, against=NET)
     assert [row["engine"] for row in found.rows()] == ["fastlstm", f"torch {torch.__version__}"]
-    assert "5 step(s) a call" in str(found)
+    assert "5 steps per call, 1 thread," in str(found)
     assert "<table>" in found._repr_html_()
     with pytest.raises(fastlstm.VerificationError, match="times mean nothing"):
         fastlstm.bench(model, steps=5, rounds=2, against=Net().eval())
