@@ -87,7 +87,7 @@ def from_onnx(proto: Any, *, threads: int | None = 1, precision: Precision = "fl
     Parameters
     ----------
     proto : onnx.ModelProto
-        Opset 7 or newer, with its weights inside.
+        Opset 6 or newer, with its weights inside.
     threads, precision
         As in `load`.
 
@@ -173,7 +173,7 @@ def from_state_dict(
     **options
         layers : str
             What runs in which order: ``"embedding | lstm | last | relu | linear"``. Without it the modules are chained
-            in their order, every step is kept, and no activation stands between.
+            in their order, every step is kept, and no activation or skip connection comes between.
         batch_first : bool
             Inputs and outputs are [batch, time, features], else [time, batch, features].
         prefix : str

@@ -53,7 +53,7 @@ def add_comparing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trusted",
         action="store_true",
-        help="let PyTorch itself load the source, which can run code out of it",
+        help="let PyTorch itself load the source, which can run code from it",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 

@@ -167,7 +167,7 @@ def convert(
     atol, rtol : float
         An output holds where ``|got - expected| <= atol + rtol * |expected|``.
     trusted : bool
-        Let PyTorch itself load the source, which can run code out of it.
+        Let PyTorch itself load the source, which can run code from it.
     **options
         What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
 
@@ -265,7 +265,7 @@ def _narrowed(
 
 def metric_table(values: Mapping[str, float], name: str = "metric") -> str:
     """Return a metric by precision as a table."""
-    rows = [{"precision": p, name: v, "beside float32": v - values["float32"]} for p, v in values.items()]
+    rows = [{"precision": p, name: v, "against float32": v - values["float32"]} for p, v in values.items()]
     return table(rows, list(rows[0]))
 
 

@@ -62,7 +62,7 @@ def verify(
     by_layer : bool
         Also compare the outputs of each layer with the float64 reference, on the first inputs.
     trusted : bool
-        Let PyTorch itself load the file, which can run code out of it.
+        Let PyTorch itself load the file, which can run code from it.
     **options
         What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
 

@@ -94,7 +94,7 @@ class Difference:
     def __str__(self) -> str:
         if self.problem:
             return f"{self.name}: {self.problem}"
-        text = f"{self.name}: largest difference {self.max_abs:.2e}, {self.ratio:.2g} of what is allowed"
+        text = f"{self.name}: largest difference {self.max_abs:.2e}, {self.ratio:.2g} of the tolerance"
         if not self.holds:
             text += f"; at {list(self.where)} expected {self.expected:.9g}, got {self.got:.9g}"
         if self.nan_mismatches:

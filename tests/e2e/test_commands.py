@@ -79,7 +79,7 @@ def test_precision_is_measured_on_data_and_a_metric(weights: Path, tmp_path: Pat
     )
     assert list(made.metric) == ["float32", "int16", "int8"]
     assert made.narrowing.cost.max_abs < 1e-2
-    assert "beside float32" in str(made)
+    assert "against float32" in str(made)
     assert made.as_data()["precision"]["layers"].keys() == {"head"}
     for words in ({"metric": largest}, {"data": {name: x}}, {"max_error": -1.0, "data": {name: x}}):
         with pytest.raises(fastlstm.InputError):
@@ -102,6 +102,14 @@ def test_calls_and_steps_are_timed(weights: Path, tmp_path: Path) -> None:
     assert fastlstm.latency(model, pool=3, seconds=0.01).what == "a step of 3 streams"
     with pytest.raises(fastlstm.InputError, match="goes with neither block nor batch"):
         fastlstm.latency(model, pool=3, block=2)
+
+
+def test_an_option_that_is_nobodys_is_told(weights: Path) -> None:
+    model = fastlstm.load(weights, layers="lstm | linear", batch_first=True)
+    with pytest.raises(
+        fastlstm.InputError, match=r"no further options for a model that is read already; got seconds\."
+    ):
+        fastlstm.bench(model, seconds=1)
 
 
 def test_a_file_that_leaves_something_open_warns_where_it_is_named(weights: Path) -> None:
