@@ -39,7 +39,7 @@ class FastLSTMError(Exception):
 class AssumptionWarning(UserWarning):
     """A model's file leaves something open that was assumed, or something that was asked for has no effect.
 
-    The same sentences stand in `Model.notes`. A program that knows them filters the category.
+    The same sentences are in `Model.notes`. A program that expects them can filter the category.
 
     Examples
     --------
@@ -80,7 +80,7 @@ class UnsupportedError(FastLSTMError):
 
 
 class FileFormatError(FastLSTMError):
-    """A model file is damaged, of a newer version, or not what its name says.
+    """A model file is damaged, from a newer version, or not what its name says.
 
     Examples
     --------
@@ -121,7 +121,7 @@ class VerificationError(FastLSTMError):
 
 
 class DependencyError(FastLSTMError, ImportError):
-    """An optional package is needed for what was asked; the message holds the command that installs it.
+    """An optional package is missing; the message holds the command that installs it.
 
     It is an ImportError, too.
 

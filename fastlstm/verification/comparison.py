@@ -223,7 +223,7 @@ def _sequence_difference(name: str, expected: Any, got: Any, atol: float, rtol: 
 
 @dataclass(frozen=True)
 class Verification:
-    """What a comparison of runs found.
+    """The result of a comparison.
 
     Attributes
     ----------
@@ -236,7 +236,7 @@ class Verification:
     samples : tuple of GoldenSample
         The inputs that were tried, with the expected outputs.
     layers : tuple of LayerDifference
-        Each layer beside the float64 reference, where that was asked for.
+        Each layer compared with the float64 reference, if that was asked for.
     """
 
     expected_from: str

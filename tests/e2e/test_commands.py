@@ -104,6 +104,18 @@ def test_calls_and_steps_are_timed(weights: Path, tmp_path: Path) -> None:
         fastlstm.latency(model, pool=3, block=2)
 
 
+def test_pytorch_is_timed_on_a_file_that_is_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.jit.trace(NET, torch.zeros(2, 5, 3)).save(path)
+    with pytest.warns(fastlstm.AssumptionWarning):
+        alone = fastlstm.bench(path, steps=5, rounds=1)
+    assert "trusted=True" in alone.alone
+    assert len(alone.rows()) == 1
+    with pytest.warns(fastlstm.AssumptionWarning):
+        both = fastlstm.bench(path, steps=5, rounds=1, trusted=True)
+    assert [row["engine"].split()[0] for row in both.rows()] == ["fastlstm", "torch"]
+
+
 def test_an_option_that_is_nobodys_is_told(weights: Path) -> None:
     model = fastlstm.load(weights, layers="lstm | linear", batch_first=True)
     with pytest.raises(
