@@ -115,8 +115,8 @@ class Stream:
         Parameters
         ----------
         frame : array [features], or [batch, features]
-            (ids: a number, or [batch]); with several inputs a dict of them. Axes of size 1 that the model has in
-            front may be left out: [257] for [1, 1, 257]. With a `hop` of more than one frame
+            (ids: a number, or [batch]); with several inputs a dict of them. Axes of size 1 in front may be left
+            out ([257] for [1, 1, 257]), and so may that of a single feature. With a `hop` of more than one frame
             [hop, features], or [hop, batch, features].
         out : array of the result's shape and dtype, or dict of them, optional
             An array to write to and return instead of a new one.
@@ -197,7 +197,7 @@ class Stream:
             if "T" not in port.axes:
                 chunk[name] = array
                 continue
-            given = np.asarray(array)
+            given = with_ones(np.asarray(array), (self.hop, *port.shape(1, self.batch, "T" + self._lone)))
             lone = self._lone if given.ndim < len(port.axes) else ""
             shapes = [(self.hop, *port.shape(1, self.batch, "T" + some)) for some in dict.fromkeys((self._lone, ""))]
             what = "A hop" if len(self._inputs) == 1 else f"A hop of '{name}'"
@@ -211,7 +211,7 @@ class Stream:
         Parameters
         ----------
         chunk : array [n, features], or with a batch axis the model's own layout
-            With several inputs a dict of them, all of n frames.
+            With several inputs a dict of them, all of n frames. A single feature needs no axis: [n].
         out : array of the result's shape and dtype, or dict of them, optional
             An array to write to and return instead of a new one. It may overlap the chunk.
 
