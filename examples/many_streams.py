@@ -1,6 +1,6 @@
 """A server for many clients: who speaks when, live, over WebSockets.
 
-    pip install fastlstm[onnx] picows uvloop && pip install --no-deps silero-vad
+    pip install 'fastlstm[onnx]' picows uvloop && pip install --no-deps silero-vad
     python examples/many_streams.py --port 8765 --capacity 1000 --processes 2
 
 A client sends chunks of 512 samples of 16 kHz (float32, so 2,048 bytes, a binary message each) and gets a float32 for
@@ -36,19 +36,25 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from picows import (
-    WSCloseCode,
-    WSFrame,
-    WSListener,
-    WSMsgType,
-    WSTransport,
-    WSUpgradeRequest,
-    WSUpgradeResponse,
-    WSUpgradeResponseWithListener,
-    ws_create_server,
-)
 
 import fastlstm
+
+try:
+    from picows import (
+        WSCloseCode,
+        WSFrame,
+        WSListener,
+        WSMsgType,
+        WSTransport,
+        WSUpgradeRequest,
+        WSUpgradeResponse,
+        WSUpgradeResponseWithListener,
+        ws_create_server,
+    )
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit(f"{error}. The server speaks WebSockets by a package: pip install picows uvloop") from None
 
 Array = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -251,7 +257,10 @@ async def serve(engine: Engine, capacity: int, port: int, listening: Connection)
 
 def work(make: Callable[[], Engine], capacity: int, port: int, listening: Connection) -> None:
     """Be one of the processes, on uvloop's event loop where that is installed."""
-    engine = make()
+    try:
+        engine = make()
+    except fastlstm.FastLSTMError as error:  # no package onnx, say
+        raise SystemExit(str(error)) from None
     gc.freeze()  # what is loaded now stays: collecting looks at clients alone
     (asyncio if find_spec("uvloop") is None else import_module("uvloop")).run(serve(engine, capacity, port, listening))
 
@@ -272,8 +281,11 @@ def run(make: Callable[[], Engine], capacity: int, port: int, processes: int) ->
                 workers[-1].start()
                 listening.close()
                 ends.append(end)
-            for end in ends:
-                end.recv()  # EOFError if it has died
+            try:
+                for end in ends:
+                    end.recv()
+            except EOFError:
+                raise SystemExit("A process ended before it listened.") from None
             print(f"listening on port {port}", flush=True)
             wait([worker.sentinel for worker in workers])
             raise SystemExit("A process has ended by itself.")

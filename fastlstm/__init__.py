@@ -87,7 +87,7 @@ def from_onnx(proto: Any, *, threads: int | None = 1, precision: Precision = "fl
     Parameters
     ----------
     proto : onnx.ModelProto
-        Opset 7 or newer, with its weights inside.
+        Opset 6 or newer, with its weights inside.
     threads, precision
         As in `load`.
 
@@ -126,10 +126,10 @@ def from_torch(
     Parameters
     ----------
     module : torch.nn.Module or torch.export.ExportedProgram
-        A module is read as it is in evaluation mode.
+        Modules are read as in evaluation mode.
     example_inputs : sequence of tensors, optional
-        What the module is called with; needed unless its first layer says what it takes. Sizes of 2 and more are left
-        open where the module allows it.
+        Arguments of ``forward``; needed unless the first layer determines them. Sizes of 2 and more are left open where
+        the module allows it.
     threads, precision
         As in `load`.
 
@@ -143,7 +143,7 @@ def from_torch(
     InputError
         If the module needs example inputs, or does not run with them.
     UnsupportedError
-        If an operation is not supported, or the module keeps something for its next call; the message names it.
+        If an operation is not supported, or the module keeps state between calls; the message names it.
 
     Examples
     --------
@@ -162,7 +162,7 @@ def from_torch(
 def from_state_dict(
     mapping: Any, *, threads: int | None = 1, precision: Precision = "float32", **options: Any
 ) -> Model:
-    """Return the model of a PyTorch state dict, or of any weights under its names.
+    """Return the model of a PyTorch state dict, or of other weights with such names.
 
     Parameters
     ----------
@@ -172,12 +172,12 @@ def from_state_dict(
         As in `load`.
     **options
         layers : str
-            What runs in which order: ``"embedding | lstm | last | relu | linear"``. Without it the modules are chained
-            in their order, every step is kept, and no activation stands between.
+            The layers in the order they run: ``"embedding | lstm | last | relu | linear"``. Without it the modules are
+            chained in their order, every step is kept, and no activation or skip connection comes between.
         batch_first : bool
-            Inputs and outputs are [batch, time, features], else [time, batch, features].
+            Whether inputs and outputs are [batch, time, features] or [time, batch, features].
         prefix : str
-            Use only the tensors whose names begin with it.
+            Use only the tensors whose names begin with this.
         lengths : bool
             Add an input ``lengths`` [batch] int64, for models that pack padded sequences.
 
@@ -188,14 +188,14 @@ def from_state_dict(
     Raises
     ------
     UnsupportedError
-        If a tensor belongs to no layer that is known.
+        If a tensor belongs to no known layer.
     InputError
         If the options do not fit the tensors.
 
     Warns
     -----
     AssumptionWarning
-        What the options leave open and was assumed.
+        About what was assumed because the options leave it open.
 
     Examples
     --------
@@ -223,21 +223,21 @@ def from_keras(
     Parameters
     ----------
     model : keras.Model
-        Of Keras 3, or Keras 2 in TensorFlow.
+        A model of Keras 3, or of Keras 2 in TensorFlow.
     threads, precision
         As in `load`.
     custom_objects : mapping of str to str, optional
-        Activations of your own that are known ones under another name: ``{"mine>snake": "silu"}``.
+        Custom activations that are known functions under another name: ``{"mine>snake": "silu"}``.
 
     Returns
     -------
     Model
-        Inputs and outputs have the names and the layout that they have in Keras, batch first.
+        Inputs and outputs keep their names and layout from Keras, batch first.
 
     Raises
     ------
     InputError
-        If it is no Keras model, or `custom_objects` names nothing in it.
+        If it is not a Keras model, or `custom_objects` names nothing in it.
     UnsupportedError
         If a layer or an option is not supported; the message names it.
 
@@ -268,47 +268,48 @@ def export(
     whole: bool = False,
     weights: str = "inside",
 ) -> dict[str, Any]:
-    """Write a model as object files to link: a C header, an object a target, tests, a manifest.
+    """Write a model as code to link: a C header, an object file per target, tests and a manifest.
 
     Parameters
     ----------
     model : Model or path
     folder : path
-        It is made; it may not exist, or has to be empty.
+        Created if it does not exist; otherwise it must be empty.
     targets : sequence of str or Target
         Names from ``fastlstm.target.TARGETS``, or targets of your own. With ``"x86-64-v3"`` or ``"x86-64-v4"`` there is
-        also a library that has both, and chooses when it starts.
+        also a library that contains both and chooses at run time.
     name : str, optional
-        What C's names and the files begin with; the model's name or the folder's if not given.
+        The prefix of C names and files; the model's or the folder's name by default.
     batch : int
-        Rows that go through at once.
+        Rows per call.
     precision : str or mapping of str to str, optional
-        As in `load`; as the model has it if not given.
+        As in `load`; the model's own by default.
     sizes : mapping of str to int, optional
-        Of open dimensions: the model is then called whole (``N_call``) and does not stream; with `state` it streams,
-        and a step takes a chunk of these sizes.
+        Sizes of open dimensions. The model is then called on whole sequences (``N_call``) and does not stream; with
+        `state` it streams, and a step takes a chunk of these sizes.
     inputs : mapping of str to number or array, optional
-        Values of inputs that are the same in every call, such as a sample rate; they are constants of what is exported.
+        Values of inputs that are the same in every call, such as a sample rate; they become constants.
     state : mapping of str to str, optional
-        State inputs and the outputs that show them, as for `Model.stream`.
+        State inputs and the outputs that return them, as for `Model.stream`.
     whole : bool
-        Call the model whole even if it could stream; so is one without open dimensions that cannot.
+        Call the model on whole sequences even if it could stream. This is the default for models that cannot stream and
+        have no open dimensions.
     weights : "inside" or "apart"
-        Apart: a ``.bin`` a target, to be mapped or flashed by itself.
+        "apart" writes a ``.bin`` file per target, to be mapped or flashed on its own.
 
     Returns
     -------
     dict
-        The manifest, as ``N.json`` holds it.
+        The manifest, which is also in ``N.json``.
 
     Raises
     ------
     UnsupportedError
-        If a part of the model has no native code; the message names it.
+        If part of the model has no native code; the message names it.
     InputError
-        If an argument does not fit, the folder holds something, or the name is none for C. Nothing is written.
+        If an argument does not fit, the folder is not empty, or the name is no C identifier. Nothing is written.
     OSError
-        If the folder cannot be written, say because the disk is full; nothing is left behind.
+        If the folder cannot be written, for example because the disk is full; nothing is left behind.
 
     Examples
     --------
@@ -361,15 +362,16 @@ def score(
     Parameters
     ----------
     model : Model or path
-        With one thread, each worker runs it by itself, which is fastest.
+        A model with one thread is fastest, because each worker then runs it by itself.
     source : path, sequence of paths, or table
         Parquet or CSV files or folders of them, a ``.npz`` file, fsspec URLs, ``"-"`` (an Arrow stream on stdin); an
         Arrow, polars or pandas table. With `stream`, ``.wav`` and ``.npy`` recordings.
     out : path
-        A folder, or an fsspec URL of one. It is made; a run that was stopped in it goes on where it stopped.
+        A folder, or an fsspec URL of one. Created if it does not exist; a run that was stopped in it resumes where it
+        stopped.
     columns : mapping of str to str or sequence of str, optional
         The column of each input, as for `fastlstm.scoring.scorer.Scorer`: a list column is a sequence, lists of lists
-        are frames × features, several columns or a struct's fields stand side by side as features.
+        are frames × features, several columns or a struct's fields become features side by side.
     stream : bool
         Feed whole recordings in pieces, with constant memory; see `fastlstm.scoring.recordings.score_recordings` for
         its options.
@@ -379,13 +381,13 @@ def score(
         on_error : "aside" or "stop"
             Rows that cannot be scored go to ``_rejected/`` with their numbers and reasons, or stop the run.
         resume : bool, optional
-            True: there has to be a run to go on with; False: there may be none.
+            True: there must be a run to resume; False: there must be none.
         part_rows : int
-            Rows of the input that make a part (16384; 2048 if outputs are whole sequences).
+            Input rows per part (16384; 2048 if outputs are whole sequences).
         workers : int
-            Threads; as many as cores if not given. On Ray, actors.
+            Threads, or actors on Ray; one per core by default.
         memory : int
-            Bytes to take beside the model, about (1 GiB).
+            Approximate number of bytes to use besides the model (1 GiB).
         ray : str
             The address of a Ray cluster ("auto", "local", "ray://..."): its workers read `source` and write `out`.
         watch : callable
@@ -394,7 +396,7 @@ def score(
     Returns
     -------
     Summary
-        Rows, rejected rows, seconds and rows a second; ``as_data()`` gives plain data.
+        Rows, rejected rows, seconds and rows per second; ``as_data()`` returns plain data.
 
     Raises
     ------
@@ -402,9 +404,9 @@ def score(
         If columns do not fit the model, the folder holds a run with another input, model or setting, or a row cannot be
         scored and `on_error` is "stop". Nothing is computed in the first two cases.
     FileFormatError
-        If a file cannot be read; the parts that are written stay.
+        If a file cannot be read; parts already written are kept.
     OSError
-        If the disk is full, say; a later run goes on.
+        If the disk is full, for example; a later run resumes.
 
     Examples
     --------

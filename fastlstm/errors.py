@@ -17,6 +17,7 @@ __all__ = [
     "InputError",
     "UnsupportedError",
     "VerificationError",
+    "counted",
     "nearest",
 ]
 
@@ -38,7 +39,7 @@ class FastLSTMError(Exception):
 class AssumptionWarning(UserWarning):
     """A model's file leaves something open that was assumed, or something that was asked for has no effect.
 
-    The same sentences stand in `Model.notes`. A program that knows them filters the category.
+    The same sentences are in `Model.notes`. A program that expects them can filter the category.
 
     Examples
     --------
@@ -79,7 +80,7 @@ class UnsupportedError(FastLSTMError):
 
 
 class FileFormatError(FastLSTMError):
-    """A model file is damaged, of a newer version, or not what its name says.
+    """A model file is damaged, from a newer version, or not what its name says.
 
     Examples
     --------
@@ -120,7 +121,7 @@ class VerificationError(FastLSTMError):
 
 
 class DependencyError(FastLSTMError, ImportError):
-    """An optional package is needed for what was asked; the message holds the command that installs it.
+    """An optional package is missing; the message holds the command that installs it.
 
     It is an ImportError, too.
 
@@ -138,6 +139,11 @@ class DependencyError(FastLSTMError, ImportError):
             f"{purpose} needs the package '{package}', which is not installed. "
             f"Install it with: pip install 'fastlstm[{extra}]'"
         )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which gets an "s" unless there is one."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import operators
-from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError, counted
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
 from fastlstm.kernels.compiler import Kernel, ahead
 from fastlstm.lowering.plan import Plan, make_plan
@@ -84,7 +84,7 @@ class Executor:
                 yield Kernel("nested.nested") if self.tapes else self._likely_entry
 
     def __repr__(self) -> str:
-        return f"<Executor of {self.plan!r}, {self.threads} thread(s) at most>"
+        return f"<Executor of {self.plan!r}, {counted(self.threads, 'thread')} at most>"
 
     def enter(self, given: Any, out: Any = None) -> Any:
         """Run inputs of sizes that were met before by their entry, and make that the one to try first.

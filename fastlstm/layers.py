@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, counted
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.model import Model
 from fastlstm.runtime.conversion import converted
@@ -43,7 +43,7 @@ class _Layer:
         names = ["forward", "reverse"][:count] if directions is None else list(directions)
         if len(names) != count or not set(names) <= {"forward", "reverse"}:
             raise InputError(
-                f"directions should name 'forward' or 'reverse' for each of {count} weight(s); got {names}."
+                f"directions should name 'forward' or 'reverse' for each of {counted(count, 'weight')}; got {names}."
             )
         hidden = w_ih.shape[1] // gates
         constants: dict[str, Array] = {"weight_ih": w_ih, "weight_hh": w_hh}
@@ -157,7 +157,7 @@ class LSTM(_Layer):
     peephole : array [3H] or [2, 3H], optional
         In the order i, f, o.
     directions : sequence of str, optional
-        "forward" or "reverse" for each of the stacked weights; forward, then reverse, if it is not given.
+        "forward" or "reverse" for each of the stacked weights; forward, then reverse, by default.
     batch_first : bool
         Whether x and output are [batch, time, features] instead of [time, batch, features].
     activations, clip, input_forget
@@ -169,7 +169,7 @@ class LSTM(_Layer):
     Raises
     ------
     InputError
-        If a weight has another shape; a call raises it if x, states or lengths do not fit.
+        If a weight has the wrong shape; a call raises it if x, states or lengths do not fit.
 
     Examples
     --------
@@ -193,7 +193,7 @@ class LSTM(_Layer):
         state : pair of arrays [directions, batch, size], optional
             h_0 and c_0; zeros if not given.
         lengths : array of int [batch], optional
-            Time steps of each row; what lies behind them counts for nothing.
+            Time steps of each row; anything beyond them is ignored.
 
         Returns
         -------
@@ -239,7 +239,7 @@ class GRU(_OneState):
     Raises
     ------
     InputError
-        If a weight has another shape; a call raises it if x, state or lengths do not fit.
+        If a weight has the wrong shape; a call raises it if x, state or lengths do not fit.
 
     Examples
     --------
@@ -269,7 +269,7 @@ class RNN(_OneState):
     Raises
     ------
     InputError
-        If a weight has another shape; a call raises it if x, state or lengths do not fit.
+        If a weight has the wrong shape; a call raises it if x, state or lengths do not fit.
 
     Examples
     --------

@@ -31,13 +31,13 @@ def load(
     Parameters
     ----------
     path : str, path or bytes
-        ``.onnx .pt .pth .pt2 .safetensors .keras .h5 .json .nam`` or ``.fastlstm``; or the content of such a file.
+        ``.onnx .pt .pth .pt2 .safetensors .keras .h5 .json .nam`` or ``.fastlstm``; or the contents of such a file.
     threads : int or None
-        Worker threads; None asks for the machine's cores.
+        The largest number of threads to use; None for all of the machine's cores.
     precision : str or mapping of str to str
         "float32", "int16" or "int8", for all layers or by layer name.
     **options
-        What the format's reader takes: ``layers``, ``batch_first``, ``prefix`` and ``lengths`` for a PyTorch state
+        Options of the format's reader: ``layers``, ``batch_first``, ``prefix`` and ``lengths`` for a PyTorch state
         dict (see `from_state_dict`), ``shapes`` for a TorchScript archive, ``custom_objects`` for Keras.
 
     Returns
@@ -49,18 +49,18 @@ def load(
     FileFormatError
         If the file is damaged, or not what its name says.
     UnsupportedError
-        If something in the model is not understood; the message names it.
+        If something in the model is not supported; the message names it.
     InputError
         If an option does not fit the format.
     DependencyError
-        If a package is missing that reads the format (`onnx` for ONNX files).
+        If a package needed to read the format is missing (`onnx` for ONNX files).
     OSError
         If the file cannot be read.
 
     Warns
     -----
     AssumptionWarning
-        What the file leaves open and was assumed. A ``.fastlstm`` file was warned of when it was made.
+        About what was assumed because the file leaves it open; for ``.fastlstm`` files, only when they are made.
 
     Examples
     --------

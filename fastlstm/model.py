@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError, counted
 from fastlstm.runtime import prepared
 from fastlstm.runtime.native import Call
 from fastlstm.target.machine import cores
@@ -41,19 +41,19 @@ class Model:
     Parameters
     ----------
     graph : Graph
-        As a converter made it; it is optimised and planned here.
+        A converter's result, which is optimised and planned here.
     threads : int or None
-        Threads to use at most, the calling one counted; None asks for the machine's cores. A call uses more than
-        one where that pays off; the bits are the same. Without POSIX threads, or where the process may use one
-        processor only, every call runs on its own thread.
+        The largest number of threads to use, including the calling one; None for all of the machine's cores. A call
+        uses several only where that is faster; the bits are the same. Without POSIX threads, or if the process is
+        limited to one processor, every call runs on its own thread.
     precision : str or mapping of str to str
         "float32", "int16" or "int8" (see `fastlstm.graph.quantise`), for all layers or by layer name. Layers that are
-        narrow already, out of a file or a quantised model, stay so.
+        already narrow, from a file or a quantised model, stay so.
 
     Notes
     -----
-    A model holds no state and may be called from several threads at once. It pickles: the graph travels, the
-    compiled code is found or made again where it lands.
+    A model holds no state and may be called from several threads at once. It can be pickled: the graph is stored, and
+    compiled code is found or made again where it is loaded.
 
     Raises
     ------
@@ -131,12 +131,12 @@ class Model:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed where the file leaves something open, and what else is worth knowing; a sentence each."""
+        """What was assumed where the file leaves something open, and what else is worth knowing, in sentences."""
         return self.graph.notes
 
     @property
     def plan(self) -> Plan:
-        """What runs, in which order, by which kernel; it prints as a table."""
+        """What runs, in which order and with which kernel. Prints as a table."""
         return self._planned().plan
 
     def run(self, inputs: Mapping[str, Any], out: Mapping[str, Array] | None = None) -> dict[str, Array]:
@@ -145,10 +145,10 @@ class Model:
         Parameters
         ----------
         inputs : mapping of str to array
-            One array an input, in the model's own layout. Other float and integer dtypes are converted where
+            One array per input, in the model's own layout. Other float and integer dtypes are converted where
             the input is float32; an integer input takes integers only.
         out : mapping of str to array, optional
-            Arrays of the outputs' shapes and dtypes, written and returned instead of new ones.
+            Arrays of the outputs' shapes and dtypes, to write to and return instead of new ones.
 
         Returns
         -------
@@ -203,7 +203,7 @@ class Model:
             The inputs in the model's order and layout: NumPy arrays or what can be read as one, PyTorch tensors, DLPack
             objects, columns of pandas, polars and Arrow.
         out : array, or tuple of arrays, optional
-            Of the outputs' shapes and dtypes; written and returned instead of new ones.
+            Arrays of the outputs' shapes and dtypes, to write to and return instead of new ones.
         **named : array
             Inputs by name.
 
@@ -234,8 +234,9 @@ class Model:
     def _called(self, arrays: tuple[Any, ...], out: Any) -> Any:
         """Run inputs in their order that no entry knows."""
         if len(arrays) != len(self.graph.inputs):
-            names = ", ".join(spec.name for spec in self.graph.inputs)
-            raise InputError(f"The model takes {len(self.graph.inputs)} input(s) ({names}); got {len(arrays)}.")
+            names = [spec.name for spec in self.graph.inputs]
+            wanted = f"{counted(len(names), 'input')} ({', '.join(names)})"
+            raise InputError(f"The model takes {wanted}; got {len(arrays)}.")
         from fastlstm.runtime.foreign import as_arrays, as_given, tensors_among
 
         if tensors_among(arrays):
@@ -269,9 +270,10 @@ class Model:
         Parameters
         ----------
         batch : int
-            Rows that go through side by side.
+            Rows that advance together.
         state : mapping of str to str, optional
-            State inputs and the outputs that show them, where the model does not say it: ``{"h_in": "h_out"}``.
+            State inputs and the outputs that return them, ``{"h_in": "h_out"}``, where the model does not show which
+            belong together.
 
         Returns
         -------
@@ -289,12 +291,12 @@ class Model:
         return Stream(self, batch, state)
 
     def streams(self, capacity: int, state: Mapping[str, str] | None = None) -> StreamPool:
-        """Return a pool: streams that advance together, any of them at a time.
+        """Return a pool of streams, any of which advance together.
 
         Parameters
         ----------
         capacity : int
-            Most streams open at once.
+            The largest number of streams open at once.
         state : mapping of str to str, optional
             As in `stream`.
 
@@ -323,12 +325,12 @@ class Model:
         return self._streaming[key]
 
     def profile(self, inputs: Any, seconds: float = 1.0) -> Profile:
-        """Return what each layer takes, measured on one thread.
+        """Measure how long each layer takes, on one thread.
 
         Parameters
         ----------
         inputs : mapping of str to array, or array
-            As for `run`; of a model with one input also the array alone.
+            As for `run`; if the model has one input, the array alone will do.
         seconds : float
             How long to measure.
 
@@ -358,7 +360,7 @@ class Model:
         return measure(lambda: executor.run(arrays), clock, seconds, shapes, layers)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model as a ``.fastlstm`` file: aside first, loaded again, then renamed.
+        """Write the model as a ``.fastlstm`` file: to a temporary file first, loaded again, then renamed.
 
         Raises
         ------

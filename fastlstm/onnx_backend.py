@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fastlstm.converters.onnx.graph import NEWEST_OPSET
 from fastlstm.converters.onnx.load import from_onnx
-from fastlstm.errors import DependencyError, FastLSTMError, InputError
+from fastlstm.errors import DependencyError, FastLSTMError, InputError, counted
 from fastlstm.model import Model
 
 try:
@@ -66,7 +66,8 @@ class FastLSTMRep(BackendRep):  # type: ignore[misc]  # onnx has no types here
         if not isinstance(inputs, Mapping):
             given = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
             if len(given) != len(names):
-                raise InputError(f"The model takes {len(names)} input(s) ({', '.join(names)}); got {len(given)}.")
+                wanted = f"{counted(len(names), 'input')} ({', '.join(names)})"
+                raise InputError(f"The model takes {wanted}; got {len(given)}.")
             inputs = dict(zip(names, given, strict=True))
         found = self.model.run(inputs)
         result: tuple[Any, ...] = namedtupledict("Outputs", list(found))(*found.values())
@@ -147,7 +148,8 @@ class FastLSTMBackend(Backend):  # type: ignore[misc]  # onnx has no types here
         if not isinstance(inputs, Mapping):
             given = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
             if len(given) != len(names):
-                raise InputError(f"The node takes {len(names)} input(s) ({', '.join(names)}); got {len(given)}.")
+                wanted = f"{counted(len(names), 'input')} ({', '.join(names)})"
+                raise InputError(f"The node takes {wanted}; got {len(given)}.")
             inputs = dict(zip(names, given, strict=True))
         types = [_value_info(name, value) for name, value in inputs.items()]
         outputs = [helper.make_empty_tensor_value_info(name) for name in node.output if name]

@@ -23,7 +23,7 @@ from fastlstm.converters.common.builder import Direction, GraphBuilder
 from fastlstm.converters.common.json_fields import Fields, numbers, read_json
 from fastlstm.converters.common.modules import group
 from fastlstm.converters.torch.state_dict import from_state_dict
-from fastlstm.errors import FileFormatError, InputError, UnsupportedError
+from fastlstm.errors import FileFormatError, InputError, UnsupportedError, counted
 from fastlstm.graph import Graph
 
 __all__ = ["Sample", "load", "load_with_samples"]
@@ -222,7 +222,7 @@ def _skip(builder: GraphBuilder, fields: Fields, source: str, value: str, skip: 
         return value
     if skip != size:
         raise UnsupportedError(
-            f"{fields.where}: {skip} input channel(s) are added to {size} output channel(s); "
+            f"{fields.where} adds {counted(skip, 'input channel')} to {counted(size, 'output channel')}; "
             "supported: as many as there are."
         )
     bounds = [
@@ -259,6 +259,6 @@ def _samples(fields: Fields, features: int, channels: int) -> list[Sample]:
     if x.size % features or y.size % channels or x.size // features != y.size // channels or x.size == 0:
         raise FileFormatError(
             f"{fields.where}: the recorded samples have {x.size} inputs and {y.size} outputs, which do not fit "
-            f"a model of {features} input and {channels} output channel(s)."
+            f"a model of {features} input and {counted(channels, 'output channel')}."
         )
     return [({"input": x.reshape(1, -1, features)}, {"output": y.reshape(1, -1, channels)})]

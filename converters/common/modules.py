@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.converters.common.builder import Direction
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import UnsupportedError, counted
 
 __all__ = ["Module", "group"]
 
@@ -80,7 +80,7 @@ class Module:
         if self.layers:
             kind = f"{self.words[0].upper()} cell" if self.cell else self.words[0].upper()
             both = ", both directions" if len(self.layers[0]) == 2 else ""
-            return f"{kind} {self.input_size}→{self.output_size} ({len(self.layers)} layer(s){both})"
+            return f"{kind} {self.input_size}→{self.output_size} ({counted(len(self.layers), 'layer')}{both})"
         if self.words[:1] == ("linear",):
             return f"linear {self.input_size}→{self.output_size}"
         return " or ".join(self.words) + f" over {self.input_size}"

@@ -20,7 +20,7 @@ from fastlstm.converters.keras.weights import (
     layer_data,
     layer_name,
 )
-from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.errors import FileFormatError, UnsupportedError, counted
 from fastlstm.graph import Graph
 
 __all__ = ["ModelReader"]
@@ -143,7 +143,8 @@ class ModelReader:
         wiring = read_wiring(config, self._major)
         if len(wiring.inputs) != len(inputs):
             raise FileFormatError(
-                f"The model '{config.get('name')}' has {len(wiring.inputs)} input(s) but is called on {len(inputs)}."
+                f"The model '{config.get('name')}' has {counted(len(wiring.inputs), 'input')} "
+                f"but is called on {len(inputs)}."
             )
         values: Values = {(reference.layer, 0): [value] for reference, value in zip(wiring.inputs, inputs, strict=True)}
         for call in wiring.calls:
@@ -171,7 +172,7 @@ class ModelReader:
         if made is None or not 0 <= reference.output < len(made):
             raise FileFormatError(
                 f"The model refers to output {reference.output} of call {reference.call} of '{reference.layer}', "
-                f"which has {len(made or [])} output(s)."
+                f"which has {counted(len(made or []), 'output')}."
             )
         x = made[reference.output]
         if id(x) not in self._unmasked:

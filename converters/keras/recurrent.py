@@ -19,7 +19,7 @@ from fastlstm.converters.keras.activations import recurrent_activation
 from fastlstm.converters.keras.layer import Kind, Layer
 from fastlstm.converters.keras.tensor import Dim, Emitter, Tensor, product
 from fastlstm.converters.keras.weights import Slot, inner_layers
-from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.errors import FileFormatError, UnsupportedError, counted
 from fastlstm.graph import RECURRENT_OPS, RecurrentInputs
 
 __all__ = ["KINDS"]
@@ -327,7 +327,8 @@ def _split_inputs(layer: Layer, inputs: Sequence[Tensor]) -> tuple[Tensor, list[
 
 def _check_states(layer: Layer, states: Sequence[Tensor], expected: int) -> None:
     if len(states) not in (0, expected):
-        raise UnsupportedError(f"{layer.label}: expected {expected} initial state(s) or none; got {len(states)}.")
+        wanted = counted(expected, "initial state")
+        raise UnsupportedError(f"{layer.label}: expected {wanted} or none; got {len(states)}.")
 
 
 def _recurrent(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:

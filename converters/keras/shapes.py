@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from fastlstm.converters.keras.layer import Convert, Kind, Layer
 from fastlstm.converters.keras.tensor import Dim, Tensor, product, shifted
-from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.errors import FileFormatError, UnsupportedError, counted
 
 __all__ = ["KINDS", "reshaped"]
 
@@ -76,7 +76,7 @@ def _pairs(layer: Layer, key: str, count: int) -> list[tuple[int, int]]:
         or any(type(size) is not int or not 0 <= size < 1 << 31 for size in pair)
         for pair in pairs
     ):
-        raise FileFormatError(f"{layer.label}: {key} should be {count} pair(s) of sizes; got {given!r:.80}.")
+        raise FileFormatError(f"{layer.label}: {key} should be {counted(count, 'pair')} of sizes; got {given!r:.80}.")
     return [(int(before), int(after)) for before, after in pairs]
 
 

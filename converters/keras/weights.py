@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from fastlstm.converters.keras.config import class_and_config
 from fastlstm.converters.keras.file import KerasFile
-from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.errors import FileFormatError, UnsupportedError, counted
 
 __all__ = ["MODELS", "Slot", "Weights", "group_names", "is_operation", "layer_data"]
 
@@ -88,7 +88,7 @@ class Weights:
             if len(arrays) != len(slot_names):
                 raise FileFormatError(
                     f"The weights of '{owner}' should be {', '.join(slot_names)}; "
-                    f"the file holds {len(arrays)} array(s) for it."
+                    f"the file holds {counted(len(arrays), 'array')} for it."
                 )
             left.discard(found)
             for name, array in zip(slot_names, arrays, strict=True):
@@ -96,7 +96,8 @@ class Weights:
         for group in sorted(left):
             if groups[group]:
                 raise FileFormatError(
-                    f"The file holds {len(groups[group])} array(s) for '{group}', which no layer of the model uses."
+                    f"The file holds {counted(len(groups[group]), 'array')} for '{group}', "
+                    "which no layer of the model uses."
                 )
         self._check_names(model, names)
 

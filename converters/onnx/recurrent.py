@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm.converters.onnx.scope import OnnxNode, Scope
+from fastlstm.errors import counted
 from fastlstm.graph import RECURRENT_OPS, RecurrentInputs, default_activations
 from fastlstm.operators.activations import ACTIVATIONS
 
@@ -153,7 +154,7 @@ def _hidden_size(node: OnnxNode, scope: Scope, directions: int) -> int:
             wanted = ", ".join(str(d) for d in shape)
             raise node.unsupported(
                 f"{name} should be a float tensor of shape [{wanted}] "
-                f"({directions} direction(s), hidden_size {hidden}); got {array.dtype}{list(array.shape)}."
+                f"({counted(directions, 'direction')}, hidden_size {hidden}); got {array.dtype}{list(array.shape)}."
             )
     return int(hidden)
 
@@ -173,7 +174,7 @@ def _activations(node: OnnxNode, directions: int) -> list[list[list[Any]]]:
         names = names[:each]  # RNN's default in the standard is two of them, whatever the direction
     if len(names) != each * directions:
         raise node.unsupported(
-            f"activations should be {each} for each of {directions} direction(s); got {len(names)}: {names}."
+            f"activations should be {each} for each of {counted(directions, 'direction')}; got {len(names)}: {names}."
         )
     parameters = [list(node.attrs.get(f"activation_{key}", ())) for key in ("alpha", "beta")]
     functions = [_activation(node, name, parameters) for name in names]

@@ -200,10 +200,7 @@ class _Opening:
         shapes = ", ".join(
             f"{name} {[size.value for size in self.shapes[name]]}" for name in self.program.inputs if self.shapes[name]
         )
-        return (
-            f"The program was exported for the shapes {shapes}; axes whose size no operation, weight or number in "
-            "it asks for are left open."
-        )
+        return f"The program was exported with {shapes}; axes whose size nothing in it depends on are left open."
 
 
 def _names(call: Call) -> Iterator[str]:

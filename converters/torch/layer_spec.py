@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, counted
 
 __all__ = ["ACTIVATION_WORDS", "LAYER_WORDS", "RECURRENT_WORDS", "Step", "parse_layers"]
 
@@ -136,5 +136,5 @@ def _parse_step(text: str) -> Step:
         raise InputError(f"layers: '{text}' should hold numbers between the parentheses.") from None
     allowed = 1 if word in {"layernorm", "batchnorm", "dropout"} else len(_PARAMETERS.get(word, []))
     if len(numbers) > allowed:
-        raise InputError(f"layers: '{word}' takes at most {allowed} number(s); got {len(numbers)}.")
+        raise InputError(f"layers: '{word}' takes at most {counted(allowed, 'number')}; got {len(numbers)}.")
     return Step(word, module, numbers)

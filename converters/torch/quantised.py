@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import UnsupportedError, counted
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node
 from fastlstm.graph.quantise import SMALL
 
@@ -118,8 +118,8 @@ class Unpacked:
         constants = {name: array for name, array in constants.items() if name not in gone}
         layers = sum(old is not new for old, new in zip(graph.nodes, nodes, strict=True))
         note = (
-            f"{self.count} layer(s) were quantised by PyTorch: {layers} run with their 8-bit weights and 16-bit "
-            "inputs, the others in float32 with the values that their weights had."
+            f"PyTorch quantised {counted(self.count, 'layer')}: {layers} of them with 8-bit weights and 16-bit inputs "
+            "here, the others in float32 with the values that those weights stand for."
         )
         return graph.replace(nodes=nodes, constants=constants, notes=(*graph.notes, note))
 

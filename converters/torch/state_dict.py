@@ -149,8 +149,8 @@ def _notes(
     if steps is None and len(pairs) > 1:
         yield (
             f'The file holds weights only; layers="{" | ".join(str(step) for step, _ in pairs)}" was assumed '
-            "from names and shapes: every step is kept and no activation stands between. Give layers=... "
-            "with 'last' or an activation where the model has one."
+            "from names and shapes: every step is kept, and no activation or skip connection comes between. If the "
+            "model has one, or keeps the last step alone, say so in layers=... with its name, 'residual' or 'last'."
         )
     if steps is None and any(step.word == "rnn" for step, _ in pairs):
         yield "tanh was assumed for the RNN layers; say 'rnn_relu' in layers=... if they were made with relu."

@@ -309,11 +309,12 @@ class _Reader:
             for leaf, size in self.examples.items():
                 traced.setdefault(leaf.rpartition("_")[0], []).append(size)
             sizes = ", ".join(f"{name} {shape}" for name, shape in traced.items())
-            return [*self.notes, f"The model was traced with {sizes}; sizes that nothing in it asks for are left open."]
+            note = f"The model was traced with {sizes}; axes whose size nothing in it depends on are left open."
+            return [*self.notes, note]
         if not worked_out:
             return self.notes
         shapes = ", ".join(f"{name}: {recorder.dtypes[name]}[{_sizes(recorder.shapes[name])}]" for name in worked_out)
-        note = f"The archive does not say the shapes of its inputs; its operations fit {shapes}."
+        note = f"The archive does not say the shapes of its inputs; its operations imply {shapes}."
         return [*self.notes, note]
 
 

@@ -19,13 +19,13 @@ from fastlstm.errors import FastLSTMError
 __all__ = ["main"]
 
 VERBS = {
-    "convert": "convert a model file to .fastlstm, verified against its own framework",
-    "inspect": "show the layers of a model, and how they will run",
+    "convert": "convert a model file to .fastlstm and verify it against its own framework",
+    "inspect": "show whether a model streams, its layers and how they run",
     "verify": "compare two models, or replay a .fastlstm file's golden samples",
     "run": "run a model on arrays from .npy, .npz or .csv files",
-    "export": "make object files, a C header and tests of a model, for any processor",
-    "score": "score a data set: Parquet, CSV, .npz, an Arrow stream or recordings in, Parquet out, each row once",
-    "bench": "time a model: per call and per step, beside onnxruntime where it is installed",
+    "export": "turn a model into object files, a C header and tests, for any processor",
+    "score": "score a data set (Parquet, CSV, .npz, an Arrow stream or recordings) into Parquet, each row once",
+    "bench": "time a model per call and per step, next to its own framework if that is installed",
     "doctor": "describe this machine and installation, for bug reports",
     "warmup": "compile kernels ahead of time",
     "demo": "convert, verify, stream and time a real model",

@@ -10,6 +10,7 @@ from fastlstm.cli.options import (
     above_zero,
     add_state_dict_options,
     add_state_option,
+    add_trusted_option,
     add_value_option,
     from_one,
     parse_sizes,
@@ -31,21 +32,30 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=from_one, default=1, help="batch rows (%(default)s)")
     parser.add_argument("--steps", type=from_one, default=100, help="time steps (%(default)s)")
     parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the weights (%(default)s)")
-    parser.add_argument("--against", metavar="FILE", help="the file that this model was converted from, as a peer")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="precision of the weights (%(default)s)"
+    )
+    parser.add_argument("--against", metavar="FILE", help="compare with this file, run by its own framework")
     parser.add_argument("--threads", type=from_one, default=1, help="threads of every engine (%(default)s)")
-    parser.add_argument("--rounds", type=from_one, default=9, help="rounds of measuring in turns (%(default)s)")
-    parser.add_argument("--latency", action="store_true", help="the distribution of single steps of a stream")
-    parser.add_argument("--seconds", type=above_zero, default=3.0, help="with --latency: how long (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=from_one, default=9, help="rounds, in each of which every engine is timed (%(default)s)"
+    )
+    parser.add_argument(
+        "--latency", action="store_true", help="measure how the time of a stream's steps is distributed"
+    )
+    parser.add_argument(
+        "--seconds", type=above_zero, default=3.0, help="with --latency: how long to measure (%(default)s)"
+    )
     add_state_option(parser)
     add_value_option(parser)
-    parser.add_argument("--pool", type=from_one, metavar="N", help="with --latency: N streams that step together")
+    add_trusted_option(parser)
+    parser.add_argument("--pool", type=from_one, metavar="N", help="with --latency: step N streams together")
     parser.add_argument(
         "--sample-rate",
         type=above_zero,
-        help="frames a second, for the deadline of a block: chunks a second where a frame is a chunk",
+        help="frames per second (chunks, if a frame is a chunk), which gives the deadline of a block",
     )
-    parser.add_argument("--block", type=from_one, default=1, help="with --latency: frames a call (%(default)s)")
+    parser.add_argument("--block", type=from_one, default=1, help="with --latency: frames per call (%(default)s)")
     parser.add_argument("--plot", metavar="FILE", help="with --latency: draw the histogram (.svg)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     add_state_dict_options(parser)
@@ -76,6 +86,7 @@ def _calls(subject: Subject, arguments: argparse.Namespace) -> int:
                 threads=arguments.threads,
                 precision=arguments.precision,
                 rounds=arguments.rounds,
+                trusted=arguments.trusted,
             )
     except VerificationError as error:
         print(f"the outputs do not agree, so times mean nothing:\n{error.found}", file=sys.stderr)
@@ -84,7 +95,7 @@ def _calls(subject: Subject, arguments: argparse.Namespace) -> int:
     if found.alone:
         print(f"no peer to compare with: {found.alone}", file=sys.stderr)
     if found.agreement is not None and arguments.precision != "float32":
-        print(f"beside a float32 model:\n{found.agreement}", file=sys.stderr)
+        print(f"compared with float32:\n{found.agreement}", file=sys.stderr)
     if arguments.json:
         print_json(found.as_data())
     else:

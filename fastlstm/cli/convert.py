@@ -29,14 +29,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a model file of any supported format")
     parser.add_argument("-o", "--output", required=True, help="the .fastlstm file to write")
     parser.add_argument("--no-verify", action="store_true", help="write it without comparing outputs")
-    group = parser.add_argument_group("of narrow weights")
-    group.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the weights (%(default)s)")
+    group = parser.add_argument_group("narrow weights")
     group.add_argument(
-        "--max-error", type=above_zero, metavar="E", help="pick each layer's precision so that no output is further off"
+        "--precision", choices=PRECISIONS, default="float32", help="precision of the weights (%(default)s)"
+    )
+    group.add_argument(
+        "--max-error", type=above_zero, metavar="E", help="pick each layer's fastest precision with no error above E"
     )
     group.add_argument("--data", action="append", default=[], metavar="[NAME=]FILE", help="measure errors on this data")
     group.add_argument(
-        "--metric", metavar="MODULE:FUNCTION", help="function(outputs, inputs) -> number: what it is in each precision"
+        "--metric", metavar="MODULE:FUNCTION", help="a function(outputs, inputs) -> number to report in each precision"
     )
     add_comparing_options(parser)
     add_state_dict_options(parser)

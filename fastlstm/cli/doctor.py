@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print as JSON")
     parser.add_argument(
         "--report", type=Path, nargs="?", const=Path("fastlstm-report.json"), metavar="FILE",
-        help="run models whose results are known bit by bit, time them, and write a file to send (default: %(const)s)",
+        help="also run and time models whose results are known to the last bit, and write a file to send (%(const)s)",
     )  # fmt: skip
 
 

@@ -33,25 +33,27 @@ from fastlstm.target import TARGETS, Target
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", nargs="?", help="a model file of any supported format")
-    parser.add_argument("-o", "--output", metavar="FOLDER", help="the folder to make")
+    parser.add_argument("-o", "--output", metavar="FOLDER", help="the folder to create")
     parser.add_argument("--target", action="append", default=[], metavar="T", help="a target's name (x86-64-v3)")
-    parser.add_argument("--list-targets", action="store_true", help="list the targets that have names")
-    parser.add_argument("--name", help="what C's names and the files begin with")
-    parser.add_argument("--batch", type=from_one, default=1, metavar="B", help="rows that go through at once (1)")
-    parser.add_argument("--precision", choices=PRECISIONS, help="of the weights (as the model has them)")
+    parser.add_argument("--list-targets", action="store_true", help="list the named targets")
+    parser.add_argument("--name", help="prefix of C names and files")
+    parser.add_argument("--batch", type=from_one, default=1, metavar="B", help="rows per call (1)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="precision of the weights (the model's own)")
     parser.add_argument(
         "--size", action="append", default=[], metavar="DIM=N",
-        help="size of an open dimension: the model is called whole, or with --state by chunks of this size",
+        help="size of an open dimension: the model takes whole sequences, or with --state chunks, of this size",
     )  # fmt: skip
     add_value_option(parser)
-    parser.add_argument("--whole", action="store_true", help="call the model whole, even if it could stream")
+    parser.add_argument("--whole", action="store_true", help="take whole sequences, even if the model could stream")
     add_state_option(parser)
-    parser.add_argument("--weights", choices=("inside", "apart"), default="inside", help="apart: in files of their own")
+    parser.add_argument(
+        "--weights", choices=("inside", "apart"), default="inside", help="apart: put weights into separate files"
+    )
     parser.add_argument("--json", action="store_true", help="print the manifest as JSON")
-    group = parser.add_argument_group("of a target without a name")
+    group = parser.add_argument_group("targets without a name")
     group.add_argument("--triple", help="LLVM's name of architecture and system, such as riscv64-unknown-linux-gnu")
     group.add_argument("--cpu", help="LLVM's name of the processor")
-    group.add_argument("--features", help="LLVM's names of features with their signs, such as +m,+a,+f")
+    group.add_argument("--features", help="LLVM's feature names with their signs, such as +m,+a,+f")
     add_state_dict_options(parser)
 
 

@@ -20,7 +20,7 @@ from fastlstm.cli.options import (
 )
 from fastlstm.cli.printing import print_json
 from fastlstm.commands.subject import read_model
-from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError, counted
 from fastlstm.files.fileformat import StoredModel
 from fastlstm.graph import Graph
 from fastlstm.graph.quantise import PRECISIONS
@@ -40,20 +40,22 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", help="a model file of any supported format")
     parser.add_argument("--plan", action="store_true", help="show each step, its kernel and its share of the work")
-    parser.add_argument(
-        "--batch", type=from_one, default=1, help="rows of the batch that the plan is shown for (%(default)s)"
-    )
+    parser.add_argument("--batch", type=from_one, default=1, help="batch size to show the plan for (%(default)s)")
     parser.add_argument("--threads", type=from_one, default=1, help="threads that the plan may use (%(default)s)")
-    parser.add_argument("--profile", action="store_true", help="measure what each layer takes, on one thread")
+    parser.add_argument("--profile", action="store_true", help="measure how long each layer takes, on one thread")
     parser.add_argument("--steps", type=from_one, default=100, help="with --profile: time steps (%(default)s)")
     parser.add_argument(
         "--size", action="append", default=[], metavar="DIM=N", help="with --profile: size of an open dimension"
     )
     add_value_option(parser)
     add_state_option(parser)
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the weights (%(default)s)")
-    parser.add_argument("--seconds", type=above_zero, default=1.0, help="with --profile: how long (%(default)s)")
-    parser.add_argument("--plot", metavar="FILE", help="with --profile: draw it (.svg)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="precision of the weights (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=above_zero, default=1.0, help="with --profile: how long to measure (%(default)s)"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="with --profile: draw the profile (.svg)")
     parser.add_argument("--json", action="store_true", help="print as JSON")
     add_state_dict_options(parser)
 
@@ -95,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
                 ["layer", "step", "kernel", "macs", "bytes", "share", "bound", "tile", "note"],
             )
         )
-        print(f"\n{plan.target.isa}, vectors of {plan.target.lanes}; {arguments.batch} row(s) of a batch:")
+        print(f"\n{plan.target.isa}, vectors of {plan.target.lanes}; {counted(arguments.batch, 'row')} of a batch:")
         for part in plan.parts:
             if isinstance(part, Segment):
                 print(f"  {', '.join(part.names)}: {explain.division(part, arguments.batch)}")
@@ -153,7 +155,7 @@ def _stream_lines(stream: Mapping[str, Any]) -> list[str]:
         rows = ", ".join(f"{count} of '{name}'" for name, count in stream["rows"].items())
         lines = [
             f"yes, a frame is {lines[0]}",
-            f"hop of {stream['hop']} frame(s), giving {rows}; delay of {stream['delay']}",
+            f"hop of {counted(stream['hop'], 'frame')}, giving {rows}; delay of {stream['delay']}",
             *stream["reasons"],
         ]
     return [*lines, *(f"the state '{given}' goes on as '{after}'" for given, after in stream["states"].items())]

@@ -26,8 +26,8 @@ __all__ = [
 
 def add_state_dict_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say what a state dict does not."""
-    group = parser.add_argument_group("of PyTorch state dicts and TorchScript archives")
-    group.add_argument("--layers", help='what runs in which order, such as "lstm | last | relu | linear"')
+    group = parser.add_argument_group("PyTorch state dicts and TorchScript archives")
+    group.add_argument("--layers", help='the layers in order, such as "lstm | last | relu | linear"')
     group.add_argument(
         "--batch-first",
         action=argparse.BooleanOptionalAction,
@@ -35,7 +35,9 @@ def add_state_dict_options(parser: argparse.ArgumentParser) -> None:
         help="whether inputs are [batch, time, features] or [time, batch, features]",
     )
     group.add_argument("--prefix", help='use only the tensors whose names begin with it, such as "model."')
-    group.add_argument("--shapes", help='of a TorchScript archive\'s inputs, such as "x: float32[batch, time, 40]"')
+    group.add_argument(
+        "--shapes", help='shapes of a TorchScript archive\'s inputs, such as "x: float32[batch, time, 40]"'
+    )
 
 
 def state_dict_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -50,12 +52,15 @@ def add_comparing_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
     parser.add_argument("--atol", type=_tolerance, default=ATOL, help="absolute tolerance (%(default)s)")
     parser.add_argument("--rtol", type=_tolerance, default=RTOL, help="relative tolerance (%(default)s)")
-    parser.add_argument(
-        "--trusted",
-        action="store_true",
-        help="let PyTorch itself load the source, which can run code out of it",
-    )
+    add_trusted_option(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def add_trusted_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that lets a framework run code from a model file."""
+    parser.add_argument(
+        "--trusted", action="store_true", help="let PyTorch itself load the source, which can run code from it"
+    )
 
 
 def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
@@ -72,7 +77,7 @@ def parse_sizes(arguments: Sequence[str]) -> dict[str, int]:
 def add_state_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that pairs state inputs with outputs by hand."""
     parser.add_argument(
-        "--state", action="append", default=[], metavar="IN=OUT", help="a state's input and the output that shows it"
+        "--state", action="append", default=[], metavar="IN=OUT", help="a state's input and the output that returns it"
     )
 
 

@@ -22,7 +22,7 @@ ROWS = 256  # batch rows run at once: the bits are the same in any batch, and pr
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("model", help="a model file of any supported format")
-    parser.add_argument("inputs", nargs="*", metavar="[NAME=]FILE", help="a .npy, .npz or .csv file an input")
+    parser.add_argument("inputs", nargs="*", metavar="[NAME=]FILE", help="a .npy, .npz or .csv file for each input")
     parser.add_argument("-i", "--input", action="append", default=[], metavar="[NAME=]FILE", help="another input")
     parser.add_argument("-o", "--output", metavar="FILE", help="write the outputs to .npy, .npz or .csv")
     parser.add_argument("--stream", action="store_true", help="feed the sequence through a stream, frame by frame")

@@ -52,20 +52,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="insist that there is, or is no, run to go on with; what is there is gone on with by itself",
+        help="insist that there is a run to resume, or that there is none (default: resume if there is)",
     )
-    parser.add_argument("--part-rows", type=from_one, help="rows of the input that make a part")
+    parser.add_argument("--part-rows", type=from_one, help="input rows per part")
     parser.add_argument("--precision", default="float32", help="float32, int16 or int8 (%(default)s)")
-    parser.add_argument("--workers", type=from_one, help="threads, or actors on Ray (as many as cores)")
-    parser.add_argument("--memory", type=_bytes, metavar="BYTES", help="beside the model, such as 512M (1G)")
-    parser.add_argument("--ray", metavar="ADDRESS", help='score on a Ray cluster: "auto", "local", "ray://..."')
-    parser.add_argument("--stream", action="store_true", help="DATA are .wav or .npy recordings, fed in pieces")
-    parser.add_argument("--streams", type=from_one, help="with --stream: recordings that a worker advances at once")
+    parser.add_argument("--workers", type=from_one, help="threads, or actors on Ray (one per core)")
     parser.add_argument(
-        "--frame", type=from_one, metavar="SAMPLES", help="with --stream: of a frame, if the model leaves it open"
+        "--memory", type=_bytes, metavar="BYTES", help="memory to use besides the model, such as 512M (1G)"
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help='score on a Ray cluster: "auto", "local", "ray://..."')
+    parser.add_argument("--stream", action="store_true", help="data are .wav or .npy recordings, fed in pieces")
+    parser.add_argument("--streams", type=from_one, help="with --stream: recordings that a worker advances together")
+    parser.add_argument(
+        "--frame",
+        type=from_one,
+        metavar="SAMPLES",
+        help="with --stream: samples per frame, if the model leaves it open",
     )
     parser.add_argument(
-        "--overlap", type=from_one, metavar="SAMPLES", help="with --stream: what a frame begins with of the one before"
+        "--overlap",
+        type=from_one,
+        metavar="SAMPLES",
+        help="with --stream: how many samples a frame shares with the one before",
     )
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     add_state_option(parser)

@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument(
         "model",
-        help="a model file; alone: against its golden samples, or its own framework; or the folder of an export",
+        help="a model file, compared with its golden samples or its own framework; or the folder of an export",
     )
     parser.add_argument("other", nargs="?", help="a second model file, run by fastlstm and compared with the first")
     parser.add_argument("--by-layer", action="store_true", help="name the first layer that differs from float64")

@@ -39,18 +39,20 @@ from fastlstm.verification.samples import sample_frames, sample_inputs
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("models", nargs="*", help="compile what these need; none: the standard layers")
+    parser.add_argument("models", nargs="*", help="compile what these need (without any: the standard layers)")
     parser.add_argument(
         "--target", choices=list(LEVELS), metavar="LEVEL",
-        help=f"compile for other processors, without running: {', '.join(LEVELS)}",
+        help=f"compile for other processors, without running anything: {', '.join(LEVELS)}",
     )  # fmt: skip
     parser.add_argument(
-        "--folder", type=Path, help="where compiled kernels are kept (default: the cache); it can be copied"
+        "--folder", type=Path, help="where to put compiled kernels (default: the cache); the folder can be copied"
     )
     parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
     parser.add_argument("--threads", type=from_one, default=1, help="threads that calls will use (%(default)s)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the weights (%(default)s)")
-    parser.add_argument("--pool", type=from_one, metavar="N", help="pools of so many streams too")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="precision of the weights (%(default)s)"
+    )
+    parser.add_argument("--pool", type=from_one, metavar="N", help="also compile for pools of N streams")
     add_state_option(parser)
     add_value_option(parser)
     add_state_dict_options(parser)

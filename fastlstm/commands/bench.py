@@ -10,7 +10,7 @@ from typing import Any
 import numpy.typing as npt
 
 from fastlstm.commands.subject import Precision, Subject
-from fastlstm.errors import DependencyError, UnsupportedError, VerificationError
+from fastlstm.errors import DependencyError, UnsupportedError, VerificationError, counted
 from fastlstm.reporting.benchmark import Contest, compare, settings
 from fastlstm.reporting.tables import table, table_html
 from fastlstm.verification.comparison import Comparison, as_named
@@ -36,12 +36,12 @@ class Bench:
     inputs : str
         Names and shapes of what was run.
     steps : int
-        Time steps a call.
+        Time steps per call.
     threads : int
     alone : str
         Why no other engine was timed; "" if one was.
     agreement : Comparison or None
-        Our outputs beside the other engine's.
+        Our outputs compared with the other engine's.
     notes : tuple of str
         What was assumed of the model.
     """
@@ -82,7 +82,8 @@ class Bench:
     @property
     def title(self) -> str:
         """What was measured."""
-        return f"{self.inputs}: {self.steps} step(s) a call, {self.threads} thread(s), measured in turns"
+        steps, threads = counted(self.steps, "step"), counted(self.threads, "thread")
+        return f"{self.inputs}: {steps} per call, {threads}, timed in turns"
 
     def __str__(self) -> str:
         rows = self.rows()
@@ -108,42 +109,45 @@ def bench(
     threads: int = 1,
     precision: Precision = "float32",
     rounds: int = 9,
+    trusted: bool = False,
     **options: Any,
 ) -> Bench:
-    """Time whole calls of a model, beside its own framework where there is one.
+    """Time whole calls of a model, next to its own framework if there is one.
 
     Parameters
     ----------
     model : path or Model
         The framework of a file's format takes part, with as many threads, if it is installed.
     inputs : mapping of str to array, optional
-        What is run, in the model's own layout; made-up data if it is not given.
+        Inputs, in the model's own layout; random data by default.
     batch, steps : int
-        Rows and time steps of made-up data.
+        Rows and time steps of random data.
     sizes : mapping of str to int, optional
-        Sizes of open dimensions by name, for made-up data.
+        Sizes of open dimensions by name, for random data.
     values : mapping of str to number or array, optional
         Values of inputs such as a sample rate.
     against : path, torch.nn.Module, Keras model or callable, optional
-        What to time beside it; where names differ, the order counts.
+        What to compare with; if names differ, the order counts.
     threads : int
-        Of every engine that lets itself be told.
+        For every engine that has such a setting.
     precision : str or mapping of str to str
         As in `fastlstm.load`.
     rounds : int
-        In each, every engine has its turn.
+        In each round, every engine takes a turn.
+    trusted : bool
+        Let PyTorch itself load the file, which can run code from it.
     **options
-        What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
+        Options of the format's reader, such as ``layers=`` for a PyTorch state dict.
 
     Returns
     -------
     Bench
-        Times in seconds; it prints as a table.
+        Times in seconds. Prints as a table.
 
     Raises
     ------
     VerificationError
-        If the two engines' float32 outputs differ, so that times would mean nothing.
+        If the two engines' float32 outputs differ, which would make the times meaningless.
     InputError
         If inputs, sizes or values do not fit the model.
 
@@ -160,7 +164,7 @@ def bench(
     run = dict(inputs) if inputs else sample_inputs(subject.graph, sizes, batch=batch, time=steps)
     run |= values_of(subject.graph, sizes or {}, values or {})
     runnables: dict[str, Callable[[], Any]] = {OURS: lambda: made.run(run)}
-    peer, alone = _peer(subject, against, threads)
+    peer, alone = _peer(subject, against, threads, trusted)
     agreement = None
     if peer is not None:
         agreement = compare_outputs(peer.run(run), made.run(run))
@@ -173,7 +177,7 @@ def bench(
     return Bench(contest, shapes, count, threads, alone, agreement, made.notes)
 
 
-def _peer(subject: Subject, against: Any, threads: int) -> tuple[Runner | None, str]:
+def _peer(subject: Subject, against: Any, threads: int, trusted: bool) -> tuple[Runner | None, str]:
     """Return what the times are compared with, or None and why there is nothing."""
     if against is not None and not isinstance(against, str | os.PathLike):
         return object_runner(against, subject.graph), ""
@@ -182,7 +186,7 @@ def _peer(subject: Subject, against: Any, threads: int) -> tuple[Runner | None, 
         return None, ""
     try:
         own = subject if against is None else Subject.read(path)
-        peer = own_framework(path, own.graph, threads)
+        peer = own_framework(path, own.graph, threads, trusted=trusted)
         return Runner(peer.name, as_named(subject.graph, own.graph, peer.run)), ""
     except (DependencyError, UnsupportedError, RunnerError) as error:
         return None, str(error)

@@ -34,7 +34,7 @@ GOLDEN_BYTES = 4 << 20  # larger samples are compared, but not stored
 
 @dataclass(frozen=True)
 class Narrowing:
-    """What narrow weights cost and gain.
+    """What narrow weights cost and what they gain.
 
     Attributes
     ----------
@@ -43,9 +43,9 @@ class Narrowing:
     cost : Cost
         Errors against float32, and speed on this machine.
     bytes, float32_bytes : int
-        Of the weights, narrow and as they were.
+        Size of the weights, narrow and in float32.
     notes : tuple of str
-        What stayed as it was, and why.
+        Which layers stayed as they were, and why.
     """
 
     layers: Mapping[str, str]
@@ -74,11 +74,11 @@ class Conversion:
     output : str
         The file.
     verification : Verification or None
-        How far the outputs are from the source's own framework; None if that was not asked for.
+        The comparison with the source's own framework; None if that was not asked for.
     golden_samples, file_bytes : int
     narrowing : Narrowing or None
     metric : mapping of str to float
-        The caller's metric by precision.
+        The caller's metric for each precision.
     notes : tuple of str
         What was assumed.
     """
@@ -142,48 +142,48 @@ def convert(
     trusted: bool = False,
     **options: Any,
 ) -> Conversion:
-    """Convert a model file to a ``.fastlstm`` file that holds samples to verify it by.
+    """Convert a model file to a ``.fastlstm`` file, which includes samples to verify it with.
 
     Parameters
     ----------
     source : path
         A model file of any supported format.
     output : path
-        Ends in ``.fastlstm``; written aside, loaded again, then renamed.
+        Ends in ``.fastlstm``; written to a temporary file, loaded again, then renamed.
     precision : str or mapping of str to str
         "float32", "int16" or "int8", for all layers or by layer name.
     max_error : float, optional
-        Choose each layer's precision, the fastest with which no output is further off than this on `data`.
+        Give each layer the fastest precision with which no output is off by more than this on `data`.
     data : mapping of str to array, or sequence of them, optional
-        What errors and the metric are measured on, in the model's own layout.
+        Inputs on which errors and the metric are measured, in the model's own layout.
     metric : callable, optional
         ``metric(outputs, inputs) -> number``, both dicts by name: measured in float32, int16 and int8.
     inputs : mapping of str to array, optional
-        What the comparison runs on; made-up data of several sizes if it is not given.
+        Inputs for the comparison; random data of several sizes by default.
     sizes : mapping of str to int, optional
-        Sizes of open dimensions for made-up data.
+        Sizes of open dimensions for random data.
     compare : bool
-        Compare the outputs with the source's own framework, or the float64 reference where that is not installed.
+        Compare the outputs with the source's own framework, or with the float64 reference if that is not installed.
     atol, rtol : float
         An output holds where ``|got - expected| <= atol + rtol * |expected|``.
     trusted : bool
-        Let PyTorch itself load the source, which can run code out of it.
+        Let PyTorch itself load the source, which can run code from it.
     **options
-        What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
+        Options of the format's reader, such as ``layers=`` for a PyTorch state dict.
 
     Returns
     -------
     Conversion
-        What was found and written; it prints as a report.
+        What was found and written. Prints as a report.
 
     Raises
     ------
     VerificationError
         If an output differs by more than the tolerance; nothing is written.
     InputError
-        If arguments do not go together, or data do not fit the model.
+        If the arguments are incompatible, or the data do not fit the model.
     FileFormatError, UnsupportedError, OSError
-        If the source cannot be read, or the output not be written.
+        If the source cannot be read or the output cannot be written.
 
     Examples
     --------
@@ -265,7 +265,7 @@ def _narrowed(
 
 def metric_table(values: Mapping[str, float], name: str = "metric") -> str:
     """Return a metric by precision as a table."""
-    rows = [{"precision": p, name: v, "beside float32": v - values["float32"]} for p, v in values.items()]
+    rows = [{"precision": p, name: v, "against float32": v - values["float32"]} for p, v in values.items()]
     return table(rows, list(rows[0]))
 
 

@@ -28,11 +28,11 @@ class Latency:
     timing : Timing
         Seconds of each call.
     what : str
-        What a call was.
+        What was timed.
     block : int
-        Frames a call.
+        Frames per call.
     sample_rate : float or None
-        Frames a second.
+        Frames per second.
     notes : tuple of str
         What was assumed of the model.
     """
@@ -115,33 +115,33 @@ def latency(
     batch : int
         Rows of the stream.
     block : int
-        Frames a call; rounded up to whole hops.
+        Frames per call; rounded up to whole hops.
     pool : int, optional
-        So many streams that step together, instead of one.
+        Time this many streams that step together, instead of one.
     state : mapping of str to str, optional
-        State inputs and the outputs that show them, as for `Model.stream`.
+        State inputs and the outputs that return them, as for `Model.stream`.
     sizes : mapping of str to int, optional
         Sizes of open dimensions.
     values : mapping of str to number or array, optional
         Values of inputs that are the same in every call, such as a sample rate.
     sample_rate : float, optional
-        Frames a second, for the deadline of a block: chunks a second where a frame is a chunk.
+        Frames per second (chunks per second if a frame is a chunk), which gives the deadline of a block.
     seconds : float
         How long to measure.
     threads, precision
         As in `fastlstm.load`.
     **options
-        What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
+        Options of the format's reader, such as ``layers=`` for a PyTorch state dict.
 
     Returns
     -------
     Latency
-        Times in seconds, the deadline and what missed it.
+        Times in seconds, the deadline and how many calls missed it.
 
     Raises
     ------
     InputError
-        If arguments do not fit the model or one another.
+        If the arguments do not fit the model or each other.
     UnsupportedError
         If the model cannot stream; the message says why.
 

@@ -51,7 +51,10 @@ class Subject:
             return model
         if isinstance(model, Model):
             if options:
-                raise InputError(f"{', '.join(options)} is for a file; the model given is read already.")
+                raise InputError(
+                    f"Expected no further options for a model that is read already; got {', '.join(options)}. "
+                    "What a function does not name itself goes to the reader of a file."
+                )
             return cls("", StoredModel(model.graph), model)
         if not isinstance(model, str | os.PathLike):
             raise InputError(f"A model is a path or a fastlstm.Model; got {type(model).__name__}.")

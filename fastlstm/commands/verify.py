@@ -43,33 +43,33 @@ def verify(
     trusted: bool = False,
     **options: Any,
 ) -> Verification:
-    """Compare a model's outputs with those that are expected of it.
+    """Compare a model's outputs with the expected ones.
 
     Parameters
     ----------
     model : path or Model
         What is run by fastlstm. Alone, a ``.fastlstm`` file is compared with the samples in it, any other file with
-        its own framework, or the float64 reference where that is not installed.
+        its own framework, or with the float64 reference if that is not installed.
     against : path, Model, torch.nn.Module, Keras model or callable, optional
-        What says which outputs are right; a callable takes inputs by name and returns outputs by name. Where names
+        The source of the expected outputs; a callable takes inputs by name and returns outputs by name. If names
         differ, the order counts.
     inputs : mapping of str to array, optional
-        What both run on, in the model's own layout; made-up data of several sizes if it is not given.
+        Inputs for both, in the model's own layout; random data of several sizes by default.
     sizes : mapping of str to int, optional
-        Sizes of open dimensions for made-up data.
+        Sizes of open dimensions for random data.
     atol, rtol : float
         An output holds where ``|got - expected| <= atol + rtol * |expected|``.
     by_layer : bool
         Also compare the outputs of each layer with the float64 reference, on the first inputs.
     trusted : bool
-        Let PyTorch itself load the file, which can run code out of it.
+        Let PyTorch itself load the file, which can run code from it.
     **options
-        What the format's reader takes, such as ``layers=`` for a PyTorch state dict.
+        Options of the format's reader, such as ``layers=`` for a PyTorch state dict.
 
     Returns
     -------
     Verification
-        ``holds`` says it in a word; it prints as a report.
+        ``holds`` says whether they agree. Prints as a report.
 
     Raises
     ------

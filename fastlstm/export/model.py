@@ -50,7 +50,7 @@ class Exported:
     whole : bool
         Whether it is to be called whole in any case.
     state : mapping of str to str
-        State inputs and the outputs that show them.
+        State inputs and the outputs that return them.
     """
 
     model: Model

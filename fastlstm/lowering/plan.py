@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import UnsupportedError, counted
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, outer_values
 from fastlstm.lowering import explain
 from fastlstm.lowering.segments.build import build_segment
@@ -71,7 +71,8 @@ class Plan:
         macs, nbytes = (sum(row.get(key, 0) for row in rows) for key in ("macs", "bytes"))
         native = sum(isinstance(part, Segment) for part in self.parts)
         return (
-            f"<Plan for {self.target.name}: {len(rows)} steps in {len(self.parts)} parts, {native} of them segments; "
+            f"<Plan for {self.target.name}: {counted(len(rows), 'step')} in {counted(len(self.parts), 'part')}, "
+            f"{counted(native, 'segment')} among them; "
             f"{macs:,} multiply-adds a time step, {nbytes:,} bytes of weights; print it for the table>"
         )
 

@@ -46,7 +46,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm import operators
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, counted
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs, default_activations
 from fastlstm.operators.activations import activation
 
@@ -372,7 +372,7 @@ def _sequence(
 def _checked(lengths: Array, T: int, B: int) -> Array:
     lengths = np.asarray(lengths)
     if lengths.shape != (B,) or lengths.dtype.kind not in "iu" or ((lengths < 0) | (lengths > T)).any():
-        raise InputError(f"Expected {B} integer length(s) between 0 and {T}; got {lengths.tolist()}.")
+        raise InputError(f"Expected {counted(B, 'integer length')} between 0 and {T}; got {lengths.tolist()}.")
     return lengths
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 from fastlstm.errors import InputError
@@ -17,6 +18,7 @@ from fastlstm.runtime.clock import OUTSIDE, Clock
 __all__ = ["Profile", "Row", "measure"]
 
 BAR = 24  # characters
+ROUNDS, LEAST = 9, 3  # medians of so many: one pause of the process is in one round
 
 
 class Row(NamedTuple):
@@ -28,7 +30,7 @@ class Row(NamedTuple):
         The layer's name in the model; "" for what belongs to none.
     kernel : str
     seconds : float
-        In a call, on average.
+        Per call, the median of several rounds.
     share : float
         Of the call.
     """
@@ -48,7 +50,7 @@ class Profile:
     rows : tuple of Row
         In the order in which the layers run.
     seconds : float
-        Of a call, on average, the clock's reading included.
+        Per call, the sum of all rows; reading the clock is included.
     calls : int
         How many were measured.
     inputs : str
@@ -89,7 +91,7 @@ class Profile:
         Path(path).write_text(self.svg(), encoding="utf-8")
 
     def _title(self) -> str:
-        return f"{_time(self.seconds)} a call, mean of {self.calls:,} calls; {self.inputs}"
+        return f"{_time(self.seconds)} a call, over {self.calls:,} calls; {self.inputs}"
 
     def __str__(self) -> str:
         wide = [max(len(row[i]) for row in [*self.rows, ("layer", "kernel")]) for i in (0, 1)]  # type: ignore[arg-type]
@@ -110,7 +112,7 @@ class Profile:
 def measure(
     call: Callable[[], object], clock: Clock, seconds: float, inputs: str, layers: Sequence[str] = ()
 ) -> Profile:
-    """Return the profile of a call whose programs tell `clock`; it is made again and again for so many seconds.
+    """Return the profile of a call whose programs tell `clock`; the call is repeated for so many seconds.
 
     `layers` are the names of all layers in the order in which they run.
     """
@@ -118,9 +120,27 @@ def measure(
         raise InputError(f"seconds should be above zero; got {seconds!r}.")
     for _ in range(3):  # the first compiles or records, the second may make what is kept
         call()
+    begin, calls = time.perf_counter(), 0
+    rounds: list[dict[tuple[str, str], float]] = []
+    while len(rounds) < LEAST or (len(rounds) < ROUNDS and time.perf_counter() - begin < seconds):
+        times, count = _round(call, clock, seconds / ROUNDS)
+        rounds.append(times)
+        calls += count
+    keys = dict.fromkeys(key for times in rounds for key in times)
+    each = {key: median(times.get(key, 0.0) for times in rounds) for key in keys}
+    total = sum(each.values())
+    rows = [Row(*key, spent, spent / total) for key, spent in each.items() if spent]
+    places = {layer: number for number, layer in enumerate(layers)}
+    # What belongs to no layer comes last.
+    rows.sort(key=lambda row: (not row.layer, places.get(row.layer, len(places))))
+    return Profile(tuple(rows), total, calls, inputs)
+
+
+def _round(call: Callable[[], object], clock: Clock, seconds: float) -> tuple[dict[tuple[str, str], float], int]:
+    """Return the seconds that each kernel takes in a call, and how many calls there were."""
     clock.start()
     begin, calls = time.perf_counter(), 0
-    while (spent := time.perf_counter() - begin) < seconds or calls < 3:
+    while (spent := time.perf_counter() - begin) < seconds or not calls:
         call()
         calls += 1
     clock.note(*OUTSIDE)
@@ -128,12 +148,7 @@ def measure(
     total = sum(ticks.values())
     if not total:
         raise InputError(f"The processor ({clock.target.name}) has no clock that kernels can read.")
-    each = spent / calls
-    rows = [Row(*key, each * count / total, count / total) for key, count in ticks.items() if count]
-    places = {layer: number for number, layer in enumerate(layers)}
-    # What belongs to no layer comes last.
-    rows.sort(key=lambda row: (not row.layer, places.get(row.layer, len(places))))
-    return Profile(tuple(rows), each, calls, inputs)
+    return {key: spent / calls * count / total for key, count in ticks.items()}, calls
 
 
 def _time(seconds: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.errors import counted
 from fastlstm.kernels.compiler import prepare
 from fastlstm.kernels.kernel import Kernel
 from fastlstm.program.layout import LINE
@@ -42,8 +43,8 @@ class BoundProgram(Instance):
 
     def __repr__(self) -> str:
         return (
-            f"<{type(self).__name__} of {self.program!r}, bound to {self.batch} rows, {self.workers} worker(s) and "
-            f"{self.steps} time steps: {self.nbytes():,} bytes>"
+            f"<{type(self).__name__} of {self.program!r}, bound to {counted(self.batch, 'row')}, "
+            f"{counted(self.workers, 'worker')} and {counted(self.steps, 'time step')}: {self.nbytes():,} bytes>"
         )
 
     def _lower(self, batch: int) -> Lowered:

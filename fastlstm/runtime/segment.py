@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, counted
 from fastlstm.program import layout
 from fastlstm.program.memory import guarded
 from fastlstm.program.program import Program, Stage
@@ -61,7 +61,7 @@ class Segment:
         return (
             f"<Segment ({', '.join(self.inputs)}) -> ({', '.join(self.outputs)}): {len(steps)} instructions, "
             f"{layers} of them recurrent, {sum(step.macs for step in steps):,} multiply-adds a time step, "
-            f"{self.threads} thread(s) at most>"
+            f"{counted(self.threads, 'thread')} at most>"
         )
 
     def connections(self) -> Connections:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from numpy.lib.stride_tricks import as_strided
 
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, counted
 from fastlstm.model import Model
 from fastlstm.scoring.arrow import arrow_column, arrow_type
 from fastlstm.scoring.parts import OutputFolder, model_hash
@@ -212,8 +212,8 @@ class _Player:
         samples = int(np.prod(shape))
         if not isinstance(overlap, int) or not 0 <= overlap < samples:
             raise InputError(
-                f"overlap should be less than the {samples} sample(s) of a frame; got {overlap!r}. Say how many "
-                "samples a frame has (frame=512, --frame 512) if the model leaves that open."
+                f"overlap should be less than the {counted(samples, 'sample')} of a frame; got {overlap!r}. Say how "
+                "many samples a frame has (frame=512, --frame 512) if the model leaves that open."
             )
         self._overlap = overlap
         whole = samples * self._dtypes[self.main].itemsize * BLOCK

@@ -32,11 +32,11 @@ class Summary:
     ----------
     out : str
     rows : int
-        Of the input; each is in a part or among the rejected.
+        Rows of the input; each is in a part or among the rejected.
     rejected : int
         Rows that could not be scored.
     scored_now : int
-        Rows that this run scored itself, and did not find done.
+        Rows scored by this run, not by an earlier one.
     seconds, rows_per_second : float
         Of this run.
     """

@@ -80,14 +80,14 @@ class Scorer:
     """A model as a function from Arrow rows to Arrow rows.
 
     ``scorer(batch)`` returns the batch with the columns that hold the model's inputs replaced by its outputs. A row's
-    bits are the same in any batch. A scorer pickles, may be called from several threads, and fits Ray's
+    bits are the same in any batch. A scorer can be pickled and called from several threads, and fits Ray's
     ``map_batches``, Spark's ``mapInArrow`` and Dask's ``map_partitions``.
 
     Parameters
     ----------
     model : Model or path
     columns : mapping of str to str or sequence of str, optional
-        The column of each input; several (patterns such as ``"sensor_*"`` among them) stand side by side as features.
+        The column of each input; several (patterns such as ``"sensor_*"`` among them) become features side by side.
         An input without an entry takes the column of its own name; a model's only input, else the only column of a
         type that fits.
     constants : mapping of str to number or array, optional
@@ -99,10 +99,10 @@ class Scorer:
     max_length : int, optional
         Longer sequences are not scored.
     on_error : "null" or "stop"
-        What a call does with a row that cannot be scored: null outputs with the reason in the column
-        ``fastlstm_error``, or an `InputError`.
+        What to do with a row that cannot be scored: give null outputs, with the reason in the column
+        ``fastlstm_error``, or raise an `InputError`.
     batch_rows, batch_frames : int
-        Most rows, and most time steps, that the model runs at once.
+        The most rows, and the most time steps, that the model runs at once.
 
     Raises
     ------

@@ -37,7 +37,7 @@ def engine_for(model: Streamed, hand: Mapping[str, str] | None, target: Target |
     ----------
     model : Streamed
     hand : mapping of str to str, optional
-        State inputs and the outputs that show them, where the graph alone does not say it.
+        State inputs and the outputs that return them, where the graph alone does not say it.
     target : Target, optional
         What it is planned for; this machine if not given.
 

@@ -175,7 +175,7 @@ class StreamPool:
             among its axes, such as a sample rate, may be given once for all. With a `hop` of more than one frame
             [streams, hop, features].
         out : array [streams, width], or dict of them, optional
-            Written and returned instead of a new array.
+            An array to write to and return instead of a new one.
 
         Returns
         -------

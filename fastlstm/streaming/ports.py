@@ -77,8 +77,10 @@ def fits(shape: tuple[Any, ...], got: tuple[int, ...]) -> bool:
 
 
 def with_ones(array: Array, shape: tuple[Any, ...]) -> Array:
-    """Return an array with the axes of size 1 that a shape begins with, if those are all that it lacks."""
+    """Return an array with the axes of size 1 that a shape begins with, or the last one, if those are all it lacks."""
     missing = len(shape) - array.ndim
+    if missing == 1 and shape[-1] == 1 and fits(shape[:-1], array.shape):  # a column of numbers: one feature
+        return array.reshape(*array.shape, 1)
     if missing > 0 and set(shape[:missing]) == {1} and array.ndim and fits(shape[missing:], array.shape):
         return array.reshape((1,) * missing + array.shape)
     return array

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, counted
 from fastlstm.runtime.busy import exclusive, in_use
 from fastlstm.runtime.conversion import converted
 from fastlstm.runtime.foreign import as_array, with_tensors
@@ -25,34 +25,35 @@ Array = npt.NDArray[Any]
 class Stream:
     """A running sequence (or `batch` of them) with its own state.
 
-    A model of several inputs takes a dict of frames by name; one of several outputs returns a dict. An input that
-    does not change with time (a speaker's embedding, say) is given with every call. A model whose output is that of
-    the last time step gives one output a frame here. A model with a fixed chunk as its input and its own states
-    advances by one such chunk in a step.
+    A model with several inputs takes a dict of frames by name; one with several outputs returns a dict. An input that
+    does not change over time (a speaker's embedding, say) is passed with every call. A model that returns only the last
+    time step gives one output per frame here. If a model takes fixed chunks and carries its own states, a step is one
+    such chunk.
 
-    A step takes `hop` frames (1 for most models) and gives as many output frames each time. The first `delay` of
-    them are zeros: what is computed from later frames comes so much later, and its last part by `finish`.
+    A step takes `hop` input frames (1 for most models) and always returns the same number of output frames. Outputs
+    that depend on later frames lag behind by `delay` frames: the first `delay` output frames are zeros, and `finish`
+    returns the last ones.
 
-    A stream does one call at a time: a call that meets another one, from another thread, raises InputError. So does a
-    call whose arguments do not fit; either way nothing has changed. Any number of streams of one model may run at once.
+    A stream serves one call at a time: if another thread's call is running, a call raises InputError. So does a call
+    whose arguments do not fit; either way nothing has changed. Any number of streams of one model may run at once.
 
-    A stream copies (`clone`, ``copy.copy``, ``copy.deepcopy``) and pickles: the copy starts from the same state and
-    goes its own way. Copies share the model; a pickled stream takes it along.
+    A stream can be copied (`clone`, ``copy.copy``, ``copy.deepcopy``) and pickled: the copy starts from the same state
+    and is independent from then on. Copies share the model; a pickled stream includes it.
 
     Parameters
     ----------
     model : Model
     batch : int
-        Rows that go through side by side.
+        Rows that advance together.
     state : mapping of str to str, optional
-        State inputs and the outputs that show them, as for `Model.stream`.
+        State inputs and the outputs that return them, as for `Model.stream`.
 
     Attributes
     ----------
     hop : int
-        Frames of a step.
+        Input frames per step.
     delay : int
-        Output frames before the first one that is computed.
+        Output frames of zeros before the first result.
     batch : int
 
     Raises
@@ -114,11 +115,11 @@ class Stream:
         Parameters
         ----------
         frame : array [features], or [batch, features]
-            (ids: a number, or [batch]); with several inputs a dict of them. Axes of size 1 that the model has in
-            front may be left out: [257] for [1, 1, 257]. With a `hop` of more than one frame
+            (ids: a number, or [batch]); with several inputs a dict of them. Axes of size 1 in front may be left
+            out ([257] for [1, 1, 257]), and so may that of a single feature. With a `hop` of more than one frame
             [hop, features], or [hop, batch, features].
         out : array of the result's shape and dtype, or dict of them, optional
-            Written and returned instead of a new array.
+            An array to write to and return instead of a new one.
 
         Returns
         -------
@@ -196,7 +197,7 @@ class Stream:
             if "T" not in port.axes:
                 chunk[name] = array
                 continue
-            given = np.asarray(array)
+            given = with_ones(np.asarray(array), (self.hop, *port.shape(1, self.batch, "T" + self._lone)))
             lone = self._lone if given.ndim < len(port.axes) else ""
             shapes = [(self.hop, *port.shape(1, self.batch, "T" + some)) for some in dict.fromkeys((self._lone, ""))]
             what = "A hop" if len(self._inputs) == 1 else f"A hop of '{name}'"
@@ -210,9 +211,9 @@ class Stream:
         Parameters
         ----------
         chunk : array [n, features], or with a batch axis the model's own layout
-            With several inputs a dict of them, all of n frames.
+            With several inputs a dict of them, all of n frames. A single feature needs no axis: [n].
         out : array of the result's shape and dtype, or dict of them, optional
-            Written and returned instead of a new array. It may lie over the chunk, in whole or in part.
+            An array to write to and return instead of a new one. It may overlap the chunk.
 
         Returns
         -------
@@ -260,7 +261,7 @@ class Stream:
             raise
 
     def __repr__(self) -> str:
-        return f"<fastlstm.Stream of {self._model!r}: {self.batch} row(s)>"
+        return f"<fastlstm.Stream of {self._model!r}: {counted(self.batch, 'row')}>"
 
     def _repr_html_(self) -> str:
         from fastlstm.reporting.tables import facts_html  # for notebooks

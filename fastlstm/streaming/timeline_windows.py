@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.errors import counted
 from fastlstm.graph import Node
 from fastlstm.operators import Stream, dims
 from fastlstm.operators.movement import slice_bounds
@@ -264,7 +265,7 @@ def _cut(at: Unroller, node: Node, name: str, x: Flow, start: int, end: int | st
         at.flows[node.output(0)] = replace(x, lag=lag, extra=x.extra - start, overlaps=lag < 0)
         return
     if start:
-        at.note(node, f"begins {start} row(s) later")
+        at.note(node, f"begins {counted(start, 'row')} later")
     if step == 1:
         _around(at, node, name, x, -start, -dropped, 0.0)
         return

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fastlstm.errors import counted
 from fastlstm.graph import Node
 from fastlstm.passes import shapes
 from fastlstm.streaming.flow import FAR, ROWS, Carried, Flow, LongerHopError, Padding, Phase, refusal
@@ -53,7 +54,7 @@ def window(
     if stride > 1:
         at.note(node, f"takes steps of {stride} rows")
     if span > max(0, padding.before):
-        at.note(node, f"looks {span - max(0, padding.before)} row(s) ahead")
+        at.note(node, f"looks {counted(span - max(0, padding.before), 'row')} ahead")
     if flow.merged or flow.overlaps:
         raise refusal(node, "looks at other time steps of a value whose rows are not frames alone")
     if flow.rows % stride:

@@ -94,7 +94,7 @@ class Difference:
     def __str__(self) -> str:
         if self.problem:
             return f"{self.name}: {self.problem}"
-        text = f"{self.name}: largest difference {self.max_abs:.2e}, {self.ratio:.2g} of what is allowed"
+        text = f"{self.name}: largest difference {self.max_abs:.2e}, {self.ratio:.2g} of the tolerance"
         if not self.holds:
             text += f"; at {list(self.where)} expected {self.expected:.9g}, got {self.got:.9g}"
         if self.nan_mismatches:
@@ -223,7 +223,7 @@ def _sequence_difference(name: str, expected: Any, got: Any, atol: float, rtol: 
 
 @dataclass(frozen=True)
 class Verification:
-    """What a comparison of runs found.
+    """The result of a comparison.
 
     Attributes
     ----------
@@ -236,7 +236,7 @@ class Verification:
     samples : tuple of GoldenSample
         The inputs that were tried, with the expected outputs.
     layers : tuple of LayerDifference
-        Each layer beside the float64 reference, where that was asked for.
+        Each layer compared with the float64 reference, if that was asked for.
     """
 
     expected_from: str

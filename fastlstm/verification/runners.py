@@ -74,7 +74,7 @@ def own_framework(
     threads : int, optional
         For frameworks that take a number of threads per model (onnxruntime); default: their own choice.
     trusted : bool
-        Let the framework load the file even if its loader can run code out of it (PyTorch's).
+        Let the framework load the file even if its loader can run code from it, as PyTorch's can.
 
     Raises
     ------
@@ -96,8 +96,8 @@ def own_framework(
         raise UnsupportedError(f"{path.name} holds no program that another framework could run.")
     if not trusted:
         raise UnsupportedError(
-            f"PyTorch can run code out of {path.name} when it loads it, so it only does so for a trusted file "
-            "(--trusted, or trusted=True)."
+            f"PyTorch may run code from {path.name} when it loads the file. If you trust it, say so with --trusted "
+            "(trusted=True in Python)."
         )
     return load(path, graph)
 

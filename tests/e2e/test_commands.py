@@ -79,7 +79,7 @@ def test_precision_is_measured_on_data_and_a_metric(weights: Path, tmp_path: Pat
     )
     assert list(made.metric) == ["float32", "int16", "int8"]
     assert made.narrowing.cost.max_abs < 1e-2
-    assert "beside float32" in str(made)
+    assert "against float32" in str(made)
     assert made.as_data()["precision"]["layers"].keys() == {"head"}
     for words in ({"metric": largest}, {"data": {name: x}}, {"max_error": -1.0, "data": {name: x}}):
         with pytest.raises(fastlstm.InputError):
@@ -91,7 +91,7 @@ def test_calls_and_steps_are_timed(weights: Path, tmp_path: Path) -> None:
     model = fastlstm.load(weights, **LAYERS)
     found = fastlstm.bench(model, steps=5, rounds=2, against=NET)
     assert [row["engine"] for row in found.rows()] == ["fastlstm", f"torch {torch.__version__}"]
-    assert "5 step(s) a call" in str(found)
+    assert "5 steps per call, 1 thread," in str(found)
     assert "<table>" in found._repr_html_()
     with pytest.raises(fastlstm.VerificationError, match="times mean nothing"):
         fastlstm.bench(model, steps=5, rounds=2, against=Net().eval())
@@ -102,6 +102,26 @@ def test_calls_and_steps_are_timed(weights: Path, tmp_path: Path) -> None:
     assert fastlstm.latency(model, pool=3, seconds=0.01).what == "a step of 3 streams"
     with pytest.raises(fastlstm.InputError, match="goes with neither block nor batch"):
         fastlstm.latency(model, pool=3, block=2)
+
+
+def test_pytorch_is_timed_on_a_file_that_is_trusted(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.jit.trace(NET, torch.zeros(2, 5, 3)).save(path)
+    with pytest.warns(fastlstm.AssumptionWarning):
+        alone = fastlstm.bench(path, steps=5, rounds=1)
+    assert "trusted=True" in alone.alone
+    assert len(alone.rows()) == 1
+    with pytest.warns(fastlstm.AssumptionWarning):
+        both = fastlstm.bench(path, steps=5, rounds=1, trusted=True)
+    assert [row["engine"].split()[0] for row in both.rows()] == ["fastlstm", "torch"]
+
+
+def test_an_option_that_is_nobodys_is_told(weights: Path) -> None:
+    model = fastlstm.load(weights, layers="lstm | linear", batch_first=True)
+    with pytest.raises(
+        fastlstm.InputError, match=r"no further options for a model that is read already; got seconds\."
+    ):
+        fastlstm.bench(model, seconds=1)
 
 
 def test_a_file_that_leaves_something_open_warns_where_it_is_named(weights: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -233,6 +234,23 @@ def test_a_client_that_reads_no_answers_is_dropped() -> None:
         assert not len(server.engine.pool)
 
     run(test)
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentences"),
+    [
+        ("picows", [r".*pip install picows uvloop"]),
+        ("silero_vad", [r".*pip install --no-deps silero-vad", r"A process ended before it listened\."]),
+    ],
+)
+def test_a_package_that_is_missing_is_said_in_a_sentence(missing: str, sentences: list[str]) -> None:
+    script = f"import sys, runpy; sys.modules['{missing}'] = None; runpy.run_path(sys.argv.pop(), run_name='__main__')"
+    command = [sys.executable, "-c", script, "--port", "0", SERVER.__file__]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()
+    assert len(said) == len(sentences)
+    assert all(map(re.fullmatch, sentences, said))
 
 
 @pytest.mark.parametrize("ends", ["is asked to", "loses a process"])

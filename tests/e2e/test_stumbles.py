@@ -56,6 +56,23 @@ class Unnamed(nn.Module):
         return after.sum(1, keepdim=True), after * 0.5
 
 
+def test_a_column_is_a_chunk_of_one_feature() -> None:
+    import pandas as pd
+
+    rng = np.random.default_rng(0)
+    shapes = {"lstm.weight_ih_l0": (16, 1), "lstm.weight_hh_l0": (16, 4)}
+    tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model = fastlstm.from_state_dict(tensors, layers="lstm", batch_first=True)
+    column = pd.Series(rng.standard_normal(7).astype(np.float32))
+    wanted = model.stream().push(column.to_numpy()[:, None])
+    np.testing.assert_array_equal(model.stream().push(column), wanted)
+    stream, rows = model.stream(), model.stream(batch=2)
+    np.testing.assert_array_equal([stream.step(number) for number in column], wanted)
+    np.testing.assert_array_equal(rows.step(column[[0, 0]]), wanted[[0, 0]])
+    with pytest.raises(fastlstm.InputError, match=r"shape \[2, 1\]; got \[3\]"):
+        rows.step(column[:3])
+
+
 def test_a_single_step_names_the_likely_pairs_of_states() -> None:
     model = fastlstm.from_torch(Unnamed(), (torch.zeros(2, 3), torch.zeros(2, 8)))
     with pytest.raises(fastlstm.UnsupportedError, match=r"state=\{'memory': 'output_1'\}"):

@@ -20,7 +20,7 @@ def tied_state_dict():
 
 
 def test_assumptions_about_a_state_dict_are_warnings_at_the_callers_line():
-    with pytest.warns(fastlstm.AssumptionWarning, match="no activation stands between") as caught:
+    with pytest.warns(fastlstm.AssumptionWarning, match="no activation or skip connection comes between") as caught:
         model = fastlstm.from_state_dict(tied_state_dict())
     assert {str(warning.message) for warning in caught} == set(model.notes)
     assert {warning.filename for warning in caught} == {__file__}

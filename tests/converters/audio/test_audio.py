@@ -74,7 +74,7 @@ def test_a_state_dict_in_json_is_read_as_one(tmp_path: Path) -> None:
     path = write(tmp_path / "m.json", {name: tensor.tolist() for name, tensor in tensors.items()})
     x = torch.randn(B, T, 1)
     close(fastlstm.load(path, layers="lstm | relu | linear")(x.numpy()), head(rec(x)[0].relu()))
-    with pytest.warns(fastlstm.AssumptionWarning, match="no activation stands between"):
+    with pytest.warns(fastlstm.AssumptionWarning, match="no activation or skip connection comes between"):
         close(fastlstm.load(path)(x.numpy()), head(rec(x)[0]))
     with pytest.raises(InputError, match="layers is for state dicts"):
         fastlstm.load(write(tmp_path / "amp.json", rtneural(rec, head)), layers="lstm")

@@ -77,7 +77,7 @@ def test_convert_measures_a_metric_of_the_users_own(wide, tmp_path, capsys, monk
     assert list(found) == ["float32", "int16", "int8"]
     assert len(set(found.values())) == 3
     assert main([*words, "own_scores:energy"]) == 0
-    assert "beside float32" in capsys.readouterr().out
+    assert "against float32" in capsys.readouterr().out
     assert "no function 'absent'" in told(capsys, *words, "own_scores:absent")
     assert "cannot be imported" in told(capsys, *words, "absent_scores:energy")
     Path("no_python.py").write_text("def (")

@@ -14,6 +14,7 @@ from fastlstm.cli import main
 from fastlstm.executor import Executor
 from fastlstm.graph import Graph, Node
 from fastlstm.model import Model
+from fastlstm.reporting.profile import measure
 from fastlstm.runtime.clock import Clock
 from fastlstm.target.machine import detect
 
@@ -75,6 +76,30 @@ def test_a_profile_prints_draws_and_refuses(tmp_path):
             plain.profile(X, seconds=seconds)
     with pytest.raises(fastlstm.InputError, match="There is no input 'y'"):
         plain.profile({"y": X["x"]})
+
+
+def test_one_pause_changes_no_figure(monkeypatch):
+    now, ticks = [0.0], [0]
+
+    class Ticking(Clock):
+        def start(self):
+            ticks[0] = 0
+
+        def note(self, *_):
+            pass
+
+        def ticks(self):
+            return {("layer", "kernel"): ticks[0], ("", "between kernels"): 1}
+
+    def call():
+        lasts = 1000 if 5 < now[0] < 900 else 1  # the process is stopped once
+        now[0] += lasts
+        ticks[0] += 9 * lasts
+
+    monkeypatch.setattr("fastlstm.reporting.profile.time.perf_counter", lambda: now[0])
+    profile = measure(call, Ticking(detect()), 9000.0, "x")
+    assert profile.seconds == pytest.approx(1, rel=1e-3)
+    assert now[0] > 1900
 
 
 def test_the_only_input_may_come_by_itself():
