@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from fastlstm.errors import FastLSTMError, InputError
 from fastlstm.target import Target
 
-__all__ = ["Made", "Work", "make", "make_here"]
+__all__ = ["Made", "Work", "make", "make_here", "put"]
 
 UNKNOWN = re.compile(r"'\+?([^'\n]+)' is not a recognized (processor|feature) for this target")
 FRAME = re.compile(r"stack frame size \((\d+)\) exceeds limit \(0\) in function '([^']+)'")
@@ -119,8 +119,18 @@ def _compiled(request: dict[str, Any]) -> bytes:
     return code
 
 
+def put(content: bytes) -> None:
+    """Write all of it to the standard output.
+
+    Where PYTHONUNBUFFERED is set, `sys.stdout.buffer` writes once: what a signal keeps it from (SIGSTOP, then SIGCONT)
+    would be missing.
+    """
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+        out.write(content)
+
+
 def _main() -> int:
-    sys.stdout.buffer.write(base64.b64encode(_compiled(json.loads(sys.stdin.buffer.read()))))
+    put(base64.b64encode(_compiled(json.loads(sys.stdin.buffer.read()))))
     return 0
 
 
