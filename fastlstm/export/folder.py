@@ -19,7 +19,7 @@ from fastlstm.export.header import header
 from fastlstm.export.interface import Interface
 from fastlstm.export.library import LIBRARY_LEVELS, dispatcher, level_prefix
 from fastlstm.export.linking import link
-from fastlstm.export.model import Exported
+from fastlstm.export.model import LARGEST_STATE, Exported
 from fastlstm.export.module import Module, compiled
 from fastlstm.export.names import checked_name, name_of
 from fastlstm.export.objects import renamed
@@ -31,8 +31,6 @@ from fastlstm.target.machine import cores
 from fastlstm.verification.fixing import fixed
 
 __all__ = ["export", "target_named"]
-
-LARGEST_STATE = (1 << 31) - 1
 
 
 def export(
@@ -170,7 +168,7 @@ def _web(content: dict[str, Any], modules: Mapping[str, Module], golden: Golden)
 
 def _free(folder: Path) -> Path:
     """Return the folder; InputError if something stands there, or nothing can."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise InputError(f"'{folder}' exists already: name a new folder, or remove it first.")
     parent = folder.absolute().parent
     if not parent.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,18 +26,23 @@ from fastlstm.graph import Graph, TensorSpec
 from fastlstm.lowering.tapes import by_shape as tapes
 from fastlstm.model import Model
 from fastlstm.streaming.choosing import engine_for
-from fastlstm.streaming.engines import GraphEngine, GraphRun, SegmentRun
+from fastlstm.streaming.engines import Engine, GraphEngine, GraphRun, SegmentRun
 from fastlstm.streaming.ports import Port as StreamPort
 from fastlstm.target import Target
 from fastlstm.verification.samples import open_dimensions, sample_array, sample_inputs
 
-__all__ = ["Exported", "model_hash"]
+__all__ = ["LARGEST_STATE", "Exported", "model_hash"]
 
 Array = npt.NDArray[Any]
 
 GOLDEN_STEPS = 64
 MOST_GOLDEN = 1 << 17  # numbers of golden samples: a line of C each eight
 FEWEST_GOLDEN = 8
+MOST_NUMBERS = (
+    1 << 22
+)  # of a call's inputs, or of a step's inputs and outputs: as golden samples they are C, 16 bytes each
+LARGEST_STATE = (1 << 31) - 1
+"""Bytes of a state struct at most."""
 
 
 @dataclass(frozen=True)
@@ -87,9 +93,21 @@ class Exported:
             executor = Executor(lengths_as_masks(passes.optimise(self.model.graph)), 1, target=target)
             return whole_source(executor, self._whole_inputs(), [spec.name for spec in executor.graph.outputs])
         engine = engine_for(self.model, self.state, target)
+        self._check_rows(engine)
         if isinstance(engine, GraphEngine):
             return stream_source(engine, self.batch, self._blocks(target))
         return segment_source(engine, self.batch, self._blocks(target), [spec.name for spec in self.model.graph.inputs])
+
+    def _check_rows(self, engine: Engine) -> None:
+        """InputError if so many rows cannot be exported: before they take any memory."""
+        ports = (*engine.inputs.values(), *engine.outputs.values())
+        numbers = sum(math.prod(size or 1 for size in port.shape(engine.hop, self.batch)) for port in ports)
+        if numbers > MOST_NUMBERS or engine.state_bytes * self.batch > LARGEST_STATE:
+            raise InputError(
+                f"A step of {self.batch} rows would take and give {numbers:,} numbers (at most {MOST_NUMBERS:,}) and "
+                f"keep {engine.state_bytes * self.batch:,} bytes (at most {LARGEST_STATE:,}): export fewer rows "
+                "(--batch, batch=)."
+            )
 
     def _whole_inputs(self) -> dict[str, Array]:
         """Return inputs of the sizes that were given."""
@@ -98,6 +116,12 @@ class Exported:
             raise InputError(
                 f"The sizes of {', '.join(missing)} are not given: a model that is called whole has them fixed. "
                 f"Give each one with --size {missing[0]}=N (sizes=)."
+            )
+        shapes = [spec.shape for spec in self.model.graph.inputs if "..." not in spec.shape]
+        numbers = sum(math.prod(map(int, shape)) for shape in shapes)
+        if numbers > MOST_NUMBERS:
+            raise InputError(
+                f"A call would take {numbers:,} numbers, at most {MOST_NUMBERS:,}: give smaller sizes (--size, sizes=)."
             )
         return sample_inputs(self.model.graph)
 

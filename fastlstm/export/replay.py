@@ -171,8 +171,11 @@ class _Bench:
         )
 
     def _weights(self, target: str) -> Path:
-        """Return an assembly file that takes the weights up as they are, aligned as the header asks."""
-        source, weights = self._scratch / "weights.S", self._folder / f"{self._name}-{target}.bin"
+        """Return an assembly file that takes the weights up as they are, aligned as the header asks.
+
+        Its ending is .s: what ends in .S is preprocessed, and would include the C header as well.
+        """
+        source, weights = self._scratch / "weights.s", self._folder / f"{self._name}-{target}.bin"
         (self._scratch / "weights.h").write_text("extern const unsigned char fastlstm_weights[];\n", encoding="utf-8")
         source.write_text(
             f"    .section .rodata\n    .balign {self._manifest['state_align']}\n    .global fastlstm_weights\n"

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastlstm.errors import FastLSTMError
+from fastlstm.errors import FastLSTMError, InputError
 from fastlstm.target import Target
 
-__all__ = ["Made", "Work", "make", "make_here"]
+__all__ = ["Made", "Work", "make", "make_here", "put"]
 
+UNKNOWN = re.compile(r"'\+?([^'\n]+)' is not a recognized (processor|feature) for this target")
 FRAME = re.compile(r"stack frame size \((\d+)\) exceeds limit \(0\) in function '([^']+)'")
 
 
@@ -55,6 +56,8 @@ def make(work: Work) -> Made:
 
     Raises
     ------
+    InputError
+        If LLVM does not know the processor or a feature: it would say so and go on without.
     FastLSTMError
         If LLVM cannot make it.
     """
@@ -71,6 +74,11 @@ def make(work: Work) -> Made:
             sys.stderr.write(text)
         reason = next((line for line in reversed(text.splitlines()) if line.strip()), f"status {process.returncode}")
         raise FastLSTMError(f"LLVM could not make code for {work.target.name}: {reason.strip()}")
+    if unknown := UNKNOWN.search(text):
+        name, kind = unknown.groups()
+        raise InputError(
+            f"LLVM knows no {kind} '{name}' of {work.target.triple}: see its documentation for their names."
+        )
     stack = {name: int(size) for size, name in FRAME.findall(text)}
     return Made(base64.b64decode(out), {name: stack.get(name, 0) for name in (*work.exported, *work.kept)})
 
@@ -111,8 +119,18 @@ def _compiled(request: dict[str, Any]) -> bytes:
     return code
 
 
+def put(content: bytes) -> None:
+    """Write all of it to the standard output.
+
+    Where PYTHONUNBUFFERED is set, `sys.stdout.buffer` writes once: what a signal keeps it from (SIGSTOP, then SIGCONT)
+    would be missing.
+    """
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:
+        out.write(content)
+
+
 def _main() -> int:
-    sys.stdout.buffer.write(base64.b64encode(_compiled(json.loads(sys.stdin.buffer.read()))))
+    put(base64.b64encode(_compiled(json.loads(sys.stdin.buffer.read()))))
     return 0
 
 

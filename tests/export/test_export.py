@@ -99,6 +99,9 @@ def test_what_stands_in_the_folder_stays(tmp_path: Path) -> None:
         fastlstm.export(tiny(), tmp_path / "f", LIGHT)
     with pytest.raises(InputError, match="is no folder"):
         fastlstm.export(tiny(), tmp_path / "none" / "f", LIGHT)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="exists already"):
+        fastlstm.export(tiny(), tmp_path / "link", LIGHT)
     assert (tmp_path / "f" / "mine").read_text() == "kept"
 
 
@@ -124,9 +127,11 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"targets": ()}, "at least one"),
         ({"targets": ("cortex-m4", "cortex-m4")}, "named once"),
         ({"batch": 0}, "batch"),
+        ({"batch": 10**8}, "fewer rows"),
         ({"weights": "away"}, "'apart'"),
         ({"sizes": {"width": 3}}, "no open dimension 'width'"),
         ({"sizes": {"time": 3}}, "The sizes of batch are not given"),
+        ({"sizes": {"batch": 1, "time": 10**15}}, "smaller sizes"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(options: dict, words: str, tmp_path: Path) -> None:
