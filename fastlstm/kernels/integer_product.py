@@ -23,13 +23,14 @@ __all__ = ["integer_product"]
 @cache
 def integer_product(shape: Shape) -> tuple[Any, Any]:
     """Return ``group`` and ``run`` as in `fastlstm.kernels.product`; the rows are what `quantised` returned."""
-    # Where a product is not added by the instruction that makes it, it needs a register before it is added, and
-    # fewer sums fit than with fused multiply-adds: 3 rows x 4 vectors spill with 16 registers and run at two
-    # thirds of the speed of 2 x 4.
-    many = shape.max_sums > 12
-    sums = shape.max_sums if many else 8
-    most_rows = min(6 if many else 2, max(1, sums // shape.vectors))
-    alone = group_size(shape.vectors, 1, shape.max_sums)
+    # A tile with more sums than registers takes its vectors in turns (see `integer_tiles`): 6 rows widen the weights a
+    # third as often as 2 do.
+    vectorised = shape.max_sums >= 12
+    sums = shape.max_sums if vectorised else 8
+    most_rows = 6 if vectorised else min(2, max(1, sums // shape.vectors))
+    if shape.magnitudes:
+        sums, most_rows = 8, 4
+    alone = group_size(shape.vectors, 1, sums if shape.magnitudes else shape.max_sums)
     beside = group_size(shape.vectors, most_rows, sums)
     shapes = [(1, p) for p in range(1, alone + 1)]
     for r in range(2, most_rows + 1):

@@ -3,6 +3,9 @@
 They lie in memory of the worker's own: room for one vector, a float32 scale a row, then the rows, of 16 bits a
 value, or of 8 where weights of 8 bits are multiplied four at a time.
 
+Where bytes are multiplied by magnitude (`WeightFormat.magnitudes`), the magnitudes of a row's negative values are added
+up and stand behind the row as an int32: its sums start there.
+
 A row of features is quantised by its own largest magnitude, and so is one of 8 bits. A row that is known to lie
 within [-1, 1], as what most recurrent layers put out does, has a fixed scale, so one pass suffices: it only looks
 whether the row does keep within, and a row that does not (an initial state may hold anything) is quantised again.
@@ -42,7 +45,7 @@ def first_row(rows):
 
 
 @cache
-def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool) -> Any:
+def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool, magnitudes: bool = False) -> Any:
     """Return ``quantised(frame, rows, table, k)``, which returns where the integers are.
 
     Parameters
@@ -56,6 +59,8 @@ def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool) -> 
         What is added to it.
     bounded : bool
         Whether rows lie within [-1, 1] as a rule: then 1 becomes `limit`.
+    magnitudes : bool
+        Whether the sum of the negative values' magnitudes stands behind each row, from the next multiple of four bytes.
 
     Notes
     -----
@@ -106,6 +111,13 @@ def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool) -> 
         return within_one(largest)
 
     @inlined
+    def add_up_negatives(target, k):
+        total = vsplat(lanes, 0.0)
+        for i in range((k + lanes - 1) // lanes):
+            total = negatives(total, target + lanes * i)
+        store_sum(target + (k + 3) // 4 * 4, total)
+
+    @inlined
     def kernel(frame, rows, table, k):
         place = word(frame, QUANTISED)
         stride, values = row_bytes(k, lanes, size), place + first_row(rows)
@@ -120,6 +132,8 @@ def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool) -> 
                 store_f32(scale, 1.0 / limit)
             else:
                 by_largest(row, target, scale, whole, rest, place, largest_of(row, whole, rest, place))
+            if magnitudes:
+                add_up_negatives(target, k)
         return place
 
     return kernel
@@ -160,6 +174,36 @@ def magnitude(typingctx: Any, a: Any) -> Any:
         return builder.fpext(found, ir.DoubleType())
 
     return types.float64(a), codegen
+
+
+@intrinsic
+def negatives(typingctx: Any, total: Any, address: Any) -> Any:
+    """negatives(total, address): a vector of sums with the magnitudes of those of its bytes that are negative."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        sums, place = args
+        kind = int_vector(sums.type.count)
+        loaded = builder.load(pointer(builder, place, ir.VectorType(ir.IntType(8), kind.count)), align=1)
+        value, zero = builder.sext(loaded, kind), constant(kind, 0)
+        below = builder.select(builder.icmp_signed("<", value, zero), value, zero)
+        return builder.fsub(sums, builder.sitofp(below, sums.type))
+
+    return total(total, types.int64), codegen
+
+
+@intrinsic
+def store_sum(typingctx: Any, address: Any, total: Any) -> Any:
+    """store_sum(address, total): the sum of a vector of whole numbers as an int32."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        place, sums = args
+        whole = builder.fptosi(sums, int_vector(sums.type.count))
+        name, module = f"llvm.vector.reduce.add.v{whole.type.count}i32", builder.module
+        function = module.globals.get(name) or ir.Function(module, ir.FunctionType(I32, [whole.type]), name)
+        builder.store(builder.call(function, [whole]), pointer(builder, place, I32), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, total), codegen
 
 
 @intrinsic

@@ -25,6 +25,8 @@ class Shape:
         Whether sums are cut into blocks.
     offset : int
         What was added to every value of a row; each panel then holds the sums to start from.
+    magnitudes : bool
+        Whether four values are multiplied in steps, the first with magnitudes.
     """
 
     lanes: int
@@ -35,6 +37,12 @@ class Shape:
     row_size: int
     blocked: bool
     offset: int
+    magnitudes: bool = False
+
+    @property
+    def registers(self) -> int:
+        """Vector registers: sums leave four to eight of them."""
+        return 16 if self.max_sums <= 12 else 32
 
     @property
     def vector_bytes(self) -> int:

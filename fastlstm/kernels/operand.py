@@ -61,7 +61,8 @@ def operand(
     together = weights.together(recurrent)
     size = 1 if eight and weights.fours > weights.pairs else 2
     offset = BYTE_OFFSET if size == 1 and weights.unsigned else 0
-    shape = Shape(lanes, vectors, max_sums, weights.bits, together, size, not eight, offset)
+    stepwise = eight and weights.magnitudes
+    shape = Shape(lanes, vectors, max_sums, weights.bits, together, size, not eight, offset, stepwise)
     header, each = shape.header_bytes, shape.k_bytes
 
     @inlined
@@ -71,4 +72,4 @@ def operand(
     # 8 bits are too few to leave any to magnitudes that a row has not: scaled by its own, LSTMs of 128 to 512 units
     # with random weights had half the error (1.0e-3 to 1.5e-3 against 2.5e-3), for up to 3 % of the time.
     limit, fixed = (BYTE_LIMIT, False) if eight else (VALUE_LIMIT, bounded)
-    return *integer_product(shape), panel_bytes, quantised(lanes, limit, size, offset, fixed)
+    return *integer_product(shape), panel_bytes, quantised(lanes, limit, size, offset, fixed, stepwise)

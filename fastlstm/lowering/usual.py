@@ -157,6 +157,7 @@ def _of_tapes(target: Target) -> Iterator[Kernel]:
     for slope in _as_files_hold(0.01, 0.1, 0.2):
         yield Kernel("arrays.unary", (lanes, "LeakyRelu", slope, None))
     yield Kernel("arrays.unary", (lanes, "Elu", 1.0, None))
+    yield Kernel("arrays.unary", (lanes, "Swish", 1.0, None))
     yield Kernel("arrays.unary", (lanes, "HardSigmoid", 0.2, 0.5))
     yield Kernel("arrays.unary", (lanes, "Clip", 0.0, 6.0))
     for name in (*BINARY, "PRelu"):

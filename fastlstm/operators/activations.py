@@ -191,6 +191,22 @@ def _scaled_elu(v: Any, alpha: float, gamma: float) -> Any:
     return scaled
 
 
+def _swish_vector(v: Any, alpha: float) -> Any:
+    def plain(x):  # type: ignore[no-untyped-def]
+        return v.vmax(v.splat(x, NOTHING_BELOW), x) * v.sigmoid(x)
+
+    def steeper(x):  # type: ignore[no-untyped-def]
+        return v.vmax(v.splat(x, NOTHING_BELOW / alpha), x) * v.sigmoid(v.splat(x, alpha) * x)
+
+    def falling(x):  # type: ignore[no-untyped-def]
+        return v.vmin(v.splat(x, NOTHING_BELOW / alpha), x) * v.sigmoid(v.splat(x, alpha) * x)
+
+    def halved(x):  # type: ignore[no-untyped-def]
+        return x * v.splat(x, 0.5)
+
+    return plain if alpha == 1.0 else steeper if alpha > 0 else falling if alpha < 0 else halved
+
+
 def _gelu_vector(v: Any) -> Any:
     def exact(x):  # type: ignore[no-untyped-def]
         y = v.vmax(v.splat(x, NOTHING_BELOW), x)
@@ -265,7 +281,7 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "Selu": Activation(selu, Function(_scaled_elu, (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)))),
     "Gelu": Activation(gelu, Function(_gelu_vector)),
     "GeluTanh": Activation(gelu_tanh, Function(_gelu_tanh_vector)),
-    "Silu": Activation(silu, Function(lambda v: lambda x: v.vmax(v.splat(x, NOTHING_BELOW), x) * v.sigmoid(x))),
+    "Silu": Activation(silu, Function(lambda v: _swish_vector(v, 1.0))),
     "Mish": Activation(
         mish, Function(lambda v: lambda x: v.vmax(v.splat(x, NOTHING_BELOW), x) * v.tanh(v.softplus(x)))
     ),
@@ -302,7 +318,7 @@ OPERATORS = table(
     _each("Celu", celu, RARE),
     _each("Erf", erf, Function(lambda v: v.erf)),
     _each("Gelu", _gelu_op, Function(_gelu_vector, rows=False)),
-    _each("Swish", silu, RARE),
+    _each("Swish", silu, Function(_swish_vector, (("alpha", 1.0),))),
     _each(
         "HardSwish",
         hard_swish,

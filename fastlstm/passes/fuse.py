@@ -11,7 +11,7 @@ from fastlstm.graph import Node
 from fastlstm.operators.values import normal_axis
 from fastlstm.passes.rewrite import Scope
 
-__all__ = ["dense_bias", "dense_of_gemm", "dense_of_matmul", "layer_normalization", "pooled_mean"]
+__all__ = ["dense_bias", "dense_of_gemm", "dense_of_matmul", "layer_normalization", "pooled_mean", "swish"]
 
 Array = npt.NDArray[Any]
 
@@ -76,6 +76,15 @@ def dense_bias(scope: Scope, node: Node) -> list[Node] | None:
         name = node.input(there) if bias.ndim == 1 and bias.shape == row.shape else ""
         name = name or scope.constant(f"{node.outputs[0]}.bias", row)
         return [Node("Dense", (*dense.inputs[:2], name), node.outputs, {}, dense.name)]
+    return None
+
+
+def swish(scope: Scope, node: Node) -> list[Node] | None:
+    """``Mul(x, Sigmoid(x))``, either way round  →  ``Swish(x)``, if nothing else reads the sigmoid."""
+    for here, there in ((0, 1), (1, 0)):
+        gate = scope.maker(node.input(there), "Sigmoid")
+        if gate is not None and gate.input(0) == node.input(here) and scope.sole(node.input(there)):
+            return [Node("Swish", gate.inputs, node.outputs, {}, node.name)]
     return None
 
 

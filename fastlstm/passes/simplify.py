@@ -11,6 +11,7 @@ from fastlstm.operators.values import Operands, normal_axis
 from fastlstm.passes.rewrite import Scope
 
 __all__ = [
+    "cast_of_rows",
     "cast_to_same",
     "concat_of_slices",
     "cut_of_concat",
@@ -22,6 +23,9 @@ __all__ = [
     "squeeze_of_cut",
     "unread_dropout",
 ]
+
+
+LARGEST_TABLE = 1 << 22  # elements of a table of bytes that may take four times the memory
 
 
 def _operands(scope: Scope, node: Node) -> Operands:
@@ -45,6 +49,19 @@ def cast_to_same(scope: Scope, node: Node) -> list[Node] | None:
     at = _operands(scope, node)
     same = at[0].dtype is not None and at[0].dtype == at.cast_to()
     return _identity(node, node.input(0)) if same else None
+
+
+def cast_of_rows(scope: Scope, node: Node) -> list[Node] | None:
+    """``Cast(Gather(bytes, i))`` of a constant table  →  ``Gather(Cast(bytes), i)``: floats have kernels."""
+    rows = scope.maker(node.input(0), "Gather")
+    table = None if rows is None else scope.const(rows.input(0))
+    floats = scope.infer(node)[0].dtype == "float32"
+    if rows is None or table is None or table.dtype.name not in ("int8", "uint8") or not floats:
+        return None
+    if not 0 < table.size <= LARGEST_TABLE:
+        return None
+    name = scope.constant(f"{rows.input(0)}.floats", table.astype(np.float32))
+    return [Node("Gather", (name, rows.input(1)), node.outputs, dict(rows.attrs), node.name)]
 
 
 def join_of_one(scope: Scope, node: Node) -> list[Node] | None:

@@ -27,12 +27,15 @@ class WeightFormat(NamedTuple):
         The same where both factors have 8 bits: 16, 4, 2 or 1.
     unsigned : bool
         Whether the instruction for four takes one factor without a sign.
+    magnitudes : bool
+        Whether four are multiplied in steps, of which the first takes one factor's magnitudes.
     """
 
     bits: int = 32
     pairs: int = 1
     fours: int = 1
     unsigned: bool = False
+    magnitudes: bool = False
 
     def together(self, recurrent: bool) -> int:
         """Return how many values of k an instruction multiplies; `recurrent` weights meet values of their own width."""
@@ -68,7 +71,7 @@ class Target:
         Whether an instruction multiplies pairs of 16-bit integers and adds each pair, for `lanes` sums.
     byte_products : str
         Whether an instruction adds four products of bytes to each of `lanes` sums: "signed", "unsigned" (one factor
-        without a sign) or "" (none does).
+        without a sign), "magnitudes" (some instructions do, one of which takes magnitudes) or "" (none does).
     dot_bytes : int
         Bytes of the vectors whose products one instruction adds to a single sum; 0 if none does.
     l1_bytes, l2_bytes, l3_bytes : int
@@ -134,14 +137,14 @@ class Target:
         pairs = 2 if self.pairs else 1
         if bits == 16 or not self.byte_products:
             return WeightFormat(bits, pairs, pairs)
-        return WeightFormat(bits, pairs, 4, self.byte_products == "unsigned")
+        return WeightFormat(bits, pairs, 4, self.byte_products == "unsigned", self.byte_products == "magnitudes")
 
 
 def _levels() -> dict[str, Target]:
     linux = "x86_64-unknown-linux-gnu"
     v2 = Target("x86-64-v2", linux, "x86-64-v2", lanes=4, registers=16, fma=False, max_sums=12, pairs=True)
-    v3 = replace(v2, name="x86-64-v3", cpu="x86-64-v3", lanes=8, fma=True)
-    v4 = replace(v3, name="x86-64-v4", cpu="x86-64-v4", lanes=16, registers=32, max_sums=24)
+    v3 = replace(v2, name="x86-64-v3", cpu="x86-64-v3", lanes=8, fma=True, byte_products="magnitudes")
+    v4 = replace(v3, name="x86-64-v4", cpu="x86-64-v4", lanes=16, registers=32, max_sums=24, byte_products="")
     arm = Target("aarch64", "aarch64-unknown-linux-gnu", "generic", lanes=4, registers=32, fma=True, max_sums=24)
     rows = (
         v2,

@@ -125,7 +125,7 @@ def level_of(flags: frozenset[str]) -> Target:
         raise InputError(
             "This processor has neither SSE4.2 (x86-64-v2) nor Advanced SIMD (AArch64); fastlstm needs one of the two."
         )
-    return max(found, key=lambda level: (level.lanes, bool(level.byte_products)))
+    return max(found, key=lambda level: (level.lanes, level.byte_products in ("signed", "unsigned")))
 
 
 def lacks(level: str) -> set[str]:
@@ -165,7 +165,8 @@ def _narrowed(cpu: str, text: str) -> Target:
         vnni = "avx512vnni" in has if wide else "avxvnni" in has
         level = LEVELS["x86-64-v4" if wide else "x86-64-v3" if half else "x86-64-v2"]
         pairs = ("avx512bw" if wide else "avx2") in has or not half
-        level = replace(level, fma="fma" in has, pairs=pairs, byte_products="unsigned" if vnni else "")
+        products = "unsigned" if vnni else "magnitudes" if "avx2" in has and not wide else ""
+        level = replace(level, fma="fma" in has, pairs=pairs, byte_products=products)
     return replace(level, name=cpu, cpu=cpu, features=parts)
 
 

@@ -31,7 +31,7 @@ WIDE = f"{FMA},+avx512f,+avx512vl,+avx512bw,+avx512dq"
 MACHINES = {
     # LLVM's name, features, and what the kernels should make of them: lanes, FMA, values multiplied together
     "SSE2": ("x86-64", "+sse,+sse2", "4 False 2 2"),
-    "AVX2": ("haswell", FMA, "8 True 2 2"),
+    "AVX2": ("haswell", FMA, "8 True 4 2"),
     "AVX2 with VNNI": ("alderlake", f"{FMA},+avxvnni", "8 True 4 2"),
     "AVX-512": ("skylake-avx512", WIDE, "16 True 2 2"),
     "AVX-512 with VNNI": ("cascadelake", f"{WIDE},+avx512vnni", "16 True 4 2"),
@@ -93,7 +93,8 @@ LACKING = {
         ("x86-64-v4-vnni", "rnn", 8, "vpdpbusd"),
         ("x86-64-v3-vnni", "rnn", 8, "vpdpbusd"),
         ("x86-64-v4", "rnn", 8, "vpmaddwd"),
-        ("x86-64-v3", "rnn", 8, "vpmaddwd"),
+        ("x86-64-v3", "rnn", 8, "vpmaddubsw"),
+        ("x86-64-v3", "linear", 8, "vpmaddwd"),
         ("x86-64-v2", "linear", 8, "pmaddwd"),
         ("aarch64", "linear", 16, "smlal"),
         ("aarch64", "linear", 8, "smlal"),
@@ -110,7 +111,7 @@ def test_each_processor_multiplies_as_many_at_once_as_it_can_and_no_more(
     code = assembly(name, kernel, bits)
     assert instruction in code
     assert name not in LACKING or not re.search(LACKING[name], code)
-    assert "pmaddubsw" not in code  # saturates
+    assert instruction == "vpmaddubsw" or "pmaddubsw" not in code  # saturates unless it is given magnitudes
 
 
 def test_what_a_level_lacks_is_found_in_the_code_of_one_that_has_it() -> None:

@@ -264,7 +264,9 @@ def _order(images: int, axes: Axes, weights: _Weights, target: Target) -> tuple[
     lines = weights.channels * len(axes[0].phases) * len(axes[1].phases)
     if 4 * lines * (lanes * across + axes[1].extent - axes[1].outputs) > target.l1_bytes // 2:
         by_channel *= 4 / 3
-    vectors = min(MOST_VECTORS, panels_of(outputs, lanes))
+    # With 16 registers 6 positions by 2 vectors read half the weights of 3 by 4: up to 15 % less time for 3x3 kernels.
+    side = MOST_VECTORS if places < 6 else min(MOST_VECTORS, target.max_sums // 6)
+    vectors = max(1, min(side, panels_of(outputs, lanes)))
     panels = panels_of(outputs, lanes * vectors) * vectors
     sums = min(panels, 8) if places == 1 else min(places, 6) * vectors
     by_position = places * panels / min(1.0, sums / 8) + (8 * places * outputs / terms if places > 1 else 0)

@@ -142,6 +142,23 @@ def test_outputs_at_their_edge_meet_the_largest_bytes(op: str, sign: int) -> Non
     np.testing.assert_allclose(y, expected, atol=5e-3)
 
 
+@pytest.mark.parametrize("size", [83, 300])
+def test_the_largest_bytes_that_others_write_are_multiplied_exactly(size: int) -> None:
+    # -128 has no counterpart of the other sign, and two of its products with 127 are the largest sum of a pair.
+    graph = make("RNN", size, 41, "int8")._model(True, False).plan.graph
+    weight, scale = graph.nodes[0].input(2), graph.nodes[0].input(11)
+    rng = np.random.default_rng(8)
+    rows = np.where(np.arange(size)[:, None] % 3, -128, rng.choice([-128, 127], (size, size)))
+    changed = {name: np.zeros_like(array) for name, array in graph.constants.items()}
+    changed[weight] = rows[None].astype(np.int8)
+    changed[scale] = np.full((1, size), 2.0**-15, np.float32)
+    h = np.stack([np.ones(size), -np.ones(size), rng.choice([-1, 1], size)])
+    x, state = (spec.name for spec in graph.inputs)
+    given = {x: np.zeros((1, 3, 41), np.float32), state: h[None].astype(np.float32)}
+    y = Model(graph.replace(constants=changed)).run(given)[graph.outputs[0].name]
+    np.testing.assert_allclose(y[0], np.tanh(h @ rows.T * 2.0**-15), rtol=1e-6, atol=1e-7)
+
+
 @pytest.mark.parametrize("precision", ["int16", "int8"])
 @pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
 def test_an_initial_state_past_one_is_scaled_by_its_largest_magnitude(op: str, precision: str) -> None:

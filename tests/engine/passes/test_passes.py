@@ -29,6 +29,24 @@ def test_gemm_is_dense(alpha, beta, trans):
     assert plain.constants[plain.nodes[0].inputs[2]].shape == (2,)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_value_times_its_sigmoid_is_swish(turned):
+    product = Node("Mul", ("s", "x") if turned else ("x", "s"), ("out",))
+    nodes, given = [Node("Sigmoid", ("x",), ("s",)), product], [("x", ("batch", FEATURES))]
+    assert ops_of(optimised(model(nodes, {}, ["out"], given))) == ["Swish"]
+    assert ops_of(optimised(model(nodes, {}, ["out", "s"], given))) == ["Sigmoid", "Mul"]
+
+
+def test_rows_of_a_table_of_bytes_are_picked_as_floats():
+    table = np.arange(-100, 100, dtype=np.int8).reshape(50, 4)
+    nodes = [Node("Gather", ("table", "x"), ("rows",)), Node("Cast", ("rows",), ("out",), {"to": 1})]
+    plain = optimised(model(nodes, {"table": table}, ["out"], [TensorSpec("x", ("batch", 5), "int64")]))
+    assert ops_of(plain) == ["Gather"]
+    picked = plain.constants[plain.nodes[0].inputs[0]]
+    assert picked.dtype == np.float32
+    np.testing.assert_array_equal(picked, table)
+
+
 def test_a_factor_that_would_be_rounded_is_not_folded_into_the_weights():
     graph = model(
         [Node("Gemm", ("x", "w"), ("out",), {"alpha": 0.1})],
