@@ -102,7 +102,8 @@ def template_of(kernel: Kernel) -> str:
     except ImportError as error:
         raise DependencyError(
             f"The code of {operation(kernel)} is not among what was compiled beforehand, and Numba, which compiles it, "
-            f"cannot be imported ({error}). Install it with: pip install numba"
+            f"cannot be imported ({error}). `fastlstm warmup --folder` compiles it on another machine; "
+            "or use Numba here. Install it with: pip install numba"
         ) from error
 
     module, factory = kernel.name.split(".")
