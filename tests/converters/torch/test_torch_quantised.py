@@ -79,7 +79,7 @@ def test_half_precision_and_small_layers_become_float32() -> None:
     plain.head.load_state_dict({"weight": half.head.weight(), "bias": half.head.bias()})
     np.testing.assert_allclose(fastlstm.from_torch(half)(x), fastlstm.from_torch(plain)(x), atol=1e-6)
     small = quantised(nn.Sequential(nn.LSTM(4, 8)))[0]
-    assert any("0 run with their 8-bit weights" in note for note in fastlstm.from_torch(small).graph.notes)
+    assert any("0 of them run with 8-bit weights" in note for note in fastlstm.from_torch(small).graph.notes)
 
 
 def test_other_quantised_layers_are_refused_and_the_module_is_left_alone() -> None:
