@@ -118,8 +118,8 @@ class Unpacked:
         constants = {name: array for name, array in constants.items() if name not in gone}
         layers = sum(old is not new for old, new in zip(graph.nodes, nodes, strict=True))
         note = (
-            f"PyTorch quantised {counted(self.count, 'layer')}: {layers} of them run with 8-bit weights and 16-bit inputs "
-            "here, the others in float32 with the values that those weights stand for."
+            f"PyTorch quantised {counted(self.count, 'layer')}: {layers} of them run with 8-bit weights and 16-bit "
+            "inputs here, the others in float32 with the values that those weights stand for."
         )
         return graph.replace(nodes=nodes, constants=constants, notes=(*graph.notes, note))
 
