@@ -113,7 +113,7 @@ def _layer_outputs(layer: Callable[..., Any], drawn: Drawn) -> Iterator[Array]:
 
 
 def _like(blank: Any, rng: np.random.Generator) -> Any:
-    """Return random numbers in the form of `blank`, an array or a dict of them; whole numbers become ones."""
+    """Return random numbers in the form of `blank`, an array or a dict of them; integers become ones."""
     if isinstance(blank, dict):
         return {name: _like(array, rng) for name, array in blank.items()}
     if blank.dtype.kind != "f":
