@@ -78,12 +78,13 @@ def load_graph(path: str | os.PathLike[str], **options: Any) -> Graph:
         )
     if Path(path).is_dir():
         raise UnsupportedError(f"'{os.fspath(path)}' is a folder; a model file was expected.")
-    if suffix not in FORMATS:
+    there = Path(path).exists()
+    if suffix not in FORMATS and (suffix or there):
+        kind = f"files ending in '{suffix}'" if suffix else "files whose name has no ending"
         raise UnsupportedError(
-            f"'{os.fspath(path)}': files ending in '{suffix}' are not supported; these are: "
-            f"{', '.join([*FORMATS, '.fastlstm'])}."
+            f"'{os.fspath(path)}': {kind} are not supported; these are: {', '.join([*FORMATS, '.fastlstm'])}."
         )
-    if not Path(path).exists():  # before a package is asked for
+    if not there:  # before a package is asked for
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
     with open(path, "rb") as file:
         refuse_pointer(path, file.read(64))

@@ -30,6 +30,8 @@ def test_no_output_replaces_what_is_read(converted, series, tmp_path, capsys, mo
     [
         (["inspect", "absent.onnx"], "No such file or directory: 'absent.onnx'"),
         (["inspect", "model.xyz"], "files ending in '.xyz' are not supported"),
+        (["verify", "nowhere"], "No such file or directory: 'nowhere'"),
+        (["inspect", str(Path(__file__).parents[3] / "LICENSE")], "files whose name has no ending are not supported"),
         (["convert", ONNX, "-o", "m.onnx"], "expected an output file ending in .fastlstm"),
         (["convert", "absent.onnx", "-o", "absent/m.fastlstm"], "there is no folder 'absent'"),
         (["convert", ONNX, "-o", "m.fastlstm", "--size", "time"], "--size takes a dimension and a positive integer"),
