@@ -38,9 +38,7 @@ Array = npt.NDArray[Any]
 GOLDEN_STEPS = 64
 MOST_GOLDEN = 1 << 17  # numbers of golden samples: a line of C each eight
 FEWEST_GOLDEN = 8
-MOST_NUMBERS = (
-    1 << 22
-)  # of a call's inputs, or of a step's inputs and outputs: as golden samples they are C, 16 bytes each
+MOST_NUMBERS = 1 << 22  # of a call's inputs, or of a step's values: golden samples are C, 16 bytes a number
 LARGEST_STATE = (1 << 31) - 1
 """Bytes of a state struct at most."""
 

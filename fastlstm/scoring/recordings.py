@@ -203,7 +203,7 @@ class _Player:
         shape = self._frames[self.main]
         if size is not None:
             if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-                raise InputError(f"frame should be a number of samples from 1 on; got {size!r}.")
+                raise InputError(f"frame should be a positive number of samples; got {size!r}.")
             if int(np.prod(shape)) not in (1, size) or not shape:
                 raise InputError(
                     f"The model takes frames of {list(shape)}, which is no {size} samples; leave frame out."
@@ -217,9 +217,8 @@ class _Player:
             )
         self._overlap = overlap
         whole = samples * self._dtypes[self.main].itemsize * BLOCK
-        self._fed = max(
-            1, BLOCK >> max(0, (-(-whole // _FED) - 1).bit_length())
-        )  # frames; blocks are whole ones of them
+        halvings = max(0, -(-whole // _FED) - 1).bit_length()
+        self._fed = max(1, BLOCK >> halvings)  # frames; they divide a block
 
     def play(self, recordings: Iterator[tuple[int, str, Any, str]], output: OutputFolder, progress: Progress) -> None:
         """Advance recordings side by side until there are no more."""

@@ -131,7 +131,7 @@ def test_frames_whose_size_the_model_leaves_open_have_the_size_that_is_said(tmp_
         fastlstm.score(model, folder, tmp_path / "refused", overlap=16, **options)
     with pytest.raises(InputError, match="was begun with another frame"):
         fastlstm.score(model, folder, tmp_path / "out", frame=96, overlap=16, **options)
-    with pytest.raises(InputError, match="frame should be a number of samples from 1 on; got 0"):
+    with pytest.raises(InputError, match="frame should be a positive number of samples; got 0"):
         fastlstm.score(model, folder, tmp_path / "refused", frame=0, **options)
     fixed = classifier(features=4, layers="lstm | linear")
     with pytest.raises(InputError, match=r"takes frames of \[4\], which is no 8 samples"):
