@@ -16,6 +16,7 @@ __all__ = [
     "bound",
     "complain",
     "first_share",
+    "first_share_of",
     "is_last",
     "next_share",
     "origin",
@@ -25,7 +26,7 @@ __all__ = [
     "word",
 ]
 
-WORKERS, FOLLOWING = layout.WORKERS, layout.FOLLOWING
+WORKERS, SHARES, FOLLOWING = layout.WORKERS, layout.SHARES, layout.FOLLOWING
 
 word = primitive("fl_word", 2)
 """word(frame, INDEX) -> the frame's word."""
@@ -60,9 +61,18 @@ def first_share(frame):
             ...  # items bound(frame, count, share) to bound(frame, count, share + 1)
             share = next_share(frame, share)
     """
+    return first_share_of(frame, False)
+
+
+@inlined
+def first_share_of(frame, backwards):
+    """Begin a phase whose shares each worker takes from its last to its first if it goes `backwards`.
+
+    The weights of its last shares are those that the phase before left in the cache, if that went forwards.
+    """
     if word(frame, WORKERS) == 1:
         return 0
-    return call_kernel(word(frame, FOLLOWING), frame, -1)
+    return call_kernel(word(frame, FOLLOWING), frame, -1 - backwards)
 
 
 @inlined
@@ -76,11 +86,11 @@ def next_share(frame, done):
 @inlined
 def is_last(frame, share):
     """Whether no share comes after this one; there is one such share, also where some have no items."""
-    return share + 1 == word(frame, WORKERS)
+    return share + 1 == word(frame, SHARES)
 
 
 @inlined
 def bound(frame, count, share):
     """Where a share of `count` items begins; the last shares are the smaller ones."""
-    workers = word(frame, WORKERS)
-    return (count * share + workers - 1) // workers
+    shares = word(frame, SHARES)
+    return (count * share + shares - 1) // shares

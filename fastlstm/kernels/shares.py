@@ -1,12 +1,14 @@
 """How workers divide the work: phase by phase, a share for each, and nobody waits for who has not come.
 
-A phase is work that needs the one before it complete: a time step of a layer, a projection. It has one share for
-each worker. Who comes to a phase claims the share of its own number, whose weights its cache holds, then any that
-nobody has claimed yet: the worker may be asleep, or another process may have its processor. A phase is over when all
+A phase is work that needs the one before it complete: a time step of a layer, a projection. It is divided into the same
+number of shares for each worker: several where the work is worth it, because processors are not equally fast while
+another program runs on one of them. Who comes to a phase claims its own shares one by one, whose weights its cache
+holds, then those of others that nobody has claimed yet: their worker may be slower, or asleep. A phase is over when all
 its shares are done. Who comes late finds it so, and goes on to the next. Only a share that is being worked on is
 waited for: a bounded time by looking, then asleep.
 
-Phases are numbered. A share's claim and its completion are numbers of phases, each on a cache line of the share.
+Phases are numbered. A share's claim and its completion are numbers of phases, on a cache line of the share. A phase of
+fewer shares leaves the numbers of the others as they were.
 """
 
 from __future__ import annotations
@@ -20,14 +22,27 @@ from numba.extending import intrinsic
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.simd import I64, call_c, load_i64, pointer, primitive, store_i64
 from fastlstm.program import layout
-from fastlstm.program.layout import JOB_CONDITION_2, JOB_MUTEX, JOB_SHARES, JOB_WAITERS, PHASE, SHARES, WORKER, WORKERS
+from fastlstm.program.layout import (
+    BACKWARDS,
+    JOB,
+    JOB_CONDITION_2,
+    JOB_MUTEX,
+    JOB_WAITERS,
+    JOB_WORKERS,
+    PHASE,
+    SHARE_AT,
+    SHARES,
+    WORKER,
+    WORKERS,
+)
 
 __all__ = ["following"]
 
-PATIENCE = 60  # looks before another worker's share is taken, about a microsecond
+PATIENCE = 60  # looks before another worker's first share is taken, about a microsecond
 SPINS = 3000  # looks before a waiting thread sleeps: some 30 to 80 microseconds
 LAST_FUNCTION = 8 * (layout.JOB_SYSTEM + len(layout.SYSTEM_FUNCTIONS) - 1)  # which looks for processors
 CLAIMED, DONE, PRESENT = layout.SHARE_CLAIMED, layout.SHARE_DONE, layout.SHARE_PRESENT
+LINE = 8 * layout.SHARE_WORDS  # bytes of a share's words
 
 
 @intrinsic
@@ -133,9 +148,9 @@ def processor(job):
 
 
 @inlined
-def place(job, share):
-    """Address of a share's words."""
-    return job + 8 * (JOB_SHARES + layout.SHARE_WORDS * share)
+def place(job, worker):
+    """Address of a worker's words."""
+    return job + 8 * (JOB_WORKERS + layout.WORKER_WORDS * worker)
 
 
 @inlined
@@ -166,6 +181,13 @@ def wait_for(job, address, value):
 
 
 @inlined
+def _claimed(words, phase):
+    """Claim a share for this worker; return whether nobody had."""
+    before = load_atomic(words + 8 * CLAIMED)
+    return before < phase and claim(words + 8 * CLAIMED, before, phase)
+
+
+@inlined
 def _patient(words, phase):
     """Whether a share's own worker claims it, given a moment if it was there the last time."""
     looks = PATIENCE if load_i64(words + 8 * PRESENT) == 0 else 0
@@ -180,29 +202,39 @@ def _patient(words, phase):
 def following() -> Callable[[int, int, int], Any]:
     """Return the next share to work on, or -1 when the phase is over.
 
-    Arguments: the frame, and the share that was worked on, -1 to begin a phase.
+    Arguments: the frame, and the share that was worked on; -1 to begin a phase, -2 one that goes backwards. A worker
+    takes its own shares in the phase's direction and those of others from their other end.
     """
 
     def kernel(frame: int, mine: int, unused: int) -> Any:
-        job, workers = load_i64(frame + 8 * SHARES), load_i64(frame + 8 * WORKERS)
-        own = load_i64(frame + 8 * WORKER)
+        shares, count = load_i64(frame + 8 * SHARE_AT), load_i64(frame + 8 * SHARES)
+        each = count // load_i64(frame + 8 * WORKERS)
+        own = load_i64(frame + 8 * WORKER) * each
         phase = load_i64(frame + 8 * PHASE)
         if mine < 0:
             phase += 1
             store_i64(frame + 8 * PHASE, phase)
-            words = place(job, own)
-            if claim(words + 8 * CLAIMED, phase - 1, phase):
-                store_i64(words + 8 * PRESENT, 1)
-                return own
+            store_i64(frame + 8 * BACKWARDS, -1 - mine)
         else:
-            publish(job, place(job, mine) + 8 * DONE, phase)
-        for share in range(workers):
-            words = place(job, share)
-            if share != own and not _patient(words, phase) and claim(words + 8 * CLAIMED, phase - 1, phase):
+            publish(load_i64(frame + 8 * JOB), shares + LINE * mine + 8 * DONE, phase)
+        backwards = load_i64(frame + 8 * BACKWARDS) != 0
+        for i in range(each):
+            share = own + (each - 1 - i if backwards else i)
+            words = shares + LINE * share
+            if _claimed(words, phase):
+                store_i64(words + 8 * PRESENT, 1)
+                return share
+        for i in range(each, count):
+            share = (own + i if backwards else own + count - 1 - i + each) % count
+            words, place_of_own = shares + LINE * share, share % each
+            if place_of_own == (each - 1 if backwards else 0) and _patient(words, phase):
+                continue
+            if _claimed(words, phase):
                 store_i64(words + 8 * PRESENT, 0)
                 return share
-        for share in range(workers):
-            wait_for(job, place(job, share) + 8 * DONE, phase)
+        job = load_i64(frame + 8 * JOB)
+        for share in range(count):
+            wait_for(job, shares + LINE * share + 8 * DONE, phase)
         return -1
 
     return kernel

@@ -29,8 +29,9 @@ INVARIANTS = {
     "an end": "an end can be reached from every state",
 }
 SHARED = ("NUMBER", "ALIVE", "BUSY", "PHASE", "SLEEPERS", "WAITERS", "LOCK", "JOB", "CHILD")
-EACH = ("GATE", "LEFT", "CLAIMED", "DONE", "FRAME_PHASE", "WORKED", "WORKING")  # of a worker, or its share
-OWN = ("at", "worker", "number", "job", "jobs", "phases", "share", "i", "place", "value", "then", "asleep")
+EACH = ("GATE", "LEFT", "FRAME_PHASE")  # of a worker
+OF_SHARES = ("CLAIMED", "DONE", "WORKED", "WORKING")
+OWN = ("at", "worker", "number", "job", "jobs", "phases", "share", "before", "i", "place", "value", "then", "asleep")
 
 
 class BrokenError(AssertionError):
@@ -188,7 +189,9 @@ def finish(m: Machine) -> str:
     inside = (Machine(m.team, m.words, thread).own("job") for thread in range(m.team.callers, m.team.threads))
     if any(inside):  # it may read its program and its frame, which are the next job's to write
         raise BrokenError("in time")
-    if any(m["WORKED", share] != m["PHASE"] or m["WORKING", share] for share in range(m.team.workers)):
+    if any(m["WORKED", share] != m["PHASE"] for share in range(m.team.count(0))):
+        raise BrokenError("complete")
+    if any(m["WORKING", share] for share in range(m.team.most)):
         raise BrokenError("complete")
     m["JOB"] = 0
     return "give"
@@ -280,18 +283,36 @@ def phase(m: Machine) -> str:
     if not m.own("phases"):
         m.keep(i=1)
         return "leave" if m.own("worker") else "close"
-    m.keep(phases=m.own("phases") - 1, share=m.own("worker"), i=0)
+    m.keep(phases=m.own("phases") - 1, i=0)
     m["FRAME_PHASE", m.own("worker")] += 1
+    return "next_share"
+
+
+def next_share(m: Machine) -> str:
+    """Look at the worker's own shares, then at those of others, one after the other."""
+    i, now = m.own("i"), m["FRAME_PHASE", m.own("worker")]
+    count = m.team.count(m.own("phases"))
+    if i == count:
+        m.keep(i=0)
+        return "all_done"
+    each = count // m.team.workers
+    share = (m.own("worker") * each + (i if i < each else count - 1 - i + each)) % count
+    m.keep(i=i + 1)
+    left_behind = m["CLAIMED", share] < now - 1 and m.team.without == "claiming what fewer shares left behind"
+    if m["CLAIMED", share] >= now or left_behind:
+        return "next_share"
+    m.keep(share=share, before=m["CLAIMED", share])
     return "claim"
 
 
 def claim(m: Machine) -> str:
-    share, now = m.own("share"), m["FRAME_PHASE", m.own("worker")]
-    if m["CLAIMED", share] != now - 1:
-        return "others"
+    share, before = m.own("share"), m.own("before")
+    m.keep(before=0)
+    if m["CLAIMED", share] != before:
+        return "next_share"
     if m.team.without == "claiming at once":
         return "claim_later"
-    m["CLAIMED", share] = now
+    m["CLAIMED", share] = m["FRAME_PHASE", m.own("worker")]
     return "work"
 
 
@@ -306,7 +327,7 @@ def work(m: Machine) -> str:
         raise BrokenError("in time")
     if m["WORKING", share] or m["WORKED", share] >= now:
         raise BrokenError("once")
-    if any(m["WORKED", other] < now - 1 for other in range(m.team.workers)):
+    if any(m["WORKED", other] < now - 1 for other in range(m.team.count(m.own("phases") + 1))):
         raise BrokenError("in order")
     m["WORKING", share] = 1
     return "done"
@@ -318,26 +339,13 @@ def done(m: Machine) -> str:
         raise BrokenError("in time")
     m["WORKING", share], m["WORKED", share] = 0, now
     m.keep(i=0)
-    m.word("DONE", share, now, "others")
+    m.word("DONE", share, now, "next_share")
     return "publish"
-
-
-def others(m: Machine) -> str | tuple[str, ...]:
-    """Look at the shares of others, one after the other."""
-    i, now = m.own("i"), m["FRAME_PHASE", m.own("worker")]
-    if i == m.team.workers:
-        m.keep(i=0)
-        return "all_done"
-    m.keep(i=i + 1)
-    if i == m.own("worker") or m["CLAIMED", i] >= now:
-        return "others"
-    m.keep(share=i)
-    return "claim"
 
 
 def all_done(m: Machine) -> str:
     i = m.own("i")
-    if i == m.team.workers or m.team.without == "waiting for shares":
+    if i == m.team.count(m.own("phases")) or m.team.without == "waiting for shares":
         return "phase"
     m.keep(i=i + 1)
     m.word("DONE", i, m["FRAME_PHASE", m.own("worker")], "all_done")
@@ -411,7 +419,7 @@ def stir(m: Machine) -> str:
 STEPS = (
     *(call, fork, take, prepare, gates, announce, sleepers, let_sleep, wake, close, finish, give, dismiss),
     *(look, seen, alive, enter, leave, doze, sleep, woken),
-    *(begin, phase, claim, claim_later, work, done, others, all_done),
+    *(begin, phase, next_share, claim, claim_later, work, done, all_done),
     *(publish, waiters, wake_waiters, wait, tire, look_again, count_late, stir_late, stir),
 )
 LABELS = (*(step.__name__ for step in STEPS), "end")
@@ -432,6 +440,8 @@ class Team:
         Threads that run jobs.
     jobs, phases : int
         Of each caller, and of each job.
+    shares : tuple of int
+        Of each worker in the last phase of a job, in the one before it, and so on, over and over.
     forks : bool
         Whether the first caller may fork before a job; the child is then followed.
     without : str
@@ -439,15 +449,28 @@ class Team:
     """
 
     def __init__(
-        self, workers: int, callers: int = 1, jobs: int = 1, phases: int = 1, forks: bool = False, without: str = ""
+        self,
+        workers: int,
+        callers: int = 1,
+        jobs: int = 1,
+        phases: int = 1,
+        shares: tuple[int, ...] = (1,),
+        forks: bool = False,
+        without: str = "",
     ) -> None:
         self.workers, self.callers, self.jobs, self.phases = workers, callers, jobs, phases
-        self.forks, self.without = forks, without
+        self.shares, self.forks, self.without = shares, forks, without
+        self.most = workers * max(shares)
         self.threads = callers + workers - 1
         names: list[object] = [*SHARED, *((name, i) for name in EACH for i in range(workers))]
+        names += [(name, i) for name in OF_SHARES for i in range(self.most)]
         self.places = {name: place for place, name in enumerate(names)}
         for thread in range(self.threads):
             self.places["thread", thread] = len(names) + thread * len(OWN)
+
+    def count(self, left: int) -> int:
+        """Return how many shares a phase has after which so many are left of its job."""
+        return self.workers * self.shares[left % self.phases % len(self.shares)]
 
     def start(self) -> State:
         """Return the state in which the team has been started and nobody has called it."""
@@ -530,6 +553,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Every state of a team: the invariants are checked in each.")
     for name, count in {"workers": 2, "callers": 1, "jobs": 2, "phases": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=count)
+    parser.add_argument(
+        "--shares", type=int, nargs="+", default=(1,), help="of each worker, phase by phase from the last"
+    )
     parser.add_argument("--forks", action="store_true")
     found = explore(Team(**vars(parser.parse_args())))
     print(f"{found.states:,} states, {found.steps:,} steps between them, {found.ends} ends; in each of them:")
