@@ -33,9 +33,9 @@ __all__ = ["Argument", "Body", "Instruction", "Place", "Program", "Slot", "Stage
 
 Array = npt.NDArray[Any]
 FEWEST_ROWS = 24
-# Multiply-adds, some 0.6 microseconds. With one processor slowed by another program, layers divided into shares of that
-# size took 0.71 to 0.90 of the time of one share a worker; with both free, up to 1.08.
-WORTH_A_SHARE = 16_000
+# Multiply-adds, about a microsecond: half of that cost five rows of 100 units 8 %. With one processor slowed by another
+# program, 8 rows of 128 units took 0.84 of the time of one share a worker.
+WORTH_A_SHARE = 32_000
 
 
 @dataclass(frozen=True, eq=False)
