@@ -14,7 +14,7 @@ from fastlstm.kernels.simd import (
     with_flush_to_zero,
 )
 from fastlstm.program import layout
-from fastlstm.program.layout import RUNS, SHARES, START, STEPS, TOTAL, WORKERS
+from fastlstm.program.layout import EACH, RUNS, SHARES, START, STEPS, TOTAL, WORKERS
 
 __all__ = ["drive"]
 
@@ -45,6 +45,7 @@ def drive() -> Callable[[int, int, int], int]:
                 for _i in range(count):
                     if workers > 1:
                         each = max(1, min(layout.MOST_SHARES, load_i64(at + 8) // workers))
+                        store_i64(frame + 8 * EACH, each)
                         store_i64(frame + 8 * SHARES, workers * each)
                     call_kernel(load_i64(at), at + 24, frame)
                     at += 24 + 8 * load_i64(at + 16)

@@ -16,7 +16,6 @@ __all__ = [
     "bound",
     "complain",
     "first_share",
-    "first_share_of",
     "is_last",
     "next_share",
     "origin",
@@ -61,18 +60,9 @@ def first_share(frame):
             ...  # items bound(frame, count, share) to bound(frame, count, share + 1)
             share = next_share(frame, share)
     """
-    return first_share_of(frame, False)
-
-
-@inlined
-def first_share_of(frame, backwards):
-    """Begin a phase whose shares each worker takes from its last to its first if it goes `backwards`.
-
-    The weights of its last shares are those that the phase before left in the cache, if that went forwards.
-    """
     if word(frame, WORKERS) == 1:
         return 0
-    return call_kernel(word(frame, FOLLOWING), frame, -1 - backwards)
+    return call_kernel(word(frame, FOLLOWING), frame, -1)
 
 
 @inlined

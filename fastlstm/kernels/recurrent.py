@@ -23,7 +23,7 @@ from fastlstm.kernels.frame import (
     active_rows,
     arg,
     bound,
-    first_share_of,
+    first_share,
     is_last,
     next_share,
     origin,
@@ -200,7 +200,7 @@ def over_time(
                 codes = origin(frame, arg(args, A.mask)) + t * time_stride(frame, arg(args, A.mask))
                 codes_row = row_stride(frame, arg(args, A.mask))
             if before is not None:
-                share = first_share_of(frame, backwards)
+                share = first_share(frame)
                 while share >= 0:
                     if keeps_before:
                         save(args, frame, rows, c, c_row, saved, share)
@@ -210,11 +210,11 @@ def over_time(
                         restore(args, frame, codes, codes_row, rows, c, c_row, saved, share)
                     share = next_share(frame, share)
             if between is not None:
-                share = first_share_of(frame, backwards)
+                share = first_share(frame)
                 while share >= 0:
                     between(args, frame, table, rows, sums, z_row, now, y_row, c, c_row, share, backwards)
                     share = next_share(frame, share)
-            share = first_share_of(frame, backwards)
+            share = first_share(frame)
             while share >= 0:
                 mine, units = own_outputs(args, frame, share)
                 if keeps_cells:
@@ -231,7 +231,7 @@ def over_time(
             # The states of the rows whose last step in this block this was; with a mask, of those that it counts for.
             kept = min(rows, active_rows(frame, start + later)) if i < steps - 1 and not masked else 0
             if kept < rows:
-                share = first_share_of(frame, backwards)
+                share = first_share(frame)
                 while share >= 0:
                     mine, units = own_outputs(args, frame, share)
                     for b in range(kept, rows):

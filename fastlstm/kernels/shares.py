@@ -7,8 +7,10 @@ holds, then those of others that nobody has claimed yet: their worker may be slo
 its shares are done. Who comes late finds it so, and goes on to the next. Only a share that is being worked on is
 waited for: a bounded time by looking, then asleep.
 
-Phases are numbered. A share's claim and its completion are numbers of phases, on a cache line of the share. A phase of
-fewer shares leaves the numbers of the others as they were.
+Phases are numbered. Of each worker two words say how far its shares are: the phase with how many are taken, by the
+worker from one end and by others from the other, and the phase with how many are done. A line of the cache takes up to
+a quarter of a microsecond from one processor to another, so a worker counts what it does of its own and announces it
+once, when nothing of its own is left.
 """
 
 from __future__ import annotations
@@ -23,26 +25,26 @@ from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.simd import I64, call_c, load_i64, pointer, primitive, store_i64
 from fastlstm.program import layout
 from fastlstm.program.layout import (
-    BACKWARDS,
+    EACH,
     JOB,
     JOB_CONDITION_2,
     JOB_MUTEX,
     JOB_WAITERS,
     JOB_WORKERS,
+    OWN_DONE,
     PHASE,
-    SHARE_AT,
-    SHARES,
     WORKER,
+    WORKER_DONE,
+    WORKER_TAKEN,
     WORKERS,
 )
 
 __all__ = ["following"]
 
-PATIENCE = 60  # looks before another worker's first share is taken, about a microsecond
+PATIENCE = 60  # looks before shares of a worker are taken that has not come yet, about a microsecond
 SPINS = 3000  # looks before a waiting thread sleeps: some 30 to 80 microseconds
 LAST_FUNCTION = 8 * (layout.JOB_SYSTEM + len(layout.SYSTEM_FUNCTIONS) - 1)  # which looks for processors
-CLAIMED, DONE, PRESENT = layout.SHARE_CLAIMED, layout.SHARE_DONE, layout.SHARE_PRESENT
-LINE = 8 * layout.SHARE_WORDS  # bytes of a share's words
+BY_WORKER, BY_OTHERS = 1 << 8, 1  # what a share adds to the counts behind a phase in `WORKER_TAKEN`
 
 
 @intrinsic
@@ -71,7 +73,7 @@ def claim(typingctx: Any, address: Any, old: Any, new: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = pointer(builder, args[0], I64)
-        result = builder.cmpxchg(place, args[1], args[2], "acq_rel", "acquire")
+        result = builder.cmpxchg(place, args[1], args[2], "seq_cst", "seq_cst")
         return builder.extract_value(result, 1)
 
     return types.boolean(types.int64, types.int64, types.int64), codegen
@@ -157,6 +159,12 @@ def place(job, worker):
 def publish(job, address, value):
     """Write a word that others wait for, and wake those that sleep."""
     swap(address, value)
+    wake_waiters(job)
+
+
+@inlined
+def wake_waiters(job):
+    """Wake those that sleep until a word has changed."""
     if load_atomic(job + 8 * JOB_WAITERS) != 0:
         lock(job)
         wake_all(job, JOB_CONDITION_2)
@@ -181,60 +189,76 @@ def wait_for(job, address, value):
 
 
 @inlined
-def _claimed(words, phase):
-    """Claim a share for this worker; return whether nobody had."""
-    before = load_atomic(words + 8 * CLAIMED)
-    return before < phase and claim(words + 8 * CLAIMED, before, phase)
+def _take(words, phase, each, one):
+    """Take a share of a worker's: return how many had been taken from that end before, or -1 if none is left."""
+    while True:
+        before = load_atomic(words + 8 * WORKER_TAKEN)
+        if before >> 16 > phase:
+            return -1
+        counts = before & 0xFFFF if before >> 16 == phase else 0
+        if (counts >> 8) + (counts & 0xFF) >= each:
+            return -1
+        if claim(words + 8 * WORKER_TAKEN, before, (phase << 16 | counts) + one):
+            return counts >> 8 if one == BY_WORKER else counts & 0xFF
 
 
 @inlined
-def _patient(words, phase):
-    """Whether a share's own worker claims it, given a moment if it was there the last time."""
-    looks = PATIENCE if load_i64(words + 8 * PRESENT) == 0 else 0
-    while load_atomic(words + 8 * CLAIMED) < phase:
-        if looks >= PATIENCE:
-            return False
-        looks += 1
+def _done(job, words, phase, count):
+    """Announce that so many more shares of a worker's are done."""
+    while True:
+        before = load_atomic(words + 8 * WORKER_DONE)
+        counted = before if before >> 8 == phase else phase << 8
+        if claim(words + 8 * WORKER_DONE, before, counted + count):
+            break
+    wake_waiters(job)
+
+
+@inlined
+def _await(words, phase):
+    """Give a worker that has not come a moment, if it came the last time."""
+    for _ in range(PATIENCE):
+        taken = load_atomic(words + 8 * WORKER_TAKEN)
+        if taken >> 16 >= phase or taken & 0xFF00 == 0:
+            return
         pause()
-    return True
 
 
 def following() -> Callable[[int, int, int], Any]:
     """Return the next share to work on, or -1 when the phase is over.
 
-    Arguments: the frame, and the share that was worked on; -1 to begin a phase, -2 one that goes backwards. A worker
-    takes its own shares in the phase's direction and those of others from their other end.
+    Arguments: the frame, and the share that was worked on, -1 to begin a phase. A worker takes its own shares from the
+    first on, and in every second phase from the last, whose weights its cache still holds; those of others from their
+    other end. All workers agree on the direction, because it is that of the phase's number.
     """
 
     def kernel(frame: int, mine: int, unused: int) -> Any:
-        shares, count = load_i64(frame + 8 * SHARE_AT), load_i64(frame + 8 * SHARES)
-        each = count // load_i64(frame + 8 * WORKERS)
-        own = load_i64(frame + 8 * WORKER) * each
-        phase = load_i64(frame + 8 * PHASE)
+        job, worker, workers = load_i64(frame + 8 * JOB), load_i64(frame + 8 * WORKER), load_i64(frame + 8 * WORKERS)
+        each, phase = load_i64(frame + 8 * EACH), load_i64(frame + 8 * PHASE)
+        own, words = worker * each, place(job, worker)
         if mine < 0:
             phase += 1
             store_i64(frame + 8 * PHASE, phase)
-            store_i64(frame + 8 * BACKWARDS, -1 - mine)
+        elif own <= mine and mine < own + each:
+            store_i64(frame + 8 * OWN_DONE, load_i64(frame + 8 * OWN_DONE) + 1)
         else:
-            publish(load_i64(frame + 8 * JOB), shares + LINE * mine + 8 * DONE, phase)
-        backwards = load_i64(frame + 8 * BACKWARDS) != 0
-        for i in range(each):
-            share = own + (each - 1 - i if backwards else i)
-            words = shares + LINE * share
-            if _claimed(words, phase):
-                store_i64(words + 8 * PRESENT, 1)
-                return share
-        for i in range(each, count):
-            share = (own + i if backwards else own + count - 1 - i + each) % count
-            words, place_of_own = shares + LINE * share, share % each
-            if place_of_own == (each - 1 if backwards else 0) and _patient(words, phase):
-                continue
-            if _claimed(words, phase):
-                store_i64(words + 8 * PRESENT, 0)
-                return share
-        job = load_i64(frame + 8 * JOB)
-        for share in range(count):
-            wait_for(job, shares + LINE * share + 8 * DONE, phase)
+            _done(job, place(job, mine // each), phase, 1)
+        backwards = phase & 1 != 0
+        taken = _take(words, phase, each, BY_WORKER)
+        if taken >= 0:
+            return own + (each - 1 - taken if backwards else taken)
+        done = load_i64(frame + 8 * OWN_DONE)
+        if done > 0:
+            store_i64(frame + 8 * OWN_DONE, 0)
+            _done(job, words, phase, done)
+        for further in range(worker + 1, worker + workers):
+            other = further if further < workers else further - workers
+            words = place(job, other)
+            _await(words, phase)
+            taken = _take(words, phase, each, BY_OTHERS)
+            if taken >= 0:
+                return other * each + (taken if backwards else each - 1 - taken)
+        for other in range(workers):
+            wait_for(job, place(job, other) + 8 * WORKER_DONE, phase << 8 | each)
         return -1
 
     return kernel

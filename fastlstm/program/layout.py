@@ -41,8 +41,8 @@ CUT_BYTES = 15  # panels of more bytes are cut, where several rows pass over the
 SLICE_BYTES = 16  # ... into slices of so many, which stay in the L1 cache
 ROOM = 17  # time steps that there is memory for
 SHARES = 18  # into how many shares a phase of work is divided, see kernels/shares.py
-SHARE_AT = 19  # address of the words of the first share
-BACKWARDS = 20  # 1 if this phase's shares are taken from the last to the first
+EACH = 19  # how many of them are each worker's
+OWN_DONE = 20  # shares of its own that the worker has done and not announced
 FRAME_WORDS = 21
 
 # words that the entry from Python reads (see `fastlstm.runtime.native`): objects and functions of Python and NumPy
@@ -166,12 +166,12 @@ JOB_FRAMES = 12  # address of the workers' frames' addresses
 JOB_PHASE = 13  # number of the last phase of all jobs so far
 JOB_LIGHT = 14  # light jobs that found workers asleep
 JOB_SLEEPERS = 16  # workers that sleep until the next job
-JOB_WAITERS = 17  # threads that sleep until a share is done, or a worker has left
+JOB_WAITERS = 17  # threads that sleep until shares are done, or a worker has left
 JOB_MUTEX = 24  # the system's: 64 bytes at most, and so the condition variables
 JOB_CONDITION = 32
 JOB_CONDITION_2 = 40
 JOB_SYSTEM = 48  # addresses of the functions `SYSTEM_FUNCTIONS`, 0 where the system has none of that name
-JOB_WORKERS = 56  # `WORKER_WORDS` a worker, and behind them `SHARE_WORDS` a share
+JOB_WORKERS = 56  # `WORKER_WORDS` a worker
 
 # functions of the system's that a team's kernels call, in the order of their addresses in the job
 SYSTEM_FUNCTIONS = (
@@ -184,21 +184,17 @@ SYSTEM_FUNCTIONS = (
     "sched_setaffinity",
 )
 
-# words of a worker
-WORKER_GATE = 0  # the number of the job that the worker may enter; minus that when it is inside
-WORKER_LEFT = 1  # the number of the last job that the worker has left
-WORKER_THREAD = 2  # the system's number of its thread
-WORKER_ASLEEP = 3  # 1 while it sleeps until the next job
-WORKER_KEPT_OFF = 4  # the processor, counted from 1, that it was forbidden as it slept, or 0
-WORKER_MASK = 8  # room for a set of 1024 processors
-WORKER_WORDS = 24
-
-# words of a share of every phase: a cache line
-SHARE_CLAIMED = 0  # the last phase in which somebody claimed the share
-SHARE_DONE = 1  # the last phase in which it was done
-SHARE_PRESENT = 2  # 1 if its own worker was there to claim it
-SHARE_WORDS = 8
-MOST_SHARES = 6  # of one worker
+# words of a worker; the first two, which others look at, lie on cache lines of their own
+WORKER_TAKEN = 0  # a phase, and how many of its shares the worker has taken, and how many others have
+WORKER_DONE = 8  # a phase, and how many of its shares are done
+WORKER_GATE = 16  # the number of the job that the worker may enter; minus that when it is inside
+WORKER_LEFT = 17  # the number of the last job that the worker has left
+WORKER_THREAD = 18  # the system's number of its thread
+WORKER_ASLEEP = 19  # 1 while it sleeps until the next job
+WORKER_KEPT_OFF = 20  # the processor, counted from 1, that it was forbidden as it slept, or 0
+WORKER_MASK = 24  # room for a set of 1024 processors
+WORKER_WORDS = 40
+MOST_SHARES = 6  # of one worker in one phase
 
 # words of a run by a team: a program and the frames it is run with
 RUN_JOB = 0

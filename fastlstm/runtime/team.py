@@ -45,17 +45,11 @@ class Team:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         # Room to start at a cache line.
-        each = layout.WORKER_WORDS + layout.MOST_SHARES * layout.SHARE_WORDS
-        self._memory = np.zeros(layout.JOB_WORKERS + each * workers + 8, np.int64)
+        self._memory = np.zeros(layout.JOB_WORKERS + layout.WORKER_WORDS * workers + 8, np.int64)
         start = int(self._memory.ctypes.data)
         self.job = start + -start % 64
         self._words = self._memory[(self.job - start) // 8 :]
         self._threads: list[threading.Thread] = []
-
-    @property
-    def shares(self) -> int:
-        """Address of the words of the first share."""
-        return self.job + 8 * (layout.JOB_WORKERS + layout.WORKER_WORDS * self.workers)
 
     @property
     def alive(self) -> int:
