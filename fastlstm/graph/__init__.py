@@ -73,6 +73,7 @@ __all__ = [
     "default_activations",
     "is_narrow",
     "is_normalised",
+    "is_whole",
 ]
 
 Array = npt.NDArray[Any]
@@ -346,6 +347,11 @@ def is_narrow(graph: Graph) -> bool:
     return any(
         bool(node.input(scale)) for node in graph.nodes for _, scale in QUANTISED_INPUTS.get(node.op, ())
     ) or any(is_narrow(body) for body in graph.subgraphs())
+
+
+def is_whole(graph: Graph) -> bool:
+    """Return whether any node of the graph multiplies whole numbers as they are."""
+    return any("whole" in node.attrs for node in graph.nodes) or any(is_whole(body) for body in graph.subgraphs())
 
 
 def outer_values(node: Node) -> list[str]:

@@ -30,7 +30,7 @@ from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, outer_values
 from fastlstm.target.limits import SUM_LIMIT, largest_sums, value_limit
 
-__all__ = ["PRECISIONS", "layer_name", "precisions", "quantise", "quantised_rows", "rounds_as_it_runs"]
+__all__ = ["PRECISIONS", "layer_name", "pays_as_dense", "precisions", "quantise", "quantised_rows", "rounds_as_it_runs"]
 
 Array = npt.NDArray[Any]
 
@@ -156,6 +156,11 @@ def _objection(node: Node, constants: Mapping[str, Array]) -> str:
         return "not all of them are finite"
     size = int(node.attrs["hidden_size"]) if node.op in RECURRENT_OPS else min(weights[0].shape)  # type: ignore[union-attr]
     return f"float32 is as fast for sizes up to {SMALL[node.op]}, and this is {size}" if size <= SMALL[node.op] else ""
+
+
+def pays_as_dense(shape: tuple[int, ...]) -> bool:
+    """Return whether a dense layer's weight [inputs, outputs] gains by being narrow."""
+    return min(shape) > SMALL["Dense"]
 
 
 def _narrowed(node: Node, constants: dict[str, Array], precision: str) -> Node:

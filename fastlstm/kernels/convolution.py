@@ -11,6 +11,10 @@ Both have the same bits for any number of positions: a sum is made of pieces of 
 weights alone), each one chain of multiply-adds from zero, added in ascending order; then the bias is added. Spectra
 that are computed as long convolutions cancel almost to nothing, and one chain over 256 terms was measured to lose
 twice as much of them.
+
+Of whole numbers whose sums float32 holds (quantised convolutions), a term may be two channels: `pairs` lays them side
+by side in 16 bits, in the place of a float, and one instruction multiplies and adds both. The sums are the same, in
+half the time.
 """
 
 from __future__ import annotations
@@ -19,10 +23,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from numba.extending import intrinsic
+
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory, word
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import group_size, in_tiles, shift
 from fastlstm.kernels.simd import (
+    constant,
+    int_vector,
     load_f32,
     load_i64,
     store_f32,
@@ -30,20 +38,21 @@ from fastlstm.kernels.simd import (
     vload,
     vmax,
     vmin,
+    vsplat,
     vsplat_load,
     vstore,
     vstore_first,
     where_negative,
 )
 from fastlstm.program.arguments import positions
-from fastlstm.program.arguments.arrays import Convolution
+from fastlstm.program.arguments.arrays import Convolution, Pairs
 from fastlstm.program.layout import SCRATCH, TOGETHER
 
-__all__ = ["by_channel", "by_position"]
+__all__ = ["by_channel", "by_position", "pairs"]
 
 Compiled = Callable[[int, int, int], int]
 
-A = positions(Convolution)
+A, PAIRS = positions(Convolution), positions(Pairs)
 
 # The words at `finish` are the addresses of the two bounds between which outputs are put, and of a slope a channel for
 # negative ones. Infinite bounds and slopes of one change nothing.
@@ -57,9 +66,9 @@ def _finished(value, bias, low, high, slope):
 
 
 @cache
-def _in_pieces(lanes: int, vectors: int, max_sums: int, gathered: str) -> tuple[Any, Any]:
+def _in_pieces(lanes: int, vectors: int, max_sums: int, gathered: str, pairs: bool) -> tuple[Any, Any]:
     """Return the groups of `fastlstm.kernels.product.in_tiles`, and a function that sums up all terms."""
-    group, all_rows = in_tiles(lanes, vectors, max_sums, gathered=gathered)
+    group, all_rows = in_tiles(lanes, vectors, max_sums, gathered=gathered, pairs=pairs)
     rows_move = gathered == "vectors"  # the other operand lies term by term
     panel_row = 0 if rows_move else 4 * lanes * vectors
 
@@ -103,9 +112,9 @@ def _line(lanes: int) -> Any:
     return put
 
 
-def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
+def by_channel(lanes: int, vectors: int, max_sums: int, pairs: bool = False) -> Compiled:
     """Weights are rows [group][output][term]; a panel is `vectors` vectors of positions."""
-    _, run = _in_pieces(lanes, vectors, max_sums, "vectors")
+    _, run = _in_pieces(lanes, vectors, max_sums, "vectors", pairs)
     put, width = _line(lanes), lanes * vectors
     alone = group_size(vectors, 1, max_sums)
 
@@ -176,9 +185,9 @@ def by_channel(lanes: int, vectors: int, max_sums: int) -> Compiled:
     return kernel
 
 
-def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
+def by_position(lanes: int, vectors: int, max_sums: int, pairs: bool = False) -> Compiled:
     """Weights are panels ``[group][panel][term][vector][lane]``, bias and slopes ``[group][panel][vector][lane]``."""
-    group, run = _in_pieces(lanes, vectors, max_sums, "rows")
+    group, run = _in_pieces(lanes, vectors, max_sums, "rows", pairs)
     width = lanes * vectors
 
     @inlined
@@ -254,6 +263,51 @@ def by_position(lanes: int, vectors: int, max_sums: int) -> Compiled:
                     (section * panels + panel) * width,
                 )  # fmt: skip
             share = next_share(frame, share)
+        return 0
+
+    return kernel
+
+
+@intrinsic
+def side_by_side(typingctx: Any, a: Any, b: Any) -> Any:
+    """side_by_side(a, b): the whole numbers of two vectors in 16 bits, a's in the lower half of each lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        kind = int_vector(a.lanes)
+        low, high = (builder.fptosi(value, kind) for value in args)
+        both = builder.or_(builder.and_(low, constant(kind, 0xFFFF)), builder.shl(high, constant(kind, 16)))
+        return builder.bitcast(both, args[0].type)
+
+    return a(a, b), codegen
+
+
+def pairs(lanes: int) -> Compiled:
+    """Out [image][pair of channels][element] = x [image][channel][element], whole numbers. Arguments: `Pairs`.
+
+    Behind an odd number of channels stands one of zeros.
+    """
+
+    def kernel(args: int, frame: int, unused: int) -> int:
+        channels, elements = arg(args, PAIRS.channels), arg(args, PAIRS.elements)
+        each = (channels + 1) // 2
+        tasks = arg(args, PAIRS.images) * each
+        part = first_share(frame)
+        while part >= 0:
+            for task in range(bound(frame, tasks, part), bound(frame, tasks, part + 1)):
+                pair = task % each
+                x = arg(args, PAIRS.x) + 4 * elements * (task // each * channels + 2 * pair)
+                other, out = x + 4 * elements, arg(args, PAIRS.out) + 4 * elements * task
+                alone = 2 * pair + 1 == channels
+                for i in range(0, elements, lanes):
+                    second = vsplat(lanes, 0.0)
+                    if not alone:
+                        second = vload(lanes, other + 4 * i)
+                    both = side_by_side(vload(lanes, x + 4 * i), second)
+                    if elements - i < lanes:
+                        vstore_first(out + 4 * i, both, elements - i)
+                    else:
+                        vstore(out + 4 * i, both)
+            part = next_share(frame, part)
         return 0
 
     return kernel

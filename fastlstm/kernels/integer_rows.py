@@ -45,7 +45,9 @@ def first_row(rows):
 
 
 @cache
-def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool, magnitudes: bool = False) -> Any:
+def quantised(
+    lanes: int, limit: int, size: int, offset: int, bounded: bool, magnitudes: bool = False, whole_numbers: bool = False
+) -> Any:
     """Return ``quantised(frame, rows, table, k)``, which returns where the integers are.
 
     Parameters
@@ -61,6 +63,8 @@ def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool, mag
         Whether rows lie within [-1, 1] as a rule: then 1 becomes `limit`.
     magnitudes : bool
         Whether the sum of the negative values' magnitudes stands behind each row, from the next multiple of four bytes.
+    whole_numbers : bool
+        Whether rows hold whole numbers that fit: these are taken as they are, and their scale is 1.
 
     Notes
     -----
@@ -111,6 +115,21 @@ def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool, mag
         return within_one(largest)
 
     @inlined
+    def as_they_are(row, target, whole, rest, spare):
+        """Convert a row of whole numbers; return its scale: 1, or a NaN if there is one among them."""
+        largest = vsplat(lanes, 0.0)
+        one = vsplat(lanes, 1.0)
+        for i in range(whole):
+            x = vload(lanes, row + 4 * lanes * i)
+            largest = larger(largest, x)
+            store(target + size * lanes * i, x, one)
+        if rest > 0:
+            x = vload(lanes, spare)
+            largest = larger(largest, x)
+            store(target + size * lanes * whole, x, one)
+        return 1.0 + 0.0 * magnitude(largest)
+
+    @inlined
     def add_up_negatives(target, k):
         total = vsplat(lanes, 0.0)
         for i in range((k + lanes - 1) // lanes):
@@ -128,7 +147,9 @@ def quantised(lanes: int, limit: int, size: int, offset: int, bounded: bool, mag
             if rest > 0:
                 clear(place, lanes)
                 copy(place, row + 4 * lanes * whole, rest)
-            if bounded and in_one_pass(row, target, whole, rest, place):
+            if whole_numbers:
+                store_f32(scale, as_they_are(row, target, whole, rest, place))
+            elif bounded and in_one_pass(row, target, whole, rest, place):
                 store_f32(scale, 1.0 / limit)
             else:
                 by_largest(row, target, scale, whole, rest, place, largest_of(row, whole, rest, place))

@@ -34,6 +34,7 @@ from fastlstm.kernels.simd import (
     F32,
     I32,
     I64,
+    add_pairs,
     broadcast,
     choose,
     constant,
@@ -49,7 +50,6 @@ from fastlstm.program.layout import LINE
 __all__ = ["integer_tiles"]
 
 I8, I16 = ir.IntType(8), ir.IntType(16)
-PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 FOURS = {8: "llvm.x86.avx512.vpdpbusd.256", 16: "llvm.x86.avx512.vpdpbusd.512"}
 UNSIGNED_PAIRS = "llvm.x86.avx2.pmadd.ub.sw"
 SIGNED_FOURS = "llvm.aarch64.neon.sdot.v4i32.v16i8"
@@ -118,12 +118,12 @@ def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
         if lanes == 1:
             return b.bitcast(_pairs(b, group, *(b.bitcast(v, I32) for v in (total, values, weights))), total.type)
         if group == 2:
-            return b.add(total, _called(b, PAIRS[lanes], total.type, values, weights))
+            return add_pairs(b, total, values, weights)
         if shape.magnitudes:
             magnitudes, negative = values
             signed = b.xor(weights, negative)
             two = _called(b, UNSIGNED_PAIRS, ir.VectorType(I16, 2 * lanes), magnitudes, signed)
-            return b.add(total, _called(b, PAIRS[lanes], total.type, two, constant(two.type, 1)))
+            return add_pairs(b, total, two, constant(two.type, 1))
         if shape.offset:
             # LLVM's intrinsic takes the bytes of a lane as one integer.
             return _called(b, FOURS[lanes], total.type, total, *(b.bitcast(v, total.type) for v in (values, weights)))

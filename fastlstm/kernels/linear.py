@@ -31,10 +31,10 @@ A = positions(Linear)
 
 
 def linear(
-    lanes: int, vectors: int, max_sums: int, weight_format: WeightFormat = FLOAT32
+    lanes: int, vectors: int, max_sums: int, weight_format: WeightFormat = FLOAT32, whole_numbers: bool = False
 ) -> Callable[[int, int, int], int]:
     """Arguments: `Linear`. Workers split panels."""
-    group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, weight_format)
+    group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, weight_format, whole_numbers=whole_numbers)
     panel_row = vectors * lanes * 4
 
     def kernel(args: int, frame: int, unused: int) -> int:

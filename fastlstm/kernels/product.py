@@ -39,14 +39,16 @@ def shift(table, rows, by):
 
 
 @cache
-def in_tiles(lanes: int, vectors: int, max_sums: int, most_panels: int = 8, gathered: str = "") -> tuple[Any, Any]:
+def in_tiles(
+    lanes: int, vectors: int, max_sums: int, most_panels: int = 8, gathered: str = "", pairs: bool = False
+) -> tuple[Any, Any]:
     """Return two functions: panels in the next group (`most_panels` at most), and all rows by one group.
 
     ``group(rows, panels)`` is how many of the `panels` left go together for `rows` rows.
 
     ``all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, offsets)`` adds to C for
     all rows, whose addresses stand at `table` (8 bytes each); `offsets` is read where terms are `gathered`, see
-    `fastlstm.kernels.tile`.
+    `fastlstm.kernels.tile` for that and for `pairs`.
     """
     most_rows = rows_per_tile(vectors, max_sums)
     alone = min(most_panels, group_size(vectors, 1, max_sums))
@@ -56,7 +58,7 @@ def in_tiles(lanes: int, vectors: int, max_sums: int, most_panels: int = 8, gath
         shapes += [(r, 1), (r, together)] if together > 1 else [(r, 1)]
     # With 16 registers the processor's own prefetching does better: 2 to 4 % for 17 to 64 rows of 200 to 512 units.
     prefetching = not gathered and max_sums > 12
-    run_tile = tiles(tuple(shapes), vectors, lanes, gathered, prefetching)
+    run_tile = tiles(tuple(shapes), vectors, lanes, gathered, prefetching, pairs)
     panel_row, by_table = vectors * lanes * 4, bool(gathered)
 
     @inlined

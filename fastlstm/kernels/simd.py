@@ -23,6 +23,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, lower_builtin
 
 F32, I8, I32, I64 = ir.FloatType(), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+PAIRS = {4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd", 16: "llvm.x86.avx512.pmaddw.d.512"}
 
 
 class Vec(types.Type):
@@ -97,6 +98,13 @@ def call_primitive(builder: Any, name: str, returns: Any, *args: Any) -> Any:
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
     """Emit a * b + c: fused where the target can, else rounded twice; see `fastlstm.kernels.primitives`."""
     return call_primitive(builder, f"fl_multiply_add_{a.type.count}", a.type, a, b, c)
+
+
+def add_pairs(builder: Any, total: Any, a: Any, b: Any) -> Any:
+    """Emit the 32-bit sums with the products of neighbouring pairs of 16 bits of a and b, each pair added."""
+    pairs = ir.VectorType(ir.IntType(16), 2 * total.type.count)
+    a, b = (builder.bitcast(value, pairs) for value in (a, b))
+    return builder.add(total, call_primitive(builder, PAIRS[total.type.count], total.type, a, b))
 
 
 def pointer(builder: Any, address: Any, kind: Any) -> Any:

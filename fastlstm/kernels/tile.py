@@ -13,6 +13,9 @@ that hide the FMA's latency; with several rows each weight is used from a regist
 A convolution's terms do not lie one behind the other: a table says where, in A (`gathered` is "rows") or in W
 ("vectors"). Its sums start from zero, and C is added to them at the end, unless its
 address is 0.
+
+With `pairs`, what takes the place of a float is a pair of 16-bit integers, and of its product that of both, added: the
+sums are 32-bit integers until they are added to C, which holds floats. Those have to be exact.
 """
 
 from __future__ import annotations
@@ -27,10 +30,12 @@ from numba.extending import intrinsic
 from fastlstm.kernels.simd import (
     F32,
     I64,
+    add_pairs,
     broadcast,
     choose,
     constant,
     float_vector,
+    int_vector,
     load_vector,
     multiply_add,
     pointer,
@@ -46,7 +51,12 @@ FLOAT_BYTES = 4
 
 @cache
 def tiles(
-    shapes: tuple[tuple[int, int], ...], vectors: int, lanes: int, gathered: str = "", prefetching: bool = False
+    shapes: tuple[tuple[int, int], ...],
+    vectors: int,
+    lanes: int,
+    gathered: str = "",
+    prefetching: bool = False,
+    pairs: bool = False,
 ) -> Any:
     """Return the intrinsic ``tiles(rows, panels, k, a_rows, w, w_stride, c_in, c_in_stride, c_out, c_out_stride,
     ahead)``, which runs the tile of so many rows and panels; `shapes` holds those there are.
@@ -62,9 +72,13 @@ def tiles(
     # Where another thread shares the core, a loop's other instructions take the FMAs' place: for 3 rows by 4 vectors
     # eight terms a turn took 2 to 6 % less time than four, and 4 to 11 % less than two. But they compile more slowly.
     largest = max(rows * panels for rows, panels in shapes)
-    most = 2 if lanes == 1 else 8 if largest * vectors <= 12 else 4
+    # Sums of integers LLVM takes in any order: over two terms it adds their products first, and spills.
+    most = 1 if pairs else 2 if lanes == 1 else 8 if largest * vectors <= 12 else 4
+    rest = min(most, 2)
     cases = {
-        shape: _tile(*shape, vectors, lanes, gathered, prefetching, most if math.prod(shape) == largest else 2)
+        shape: _tile(
+            *shape, vectors, lanes, gathered, prefetching, pairs, most if math.prod(shape) == largest else rest
+        )
         for shape in shapes
     }
 
@@ -92,7 +106,9 @@ def tiles(
     return run
 
 
-def _tile(rows: int, panels: int, vectors: int, lanes: int, gathered: str, prefetching: bool, unroll: int) -> Any:
+def _tile(
+    rows: int, panels: int, vectors: int, lanes: int, gathered: str, prefetching: bool, pairs: bool, unroll: int
+) -> Any:
     """Return what emits one tile: a function of the builder and the arguments of `tiles` from ``k`` on."""
     wide = vectors * lanes * FLOAT_BYTES
 
@@ -119,7 +135,11 @@ def _tile(rows: int, panels: int, vectors: int, lanes: int, gathered: str, prefe
         def c_vectors() -> list[Any]:
             return [load_vector(b, c_address(c_in, c_in_stride, place), lanes) for place in places]
 
-        sums = [constant(float_vector(lanes), 0.0) for _ in places] if gathered else c_vectors()
+        kind = int_vector(lanes) if pairs else float_vector(lanes)
+        sums = [constant(kind, 0) for _ in places] if gathered else c_vectors()
+
+        def added(total: Any, one: Any, other: Any) -> Any:
+            return add_pairs(b, total, one, other) if pairs else multiply_add(b, one, other, total)
 
         def step(sums: list[Any], index: Any, weight_offset: Any, ahead: int) -> list[Any]:
             row_offset = b.add(b.mul(index, I64(FLOAT_BYTES)), I64(ahead * FLOAT_BYTES))
@@ -150,13 +170,13 @@ def _tile(rows: int, panels: int, vectors: int, lanes: int, gathered: str, prefe
                 for p, v in columns:
                     one = weight(p, v)
                     for r in range(rows):
-                        new[r, p, v] = multiply_add(b, splats[r], one, new[r, p, v])
+                        new[r, p, v] = added(new[r, p, v], splats[r], one)
             else:
                 weights = [weight(p, v) for p, v in columns]
                 for r in range(rows):
                     one = splat(r)
                     for (p, v), loaded in zip(columns, weights, strict=True):
-                        new[r, p, v] = multiply_add(b, one, loaded, new[r, p, v])
+                        new[r, p, v] = added(new[r, p, v], one, loaded)
             return list(new.values())
 
         def loop(sums: list[Any], start: Any, stop: Any, by: int) -> tuple[list[Any], Any]:
@@ -170,7 +190,7 @@ def _tile(rows: int, panels: int, vectors: int, lanes: int, gathered: str, prefe
             b.position_at_end(head)
             index = b.phi(I64)
             index.add_incoming(start, before)
-            carried = [b.phi(float_vector(lanes)) for _ in places]
+            carried = [b.phi(kind) for _ in places]
             for phi, value in zip(carried, sums, strict=True):
                 phi.add_incoming(value, before)
             b.cbranch(b.icmp_signed("!=", index, last), body, after)
@@ -187,7 +207,10 @@ def _tile(rows: int, panels: int, vectors: int, lanes: int, gathered: str, prefe
             return carried, index
 
         sums, reached = loop(sums, I64(0), k, unroll)
-        sums, _ = loop(sums, reached, k, 1)
+        if unroll > 1:
+            sums, _ = loop(sums, reached, k, 1)
+        if pairs:
+            sums = [b.sitofp(total, float_vector(lanes)) for total in sums]
         if gathered:
             there, without = b.icmp_signed("!=", c_in, I64(0)), b.block
             with b.if_then(there):

@@ -27,8 +27,18 @@ def matmul(a: Array, b: Array) -> Array:
     return np.asarray(a @ b)
 
 
-def dense(x: Array, weight: Array, bias: Array | None = None, scale: Array | None = None) -> Array:
-    """Return x @ weight + bias for x [..., I], weight [I, O] (integers with a scale [O]), bias [O]."""
+def dense(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    scale: Array | None = None,
+    *,
+    whole: int = 0,  # noqa: ARG001
+) -> Array:
+    """Return x @ weight + bias for x [..., I], weight [I, O] (integers with a scale [O]), bias [O].
+
+    Where x is `whole`, it holds whole numbers of 9 bits, so that kernels multiply integers. The result is the same.
+    """
     y = matmul(x, weight if scale is None else weight.astype(x.dtype) * scale.astype(x.dtype))
     return y if bias is None else np.asarray(y + bias, dtype=x.dtype)
 

@@ -3,6 +3,8 @@
 A float32 holds every integer up to 2**24. The products of 8-bit values with 8-bit weights stay below that if a
 column's weights are not too many, which is known when their values are; then sums in float32 are those in integers, bit
 for bit. What multiplies by a scale or rounds to the nearest integer does the same in the same order.
+
+Such products are marked `whole`: kernels may then multiply integers, and weights that are worth it stay narrow.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fastlstm.graph import Node
+from fastlstm.graph.quantise import pays_as_dense
 from fastlstm.passes.rewrite import Scope
 
 __all__ = [
@@ -39,8 +42,18 @@ class _Chain:
     """Writes nodes one behind the other; the last one makes the output that is asked for."""
 
     def __init__(self, scope: Scope, hint: str, value: str) -> None:
-        self.scope, self.hint, self.value = scope, hint, value
+        self.scope, self.hint, self.value, self.start = scope, hint, value, value
         self.nodes: list[Node] = []
+
+    def product(self, op: str, weight: Array, attrs: dict[str, Any]) -> _Chain:
+        """Add an exact product, MatMul or Conv, with integer weights."""
+        if op == "Conv":
+            return self.then(op, weight.astype(np.float32), **attrs | {"whole": 1})
+        if self.scope.shape(self.start) and pays_as_dense(weight.shape):
+            narrow = weight.astype(np.int8 if weight.min() >= -128 and weight.max() <= 127 else np.int16)
+            ones = self.scope.constant(self.hint, np.ones(weight.shape[1], np.float32))
+            return self.then("Dense", self.scope.constant(self.hint, narrow), "", ones, whole=1)
+        return self.then(op, weight.astype(np.float32), **attrs)
 
     def then(self, op: str, *others: str | float | Array, **attrs: Any) -> _Chain:
         """Add an operator of the value so far and others."""
@@ -145,7 +158,7 @@ def scaled_product(scope: Scope, node: Node) -> list[Node] | None:
     across = (-1, *[1] * (q.ndim - 2)) if convolved else (-1,)
     factor = (np.float32(step) * scale).reshape(across)
     chain = _Chain(scope, node.outputs[0], scaled.input(0))
-    chain.then(node.op, scope.constant(node.outputs[0], q.astype(np.float32)), **node.attrs).then("Mul", factor)
+    chain.product(node.op, q, dict(node.attrs)).then("Mul", factor)
     if node.input(2):
         bias = scope.const(node.input(2))
         if bias is None or bias.ndim != 1:
@@ -239,7 +252,7 @@ def _in_floats(
         offset = _Chain(scope, node.outputs[0], node.input(2)).then("Cast", to=FLOAT)
         nodes = offset.nodes
         chain.then("Sub", offset.value)
-    chain.then(op, scope.constant(node.outputs[0], weight.astype(np.float32)), **attrs)
+    chain.product(op, weight, attrs)
     return [*nodes, *chain.then("Cast", to=INT32).into(node.outputs[0], node.name)]
 
 
@@ -346,6 +359,8 @@ def _exact(scope: Scope, node: Node) -> bool:
     """Whether a product has whole weights, bytes less a zero point as its data, and sums that float32 holds."""
     weight, data = scope.const(node.input(1)), scope.maker(node.input(0))
     if weight is None or data is None or node.input(2) or not bool(np.all(weight == np.rint(weight))):
+        return False
+    if node.input(3) and not node.attrs.get("whole", 0):
         return False
     axes = tuple(range(1, weight.ndim)) if node.op == "Conv" else (0,)
     if FARTHEST * np.abs(weight).sum(axis=axes).max(initial=0) >= EXACT:

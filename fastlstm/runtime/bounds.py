@@ -45,7 +45,7 @@ def check(slots: Sequence[Slot], step: Instruction) -> None:
 
 
 def _linear(constants: tuple[Any, ...], args: Linear) -> tuple[Touched, Touched]:
-    lanes, vectors, _, form = constants
+    lanes, vectors, _, form = constants[:4]
     columns = args.panels * vectors * lanes
     rows = {"x": args.k, "out": args.out_bytes // 4 + columns}
     return rows, {"weights": args.k * columns * form.bits // 8, "bias": 4 * columns}

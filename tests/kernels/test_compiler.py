@@ -38,6 +38,7 @@ KERNELS = [
     ("contraction.matmul", (LANES, 1, machine.detect().max_sums)),
     ("convolution.by_position", (LANES, 2, machine.detect().max_sums)),
     ("convolution.by_channel", (LANES, 2, machine.detect().max_sums)),
+    ("convolution.pairs", (LANES,)),
     *(("lines.softmax", (LANES, logarithm)) for logarithm in (False, True)),
     ("lines.layer_norm", (LANES, 1e-5)),
     *(("lines.reduce", (LANES, name)) for name in ("Sum", "Mean", "Max", "SumSquare")),

@@ -52,6 +52,7 @@ def kernels(target: Target) -> list[Kernel]:
         "contraction.matmul": (lanes, 1, sums),
         "convolution.by_position": (lanes, 1, sums),
         "convolution.by_channel": (lanes, 1, sums),
+        "convolution.pairs": (lanes,),
         "lines.softmax": (lanes, False),
         "lines.layer_norm": (lanes, 1e-5),
         "lines.reduce": (lanes, "Max"),

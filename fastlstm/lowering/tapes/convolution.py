@@ -2,13 +2,16 @@
 
 A transposed convolution of stride s is s convolutions of stride 1 an axis, one for each remainder of an output
 position by s: it has the taps that reach such positions.
+
+Convolutions of whole numbers read their channels two by two (`fastlstm.kernels.convolution.pairs`): pairs of 16 bits
+lie and move as the floats of half as many channels.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -20,7 +23,7 @@ from fastlstm.lowering.pack import panels_of, plain_panels
 from fastlstm.lowering.tapes.planes import Axis, Planes, laid_out
 from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value
 from fastlstm.operators.windows import windows
-from fastlstm.program.arguments.arrays import Convolution
+from fastlstm.program.arguments.arrays import Convolution, Pairs
 from fastlstm.program.layout import TOGETHER
 from fastlstm.program.program import place
 from fastlstm.target import Target
@@ -34,6 +37,7 @@ MOST_VECTORS = 4
 MOST_PANELS = 8  # that a kernel works on side by side
 CHUNK = 96  # channels that share a block of positions: their sums stay in the L1 cache
 PIECES = 32, 128  # terms of a piece where there is one channel, as for a spectrum, and where there are more
+WHOLE_PIECE = 256  # terms where sums are exact: as many as stay in the L1 cache
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class _Weights:
     outputs: int  # of a group
     groups: int
     channels: int  # of the input, in a group
+    pairs: bool = False  # whether those are pairs of channels
 
 
 def _conv(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
@@ -75,8 +80,30 @@ def _conv(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[V
     weights = _Weights(weight, (), lambda array: array.reshape(M, -1), M // groups, groups, channels)
     if out.array.size:
         both = _two(axes)
+        if attrs.get("whole", 0) and groups == 1 and channels > 1 and rec.target.pairs and rec.target.lanes > 1:
+            x = _in_pairs(rec, x)
+            weights = replace(weights, name=("pairs",), rows=_rows_of_pairs, channels=x.array.shape[1], pairs=True)
         _emit(rec, x, both, [(both, weights, _images(out.array))], bias, out)
     return [out]
+
+
+def _in_pairs(rec: Recorder, x: Value) -> Value:
+    """Emit what lays whole numbers [N, C, ...] out as pairs of channels; they take the place of float32 numbers."""
+    images = rec.contiguous(x)
+    N, C, *sizes = images.shape
+    out = rec.memory((N, panels_of(C, 2), *sizes))
+    args = Pairs(place(images), place(out.array), N, C, math.prod(sizes))
+    rec.emit("convolution.pairs", (rec.target.lanes,), args)
+    return out
+
+
+def _rows_of_pairs(weight: Array) -> Array:
+    """Return weights [M, C, ...] of whole numbers as rows [M, terms], a term being a pair of channels."""
+    M, C = weight.shape[:2]
+    whole = np.zeros((M, panels_of(C, 2) * 2, *weight.shape[2:]), np.int16)
+    whole[:, :C] = weight
+    both = np.moveaxis(whole.reshape(M, -1, 2, *weight.shape[2:]), 2, -1)
+    return np.ascontiguousarray(both).view(np.float32).reshape(M, -1)
 
 
 def _fits(x: Value | None, weight: Value | None, bias: Value | None) -> bool:
@@ -208,7 +235,11 @@ def _emit(
     else:
         block = wide * (MOST_PANELS if weights.outputs == 1 else 1)
         scratch = rec.scratch(4 * block * min(CHUNK, weights.outputs) + 8 * CHUNK)
-    kernel = (f"convolution.by_{'position' if by_position else 'channel'}", (lanes, vectors, rec.target.max_sums))
+    pairs = (True,) if weights.pairs else ()
+    kernel = (
+        f"convolution.by_{'position' if by_position else 'channel'}",
+        (lanes, vectors, rec.target.max_sums, *pairs),
+    )
     height = whole[0].outputs
 
     def emit(images: int, lines: int, most: int, place_of: Callable[[int, slice, int, int], Array], done: Done) -> None:
@@ -219,9 +250,10 @@ def _emit(
                     offsets = planes.offsets(some.channels, axes)
                     target = place_of(number, which, first, min(first + lines, most))
                     packed = _packed(rec, some, lanes, vectors if by_position else 0)
+                    piece = WHOLE_PIECE if some.pairs else PIECES[some.channels > 1]
                     args = Convolution(
                         planes.start + 4 * planes.pitch * first, place(packed), place(start), place(target),
-                        *scratch, place(offsets), offsets.size, PIECES[some.channels > 1],
+                        *scratch, place(offsets), offsets.size, piece,
                         some.groups, some.outputs, some.channels * planes.channel,
                         planes.images, *_lines(planes, target), finish, CHUNK,
                     )  # fmt: skip
@@ -259,6 +291,8 @@ def _order(images: int, axes: Axes, weights: _Weights, target: Target) -> tuple[
     positions, places = images * axes[0].extent * axes[1].extent, images * axes[0].outputs * axes[1].outputs
     terms = weights.channels * max(1, len(axes[0].taps) * len(axes[1].taps))
     across = _vectors(positions, lanes)
+    if weights.pairs:  # a product has to be somewhere before it is added
+        across = min(across, max(1, target.max_sums // 6))
     rows = 1 if outputs == 1 else min(outputs, 6)
     by_channel = panels_of(positions, lanes * across) * across * outputs / min(1.0, rows * across / 8)
     lines = weights.channels * len(axes[0].phases) * len(axes[1].phases)

@@ -50,6 +50,7 @@ ARGUMENTS: Mapping[str, Any] = {
     "contraction.pack": arrays.Pack,
     "contraction.matmul": arrays.MatMul,
     "convolution.by_position": arrays.Convolution,
+    "convolution.pairs": arrays.Pairs,
     "convolution.by_channel": arrays.Convolution,
     "pooling.pool": arrays.Pool,
     "integers.elementwise": arrays.Elementwise,

@@ -216,6 +216,16 @@ class Convolution(NamedTuple):
     chunk: int  # channels that share a block of positions
 
 
+class Pairs(NamedTuple):
+    """Whole numbers [images, channels, elements] as pairs of channels, 16 bits each."""
+
+    x: Any
+    out: Any
+    images: int
+    channels: int
+    elements: int
+
+
 class Window(NamedTuple):
     """Windows along an axis of images."""
 

@@ -9,11 +9,14 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from fastlstm import passes
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError
 from fastlstm.lowering.tapes.steps import Recorded
 from fastlstm.model import Model
 from fastlstm.operators import reference
+from fastlstm.operators.convolution import conv
+from fastlstm.target import machine
 
 FLOAT, INT8, UINT8, INT32 = TensorProto.FLOAT, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT32
 RNG = np.random.default_rng(2)
@@ -114,6 +117,61 @@ def test_ranges_that_the_data_decide(kind: str, shift: float) -> None:
 
 def test_a_range_of_nothing() -> None:
     agree(dynamic("MatMul"), {"x": np.zeros((1, 4, 6), np.float32)}, native=False)
+
+
+def integers(kind: str, shape: tuple[int, ...], zero: int, **attrs: Any) -> tuple[Any, np.ndarray]:
+    """A product of bytes x less 117 with weights of so large a zero point, and those weights less it."""
+    weight = RNG.integers(0, 256, shape).astype(np.uint8)
+    nodes = [helper.make_node(f"{kind}Integer", ["x", "W", "xz", "wz"], ["y"], **attrs)]
+    size = (
+        ["batch", "time", shape[0]]
+        if kind == "MatMul"
+        else ["batch", shape[1] * attrs.get("group", 1), *"hw"[: len(shape) - 2]]
+    )
+    weights = {"W": weight, "xz": np.uint8(117), "wz": np.uint8(zero)}
+    return model(nodes, {"x": (UINT8, size)}, {"y": INT32}, weights), weight.astype(np.int64) - zero
+
+
+def kernels_of(ours: Model) -> set[str]:
+    """The kernels of the tape that ran last."""
+    (tape,) = next(reversed(ours._executor.tapes._kept.values()))
+    return {name for part in tape.steps if isinstance(part, Recorded) for name, _ in part.program.program.kernels(1)}
+
+
+@pytest.mark.parametrize("zero", [128, 3])
+@pytest.mark.parametrize("rows", [1, 2, 7, 300])
+def test_dense_layers_of_bytes_multiply_integers(zero: int, rows: int) -> None:
+    proto, weight = integers("MatMul", (301, 75), zero)
+    graph = passes.optimise(from_onnx(proto))
+    (narrow,) = (graph.constants[node.input(1)] for node in graph.nodes if node.op == "Dense")
+    assert narrow.dtype == (np.int8 if zero == 128 else np.int16)  # from -3 on a byte does not hold them
+    ours = Model(from_onnx(proto))
+    for extreme in (RNG.integers(0, 256, (1, rows, 301)), np.full((1, rows, 301), 255)):
+        x = extreme.astype(np.uint8)
+        assert np.array_equal(ours.run({"x": x})["y"], (x.astype(np.int64) - 117) @ weight)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "attrs"),
+    [
+        ((24, 5, 3, 3), (2, 5, 9, 13), {"pads": [1, 1, 1, 1]}),
+        ((3, 8, 3, 3), (1, 8, 20, 31), {"strides": [2, 2]}),
+        ((70, 6, 1, 1), (1, 6, 4, 5), {}),
+        ((33, 16, 3, 3), (1, 16, 3, 3), {}),
+        ((17, 4, 3), (3, 4, 40), {"pads": [2, 0]}),
+        ((6, 3, 3), (1, 6, 11), {"group": 2}),
+    ],
+)
+def test_convolutions_of_bytes_multiply_integers(shape: Any, size: Any, attrs: dict[str, Any]) -> None:
+    proto, weight = integers("Conv", shape, 3, **attrs)
+    x = RNG.integers(0, 256, size).astype(np.uint8)
+    ours = Model(from_onnx(proto))
+    found = ours.run({"x": x})["y"]
+    assert np.array_equal(found, conv(x.astype(np.float64) - 117, weight.astype(np.float64), **attrs))
+    one = ours.run({"x": x[:1]})["y"]
+    assert np.array_equal(one, found[:1])
+    target = machine.detect()
+    assert ("convolution.pairs" in kernels_of(ours)) == (target.pairs and target.lanes > 1 and "group" not in attrs)
 
 
 def test_sums_that_float32_does_not_hold_stay_integers() -> None:
