@@ -358,9 +358,9 @@ def _opened(fs: Any, path: str, frame: tuple[int, ...], dtype: Any, overlap: int
         if overlap:
             raise InputError(f"'{path}' holds frames as they are; overlap is for samples, of a .wav file.")
         return _numpy(fs, path, frame, dtype)
-    file = fs.open(path, "rb")  # read from later
+    file = fs.open(path, "rb")
     try:
-        sound = wave.open(file, "rb")
+        sound = wave.open(file, "rb")  # noqa: SIM115 - read from later
     except (wave.Error, EOFError) as error:
         raise InputError(
             f"'{path}' is no .wav file of integers ({error or 'it ends too early'}): convert it to PCM of 16 bits."
