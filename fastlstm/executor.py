@@ -33,12 +33,34 @@ __all__ = ["Executor"]
 
 Array = npt.NDArray[Any]
 
-MOST_ENTRIES = 32  # numbers of batch rows for which there are entries
+MOST_ENTRIES = 256  # numbers of batch rows for which there are entries
+MOST_WITH_MEMORY = 32  # of them whose entries hold memory of their own
 
 
 class _Entry(NamedTuple):
+    """A program's entry for a number of batch rows."""
+
     call: native.Call
     room: int  # time steps it has memory for
+    program: BoundProgram
+    rows: int
+
+    def run(self, given: Any, out: Any) -> Any:
+        """Run the inputs; None if the entry does not take them, or the program is in use."""
+        program = self.program
+        if program.batch == self.rows:
+            return self.call(given, out)
+        busy = program.busy
+        try:
+            del busy.free
+        except AttributeError:
+            return None
+        try:
+            if program.used != self.rows:
+                program.use(self.rows)
+            return self.call(given, out, busy)
+        finally:
+            busy.free = None
 
 
 class Executor:
@@ -62,7 +84,7 @@ class Executor:
         """Runs inputs of the sizes met last; None says that it did not, and `run` has to."""
         self.met: Callable[[Segment, BoundProgram, native.Wiring, int], None] | None = None
         """Called once, with what the first entry for whole sequences was made of and the time steps it has room for."""
-        self._entries: dict[int, _Entry] = {}  # by batch rows
+        self._entries: dict[int, list[_Entry]] = {}  # by batch rows: one for each program that runs so many
         self._bodies: dict[int, Executor] = {}
         self.last_use = _last_uses(graph, self.plan)
         self._reads = outer_values(Node("", (), (), {"body": graph})) if is_body else []
@@ -102,16 +124,27 @@ class Executor:
         arrays = self._in_order(given)
         if arrays is None:
             return None
-        if self.tapes is not None:
-            call = self.tapes.entry(arrays)
-        else:
-            segment = self.plan.parts[0] if len(self.plan.parts) == 1 else None
-            batch = _batch(segment, self.graph, arrays) if isinstance(segment, Segment) else -1
-            call = self._entries[batch].call if batch in self._entries else native.never
+        if self.tapes is None:
+            return self._enter_segment(arrays, given, out)
+        call = self.tapes.entry(arrays)
         if call is native.never or call is self.quick:
             return None
         self.quick = call
         return call(given) if out is None else call(given, out)
+
+    def _enter_segment(self, arrays: Sequence[Any], given: Any, out: Any) -> Any:
+        """Run inputs by an entry of their number of batch rows; None if all refuse them."""
+        segment = self.plan.parts[0] if len(self.plan.parts) == 1 else None
+        batch = _batch(segment, self.graph, arrays) if isinstance(segment, Segment) else -1
+        for entry in self._entries.get(batch, ()):
+            if entry.call is self.quick:
+                continue
+            known = entry.run(given, out)
+            if known is not None:
+                if entry.program.batch == batch:  # else others set how many rows it runs
+                    self.quick = entry.call
+                return known
+        return None
 
     def _in_order(self, given: Any) -> list[Any] | None:
         """Return the inputs in the graph's order, None if they are not all there."""
@@ -132,24 +165,42 @@ class Executor:
         if self._put_off:
             self._put_off = False
             return
-        known = self._entries.get(batch)
-        if not steps or not batch or (len(self._entries) >= MOST_ENTRIES if known is None else steps <= known.room):
+        known = self._entries.get(batch, [])
+        if not steps or not batch or (not known and len(self._entries) >= MOST_ENTRIES):
             return
-        programs = segment.programs(batch)
-        if not programs:  # it ran by one that other batches share
-            return
-        program = programs[0]
-        graph = self.graph
+        for number, program in enumerate(segment.programs(batch)):  # none if others may still share it
+            if number == len(known) or steps > known[number].room:
+                entry = self._made(segment, program, steps, batch)
+                if entry is not None:
+                    self._entries[batch] = [*known[:number], entry, *known[number + 1 :]]
+                return
+
+    def _made(self, segment: Segment, program: BoundProgram, steps: int, batch: int) -> _Entry | None:
+        """Return a new entry for a program; None if it is in use, or may have none."""
+        graph, shared = self.graph, program.batch != batch
         given, made = ([Port(s.name, s.shape, s.dtype) for s in specs] for specs in (graph.inputs, graph.outputs))
-        wiring = sequence_wiring(segment.connections(), program, given, made, graph.constants, 2 * steps)
-        if wiring is None:
-            self._entries[batch] = _Entry(native.never, steps)
-        else:
-            self._entries[batch] = _Entry(native.entry(program, wiring), wiring.room)
+        try:
+            del program.busy.free
+        except AttributeError:
+            return None
+        try:
+            if shared:
+                program.use(batch)
+            wiring = sequence_wiring(segment.connections(), program, given, made, graph.constants, 2 * steps)
+            if wiring is None or (wiring.owns_memory and (shared or self._with_memory() >= MOST_WITH_MEMORY)):
+                return _Entry(native.never, native.UNLIMITED, program, batch)
+            entry = _Entry(native.entry(program, wiring), wiring.room, program, batch)
+        finally:
+            program.busy.free = None
+        if not shared:
+            self.quick = entry.call
             if self.met is not None:
                 met, self.met = self.met, None
                 met(segment, program, wiring, 2 * steps)
-        self.quick = self._entries[batch].call
+        return entry
+
+    def _with_memory(self) -> int:
+        return sum(entry.room < native.UNLIMITED for entries in self._entries.values() for entry in entries)
 
     def run(self, inputs: Mapping[str, Any], outer: Mapping[str, Any] | None = None) -> list[Any]:
         """Return the graph's outputs for the given values of its inputs (and of names from around it)."""

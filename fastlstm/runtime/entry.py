@@ -167,7 +167,7 @@ def _copies(
     place = {value.name: i for i, value in enumerate(outputs)}
     before, after = [], []
     for state in connections.states:
-        rows, nbytes = program.rows(state.slot), 4 * state.width
+        rows, nbytes = program.rows(state.slot)[: program.used], 4 * state.width
         if not state.given:
             before.append(Copy(-1, rows, 0))
         elif state.given in number:

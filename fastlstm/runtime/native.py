@@ -37,6 +37,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 Call = Callable[..., Any]
 
+UNLIMITED = 1 << 62  # time steps
 EMPTY = 184  # place of PyArray_Empty in NumPy's table of functions for C extensions
 METH_FASTCALL = 0x80
 HOLD = 200_000  # multiply-adds below which giving the interpreter lock away would take longer than the work
@@ -151,10 +152,15 @@ class Wiring(NamedTuple):
     masks: Sequence[Mask] = ()
     lengths: Lengths | None = None
     steps: int = 0
-    room: int = 1 << 62
+    room: int = UNLIMITED
     bare: bool = False
     in_place: bool = False
     watched: Sequence[int] = ()
+
+    @property
+    def owns_memory(self) -> bool:
+        """Whether there is memory for it besides the program's own."""
+        return self.room < UNLIMITED
 
 
 def entry_kernel(wiring: Wiring) -> Kernel:

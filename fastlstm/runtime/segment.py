@@ -33,6 +33,7 @@ COMPLAINT = (
 )
 """What a program's status other than 0 says."""
 MOST_SIZES = 16  # of batches that have programs of their own
+MOST_MET = 256  # sizes of which is known that they were met
 WORTH_A_WORKER = 25_000  # multiply-adds of a time step, about a microsecond: a phase of shares costs a third of that
 
 
@@ -89,8 +90,13 @@ class Segment:
         return kind(self.program, batch, self.workers(batch))
 
     def programs(self, batch: int) -> Sequence[BoundProgram]:
-        """Return the programs that whole sequences of `batch` rows have needed so far: one a call at a time."""
-        return self._programs.get(batch, ())
+        """Return the programs that run whole sequences of `batch` rows from now on, one a call at a time.
+
+        Those of other numbers are among them only when so many have programs of their own that this one gets none.
+        """
+        if batch in self._programs or len(self._programs) < MOST_SIZES:
+            return self._programs.get(batch, ())
+        return self._shared.get(_room(batch), ())
 
     def _take(self, batch: int) -> BoundProgram:
         """Return a program whose flag is set; the caller clears it."""
@@ -117,7 +123,7 @@ class Segment:
             return True
         if batch in self._met and len(self._programs) < MOST_SIZES:
             return True
-        if len(self._met) >= MOST_SIZES:
+        if len(self._met) >= MOST_MET:
             self._met.clear()
         self._met.add(batch)
         return False

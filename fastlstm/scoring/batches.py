@@ -72,28 +72,49 @@ class Rows:
         self.lengths = np.concatenate([piece.lengths for piece in pieces])
         # Pieces are parts of one memory: rows are counted from the piece that lies first, so that those of a batch are
         # taken in one go, whatever piece they are in.
+        size, self._row = self.dtype.itemsize, self._values[0].shape[1:]
         filled = [values for values in self._values if values.size] or self._values[:1]
-        self._lowest = min(filled, key=lambda values: values.ctypes.data)
-        size, step = self.dtype.itemsize, math.prod(self._lowest.shape[1:])
-        firsts = [(values.ctypes.data - self._lowest.ctypes.data) // size for values in self._values]
+        lowest = min(filled, key=lambda values: values.ctypes.data)
+        firsts = [(values.ctypes.data - lowest.ctypes.data) // size for values in self._values]
+        ends = [first + values.size for first, values in zip(firsts, self._values, strict=True) if values.size]
+        self._memory = as_strided(lowest.reshape(-1), (max(ends, default=0),), (size,), writeable=False)
+        self._step = math.prod(self._row)
         pairs = zip(firsts, pieces, strict=True)
-        self._starts = np.concatenate([first + piece.offsets[:-1] * step for first, piece in pairs])
+        self._starts = np.concatenate([first + piece.offsets[:-1] * self._step for first, piece in pairs])
 
-    def shape(self, rows: Array) -> tuple[int, ...]:
-        """Return the shape of some rows as one array."""
-        steps = (max(1, int(self.lengths[rows].max(initial=1))),) if self.has_time else ()
-        return len(rows), *steps, *self._lowest.shape[1:]
+    def steps(self, groups: Sequence[Array]) -> list[tuple[int, int]]:
+        """Return the fewest and the most steps of a row in each group."""
+        if not groups:
+            return []
+        lengths = self.lengths[np.concatenate(groups)]
+        firsts = np.cumsum([0, *map(len, groups[:-1])])
+        least, most = (way.reduceat(lengths, firsts).tolist() for way in (np.minimum, np.maximum))
+        return list(zip(least, most, strict=True))
 
-    def copy(self, rows: Array, out: Array) -> None:
+    def shape(self, count: int, most: int) -> tuple[int, ...]:
+        """Return the shape of so many rows of so many steps, at most, as one array."""
+        return (count, max(1, most), *self._row) if self.has_time else (count, *self._row)
+
+    def copy(self, rows: Array, steps: tuple[int, int], out: Array) -> None:
         """Copy some rows to an array of their `shape`: neighbours of the same length in one go."""
         out = out if self.has_time else out[:, None]
-        lengths, starts = self.lengths[rows], self._starts[rows]
+        if steps[0] == steps[1]:
+            self._copy(rows, steps[0], out)
+            return
+        lengths = self.lengths[rows]
         for first, last in pairwise([0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(rows)]):
-            length = int(lengths[first])
-            if length:
-                here = starts[first:last]
-                out[first:last, :length] = windows(self._lowest, length, self.dtype.itemsize, int(here.max()) + 1)[here]
-            out[first:last, length:] = 0
+            self._copy(rows[first:last], int(lengths[first]), out[first:last])
+
+    def _copy(self, rows: Array, length: int, out: Array) -> None:
+        """Copy rows of one length, and clear what is behind them."""
+        if length:
+            # No call of `windows`: where a batch has run, what it does in Python is not in the caches any more.
+            size, taken = self.dtype.itemsize, length * self._step
+            shape = (len(self._memory) - taken + 1, length, *self._row)
+            view: Array = np.ndarray(shape, self.dtype, self._memory, 0, (size, *out.strides[1:]))
+            out[:, :length] = view[self._starts[rows]]
+        if length < out.shape[1]:
+            out[:, length:] = 0
 
 
 def windows(values: Array, steps: int, apart: int, count: int) -> Array:
@@ -153,15 +174,19 @@ def gather(
     memory : array
         What the batches' arrays lie in: to be given back to `spare` when all of them have run.
     """
-    shapes = [{name: rows.shape(group) for name, rows in inputs.items()} for group in groups]
+    steps = {name: rows.steps(groups) for name, rows in inputs.items()}
+    shapes = [
+        {name: rows.shape(len(group), steps[name][number][1]) for name, rows in inputs.items()}
+        for number, group in enumerate(groups)
+    ]
     sizes = {name: rows.dtype.itemsize for name, rows in inputs.items()}
     memory = spare.take(sum(_bytes(shape, sizes[name]) for each in shapes for name, shape in each.items()))
     batches, at = [], 0
-    for group, each in zip(groups, shapes, strict=True):
+    for number, (group, each) in enumerate(zip(groups, shapes, strict=True)):
         arrays = {}
         for name, shape in each.items():
             arrays[name] = np.ndarray(shape, inputs[name].dtype, memory.data, at)
-            inputs[name].copy(group, arrays[name])
+            inputs[name].copy(group, steps[name][number], arrays[name])
             at += _bytes(shape, sizes[name])
         batches.append(Batch(group, None if lengths is None else lengths[group], arrays))
     return batches, memory

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.types as kinds
 
 from fastlstm.errors import FileFormatError, InputError
 from fastlstm.files.graph_json import tensors, to_json
@@ -147,7 +148,9 @@ class OutputFolder:
         aside = self._new_aside()
         try:
             with _disk_errors(aside), self._fs.open(aside, "wb") as file:
-                with pq.ParquetWriter(file, self._labelled(schema)) as writer:
+                with pq.ParquetWriter(
+                    file, self._labelled(schema), use_dictionary=self._with_dictionary(schema)
+                ) as writer:
                     yield writer
                 self._to_disk(file)
             self._moved(aside, _name(number))
@@ -158,10 +161,19 @@ class OutputFolder:
         buffer = io.BytesIO()
         labelled = table.replace_schema_metadata(self._labelled(table.schema).metadata)
         try:
-            pq.write_table(labelled, buffer)
+            pq.write_table(labelled, buffer, use_dictionary=self._with_dictionary(table.schema))
         except (pa.ArrowNotImplementedError, pa.ArrowInvalid) as error:
             raise InputError(f"Parquet cannot hold these columns: {error}. Leave them out (keep=[...]).") from error
         self._replace(name, buffer.getvalue(), table.num_rows)
+
+    def _with_dictionary(self, schema: Any) -> list[str]:
+        """Return the columns that are written as dictionaries of their values: all but the model's outputs.
+
+        Scores hardly repeat: to look for it took two thirds of the time of writing four of them beside an id, and the
+        file was a third larger.
+        """
+        outputs = set(self.manifest.get("outputs", {}).values())
+        return [path for field in schema if field.name not in outputs for path in _leaves(field.name, field.type)]
 
     def _labelled(self, schema: Any) -> Any:
         label = {"fastlstm": json.dumps({key: v for key, v in self.manifest.items() if key != "input"})}
@@ -219,6 +231,22 @@ class OutputFolder:
 
     def _inside(self, *names: str) -> str:
         return posixpath.join(self._root, *[name for name in names if name])
+
+
+def _leaves(path: str, kind: Any) -> Iterator[str]:
+    """Yield the paths of a column's values in a Parquet file."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if kinds.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{path}.{field.name}", field.type)
+    elif kinds.is_map(kind):
+        yield from _leaves(f"{path}.key_value.key", kind.key_type)
+        yield from _leaves(f"{path}.key_value.value", kind.item_type)
+    elif kinds.is_nested(kind):
+        yield from _leaves(f"{path}.list.element", kind.value_type)
+    else:
+        yield path
 
 
 def _name(number: int) -> str:

@@ -40,6 +40,7 @@ BLOCK = 4096
 """Frames of a block, which is a row of the output."""
 
 _FED = 1 << 20  # bytes that a stream is fed at once: 32 recordings in frames of 576 samples took 1 GB as whole blocks
+_UNKNOWN = 0x7FFFF000  # bytes of samples from which on a header means: up to the end, as SoX and FFmpeg write to pipes
 _ROWS = 16  # blocks that wait for a row group of the file
 
 
@@ -357,13 +358,15 @@ def _opened(fs: Any, path: str, frame: tuple[int, ...], dtype: Any, overlap: int
         if overlap:
             raise InputError(f"'{path}' holds frames as they are; overlap is for samples, of a .wav file.")
         return _numpy(fs, path, frame, dtype)
+    file = fs.open(path, "rb")
     try:
-        sound = wave.open(fs.open(path, "rb"), "rb")  # noqa: SIM115 - read from later
+        sound = wave.open(file, "rb")  # noqa: SIM115 - read from later
     except (wave.Error, EOFError) as error:
         raise InputError(
             f"'{path}' is no .wav file of integers ({error or 'it ends too early'}): convert it to PCM of 16 bits."
         ) from error
     channels, width, size = sound.getnchannels(), sound.getsampwidth(), int(np.prod(frame))
+    _check_whole(path, sound.getnframes(), (int(fs.size(path)) - file.tell()) // (channels * width), channels * width)
     if not ((channels == size and not overlap) or channels == 1):
         raise InputError(
             f"'{path}' has {channels} channels and the model takes frames of {list(frame)}: mix it down to one channel."
@@ -381,6 +384,15 @@ def _opened(fs: Any, path: str, frame: tuple[int, ...], dtype: Any, overlap: int
         return np.array(taken, dtype).reshape(-1, *frame)
 
     return read
+
+
+def _check_whole(path: str, promised: int, there: int, width: int) -> None:
+    """InputError if a sound file of so many bytes a sample holds fewer samples than its header says."""
+    if there < promised and promised * width < _UNKNOWN:
+        raise InputError(
+            f"'{path}' ends before its last sample: its header says {promised:,}, and it holds {there:,}. "
+            "Fetch or record it again; to play what is there, write the file anew with a header that fits."
+        )
 
 
 def _samples(data: bytes, width: int) -> Array:

@@ -79,6 +79,14 @@ def test_files_do_not_depend_on_workers_batches_or_memory(options, tmp_path, mod
     assert digests(tmp_path / "out") == undisturbed
 
 
+def test_outputs_are_no_dictionaries_of_their_values(tmp_path, model, data):
+    fastlstm.score(model, data, tmp_path / "out")
+    group = pq.read_metadata(tmp_path / "out" / "part-00000000.parquet").row_group(0)
+    columns = {c.path_in_schema: c.has_dictionary_page for c in map(group.column, range(group.num_columns))}
+    assert [path for path, has in columns.items() if not has] == ["output.list.element"]
+    assert any(columns.values())
+
+
 @pytest.mark.parametrize("row_group", [1, 37, COUNT])
 def test_files_do_not_depend_on_row_groups(row_group, tmp_path, model, rows, undisturbed):
     pq.write_table(table(rows), tmp_path / "rows.parquet", row_group_size=row_group)

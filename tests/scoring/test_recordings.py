@@ -189,6 +189,24 @@ def test_arrays_of_frames_are_recordings_too(tmp_path):
     assert "c.npy' ends before its last frame" in short["reason"]
 
 
+def test_a_recording_that_is_cut_off_goes_aside_and_one_of_unknown_length_is_played(tmp_path, folder):
+    model = classifier(features=1, layers="lstm | linear")
+    whole = (folder / "b.wav").read_bytes()
+    (folder / "d.wav").write_bytes(whole[:-3])
+    at = whole.index(b"data") + 4
+    (folder / "e.wav").write_bytes(whole[:at] + b"\xff" * 4 + whole[at + 4 :])
+    fastlstm.score(model, folder, tmp_path / "out", stream=True)
+    (row,) = rejected(tmp_path / "out")
+    count = (len(whole) - at - 4) // 2
+    assert f"d.wav' ends before its last sample: its header says {count:,}, and it holds {count - 2:,}" in row["reason"]
+    found = scored(tmp_path / "out").to_pylist()
+    assert [row["output"] for row in found if row["recording"] == "e.wav"] == [
+        row["output"] for row in found if row["recording"] == "b.wav"
+    ]
+    with pytest.raises(InputError, match="ends before its last sample"):
+        fastlstm.score(model, folder / "d.wav", tmp_path / "stopped", stream=True, on_error="stop")
+
+
 HOUR = """
 import resource, sys
 from fastlstm.cli import main

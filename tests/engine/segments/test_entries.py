@@ -18,6 +18,7 @@ from one_layer import FEATURES, ROWS, graph_of, inputs_of
 from fastlstm import InputError, Model
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node, TensorSpec
+from fastlstm.runtime import segment
 from fastlstm.runtime.native import never
 
 GRAPHS = {
@@ -286,6 +287,23 @@ def test_a_call_meets_another_one_and_takes_the_long_way() -> None:
     assert model._executor.quick(arrays) is None
     assert_same(model.run(arrays), want)
     flag.free = None
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_numbers_of_rows_that_share_a_program_have_entries_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment, "MOST_SIZES", 0)
+    model, plain = Model(graph_of(**GRAPHS[name])), pair(name)[1]
+    rng = np.random.default_rng(12)
+    for batch in (17, 19, 18, 17):
+        arrays = inputs_of(model, 5, batch, rng)
+        want = plain.run(arrays)
+        for _ in range(2):
+            assert_same(model.run(arrays), want)
+    known = model._executor.enter(arrays)
+    if {"mask", "lengths", "ids"} & set(name.split()):  # these hold memory for each number of rows
+        assert known is None or name == "ids"
+    else:
+        assert_same(known, want)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "int64", "uint64"])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import fastlstm
+from fastlstm.runtime import segment
 
 SIZES = (1, 2, 15, 16, 17, 23, 24, 31, 33, 40)
 
@@ -51,3 +52,42 @@ def test_few_programs_are_kept():
     kept = [*segment._programs.values(), *segment._shared.values()]
     between = 3 * 8  # rooms with numbers of rows that are less; for their own number others are kept
     assert sum(map(len, kept)) <= 15 + between + 1 + between
+
+
+@pytest.mark.parametrize("layers", ["lstm | linear", "lstm | last | linear"])
+def test_shared_programs_are_called_without_a_detour(layers, monkeypatch):
+    monkeypatch.setattr(segment, "MOST_SIZES", 0)
+    model = _model(layers=layers, lengths=False)
+    x = np.random.default_rng(1).standard_normal((max(SIZES), 9, 3)).astype(np.float32)
+    alone = np.stack([model(x[row : row + 1])[0] for row in range(max(SIZES))])
+    for size in SIZES:
+        model(x[:size])
+    executor = model._executor
+    for size in (*SIZES, *reversed(SIZES)):  # the rows of a program change from call to call
+        for steps in (9, 5):
+            known = executor.enter(x[:size, :steps])
+            if executor._entries[size][0].program.batch > size:
+                assert executor.quick(x[:size, :steps]) is None  # it might have been set to another number since
+            if known is not None and steps == 9:
+                assert np.array_equal(known, alone[:size])
+            assert np.array_equal(model(x[:size, :steps]), model(x[:size, :steps].copy()))
+    shared = [size for size in SIZES if executor._entries[size][0].program.batch > size]
+    assert shared == [17, 23, 31, 33]
+    for size in shared:
+        assert executor.enter(x[:size]) is not None
+
+
+def test_calls_that_meet_have_entries_of_their_own(monkeypatch):
+    monkeypatch.setattr(segment, "MOST_SIZES", 0)
+    model = _model(layers="lstm | last | linear", lengths=False)
+    executor = model._executor
+    for size in (16, 17):  # a program of its own, and one with room for more
+        x = np.random.default_rng(size).standard_normal((size, 9, 3)).astype(np.float32)
+        want = [model(x) for _ in range(3)][-1]
+        busy = executor._entries[size][0].program.busy
+        del busy.free
+        assert executor.enter(x) is None
+        assert np.array_equal(model(x), want)
+        assert np.array_equal(executor.enter(x), want) or np.array_equal(executor.quick(x), want)
+        busy.free = None
+        assert len(executor._entries[size]) == 2
