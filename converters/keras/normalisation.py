@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.keras.layer import Kind, Layer
 from fastlstm.converters.keras.tensor import Tensor, product
 from fastlstm.converters.keras.weights import Slot
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["KINDS"]
-
-Array = npt.NDArray[Any]
 
 _KERAS_EPSILON = 1e-7
 _LARGEST = 1 << 24  # numbers normalised together: more than any layer has, and no memory is taken for more

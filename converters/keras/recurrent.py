@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.keras.activations import recurrent_activation
 from fastlstm.converters.keras.layer import Kind, Layer
@@ -21,10 +20,9 @@ from fastlstm.converters.keras.tensor import Dim, Emitter, Tensor, product
 from fastlstm.converters.keras.weights import Slot, inner_layers
 from fastlstm.errors import FileFormatError, UnsupportedError, counted
 from fastlstm.graph import RECURRENT_OPS, RecurrentInputs
+from fastlstm.typing import Array
 
 __all__ = ["KINDS"]
-
-Array = npt.NDArray[Any]
 
 _OPS = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.common.builder import GraphBuilder
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["Dim", "Emitter", "Tensor", "broadcast", "product", "shifted"]
 
-Array = npt.NDArray[Any]
 Dim = int | str
 
 _MOST_NODES = 50_000

@@ -8,15 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.export.interface import Port
 from fastlstm.export.source import Copy, Seat
 from fastlstm.program.program import place
+from fastlstm.typing import Array
 
 __all__ = ["Elements", "port_type"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.export.interface import Interface, Port
+from fastlstm.typing import Array
 
 __all__ = ["TOLERANCE", "Golden", "sequence", "test_program"]
-
-Array = npt.NDArray[Any]
 
 TOLERANCE = 1e-6
 """How far results may be off where a target has no fused multiply-add, times the larger of 1 and the result."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from fastlstm.typing import Array
 
 __all__ = ["VERSION", "Interface", "Port", "StateField"]
-
-Array = npt.NDArray[Any]
 
 VERSION = 1
 """Version of the C interface. A change that a program compiled against an older header would notice makes it go up;

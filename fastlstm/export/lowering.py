@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.export.assembly import Writer
 from fastlstm.export.interface import Interface
@@ -22,10 +20,10 @@ from fastlstm.kernels.simplified import simplified
 from fastlstm.program.program import Body, Instruction, Place, Program
 from fastlstm.program.scratch import integer_bytes, scratch_bytes
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Lowering", "word_bits"]
 
-Array = npt.NDArray[Any]
 NARROW = ("arm", "thumb", "riscv32", "wasm32", "i386", "i586", "i686", "mips", "powerpc-")
 
 

@@ -7,10 +7,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import passes
 from fastlstm.errors import InputError, UnsupportedError
@@ -29,11 +27,10 @@ from fastlstm.streaming.choosing import engine_for
 from fastlstm.streaming.engines import Engine, GraphEngine, GraphRun, SegmentRun
 from fastlstm.streaming.ports import Port as StreamPort
 from fastlstm.target import Target
+from fastlstm.typing import Array
 from fastlstm.verification.samples import open_dimensions, sample_array, sample_inputs
 
 __all__ = ["LARGEST_STATE", "Exported", "model_hash"]
-
-Array = npt.NDArray[Any]
 
 GOLDEN_STEPS = 64
 MOST_GOLDEN = 1 << 17  # numbers of golden samples: a line of C each eight

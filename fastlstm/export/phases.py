@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.export.elements import Elements, port_type
@@ -26,10 +25,9 @@ from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.flow import Carried
 from fastlstm.streaming.ports import Port as StreamPort
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Phase", "StreamTapes"]
-
-Array = npt.NDArray[Any]
 
 WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool")
 """Operators that take no input that is shorter than their window."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy.typing as npt
 
 from fastlstm.executor import Executor
 from fastlstm.export.delayed import beginning, endings, latest
@@ -16,10 +13,9 @@ from fastlstm.export.source import Routine, Source
 from fastlstm.export.streams import port_names
 from fastlstm.lowering.tapes.tape import record_program
 from fastlstm.streaming.engines import GraphEngine
+from fastlstm.typing import Array
 
 __all__ = ["stream_source", "whole_source"]
-
-Array = npt.NDArray[Any]
 
 BLOCK = 16
 """Steps of a block: the weights of a convolution, or of an input's projection, are used for so many frames at once."""

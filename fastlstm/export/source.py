@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy.typing as npt
 
 from fastlstm.export.interface import Port, StateField
 from fastlstm.program.program import Program
+from fastlstm.typing import Array
 
 __all__ = ["Beginning", "Copy", "Ending", "Region", "Routine", "Seat", "Source"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

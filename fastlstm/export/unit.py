@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.export.assembly import Writer
@@ -17,10 +16,9 @@ from fastlstm.export.struct import Struct
 from fastlstm.kernels.compiler import Kernel
 from fastlstm.program import layout
 from fastlstm.program.program import Argument, Body, Instruction, Place, Program, Stage, Table
+from fastlstm.typing import Array
 
 __all__ = ["Unit"]
-
-Array = npt.NDArray[Any]
 
 
 class Parts(Protocol):

@@ -60,7 +60,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy.typing as npt
+from fastlstm.typing import Array
 
 __all__ = [
     "QUANTISED_INPUTS",
@@ -74,8 +74,6 @@ __all__ = [
     "is_narrow",
     "is_normalised",
 ]
-
-Array = npt.NDArray[Any]
 
 RECURRENT_OPS: Mapping[str, int] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
 """Recurrent operators and their number of gates."""

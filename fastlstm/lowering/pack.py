@@ -5,19 +5,15 @@ The planner asks for a layout by the lanes and vectors of the kernel that will r
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.program.memory import aligned, aligned_zeros
+from fastlstm.typing import Array
 
 __all__ = [
     "gate_panels", "gate_rows", "gate_tail", "integer_panels", "padded", "panels_of", "plain_panels",
     "tail_vectors",
 ]  # fmt: skip
-
-Array = npt.NDArray[Any]
 
 
 def panels_of(units: int, lanes: int) -> int:

@@ -7,18 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy.typing as npt
-
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs
 from fastlstm.lowering.plan import REFERENCE_KERNEL, Plan, operator
 from fastlstm.lowering.tapes import EMITTERS
 from fastlstm.operators.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
 from fastlstm.runtime.segment import Segment
+from fastlstm.typing import Array
 
 __all__ = ["Layer", "bytes_of", "parameters_of", "summarise"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

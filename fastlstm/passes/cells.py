@@ -8,18 +8,16 @@ what they multiply. Everything that is not exactly such a cell is None.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.normalised import Normalised, of_gates, states_before
 from fastlstm.passes.vectors import Act, Atom, Block, Leaf, Vector
+from fastlstm.typing import Array
 
 __all__ = ["Cell", "Weights", "match", "weights"]
 
-Array = npt.NDArray[Any]
 Function = tuple[str, float | None, float | None]
 
 

@@ -9,10 +9,8 @@ leaf stands for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
 from fastlstm.operators import OPERATORS
@@ -21,10 +19,10 @@ from fastlstm.operators.dims import Shape
 from fastlstm.operators.movement import slice_bounds
 from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo, normal_axis
 from fastlstm.passes.vectors import Leaf, Monomial, Vector, activated, add, multiply
+from fastlstm.typing import Array
 
 __all__ = ["RESHAPES", "Formulas", "Row", "alike", "rows"]
 
-Array = npt.NDArray[Any]
 Row = tuple[Vector, ...]
 """Vectors side by side."""
 

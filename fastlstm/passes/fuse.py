@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.operators.values import normal_axis
 from fastlstm.passes.rewrite import Scope
+from fastlstm.typing import Array
 
 __all__ = ["dense_bias", "dense_of_gemm", "dense_of_matmul", "layer_normalization", "pooled_mean", "swish"]
-
-Array = npt.NDArray[Any]
 
 
 def dense_of_matmul(scope: Scope, node: Node) -> list[Node] | None:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
 from fastlstm.operators.movement import FAR
@@ -23,10 +21,10 @@ from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.loops import Collected, Frame, Rounds, State, read_loop, read_scan
 from fastlstm.passes.surgery import ROWS, STEPS, Additions, agree, replaced
 from fastlstm.passes.vectors import Atom, Leaf, Monomial, Vector, add
+from fastlstm.typing import Array
 
 __all__ = ["layer_of_loop"]
 
-Array = npt.NDArray[Any]
 Fresh = Callable[[str], str]
 
 

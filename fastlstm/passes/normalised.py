@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.vectors import Atom, Leaf, Vector
+from fastlstm.typing import Array
 
 __all__ = ["Normalised", "Part", "of_gates", "states_before"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node, outer_values
 from fastlstm.operators import misfit
 from fastlstm.operators.dims import Shape
 from fastlstm.operators.values import UNKNOWN, ValueInfo
 from fastlstm.passes.shapes import body_inputs, infer_node, operands
+from fastlstm.typing import Array
 
 __all__ = [
     "RANDOM",
@@ -38,8 +38,6 @@ __all__ = [
     "renamed_body",
     "sweep",
 ]
-
-Array = npt.NDArray[Any]
 
 _STEPS_PER_NODE = 64
 """So many rewrites in a row at one node mean that two rules undo each other; the node is then kept."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node, RecurrentInputs, TensorSpec, outer_values
@@ -14,10 +13,9 @@ from fastlstm.operators import reference
 from fastlstm.operators.sizes import is_small
 from fastlstm.operators.values import UNKNOWN, ValueInfo
 from fastlstm.passes.cells import Cell, Weights
+from fastlstm.typing import Array
 
 __all__ = ["ROWS", "STEPS", "Additions", "agree", "depends_on", "ordered", "replaced"]
-
-Array = npt.NDArray[Any]
 
 STEPS, ROWS = 3, 2
 """Time steps and batch rows of a check, where they are not fixed."""

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph
 from fastlstm.operators.values import UNKNOWN, ValueInfo
@@ -26,10 +25,10 @@ from fastlstm.passes.cells import Cell, Weights, match, weights
 from fastlstm.passes.formulas import RESHAPES, Formulas, alike, rows
 from fastlstm.passes.surgery import ROWS, Additions, agree, depends_on, replaced
 from fastlstm.passes.vectors import Atom, Leaf, Vector
+from fastlstm.typing import Array
 
 __all__ = ["recognise_steps"]
 
-Array = npt.NDArray[Any]
 Fresh = Callable[[str], str]
 
 CHECKED_STEPS = 6

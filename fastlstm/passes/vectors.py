@@ -19,14 +19,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from fastlstm.typing import Array
 
 __all__ = ["Act", "Atom", "Block", "Leaf", "Monomial", "Vector", "activated", "add", "multiply", "width_of"]
-
-Array = npt.NDArray[Any]
 
 MOST_TERMS = 16
 """A sum with more terms than this is not written out: no gate has so many, and a long residual network would."""

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import passes
 from fastlstm.errors import UnsupportedError
@@ -23,10 +21,10 @@ from fastlstm.streaming.flow import FRAMES, ROWS, TRACED, Carried, Part, Unrolle
 from fastlstm.streaming.pairs import final_states, initial_states, likely_pairs, state_pairs
 from fastlstm.streaming.timeline_rules import unroll
 from fastlstm.target import Target, machine
+from fastlstm.typing import Array
 
 __all__ = ["engine_for"]
 
-Array = npt.NDArray[Any]
 MOST_TRIALS = 400
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.streaming.flow import ROWS, Carried, Unrolled
 from fastlstm.streaming.ports import Port
+from fastlstm.typing import Array
 
 __all__ = ["HOPS", "Waiting", "cut"]
 
-Array = npt.NDArray[Any]
 HOPS = "stream.hops"
 """The state that says how many hops a stream has taken, until it is in full swing."""
 

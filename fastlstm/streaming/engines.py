@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.executor import Executor
@@ -29,10 +28,10 @@ from fastlstm.streaming.flow import Part, Unrolled
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.repeating import TOGETHER, repeated, stacked
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
-Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 
 

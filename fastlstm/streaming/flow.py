@@ -17,10 +17,10 @@ from enum import Enum, auto
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
+from fastlstm.typing import Array
 
 __all__ = [
     "FAR",
@@ -37,8 +37,6 @@ __all__ = [
     "WrongAxesError",
     "refusal",
 ]
-
-Array = npt.NDArray[Any]
 
 FRAMES, ROWS = "stream_frames", "stream_rows"
 """Names of the number of time steps and of batch rows in the shapes of a graph that is unrolled."""

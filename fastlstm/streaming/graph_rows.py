@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.program import layout
 from fastlstm.program.memory import aligned_zeros
@@ -21,10 +20,10 @@ from fastlstm.streaming.pool_rows import MOST, WAITING
 from fastlstm.streaming.ports import Port, check_out, fits
 from fastlstm.streaming.stores import Store
 from fastlstm.streaming.taped import Step, TapedStep
+from fastlstm.typing import Array
 
 __all__ = ["GraphRows"]
 
-Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 FEW = 8
 """More streams than these advance by a multiple of them, and the rest, where memory is kept for each number of rows:

@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError
 from fastlstm.kernels.addresses import address
@@ -24,10 +23,10 @@ from fastlstm.streaming.pool_rows import MOST, NativeRows, Rows
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, frames_text
 from fastlstm.streaming.turns import Turn, Turns, in_turn
 from fastlstm.target import machine
+from fastlstm.typing import Array
 
 __all__ = ["StreamPool"]
 
-Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 CLOSED, FINISHED = -1, -2  # marks of streams that take no frames
 BOOKKEEPING = 64  # bytes a stream: its mark, and its number while it is free

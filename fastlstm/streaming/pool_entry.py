@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.kernels.kernel import Kernel
 from fastlstm.program import layout
@@ -14,10 +12,9 @@ from fastlstm.program.memory import address_of
 from fastlstm.runtime.busy import Busy
 from fastlstm.runtime.native import Call, address_of_c, built_in, context, never, usable
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["PoolEntry"]
-
-Array = npt.NDArray[Any]
 
 
 class PoolEntry:

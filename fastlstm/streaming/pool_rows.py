@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.program import layout
 from fastlstm.program.arguments.rows import Pooled, PooledState
@@ -19,10 +18,10 @@ from fastlstm.runtime.program import BoundProgram
 from fastlstm.streaming.engines import SegmentEngine
 from fastlstm.streaming.pool_entry import PoolEntry
 from fastlstm.streaming.ports import Port
+from fastlstm.typing import Array
 
 __all__ = ["MOST", "WAITING", "NativeRows", "Rows"]
 
-Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 SIZES = (1, 8, 64)
 """Rows that programs are made for; a program runs as many of its rows as there are streams to advance."""

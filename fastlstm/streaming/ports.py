@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError
+from fastlstm.typing import Array
 
 __all__ = ["Port", "by_name", "check_frames", "check_out", "checked_state", "fits", "frames_text", "with_ones"]
 
-Array = npt.NDArray[Any]
 _KINDS = {
     "f": ("fiu", "numbers"),
     "i": ("iu", "integers"),

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.program.memory import aligned_zeros
 from fastlstm.streaming.flow import Carried
+from fastlstm.typing import Array
 
 __all__ = ["Store"]
 
-Array = npt.NDArray[Any]
 FEW_PIECES = 8  # a row in so many places is put back place by place
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, counted
 from fastlstm.runtime.busy import exclusive, in_use
@@ -16,10 +15,9 @@ from fastlstm.runtime.foreign import as_array, with_tensors
 from fastlstm.runtime.native import Call, never
 from fastlstm.streaming.engines import GraphRun, Streamed
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, fits, frames_text, with_ones
+from fastlstm.typing import Array
 
 __all__ = ["Stream"]
-
-Array = npt.NDArray[Any]
 
 
 class Stream:

@@ -7,10 +7,9 @@ one native call too. Any other is played from Python, its states moved by NumPy.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.lowering.tapes.by_shape import Tapes, give
 from fastlstm.lowering.tapes.entry import is_plain, only_program
@@ -26,10 +25,9 @@ from fastlstm.runtime.program import BoundProgram
 from fastlstm.streaming.layouts import Layout
 from fastlstm.streaming.stores import Store
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Step", "TapedStep"]
-
-Array = npt.NDArray[Any]
 
 
 class Step(NamedTuple):

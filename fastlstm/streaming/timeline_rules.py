@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph, Node, Recurrent, RecurrentInputs
@@ -31,8 +29,6 @@ from fastlstm.streaming.timeline import Flows, Rule, Unroller
 from fastlstm.streaming.waiting import together
 
 __all__ = ["unroll"]
-
-Array = npt.NDArray[Any]
 
 LONGEST_HOP = 1 << 20
 

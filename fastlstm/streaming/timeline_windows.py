@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import counted
 from fastlstm.graph import Node
@@ -17,13 +16,13 @@ from fastlstm.operators.values import Operands, normal_axis
 from fastlstm.passes import shapes
 from fastlstm.streaming.flow import FAR, FRAMES, ROWS, Flow, LongerHopError, Padding, Phase, refusal
 from fastlstm.streaming.waiting import count, filled, joined, wait, window
+from fastlstm.typing import Array
 
 if TYPE_CHECKING:
     from fastlstm.streaming.timeline import Flows, Rule, Unroller
 
 __all__ = ["RULES", "behind", "folded"]
 
-Array = npt.NDArray[Any]
 END = (1 << 31) - 1  # where a Slice ends that goes to the end
 
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import counted
 from fastlstm.graph import Node
 from fastlstm.passes import shapes
 from fastlstm.streaming.flow import FAR, ROWS, Carried, Flow, LongerHopError, Padding, Phase, refusal
 from fastlstm.streaming.placing import Placement
+from fastlstm.typing import Array
 
 __all__ = ["count", "filled", "joined", "together", "wait", "window"]
-
-Array = npt.NDArray[Any]
 
 
 def wait(at: Placement, rows: int, of: Flow) -> None:

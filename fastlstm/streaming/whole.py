@@ -8,19 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph
 from fastlstm.passes import shapes
 from fastlstm.streaming.delay import cut
 from fastlstm.streaming.engines import Engine, GraphEngine
+from fastlstm.typing import Array
 
 __all__ = ["in_blocks"]
-
-Array = npt.NDArray[Any]
 
 BLOCK = 1 << 17
 """Elements of the largest input in a block."""

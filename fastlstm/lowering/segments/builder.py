@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph
@@ -16,10 +13,10 @@ from fastlstm.program.program import Instruction, Slot
 from fastlstm.runtime.connections import State
 from fastlstm.target import FLOAT32, Target, WeightFormat
 from fastlstm.target.limits import BYTE_OFFSET
+from fastlstm.typing import Array
 
 __all__ = ["LAST_STAGE", "Builder", "packed_panels", "quantised"]
 
-Array = npt.NDArray[Any]
 LAST_STAGE = 1 << 30
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
 
 from fastlstm.graph import Recurrent
 from fastlstm.lowering.pack import panels_of, tail_vectors
+from fastlstm.typing import Array
 
 __all__ = ["Activations", "Direction"]
 
-Array = npt.NDArray[Any]
 Activations = tuple[tuple[str, float | None, float | None], ...]
 
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.lowering.pack import gate_panels, gate_rows, gate_tail, panels_of, plain_panels
 from fastlstm.lowering.segments import small, small_gru
@@ -16,10 +15,9 @@ from fastlstm.program.arguments.rows import GRU, LSTM, RNN, Normalised, Projecte
 from fastlstm.program.memory import aligned, aligned_zeros
 from fastlstm.program.program import Instruction, Slot
 from fastlstm.target import WeightFormat
+from fastlstm.typing import Array
 
 __all__ = ["recurrence"]
-
-Array = npt.NDArray[Any]
 
 
 def recurrence(build: Builder, one: Direction, bits: int) -> Instruction:

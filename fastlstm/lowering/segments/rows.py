@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs
 from fastlstm.lowering.pack import padded, panels_of, plain_panels
@@ -20,10 +19,10 @@ from fastlstm.operators import ELEMENTWISE, OPERATORS, Function, Operation
 from fastlstm.operators.values import ValueInfo
 from fastlstm.program.arguments.rows import Binary, Embed, Last, LayerNorm, Linear, Move, Softmax, Unary
 from fastlstm.program.program import Instruction
+from fastlstm.typing import Array
 
 __all__ = ["BINARY", "ROWS", "UNARY", "At", "Rows", "has_kernel"]
 
-Array = npt.NDArray[Any]
 UNARY: Mapping[str, Function] = {
     name: op.lowering for name, op in OPERATORS.items() if isinstance(op.lowering, Function) and op.lowering.rows
 }

@@ -7,10 +7,8 @@ kernel is used for programs of one batch row; with more, the general kernels use
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Recurrent
 from fastlstm.lowering.pack import gate_panels, plain_panels
@@ -19,10 +17,10 @@ from fastlstm.program.arguments.rows import Linear, SmallLSTM
 from fastlstm.program.memory import aligned_zeros
 from fastlstm.program.program import Instruction
 from fastlstm.target import FLOAT32, Target
+from fastlstm.typing import Array
 
 __all__ = ["Passes", "fits", "packed", "passes_of", "projection", "recurrence"]
 
-Array = npt.NDArray[Any]
 MOST_UNITS = 64  # above, a step is bound by the cache that the weights lie in
 MOST_INPUTS = 4  # features of x that are cheaper to multiply here than to store and load their products
 WIDE = 16  # lanes of a panel whose weights the L2 cache delivers just as fast as its chains take them

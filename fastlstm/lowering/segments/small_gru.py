@@ -6,10 +6,8 @@ See `small.py` for why. Their input projections are those of the general kernels
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Recurrent
 from fastlstm.lowering.pack import gate_panels
@@ -18,10 +16,9 @@ from fastlstm.lowering.segments.small import MOST_UNITS
 from fastlstm.program.arguments.rows import SmallGRU
 from fastlstm.program.program import Instruction
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["alone", "fits", "passes_of"]
-
-Array = npt.NDArray[Any]
 
 
 def fits(layer: Recurrent, bits: int, target: Target) -> bool:

@@ -13,7 +13,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.pack import panels_of, plain_panels
@@ -24,10 +23,10 @@ from fastlstm.program.arguments.arrays import Convolution
 from fastlstm.program.layout import TOGETHER
 from fastlstm.program.program import place
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS"]
 
-Array = npt.NDArray[Any]
 Axes = tuple[Axis, Axis]
 Done = Callable[[slice, int, Array], None]
 MOST_VECTORS = 4

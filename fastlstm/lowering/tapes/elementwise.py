@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value, five, loops
 from fastlstm.operators import OPERATORS, Function, Operation
 from fastlstm.program.arguments.arrays import Binary, Loops, Unary
 from fastlstm.program.program import place
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS", "apply", "combine"]
-
-Array = npt.NDArray[Any]
 
 FUNCTIONS = {name: op.lowering for name, op in OPERATORS.items() if isinstance(op.lowering, Function)}
 OPERATIONS = [name for name, op in OPERATORS.items() if isinstance(op.lowering, Operation)]

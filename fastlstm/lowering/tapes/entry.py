@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import TensorSpec
 from fastlstm.lowering.tapes.steps import Recorded, Tape
 from fastlstm.program import layout
 from fastlstm.program.memory import address_of
 from fastlstm.runtime.native import Call, Copy, Value, Wiring, entry, never
+from fastlstm.typing import Array
 
 __all__ = ["as_value", "is_plain", "only_program", "steered_entry", "tape_entry"]
-
-Array = npt.NDArray[Any]
 
 
 def tape_entry(tape: Tape, inputs: Sequence[str], outputs: Sequence[TensorSpec]) -> Call:

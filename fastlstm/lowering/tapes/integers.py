@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.graph import Node
@@ -17,10 +16,10 @@ from fastlstm.program.arguments.arrays import Elementwise, Gather, Lines, Loops,
 from fastlstm.program.layout import KINDS, OPERATIONS
 from fastlstm.program.memory import aligned_zeros, memory_of
 from fastlstm.program.program import place
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS"]
 
-Array = npt.NDArray[Any]
 _COMPARISONS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal")
 _LOGIC = ("And", "Or", "Xor", "Not")
 

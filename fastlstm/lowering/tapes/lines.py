@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.elementwise import apply
@@ -15,8 +13,6 @@ from fastlstm.program.arguments.arrays import LayerNorm, Lines
 from fastlstm.program.program import place
 
 __all__ = ["EMITTERS", "reduction"]
-
-Array = npt.NDArray[Any]
 
 
 def _softmax(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:

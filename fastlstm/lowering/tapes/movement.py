@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value, axis_of
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS"]
 
-Array = npt.NDArray[Any]
 MOST_PARTS = 512  # copies that one gather or scatter is made of
 
 

@@ -11,18 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.lowering.tapes.recorder import Recorder
 from fastlstm.program.arguments.arrays import Pad
 from fastlstm.program.program import Place, place
+from fastlstm.typing import Array
 
 __all__ = ["Axis", "Planes", "laid_out"]
 
-Array = npt.NDArray[Any]
 ENOUGH = 512  # positions of an image that are worth blocks of its own
 MANY = 8  # phases of a line from which on they are columns of one copy, not parted one by one
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value
@@ -14,10 +12,10 @@ from fastlstm.operators.sizes import checked_shape
 from fastlstm.operators.windows import windows
 from fastlstm.program.arguments.arrays import Pool, Window
 from fastlstm.program.program import place
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS"]
 
-Array = npt.NDArray[Any]
 SHARE = 4  # of the L2 cache, for the outputs of a convolution that only pooling reads
 
 

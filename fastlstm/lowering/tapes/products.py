@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.pack import panels_of, plain_panels
@@ -15,10 +13,10 @@ from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value
 from fastlstm.program.arguments.arrays import MatMul, Pack
 from fastlstm.program.layout import TOGETHER
 from fastlstm.program.program import Place, place
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS"]
 
-Array = npt.NDArray[Any]
 MOST_VECTORS = 4
 
 

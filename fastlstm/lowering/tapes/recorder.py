@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.steps import NotLoweredError, Value
@@ -19,10 +18,10 @@ from fastlstm.program.memory import aligned_zeros
 from fastlstm.program.program import Argument, Instruction, Place, Table, place
 from fastlstm.program.protected import CHECKING
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Emitter", "Recorder", "Value", "axis_of", "five", "loops"]
 
-Array = npt.NDArray[Any]
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
 GRAIN, FINE = 1024, 16
 """Memory is asked for in so many floats: the more, the more often what is free fits what comes next."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
 from fastlstm.lowering.tapes.recorder import five, loops
@@ -26,10 +25,10 @@ from fastlstm.operators.sizes import checked_rounds
 from fastlstm.program.arguments.arrays import Advance, MoveSlice, Run, Verify
 from fastlstm.program.memory import aligned_zeros, memory_of
 from fastlstm.program.program import Body, Instruction, place
+from fastlstm.typing import Array
 
 __all__ = ["record_rounds"]
 
-Array = npt.NDArray[Any]
 Values = dict[str, Value]
 
 MOST_NATIVE = 1 << 20

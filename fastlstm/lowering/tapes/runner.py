@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy.typing as npt
-
 from fastlstm.graph import Graph, Node
 from fastlstm.lowering.tapes.recorder import Recorder
 from fastlstm.lowering.tapes.steps import Tape, Value
@@ -16,10 +14,9 @@ from fastlstm.runtime.clock import Clock
 from fastlstm.runtime.program import BoundProgram
 from fastlstm.runtime.segment import Segment
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Planned", "Recordings", "Runner"]
-
-Array = npt.NDArray[Any]
 
 
 class Planned(Protocol):

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.program import layout
@@ -16,10 +15,9 @@ from fastlstm.runtime.busy import Busy
 from fastlstm.runtime.native import Call, Wiring
 from fastlstm.runtime.program import BoundProgram
 from fastlstm.runtime.segment import COMPLAINT
+from fastlstm.typing import Array
 
 __all__ = ["NotLoweredError", "Recorded", "SizesChangedError", "Tape", "Value"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass

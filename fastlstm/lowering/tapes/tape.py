@@ -16,7 +16,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.errors import InputError, UnsupportedError
@@ -34,10 +33,10 @@ from fastlstm.runtime.clock import marked
 from fastlstm.runtime.connections import axes_of, check_state
 from fastlstm.runtime.program import BoundProgram
 from fastlstm.runtime.segment import Segment
+from fastlstm.typing import Array
 
 __all__ = ["Recording", "record", "record_program"]
 
-Array = npt.NDArray[Any]
 WORTH_WORKERS = 200_000  # multiply-adds of a tape that several threads may run
 
 
