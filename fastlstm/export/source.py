@@ -116,7 +116,7 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Ending:
-    """What a sequence returns at its end: a number of frames of every output, computed by a routine if there are any."""
+    """What a sequence returns at its end: some frames of every output, and the routine that computes them."""
 
     frames: int
     routine: Routine | None = None

@@ -1,4 +1,4 @@
-"""How each operator goes on in time: what a stream puts in a node's place, or why it cannot."""
+"""How each operator streams: what replaces a node, or why nothing can."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ LONGEST_HOP = 1 << 20
 def unroll(
     graph: Graph, frames: Mapping[str, int], states: Mapping[str, str], placed: list[Node] | None = None, hop: int = 1
 ) -> Unrolled:
-    """Return the stream's graph of an optimised one.
+    """Return the graphs that a stream of an optimised graph runs.
 
     Parameters
     ----------
     graph : Graph
         The sizes of its inputs' time axes are `FRAMES`, of their batch axes `ROWS`.
     frames : mapping of str to int
-        Inputs that go on in time, and their time axes.
+        Inputs with a time axis, and that axis.
     states : mapping of str to str
-        Inputs that hold states, and the outputs that show what they are after the call.
+        Inputs that hold states, and the outputs that return their new values.
     placed : list of Node, optional
-        Gets the nodes as they are placed: how far an attempt came that was refused.
+        Receives the nodes as they are placed, which tells how far a refused attempt got.
     hop : int
-        Frames of a step; a multiple of them if these do not make a whole number of rows.
+        Frames of a step; a multiple is used if these do not make a whole number of rows.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def unroll(
 def _with_hop(
     graph: Graph, frames: Mapping[str, int], states: Mapping[str, str], hop: int, placed: list[Node]
 ) -> Unrolled:
-    """Return the graphs of a stream with so many frames a step."""
+    """Return the graphs of a stream with `hop` frames per step."""
     name = FRAMES if hop == 1 else f"{hop}*{FRAMES}"
     graph = graph.replace(
         inputs=tuple(
@@ -143,7 +143,7 @@ def _same(at: Unroller, node: Node, flows: Flows) -> None:
 
 @_rule(Stream.BROADCAST)
 def _joined(at: Unroller, node: Node, flows: Flows) -> None:
-    """Element by element over broadcast operands: their time axes have to be one and the same."""
+    """Element by element with broadcasting: the operands' time axes have to be the same axis."""
     node, flows = together(at, node, flows)
     moving = [flow for flow in flows if flow is not None]
     if any(flow.sizes for flow in moving):
@@ -182,7 +182,7 @@ def _dense(at: Unroller, node: Node, flows: Flows) -> None:
 
 @_rule(Stream.EINSUM)
 def _einsum(at: Unroller, node: Node, flows: Flows) -> None:
-    """A product with constant weights, along axes that are not time."""
+    """A product with constant weights along axes other than time."""
     weight, x = at.constants.get(node.inputs[-1]), flows[0]
     given, _, result = str(node.attrs["equation"]).replace(" ", "").partition("->")
     first, _, second = given.partition(",")
@@ -278,7 +278,7 @@ def _apart_from_ones(sizes: Sequence[int | str]) -> tuple[int | str, ...]:
 
 
 def _without_sizes(at: Unroller, node: Node, x: Flow, sizes: Flow, axis: int) -> Node:
-    """Return a Reshape whose target has as many rows as its input in every call."""
+    """Return a Reshape whose target has as many rows as its input, in every call."""
     if sizes.pace == replace(x, merged=()).pace and not x.merged:
         return node
     if x.merged or at.affine(node.output(0), axis) is None:
@@ -303,7 +303,7 @@ def _repeated(at: Unroller, node: Node, flows: Flows) -> None:
     if x is None and axis is not None and sizes and at.affine(node.output(0), axis) == (sizes.rows, sizes.extra):
         before = at.shape(node.input(0))
         place = axis - len(at.shape(node.output(0))) + len(before)
-        if place < 0 or before[place] == 1:  # every row alike
+        if place < 0 or before[place] == 1:  # all rows equal
             at.keep(node, replace(sizes, axis=axis, sizes=False))
             return
     if x is None or x.axis < 0 or axis is None or x.sizes:
@@ -412,10 +412,10 @@ def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
 
 
 def _repeat_last(at: Unroller, mask: str, y: str, before: str, out: str) -> None:
-    """Before the first valid step of a call the last output is that of an earlier call: the state it began with.
+    """Before the first valid step of a call, the last output is an earlier call's: the state that the call began with.
 
-    The layer knows the steps of this call alone and gives zeros there. From a state of zeros, output and state are
-    the same, also before any step has been valid.
+    The layer knows only the steps of this call and returns zeros there. Starting from a zero state, output and state
+    are the same, even before any step has been valid.
     """
     number, count, seen, wide = (at.names.fresh(mask) for _ in range(4))
     at.put(Node("Cast", (mask,), (number,), {"to": "int32"}))
@@ -426,7 +426,7 @@ def _repeat_last(at: Unroller, mask: str, y: str, before: str, out: str) -> None
 
 
 def _comes_from_state(at: Unroller, name: str) -> bool:
-    """Whether a value is a state of the stream, or cut out of one."""
+    """Whether a value is a state of the stream, or part of one."""
     made = {output: node for node in at.nodes for output in node.outputs}
     while name in made and name not in at.states:
         name = made[name].input(0)
