@@ -52,7 +52,7 @@ def _layer_norm(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> 
 
 
 def reduction(node: Node, x: Value, axes: Value | None) -> tuple[list[int], list[int]] | None:
-    """Return the axes that a node reduces and the shape that is left, None if it leaves `x` or only a run knows."""
+    """Return the axes that a node reduces and the remaining shape, None if there are none or only a run knows them."""
     rank = x.array.ndim
     if (axes is not None and not axes.fixed) or rank == 0:
         return None
