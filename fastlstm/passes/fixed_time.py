@@ -1,7 +1,7 @@
-"""Recurrences that are written out over a number of time steps, though the axis is declared open.
+"""Recurrences that are unrolled over a fixed number of time steps, though the axis is declared open.
 
-PyTorch's dynamo exporter writes ``nn.RNN`` so: as many steps as the example had. A longer sequence is silently cut
-off, in any engine; a shorter one is an error. `note` says so.
+PyTorch's dynamo exporter unrolls ``nn.RNN`` to as many steps as the example had. A longer sequence is silently cut off,
+in any engine; a shorter one is an error. `note` says so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FEWEST_STEPS = 2
 
 
 def with_notes(graph: Graph) -> Graph:
-    """Return the graph with a note for each open axis over which it has a fixed number of steps written out.
+    """Return the graph with a note for each open axis over which it is unrolled to a fixed number of steps.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
     try:
         results = operators.evaluate(node, arrays)
     except FastLSTMError:
-        return None  # it fails when it runs, with its own message
+        return None  # it will fail when it runs, with its own message
     if not all(isinstance(result, np.ndarray) for result in results):
         return None
     for name, result in zip(node.outputs, results, strict=False):

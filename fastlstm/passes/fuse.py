@@ -150,7 +150,7 @@ def _statistics(scope: Scope, root: Node | None) -> tuple[str, str, float] | Non
 
 
 def _mean(scope: Scope, name: str) -> str:
-    """Return what `name` is the mean of, over the last axis with the axis kept; else an empty name."""
+    """Return the value whose mean over the last axis, keeping it, is `name`; "" if there is none."""
     mean = scope.maker(name, "ReduceMean")
     shape = scope.shape(mean.input(0)) if mean is not None else None
     axes = scope.numbers(mean.input(1)) if mean is not None and mean.input(1) else None

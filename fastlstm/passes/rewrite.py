@@ -40,22 +40,22 @@ __all__ = [
 ]
 
 _STEPS_PER_NODE = 64
-"""So many rewrites in a row at one node mean that two rules undo each other; the node is then kept."""
+"""This many rewrites in a row at one node mean that two rules undo each other; the node is then kept."""
 
 _BUDGET = 64 << 20
 _COPIES = 8
-"""Weights are put in order by some steps (Slice, Concat, Unsqueeze, Transpose), each of which makes them anew."""
+"""Weights may be rearranged in several steps (Slice, Concat, Unsqueeze, Transpose), each of which copies them."""
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
-"""Operators whose result is another one every time."""
+"""Operators whose result is different every time."""
 
 
 class Budget:
-    """How many bytes may still be folded into constants: in proportion to those that the model came with.
+    """How many bytes may still be folded into constants, in proportion to the model's own constants.
 
-    A limit on each result is not enough: twenty steps that double it make it a million times as large.
+    A limit on each result is not enough: twenty steps that each double it make it a million times as large.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class Budget:
         self.left = _BUDGET + _COPIES * _nbytes(graph)
 
     def take(self, size: int) -> bool:
-        """Spend some of it, if so much is left."""
+        """Spend `size` bytes, if that many are left."""
         enough = size <= self.left
         self.left -= size if enough else 0
         return enough
@@ -291,7 +291,7 @@ class _Sweep:
             node = self.with_bodies(node)
         if self.repeats(node):
             return
-        # No rewrite looks into a node that cannot run, or that reverses axes whose number is not known.
+        # Rewrites ignore nodes that cannot run, or that reverse an unknown number of axes.
         plain = fits and (node.op != "Transpose" or node.attrs.get("perm") is not None)
         for name, info in zip(node.outputs, infer_node(node, self.scope.infos), strict=True):
             if name:
@@ -309,7 +309,7 @@ class _Sweep:
         self.changed = True
 
     def repeats(self, node: Node) -> bool:
-        """Make the outputs of a node that repeats an earlier one other names of the earlier one's."""
+        """Make the outputs of a node that repeats an earlier one aliases of the earlier one's."""
         if node.op in RANDOM or node.op == "Identity" or any(isinstance(v, Graph) for v in node.attrs.values()):
             return False
         key = (node.op, node.inputs, len(node.outputs), repr(sorted(node.attrs.items())))

@@ -1,4 +1,4 @@
-"""Algebra: operations that do nothing, and pairs of cuts and joins that cancel."""
+"""Algebra: operations without effect, and slices and concatenations that cancel."""
 
 from __future__ import annotations
 

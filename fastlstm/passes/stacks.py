@@ -22,7 +22,7 @@ __all__ = [
 
 
 def join_of_cuts(scope: Scope, node: Node) -> list[Node] | None:
-    """``Concat(Unsqueeze(x[0]), Unsqueeze(x[1]), …)``  →  x, a part of x, or x turned round; transposed if need be."""
+    """``Concat(Unsqueeze(x[0]), Unsqueeze(x[1]), …)``  →  x, a part of x, or x reversed; transposed if need be."""
     shape = scope.shape(node.outputs[0]) or scope.infer(node)[0].shape
     if shape is None or len(node.inputs) < 2:
         return None
@@ -109,7 +109,7 @@ def _reversal(scope: Scope, value: str, axis: int, out: str) -> Node:
 
 
 def _turned(scope: Scope, node: Node | None) -> tuple[str, int] | None:
-    """Return (x, axis) of a node that turns x round along one axis."""
+    """Return (x, axis) of a node that reverses x along one axis."""
     if node is None or node.op != "Slice":
         return None
     infos = tuple(scope.info(v) for v in node.inputs)
@@ -146,7 +146,7 @@ def step_of_reversal(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def reversed_layer(scope: Scope, node: Node) -> list[Node] | None:
-    """``LSTM(x[::-1])``  →  ``LSTM(x)`` in the other direction, its output turned round (a mask is, too)."""
+    """``LSTM(x[::-1])``  →  ``LSTM(x)`` in the other direction, with its output (and a mask) reversed."""
     read = RecurrentInputs.of(node)
     if len(node.attrs["directions"]) != 1 or read.lengths:
         return None
@@ -170,7 +170,7 @@ def reversed_layer(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def _unturned(scope: Scope, name: str, nodes: list[Node]) -> str | None:
-    """Return what `name` is with time (its first axis) turned round, transposed by one of `nodes` if need be."""
+    """Return `name` reversed in time (its first axis), transposed by one of `nodes` if need be."""
     maker = scope.maker(name)
     transpose = maker if maker is not None and maker.op == "Transpose" else None
     turned = _turned(scope, maker if transpose is None else scope.maker(transpose.input(0)))
