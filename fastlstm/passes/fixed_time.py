@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from fastlstm.graph import Graph, Node, outer_values
 from fastlstm.operators.movement import slice_bounds
-from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo, normal_axis
+from fastlstm.operators.values import UNKNOWN, ValueInfo, normal_axis
 from fastlstm.passes import shapes
 
 __all__ = ["with_notes"]
@@ -71,7 +71,7 @@ def _pick(node: Node, graph: Graph, infos: Mapping[str, ValueInfo]) -> tuple[str
             return None
         axis, position = normal_axis(int(node.attrs.get("axis", 0)), len(info.shape)), int(index.reshape(-1)[0])
     else:
-        bounds = slice_bounds(Operands(node, tuple(infos.get(name, UNKNOWN) for name in node.inputs)))
+        bounds = slice_bounds(shapes.operands(node, infos))
         if bounds is None or len(bounds) != 1:
             return None
         ((axis, first, last, step),) = bounds

@@ -17,7 +17,8 @@ from fastlstm.operators import OPERATORS
 from fastlstm.operators.activations import ACTIVATIONS
 from fastlstm.operators.dims import Shape
 from fastlstm.operators.movement import slice_bounds
-from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo, normal_axis
+from fastlstm.operators.values import UNKNOWN, ValueInfo, normal_axis
+from fastlstm.passes.shapes import operands
 from fastlstm.passes.vectors import Leaf, Monomial, Vector, activated, add, multiply
 from fastlstm.typing import Array
 
@@ -336,8 +337,8 @@ def _concat(at: Formulas, node: Node) -> Row | None:
 
 
 def _slice(at: Formulas, node: Node) -> Row | None:
-    infos = tuple(at.infos.get(name, UNKNOWN) for name in node.inputs)
-    bounds, row, shape = slice_bounds(Operands(node, infos)), at.of(node.inputs[0]), infos[0].shape
+    known = operands(node, at.infos)
+    bounds, row, shape = slice_bounds(known), at.of(node.inputs[0]), known[0].shape
     if bounds is None or len(bounds) != 1 or row is None or shape is None:
         return None
     axis, start, stop, step = bounds[0]

@@ -181,6 +181,21 @@ class Scope:
         self.infos[name] = ValueInfo.of_array(array)
         return name
 
+    def slice(
+        self,
+        value: str,
+        output: str,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        axes: Sequence[int],
+        steps: Sequence[int] | None = None,
+        name: str = "",
+    ) -> Node:
+        """Return a Slice of `value` with constant bounds."""
+        bounds = {"start": starts, "end": ends, "axes": axes, **({} if steps is None else {"steps": steps})}
+        inputs = (value, *(self.constant(f"{output}.{what}", numbers) for what, numbers in bounds.items()))
+        return Node("Slice", inputs, (output,), {}, name)
+
 
 Rewrite = Callable[[Scope, Node], "Sequence[Node] | None"]
 Rules = Mapping[str, Sequence[Rewrite]]

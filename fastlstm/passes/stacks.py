@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastlstm.graph import Node, RecurrentInputs
 from fastlstm.operators.movement import FAR, slice_bounds
-from fastlstm.operators.values import Operands, normal_axis
+from fastlstm.operators.values import normal_axis
 from fastlstm.passes.rewrite import Scope
+from fastlstm.passes.shapes import operands
 
 __all__ = [
     "join_of_cuts",
@@ -39,10 +38,8 @@ def join_of_cuts(scope: Scope, node: Node) -> list[Node] | None:
     nodes, value, out = [], source, node.outputs[0]
     if step < 0 or len(found) != size:
         end = last + step if last + step >= 0 else -FAR - 2
-        bounds = ([first], [end], [axis], [step])
-        names = [scope.constant(f"{out}.cut", numbers) for numbers in bounds]
         value = scope.fresh(out)
-        nodes.append(Node("Slice", (source, *names), (value,)))
+        nodes.append(scope.slice(source, value, [first], [end], [axis], [step]))
     if to == axis:
         return [*nodes, Node("Identity", (value,), (out,))]
     perm = [i for i in range(len(shape)) if i != axis]
@@ -103,17 +100,14 @@ def plain_reversal(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def _reversal(scope: Scope, value: str, axis: int, out: str) -> Node:
-    bounds = ([-1], [-FAR - 2], [axis], [-1])
-    names = [scope.constant(f"{out}.reversed", np.array(numbers)) for numbers in bounds]
-    return Node("Slice", (value, *names), (out,))
+    return scope.slice(value, out, [-1], [-FAR - 2], [axis], [-1])
 
 
 def _turned(scope: Scope, node: Node | None) -> tuple[str, int] | None:
     """Return (x, axis) of a node that reverses x along one axis."""
     if node is None or node.op != "Slice":
         return None
-    infos = tuple(scope.info(v) for v in node.inputs)
-    bounds, shape = slice_bounds(Operands(node, infos)), infos[0].shape
+    bounds, shape = slice_bounds(operands(node, scope.infos)), scope.shape(node.input(0))
     if bounds is None or shape is None or len(bounds) != 1:
         return None
     axis, start, end, step = bounds[0]

@@ -12,7 +12,7 @@ from fastlstm.errors import counted
 from fastlstm.graph import Node
 from fastlstm.operators import Stream, dims
 from fastlstm.operators.movement import slice_bounds
-from fastlstm.operators.values import Operands, normal_axis
+from fastlstm.operators.values import normal_axis
 from fastlstm.passes import shapes
 from fastlstm.streaming.flow import FAR, FRAMES, ROWS, Flow, LongerHopError, Padding, Phase, refusal
 from fastlstm.streaming.waiting import count, filled, joined, wait, window
@@ -229,8 +229,7 @@ def _transposed(at: Unroller, node: Node, flows: Flows) -> None:
 
 def _sliced(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
-    operands = Operands(node, tuple(at.infos.get(name, shapes.ValueInfo()) for name in node.inputs))
-    bounds = slice_bounds(operands)
+    bounds = slice_bounds(shapes.operands(node, at.infos))
     if x is None or bounds is None or any(flow is not None and not flow.sizes for flow in flows[1:]):
         raise refusal(node, "cuts at places that are not known")
     over = [bound for bound in bounds if bound[0] == x.axis]
