@@ -25,6 +25,7 @@ from fastlstm.export.names import checked_name, name_of
 from fastlstm.export.objects import renamed
 from fastlstm.export.sizes import size_macros, sizes_of
 from fastlstm.export.texts import cmake, readme
+from fastlstm.graph.quantise import precisions
 from fastlstm.model import Model
 from fastlstm.target import LEVELS, TARGETS, Target
 from fastlstm.target.machine import cores
@@ -58,7 +59,7 @@ def export(
     if precision is not None or sizes or inputs:
         model = Model(fixed(model.graph, sizes or {}, inputs or {}), 1, precision or "float32")
     exported = Exported(model, batch, whole or (bool(sizes) and not state), dict(state or {}))
-    files = _files(exported, own, chosen, weights == "apart", precision)
+    files = _files(exported, own, chosen, weights == "apart")
     content = files.pop("")
     _write(place, files)
     return dict(content)
@@ -81,7 +82,7 @@ def _targets(targets: Sequence[str | Target]) -> list[Target]:
     return found
 
 
-def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool, precision: Any) -> dict[str, Any]:
+def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool) -> dict[str, Any]:
     """Return the folder's files, with the manifest under the name ""."""
     sources = {target.name: exported.source(target) for target in targets}
     interface = exported.interface(name, next(iter(sources.values())), apart)
@@ -109,7 +110,8 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
         raise UnsupportedError(f"The state would take {size} bytes, more than {LARGEST_STATE}: give smaller sizes.")
     program = sources[targets[0].name].step.program
     macs = exported.batch * sum(step.macs for step in program.instructions)
-    said = precision if isinstance(precision, str) else "float32" if precision is None else dict(precision)
+    narrow = precisions(exported.model.graph)
+    said = narrow if len(set(narrow.values())) > 1 else next(iter(narrow.values()), "float32")
     content = manifest.manifest(interface, entries, golden, (size, align), macs, said, exported.model.graph.notes)
     if library:
         files[f"lib{name}.a"] = library

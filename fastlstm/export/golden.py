@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastlstm.export.interface import Interface, Port
+from fastlstm.graph import Graph
+from fastlstm.graph.quantise import precisions, rounds_as_it_runs
 from fastlstm.typing import Array
 
-__all__ = ["TOLERANCE", "Golden", "sequence", "test_program"]
+__all__ = ["Golden", "sequence", "test_program", "tolerance"]
 
-TOLERANCE = 1e-6
-"""Tolerance on targets without fused multiply-add, relative to the larger of 1 and the result."""
+TOLERANCES = {"float32": 1e-6, "int16": 2.0**-15, "int8": 2.0**-7}
+"""Tolerances on targets without fused multiply-add, relative to the larger of 1 and the result: a few roundings; with
+narrow weights a step of the data that they multiply, which may be rounded the other way.
+"""
 
 CHUNK = 23  # steps of a run in the test: not a multiple of any block
 PER_LINE = 8
@@ -31,12 +35,21 @@ class Golden:
         By parameter: [steps, elements], or [elements] if they are the same for all steps.
     tails : mapping of int to mapping of str to array
         The frames that `finish` returns after a number of steps, by parameter; empty if it never returns any.
+    tolerance : float
+        How far results may be off on targets without fused multiply-add: see `tolerance`.
     """
 
     steps: int
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
     tails: Mapping[int, Mapping[str, Array]]
+    tolerance: float
+
+
+def tolerance(graph: Graph) -> float:
+    """Return how far results may be off where a target has no fused multiply-add, times the larger of 1 and them."""
+    narrow = set(precisions(graph).values()) or {"int8" if rounds_as_it_runs(graph) else "float32"}
+    return max(TOLERANCES[precision] for precision in narrow)
 
 
 def test_program(interface: Interface, golden: Golden) -> str:
@@ -64,6 +77,7 @@ def test_program(interface: Interface, golden: Golden) -> str:
         "finish": _finish(interface),
         "ends": "  ends(ran);" if golden.tails else "",
         "unit": "frames" if interface.hop == 1 else "steps",
+        "tolerance": f"{golden.tolerance:g}",
     }
     text = (_HEAD + body + _FOOT).replace("@tails@", _TAILS if golden.tails else "")
     for name, value in values.items():
@@ -184,7 +198,7 @@ static void compare(const void *got, const uint32_t *wanted, size_t count, int i
       size = b < 0 ? -b : b;
       if (size < 1) size = 1;
       if (!(off / size <= worst)) worst = off / size;
-      if (!@n@_same_bits() && off <= 1e-6f * size) continue;
+      if (!@n@_same_bits() && off <= @tolerance@f * size) continue;
     }
     ++*different;
   }

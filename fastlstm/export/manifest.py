@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fastlstm.export.golden import TOLERANCE, Golden
+from fastlstm.export.golden import Golden
 from fastlstm.export.interface import VERSION, Interface, Port
 from fastlstm.export.module import Module
 from fastlstm.export.objects import read_object
@@ -54,7 +54,7 @@ def manifest(
         "state": [{"name": name, "shape": list(shape)} for name, shape in interface.states],
         "inputs": [_port(port) for port in interface.inputs],
         "outputs": [_port(port) for port in interface.outputs],
-        "tolerance": TOLERANCE,
+        "tolerance": golden.tolerance,
         "golden": {"steps": golden.steps, "values": sum(int(a.size) for a in golden.outputs.values())},
         "macs_per_step": macs,
         "targets": dict(targets),

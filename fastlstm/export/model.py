@@ -13,7 +13,7 @@ import numpy as np
 from fastlstm import passes
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.executor import Executor
-from fastlstm.export.golden import Golden, sequence
+from fastlstm.export.golden import Golden, sequence, tolerance
 from fastlstm.export.interface import Interface, Port
 from fastlstm.export.lengths import lengths_as_masks
 from fastlstm.export.recorded import stream_source, whole_source
@@ -161,13 +161,20 @@ class Exported:
                 tails[count] = self._tail(interface, run)
         inputs = {p.parameter: given[p.name].reshape((steps, -1) if p.moves else -1) for p in interface.inputs}
         shown = {p.name: [_by_frames(engine.outputs[p.name], one[p.name]) for one in made] for p in interface.outputs}
-        return Golden(steps, inputs, {p.parameter: sequence(shown[p.name]) for p in interface.outputs}, tails)
+        return Golden(
+            steps,
+            inputs,
+            {p.parameter: sequence(shown[p.name]) for p in interface.outputs},
+            tails,
+            tolerance(self.model.graph),
+        )
 
     def _golden_call(self, interface: Interface) -> Golden:
         given = self._whole_inputs()
         made = self.model.run(given)
         inputs = {port.parameter: given[port.name].reshape(-1) for port in interface.inputs}
-        return Golden(1, inputs, {port.parameter: made[port.name].reshape(-1) for port in interface.outputs}, {})
+        outputs = {port.parameter: made[port.name].reshape(-1) for port in interface.outputs}
+        return Golden(1, inputs, outputs, {}, tolerance(self.model.graph))
 
     @staticmethod
     def _tail(interface: Interface, run: SegmentRun | GraphRun) -> dict[str, Array]:

@@ -276,6 +276,7 @@ class _Frame:
             layout.ROWS: str(unit.batch),
             layout.WORKER: "0",
             layout.WORKERS: "1",
+            layout.SHARES: "1",
             layout.FOLLOWING: "0",
             layout.START: "%fl.start",
             layout.STEPS: "%fl.steps",

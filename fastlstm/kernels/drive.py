@@ -14,19 +14,22 @@ from fastlstm.kernels.simd import (
     with_flush_to_zero,
 )
 from fastlstm.program import layout
-from fastlstm.program.layout import RUNS, START, STEPS, TOTAL
+from fastlstm.program.layout import EACH, RUNS, SHARES, START, STEPS, TOTAL, WORKERS
 
 __all__ = ["drive"]
 
 
 def drive() -> Callable[[int, int, int], int]:
-    """Run the program at `program` in `frame`; denormals are zero meanwhile."""
+    """Run the program at `program` in `frame`; denormals are zero meanwhile.
+
+    The workers divide each instruction's work into as many shares as it is worth, the same number for each of them.
+    """
     REVERSE, ONCE = layout.REVERSE, layout.ONCE
 
     def kernel(program: int, frame: int, unused: int) -> int:
         mode = get_float_mode()
         set_float_mode(with_flush_to_zero(mode))
-        total = word(frame, TOTAL)
+        total, workers = word(frame, TOTAL), word(frame, WORKERS)
         store_i64(frame + 8 * RUNS, word(frame, RUNS) + 1)
         at = program + 8
         for _ in range(load_i64(program)):
@@ -40,13 +43,17 @@ def drive() -> Callable[[int, int, int], int]:
                 store_i64(frame + 8 * STEPS, steps)
                 at = first
                 for _i in range(count):
-                    call_kernel(load_i64(at), at + 16, frame)
-                    at += 16 + 8 * load_i64(at + 8)
+                    if workers > 1:
+                        each = max(1, min(layout.MOST_SHARES, load_i64(at + 8) // workers))
+                        store_i64(frame + 8 * EACH, each)
+                        store_i64(frame + 8 * SHARES, workers * each)
+                    call_kernel(load_i64(at), at + 24, frame)
+                    at += 24 + 8 * load_i64(at + 16)
                 done += steps
             if todo == 0:
                 at = first
                 for _i in range(count):
-                    at += 16 + 8 * load_i64(at + 8)
+                    at += 24 + 8 * load_i64(at + 16)
         set_float_mode(mode)
         return 0
 

@@ -25,7 +25,7 @@ __all__ = [
     "word",
 ]
 
-WORKERS, FOLLOWING = layout.WORKERS, layout.FOLLOWING
+WORKERS, SHARES, FOLLOWING = layout.WORKERS, layout.SHARES, layout.FOLLOWING
 
 word = primitive("fl_word", 2)
 """word(frame, INDEX) -> the frame's word."""
@@ -76,11 +76,11 @@ def next_share(frame, done):
 @inlined
 def is_last(frame, share):
     """Whether no share comes after this one; there is one such share, also where some have no items."""
-    return share + 1 == word(frame, WORKERS)
+    return share + 1 == word(frame, SHARES)
 
 
 @inlined
 def bound(frame, count, share):
     """Where a share of `count` items begins; the last shares are the smaller ones."""
-    workers = word(frame, WORKERS)
-    return (count * share + workers - 1) // workers
+    shares = word(frame, SHARES)
+    return (count * share + shares - 1) // shares

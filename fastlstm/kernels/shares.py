@@ -1,12 +1,16 @@
 """How workers divide the work: phase by phase, a share for each, and nobody waits for who has not come.
 
-A phase is work that needs the one before it complete: a time step of a layer, a projection. It has one share for
-each worker. Who comes to a phase claims the share of its own number, whose weights its cache holds, then any that
-nobody has claimed yet: the worker may be asleep, or another process may have its processor. A phase is over when all
+A phase is work that needs the one before it complete: a time step of a layer, a projection. It is divided into the same
+number of shares for each worker: several where the work is worth it, because processors are not equally fast while
+another program runs on one of them. Who comes to a phase claims its own shares one by one, whose weights its cache
+holds, then those of others that nobody has claimed yet: their worker may be slower, or asleep. A phase is over when all
 its shares are done. Who comes late finds it so, and goes on to the next. Only a share that is being worked on is
 waited for: a bounded time by looking, then asleep.
 
-Phases are numbered. A share's claim and its completion are numbers of phases, each on a cache line of the share.
+Phases are numbered. Of each worker two words say how far its shares are: the phase with how many are taken, by the
+worker from one end and by others from the other, and the phase with how many are done. A line of the cache takes up to
+a quarter of a microsecond from one processor to another, so a worker counts what it does of its own and announces it
+once, when nothing of its own is left.
 """
 
 from __future__ import annotations
@@ -20,14 +24,27 @@ from numba.extending import intrinsic
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.simd import I64, call_c, load_i64, pointer, primitive, store_i64
 from fastlstm.program import layout
-from fastlstm.program.layout import JOB_CONDITION_2, JOB_MUTEX, JOB_SHARES, JOB_WAITERS, PHASE, SHARES, WORKER, WORKERS
+from fastlstm.program.layout import (
+    EACH,
+    JOB,
+    JOB_CONDITION_2,
+    JOB_MUTEX,
+    JOB_WAITERS,
+    JOB_WORKERS,
+    OWN_DONE,
+    PHASE,
+    WORKER,
+    WORKER_DONE,
+    WORKER_TAKEN,
+    WORKERS,
+)
 
 __all__ = ["following"]
 
-PATIENCE = 60  # looks before another worker's share is taken, about a microsecond
+PATIENCE = 60  # looks before shares of a worker are taken that has not come yet, about a microsecond
 SPINS = 3000  # looks before a waiting thread sleeps: some 30 to 80 microseconds
 LAST_FUNCTION = 8 * (layout.JOB_SYSTEM + len(layout.SYSTEM_FUNCTIONS) - 1)  # which looks for processors
-CLAIMED, DONE, PRESENT = layout.SHARE_CLAIMED, layout.SHARE_DONE, layout.SHARE_PRESENT
+BY_WORKER, BY_OTHERS = 1 << 8, 1  # what a share adds to the counts behind a phase in `WORKER_TAKEN`
 
 
 @intrinsic
@@ -56,7 +73,7 @@ def claim(typingctx: Any, address: Any, old: Any, new: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place = pointer(builder, args[0], I64)
-        result = builder.cmpxchg(place, args[1], args[2], "acq_rel", "acquire")
+        result = builder.cmpxchg(place, args[1], args[2], "seq_cst", "seq_cst")
         return builder.extract_value(result, 1)
 
     return types.boolean(types.int64, types.int64, types.int64), codegen
@@ -133,15 +150,21 @@ def processor(job):
 
 
 @inlined
-def place(job, share):
-    """Address of a share's words."""
-    return job + 8 * (JOB_SHARES + layout.SHARE_WORDS * share)
+def place(job, worker):
+    """Address of a worker's words."""
+    return job + 8 * (JOB_WORKERS + layout.WORKER_WORDS * worker)
 
 
 @inlined
 def publish(job, address, value):
     """Write a word that others wait for, and wake those that sleep."""
     swap(address, value)
+    wake_waiters(job)
+
+
+@inlined
+def wake_waiters(job):
+    """Wake those that sleep until a word has changed."""
     if load_atomic(job + 8 * JOB_WAITERS) != 0:
         lock(job)
         wake_all(job, JOB_CONDITION_2)
@@ -166,43 +189,76 @@ def wait_for(job, address, value):
 
 
 @inlined
-def _patient(words, phase):
-    """Whether a share's own worker claims it, given a moment if it was there the last time."""
-    looks = PATIENCE if load_i64(words + 8 * PRESENT) == 0 else 0
-    while load_atomic(words + 8 * CLAIMED) < phase:
-        if looks >= PATIENCE:
-            return False
-        looks += 1
+def _take(words, phase, each, one):
+    """Take a share of a worker's: return how many had been taken from that end before, or -1 if none is left."""
+    while True:
+        before = load_atomic(words + 8 * WORKER_TAKEN)
+        if before >> 16 > phase:
+            return -1
+        counts = before & 0xFFFF if before >> 16 == phase else 0
+        if (counts >> 8) + (counts & 0xFF) >= each:
+            return -1
+        if claim(words + 8 * WORKER_TAKEN, before, (phase << 16 | counts) + one):
+            return counts >> 8 if one == BY_WORKER else counts & 0xFF
+
+
+@inlined
+def _done(job, words, phase, count):
+    """Announce that so many more shares of a worker's are done."""
+    while True:
+        before = load_atomic(words + 8 * WORKER_DONE)
+        counted = before if before >> 8 == phase else phase << 8
+        if claim(words + 8 * WORKER_DONE, before, counted + count):
+            break
+    wake_waiters(job)
+
+
+@inlined
+def _await(words, phase):
+    """Give a worker that has not come a moment, if it came the last time."""
+    for _ in range(PATIENCE):
+        taken = load_atomic(words + 8 * WORKER_TAKEN)
+        if taken >> 16 >= phase or taken & 0xFF00 == 0:
+            return
         pause()
-    return True
 
 
 def following() -> Callable[[int, int, int], Any]:
     """Return the next share to work on, or -1 when the phase is over.
 
-    Arguments: the frame, and the share that was worked on, -1 to begin a phase.
+    Arguments: the frame, and the share that was worked on, -1 to begin a phase. A worker takes its own shares from the
+    first on, and in every second phase from the last, whose weights its cache still holds; those of others from their
+    other end. All workers agree on the direction, because it is that of the phase's number.
     """
 
     def kernel(frame: int, mine: int, unused: int) -> Any:
-        job, workers = load_i64(frame + 8 * SHARES), load_i64(frame + 8 * WORKERS)
-        own = load_i64(frame + 8 * WORKER)
-        phase = load_i64(frame + 8 * PHASE)
+        job, worker, workers = load_i64(frame + 8 * JOB), load_i64(frame + 8 * WORKER), load_i64(frame + 8 * WORKERS)
+        each, phase = load_i64(frame + 8 * EACH), load_i64(frame + 8 * PHASE)
+        own, words = worker * each, place(job, worker)
         if mine < 0:
             phase += 1
             store_i64(frame + 8 * PHASE, phase)
-            words = place(job, own)
-            if claim(words + 8 * CLAIMED, phase - 1, phase):
-                store_i64(words + 8 * PRESENT, 1)
-                return own
+        elif own <= mine and mine < own + each:
+            store_i64(frame + 8 * OWN_DONE, load_i64(frame + 8 * OWN_DONE) + 1)
         else:
-            publish(job, place(job, mine) + 8 * DONE, phase)
-        for share in range(workers):
-            words = place(job, share)
-            if share != own and not _patient(words, phase) and claim(words + 8 * CLAIMED, phase - 1, phase):
-                store_i64(words + 8 * PRESENT, 0)
-                return share
-        for share in range(workers):
-            wait_for(job, place(job, share) + 8 * DONE, phase)
+            _done(job, place(job, mine // each), phase, 1)
+        backwards = phase & 1 != 0
+        taken = _take(words, phase, each, BY_WORKER)
+        if taken >= 0:
+            return own + (each - 1 - taken if backwards else taken)
+        done = load_i64(frame + 8 * OWN_DONE)
+        if done > 0:
+            store_i64(frame + 8 * OWN_DONE, 0)
+            _done(job, words, phase, done)
+        for further in range(worker + 1, worker + workers):
+            other = further if further < workers else further - workers
+            words = place(job, other)
+            _await(words, phase)
+            taken = _take(words, phase, each, BY_OTHERS)
+            if taken >= 0:
+                return other * each + (taken if backwards else each - 1 - taken)
+        for other in range(workers):
+            wait_for(job, place(job, other) + 8 * WORKER_DONE, phase << 8 | each)
         return -1
 
     return kernel

@@ -3,8 +3,8 @@
 A *program* is a table of stages and instructions, a *slot* says where a value lies, and a *frame* is what one
 worker needs to run a program once. `fastlstm.runtime.program` writes them, `fastlstm.kernels` reads them.
 
-    program   n_stages, then a stage: kind, block, n_instructions, then an instruction: kernel address, words of
-              arguments, the arguments
+    program   n_stages, then a stage: kind, block, n_instructions, then an instruction: kernel address, shares that
+              it is worth, words of arguments, the arguments
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEPS = 2  # time steps in that block
 ROWS = 3  # batch rows
 WORKER = 4  # this worker's number
 WORKERS = 5  # workers that share the program's buffers
-SHARES = 6  # address of the team's job, see kernels/shares.py
+JOB = 6  # address of the team's job, see kernels/team.py
 SCRATCH = 7  # address of this worker's scratch memory
 ACTIVE = 8  # 0, or address of the number of rows that are active at each time step, and a 0 after the last
 TOTAL = 9  # time steps altogether
@@ -40,7 +40,10 @@ RUNS = 14  # how often the program ran in this frame
 CUT_BYTES = 15  # panels of more bytes are cut, where several rows pass over them ...
 SLICE_BYTES = 16  # ... into slices of so many, which stay in the L1 cache
 ROOM = 17  # time steps that there is memory for
-FRAME_WORDS = 18
+SHARES = 18  # into how many shares a phase of work is divided, see kernels/shares.py
+EACH = 19  # how many of them are each worker's
+OWN_DONE = 20  # shares of its own that the worker has done and not announced
+FRAME_WORDS = 21
 
 # words that the entry from Python reads (see `fastlstm.runtime.native`): objects and functions of Python and NumPy
 ENTRY_NONE = 0
@@ -163,12 +166,12 @@ JOB_FRAMES = 12  # address of the workers' frames' addresses
 JOB_PHASE = 13  # number of the last phase of all jobs so far
 JOB_LIGHT = 14  # light jobs that found workers asleep
 JOB_SLEEPERS = 16  # workers that sleep until the next job
-JOB_WAITERS = 17  # threads that sleep until a share is done, or a worker has left
+JOB_WAITERS = 17  # threads that sleep until shares are done, or a worker has left
 JOB_MUTEX = 24  # the system's: 64 bytes at most, and so the condition variables
 JOB_CONDITION = 32
 JOB_CONDITION_2 = 40
 JOB_SYSTEM = 48  # addresses of the functions `SYSTEM_FUNCTIONS`, 0 where the system has none of that name
-JOB_SHARES = 56  # `SHARE_WORDS` a worker
+JOB_WORKERS = 56  # `WORKER_WORDS` a worker
 
 # functions of the system's that a team's kernels call, in the order of their addresses in the job
 SYSTEM_FUNCTIONS = (
@@ -181,17 +184,17 @@ SYSTEM_FUNCTIONS = (
     "sched_setaffinity",
 )
 
-# words of a worker's share of every phase, and of the worker
-SHARE_CLAIMED = 0  # the last phase in which somebody claimed the share
-SHARE_DONE = 1  # the last phase in which it was done
-SHARE_PRESENT = 2  # 1 if its own worker was there to claim it
-WORKER_GATE = 8  # the number of the job that the worker may enter; minus that when it is inside
-WORKER_LEFT = 9  # the number of the last job that the worker has left
-WORKER_THREAD = 10  # the system's number of its thread
-WORKER_ASLEEP = 11  # 1 while it sleeps until the next job
-WORKER_KEPT_OFF = 12  # the processor, counted from 1, that it was forbidden as it slept, or 0
-WORKER_MASK = 16  # room for a set of 1024 processors
-SHARE_WORDS = 32
+# words of a worker; the first two, which others look at, lie on cache lines of their own
+WORKER_TAKEN = 0  # a phase, and how many of its shares the worker has taken, and how many others have
+WORKER_DONE = 8  # a phase, and how many of its shares are done
+WORKER_GATE = 16  # the number of the job that the worker may enter; minus that when it is inside
+WORKER_LEFT = 17  # the number of the last job that the worker has left
+WORKER_THREAD = 18  # the system's number of its thread
+WORKER_ASLEEP = 19  # 1 while it sleeps until the next job
+WORKER_KEPT_OFF = 20  # the processor, counted from 1, that it was forbidden as it slept, or 0
+WORKER_MASK = 24  # room for a set of 1024 processors
+WORKER_WORDS = 40
+MOST_SHARES = 6  # of one worker in one phase
 
 # words of a run by a team: a program and the frames it is run with
 RUN_JOB = 0

@@ -106,6 +106,7 @@ class Instance:
             (layout.SLOTS, address_of(self._table)),
             (layout.ROWS, self.batch),
             (layout.WORKERS, 1),
+            (layout.SHARES, 1),
             (layout.SCRATCH, address_of(scratch)),
             (layout.QUANTISED, address_of(scratch) + self.lowered.scratch),
             (layout.CUT_BYTES, self.target.cut_bytes),
@@ -120,7 +121,7 @@ class Instance:
             frame = np.zeros(layout.FRAME_WORDS, np.int64)
             self._set_frame(frame, scratch)
             frame[layout.WORKER], frame[layout.WORKERS] = worker, self.workers
-            frame[layout.SHARES], frame[layout.FOLLOWING] = self._team.job, self._address("shares.following")
+            frame[layout.JOB], frame[layout.FOLLOWING] = self._team.job, self._address("shares.following")
             self._frames.append(frame)
         words = [self._team.job, self._alone[1], self._alone[0], self._alone[2], self.workers]
         self._run_words = np.array([*words, *(address_of(frame) for frame in self._frames[1:])], np.int64)

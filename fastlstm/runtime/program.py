@@ -51,16 +51,16 @@ class BoundProgram(Instance):
         program = self.program
         words: list[Word] = [len(program.stages)]
         for stage in program.stages:
-            steps = stage.chosen(batch)
-            words += [stage.kind, stage.block(batch), len(steps)]
+            steps, block = stage.chosen(batch), stage.block(batch)
+            words += [stage.kind, block, len(steps)]
             for step in steps:
                 if CHECKING and program.slots:
                     from fastlstm.runtime import bounds
 
                     bounds.check(program.slots, step)
                 args = [word for value in step.args for word in self._words(value)]
-                words += [Kernel(step.kernel, step.constants), len(args), *args]
-        block = max((stage.block(batch) for stage in program.stages), default=1)
+                words += [Kernel(step.kernel, step.constants), step.shares(batch, block), len(args), *args]
+        longest = max((stage.block(batch) for stage in program.stages), default=1)
         return Lowered(
             program.target,
             batch,
@@ -68,9 +68,9 @@ class BoundProgram(Instance):
             [word if isinstance(word, int) else 0 for word in words],
             [(at, word) for at, word in enumerate(words) if isinstance(word, Kernel)],
             [(at, *word) for at, word in enumerate(words) if not isinstance(word, int | Kernel)],
-            block,
-            _most(scratch_bytes, program, batch, block),
-            _most(integer_bytes, program, batch, block),
+            longest,
+            _most(scratch_bytes, program, batch, longest),
+            _most(integer_bytes, program, batch, longest),
             batch * sum(step.macs for step in program.instructions),
         )
 

@@ -133,8 +133,7 @@ class Segment:
         """Return how many threads are worth using: all of them meet at every time step."""
         if not team.available():
             return 1
-        # Multiply-adds get cheaper with fewer bytes a weight.
-        recurrent = [min(i.macs, i.weight_bytes // 4) for i in self.program.instructions if i.recurrent]
+        recurrent = [i.work for i in self.program.instructions if i.recurrent]
         return max(1, min(self.threads, batch * min(recurrent, default=0) // WORTH_A_WORKER))
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Array]:

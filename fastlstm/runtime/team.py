@@ -45,7 +45,7 @@ class Team:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         # Room to start at a cache line.
-        self._memory = np.zeros(layout.JOB_SHARES + layout.SHARE_WORDS * workers + 8, np.int64)
+        self._memory = np.zeros(layout.JOB_WORKERS + layout.WORKER_WORDS * workers + 8, np.int64)
         start = int(self._memory.ctypes.data)
         self.job = start + -start % 64
         self._words = self._memory[(self.job - start) // 8 :]
@@ -81,7 +81,7 @@ class Team:
             ]
             for worker, thread in enumerate(self._threads, 1):
                 thread.start()
-                words = self._words[layout.JOB_SHARES + layout.SHARE_WORDS * worker :]
+                words = self._words[layout.JOB_WORKERS + layout.WORKER_WORDS * worker :]
                 words[layout.WORKER_THREAD] = thread.native_id or 0
 
     def dismiss(self) -> None:

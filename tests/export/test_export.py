@@ -47,6 +47,14 @@ def test_the_manifest_says_what_the_header_does(tmp_path: Path) -> None:
     assert entry["bytes"]["state"] < 4 * 2 * (2 * 8 + 32 + 8 + 8 + 2) + 400
 
 
+def test_a_model_loaded_with_narrow_weights_says_so_and_how_far_off_it_may_be(tmp_path: Path) -> None:
+    for precision, off in (("float32", 1e-6), ("int16", 2.0**-15), ("int8", 2.0**-7)):
+        model = fastlstm.Model(lstm_graph(48), precision=precision)
+        content = fastlstm.export(model, tmp_path / precision, LIGHT, "narrow")
+        assert (content["precision"], content["tolerance"]) == (precision, off)
+        assert f"off <= {off:g}f * size" in (tmp_path / precision / "narrow_test.c").read_text()
+
+
 def test_a_microcontroller_does_not_hold_what_a_block_takes_elsewhere(tmp_path: Path) -> None:
     targets = fastlstm.export(tiny(), tmp_path / "f", ("aarch64", "cortex-m4"), "tiny")["targets"]
     states = {name: entry["bytes"]["state"] for name, entry in targets.items()}

@@ -98,7 +98,7 @@ MANIFEST = {
 
 def test_the_files_of_the_web_know_the_model() -> None:
     ones = np.ones((3, 2), np.float32)
-    golden = Golden(3, {"x0": ones, "x1": ones.astype(np.int32)}, {"y0": ones}, {3: {"y0": ones[:1]}})
+    golden = Golden(3, {"x0": ones, "x1": ones.astype(np.int32)}, {"y0": ones}, {3: {"y0": ones[:1]}}, 1e-6)
     files = web.files(MANIFEST, {"wasm32": b"plain", "wasm32-simd": b"simd"}, golden)
     assert files["Duo.wasm"] == b"plain"
     assert files["Duo-simd.wasm"] == b"simd"

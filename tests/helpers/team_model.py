@@ -29,8 +29,26 @@ INVARIANTS = {
     "an end": "an end can be reached from every state",
 }
 SHARED = ("NUMBER", "ALIVE", "BUSY", "PHASE", "SLEEPERS", "WAITERS", "LOCK", "JOB", "CHILD")
-EACH = ("GATE", "LEFT", "CLAIMED", "DONE", "FRAME_PHASE", "WORKED", "WORKING")  # of a worker, or its share
-OWN = ("at", "worker", "number", "job", "jobs", "phases", "share", "i", "place", "value", "then", "asleep")
+EACH = ("GATE", "LEFT", "TAKEN", "DONE", "FRAME_PHASE", "OWN_DONE")  # of a worker
+OF_SHARES = ("WORKED", "WORKING")  # what the invariants are about
+BY_WORKER = 1 << 4  # in TAKEN and DONE a phase stands above eight and four bits of counts
+OWN = (
+    "at",
+    "worker",
+    "number",
+    "job",
+    "jobs",
+    "phases",
+    "share",
+    "whose",
+    "before",
+    "count",
+    "i",
+    "place",
+    "value",
+    "then",
+    "asleep",
+)
 
 
 class BrokenError(AssertionError):
@@ -188,7 +206,9 @@ def finish(m: Machine) -> str:
     inside = (Machine(m.team, m.words, thread).own("job") for thread in range(m.team.callers, m.team.threads))
     if any(inside):  # it may read its program and its frame, which are the next job's to write
         raise BrokenError("in time")
-    if any(m["WORKED", share] != m["PHASE"] or m["WORKING", share] for share in range(m.team.workers)):
+    if any(m["WORKED", share] != m["PHASE"] for share in range(m.team.workers * m.team.each(0))):
+        raise BrokenError("complete")
+    if any(m["WORKING", share] for share in range(m.team.most)):
         raise BrokenError("complete")
     m["JOB"] = 0
     return "give"
@@ -280,23 +300,51 @@ def phase(m: Machine) -> str:
     if not m.own("phases"):
         m.keep(i=1)
         return "leave" if m.own("worker") else "close"
-    m.keep(phases=m.own("phases") - 1, share=m.own("worker"), i=0)
+    m.keep(phases=m.own("phases") - 1, i=0)
     m["FRAME_PHASE", m.own("worker")] += 1
-    return "claim"
+    return "next_share"
 
 
-def claim(m: Machine) -> str:
-    share, now = m.own("share"), m["FRAME_PHASE", m.own("worker")]
-    if m["CLAIMED", share] != now - 1:
-        return "others"
-    if m.team.without == "claiming at once":
-        return "claim_later"
-    m["CLAIMED", share] = now
+def next_share(m: Machine) -> str:
+    """Look at what is left of the shares of a worker: of oneself first, then of the others."""
+    i, now, each = m.own("i"), m["FRAME_PHASE", m.own("worker")], m.team.each(m.own("phases"))
+    if i == m.team.workers:
+        m.keep(i=0)
+        return "all_done"
+    whose = (m.own("worker") + i) % m.team.workers
+    before = m["TAKEN", whose]
+    counts = before & 0xFF if before >> 8 == now else 0
+    if before >> 8 > now or (counts >> 4) + (counts & 0xF) >= each:
+        m.keep(i=i + 1)
+        if i or not m["OWN_DONE", whose]:
+            return "next_share"
+        m.keep(whose=whose, count=m["OWN_DONE", whose])
+        m["OWN_DONE", whose] = 0
+        return "look_done"
+    taken = counts & 0xF if i else counts >> 4
+    direction = m.own("worker") if m.team.without == "one direction" else now & 1
+    from_the_last = direction != (i > 0)
+    m.keep(before=before, whose=whose, share=whose * each + (each - 1 - taken if from_the_last else taken))
+    return "take_share"
+
+
+def take_share(m: Machine) -> str:
+    whose, before, now = m.own("whose"), m.own("before"), m["FRAME_PHASE", m.own("worker")]
+    m.keep(before=0, whose=0)
+    if m["TAKEN", whose] != before:
+        return "next_share"
+    counted = before if before >> 8 == now else now << 8
+    new = counted + (1 if m.own("i") else BY_WORKER)
+    if m.team.without == "taking at once":
+        m.keep(before=new, whose=whose)
+        return "take_share_later"
+    m["TAKEN", whose] = new
     return "work"
 
 
-def claim_later(m: Machine) -> str:
-    m["CLAIMED", m.own("share")] = m["FRAME_PHASE", m.own("worker")]
+def take_share_later(m: Machine) -> str:
+    m["TAKEN", m.own("whose")] = m.own("before")
+    m.keep(before=0, whose=0)
     return "work"
 
 
@@ -306,7 +354,7 @@ def work(m: Machine) -> str:
         raise BrokenError("in time")
     if m["WORKING", share] or m["WORKED", share] >= now:
         raise BrokenError("once")
-    if any(m["WORKED", other] < now - 1 for other in range(m.team.workers)):
+    if any(m["WORKED", other] < now - 1 for other in range(m.team.workers * m.team.each(m.own("phases") + 1))):
         raise BrokenError("in order")
     m["WORKING", share] = 1
     return "done"
@@ -317,22 +365,28 @@ def done(m: Machine) -> str:
     if m["JOB"] != m.own("job"):
         raise BrokenError("in time")
     m["WORKING", share], m["WORKED", share] = 0, now
-    m.keep(i=0)
-    m.word("DONE", share, now, "others")
-    return "publish"
+    m.keep(i=0, share=0)
+    whose = share // m.team.each(m.own("phases"))
+    if whose == m.own("worker"):
+        m["OWN_DONE", whose] += 1
+        return "next_share"
+    m.keep(whose=whose, count=1)
+    return "look_done"
 
 
-def others(m: Machine) -> str | tuple[str, ...]:
-    """Look at the shares of others, one after the other."""
-    i, now = m.own("i"), m["FRAME_PHASE", m.own("worker")]
-    if i == m.team.workers:
-        m.keep(i=0)
-        return "all_done"
-    m.keep(i=i + 1)
-    if i == m.own("worker") or m["CLAIMED", i] >= now:
-        return "others"
-    m.keep(share=i)
-    return "claim"
+def look_done(m: Machine) -> str:
+    m.keep(before=m["DONE", m.own("whose")])
+    return "add_done"
+
+
+def add_done(m: Machine) -> str:
+    whose, before, now = m.own("whose"), m.own("before"), m["FRAME_PHASE", m.own("worker")]
+    if m["DONE", whose] != before and m.team.without != "counting at once":
+        return "look_done"
+    m["DONE", whose] = (before if before >> 4 == now else now << 4) + m.own("count")
+    m.keep(before=0, whose=0, count=0)
+    m.goes_to("next_share")
+    return "waiters"
 
 
 def all_done(m: Machine) -> str:
@@ -340,7 +394,7 @@ def all_done(m: Machine) -> str:
     if i == m.team.workers or m.team.without == "waiting for shares":
         return "phase"
     m.keep(i=i + 1)
-    m.word("DONE", i, m["FRAME_PHASE", m.own("worker")], "all_done")
+    m.word("DONE", i, m["FRAME_PHASE", m.own("worker")] << 4 | m.team.each(m.own("phases")), "all_done")
     return "wait"
 
 
@@ -411,7 +465,7 @@ def stir(m: Machine) -> str:
 STEPS = (
     *(call, fork, take, prepare, gates, announce, sleepers, let_sleep, wake, close, finish, give, dismiss),
     *(look, seen, alive, enter, leave, doze, sleep, woken),
-    *(begin, phase, claim, claim_later, work, done, others, all_done),
+    *(begin, phase, next_share, take_share, take_share_later, work, done, look_done, add_done, all_done),
     *(publish, waiters, wake_waiters, wait, tire, look_again, count_late, stir_late, stir),
 )
 LABELS = (*(step.__name__ for step in STEPS), "end")
@@ -432,6 +486,8 @@ class Team:
         Threads that run jobs.
     jobs, phases : int
         Of each caller, and of each job.
+    shares : tuple of int
+        Of each worker in the last phase of a job, in the one before it, and so on, over and over.
     forks : bool
         Whether the first caller may fork before a job; the child is then followed.
     without : str
@@ -439,15 +495,28 @@ class Team:
     """
 
     def __init__(
-        self, workers: int, callers: int = 1, jobs: int = 1, phases: int = 1, forks: bool = False, without: str = ""
+        self,
+        workers: int,
+        callers: int = 1,
+        jobs: int = 1,
+        phases: int = 1,
+        shares: tuple[int, ...] = (1,),
+        forks: bool = False,
+        without: str = "",
     ) -> None:
         self.workers, self.callers, self.jobs, self.phases = workers, callers, jobs, phases
-        self.forks, self.without = forks, without
+        self.shares, self.forks, self.without = shares, forks, without
+        self.most = workers * max(shares)
         self.threads = callers + workers - 1
         names: list[object] = [*SHARED, *((name, i) for name in EACH for i in range(workers))]
+        names += [(name, i) for name in OF_SHARES for i in range(self.most)]
         self.places = {name: place for place, name in enumerate(names)}
         for thread in range(self.threads):
             self.places["thread", thread] = len(names) + thread * len(OWN)
+
+    def each(self, left: int) -> int:
+        """Return how many shares each worker has of a phase after which so many are left of its job."""
+        return self.shares[left % self.phases % len(self.shares)]
 
     def start(self) -> State:
         """Return the state in which the team has been started and nobody has called it."""
@@ -530,6 +599,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Every state of a team: the invariants are checked in each.")
     for name, count in {"workers": 2, "callers": 1, "jobs": 2, "phases": 2}.items():
         parser.add_argument(f"--{name}", type=int, default=count)
+    parser.add_argument(
+        "--shares", type=int, nargs="+", default=(1,), help="of each worker, phase by phase from the last"
+    )
     parser.add_argument("--forks", action="store_true")
     found = explore(Team(**vars(parser.parse_args())))
     print(f"{found.states:,} states, {found.steps:,} steps between them, {found.ends} ends; in each of them:")

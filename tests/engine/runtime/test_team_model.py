@@ -9,9 +9,10 @@ import pytest
 from helpers.team_model import INVARIANTS, BrokenError, Team, explore
 
 SIZES = {
-    "two jobs of two phases": (Team(2, jobs=2, phases=2), 13_815),
-    "two callers": (Team(2, callers=2), 50_651),
-    "a fork before either job": (Team(2, jobs=2, forks=True), 12_829),
+    "two jobs of two phases": (Team(2, jobs=2, phases=2), 19_529),
+    "two callers": (Team(2, callers=2), 69_655),
+    "a fork before either job": (Team(2, jobs=2, forks=True), 17_638),
+    "phases of two shares each and of one": (Team(2, jobs=2, phases=2, shares=(2, 1)), 32_078),
 }
 
 
@@ -38,7 +39,9 @@ def test_every_invariant_holds_for_three_workers() -> None:
         ("waking who waits", {"jobs": 2}, "woken"),
         ("counting who waits first", {"jobs": 2}, "woken"),
         ("waiting for who is inside", {"jobs": 2}, "in time"),
-        ("claiming at once", {"jobs": 2}, "once"),
+        ("taking at once", {"jobs": 2}, "once"),
+        ("counting at once", {"shares": (2,)}, "woken"),
+        ("one direction", {"shares": (2,)}, "once"),
         ("waiting for shares", {"phases": 2}, "once"),
     ],
 )
