@@ -15,11 +15,11 @@ twice as much of them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory, word
-from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.product import group_size, in_tiles, shift
 from fastlstm.kernels.simd import (
@@ -40,6 +40,8 @@ from fastlstm.program.arguments.arrays import Convolution
 from fastlstm.program.layout import SCRATCH, TOGETHER
 
 __all__ = ["by_channel", "by_position"]
+
+Compiled = Callable[[int, int, int], int]
 
 A = positions(Convolution)
 

@@ -1,7 +1,7 @@
 """Convolutions over one or two axes, and transposed ones.
 
-A transposed convolution of stride s is, along each axis, s convolutions of stride 1, one for each remainder of output
-positions modulo s, each with the taps that reach those positions.
+A transposed convolution of stride s is s convolutions of stride 1 an axis, one for each remainder of an output
+position by s: it has the taps that reach such positions.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ __all__ = ["EMITTERS"]
 Axes = tuple[Axis, Axis]
 Done = Callable[[slice, int, Array], None]
 MOST_VECTORS = 4
-MOST_PANELS = 8  # that a kernel processes side by side
-CHUNK = 96  # channels that share a block of positions, so that their sums stay in the L1 cache
-PIECES = 32, 128  # terms of a piece for one channel, as for a spectrum, and for several
+MOST_PANELS = 8  # that a kernel works on side by side
+CHUNK = 96  # channels that share a block of positions: their sums stay in the L1 cache
+PIECES = 32, 128  # terms of a piece where there is one channel, as for a spectrum, and where there are more
 
 
 @dataclass(frozen=True)
