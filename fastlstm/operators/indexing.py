@@ -259,8 +259,8 @@ def _top_k_fit(at: Operands) -> str:
 
 # Why there is no kernel, no shape, no stream.
 _DATA = "the data decide the size of what it gives"
-_SOME = "takes some of the time steps, as the data decide"
-_TAKES = "takes elements by numbers that change with time"
+_SOME = "takes only some of the time steps, as the data decide"
+_TAKES = "takes elements by indices that change with time"
 _WRITES = "writes elements at numbers that change with time"
 
 OPERATORS = table(

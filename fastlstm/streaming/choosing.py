@@ -59,7 +59,7 @@ def engine_for(model: Streamed, hand: Mapping[str, str] | None, target: Target |
         likely = {**shown, **likely_pairs(graph, shown)}
         if called is None and likely and not hand:
             raise UnsupportedError(
-                f"{error} If one call is one frame of it, say which states go from call to call: state={likely}."
+                f"{error} If one call is one frame of it, say which states are passed on: state={likely}."
             ) from None
         if called is None:
             raise error from None
@@ -224,7 +224,7 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
         late = late or found
     if late is not None:
         return late
-    raise best[1] if best else UnsupportedError("This model has no input that goes on in time: it cannot stream.")
+    raise best[1] if best else UnsupportedError("This model has no input with a time axis, so it cannot stream.")
 
 
 def _choices(spec: TensorSpec) -> list[tuple[int | None, int | None]]:

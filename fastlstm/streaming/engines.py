@@ -267,7 +267,9 @@ class GraphEngine:
         """Raise InputError if rows are set to states that cannot advance together."""
         found = self.groups(states)
         if found is not None and (found.min() < 0 or len(set(found.tolist())) > 1):
-            raise InputError(f"All rows of a stream have taken as many hops; got {found.tolist()} in '{HOPS}'.")
+            raise InputError(
+                f"All rows of a stream must have taken the same number of hops; got {found.tolist()} in '{HOPS}'."
+            )
 
     def advance(self, states: Arrays, arrays: Arrays, steps: int) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run `steps` hops from given states; return the outputs and the new states."""

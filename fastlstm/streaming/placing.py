@@ -72,7 +72,7 @@ class Placement:
         shape = self.infos[node.output(0)].shape or ()
         found = [i for i, size in enumerate(shape) if isinstance(size, str) and FRAMES in size]
         if len(found) > 1:
-            raise refusal(node, "pairs time steps with one another")
+            raise refusal(node, "combines different time steps")
         return found[0] if found else None
 
     def affine(self, name: str, axis: int) -> tuple[int, int] | None:

@@ -376,7 +376,7 @@ class StreamPool:
         }
         lengths = {np.shape(named[name])[:1] for name in counted}
         if len(lengths) != 1 or lengths == {()}:
-            raise InputError(f"A chunk's inputs should have as many frames each; got {sorted(lengths)}.")
+            raise InputError(f"A chunk's inputs should all have the same number of frames; got {sorted(lengths)}.")
         (front,) = lengths
         return {
             name: self._checked_frames(name, a, front if self._by_call or name in counted else ())
@@ -442,7 +442,9 @@ class StreamPool:
                 )
             raise InputError(f"There is no open stream {number} in this pool.")
         if wrong > 0:
-            raise InputError(f"Stream {int(numbers[wrong - 1])} is there more than once; a call advances each once.")
+            raise InputError(
+                f"Stream {int(numbers[wrong - 1])} is listed more than once; a call advances each stream once."
+            )
         if type(streams) is list:
             self._met = list(streams), numbers
         return numbers

@@ -442,7 +442,7 @@ class Stream:
     def _steps(self, arrays: Mapping[str, Array]) -> int:
         counts = {n: arrays[n].shape[p.axes.index("T")] for n, p in self._inputs.items() if "T" in p.axes}
         if len(set(counts.values())) > 1:
-            raise InputError(f"All inputs should have as many frames; got {counts}.")
+            raise InputError(f"All inputs should have the same number of frames; got {counts}.")
         frames = int(next(iter(counts.values())))
         if frames % self.hop:
             raise InputError(f"This stream takes frames by hops of {self.hop}; got {frames}. Keep the rest for later.")

@@ -72,7 +72,7 @@ class Unroller(Placement):
         early = any(flow.axis < 0 and wait < delay for flow, wait in zip(flows, waits, strict=True))
         if delay and (early or len({flow.rows for flow in flows}) > 1):
             raise UnsupportedError(
-                "The outputs of this model look ahead and go on at paces of their own, so it cannot stream. "
+                "The outputs of this model look ahead and advance at different rates, so it cannot stream. "
                 "Make a model of each output."
             )
         return self.waiting, delay
@@ -100,10 +100,10 @@ class Unroller(Placement):
         """Refuse an output that does not advance in time."""
         flow = self.flows.get(name)
         if flow is None or flow.sizes or flow.tail:
-            raise UnsupportedError(f"The output '{name}' does not go on in time, so this model cannot stream.")
+            raise UnsupportedError(f"The output '{name}' has no time axis, so this model cannot stream.")
         self.at_once &= flow.axis >= 0
         if flow.merged or flow.overlaps:
-            raise WrongAxesError(f"The output '{name}' has not one row a frame, so this model cannot stream.")
+            raise WrongAxesError(f"The output '{name}' does not have one row per frame, so this model cannot stream.")
         self.shown[name] = name, flow
         if flow.padding:
             self.shown[name] = waiting.window(self, Node("", (), (name,)), name, flow)
@@ -177,7 +177,7 @@ class Unroller(Placement):
         known = self.affine(name, flow.axis)
         around = 0 if flow.padding is None else flow.padding.before + flow.padding.after
         if known is not None and known != (flow.rows, flow.extra + around):
-            raise refusal(node, "gives a number of rows that is not understood")
+            raise refusal(node, "returns a number of rows that is not understood")
 
     def place_sizes(self, node: Node, moving: list[Flow]) -> None:
         """Keep a node that computes with sizes, including the number of frames, if that is harmless."""

@@ -55,9 +55,9 @@ def _check_body(at: Unroller, node: Node, rounds: Rounds) -> None:
             continue
         seen.add(name)
         if name in counts:
-            raise refusal(node, "computes with the number of the frame")
+            raise refusal(node, "computes with the frame's number")
         if name in at.flows:
-            raise refusal(node, f"reads '{name}' at other places than the round's own frame")
+            raise refusal(node, f"reads '{name}' at other positions than the iteration's own frame")
         if name in makers:
             waiting += [value for value in (*makers[name].inputs, *outer_values(makers[name])) if value]
     if any(frame.backwards for frame in rounds.frames.values()) or any(c.backwards for c in rounds.collected):
@@ -72,11 +72,11 @@ def _pace(at: Unroller, node: Node, frames: Sequence[Frame]) -> Flow:
     flows = [at.flows.get(frame.source) for frame in frames]
     flow = flows[0]
     if flow is None or any(other is None or other.pace != flow.pace for other in flows):
-        raise refusal(node, "reads sequences that do not go on with its frames")
+        raise refusal(node, "reads sequences that do not advance with its frames")
     if any(other is not None and other.axis != frame.axis for other, frame in zip(flows, frames, strict=True)):
-        raise WrongAxesError(str(refusal(node, "does not take one row a frame")))
+        raise WrongAxesError(str(refusal(node, "does not take one row per frame")))
     if flow.merged or flow.overlaps or flow.padding or flow.sizes or flow.tail:
-        raise refusal(node, "reads frames with others around them")
+        raise refusal(node, "reads frames together with their neighbours")
     return flow
 
 

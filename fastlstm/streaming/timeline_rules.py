@@ -149,21 +149,21 @@ def _joined(at: Unroller, node: Node, flows: Flows) -> None:
     if any(flow.sizes for flow in moving):
         raise refusal(node, "depends on how many frames there are")
     if len({flow.axis < 0 for flow in moving}) > 1:
-        raise refusal(node, "joins every time step with the last one")
+        raise refusal(node, "combines every time step with the last one")
     if moving[0].axis < 0:
         if len({flow.lag for flow in moving}) > 1:
-            raise refusal(node, "joins last time steps of which one comes sooner")
+            raise refusal(node, "combines last time steps of which one comes sooner")
         at.keep(node, moving[0])
         return
     rank = max(len(at.shape(name)) for name in node.inputs)
     axes = {rank - len(at.shape(name)) + flow.axis for name, flow in zip(node.inputs, flows, strict=True) if flow}
     if len(axes) > 1 or len({flow.pace for flow in moving}) > 1:
-        raise refusal(node, "joins each time step with other ones")
+        raise refusal(node, "combines each time step with others")
     (axis,) = axes
     for name, flow in zip(node.inputs, flows, strict=True):
         place = axis - rank + len(at.shape(name))
         if flow is None and place >= 0 and at.shape(name)[place] != 1:
-            raise refusal(node, "joins the frames with a fixed number of rows")
+            raise refusal(node, "combines the frames with a fixed number of rows")
     at.keep(node, replace(moving[0], axis=axis))
 
 
@@ -211,7 +211,7 @@ def _extreme(at: Unroller, node: Node, flows: Flows) -> None:
     (x,) = flows
     axis = normal_axis(int(node.attrs.get("axis", 0)), len(at.shape(node.input(0))))
     if x is None or x.axis == axis:
-        raise refusal(node, "looks for an extreme over time")
+        raise refusal(node, "takes a maximum or minimum over time")
     if not node.attrs.get("keepdims", 1) and x.axis >= 0:
         x = replace(x, axis=x.axis - (axis < x.axis))
     at.keep(node, x)
@@ -319,15 +319,15 @@ def _concatenated(at: Unroller, node: Node, flows: Flows) -> None:
     moving = [flow for flow in flows if flow is not None]
     axis = normal_axis(int(node.attrs["axis"]), len(at.shape(node.inputs[0])))
     if len({(flow.axis, flow.sizes) for flow in moving}) > 1 or moving[0].sizes:
-        raise refusal(node, "joins values that do not go on together")
+        raise refusal(node, "combines values that do not advance together")
     if moving[0].axis < 0:
         if len({flow.lag for flow in moving}) > 1:
-            raise refusal(node, "joins last time steps of which one comes sooner")
+            raise refusal(node, "combines last time steps of which one comes sooner")
         at.keep(node, moving[0])
         return
     if axis != moving[0].axis:
         if len({flow.pace for flow in moving}) > 1 or None in flows:
-            raise refusal(node, "joins each time step with other ones")
+            raise refusal(node, "combines each time step with others")
         at.keep(node, moving[0])
         return
     timeline_windows.behind(at, node, flows)
@@ -341,7 +341,7 @@ def _gathered(at: Unroller, node: Node, flows: Flows) -> None:
         at.keep(node, replace(index, axis=index.axis + axis if index.axis >= 0 else -1))
         return
     if x is None or index is not None:
-        raise refusal(node, "takes elements by numbers that change with time")
+        raise refusal(node, "takes elements by indices that change with time")
     number = at.constants.get(node.input(1))
     rank = 0 if number is None else number.ndim
     if axis != x.axis:
@@ -350,7 +350,7 @@ def _gathered(at: Unroller, node: Node, flows: Flows) -> None:
     elif number is not None and number.ndim == 0 and int(number) == -1 and not x.overlaps and not x.merged:
         at.keep(node, Flow(-1, lag=max(0, x.lag // x.rows)))
     else:
-        raise refusal(node, "takes some of the time steps", f"Run it on whole sequences. {TRACED}")
+        raise refusal(node, "takes only some of the time steps", f"Run it on whole sequences. {TRACED}")
 
 
 @_rule(Stream.PARTED)
@@ -358,7 +358,7 @@ def _split(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
     axis = normal_axis(int(node.attrs.get("axis", 0)), len(at.shape(node.input(0))))
     if x is None or axis == x.axis:
-        raise refusal(node, "takes some of the time steps")
+        raise refusal(node, "takes only some of the time steps")
     at.keep(node, x)
 
 
@@ -375,9 +375,9 @@ def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
     read, flow = layer.inputs, dict(zip(RecurrentInputs._fields, flows, strict=False))
     mask, x = read.mask, flow["x"]
     if mask and (flow["mask"] is None or x is None or flow["mask"].pace != x.pace or flow["mask"].axis):
-        raise refusal(node, "takes a mask that does not go on with its frames")
+        raise refusal(node, "takes a mask that does not advance with its frames")
     if x is None or x.axis != 0 or x.overlaps or x.merged or at.shape(read.x)[2] == ROWS:
-        raise WrongAxesError(str(refusal(node, "does not take one row a frame")))
+        raise WrongAxesError(str(refusal(node, "does not take one row per frame")))
     if any(other is not None for name, other in flow.items() if name not in ("x", "mask")):
         raise refusal(node, "starts from a state, or has weights, computed from the frames")
     outputs = list(node.outputs) + [""] * (3 - len(node.outputs))

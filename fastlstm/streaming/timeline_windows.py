@@ -41,9 +41,9 @@ def behind(at: Unroller, node: Node, flows: Flows) -> None:
         _around(at, node, node.inputs[place], x, rows if place else 0, 0 if place else rows, value)
         return
     if other not in at.states or not place:
-        raise refusal(node, f"puts '{other}' beside the frames, which is no state of the stream")
+        raise refusal(node, f"puts '{other}' next to the frames, which is not a state of the stream")
     if x.lag or x.extra or x.padding:
-        raise refusal(node, f"puts '{other}' before a value whose rows are not the frames")
+        raise refusal(node, f"puts '{other}' before a value whose rows are not frames")
     at.keep(node, replace(x, extra=rows, lag=-rows, overlaps=rows > 0))
     at.fronts[node.output(0)] = (other, rows)
 
@@ -81,7 +81,7 @@ def _padded(at: Unroller, node: Node, flows: Flows) -> None:
     x, rank = flows[0], len(at.shape(node.input(0)))
     pads = at.infos[node.input(1)].numbers
     if x is None or pads is None or x.axis < 0:
-        raise refusal(node, "pads by numbers that are not known")
+        raise refusal(node, "pads by amounts that are not known")
     axes = at.infos[node.input(3)].numbers if node.input(3) else list(range(rank))
     axes = [normal_axis(a, rank) for a in axes or []]
     name, pads = node.input(0), list(pads)
@@ -89,7 +89,7 @@ def _padded(at: Unroller, node: Node, flows: Flows) -> None:
     before, after = (0, 0) if place is None else (pads[place], pads[place + len(axes)])
     if before or after:
         if node.attrs.get("mode", "constant") != "constant" or x.merged:
-            raise refusal(node, "pads time with other than constants")
+            raise refusal(node, "pads time with values that are not constant")
         pads[axes.index(x.axis)] = pads[axes.index(x.axis) + len(axes)] = 0
     if any(pads):
         (node, (flow,)) = filled(at, Node(node.op, (name,), node.outputs, node.attrs, node.name), [x])
@@ -231,11 +231,11 @@ def _sliced(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
     bounds = slice_bounds(shapes.operands(node, at.infos))
     if x is None or bounds is None or any(flow is not None and not flow.sizes for flow in flows[1:]):
-        raise refusal(node, "cuts at places that are not known")
+        raise refusal(node, "slices at positions that are not known")
     over = [bound for bound in bounds if bound[0] == x.axis]
     others = [bound for bound in bounds if bound[0] != x.axis]
     if any(isinstance(value, str) for bound in others for value in bound):
-        raise refusal(node, "cuts at places that are not known")
+        raise refusal(node, "slices at positions that are not known")
     name = node.input(0)
     if others:
         name = at.names.fresh(node.input(0)) if over else node.output(0)
@@ -250,14 +250,14 @@ def _sliced(at: Unroller, node: Node, flows: Flows) -> None:
 def _cut(at: Unroller, node: Node, name: str, x: Flow, start: int, end: int | str, step: int) -> None:
     """Place a Slice along time only, of a value whose name may differ from the node's input."""
     if x.merged:
-        raise refusal(node, "takes some of the time steps")
+        raise refusal(node, "takes only some of the time steps")
     dropped = _dropped(at, node, x, start, end, step)
     if dropped is None:
         _last_rows(at, node, name, x, start, end)
         return
     if x.overlaps:
         if dropped or step != 1 or start > -x.lag:
-            raise refusal(node, "takes some of the rows that the model carries")
+            raise refusal(node, "takes only some of the rows that the model carries")
         at.put(Node("Identity", (at.cut(name, x.axis, start, FAR),), node.outputs, {}, node.name))
         lag = x.lag + start
         at.flows[node.output(0)] = replace(x, lag=lag, extra=x.extra - start, overlaps=lag < 0)
@@ -278,12 +278,12 @@ def _dropped(at: Unroller, node: Node, x: Flow, start: int, end: int | str, step
     if isinstance(end, str):
         last, whole = dims.linear(end, FRAMES), at.affine(node.input(0), x.axis)
         if last is None or whole is None or last[0] != whole[0] or last[1] > whole[1]:
-            raise refusal(node, "cuts at places that are not known")
+            raise refusal(node, "slices at positions that are not known")
         end = last[1] - whole[1] or FAR
     if start < 0 and step == 1:
         return None
     if step < 1 or start < 0:
-        raise refusal(node, "takes some of the time steps")
+        raise refusal(node, "takes only some of the time steps")
     if 0 <= end < END:
         raise refusal(node, "takes a fixed number of time steps")
     return -end if end < 0 else 0
@@ -294,7 +294,7 @@ def _last_rows(at: Unroller, node: Node, name: str, x: Flow, start: int, end: in
     front = at.fronts.get(name)
     node = Node("Slice", (name, *node.inputs[1:]), node.outputs, {}, node.name)
     if isinstance(end, str) or end < END or x.padding:
-        raise refusal(node, "takes some of the time steps")
+        raise refusal(node, "takes only some of the time steps")
     if front is not None and front[1] == -start == -x.lag:
         at.keep(node, Flow(-1, tail=front[0]))
     elif start == -1 and not x.overlaps:

@@ -53,7 +53,7 @@ def window(
     if span > max(0, padding.before):
         at.note(node, f"looks {counted(span - max(0, padding.before), 'row')} ahead")
     if flow.merged or flow.overlaps:
-        raise refusal(node, "looks at other time steps of a value whose rows are not frames alone")
+        raise refusal(node, "looks at other time steps of a value whose rows are not only frames")
     if flow.rows % stride:
         raise LongerHopError(at.hop * stride // math.gcd(flow.rows, stride))
     extra = (flow.extra + padding.before + padding.after - span - 1) // stride + 1
@@ -142,7 +142,7 @@ def _around(
     name = known[0] if known else at.names.fresh(node.output(0))
     if not known:
         if before or after:
-            raise refusal(node, "pads a sequence none of whose rows is left")
+            raise refusal(node, "pads a sequence of which no rows are left")
         at.absent.add(name)
         return name
     if np.ndim(value) and (before or after):
