@@ -1,4 +1,4 @@
-"""Rows on their way through the model: cut into batches that any threads may run, and put together again."""
+"""Rows on their way through the model: divided into batches that any thread may run, and put together again."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Array = npt.NDArray[Any]
 
 
 class Work:
-    """Rows that are read, and what the model says of them.
+    """Rows that have been read, and the model's outputs for them.
 
     Parameters
     ----------
     model : Model
     ports : Ports
     inputs : mapping of str to Rows
-        Of all rows.
+        The inputs of all rows.
     count : int
         The number of rows.
     batch_rows, batch_frames : int
@@ -36,7 +36,7 @@ class Work:
     Attributes
     ----------
     groups : list of array of int
-        The rows of each batch, long ones first: the short ones fill what is left of the workers' time.
+        The rows of each batch, long ones first, so that short ones even out the workers' time at the end.
     failed : dict of int to str
         The rows that the model refused, and why.
     """
