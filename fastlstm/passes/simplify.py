@@ -242,4 +242,6 @@ def concat_of_slices(scope: Scope, node: Node) -> list[Node] | None:
         if where != axis or step != 1 or (end is not None and kept.start != end):
             return None
         begin, end = kept.start if begin is None else begin, kept.stop
+    if begin is None or end is None:
+        return None
     return [scope.slice(source, node.outputs[0], [begin], [end], [axis], name=node.name)]
