@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from fastlstm.scoring.ports import OutputPort
+from fastlstm.typing import Array
 
 __all__ = ["arrow_column", "arrow_type"]
-
-Array = npt.NDArray[Any]
 
 
 def arrow_type(port: OutputPort) -> Any:

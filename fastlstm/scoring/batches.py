@@ -1,4 +1,4 @@
-"""The rows of a batch in contiguous memory, copied once from the pieces that were read."""
+"""The rows of a batch side by side in memory: copied once, out of the pieces that were read."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Rows:
         return len(rows), *steps, *self._lowest.shape[1:]
 
     def copy(self, rows: Array, out: Array) -> None:
-        """Copy some rows to an array of their `shape`, neighbours of the same length at once."""
+        """Copy some rows to an array of their `shape`: neighbours of the same length in one go."""
         out = out if self.has_time else out[:, None]
         lengths, starts = self.lengths[rows], self._starts[rows]
         for first, last in pairwise([0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(rows)]):
@@ -120,15 +120,15 @@ class Spare:
         self._free: list[Array] = []
 
     def take(self, size: int) -> Array:
-        """Return at least `size` bytes of uninitialised memory."""
+        """Return so many bytes or more, with whatever they held."""
         with self._lock:
             fitting = [array for array in self._free if len(array) >= size]
             found = min(fitting or self._free, key=len, default=None)
-            self._free = [array for array in self._free if array is not found]  # too small: released
+            self._free = [array for array in self._free if array is not found]  # too small: let go of
         return found if fitting and found is not None else np.empty(size + size // 8, np.uint8)
 
     def give(self, array: Array) -> None:
-        """Take back memory that is no longer read."""
+        """Take memory back that nobody reads any more."""
         with self._lock:
             self._free.append(array)
 
@@ -151,7 +151,7 @@ def gather(
     -------
     batches : list of Batch
     memory : array
-        The memory of the batches' arrays, to be returned to `spare` when all of them have run.
+        What the batches' arrays lie in: to be given back to `spare` when all of them have run.
     """
     shapes = [{name: rows.shape(group) for name, rows in inputs.items()} for group in groups]
     sizes = {name: rows.dtype.itemsize for name, rows in inputs.items()}

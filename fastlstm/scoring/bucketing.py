@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from fastlstm.typing import Array
 
 __all__ = ["FRAMES", "ROWS", "buckets"]
-
-Array = npt.NDArray[Any]
 
 ROWS = 128
 """Most rows of a batch: LSTM(64) and GRU(128) run as fast with 32 as with 192, and more rows mean less Python."""

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from fastlstm.errors import InputError
+from fastlstm.typing import Array
 
 __all__ = ["Column", "Wanted", "check_type", "read_column"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

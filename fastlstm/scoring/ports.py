@@ -13,16 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FastLSTMError, InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, RecurrentInputs, TensorSpec
 from fastlstm.model import Model
+from fastlstm.typing import Array
 from fastlstm.verification.samples import sample_inputs
 
 __all__ = ["InputPort", "OutputPort", "Ports", "find_ports", "takes_lengths"]
-
-Array = npt.NDArray[Any]
 
 _BATCH = re.compile(r"batch|^(n|b|bs)$", re.IGNORECASE)
 _ROWS, _SHORT, _LONG = 3, 5, 8  # sizes of the trial runs, which two axes do not have by chance

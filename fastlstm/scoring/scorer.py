@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from fastlstm.errors import InputError
@@ -21,10 +20,10 @@ from fastlstm.scoring.bucketing import FRAMES, ROWS
 from fastlstm.scoring.columns import Wanted, check_type, read_column
 from fastlstm.scoring.ports import Ports, find_ports, takes_lengths
 from fastlstm.scoring.work import Work
+from fastlstm.typing import Array
 
 __all__ = ["ERROR_COLUMN", "Columns", "Scored", "Scorer", "Task"]
 
-Array = npt.NDArray[Any]
 Columns = Mapping[str, str | Sequence[str]]
 
 ERROR_COLUMN = "fastlstm_error"

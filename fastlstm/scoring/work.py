@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FastLSTMError
 from fastlstm.model import Model
 from fastlstm.scoring.batches import Batch, Rows, Spare, gather, windows
 from fastlstm.scoring.bucketing import buckets
 from fastlstm.scoring.ports import Ports
+from fastlstm.typing import Array
 
 __all__ = ["Work"]
-
-Array = npt.NDArray[Any]
 
 
 class Work:
