@@ -67,7 +67,7 @@ def endings(stream: StreamTapes) -> tuple[Ending, ...]:
 
 
 def _short(stream: StreamTapes, hops: int) -> Ending:
-    """Return what a sequence of `count` hops returns if all of them still wait: its whole run."""
+    """Return what a sequence of `hops` hops returns if all of them still wait: its whole run."""
     if stream.gives_nothing(hops):
         return Ending(0)
     whole = stream.phase("whole", hops)

@@ -39,7 +39,7 @@ class Port:
     dtype: str
 
     def shape(self, steps: Any, batch: Any, without: str = "") -> tuple[Any, ...]:
-        """Return the shape for a number of time steps and batch rows, without the axes `dropped`."""
+        """Return the shape for a number of time steps and batch rows, some axes left out (`without`)."""
         known = {"T": steps, "B": batch}
         pairs = zip(self.axes, self.sizes, strict=True)
         return tuple(known.get(axis, size) for axis, size in pairs if axis not in without)

@@ -45,7 +45,7 @@ def window(
     stride : int
         Rows from one position of the window to the next.
     least : int, optional
-        The lag to wait for, if it is larger.
+        The least lag to wait for.
     """
     padding = flow.padding or Padding()
     if stride > 1:
