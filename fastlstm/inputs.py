@@ -6,16 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, nearest
 from fastlstm.graph import TensorSpec
 from fastlstm.runtime.conversion import converted
 from fastlstm.runtime.foreign import as_array
+from fastlstm.typing import Array
 
 __all__ = ["check_inputs", "check_names", "fill"]
-
-Array = npt.NDArray[Any]
 
 
 def check_names(specs: tuple[TensorSpec, ...], given: Iterable[str]) -> None:

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, counted
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.model import Model
 from fastlstm.runtime.conversion import converted
 from fastlstm.runtime.foreign import as_array, as_arrays, as_given, tensors_among
+from fastlstm.typing import Array
 
 __all__ = ["GRU", "LSTM", "RNN"]
-
-Array = npt.NDArray[Any]
 
 
 class _Layer:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, UnsupportedError, counted
 from fastlstm.runtime import prepared
 from fastlstm.runtime.native import Call
 from fastlstm.target.machine import cores
+from fastlstm.typing import Array
 
 if TYPE_CHECKING:
     from fastlstm.executor import Executor
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from fastlstm.streaming.stream import Stream
 
 __all__ = ["Model", "workers_of"]
-
-Array = npt.NDArray[Any]
 
 NOTHING: Any = object()  # what stands for a first input that was not given
 LONG = 1 << 20

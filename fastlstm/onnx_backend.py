@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.onnx.graph import NEWEST_OPSET
 from fastlstm.converters.onnx.load import from_onnx
@@ -27,8 +26,6 @@ except ImportError:
     raise DependencyError.missing("onnx", "onnx", "The ONNX backend") from None
 
 __all__ = ["FastLSTMBackend", "FastLSTMRep", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
-
-Array = npt.NDArray[Any]
 
 
 class FastLSTMRep(BackendRep):  # type: ignore[misc]  # onnx has no types here

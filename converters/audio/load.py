@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.audio.rtneural import add_layer
 from fastlstm.converters.common.builder import Direction, GraphBuilder
@@ -25,10 +23,9 @@ from fastlstm.converters.common.modules import group
 from fastlstm.converters.torch.state_dict import from_state_dict
 from fastlstm.errors import FileFormatError, InputError, UnsupportedError, counted
 from fastlstm.graph import Graph
+from fastlstm.typing import Array
 
 __all__ = ["Sample", "load", "load_with_samples"]
-
-Array = npt.NDArray[Any]
 
 Sample = tuple[dict[str, Array], dict[str, Array]]
 """Inputs by name, and the outputs by name that the model gave when it was made."""

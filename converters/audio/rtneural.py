@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.common.builder import Direction, GraphBuilder
 from fastlstm.converters.common.json_fields import Fields, numbers
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["add_layer"]
-
-Array = npt.NDArray[Any]
 
 _ACTIVATIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "tanh": ("Tanh", {}),

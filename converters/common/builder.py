@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec, default_activations, outer_values
 from fastlstm.operators.validation import validated
+from fastlstm.typing import Array
 
 __all__ = ["Direction", "GraphBuilder"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["Fields", "numbers", "parsed", "read_json"]
 
-Array = npt.NDArray[Any]
 _T = TypeVar("_T")
 
 _LARGEST = 1 << 31

@@ -5,16 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
 
 from fastlstm.converters.common.builder import Direction
 from fastlstm.errors import UnsupportedError, counted
+from fastlstm.typing import Array
 
 __all__ = ["Module", "group"]
-
-Array = npt.NDArray[Any]
 
 _RECURRENT = re.compile(r"(weight_ih|weight_hh|bias_ih|bias_hh|weight_hr)(?:_l(\d+)(_reverse)?)?")
 _SHOWN = 8

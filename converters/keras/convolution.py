@@ -13,9 +13,11 @@ import numpy as np
 
 from fastlstm.converters.keras.layer import Convert, Kind, Layer
 from fastlstm.converters.keras.layers import activated, kernel_and_bias
-from fastlstm.converters.keras.tensor import Dim, Tensor, shifted
+from fastlstm.converters.keras.tensor import Tensor
 from fastlstm.converters.keras.weights import Slot
 from fastlstm.errors import FileFormatError
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim
 
 __all__ = ["KINDS", "channels_last", "spatial"]
 
@@ -65,7 +67,7 @@ def _window(
 def _length(layer: Layer, size: Dim, stride: int, growth: int, axis: int) -> Dim:
     """Return how many windows lie along an axis; with a stride of 1 there are `growth` more than steps."""
     if stride == 1:
-        length = shifted(size, growth)
+        length = dims.add(size, growth)
     elif isinstance(size, int):
         length = (size + growth - 1) // stride + 1
     else:

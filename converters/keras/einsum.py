@@ -10,9 +10,10 @@ import numpy as np
 
 from fastlstm.converters.keras.layer import Kind, Layer
 from fastlstm.converters.keras.layers import activated
-from fastlstm.converters.keras.tensor import Dim, Tensor
+from fastlstm.converters.keras.tensor import Tensor
 from fastlstm.converters.keras.weights import Slot
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.operators.dims import Dim
 
 __all__ = ["KINDS"]
 

@@ -20,16 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.common.archive import Archive
 from fastlstm.converters.keras.hdf5 import SIGNATURE, Dataset, Group, Hdf5
 from fastlstm.converters.keras.hdf5_data import read_array, read_value
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["KerasFile", "read_keras_file"]
-
-Array = npt.NDArray[Any]
 
 _CONFIG_BYTES = 64 << 20
 _SMALL = 64 << 20

@@ -12,14 +12,12 @@ import zlib
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.keras.hdf5 import NOWHERE, Dataset, Hdf5, Raw
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["read_array", "read_shape", "read_value"]
-
-Array = npt.NDArray[Any]
 
 _LARGEST_ATTRIBUTE = 64 << 20
 _DEFLATE, _SHUFFLE, _CHECKSUM = 1, 2, 3

@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.keras.config import Config, class_and_config
 from fastlstm.converters.keras.tensor import Emitter, Tensor
 from fastlstm.converters.keras.weights import Slot, Weights
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["Arguments", "Kind", "Layer", "Translator", "flatten", "no_slots"]
-
-Array = npt.NDArray[Any]
 
 
 class Translator(Protocol):

@@ -9,7 +9,7 @@ from fastlstm.converters.keras.config import Config, class_and_config, is_custom
 from fastlstm.converters.keras.file import KerasFile
 from fastlstm.converters.keras.functional import Call, Reference, read_wiring
 from fastlstm.converters.keras.layer import Arguments, Kind, Layer, flatten
-from fastlstm.converters.keras.tensor import Dim, Emitter, Tensor
+from fastlstm.converters.keras.tensor import Emitter, Tensor
 from fastlstm.converters.keras.tensorflow import FUNCTION_LAYERS, as_operation
 from fastlstm.converters.keras.weights import (
     MODELS,
@@ -22,6 +22,7 @@ from fastlstm.converters.keras.weights import (
 )
 from fastlstm.errors import FileFormatError, UnsupportedError, counted
 from fastlstm.graph import Graph
+from fastlstm.operators.dims import Dim
 
 __all__ = ["ModelReader"]
 

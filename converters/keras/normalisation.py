@@ -7,16 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.keras.layer import Kind, Layer
-from fastlstm.converters.keras.tensor import Tensor, product
+from fastlstm.converters.keras.tensor import Tensor
 from fastlstm.converters.keras.weights import Slot
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.operators import dims
+from fastlstm.typing import Array
 
 __all__ = ["KINDS"]
-
-Array = npt.NDArray[Any]
 
 _KERAS_EPSILON = 1e-7
 _LARGEST = 1 << 24  # numbers normalised together: more than any layer has, and no memory is taken for more
@@ -144,7 +143,7 @@ def _group_normalization(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]
         raise FileFormatError(f"{layer.label}: {channels} channels do not fall into {groups} groups.")
     order = [0, axis, *(i for i in range(1, x.rank) if i != axis)]
     lined = emit.transpose(x, order)
-    size = product([channels // groups, *lined.shape[2:]])
+    size = dims.product([channels // groups, *lined.shape[2:]])
     grouped = emit.reshape(lined, [0, groups, size if isinstance(size, int) else -1], (x.shape[0], groups, size))
     centred = emit.like("Sub", grouped, emit.reduce("ReduceMean", grouped, [2], keepdims=True))
     variance = emit.reduce("ReduceMean", emit.like("Mul", centred, centred), [2], keepdims=True)

@@ -14,8 +14,9 @@ import numpy as np
 from fastlstm.converters.keras.activations import activation
 from fastlstm.converters.keras.layer import Convert, Kind, Layer
 from fastlstm.converters.keras.shapes import reshaped
-from fastlstm.converters.keras.tensor import Dim, Tensor, broadcast
+from fastlstm.converters.keras.tensor import Tensor, broadcast
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.operators.dims import Dim
 
 __all__ = ["OPERATIONS"]
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.keras.activations import recurrent_activation
 from fastlstm.converters.keras.layer import Kind, Layer
-from fastlstm.converters.keras.tensor import Dim, Emitter, Tensor, product
+from fastlstm.converters.keras.tensor import Emitter, Tensor
 from fastlstm.converters.keras.weights import Slot, inner_layers
 from fastlstm.errors import FileFormatError, UnsupportedError, counted
 from fastlstm.graph import RECURRENT_OPS, RecurrentInputs
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim
+from fastlstm.typing import Array
 
 __all__ = ["KINDS"]
-
-Array = npt.NDArray[Any]
 
 _OPS = {"LSTM": "LSTM", "GRU": "GRU", "SimpleRNN": "RNN"}
 
@@ -430,7 +430,7 @@ def _time_distributed(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     batch, time, *rest = x.shape
     head = emit.sizes(x, 0, 2)
     merged = emit.node("Concat", emit.ints([-1]), emit.sizes(x, 2, x.rank), shape=(x.rank - 1,), dtype="int64", axis=0)
-    steps: tuple[Dim, ...] = (product([batch, time]), *rest)
+    steps: tuple[Dim, ...] = (dims.multiply(batch, time), *rest)
     flat = emit.node("Reshape", x, merged, shape=steps, dtype=x.dtype)
     results = layer.translator.call(data, f"{layer.owner}/layer", [flat], layer.arguments)
     outputs = []

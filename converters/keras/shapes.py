@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fastlstm.converters.keras.layer import Convert, Kind, Layer
-from fastlstm.converters.keras.tensor import Dim, Tensor, product, shifted
+from fastlstm.converters.keras.tensor import Tensor
 from fastlstm.errors import FileFormatError, UnsupportedError, counted
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim
 
 __all__ = ["KINDS", "reshaped"]
 
@@ -17,7 +19,7 @@ def _flatten(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     x, emit = layer.one(inputs), layer.emit
     if layer.channels_first() and x.rank > 2:
         x = emit.transpose(x, [0, *range(2, x.rank), 1])
-    size = product(x.shape[1:])
+    size = dims.product(x.shape[1:])
     return [emit.reshape(x, [0, size if isinstance(size, int) else -1], (x.shape[0], size))]
 
 
@@ -25,7 +27,7 @@ def reshaped(layer: Layer, x: Tensor, target: Sequence[int]) -> Tensor:
     """Return `x` with everything but its batch in the shape `target`, where one size may be -1."""
     if list(target).count(-1) > 1:
         raise FileFormatError(f"{layer.label}: at most one size may be left open; got {list(target)}.")
-    whole, known = product(x.shape[1:]), product([size for size in target if size != -1])
+    whole, known = dims.product(x.shape[1:]), dims.product([size for size in target if size != -1])
     if not isinstance(whole, int) or not isinstance(known, int):
         open_size: Dim = f"{layer.name}.open"
         return layer.emit.reshape(x, [0, *target], (x.shape[0], *(open_size if s == -1 else s for s in target)))
@@ -47,10 +49,10 @@ def _reshape(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 def _permute(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
     x = layer.one(inputs)
-    dims = layer.config.integers("dims", x.rank - 1)
-    if sorted(dims) != list(range(1, x.rank)):
-        raise FileFormatError(f"{layer.label}: dims should be an order of 1 to {x.rank - 1}; got {dims}.")
-    return [layer.emit.transpose(x, [0, *dims])]
+    order = layer.config.integers("dims", x.rank - 1)
+    if sorted(order) != list(range(1, x.rank)):
+        raise FileFormatError(f"{layer.label}: dims should be an order of 1 to {x.rank - 1}; got {order}.")
+    return [layer.emit.transpose(x, [0, *order])]
 
 
 def _repeat_vector(layer: Layer, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -87,7 +89,7 @@ def _padding(axes: int) -> Convert:
         pairs = [(0, 0)] * x.rank
         pairs[first : first + axes] = _pairs(layer, "padding", axes)
         pads = [before for before, _ in pairs] + [after for _, after in pairs]
-        shape = [shifted(size, sum(pair)) for size, pair in zip(x.shape, pairs, strict=True)]
+        shape = [dims.add(size, sum(pair)) for size, pair in zip(x.shape, pairs, strict=True)]
         return [emit.node("Pad", x, emit.ints(pads), emit.number(0.0, x.dtype), shape=shape, dtype=x.dtype)]
 
     return convert
@@ -100,7 +102,7 @@ def _cropping(axes: int) -> Convert:
         pairs = _pairs(layer, "cropping", axes)
         shape = list(x.shape)
         for axis, pair in enumerate(pairs, start=first):
-            shape[axis] = shifted(shape[axis], -sum(pair))
+            shape[axis] = dims.add(shape[axis], -sum(pair))
             size = shape[axis]
             if isinstance(size, int) and size <= 0:
                 raise FileFormatError(f"{layer.label}: nothing is left of axis {axis}.")
@@ -119,7 +121,7 @@ def _repeated(layer: Layer, x: Tensor, axis: int, times: int) -> Tensor:
     shape = [*x.shape[: axis + 1], times, *x.shape[axis + 1 :]]
     ones = [times if i == axis + 1 else 1 for i in range(x.rank + 1)]
     stacked = emit.node("Expand", stacked, emit.ints(ones), shape=shape, dtype=x.dtype)
-    size = product([x.shape[axis], times])
+    size = dims.multiply(x.shape[axis], times)
     target: list[int] = []
     for i, length in enumerate(x.shape):
         if i == axis:

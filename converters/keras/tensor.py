@@ -7,21 +7,20 @@ made once, so that the masks which Keras 3 writes out as operations meet those t
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.common.builder import GraphBuilder
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim
+from fastlstm.typing import Array
 
-__all__ = ["Dim", "Emitter", "Tensor", "broadcast", "product", "shifted"]
-
-Array = npt.NDArray[Any]
-Dim = int | str
+__all__ = ["Emitter", "Tensor", "broadcast"]
 
 _MOST_NODES = 50_000
 
@@ -214,9 +213,7 @@ class Emitter:
         first = values[0]
         axis = axis % first.rank
         shape: list[Dim] = list(first.shape)
-        sizes = [value.shape[axis] for value in values]
-        known = [size for size in sizes if isinstance(size, int)]
-        shape[axis] = sum(known) if len(known) == len(sizes) else "+".join(str(size) for size in sizes)
+        shape[axis] = reduce(dims.add, [value.shape[axis] for value in values])
         for value in values[1:]:
             if value.rank != first.rank:
                 raise FileFormatError(f"{label}: its inputs have different ranks.")
@@ -239,21 +236,6 @@ class Emitter:
         return Tensor(self.constant(value, name), value.shape, value.dtype.name)
 
 
-def product(dims: Sequence[Dim]) -> Dim:
-    """Return the product of sizes, a number if all are known."""
-    known = [size for size in dims if isinstance(size, int)]
-    if len(known) == len(dims):
-        return math.prod(known)
-    return "*".join(str(size) for size in dims if size != 1)
-
-
-def shifted(size: Dim, by: int) -> Dim:
-    """Return a size that grew by `by`."""
-    if isinstance(size, int):
-        return size + by
-    return f"{size}{by:+d}" if by else size
-
-
 def broadcast(a: Sequence[Dim], b: Sequence[Dim], label: str) -> tuple[Dim, ...]:
     """Return the shape that NumPy's broadcasting gives.
 
@@ -265,10 +247,8 @@ def broadcast(a: Sequence[Dim], b: Sequence[Dim], label: str) -> tuple[Dim, ...]
     rank = max(len(a), len(b))
     result: list[Dim] = []
     for x, y in zip([1] * (rank - len(a)) + list(a), [1] * (rank - len(b)) + list(b), strict=True):
-        if isinstance(x, int) and isinstance(y, int) and x != y and 1 not in (x, y):
+        size = dims.broadcast(x, y)
+        if size is None:
             raise FileFormatError(f"{label}: shapes {list(a)} and {list(b)} do not fit one another.")
-        if x == 1 or (isinstance(x, str) and isinstance(y, int) and y != 1):
-            result.append(y)
-        else:
-            result.append(x)
+        result.append(x if isinstance(x, str) and isinstance(y, str) else size)  # two names are taken for one size
     return tuple(result)

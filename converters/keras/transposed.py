@@ -14,7 +14,9 @@ import numpy as np
 from fastlstm.converters.keras.convolution import channels_last, spatial
 from fastlstm.converters.keras.layer import Convert, Kind, Layer
 from fastlstm.converters.keras.layers import activated, kernel_and_bias
-from fastlstm.converters.keras.tensor import Dim, Tensor
+from fastlstm.converters.keras.tensor import Tensor
+from fastlstm.operators import dims
+from fastlstm.operators.dims import Dim
 
 __all__ = ["KINDS"]
 
@@ -47,7 +49,7 @@ def _window(sizes: Sequence[Dim], window: Mapping[str, Any]) -> tuple[dict[str, 
         after.append(cut - cut // 2)
         more.append(max(s - extent, 0))
         growth = 0 if window["padding"] == "same" else max(extent - s, 0)
-        outputs.append(size * s + growth if isinstance(size, int) else f"{size}*{s}{growth:+d}")
+        outputs.append(dims.add(dims.multiply(size, s), growth))
     return {
         "kernel_shape": list(window["kernel_size"]),
         "strides": list(window["strides"]),

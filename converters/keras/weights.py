@@ -12,15 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy.typing as npt
-
 from fastlstm.converters.keras.config import class_and_config
 from fastlstm.converters.keras.file import KerasFile
 from fastlstm.errors import FileFormatError, UnsupportedError, counted
+from fastlstm.typing import Array
 
 __all__ = ["MODELS", "Slot", "Weights", "group_names", "is_operation", "layer_data"]
-
-Array = npt.NDArray[Any]
 
 MODELS = frozenset({"Sequential", "Functional", "Model"})
 """Classes of models, which may stand inside one another."""

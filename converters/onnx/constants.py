@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
-
-import numpy.typing as npt
+from typing import Protocol
 
 from fastlstm import operators
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Node
 from fastlstm.operators.dims import Shape
 from fastlstm.operators.values import Operands, ValueInfo
+from fastlstm.typing import Array
 
 __all__ = ["FOLDED", "Budget", "known"]
-
-Array = npt.NDArray[Any]
 
 VIEWS = frozenset(["Flatten", "Identity", "Reshape", "Shape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"])
 """Operators whose results are views, or small."""

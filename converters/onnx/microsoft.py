@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.onnx.recurrent import ATTRIBUTES, recurrent
 from fastlstm.converters.onnx.scope import OnnxNode, Scope
 from fastlstm.graph import Node, RecurrentInputs
 from fastlstm.graph.quantise import SMALL
+from fastlstm.typing import Array
 
 __all__ = ["DOMAIN", "OPERATORS", "convert"]
-
-Array = npt.NDArray[Any]
 
 DOMAIN = "com.microsoft"
 

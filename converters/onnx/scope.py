@@ -6,16 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy.typing as npt
-
 from fastlstm.converters.common.builder import GraphBuilder
 from fastlstm.converters.onnx import constants
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec, outer_values
+from fastlstm.typing import Array
 
 __all__ = ["OnnxNode", "Scope"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

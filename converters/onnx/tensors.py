@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import TensorSpec
 from fastlstm.operators.dtypes import ONNX_TYPES
+from fastlstm.typing import Array
 
 __all__ = ["BFLOAT16", "ELEMENT_TYPES", "UNKNOWN_RANK", "TensorReader", "element_type", "tensor_spec"]
-
-Array = npt.NDArray[Any]
 
 BFLOAT16 = 16
 

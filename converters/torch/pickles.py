@@ -19,13 +19,11 @@ from types import NoneType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["MOST_OPCODES", "Foreign", "StoredTensor", "parse", "storage_array", "widen_bfloat16"]
-
-Array = npt.NDArray[Any]
 
 MOST_OPCODES = 4_000_000
 _DTYPES = {

@@ -12,17 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.common.archive import Archive
 from fastlstm.converters.common.json_fields import Fields, parsed
 from fastlstm.converters.torch.kept_state import kept
 from fastlstm.converters.torch.pickles import StoredTensor
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["Call", "LoopBody", "Program", "SymInt", "Tensor", "TensorMeta", "read_program", "short_name"]
-
-Array = npt.NDArray[Any]
 
 _JSON_BYTES = 64 << 20
 _SCHEMA = 8

@@ -13,15 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError, counted
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node
 from fastlstm.graph.quantise import SMALL
+from fastlstm.typing import Array
 
 __all__ = ["Unpacked"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.common.modules import Module, group
 from fastlstm.converters.torch.chain import Chain
@@ -21,10 +20,9 @@ from fastlstm.converters.torch.layer_spec import RECURRENT_WORDS, Step, parse_la
 from fastlstm.converters.torch.weights import read_pt, read_safetensors
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph
+from fastlstm.typing import Array
 
 __all__ = ["from_state_dict", "load"]
-
-Array = npt.NDArray[Any]
 
 
 def load(

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.common.archive import Archive
 from fastlstm.converters.torch.pickles import Foreign, StoredTensor, parse
@@ -28,10 +27,9 @@ from fastlstm.converters.torch.script.source import Sources
 from fastlstm.converters.torch.sizes import Size
 from fastlstm.converters.torch.weights import read_tensors
 from fastlstm.errors import FileFormatError, InputError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["SUPPORTED", "is_torchscript", "read_torchscript"]
-
-Array = npt.NDArray[Any]
 
 SUPPORTED: Sequence[tuple[str, str, str]] = (
     ("operations", "those of PyTorch programs; attention and transformer layers as tracing fuses them", "all others"),

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import safetensors
 
 from fastlstm.converters.torch.legacy import TorchArchive, open_archive
 from fastlstm.converters.torch.pickles import Foreign, StoredTensor, parse, widen_bfloat16
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["read_pt", "read_safetensors", "read_tensors"]
-
-Array = npt.NDArray[Any]
 
 _PICKLE_BYTES = 64 << 20
 _SHARING = 16  # tensors may share a storage (tied weights, flattened layers), within reason

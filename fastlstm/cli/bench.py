@@ -8,6 +8,7 @@ import sys
 from fastlstm.cli.files import check_output
 from fastlstm.cli.options import (
     above_zero,
+    add_precision_option,
     add_state_dict_options,
     add_state_option,
     add_trusted_option,
@@ -18,12 +19,11 @@ from fastlstm.cli.options import (
     parse_values,
     state_dict_options,
 )
-from fastlstm.cli.printing import Progress, print_json
+from fastlstm.cli.printing import Progress, show
 from fastlstm.commands.bench import bench
 from fastlstm.commands.latency import latency
 from fastlstm.commands.subject import Subject
 from fastlstm.errors import InputError, VerificationError
-from fastlstm.graph.quantise import PRECISIONS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=from_one, default=1, help="batch rows (%(default)s)")
     parser.add_argument("--steps", type=from_one, default=100, help="time steps (%(default)s)")
     parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="precision of the weights (%(default)s)"
-    )
+    add_precision_option(parser)
     parser.add_argument("--against", metavar="FILE", help="compare with this file, run by its own framework")
     parser.add_argument("--threads", type=from_one, default=1, help="threads of every engine (%(default)s)")
     parser.add_argument(
@@ -96,10 +94,7 @@ def _calls(subject: Subject, arguments: argparse.Namespace) -> int:
         print(f"no peer to compare with: {found.alone}", file=sys.stderr)
     if found.agreement is not None and arguments.precision != "float32":
         print(f"compared with float32:\n{found.agreement}", file=sys.stderr)
-    if arguments.json:
-        print_json(found.as_data())
-    else:
-        print(found)
+    show(found, arguments)
     return 0
 
 
@@ -120,12 +115,7 @@ def _latency(subject: Subject, arguments: argparse.Namespace) -> int:
             precision=arguments.precision,
         )
     _note(found.notes)
-    if arguments.plot:
-        found.save(arguments.plot)
-    if arguments.json:
-        print_json(found.as_data())
-    else:
-        print(found)
+    show(found, arguments)
     return 0
 
 

@@ -11,6 +11,7 @@ from fastlstm.cli.files import check_output, read_inputs
 from fastlstm.cli.options import (
     above_zero,
     add_comparing_options,
+    add_precision_option,
     add_state_dict_options,
     parse_sizes,
     state_dict_options,
@@ -20,7 +21,6 @@ from fastlstm.commands.convert import convert, metric_table
 from fastlstm.commands.precision import Metric
 from fastlstm.commands.subject import Subject
 from fastlstm.errors import InputError, VerificationError
-from fastlstm.graph.quantise import PRECISIONS
 from fastlstm.verification.comparison import Verification
 
 
@@ -30,9 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, help="the .fastlstm file to write")
     parser.add_argument("--no-verify", action="store_true", help="write it without comparing outputs")
     group = parser.add_argument_group("narrow weights")
-    group.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="precision of the weights (%(default)s)"
-    )
+    add_precision_option(group)
     group.add_argument(
         "--max-error", type=above_zero, metavar="E", help="pick each layer's fastest precision with no error above E"
     )

@@ -30,10 +30,10 @@ from fastlstm.model import Model
 from fastlstm.reporting.benchmark import Contest, Timing, compare
 from fastlstm.target import machine
 from fastlstm.target.machine import detect
+from fastlstm.typing import Array
 from fastlstm.verification.comparison import Verification, check_stored, compare_runs, expected_runner
 from fastlstm.verification.runners import Runner, reference_runner, torch_runner
 
-Array = npt.NDArray[Any]
 Series = npt.NDArray[np.float64]
 
 DATA = Path(__file__).parent / "demo_data"

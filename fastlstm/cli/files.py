@@ -10,17 +10,14 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError, InputError
 from fastlstm.graph import Graph, TensorSpec
+from fastlstm.typing import Array
 
 __all__ = ["check_arrays_path", "check_output", "files_of", "read_arrays", "read_inputs", "write_arrays"]
-
-Array = npt.NDArray[Any]
 
 
 def read_arrays(path: str) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from typing import Any
 from fastlstm.cli.files import check_output
 from fastlstm.cli.options import (
     above_zero,
+    add_precision_option,
     add_state_dict_options,
     add_state_option,
     add_value_option,
@@ -18,12 +19,11 @@ from fastlstm.cli.options import (
     parse_values,
     state_dict_options,
 )
-from fastlstm.cli.printing import print_json
+from fastlstm.cli.printing import print_json, show
 from fastlstm.commands.subject import read_model
 from fastlstm.errors import InputError, UnsupportedError, counted
 from fastlstm.files.fileformat import StoredModel
 from fastlstm.graph import Graph
-from fastlstm.graph.quantise import PRECISIONS
 from fastlstm.lowering import explain
 from fastlstm.lowering.plan import REFERENCE_KERNEL, Plan
 from fastlstm.lowering.summary import bytes_of, parameters_of, summarise
@@ -49,9 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_value_option(parser)
     add_state_option(parser)
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="precision of the weights (%(default)s)"
-    )
+    add_precision_option(parser)
     parser.add_argument(
         "--seconds", type=above_zero, default=1.0, help="with --profile: how long to measure (%(default)s)"
     )
@@ -122,12 +120,7 @@ def _profile(model: Model, arguments: argparse.Namespace) -> int:
     inputs = sample_inputs(model.graph, sizes, batch=arguments.batch, time=arguments.steps)
     inputs |= values_of(model.graph, sizes, parse_values(arguments.input))
     found = model.profile(inputs, arguments.seconds)
-    if arguments.plot:
-        found.save(arguments.plot)
-    if arguments.json:
-        print_json(found.as_data())
-    else:
-        print(found)
+    show(found, arguments)
     return 0
 
 

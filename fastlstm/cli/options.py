@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastlstm.errors import InputError
+from fastlstm.graph.quantise import PRECISIONS
 from fastlstm.verification.comparison import ATOL, RTOL
 
 __all__ = [
     "above_zero",
     "add_comparing_options",
+    "add_precision_option",
     "add_state_dict_options",
     "add_state_option",
     "add_value_option",
@@ -60,6 +62,13 @@ def add_trusted_option(parser: argparse.ArgumentParser) -> None:
     """Add the option that lets a framework run code from a model file."""
     parser.add_argument(
         "--trusted", action="store_true", help="let PyTorch itself load the source, which can run code from it"
+    )
+
+
+def add_precision_option(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the option that chooses the precision of the weights."""
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="float32", help="precision of the weights (%(default)s)"
     )
 
 

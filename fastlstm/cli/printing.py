@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import threading
 from typing import Any
 
-__all__ = ["Progress", "print_json"]
+__all__ = ["Progress", "print_json", "show"]
 
 
 class Progress:
@@ -45,6 +46,16 @@ class Progress:
             print(text, end="", file=sys.stderr, flush=True)
         if seconds:
             print(file=sys.stderr)
+
+
+def show(found: Any, arguments: argparse.Namespace) -> None:
+    """Draw what was measured if ``--plot`` names a file, and print it, as JSON with ``--json``."""
+    if arguments.plot:
+        found.save(arguments.plot)
+    if arguments.json:
+        print_json(found.as_data())
+    else:
+        print(found)
 
 
 def print_json(data: Any) -> None:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fastlstm.cli.files import Array, check_arrays_path, files_of, read_inputs, write_arrays
+from fastlstm.cli.files import check_arrays_path, files_of, read_inputs, write_arrays
 from fastlstm.cli.options import add_state_dict_options, state_dict_options
 from fastlstm.cli.printing import Progress, print_json
 from fastlstm.commands.subject import read_model
 from fastlstm.errors import InputError
 from fastlstm.graph import Graph
 from fastlstm.model import Model
+from fastlstm.typing import Array
 
 ROWS = 256  # batch rows run at once: the bits are the same in any batch, and progress shows
 

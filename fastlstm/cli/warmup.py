@@ -13,6 +13,7 @@ import numpy as np
 
 from fastlstm import passes
 from fastlstm.cli.options import (
+    add_precision_option,
     add_state_dict_options,
     add_state_option,
     add_value_option,
@@ -25,7 +26,6 @@ from fastlstm.cli.options import (
 from fastlstm.commands.subject import read_model
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Graph
-from fastlstm.graph.quantise import PRECISIONS
 from fastlstm.kernels import compiler
 from fastlstm.kernels.cache import cache_folder
 from fastlstm.kernels.side_by_side import fill
@@ -49,9 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--size", action="append", default=[], metavar="DIM=N", help="size of an open dimension")
     parser.add_argument("--threads", type=from_one, default=1, help="threads that calls will use (%(default)s)")
-    parser.add_argument(
-        "--precision", choices=PRECISIONS, default="float32", help="precision of the weights (%(default)s)"
-    )
+    add_precision_option(parser)
     parser.add_argument("--pool", type=from_one, metavar="N", help="also compile for pools of N streams")
     add_state_option(parser)
     add_value_option(parser)

@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy.typing as npt
-
 from fastlstm.commands.subject import Precision, Subject
 from fastlstm.errors import DependencyError, UnsupportedError, VerificationError, counted
 from fastlstm.reporting.benchmark import Contest, compare, settings
-from fastlstm.reporting.tables import table, table_html
+from fastlstm.reporting.tables import table, table_html, time_text
+from fastlstm.typing import Array
 from fastlstm.verification.comparison import Comparison, as_named
 from fastlstm.verification.comparison import compare as compare_outputs
 from fastlstm.verification.fixing import values_of
@@ -21,7 +20,6 @@ from fastlstm.verification.samples import sample_inputs, time_steps
 
 __all__ = ["Bench", "bench"]
 
-Array = npt.NDArray[Any]
 OURS = "fastlstm"
 
 
@@ -90,7 +88,7 @@ class Bench:
         return f"{self.title}\n{table(rows, list(rows[0]))}"
 
     def __repr__(self) -> str:
-        return f"<Bench: {1e6 * self.median:.2f} µs a call of {self.inputs}>"
+        return f"<Bench: {time_text(self.median)} a call of {self.inputs}>"
 
     def _repr_html_(self) -> str:
         rows = self.rows()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.commands.precision import Cost, Metric, by_metric, cost, fastest_within
 from fastlstm.commands.subject import Precision, Subject
@@ -20,13 +19,13 @@ from fastlstm.graph import Graph
 from fastlstm.graph.quantise import precisions
 from fastlstm.model import Model
 from fastlstm.reporting.tables import table
+from fastlstm.typing import Array
 from fastlstm.verification.comparison import ATOL, RTOL, Verification, check_stored, compare_with_source
 from fastlstm.verification.samples import sample_inputs
 from fastlstm.version import __version__
 
 __all__ = ["Conversion", "Narrowing", "convert"]
 
-Array = npt.NDArray[Any]
 Data = Mapping[str, Array] | Sequence[Mapping[str, Array]]
 
 GOLDEN_BYTES = 4 << 20  # larger samples are compared, but not stored

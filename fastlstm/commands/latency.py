@@ -13,6 +13,7 @@ from fastlstm.commands.subject import Precision, Subject
 from fastlstm.errors import InputError
 from fastlstm.model import Model
 from fastlstm.reporting.benchmark import Timing, histogram, histogram_picture, plot_histogram, time_calls
+from fastlstm.reporting.tables import time_text
 from fastlstm.verification.fixing import fixed
 from fastlstm.verification.samples import sample_frames
 
@@ -75,18 +76,18 @@ class Latency:
     def __str__(self) -> str:
         timing, lines = self.timing, []
         lines.append(
-            f"{len(timing.seconds):,} times {self.what}: p50 {1e6 * timing.median:.2f} µs, p99 {1e6 * timing.p99:.2f}, "
-            f"p99.9 {1e6 * timing.p999:.2f}, max {1e6 * timing.max:.2f}"
+            f"{len(timing.seconds):,} times {self.what}: p50 {time_text(timing.median)}, p99 {time_text(timing.p99)}, "
+            f"p99.9 {time_text(timing.p999)}, max {time_text(timing.max)}"
         )
         if self.sample_rate and self.deadline:
             lines.append(
                 f"at {self.sample_rate:g} frames a second: real-time factor {self.real_time_factor:.4f}; "
-                f"{self.missed:,} of {len(timing.seconds):,} missed the deadline of {1e6 * self.deadline:,.0f} µs"
+                f"{self.missed:,} of {len(timing.seconds):,} missed the deadline of {time_text(self.deadline)}"
             )
         return "\n".join([*lines, histogram(timing)])
 
     def __repr__(self) -> str:
-        return f"<Latency: {self.what}, p50 {1e6 * self.timing.median:.2f} µs, p99 {1e6 * self.timing.p99:.2f} µs>"
+        return f"<Latency: {self.what}, p50 {time_text(self.timing.median)}, p99 {time_text(self.timing.p99)}>"
 
     def _repr_html_(self) -> str:
         return histogram_picture(self.timing, f"Time of {self.what}", self._marks())

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import passes
 from fastlstm.errors import InputError
@@ -15,10 +14,10 @@ from fastlstm.graph import QUANTISED_INPUTS, Graph
 from fastlstm.graph.quantise import PRECISIONS, layer_name, precisions
 from fastlstm.model import Model
 from fastlstm.reporting import benchmark
+from fastlstm.typing import Array
 
 __all__ = ["Cost", "Metric", "by_metric", "cost", "fastest_within"]
 
-Array = npt.NDArray[Any]
 Metric = Callable[[Mapping[str, Array], Mapping[str, Array]], float]
 """Outputs and inputs by name -> a number, such as an accuracy."""
 

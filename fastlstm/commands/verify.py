@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy.typing as npt
-
 from fastlstm.commands.subject import Subject
 from fastlstm.errors import InputError
 from fastlstm.model import Model
+from fastlstm.typing import Array
 from fastlstm.verification.comparison import (
     ATOL,
     RTOL,
@@ -27,8 +26,6 @@ from fastlstm.verification.comparison import (
 from fastlstm.verification.runners import Runner, object_runner
 
 __all__ = ["verify"]
-
-Array = npt.NDArray[Any]
 
 
 def verify(

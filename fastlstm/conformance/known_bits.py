@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node, RecurrentInputs, TensorSpec, default_activations
 from fastlstm.layers import GRU, LSTM, RNN
 from fastlstm.model import Model
 from fastlstm.target.machine import detect
+from fastlstm.typing import Array
 
 __all__ = ["Known", "expected", "fingerprint", "models"]
 
-Array = npt.NDArray[Any]
 PLACE = Path(__file__).with_suffix(".json")
 
 

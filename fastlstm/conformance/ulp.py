@@ -10,19 +10,17 @@ import argparse
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.program import layout
 from fastlstm.program.program import Instruction, Program, Slot, Stage
 from fastlstm.runtime.program import BoundProgram
 from fastlstm.target import machine
+from fastlstm.typing import Array
 
 __all__ = ["largest_error", "main"]
 
-Array = npt.NDArray[Any]
 BLOCK = 1 << 16
 PART = 256  # blocks that a process takes at a time: about a second
 

@@ -12,9 +12,9 @@ MAGIC = b"!<arch>\n"
 
 
 def archive(members: Mapping[str, bytes]) -> bytes:
-    """Return an archive of object files by name, as linkers of ELF read it (``ar`` writes the same layout).
+    """Return an archive of object files by name, in the layout of ``ar`` that ELF linkers read.
 
-    Owner, date and rights of every member are zero.
+    Owner, date and permissions of every member are zero.
     """
     names = b"".join(f"{name}/\n".encode() for name in members)
     symbols = [(symbol, name) for name, content in members.items() for symbol in read_object(content).defined]
@@ -35,7 +35,7 @@ def archive(members: Mapping[str, bytes]) -> bytes:
 
 
 def _padded(size: int) -> int:
-    """Return the bytes of a member of so many, its head included."""
+    """Return the size in bytes of an archive member, header included."""
     return 60 + size + size % 2
 
 

@@ -1,7 +1,7 @@
-"""Square roots and floors for processors that have no instruction for them, in LLVM's language.
+"""Square roots and floors for processors without instructions for them, in LLVM assembly.
 
-LLVM would call the C library's: a Cortex-M4 has no square root of doubles, and no instruction before ARMv8 rounds a
-float down. These give the same bits, and an exported object needs no library.
+LLVM would call the C library: a Cortex-M4 has no square root of doubles, and before ARMv8 no instruction rounds a float
+down. These functions give the same bits, and the exported object needs no library.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ASKED = re.compile(r"@llvm\.((?:floor|sqrt)\.(?:v\d+f32|f64))\(")
 
 
 def without_library(parts: Sequence[str], target: Target, machine: Any) -> list[str]:
-    """Return LLVM assembly that calls no square root or floor of a C library, and what it calls in their place."""
+    """Return LLVM assembly without calls of the C library's square root and floor, and the functions used instead."""
     asked = sorted({name for part in parts for name in _ASKED.findall(part)})
     missing = {name for name in asked if _calls_library(name, target, machine)}
     if not missing:
@@ -39,7 +39,7 @@ def _type(name: str) -> str:
 
 
 def _calls_library(name: str, target: Target, machine: Any) -> bool:
-    """Whether the target's code for an operation calls a function."""
+    """Whether the target's code for an operation calls a library function."""
     import llvmlite.binding as llvm
 
     from fastlstm.kernels.emit import for_target
@@ -58,7 +58,7 @@ define void @f(ptr %at) nounwind {{
 
 
 def _floor(name: str) -> str:
-    """Return the largest integer that is not above x: x itself from 2^23 on, where all floats are whole."""
+    """Return floor(x), which is x itself from 2^23 on, where all floats are integers."""
     kind, suffix = _type(name), name.split(".")[1]
     lanes = kind[1:].split()[0]
     whole, truth = f"<{lanes} x i32>", f"<{lanes} x i1>"
@@ -81,7 +81,7 @@ define {kind} @fl_{name}({kind} %x) nounwind {{
 
 
 def _square_root(name: str) -> str:
-    """Return the square root by that of doubles: rounded once more to a float it is the nearest float still."""
+    """Return the square root computed in double precision: rounded again, it is still the nearest float."""
     kind = _type(name)
     if kind == "double":
         body = "  %r = call double @fl.root(double %x)\n  ret double %r"
@@ -98,8 +98,8 @@ def _square_root(name: str) -> str:
     return f"define {kind} @fl_{name}({kind} %x) nounwind {{\n{body}\n  ret {kind} {last}\n}}"
 
 
-# x = m * 2^e with e even and m below 2^54: bit by bit the whole part of sqrt(m * 2^54), which has 54 bits. The last one
-# rounds it: a root that ends in half a unit would be odd, its square too, and m * 2^54 is not.
+# x = m * 2^e with e even and m below 2^54. The 54 bits of floor(sqrt(m * 2^54)) are computed one by one; the last one
+# decides the rounding. There are no ties: the root would be odd, and so its square, but m * 2^54 is even.
 _SQUARE_ROOT = f"""declare i64 @llvm.ctlz.i64(i64, i1)
 define double @fl.root(double %x) nounwind {{
 entry:

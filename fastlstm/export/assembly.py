@@ -1,4 +1,4 @@
-"""Writing functions in LLVM's assembly: lines, names, loops."""
+"""Writing functions in LLVM assembly: lines, names, loops."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 __all__ = ["ELEMENTS", "Writer", "copy_loops"]
 
 ELEMENTS = {"float32": "float", "int64": "i64", "int32": "i32", "int8": "i8", "uint8": "i8", "bool": "i8"}
-"""LLVM's types of elements in memory."""
+"""The LLVM types of elements in memory."""
 
 
 class Writer:
@@ -21,7 +21,7 @@ class Writer:
         self.block = "entry"
 
     def name(self) -> str:
-        """Return a name that is not used yet."""
+        """Return an unused name."""
         self._count += 1
         return f"v{self._count}"
 
@@ -36,7 +36,7 @@ class Writer:
         return f"%{name}"
 
     def label(self, name: str) -> None:
-        """Begin a block."""
+        """Begin a basic block."""
         self.lines.append(f"{name}:")
         self.block = name
 
@@ -49,7 +49,7 @@ class Writer:
         return self.value(f"mul {self.word} {a}, {b}")
 
     def load(self, kind: str, address: str, align: int) -> str:
-        """Return what lies at an address."""
+        """Return the value at an address."""
         at = self.value(f"inttoptr {self.word} {address} to ptr")
         return self.value(f"load {kind}, ptr {at}, align {align}")
 
@@ -60,14 +60,14 @@ class Writer:
 
     @contextmanager
     def loop(self, count: str | int) -> Iterator[str]:
-        """Repeat what is written inside so many times; gives the number of the round, from 0."""
+        """Loop `count` times over what is written inside; yields the iteration's number, from 0."""
         if count in (1, "1"):
             yield "0"
             return
         stem, before = self.name(), self.block
         self.add(f"br label %{stem}.head")
         self.label(f"{stem}.head")
-        # The last block of the body is known only behind it.
+        # The body's last block is known only once the body is written.
         place = len(self.lines)
         self.lines.append("")
         more = self.value(f"icmp ult {self.word} %{stem}, {count}")
@@ -82,7 +82,7 @@ class Writer:
 
     @contextmanager
     def when(self, condition: str) -> Iterator[None]:
-        """Do what is written inside if a condition holds."""
+        """Run what is written inside only if a condition holds."""
         stem = self.name()
         self.add(f"br i1 {condition}, label %{stem}.then, label %{stem}.end")
         self.label(f"{stem}.then")
@@ -97,7 +97,7 @@ def copy_loops(
     source: tuple[str, str, Sequence[int | str]],
     target: tuple[str, str, Sequence[int | str]],
 ) -> None:
-    """Copy elements between two places, converted: each a base address, a type of elements, and strides in bytes."""
+    """Copy and convert elements between two arrays, each given by base address, element type and strides in bytes."""
     (x, x_kind, x_steps), (y, y_kind, y_steps) = source, target
     if not sizes:
         out.store(ELEMENTS[y_kind], _converted(out, x, x_kind, y_kind), y, _size(y_kind))
@@ -116,7 +116,7 @@ def _size(kind: str) -> int:
 
 
 def _converted(out: Writer, address: str, source: str, target: str) -> str:
-    """Return the element at an address as one of another type."""
+    """Load the element at an address and convert it to another type."""
     kind, wanted = ELEMENTS[source], ELEMENTS[target]
     if kind != "float" and out.word == "i32" and kind == "i64":
         kind = "i32"  # the lower half: integers have 32 bits here
@@ -129,7 +129,7 @@ def _converted(out: Writer, address: str, source: str, target: str) -> str:
         if target == "bool":
             one = out.value(f"fcmp une float {value}, 0.0")
             return out.value(f"zext i1 {one} to i8")
-        if wanted == "i64" and out.word == "i32":  # no function of the compiler's for it
+        if wanted == "i64" and out.word == "i32":  # avoids a call of the compiler's runtime library
             return out.value(f"sext i32 {out.value(f'fptosi float {value} to i32')} to i64")
         return out.value(f"fptosi float {value} to {wanted}")
     if target == "bool":

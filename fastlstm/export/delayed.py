@@ -1,7 +1,7 @@
-"""Streams whose outputs come late: what their first steps do, and what comes when a sequence ends.
+"""Streams with a delay: what their first steps do, and what they return when a sequence ends.
 
-As in `fastlstm.streaming.delay`: the frames of the first hops wait in the state, and go through in one call. A sequence
-that ends before that is run as a whole.
+As in `fastlstm.streaming.delay`, the frames of the first hops wait in the state and are processed in one call. A
+sequence that ends before then is run as a whole.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def latest(stream: StreamTapes) -> list[Copy]:
 
 
 def beginning(stream: StreamTapes, always: list[Copy]) -> Beginning | None:
-    """Return what comes before the first step that has a call of its own, None if every step has one."""
+    """Return what happens before the first step that computes anything; None if every step does."""
     engine, waiting = stream.engine, stream.engine.delayed
     if waiting is None:
         return None
@@ -55,7 +55,7 @@ def beginning(stream: StreamTapes, always: list[Copy]) -> Beginning | None:
 
 
 def endings(stream: StreamTapes) -> tuple[Ending, ...]:
-    """Return what comes when a sequence ends after no step, after one, and so on."""
+    """Return what a sequence that ends after 0, 1, ... steps returns at its end."""
     engine, waiting = stream.engine, stream.engine.delayed
     if engine.unrolled.last is None:
         return (Ending(0),)
@@ -67,7 +67,7 @@ def endings(stream: StreamTapes) -> tuple[Ending, ...]:
 
 
 def _short(stream: StreamTapes, hops: int) -> Ending:
-    """Return what comes of a sequence of so many hops, which all wait: its whole run."""
+    """Return what a sequence of `hops` hops returns if all of them still wait: its whole run."""
     if stream.gives_nothing(hops):
         return Ending(0)
     whole = stream.phase("whole", hops)
@@ -96,12 +96,12 @@ def _ending(stream: StreamTapes, phase: Phase, brought: list[Copy]) -> Ending:
 
 
 def _labels(stream: StreamTapes) -> dict[str, str]:
-    """Return the states that hold latest values, by input."""
+    """Return the states that hold the latest values of inputs, by input."""
     return stream.engine.delayed.latest_labels if stream.engine.delayed else {}
 
 
 def _bring_latest(stream: StreamTapes, phase: Phase) -> list[Copy]:
-    """Return the copies that bring latest values into a tape."""
+    """Return the copies that bring the latest values into a tape."""
     found = []
     for port in stream.inputs:
         if port.name in _labels(stream) and port.name in phase.inputs:
@@ -113,7 +113,7 @@ def _bring_latest(stream: StreamTapes, phase: Phase) -> list[Copy]:
 
 
 def _kept_latest(stream: StreamTapes, port: Port) -> Elements:
-    """Return where the state has the latest value of an input."""
+    """Return where the state keeps the latest value of an input."""
     known = stream.engine.inputs[port.name]
     shape = stream.sizes(port.name, 1)
     rows = shape if "B" in known.axes else (stream.batch, *shape)
@@ -121,7 +121,7 @@ def _kept_latest(stream: StreamTapes, port: Port) -> Elements:
 
 
 def _kept_frames(stream: StreamTapes, port: Port) -> Elements:
-    """Return where the state has the frames of an input that wait, with the time axis in front."""
+    """Return where the state keeps the waiting frames of an input, with the time axis first."""
     engine = stream.engine
     assert engine.delayed is not None
     shape = stream.sizes(port.name, (engine.delayed.hops - 1) * engine.hop)
@@ -130,6 +130,6 @@ def _kept_frames(stream: StreamTapes, port: Port) -> Elements:
 
 
 def _of_step(stream: StreamTapes, port: Port) -> Elements:
-    """Return the frames of a step as C gives them."""
+    """Return the frames of a step as C passes them."""
     frames = _kept_frames(stream, port)
     return Elements.of_port(port, (stream.engine.hop, *frames.shape[1:]))

@@ -1,4 +1,4 @@
-"""Exporting a model: all files of a folder, written aside and renamed when they are complete."""
+"""Exporting a model: all files are written to a temporary folder, which is renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def export(
     whole: bool = False,
     weights: str = "inside",
 ) -> dict[str, Any]:
-    """Write a model as object files, a C header and what belongs to them; see `fastlstm.export`."""
+    """Write a model as object files, a C header and the files around them; see `fastlstm.export`."""
     chosen = _targets(targets)
     place = _free(Path(folder))
     own = checked_name(name) if name is not None else name_of(model.graph.name or place.name)
@@ -66,7 +66,7 @@ def export(
 
 
 def target_named(name: str) -> Target:
-    """Return a target of the table; InputError if it has none of that name."""
+    """Return the target of a name; InputError if there is none."""
     if name not in TARGETS:
         raise InputError(f"There is no target '{name}'; expected one of {', '.join(TARGETS)}, or --triple.")
     return TARGETS[name]
@@ -83,7 +83,7 @@ def _targets(targets: Sequence[str | Target]) -> list[Target]:
 
 
 def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool) -> dict[str, Any]:
-    """Return the folder's files, and the manifest under an empty name."""
+    """Return the folder's files, with the manifest under the name ""."""
     sources = {target.name: exported.source(target) for target in targets}
     interface = exported.interface(name, next(iter(sources.values())), apart)
     golden = exported.golden(interface, next(iter(sources.values())))
@@ -91,7 +91,7 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
     others = [target for target in targets if target not in levels]
     jobs = [(sources[t.name], t, name) for t in others]
     jobs += [(sources.get(t.name) or exported.source(t), t, level_prefix(interface, t.name)) for t in levels]
-    with ThreadPoolExecutor(cores()) as pool:  # LLVM works in processes of its own, one a core at a time
+    with ThreadPoolExecutor(cores()) as pool:  # LLVM runs in separate processes, one per core at a time
         compiling = pool.map(lambda job: compiled(job[0], interface, *job[1:]), jobs)
         chooser = dispatcher(interface, LIBRARY_LEVELS) if levels else b""
         made = list(compiling)
@@ -130,13 +130,13 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
 
 
 def _levels(targets: Sequence[Target]) -> list[Target]:
-    """Return the levels of a library: all of them, if one is asked for."""
+    """Return the levels that go into a library: all if one was asked for, else none."""
     asked = {target.name for target in targets}
     return [LEVELS[name] for name in LIBRARY_LEVELS] if asked.intersection(LIBRARY_LEVELS) else []
 
 
 def _alone(module: Module, name: str) -> Module:
-    """Return a module whose functions' names begin with the model's, where they began with a level's."""
+    """Return a module with its functions renamed from the level's prefix to the model's."""
     if module.prefix == name:
         return module
     names = {old: name + old.removeprefix(module.prefix) for old in module.exported}
@@ -144,7 +144,7 @@ def _alone(module: Module, name: str) -> Module:
 
 
 def _library(interface: Interface, chooser: bytes, modules: Sequence[Module]) -> bytes:
-    """Return the library of some levels' modules; nothing if there are none."""
+    """Return the library made of the levels' modules; nothing if there are none."""
     if not modules:
         return b""
     members = {f"{interface.name}.o": chooser}
@@ -152,7 +152,7 @@ def _library(interface: Interface, chooser: bytes, modules: Sequence[Module]) ->
 
 
 def _web(content: dict[str, Any], modules: Mapping[str, Module], golden: Golden) -> dict[str, bytes]:
-    """Return linked WebAssembly and what JavaScript uses of it; without a linker the manifest says so."""
+    """Return the linked WebAssembly and its JavaScript; without a linker the manifest says so."""
     try:
         linked = {
             target: link({f"{target}.o": module.code}, module.exported)
@@ -169,7 +169,7 @@ def _web(content: dict[str, Any], modules: Mapping[str, Module], golden: Golden)
 
 
 def _free(folder: Path) -> Path:
-    """Return the folder; InputError if something stands there, or nothing can."""
+    """Return the folder; InputError if it exists already or cannot be made."""
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise InputError(f"'{folder}' exists already: name a new folder, or remove it first.")
     parent = folder.absolute().parent
@@ -179,7 +179,7 @@ def _free(folder: Path) -> Path:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write all files, or none: into a folder aside, which is renamed when it is complete."""
+    """Write all files or none: into a temporary folder, which is renamed when it is complete."""
     aside = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}-"))
     try:
         for name, content in files.items():

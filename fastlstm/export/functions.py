@@ -37,7 +37,7 @@ change:
 as.it.was:
   ret void
 }"""
-"""Letting denormals be zero: what `fl.enter` returns is given to `fl.leave`, -1 where they are zero already."""
+"""Flushing denormals to zero: `fl.leave` takes what `fl.enter` returned, -1 if they are flushed anyway."""
 
 BEGIN = "fl.begin"
 """The internal function of one of a stream's first steps."""
@@ -56,12 +56,12 @@ class Functions:
         """Internal functions that others call."""
 
     def write(self) -> list[str]:
-        """Write all of them; return their names. Routines first: then the struct has its size."""
+        """Write all functions and return their names. Routines come first: they decide the size of the struct."""
         source, beginning = self.source, self.source.beginning
         step = self.lowering.routine(source.step)
         block = None if source.block is None else self.lowering.routine(source.block)
         if self.interface.streams:
-            # A run calls it for whole blocks and for what is left, or for steps as N_step does: its code is there once.
+            # N_run calls it for whole blocks and for the rest, or step by step as N_step does: one copy of its code.
             self.shared.append(block if block and source.block and source.block.varies else step)
         first = None if beginning is None else self.lowering.routine(beginning.first)
         endings = [None if e.routine is None else self.lowering.routine(e.routine) for e in source.endings]
@@ -111,7 +111,7 @@ class Functions:
             self._once(out, self.source.step, routine, str(self.source.step.steps))
 
     def _run(self, step: str, block: str | None) -> None:
-        """Write the function of many steps: blocks where there is a form for them, else step by step."""
+        """Write the function that takes many steps: in blocks if there is code for blocks, else one by one."""
         parameters = [*(f"ptr %{port.parameter}" for port in self.interface.ports), f"{self.word} %n"]
         routine = self.source.step if self.source.block is None else self.source.block
         with self._function("run", parameters, self.word) as out, self._computing(out):
@@ -139,13 +139,13 @@ class Functions:
 
     @property
     def _frames(self) -> int:
-        """Frames that a step writes."""
+        """Output frames of a step."""
         return self.interface.outputs[0].frames
 
     # ------------------------------------------------------------ look-ahead
 
     def _run_beginning(self, out: Writer, at: Callable[[str], dict[str, str]]) -> str:
-        """Write the steps of a run that come before the first one with a call of its own; return their number."""
+        """Write the steps of a run before the first one that computes anything; return their number."""
         beginning = self.source.beginning
         if beginning is None:
             return "0"
@@ -158,7 +158,7 @@ class Functions:
         return early
 
     def _taken(self, out: Writer, beginning: Beginning) -> str:
-        """Return how many of the first steps have been taken."""
+        """Return how many of the first steps have been taken so far."""
         low = out.load("i32", out.plus("%fl.self", self._counter(beginning)), 4)
         return low if self.word == "i32" else out.value(f"zext i32 {low} to i64")
 
@@ -171,7 +171,7 @@ class Functions:
         out.add(f"call void @{BEGIN}({', '.join(f'{self.word} {value}' for value in given)})")
 
     def _begin(self, beginning: Beginning, first: str) -> None:
-        """Write the function of one of the first steps; step and run share it."""
+        """Write the function for one of the first steps, which N_step and N_run share."""
         names = ["self", *(["w"] if self.interface.apart else []), "taken"]
         names += [port.parameter for port in self.interface.ports]
         out, word = Writer(self.lowering.bits), self.word
@@ -199,7 +199,7 @@ class Functions:
         self.shared.append(BEGIN)
 
     def _finish(self, routines: Sequence[str | None]) -> None:
-        """Write the function for the end of a sequence; the last of the endings is that of all longer ones too."""
+        """Write the function for the end of a sequence; the last ending also serves all longer sequences."""
         outputs = [f"ptr %{port.parameter}" for port in self.interface.outputs]
         if not self.source.tail:
             with self._function("finish", outputs, self.word) as out:
@@ -260,7 +260,7 @@ class Functions:
 
     @contextmanager
     def _function(self, name: str, parameters: Sequence[str], returns: str, weights: bool = True) -> Iterator[Writer]:
-        """Write a function whose parameters are the state, the weights if they are apart, and those given."""
+        """Write a function that takes the state, the weights if they are separate, and `parameters`."""
         out = Writer(self.lowering.bits)
         out.label("entry")
         out.lines.append(f"  %fl.self = ptrtoint ptr %s to {self.word}")
@@ -275,10 +275,10 @@ class Functions:
 
     @contextmanager
     def _computing(self, out: Writer, ports: Sequence[Port] | None = None, *, returns: bool = True) -> Iterator[None]:
-        """Let denormals be zero inside, as the engine does, and make integers of the ports' addresses.
+        """Flush denormals to zero inside, as the engine does, and turn the ports' addresses into integers.
 
-        A caller for whom they are zero already (most audio software) is not made to wait for a change of mode: the last
-        sums of a step then overlap with the next one.
+        A caller that flushes them anyway, as most audio software does, does not wait for a change of mode: the last
+        sums of a step then overlap with the next step.
         """
         for port in self.interface.ports if ports is None else ports:
             out.lines.append(f"  %fl.{port.parameter} = ptrtoint ptr %{port.parameter} to {self.word}")
@@ -343,7 +343,7 @@ class Functions:
 
 
 def _contiguous(shape: Sequence[int], size: int) -> tuple[int, ...]:
-    """Return the strides in bytes of an array without gaps."""
+    """Return the strides in bytes of a contiguous array."""
     found: list[int] = []
     for length in reversed(shape):
         found.insert(0, size)

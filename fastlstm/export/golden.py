@@ -1,28 +1,25 @@
-"""Golden samples: inputs, what the engine in Python makes of them, and the C program that replays them."""
+"""Golden samples: inputs, the Python engine's outputs for them, and the C program that replays them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.export.interface import Interface, Port
 from fastlstm.graph import Graph
 from fastlstm.graph.quantise import precisions, rounds_as_it_runs
+from fastlstm.typing import Array
 
 __all__ = ["Golden", "sequence", "test_program", "tolerance"]
 
-Array = npt.NDArray[Any]
-
 TOLERANCES = {"float32": 1e-6, "int16": 2.0**-15, "int8": 2.0**-7}
-"""How far results may be off where a target has no fused multiply-add, times the larger of 1 and the result: a few
-roundings; with narrow weights a step of the data that they multiply, which may be rounded the other way.
+"""Tolerances on targets without fused multiply-add, relative to the larger of 1 and the result: a few roundings; with
+narrow weights a step of the data that they multiply, which may be rounded the other way.
 """
 
-CHUNK = 23  # steps of a run in the test: no multiple of any block
+CHUNK = 23  # steps of a run in the test: not a multiple of any block
 PER_LINE = 8
 
 
@@ -35,11 +32,11 @@ class Golden:
     steps : int
         1 for a model that does not stream.
     inputs, outputs : mapping of str to array
-        By parameter: [steps, elements], or [elements] where they do not move.
+        By parameter: [steps, elements], or [elements] if they are the same for all steps.
     tails : mapping of int to mapping of str to array
-        What comes at the end of a stream after so many steps, by parameter; none if nothing ever does.
+        The frames that `finish` returns after a number of steps, by parameter; empty if it never returns any.
     tolerance : float
-        How far results may be off where a target has no fused multiply-add: see `tolerance`.
+        How far results may be off on targets without fused multiply-add: see `tolerance`.
     """
 
     steps: int
@@ -140,7 +137,7 @@ def _waiting(golden: Golden) -> list[int]:
 
 
 def _tails(interface: Interface, golden: Golden) -> str:
-    """Return what comes at the end after each of some numbers of steps, and how many frames each has."""
+    """Return the frames that the end returns after each of several numbers of steps, and their counts."""
     parts = []
     for port in interface.outputs:
         arrays = [tail[port.parameter].reshape(-1) for tail in golden.tails.values()]
@@ -162,7 +159,7 @@ def _array(port: Port, prefix: str, array: Array) -> str:
 
 
 def sequence(arrays: Sequence[Array]) -> Array:
-    """Return steps' arrays one behind the other, [steps, elements]."""
+    """Return the arrays of all steps as one, [steps, elements]."""
     return np.stack([np.asarray(array).reshape(-1) for array in arrays])
 
 

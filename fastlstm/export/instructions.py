@@ -1,4 +1,4 @@
-"""Instructions a step, counted by a plugin of QEMU."""
+"""Instructions per step, counted by a QEMU plugin."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fastlstm.export.routes import HOST_COMPILERS, Found, first
 __all__ = ["Counter"]
 
 PLUGIN = Path(__file__).parent / "count_instructions.c"
-VERSIONS = range(1, 8)  # of QEMU's plugin interface: an emulator takes those from its oldest to its own
+VERSIONS = range(1, 8)  # of QEMU's plugin interface: each emulator accepts a range of them, up to its own
 STEPS = (4, 20)
-"""Steps of the two programs whose difference is counted, so that start and initial state drop out."""
+"""Steps of two programs: the difference of their counts leaves out start-up and initial state."""
 
 
 class Counter:
@@ -38,7 +38,7 @@ class Counter:
         flags: Sequence[str],
         libraries: Sequence[str] = (),
     ) -> float | None:
-        """Return the instructions that a step (or call) of the model takes, its caller's included; None if unknown."""
+        """Return the instructions of a step (or call) of the model, its caller's included; None if unknown."""
         if not self._compiler or "qemu" not in found.emulator:
             return None
         source, counts = self._scratch / "count.c", list[int]()
@@ -57,7 +57,7 @@ class Counter:
         return (counts[1] - counts[0]) / (STEPS[1] - STEPS[0])
 
     def _count(self, found: Found, program: Path) -> int | None:
-        """Return the instructions that a program takes, or None where the emulator loads no plugin."""
+        """Return how many instructions a program executes, or None if the emulator cannot load the plugin."""
         if found.emulator in self._plugins:
             plugin = self._plugins[found.emulator]
             return self._try(found, program, plugin) if plugin else None

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from fastlstm.typing import Array
 
 __all__ = ["VERSION", "Interface", "Port", "StateField"]
 
-Array = npt.NDArray[Any]
-
 VERSION = 1
-"""Version of the C interface. A change that a program compiled against an older header would notice makes it go up;
-new functions and macros do not."""
+"""Version of the C interface, raised by every change that a program compiled against an older header would notice;
+new functions and macros do not raise it."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +23,17 @@ class Port:
     Attributes
     ----------
     name : str
-        The model's name of it.
+        Its name in the model.
     parameter : str
-        C's name of it: ``x0``, ``x1``, ... for inputs, ``y0``, ... for outputs; ``x`` and ``y`` if there is one.
+        Its name in C: ``x0``, ``x1``, ... for inputs, ``y0``, ... for outputs; ``x`` and ``y`` if there is only one.
     dtype : str
         "float32" or "int32".
     shape : tuple of int
-        What one step, or one call, takes or gives.
+        Shape for one step, or one call.
     moves : bool
-        Whether every step has one of its own; else it is the same for all steps of a call.
+        Whether every step has its own values; if not, all steps of a call share them.
     frames : int
-        Frames of one step.
+        Frames per step.
     """
 
     name: str
@@ -63,7 +61,7 @@ class Port:
 
 @dataclass(frozen=True)
 class StateField:
-    """A state: where it lies in the state's region, and how the C functions show it.
+    """A state: where it lies among the states, and how the C functions show it.
 
     Attributes
     ----------
@@ -71,11 +69,11 @@ class StateField:
     shape : tuple of int
         As a stream in Python shows it.
     dtype : str
-        Of the memory; C shows float32.
+        In memory; C shows float32.
     offset : int
-        Bytes from the beginning of the region.
+        Bytes from the first state.
     strides : tuple of int
-        Bytes from one element to the next, one an axis.
+        Bytes from one element to the next, for each axis.
     initial : array
         Of the same shape.
     """
@@ -89,12 +87,12 @@ class StateField:
 
     @property
     def elements(self) -> int:
-        """Numbers that it holds."""
+        """Its number of elements."""
         return math.prod(self.shape)
 
     @property
     def is_zero(self) -> bool:
-        """Whether it starts as zeros, in every bit."""
+        """Whether its initial bits are all zero."""
         return not np.any(np.ascontiguousarray(self.initial).view(np.uint8))
 
 
@@ -110,9 +108,9 @@ class Interface:
     streams: bool
     hop: int = 1
     delay: int = 0
-    tail: int = 0  # the most frames that come at the end
+    tail: int = 0  # most frames that `finish` returns
     batch: int = 1
-    apart: bool = False  # weights are a file of their own
+    apart: bool = False  # whether the weights are a separate file
 
     @property
     def ports(self) -> tuple[Port, ...]:
@@ -121,5 +119,5 @@ class Interface:
 
     @property
     def state_size(self) -> int:
-        """Numbers of all states."""
+        """Elements of all states together."""
         return sum(math.prod(shape) for _, shape in self.states)

@@ -1,7 +1,7 @@
-"""Lengths of rows as masks: exported code runs all rows in step, and what lies behind a row's end is set to zero.
+"""Lengths of rows as masks: exported code runs all rows in lockstep, and outputs past a row's end are set to zero.
 
-In this process rows are sorted by length, so that finished ones cost nothing; that needs an order that only a
-call knows. A masked step has the same bits.
+In Python, rows are sorted by length, so that finished ones cost nothing; only a call knows that order. A masked step
+has the same bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["lengths_as_masks"]
 
 
 def lengths_as_masks(graph: Graph) -> Graph:
-    """Return the graph whose recurrent layers read masks in place of lengths; its sizes are known.
+    """Return the graph with masks in place of its recurrent layers' lengths; all its sizes are known.
 
     Raises
     ------
@@ -54,8 +54,8 @@ def lengths_as_masks(graph: Graph) -> Graph:
 def _mask(
     node: Node, lengths: str, steps: int, names: Names, constants: dict[str, np.ndarray], nodes: list[Node]
 ) -> str:
-    """Add the nodes that say which steps [T, B] lie within their rows; return the mask's name."""
-    # In float32, whose operators have kernels for all shapes; integers are exact there up to 2^24.
+    """Add the nodes that compute which steps [T, B] lie within their rows; return the mask's name."""
+    # In float32, whose operators have kernels for all shapes; it holds integers up to 2^24 exactly.
     parts = ("numbers", "row", "times", "axis", "late", "zero", "mask")
     numbers, row, times, axis, late, zero, mask = (names.fresh(f"{lengths}.{part}") for part in parts)
     constants[times] = np.arange(steps, dtype=np.float32)[:, None]
@@ -70,7 +70,7 @@ def _mask(
 def _masked(
     node: Node, read: RecurrentInputs, within: str, mask: str, names: Names, constants: dict[str, np.ndarray]
 ) -> list[Node]:
-    """Return a layer that reads a mask, and what sets its outputs to zero that are not `within` their rows."""
+    """Return a layer that reads a mask, and the nodes that zero its outputs outside of `within`."""
     layer = replace(node, inputs=read._replace(lengths="", mask=mask).given())
     y = node.output(0)
     if not y:

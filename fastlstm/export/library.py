@@ -1,6 +1,6 @@
-"""A static library for x86-64: code for several levels, and functions that run that of the processor's.
+"""A static library for x86-64: code for several levels, and functions that pick the one for the processor.
 
-``N_init`` asks the processor, and notes the level in the state; every other function looks there.
+``N_init`` queries the processor and stores the level in the state, where every other function looks it up.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from fastlstm.target import LEVELS
 __all__ = ["LIBRARY_LEVELS", "dispatcher", "level_prefix"]
 
 LIBRARY_LEVELS = ("x86-64-v3", "x86-64-v4")
-"""Levels in a library, the least demanding first."""
+"""Levels in a library, the lowest first."""
 
-# What a level needs of the processor (`fastlstm.target.machine.NEEDS`): bits of ecx after leaf 1, of ebx after leaf 7,
-# and what the system saves (XCR0).
+# What a level requires (`fastlstm.target.machine.NEEDS`): bits of ecx in CPUID leaf 1, of ebx in leaf 7, and the
+# registers that the system saves (XCR0).
 _NEEDS = {
     "x86-64-v3": (1 << 12 | 1 << 22 | 1 << 27 | 1 << 28 | 1 << 29, 1 << 3 | 1 << 5 | 1 << 8, 0x06),
     "x86-64-v4": (1 << 12 | 1 << 22 | 1 << 27 | 1 << 28 | 1 << 29,
                   1 << 3 | 1 << 5 | 1 << 8 | 1 << 16 | 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31, 0xE6),
 }  # fmt: skip
 
-# LLVM has no function for these instructions, and assembly needs a parser that llvmlite has for its own processor only.
+# LLVM has no intrinsic for these instructions, and llvmlite can parse assembly for its own processor only.
 CPUID = bytes.fromhex("53 89f8 31c9 0fa2 48c1e120 89d8 4809c8 5b c3")
 """push rbx; mov eax, edi; xor ecx, ecx; cpuid; shl rcx, 32; mov eax, ebx; or rax, rcx; pop rbx; ret"""
 XGETBV = bytes.fromhex("31c9 0f01d0 c3")
@@ -34,12 +34,12 @@ XGETBV = bytes.fromhex("31c9 0f01d0 c3")
 
 
 def level_prefix(interface: Interface, level: str) -> str:
-    """Return what the names of a level's functions begin with."""
+    """Return the prefix of a level's functions."""
     return f"{interface.name}_{level.rsplit('-', 1)[1]}"
 
 
 def dispatcher(interface: Interface, levels: Sequence[str]) -> bytes:
-    """Return the object whose functions choose among those of the levels."""
+    """Return the object whose functions dispatch to those of a level."""
     text = [
         _machine_code("fl.cpuid", "i32 %leaf", CPUID),
         _machine_code("fl.xgetbv", "", XGETBV),
@@ -64,9 +64,9 @@ def dispatcher(interface: Interface, levels: Sequence[str]) -> bytes:
 
 
 def _machine_code(name: str, parameter: str, code: bytes) -> str:
-    """Return a function that is so many bytes of code: they stand before its own, which nothing reaches.
+    """Return a function that consists of the given machine code, placed before a body that is never reached.
 
-    What that would do with the parameter and return is unknown to LLVM, so it has to call the function with it.
+    The body hides from LLVM what becomes of the parameter, so LLVM has to pass it and call the function.
     """
     content = "".join(f"\\{byte:02X}" for byte in code)
     kept = f"  store volatile {parameter}, ptr %at\n" if parameter else ""
@@ -75,7 +75,7 @@ def _machine_code(name: str, parameter: str, code: bytes) -> str:
 
 
 def _level(levels: Sequence[str]) -> str:
-    """Return the function that says which level the processor has, counted from 1; 0 if none."""
+    """Return the function that tells the processor's level, counted from 1; 0 if it has none."""
     lines = [
         "define i32 @fl.level() #0 {",
         "  %one = call i64 @fl.cpuid(i32 1)",

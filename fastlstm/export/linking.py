@@ -1,4 +1,4 @@
-"""Linking WebAssembly: objects into a module that a browser loads."""
+"""Linking WebAssembly objects into a module that a browser loads."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ __all__ = ["link", "linker"]
 
 STACK_BYTES = 64 << 10
 NAMES = ("wasm-ld", *(f"wasm-ld-{version}" for version in range(30, 13, -1)))
-"""LLVM's linker; Debian's packages beside the default one carry their version in its name."""
+"""LLVM's linker; in Debian's versioned packages its name carries the version."""
 
 
 def linker() -> list[str] | None:
-    """Return the command of a linker for WebAssembly: one on the path, or that of the package `ziglang`; or None."""
+    """Return the command of a WebAssembly linker, on the path or from the package `ziglang`; None if there is none."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found:
         return [found]
@@ -28,17 +28,17 @@ def linker() -> list[str] | None:
 
 
 def link(objects: Mapping[str, bytes], exports: Sequence[str]) -> bytes:
-    """Return a module that is linked from objects.
+    """Return the module linked from objects.
 
-    It imports nothing and exports `exports`, its ``memory``, and ``__heap_base``: memory from there on is the
-    caller's.
+    It imports nothing and exports `exports`, its ``memory``, and ``__heap_base``, from where memory belongs to the
+    caller.
 
     Raises
     ------
     DependencyError
         If there is no linker.
     FastLSTMError
-        If the linker refuses; the message holds what it said.
+        If linking fails; the message quotes the linker.
     """
     command = linker()
     if command is None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.export.assembly import Writer
 from fastlstm.export.interface import Interface
@@ -22,15 +20,15 @@ from fastlstm.kernels.simplified import simplified
 from fastlstm.program.program import Body, Instruction, Place, Program
 from fastlstm.program.scratch import integer_bytes, scratch_bytes
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Lowering", "word_bits"]
 
-Array = npt.NDArray[Any]
 NARROW = ("arm", "thumb", "riscv32", "wasm32", "i386", "i586", "i686", "mips", "powerpc-")
 
 
 def word_bits(target: Target) -> int:
-    """Return the bits of an address."""
+    """Return the width of an address in bits."""
     return 32 if target.triple.startswith(NARROW) and not target.triple.startswith("arm64") else 64
 
 
@@ -62,16 +60,16 @@ class Lowering:
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Parameters of every function that computes."""
+        """Parameters of every internal function."""
         return self._context()
 
     def new_name(self, stem: str) -> str:
-        """Return a symbol that no other function has."""
+        """Return a new symbol."""
         self._names += 1
         return f"fl.{stem}.{self._names}"
 
     def define(self, name: str, out: Writer) -> None:
-        """Add an internal function that computes."""
+        """Add an internal function."""
         head = f"define void @{name}({', '.join(self.parameters)}) #0 {{"
         self.main.append("\n".join([head, *out.lines, "}"]))
 
@@ -87,7 +85,7 @@ class Lowering:
         return Unit(self, routine.program, routine.batch, steps, routine.varies, routine.slots).write()
 
     def enter(self, routine: Routine) -> None:
-        """Let places be those of a routine from now on."""
+        """Resolve places as those of `routine` from now on."""
         self.struct.begin(id(routine))
         self._routine = routine
         self._scratch = {id(array) for program in _programs(routine.program) for array in program.scratch}
@@ -97,7 +95,7 @@ class Lowering:
         self._add(kernel, name, self.parameters, answer)
 
     def shared_kernel(self, kernel: Kernel) -> SharedKernel | None:
-        """Return the function of a kernel that serves all its instructions, None if each has its own."""
+        """Return the function that serves all instructions of a kernel, None if each has its own."""
         uses = self._uses[kernel]
         if uses == 1 or uses * len(self._template(kernel)) <= MOST_TEXT:
             return None
@@ -130,7 +128,7 @@ class Lowering:
     # ------------------------------------------------------------ places
 
     def seat(self, at: Place) -> Seat:
-        """Return where memory lies that a program's places look at."""
+        """Return where the memory lies that a program's place refers to."""
         assert self._routine is not None
         known = self._routine.memory.get(id(at.memory))
         if known is not None:
@@ -155,13 +153,13 @@ class Lowering:
         return self.place(seat.base, seat.offset)
 
     def place(self, base: str, offset: int) -> Answer:
-        """Return an address so many bytes behind another."""
+        """Return the address `offset` bytes after `base`."""
         if not offset:
             return base, ()
         return "{0}", (f"{{new}} = add i{self.bits} {base}, {offset}",)
 
     def constant(self, array: Array) -> Seat:
-        """Return where constant data lies, which equal arrays share."""
+        """Return where constant data lies; equal arrays share it."""
         if id(array) not in self._symbols:
             content = array.ravel(order="K").tobytes() or bytes(4)  # as it lies in memory
             if content not in self._constants:
@@ -170,8 +168,8 @@ class Lowering:
         return self._symbols[id(array)][0]
 
     def _emitted(self, content: bytes) -> Seat:
-        # LLVM writes the addition of 16 to an address that it knows to be a multiple of 64 as "or 16", and its code for
-        # NEON then steps from the wrong one (22.1): there it may know multiples of a vector only.
+        # LLVM turns adding 16 to an address that it knows to be a multiple of 64 into "or 16", and its NEON code then
+        # steps from the wrong address (22.1): there it may know of the alignment of a vector only.
         align = self.struct.align if self.bits == 64 else max(8, 4 * self.target.lanes)
         self.weights += bytes(-len(self.weights) % align)
         at = len(self.weights)
@@ -183,7 +181,7 @@ class Lowering:
         return Seat(f"ptrtoint (ptr @{name} to i{self.bits})")
 
     def complaint(self) -> Answer:
-        """Return what notes that an index points to nothing."""
+        """Return what records that an index is out of range."""
         self.complains = True
         word = f"i{self.bits}"
         return "0", (
@@ -208,7 +206,7 @@ def _steps(program: Program) -> Iterator[Instruction]:
 
 
 def _needs(program: Program, batch: int, steps: int) -> Iterator[tuple[int, int]]:
-    """Yield the bytes of scratch and of integers that each instruction needs."""
+    """Yield the bytes of scratch and of integer memory that each instruction needs."""
     block = min(steps, max((stage.block(batch) for stage in program.stages), default=1))
     for step in _steps(program):
         yield scratch_bytes(step, program, batch, block), integer_bytes(step, program, batch, block)
@@ -225,14 +223,14 @@ def _escaped(content: bytes) -> str:
 
 
 def narrowed(template: str) -> str:
-    """Return a template whose integers have 32 bits: nearly all of them are sizes and addresses.
+    """Return a template with 32-bit integers: nearly all of them are sizes and addresses.
 
-    Kept at 64 bits, a 32-bit processor ran 5 to 56 % more instructions.
+    With 64-bit integers, a 32-bit processor ran 5 to 56 % more instructions.
     """
     text = re.sub(
         r"= (?:zext|sext|trunc)(?: nneg| nuw| nsw)* i(?:32|64) ([^ ]+) to i(?:32|64)\b", r"= add i32 \1, 0", template
     )
-    # Shifts across the upper half: of a sign, as LLVM tests it.
+    # Shifts by 32 and more: LLVM tests a sign so.
     text = re.sub(
         r"(= (?:a|l)shr(?: exact)? i64 [^,]+), (3[2-9]|[4-6]\d)\b", lambda m: f"{m[1]}, {int(m[2]) - 32}", text
     )

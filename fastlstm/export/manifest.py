@@ -1,4 +1,4 @@
-"""The manifest of an exported model, ``N.json``: what is in the folder, and what is known of it."""
+"""The manifest of an exported model, ``N.json``: what the folder contains, and its properties."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT = "fastlstm export"
 
 
 def sha256(content: bytes) -> str:
-    """Return the hash of a file's content."""
+    """Return the hash of a file's contents."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -34,7 +34,7 @@ def manifest(
     precision: str | Mapping[str, str],
     notes: Sequence[str],
 ) -> dict[str, Any]:
-    """Return the manifest without its list of files; `sizes` are those of the state struct and its alignment."""
+    """Return the manifest without its list of files; `sizes` are the state struct's size and alignment."""
     streams: dict[str, Any] = {"streams": interface.streams}
     if interface.streams:
         streams |= {"hop": interface.hop, "delay": interface.delay, "tail": interface.tail}
@@ -75,7 +75,7 @@ def _port(port: Port) -> dict[str, Any]:
 
 
 def target_entry(module: Module, file: str) -> dict[str, Any]:
-    """Return what the manifest says of one target."""
+    """Return the manifest's entry for one target."""
     found, target = read_object(module.code), module.target
     return {
         "file": file,
@@ -101,7 +101,7 @@ def target_entry(module: Module, file: str) -> dict[str, Any]:
 
 
 def flushes(target: Target) -> bool:
-    """Whether denormals count as zero, as in the engine."""
+    """Whether denormals are flushed to zero, as in the engine."""
     from fastlstm.kernels.primitives import flushes_denormals
 
     return flushes_denormals(target.architecture)

@@ -1,4 +1,4 @@
-"""From a model to what is exported of it: interface, sources by target, golden samples."""
+"""From a model to the parts of its export: interface, sources by target, golden samples."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import passes
 from fastlstm.errors import InputError, UnsupportedError
@@ -29,30 +27,29 @@ from fastlstm.streaming.choosing import engine_for
 from fastlstm.streaming.engines import Engine, GraphEngine, GraphRun, SegmentRun
 from fastlstm.streaming.ports import Port as StreamPort
 from fastlstm.target import Target
+from fastlstm.typing import Array
 from fastlstm.verification.samples import open_dimensions, sample_array, sample_inputs
 
 __all__ = ["LARGEST_STATE", "Exported", "model_hash"]
 
-Array = npt.NDArray[Any]
-
 GOLDEN_STEPS = 64
-MOST_GOLDEN = 1 << 17  # numbers of golden samples: a line of C each eight
+MOST_GOLDEN = 1 << 17  # numbers of golden samples: eight make a line of C
 FEWEST_GOLDEN = 8
-MOST_NUMBERS = 1 << 22  # of a call's inputs, or of a step's values: golden samples are C, 16 bytes a number
+MOST_NUMBERS = 1 << 22  # in a call's inputs, or a step's inputs and outputs: as C, a golden sample's number is 16 bytes
 LARGEST_STATE = (1 << 31) - 1
-"""Bytes of a state struct at most."""
+"""Most bytes of a state struct."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A model as it is exported: whole, or as a stream.
+    """A model to be exported, either for whole calls or as a stream.
 
     Attributes
     ----------
     model : Model
     batch : int
     whole : bool
-        Whether it is to be called whole in any case.
+        Whether to export whole calls even if the model can stream.
     state : mapping of str to str
         State inputs and the outputs that return them.
     """
@@ -64,7 +61,7 @@ class Exported:
 
     @cached_property
     def streams(self) -> bool:
-        """Whether it is exported step by step: not if that was asked for, or if only whole calls are possible."""
+        """Whether it is exported as a stream: unless whole calls were asked for, or only they are possible."""
         steering = tapes.steering(self.model.graph)
         if steering:
             raise UnsupportedError(
@@ -86,7 +83,7 @@ class Exported:
         return True
 
     def source(self, target: Target) -> Source:
-        """Return what is computed for a target."""
+        """Return what the export computes on a target."""
         if not self.streams:
             executor = Executor(lengths_as_masks(passes.optimise(self.model.graph)), 1, target=target)
             return whole_source(executor, self._whole_inputs(), [spec.name for spec in executor.graph.outputs])
@@ -97,7 +94,7 @@ class Exported:
         return segment_source(engine, self.batch, self._blocks(target), [spec.name for spec in self.model.graph.inputs])
 
     def _check_rows(self, engine: Engine) -> None:
-        """InputError if so many rows cannot be exported: before they take any memory."""
+        """Raise InputError if there are too many rows to export, before they take any memory."""
         ports = (*engine.inputs.values(), *engine.outputs.values())
         numbers = sum(math.prod(size or 1 for size in port.shape(engine.hop, self.batch)) for port in ports)
         if numbers > MOST_NUMBERS or engine.state_bytes * self.batch > LARGEST_STATE:
@@ -108,7 +105,7 @@ class Exported:
             )
 
     def _whole_inputs(self) -> dict[str, Array]:
-        """Return inputs of the sizes that were given."""
+        """Return sample inputs of the given sizes."""
         missing = open_dimensions(self.model.graph)
         if missing:
             raise InputError(
@@ -125,7 +122,7 @@ class Exported:
 
     @staticmethod
     def _blocks(target: Target) -> bool:
-        """Whether a form for several steps at once is made: not where code and memory are scarce."""
+        """Whether to add code for several steps at once: not where code and memory are scarce."""
         return not target.triple.startswith(("thumb", "riscv32"))
 
     def interface(self, name: str, source: Source, apart: bool) -> Interface:
@@ -137,7 +134,7 @@ class Exported:
         )  # fmt: skip
 
     def golden(self, interface: Interface, source: Source) -> Golden:
-        """Return samples, and what this machine makes of them."""
+        """Return samples, with this machine's outputs."""
         if not self.streams:
             return self._golden_call(interface)
         rng = np.random.default_rng(0)
@@ -145,7 +142,7 @@ class Exported:
         late = len(source.endings)
         steps = max(FEWEST_GOLDEN, late + 1, min(GOLDEN_STEPS, MOST_GOLDEN // max(each, 1)))
         given = {port.name: self._values(port, steps, rng) for port in interface.inputs}
-        # The engine's own run, not a stream: what calls that from Python need not be compiled.
+        # The engine's run and not a stream, so that the entry from Python need not be compiled.
         engine = self.model.streaming_engine(self.state)
         run = engine.open(self.batch)
 
@@ -181,10 +178,10 @@ class Exported:
 
     @staticmethod
     def _tail(interface: Interface, run: SegmentRun | GraphRun) -> dict[str, Array]:
-        """Return what a stream gives at its end, frame by frame."""
+        """Return what a stream returns at its end, frame by frame."""
         try:
             found = run.finish()
-        except InputError:  # the model takes no sequence as short as that: C gives no frames
+        except InputError:  # the model refuses so short a sequence: C returns no frames
             return {port.parameter: np.zeros(0, np.float32) for port in interface.outputs}
         outputs = run.engine.outputs
         return {
@@ -199,7 +196,7 @@ class Exported:
 
 
 def _as_engine(port: StreamPort, frames: Array, hop: int) -> Array:
-    """Return a step's frames, which C has one behind the other, as an engine takes them; the rows are what is left."""
+    """Return a step's frames, contiguous in C, as an engine takes them; the batch is what remains."""
     axis = port.axes.find("T")
     shape = port.shape(hop, -1)
     if axis < 0:
@@ -209,12 +206,12 @@ def _as_engine(port: StreamPort, frames: Array, hop: int) -> Array:
 
 
 def _by_frames(port: StreamPort, array: Array) -> Array:
-    """Return what an engine made of a step as C has it."""
+    """Return an engine's output of a step in C's layout."""
     return np.moveaxis(array, max(0, port.axes.find("T")), 0)
 
 
 def model_hash(graph: Graph) -> str:
-    """Return the SHA-256 of a graph: of its nodes and all its tensors."""
+    """Return the SHA-256 of a graph, its nodes and all its tensors."""
     digest = hashlib.sha256(to_json(graph).encode())
     for name, array in tensors(graph):
         digest.update(f"\0{name}\0{array.dtype}{list(array.shape)}\0".encode())

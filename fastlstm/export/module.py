@@ -16,23 +16,23 @@ __all__ = ["Module", "compiled"]
 
 @dataclass(frozen=True)
 class Module:
-    """Object code, and what is known of it.
+    """Object code and its properties.
 
     Attributes
     ----------
     target : Target
     code : bytes
     prefix : str
-        What its functions' names begin with.
+        Prefix of its functions' names.
     exported : tuple of str
     state_bytes, state_align : int
-        Of the struct.
+        Of the state struct.
     weight_bytes : int
-        Constant data.
+        Size of the constant data.
     weights : bytes
-        That data if it is apart, else nothing.
+        The constant data if it is a separate file, else empty.
     stack_bytes : int
-        The largest frame of a function, and of one that it calls.
+        The largest stack frame of a function plus that of the functions it calls.
     """
 
     target: Target
@@ -47,7 +47,7 @@ class Module:
 
 
 def compiled(source: Source, interface: Interface, target: Target, prefix: str) -> Module:
-    """Return the object file whose functions' names begin with `prefix`.
+    """Return the object file; its functions' names begin with `prefix`.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def compiled(source: Source, interface: Interface, target: Target, prefix: str) 
     kernels = [one.name for one in lowering.shared.values()]
     work = Work(target, ["\n".join(lowering.main), *lowering.parts], exported, [*functions.shared, *kernels])
     made = make(work)
-    # An exported function calls one that several share, and that a kernel of its own.
+    # An exported function calls a shared one, which calls a kernel of its own.
     stack = sum(max([0, *(made.stack[name] for name in names)]) for names in (exported, functions.shared, kernels))
     return Module(
         target, made.code, prefix, tuple(exported), lowering.struct.size, lowering.struct.align, len(lowering.weights),
@@ -73,6 +73,6 @@ def compiled(source: Source, interface: Interface, target: Target, prefix: str) 
 
 
 def _attributes(target: Target) -> str:
-    """Return what every function is: without the attribute LLVM could make calls of memset and memcpy out of loops."""
+    """Return the attributes of every function: without "no-builtins" LLVM could turn loops into memset and memcpy."""
     windows = " uwtable" if "windows" in target.triple else ""
     return f'nounwind "no-builtins" "no-stack-arg-probe" "warn-stack-size"="0"{windows}'

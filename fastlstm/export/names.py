@@ -1,4 +1,4 @@
-"""Names of exported models: what C, and the folder's files, let them be."""
+"""Names of exported models, which have to be valid in C and as file names."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _HEADERS = (
     " unistd fcntl pthread dirent poll sched semaphore termios dlfcn memory strings malloc alloca features"
 )
 HEADERS = frozenset(_HEADERS.split())
-"""Headers of C and POSIX: the model's own would be read in their place."""
+"""Headers of C and POSIX, which the model's own would shadow."""
 
 PREFIXES = frozenset(["pthread", "pthread_attr", "pthread_mutex", "pthread_cond", "sem", "curl", "png"])
-"""What functions of widely used libraries begin with."""
+"""Prefixes of functions in widely used libraries."""
 
 
 def checked_name(name: str) -> str:
-    """Return a name that C's functions and the files may begin with.
+    """Return the name if C functions and files may begin with it.
 
     Raises
     ------
     InputError
-        If it may not.
+        If they may not.
     """
     if not isinstance(name, str) or not _IDENTIFIER.fullmatch(name) or "__" in name:
         raise InputError(
@@ -43,7 +43,7 @@ def checked_name(name: str) -> str:
 
 
 def name_of(stem: str) -> str:
-    """Return a name made of a file's: what C does not know becomes an underscore."""
+    """Return a name made from a file's: characters that C does not allow become underscores."""
     words = re.sub(r"[^A-Za-z0-9]+", "_", stem).strip("_")[:48]
     name = words if re.match(r"[A-Za-z]", words) else f"model_{words}".strip("_")
     return f"{name}_model" if name.lower() in HEADERS or name in PREFIXES else name

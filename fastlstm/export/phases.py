@@ -1,7 +1,7 @@
-"""A stream's calls as routines: the tape of the graph for some of them, and what is copied before and behind it.
+"""A stream's calls as routines: the tape of each graph, and the copies before and after it.
 
-A stream's graphs have its states as inputs and outputs (`fastlstm.streaming.flow`). The tape of one reads the states
-where they lie, and ends by copying the new ones there.
+A stream's graphs have its states as inputs and outputs (`fastlstm.streaming.flow`). Their tapes read the states where
+they lie and end by copying the new ones there.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.export.elements import Elements, port_type
@@ -26,13 +25,12 @@ from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.flow import Carried
 from fastlstm.streaming.ports import Port as StreamPort
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Phase", "StreamTapes"]
 
-Array = npt.NDArray[Any]
-
 WINDOWS = ("Conv", "MaxPool", "AveragePool", "LpPool")
-"""Operators that take no input that is shorter than their window."""
+"""Operators that refuse an input shorter than their window."""
 
 
 class StreamTapes:
@@ -45,9 +43,9 @@ class StreamTapes:
     inputs, outputs : tuple of Port
     fields : tuple of StateField
     seats : dict of str to Seat
-        Where each state lies, by the graphs' input that takes it.
+        Where each state lies, by the input of the graphs that takes it.
     state_bytes : int
-        Of all of them.
+        Of all states.
     """
 
     def __init__(self, engine: GraphEngine, batch: int) -> None:
@@ -70,18 +68,18 @@ class StreamTapes:
     def _port(
         self, port: StreamPort, name: str, parameter: str, dtype: Any, shape: tuple[int, ...], frames: int
     ) -> Port:
-        """Return what C sees of an input or output: a step's frames one behind the other, if there may be several."""
+        """Return an input or output as C sees it: a step's frames one after the other, if there may be several."""
         axis = port.axes.find("T")
         if axis >= 0:
             rest = tuple(size for i, size in enumerate(shape) if i != axis)
             several = frames > 1 or self.engine.hop > 1
             return Port(name, parameter, port_type(dtype), (frames, *rest) if several else rest, True, frames)
-        # A step that is a call of the model takes all its inputs; an output of the last time step comes at every step.
+        # If a step is a call of the model, it takes all inputs; an output of the last time step comes with every step.
         moves = self.engine.by_call or name in self.engine.outputs
         return Port(name, parameter, port_type(dtype), shape, moves)
 
     def sizes(self, name: str, frames: int) -> tuple[int, ...]:
-        """Return the shape of so many frames of an input."""
+        """Return the shape of an input of `frames` frames."""
         shape = self.engine.inputs[name].shape(frames, self.batch)
         if any(size is None for size in shape):
             raise UnsupportedError(
@@ -97,11 +95,11 @@ class StreamTapes:
         return None if found < 0 else found
 
     def phase(self, which: str, hops: int) -> Phase:
-        """Return the tape of the graph of some calls ("steady", "first", "last", "whole"), over so many hops."""
+        """Return the tape of one kind of call ("steady", "first", "last", "whole") over `hops` hops."""
         return self._steady if (which, hops) == ("steady", 1) else Phase(self, which, hops)
 
     def gives_nothing(self, hops: int) -> bool:
-        """Whether no frame comes of a sequence of so many hops: it is too short for the model, or for an output."""
+        """Whether a sequence of `hops` hops is too short for the model, or for any output frame."""
         graph, states = self.engine.unrolled.whole, {c.given: c for c in self.engine.carried}
         assert graph is not None
         inputs = (
@@ -117,18 +115,18 @@ class StreamTapes:
         return too_short or all(0 in (infos[name].shape or ()) for name in self.engine.outputs)
 
     def record(self, which: str, values: Mapping[str, Array]) -> tuple[Any, list[Array], list[Any]]:
-        """Return what `record_program` does for a graph; all of them share packed weights."""
+        """Record a graph as `record_program` does; all graphs share packed weights."""
         return record_program(self.engine.executor_for(which), values, self._packed)
 
 
 class Phase:
-    """The tape of some calls of a stream.
+    """The tape of one kind of call of a stream.
 
     Attributes
     ----------
     program : Program
     inputs, outputs : dict of str to array
-        Where the tape has the frames and the results, without those that the graph does not have.
+        The tape's arrays of frames and results, as far as the graph has them.
     """
 
     def __init__(self, stream: StreamTapes, which: str, hops: int) -> None:
@@ -164,7 +162,7 @@ class Phase:
         return 0 if array is None or not array.size else 1 if axis is None else array.shape[axis]
 
     def given(self, name: str) -> Elements:
-        """Return where the tape has an input's frames, with the time axis in front."""
+        """Return the tape's frames of an input, with the time axis first."""
         return Elements.of(self.inputs[name]).led_by(self.stream.axis(name))
 
     def routine(self, before: Sequence[Copy], *, late: bool = False) -> Routine:
@@ -173,9 +171,9 @@ class Phase:
         Parameters
         ----------
         before : sequence of Copy
-            Brings the frames.
+            These bring the frames in.
         late : bool
-            Whether the results are the last ones of a step; else they are the first.
+            Whether the results are the last frames of a step, rather than the first.
         """
         after = []
         for port in self.stream.outputs:
@@ -189,7 +187,7 @@ class Phase:
         return Routine(self.program, 1, self.hops, False, {}, memory, regions, tuple(before), (*after, *moved))
 
     def from_call(self) -> list[Copy]:
-        """Return the copies that bring the frames of a call."""
+        """Return the copies that bring in the frames of a call."""
         found = []
         for port in self.stream.inputs:
             if port.name in self.inputs:
@@ -198,7 +196,7 @@ class Phase:
         return found
 
     def _new_states(self) -> tuple[list[Copy], dict[Region, int]]:
-        """Return the copies of new states to where the old ones lie, by way of a region if they look at other ones."""
+        """Return the copies of new states over the old ones, by way of a buffer if they are views of other states."""
         regions: dict[Region, int] = {}
         first: list[Copy] = []
         last: list[Copy] = []
@@ -224,7 +222,7 @@ def _numbered(letter: str, values: Mapping[str, Array]) -> list[tuple[str, tuple
 def _states(
     carried: Sequence[Carried], batch: int, target: Target
 ) -> tuple[tuple[StateField, ...], dict[str, Seat], int]:
-    """Return the states, where the tapes find each of them, and the bytes that they take."""
+    """Return the states, where the tapes find each, and their size in bytes."""
     align, at = alignment(target), 0
     fields, seats = [], {}
     for one in carried:

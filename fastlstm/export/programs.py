@@ -1,4 +1,4 @@
-"""Building C programs for a target and running them, as a route says."""
+"""Building C programs for a target and running them along a route."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from fastlstm.export.routes import Found
 __all__ = ["BuildError", "Outcome", "build", "call", "run"]
 
 CORTEX_M = Path(__file__).parent / "cortex_m"
-SECONDS = 300  # the longest that a program may run; test programs take one or two
+SECONDS = 300  # after which a program is stopped; test programs take one or two
 
 
 class BuildError(Exception):
-    """A compiler or linker refused; the message holds what it said. It goes no further than this package."""
+    """Compiling or linking failed; the message quotes the tool. Never leaves this package."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended: its exit status (None if it had to be stopped), and what it printed."""
+    """How a program ended: its exit status (None if it was stopped) and its output."""
 
     status: int | None
     output: str
 
     @property
     def failure(self) -> str:
-        """What to tell about a program that failed, "" about one that did not."""
+        """What to report if the program failed, else ""."""
         if self.status is None:
             return f"was stopped after {SECONDS} seconds"
         last = self.output.strip().splitlines()[-1:]
@@ -39,12 +39,12 @@ class Outcome:
 def build(
     found: Found, sources: Sequence[Path], program: Path, *, flags: Sequence[str] = (), libraries: Sequence[str] = ()
 ) -> None:
-    """Compile and link C files and objects; `libraries` are those beside the C library, such as "m".
+    """Compile and link C files and objects; `libraries` come in addition to the C library, as "m" does.
 
     Raises
     ------
     BuildError
-        If the compiler or the linker refuses.
+        If compiling or linking fails.
     """
     board, bare = found.route.board, list[str]()
     if board is not None:
@@ -67,7 +67,7 @@ def build(
 
 
 def run(found: Found, program: Path, *, plugin: str = "") -> Outcome:
-    """Run a program; `plugin` is what QEMU's option of this name takes."""
+    """Run a program; `plugin` is the value of QEMU's option of this name."""
     command, environment = [found.emulator, *found.route.options] if found.emulator else [], dict(os.environ)
     if plugin:
         command += ["-plugin", plugin]
@@ -80,7 +80,7 @@ def run(found: Found, program: Path, *, plugin: str = "") -> Outcome:
 
 
 def call(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | None = None) -> Outcome:
-    """Run a command to its end; its messages are part of the output."""
+    """Run a command to completion; its error stream is part of the output."""
     try:
         done = subprocess.run(
             command, cwd=cwd, env=environment, timeout=SECONDS, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -92,7 +92,7 @@ def call(command: Sequence[str], *, cwd: Path, environment: Mapping[str, str] | 
 
 
 def _for_wine(environment: dict[str, str], scratch: Path) -> dict[str, str]:
-    """Return the environment for wine: a folder of 700 MB that it would make in the user's home goes into `scratch`."""
+    """Return the environment for wine, whose folder of 700 MB goes into `scratch` instead of the user's home."""
     environment.setdefault("WINEDEBUG", "-all")
     environment.setdefault("WINEDLLOVERRIDES", "mscoree=,mshtml=,winemenubuilder.exe=")
     if not (Path.home() / ".wine").exists():

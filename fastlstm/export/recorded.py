@@ -1,11 +1,8 @@
-"""Models of more than one segment, as routines: a tape of the whole graph for the sizes that it is called with."""
+"""Models of more than one segment as routines: a tape of the whole graph for given sizes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy.typing as npt
 
 from fastlstm.executor import Executor
 from fastlstm.export.delayed import beginning, endings, latest
@@ -16,19 +13,18 @@ from fastlstm.export.source import Routine, Source
 from fastlstm.export.streams import port_names
 from fastlstm.lowering.tapes.tape import record_program
 from fastlstm.streaming.engines import GraphEngine
+from fastlstm.typing import Array
 
 __all__ = ["stream_source", "whole_source"]
 
-Array = npt.NDArray[Any]
-
 BLOCK = 16
-"""Steps of a block: the weights of a convolution, or of an input's projection, are used for so many frames at once."""
+"""Steps of a block: weights of convolutions and input projections are read once for this many frames."""
 
-LARGEST_BLOCK = 1 << 20  # bytes of the state struct, for the memory of a block
+LARGEST_BLOCK = 1 << 20  # bytes that a block may take in the state struct
 
 
 def whole_source(executor: Executor, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Source:
-    """Return what one call of a graph computes for inputs of these shapes."""
+    """Return the routine of one call of a graph with inputs of these shapes."""
     program, places, made = record_program(executor, inputs, {})
     ins = _ports("x", list(inputs), places)
     outs = _ports("y", outputs, made)
@@ -45,7 +41,7 @@ def _ports(letter: str, names: Sequence[str], arrays: Sequence[Array]) -> tuple[
 
 
 def stream_source(engine: GraphEngine, batch: int, blocks: bool) -> Source:
-    """Return what a stream computes that runs part by part; with `blocks`, several steps at a time too."""
+    """Return the routines of a stream that runs as a tape; with `blocks`, also one for several steps at a time."""
     stream = StreamTapes(engine, batch)
     kept = latest(stream)
     steady = stream.phase("steady", 1)

@@ -1,7 +1,7 @@
 """Replaying an export: its test program is built for each of its targets and run, natively or in an emulator.
 
-The test program holds golden samples of the engine in Python. What no compiler or emulator is found for is said, and
-counts neither for nor against.
+The test program holds golden samples of the Python engine. A target without a compiler or emulator is reported, and
+counts neither as a success nor as a failure.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["TESTED", "Replay", "read_manifest", "replay_export"]
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of one target.
+    """The result for one target.
 
     Attributes
     ----------
@@ -33,13 +33,13 @@ class Replay:
     how : str
         The tools that built and ran it, "" if it did not run.
     agrees : bool or None
-        Whether the results are those of the engine in Python, as the target promises; None if it did not run.
+        Whether the outputs match those of the Python engine, as closely as the target promises; None if it did not run.
     words : str
-        What the test program said, or why it did not run.
+        What the test program printed, or why it did not run.
     undefined : tuple of str
-        Symbols that the object leaves to the linker, as `nm` lists them.
+        Undefined symbols of the object, as `nm` lists them.
     instructions : float or None
-        Of one step (or call), where an emulator counted them.
+        Per step (or call), if an emulator counted them.
     """
 
     target: str
@@ -62,12 +62,12 @@ class Replay:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of an export, its files compared with their hashes.
+    """Return the manifest of an export, after comparing its files with their hashes.
 
     Raises
     ------
     FileFormatError
-        If the folder holds no export, several, one of a newer version, or files other than those that were exported.
+        If the folder holds no export, several, one of a newer version, or files that were changed.
     """
     found = [data for path in sorted(folder.glob("*.json")) if (data := _read(path)).get("format") == FORMAT]
     if len(found) != 1:
@@ -103,14 +103,14 @@ def replay_export(
     ----------
     folder : Path
     targets : sequence of str
-        Those of the export's targets that are wanted; all if none is named.
+        Which of the export's targets to run; all if empty.
     report : callable
-        Is told of each result as it comes.
+        Called with each result as it comes in.
 
     Raises
     ------
     FileFormatError
-        If the folder holds no export, or files other than those that were exported.
+        If the folder holds no export, or files that were changed.
     """
     folder = folder.absolute()
     manifest, results = read_manifest(folder), list[Replay]()
@@ -123,7 +123,7 @@ def replay_export(
 
 
 class _Bench:
-    """What the targets of one export share: its folder, its manifest, and a place for what is built."""
+    """What the targets of one export share: its folder, its manifest, and a folder to build in."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any], scratch: Path) -> None:
         self._folder, self._manifest, self._scratch = folder, manifest, scratch
@@ -131,7 +131,7 @@ class _Bench:
         self._counter = Counter(scratch)
 
     def replay(self, target: str) -> Replay:
-        """Return what came of one target."""
+        """Return the result for one target."""
         if self._manifest["targets"][target]["format"] == "wasm":
             return self._in_node(target)
         found = find(target)
@@ -171,9 +171,9 @@ class _Bench:
         )
 
     def _weights(self, target: str) -> Path:
-        """Return an assembly file that takes the weights up as they are, aligned as the header asks.
+        """Return an assembly file that includes the weights verbatim, aligned as the header requires.
 
-        Its ending is .s: what ends in .S is preprocessed, and would include the C header as well.
+        Its suffix is .s: a file .S is preprocessed, and would include the C header as well.
         """
         source, weights = self._scratch / "weights.s", self._folder / f"{self._name}-{target}.bin"
         (self._scratch / "weights.h").write_text("extern const unsigned char fastlstm_weights[];\n", encoding="utf-8")
@@ -185,7 +185,7 @@ class _Bench:
         return source
 
     def _in_node(self, target: str) -> Replay:
-        """Return what came of a WebAssembly module, which brings a test of its own."""
+        """Return the result for a WebAssembly module, which has a test of its own."""
         node, test = first(NODE), self._folder / f"{self._name}_test.mjs"
         if not test.exists():
             return Replay(target, words="the export holds no linked module")
@@ -197,10 +197,10 @@ class _Bench:
 
 
 def _last_line(output: str) -> str:
-    """Return what the test program itself said, after what its emulator may have said."""
+    """Return the test program's own line, which follows anything the emulator printed."""
     return "".join(output.strip().splitlines()[-1:])
 
 
 def _promise(row: Mapping[str, Any]) -> str:
-    """Return what the test program says where a target keeps its promise."""
+    """Return what the test program prints if the target keeps its promise."""
     return "same bits: ok" if row["bits"] == "same" else ": ok"

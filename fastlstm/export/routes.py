@@ -1,4 +1,4 @@
-"""Ways to run a target's programs on this machine: a compiler, and an emulator where one is needed."""
+"""How to run a target's programs on this machine: with which compiler and, if needed, emulator."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["HOST_COMPILERS", "NODE", "ROUTES", "TESTED", "Board", "Found", "Rout
 
 @dataclass(frozen=True)
 class Board:
-    """A board with a Cortex-M that QEMU emulates: where its memory lies.
+    """A Cortex-M board that QEMU emulates, and where its memory lies.
 
     Attributes
     ----------
     machine : str
         QEMU's name of the board.
     vectors : int
-        Where the processor looks for its vectors after a reset.
+        Address of the vector table after a reset.
     rom, rom_size, ram, ram_size : int
-        The board's large memories, in bytes; the emulator lets no memory wait, so code need not lie in a fast one.
+        The board's large memories, in bytes; all memory is equally fast in the emulator.
     """
 
     machine: str
@@ -46,15 +46,15 @@ class Route:
     flags : tuple of str
         For the compiler.
     emulators : tuple of str
-        The first that is found runs the program; none where the machine itself does.
+        The first that is found runs the program; empty if the machine itself does.
     options : tuple of str
         For the emulator.
     packages : str
-        Debian's packages that bring both.
+        The Debian packages that contain both.
     level : str
-        The level that the machine's own processor needs, where nothing emulates it.
+        The level that this machine's processor needs if nothing emulates it.
     board : Board, optional
-        Where the program runs without an operating system.
+        For programs that run without an operating system.
     """
 
     compilers: tuple[str, ...]
@@ -68,13 +68,13 @@ class Route:
 
 @dataclass(frozen=True)
 class Found:
-    """A route whose tools are here.
+    """A route whose tools are installed.
 
     Attributes
     ----------
     route : Route
     compiler, emulator : str
-        Paths; no emulator where the machine runs programs itself.
+        Paths; no emulator if the machine itself runs the program.
     """
 
     route: Route
@@ -83,7 +83,7 @@ class Found:
 
     @property
     def symbols(self) -> str:
-        """The path of the `nm` that belongs to the compiler, or ""."""
+        """The path of the compiler's `nm`, or ""."""
         name = self.compiler.rpartition("/")[2]
         prefix = name[: -len("gcc")] if name.endswith("-gcc") else ""
         return shutil.which(f"{prefix}nm") or ""
@@ -94,7 +94,7 @@ class Found:
 
 
 HOST_COMPILERS = ("cc", "gcc", "clang")
-"""Compilers of the machine's own programs."""
+"""Compilers for this machine."""
 
 _NATIVE = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
 _386 = Board("mps2-an386", 0, 0x21000000, 16 << 20, 0x20000000, 4 << 20)
@@ -105,7 +105,7 @@ _547 = Board("mps3-an547", 0, 0x60000000, 256 << 20, 0x21000000, 4 << 20)
 
 
 def _x86_64(level: str) -> tuple[Route, ...]:
-    """Return how a level runs: on this processor, or all but AVX-512 in QEMU."""
+    """Return how a level's code runs: on this processor or, except for AVX-512, in QEMU."""
     native = Route(HOST_COMPILERS, packages="gcc", level=level)
     emulated = Route(("x86_64-linux-gnu-gcc",), ("-static",), ("qemu-x86_64", "qemu-x86_64-static"), ("-cpu", "max"),
                      "gcc-x86-64-linux-gnu qemu-user")  # fmt: skip
@@ -154,7 +154,7 @@ ROUTES: Mapping[str, tuple[Route, ...]] = MappingProxyType(
         "cortex-m55": _cortex_m(_547, "-mcpu=cortex-m55", "-mfloat-abi=hard"),
     }
 )  # fmt: skip
-"""How programs of each target are run, the best way first. M0+ has no board with memory enough: an M3 runs its code."""
+"""How each target's programs are run, best way first. No M0+ board has enough memory: an M3 runs its code."""
 
 
 NODE = ("node", "nodejs")
@@ -172,18 +172,18 @@ TESTED: Mapping[str, str] = MappingProxyType(
         "wasm32-simd": "node and Chromium",
     }
 )
-"""How `make test-targets` runs the code of each target; what is not here is emitted and not run."""
+"""How `make test-targets` runs the code of each target; code for targets not listed is built and not run."""
 
 
 def find(target: str) -> Found | str:
-    """Return the first route to `target` whose tools are here, or a sentence that says what is missing."""
+    """Return the first route to `target` whose tools are installed, or a sentence saying what is missing."""
     reasons = list(_missing(target))
     found = next((each for each in reasons if isinstance(each, Found)), None)
     return found or (str(reasons[0]) if reasons else f"nothing is known that runs programs for {target}")
 
 
 def _missing(target: str) -> Iterator[Found | str]:
-    """Yield for each route what was found, or why it cannot be taken."""
+    """Yield for each route its tools, or why it cannot be used."""
     for route in ROUTES.get(target, ()):
         lacking = _lacking(route)
         compiler, emulator = first(route.compilers), first(route.emulators)
@@ -199,7 +199,7 @@ def _missing(target: str) -> Iterator[Found | str]:
 
 
 def _lacking(route: Route) -> str:
-    """Return what of its level the machine's own processor lacks, in words, or ""."""
+    """Return in words what this machine lacks for the route's level, or ""."""
     if not route.level:
         return ""
     if platform.system() != "Linux":

@@ -1,9 +1,10 @@
-"""Kernels that a model runs many times: one function for all of its instructions, which pass what differs.
+"""Kernels that a model runs many times: one function for all of their instructions, which pass what differs.
 
-A kernel is written out anew for each instruction, as its sizes and places are constants then. A network of many
-convolutions would hold the same code dozens of times, and LLVM take as long; its calls are long, and lose little. So
-does a layer whose step and block run the same kernel: for AArch64 a GRU(64) took LLVM 3.7 s of processor time and now
-2.2, an LSTM(64) had 24 KB of code and now 13, and neither was slower. What all calls give alike stays a constant.
+Usually a kernel is specialised for each instruction, so that its sizes and addresses are constants. A network of many
+convolutions would contain the same code dozens of times and take LLVM accordingly long, while its long calls gain
+little. The same holds for a layer whose step and block run the same kernel: on AArch64 sharing cut LLVM's time for a
+GRU(64) from 3.7 to 2.2 s and the code of an LSTM(64) from 24 to 13 KB, and neither got slower. What all calls have in
+common stays a constant.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from fastlstm.export.specialise import Answer
 __all__ = ["MOST_TEXT", "SharedKernel"]
 
 MOST_TEXT = 1 << 18
-"""Characters of LLVM's assembly for all copies of a kernel: one of a large layer's, two of a small one's.
+"""Most characters of LLVM assembly for all copies of a kernel: enough for one of a large layer, or two of a small one.
 
-Half of it would have LSTM(1→20) share its kernel, whose step was 3 % slower then.
+With half as many, LSTM(1→20) would share its kernel, which made its step 3 % slower.
 """
 
 Ask = Callable[[str, int | None, str], Answer]
 
 
 class SharedKernel:
-    """The parameters of a shared function: what its kernel asked for, beside what every function is given.
+    """The parameters of a shared function: what its kernel asked for, in addition to every function's parameters.
 
     Attributes
     ----------
@@ -39,7 +40,7 @@ class SharedKernel:
         self._asked: dict[tuple[str, int | None, str], str] = {}
 
     def answer(self, primitive: str, number: int | None, operand: str) -> Answer:
-        """Return what a call of a primitive gives in the function: a parameter."""
+        """Return the parameter that replaces a call of a primitive in the function."""
         if primitive == "complain":
             return self._complaint()
         key = (primitive, number, operand if number is None else "")
@@ -54,9 +55,9 @@ class SharedKernel:
         Parameters
         ----------
         ask : callable
-            What the instruction's own function would be told.
+            Answers for the instruction's own function.
         number_of : callable
-            The integer that one of the instruction's words is: a slot.
+            Returns one of the instruction's words that is an integer, such as a slot.
         """
         words = {name: n for (primitive, n, _), name in self._asked.items() if primitive == "arg" and n is not None}
         return [

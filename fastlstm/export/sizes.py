@@ -1,4 +1,4 @@
-"""The sizes of the state struct in the header: those of the family of processors that it is compiled for."""
+"""The size of the state struct in the header, which depends on the family of processors it is compiled for."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "RISC-V, 32 bits": (("riscv32",), "defined(__riscv) && __riscv_xlen == 32"),
     "WebAssembly": (("wasm32",), "defined(__wasm__)"),
 }
-"""Families with processors of much or little memory: what their triples begin with, how a compiler is asked."""
+"""Families of processors with much or little memory: how their triples begin, and how a preprocessor tells them."""
 
 
 def sizes_of(modules: Sequence[Module]) -> tuple[int, int]:
-    """Return the bytes and the alignment of a struct that serves all modules."""
+    """Return the size and alignment of a struct that serves all modules."""
     align = max(module.state_align for module in modules)
     size = max(module.state_bytes for module in modules)
     return -(-size // align) * align, align
 
 
 def size_macros(name: str, modules: Sequence[Module]) -> list[str]:
-    """Return the lines that define the size and the alignment of the struct.
+    """Return the lines that define the size and alignment of the struct.
 
-    A microcontroller's memory is not to hold what a block of steps takes on a large processor. Families that are not
-    among the targets, or unknown to the compiler, have what serves all of them.
+    A microcontroller should not reserve the memory that a block of steps takes on a large processor. A family that is
+    not among the targets, or not known to the compiler, gets the size that serves all.
     """
     found = []
     for starts, condition in _FAMILIES.values():

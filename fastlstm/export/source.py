@@ -1,30 +1,26 @@
-"""What a call of an exported model computes: programs for a target, and where their inputs, outputs and states lie."""
+"""What a call of an exported model computes: programs for a target, and where inputs, outputs and states lie."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy.typing as npt
 
 from fastlstm.export.interface import Port, StateField
 from fastlstm.program.program import Program
+from fastlstm.typing import Array
 
 __all__ = ["Beginning", "Copy", "Ending", "Region", "Routine", "Seat", "Source"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Region:
-    """A piece of the state struct."""
+    """A region of the state struct."""
 
     name: str
 
 
 STATES = Region("states")
-"""What goes on from call to call."""
+"""What persists from call to call."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +30,12 @@ class Seat:
     Attributes
     ----------
     base : str, Region or array
-        A port's parameter, a piece of the state struct, or memory that a program uses.
+        A port's parameter, a region of the state struct, or memory that a program uses.
     offset : int
-        Bytes behind it.
+        Bytes from the base.
     time, row : int
-        Bytes from one time step and from one batch row to the next; of a copy that is made once a step, from one step
-        to the next.
+        Bytes from one time step and from one batch row to the next; for a copy made at each step, from one step to
+        the next.
     """
 
     base: str | Region | Array
@@ -50,7 +46,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Copy:
-    """Elements copied before a routine's program runs, or behind it, one step's after the other's."""
+    """Elements copied before or after a routine's program runs, step by step."""
 
     shape: tuple[int, ...]
     source: Seat
@@ -71,15 +67,15 @@ class Routine:
     program : Program
     batch : int
     steps : int
-        Time steps of a call; the most of one, if `varies`.
+        Time steps of a call; if `varies`, at most.
     varies : bool
-        Whether a call says how many there are.
+        Whether each call says how many steps there are.
     slots : mapping of int to Seat
-        Slots that the program does not have to itself.
+        Slots that lie outside of the program's own memory.
     memory : mapping of int to Seat
         The same for arrays, by their id.
     regions : mapping of Region to int
-        Bytes of pieces of the state struct that the seats name, beside the states.
+        Sizes in bytes of the regions that the seats name, besides the states.
     before, after : tuple of Copy
     """
 
@@ -96,7 +92,7 @@ class Routine:
 
 @dataclass(frozen=True)
 class Beginning:
-    """The first steps of a stream that looks ahead: their frames wait, and go through in the last one of them.
+    """The first steps of a stream that looks ahead: their frames wait and are all processed in the last of these steps.
 
     Attributes
     ----------
@@ -104,11 +100,11 @@ class Beginning:
     counter : StateField
         How many of them have been taken.
     waits : tuple of Copy
-        A step's frames, into the state.
+        Copies of a step's frames into the state.
     first : Routine
-        What the last one computes. It leaves the outputs alone that are still late; those are zeros.
+        What the last of them computes. It does not touch outputs that are still delayed, which are zeros.
     always : tuple of Copy
-        What all of them copy.
+        Copies that all of them make.
     """
 
     steps: int
@@ -120,7 +116,7 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Ending:
-    """What comes of a sequence that ends: so many frames of every output, by a routine if there are any."""
+    """What a sequence returns at its end: some frames of every output, and the routine that computes them."""
 
     frames: int
     routine: Routine | None = None
@@ -128,24 +124,24 @@ class Ending:
 
 @dataclass(frozen=True)
 class Source:
-    """All that is computed for one target.
+    """Everything that an export computes on one target.
 
     Attributes
     ----------
     inputs, outputs : tuple of Port
     states : tuple of StateField
     state_bytes : int
-        Of their region.
+        Size of all states.
     step : Routine
         One step, or the whole call of a model that does not stream.
     block : Routine or None
-        Several steps at once, where that is faster.
+        Several steps at once, if that is faster.
     hop, delay : int
-        Frames that a step takes, and output frames that come before the first one that was computed.
+        Frames that a step takes, and output frames before the first computed one.
     beginning : Beginning or None
-        What comes before the first `step`, if anything does.
+        What comes before the first `step`, if anything.
     endings : tuple of Ending
-        After no step, after one, and so on; the last one after all later steps too.
+        For sequences of 0, 1, ... steps; the last one also serves all longer sequences.
     """
 
     inputs: tuple[Port, ...]
@@ -168,5 +164,5 @@ class Source:
 
     @property
     def tail(self) -> int:
-        """The most frames that come when a sequence ends."""
+        """The most frames that the end of a sequence returns."""
         return max(ending.frames for ending in self.endings)

@@ -1,8 +1,8 @@
 """From a kernel's template to the function of one instruction: its arguments and its frame become constants.
 
-A template asks primitives for what it does not know (`fastlstm.kernels.frame`): calls such as ``fl_arg(args, 4)``. In
-the text of the template every such call is replaced by what an instruction has there, a number, the address of
-constant data, or a place in the state. What only a call knows stands in the function's parameters, those of `CONTEXT`.
+A template calls primitives for what it does not know (`fastlstm.kernels.frame`), such as ``fl_arg(args, 4)``. In its
+text, every such call is replaced by the instruction's value: a number, the address of constant data, or an address in
+the state. What only a call of the model knows is a parameter of the function (`context`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from fastlstm.errors import FastLSTMError
 __all__ = ["Answer", "context", "specialised"]
 
 Answer = tuple[str, tuple[str, ...]]
-"""An operand, and lines that come before its use; ``{new}`` in them stands for a name of its own."""
+"""An operand, and the lines that compute it first; ``{new}`` in them stands for a fresh name."""
 
 _CALL = re.compile(r"^  (%[-\w.$\"]+) = (?:tail )?call i(?:32|64) @fl_(\w+)\(([^)]*)\).*$")
 _NAME = re.compile(r'%(?:"[^"]*"|[-\w.$]+)')
@@ -25,7 +25,7 @@ _KNOWN = ("arg", "word", "origin", "time_stride", "row_stride", "active_rows", "
 
 
 def context(word: str, ports: Sequence[str]) -> tuple[str, ...]:
-    """Return the parameters of every function that computes: the state, the running block, the ports."""
+    """Return the parameters of every internal function: the state, the running block, the ports."""
     names = ("self", "start", "steps", "total", "runs", *ports)
     return tuple(f"{word} %fl.{name}" for name in names)
 
@@ -38,22 +38,22 @@ def specialised(
     bits: int = 64,
     attributes: str = "",
 ) -> str:
-    """Return the function `name` that a template becomes.
+    """Return the function `name` made from a template.
 
     Parameters
     ----------
     template : str
-        As `fastlstm.kernels.simplified` has it, in words of 64 bits or narrowed.
+        As `fastlstm.kernels.simplified` returns it, with 64-bit words or narrowed.
     name : str
     parameters : sequence of str
         They may grow while `answer` is called.
     answer : callable
-        ``answer(primitive, number, operand)`` is what a call of a primitive gives; the number of the argument, word or
-        slot is None where it is known only when the function runs, as `operand`.
+        ``answer(primitive, number, operand)`` returns what a call of a primitive is replaced by; `number` is that of
+        the argument, word or slot, or None if only `operand` tells it at run time.
     bits : int
-        Of the template's words.
+        Width of the template's words.
     attributes : str
-        Of the function, beside the template's.
+        Attributes of the function in addition to the template's.
     """
     found = _DEFINITION.search(template)
     if found is None:
@@ -82,11 +82,11 @@ def specialised(
 
     body = template[found.end() :].split("\n}\n", 1)
     lines = substituted(body[0].split("\n"), frozenset({"arg"}))
-    # Slots are arguments: they are known now, wherever the calls stand.
+    # Slots are arguments, so they are known now, wherever they are used.
     lines = substituted([resolved(line) for line in lines], frozenset(_KNOWN) - {"arg"})
     known |= {"%a": "0", "%b": "0", "%c": "0"}
     for line in lines:
-        # Code for several workers passes its frame on; there is one, so it never runs.
+        # Code for several workers passes its frame on; here there is one worker, so that code never runs.
         if _WITH_FRAME.search(line) and not line.lstrip().split(" = ")[-1].startswith(f"call {word} %"):
             raise FastLSTMError(f"The kernel of {name} reads its frame itself: {line.strip()}")
     text = resolved("\n".join(lines))
@@ -98,6 +98,6 @@ def specialised(
 
 
 def _filled(text: str, names: Sequence[str], at: int) -> str:
-    """Return a line with the names of the lines before it: ``{new}`` is its own, ``{0}``, ``{1}`` ... are theirs."""
+    """Return a line with names filled in: ``{new}`` is its own, ``{0}``, ``{1}``, ... those of the lines before it."""
     own = names[at] if at < len(names) else ""
     return re.sub(r"\{(\w+)\}", lambda m: own if m[1] == "new" else names[int(m[1])], text)

@@ -1,4 +1,4 @@
-"""A stream whose whole step is one segment, as routines."""
+"""A stream whose step is one segment, as routines."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fastlstm.streaming.engines import SegmentEngine
 
 __all__ = ["port_names", "segment_source"]
 
-LONGEST_BLOCK = 16  # as fast as 64, and a quarter of the struct
-MOST_BLOCK_BYTES = 256 << 10  # of the state struct, for the buffers of a block
+LONGEST_BLOCK = 16  # as fast as 64, with a quarter of the struct
+MOST_BLOCK_BYTES = 256 << 10  # of the state struct, for a block's buffers
 
 
 def segment_source(engine: SegmentEngine, batch: int, blocks: bool, order: Sequence[str]) -> Source:
-    """Return what a stream over one segment computes; with `blocks`, several steps at a time too.
+    """Return the routines of a stream over one segment; with `blocks`, also one for several steps at a time.
 
     `order` names the inputs in the order of the model.
     """
@@ -39,7 +39,7 @@ def segment_source(engine: SegmentEngine, batch: int, blocks: bool, order: Seque
 
 
 def port_names(letter: str, count: int) -> list[str]:
-    """Return the names of C's parameters for so many inputs or outputs."""
+    """Return the names of the C parameters for `count` inputs or outputs."""
     return [letter] if count == 1 else [f"{letter}{i}" for i in range(count)]
 
 
@@ -55,7 +55,7 @@ def _ports(
 
 
 def _states(engine: SegmentEngine, batch: int) -> tuple[tuple[StateField, ...], dict[int, Seat], int]:
-    """Return the states, the seats of their slots, and the bytes that they take."""
+    """Return the states, where their slots lie, and their size in bytes."""
     segment = engine.segment
     align = alignment(segment.program.target)
     fields, seats, at = [], {}, 0
@@ -87,7 +87,7 @@ def _routine(
         if features:
             slots[slot] = _seat(port, batch, features)
             continue
-        # Kernels read ids of 64 bits.
+        # Kernels read 64-bit ids.
         region = Region(f"ids of {port.name}")
         regions[region] = 8 * batch * steps
         slots[slot] = Seat(region, 0, 8 * batch if port.moves else 0, 8)

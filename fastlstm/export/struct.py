@@ -1,10 +1,10 @@
-"""The state struct of a target: which piece begins where.
+"""The layout of a target's state struct.
 
 ::
 
     header | states | room of a routine: scratch, integers, slots, tables
 
-The routines take turns, so their rooms are the same memory. Behind the end lies what loads of whole vectors may touch.
+Routines never run at the same time, so they share their memory. Padding at the end allows loads of whole vectors.
 """
 
 from __future__ import annotations
@@ -16,30 +16,29 @@ from fastlstm.target import Target
 __all__ = ["LEVEL", "RUNS", "STATUS", "Struct", "alignment"]
 
 LEVEL, STATUS, RUNS = 0, 4, 8
-"""Bytes from the struct's start to words of 32 bits: which of several codes runs it, what kernels complain of, steps
-so far."""
+"""Byte offsets of 32-bit words in the header: the level of code that runs, the kernels' status, the steps so far."""
 
 
 def alignment(target: Target) -> int:
-    """Return where pieces begin: on cache lines, where the processor has vectors that profit."""
+    """Return the alignment of regions: a cache line on processors with vectors that profit from it."""
     return 64 if target.lanes > 1 else 8
 
 
 class Struct:
-    """Gives out pieces of the struct.
+    """Allocates regions of the struct.
 
     Attributes
     ----------
     align : int
     states : int
-        Where the states begin.
+        Offset of the states.
     size : int
-        Bytes so far.
+        Bytes allocated so far.
     """
 
     def __init__(self, target: Target, state_bytes: int) -> None:
         self.align = alignment(target)
-        # Reads of whole vectors go past the last row of a buffer; what they find there reaches no result.
+        # Loads of whole vectors go past the last row of a buffer; what they read there reaches no result.
         self._behind = 0 if target.lanes == 1 else 4 * target.slack
         self.states = self._up(RUNS + 4)
         self._room = self.states + self._up(state_bytes)
@@ -52,12 +51,12 @@ class Struct:
         return -(-size // self.align) * self.align
 
     def begin(self, routine: Hashable) -> None:
-        """Go on with the room of a routine; they all begin at the same place."""
+        """Allocate for another routine from here on; the memory of all begins at the same place."""
         self._routine = routine
         self._ends.setdefault(routine, self._room)
 
     def room(self, key: Hashable, size: int) -> int:
-        """Return where a piece of the routine's room begins, the same for the same key."""
+        """Return the offset of a region of the routine's memory; the same key gives the same region."""
         place = (self._routine, key)
         if place not in self._places:
             self._places[place] = self._ends[self._routine]
@@ -67,5 +66,5 @@ class Struct:
 
     @property
     def size(self) -> int:
-        """Bytes of the struct."""
+        """Size of the struct in bytes."""
         return self._up(self._most + self._behind)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.export.assembly import Writer
@@ -17,14 +16,13 @@ from fastlstm.export.struct import Struct
 from fastlstm.kernels.compiler import Kernel
 from fastlstm.program import layout
 from fastlstm.program.program import Argument, Body, Instruction, Place, Program, Stage, Table
+from fastlstm.typing import Array
 
 __all__ = ["Unit"]
 
-Array = npt.NDArray[Any]
-
 
 class Parts(Protocol):
-    """What a unit asks of the module that it is a part of: `fastlstm.export.lowering.Lowering`."""
+    """What a unit needs from the module it is part of: `fastlstm.export.lowering.Lowering`."""
 
     bits: int
     struct: Struct
@@ -45,7 +43,7 @@ class Parts(Protocol):
 
 
 class Unit:
-    """A program that runs over `steps` time steps, the most of them if a call says how many."""
+    """A program that runs over `steps` time steps; at most that many if it `varies` from call to call."""
 
     def __init__(
         self, lowering: Parts, program: Program, batch: int, steps: int, varies: bool, slots: Mapping[int, Seat]
@@ -56,7 +54,7 @@ class Unit:
         self._seats = dict(slots)
 
     def write(self) -> str:
-        """Write the function and those that it calls; return its name."""
+        """Write the function and those it calls; return its name."""
         out = Writer(self.lowering.bits)
         out.label("entry")
         for stage in self.program.stages:
@@ -82,7 +80,7 @@ class Unit:
         return "%fl.total" if self.varies else str(self.steps)
 
     def _blocks(self, out: Writer, stage: Stage, steps: list[Callable[[Writer, str, str], None]], block: int) -> None:
-        """Run a stage block by block, from the first or from the last."""
+        """Run a stage block by block, forwards or backwards."""
         word, total = out.word, self._total
         whole = out.value(f"add {word} {total}, {block - 1}")
         count = out.value(f"udiv {word} {whole}, {block}")
@@ -107,7 +105,7 @@ class Unit:
         out.add(f"call {returns or 'void'} @{name}({', '.join(f'{out.word} {w}' for w in words)})")
 
     def _called(self, step: Instruction) -> Callable[[Writer, str, str], None]:
-        """Return what writes the call of an instruction for some steps from one on."""
+        """Return a function that writes the call of an instruction for a range of steps."""
         if step.kernel in ("nested.nested", "rounds.repeat"):
             return self._body(step)
         tables, frame = self._tables(step), _Frame(self, step)
@@ -123,7 +121,7 @@ class Unit:
             for fill in tables:
                 fill(out)
             passed = [] if shared is None else shared.passed(frame.answer, frame.number)
-            # What a function of its own would find in its parameters is what they are given here.
+            # Names of an unshared function's own parameters become the values that this call passes.
             known = {"%fl.start": start, "%fl.steps": count, "%fl.total": self._total}
             more = [self._written(out, answer, known) for answer in passed]
             self._call(out, name, start, count, self._total, out.word, more)
@@ -131,7 +129,7 @@ class Unit:
         return call
 
     def _body(self, step: Instruction) -> Callable[[Writer, str, str], None]:
-        """Return what calls a program inside this one, over its steps or once a round."""
+        """Return a function that writes the calls of a nested program, over its steps or once per iteration."""
         body = next(value for value in step.args if isinstance(value, Body))
         rounds = step.kernel == "rounds.repeat"
         seats = {slot: self._seat_of(at, time, row) for slot, (at, time, row) in body.places.items()}
@@ -148,7 +146,7 @@ class Unit:
         return call
 
     def _tables(self, step: Instruction) -> list[Callable[[Writer], None]]:
-        """Return what writes the tables of places that an instruction reads; those of numbers are constants."""
+        """Return what fills the tables of addresses that an instruction reads; tables of numbers are constants."""
         found: list[Callable[[Writer], None]] = []
         for value in step.args:
             if isinstance(value, Table) and any(not isinstance(word, int) for word in value.words):
@@ -169,12 +167,12 @@ class Unit:
         return Seat(seat.base, seat.offset, time, row)
 
     def operand(self, out: Writer, value: Argument) -> str:
-        """Write what an argument is; return it."""
+        """Write an argument and return its operand."""
         return self._written(out, self.answer_for(value))
 
     @staticmethod
     def _written(out: Writer, answer: Answer, known: Mapping[str, str] | None = None) -> str:
-        """Write an answer's lines, with the values of what is `known`; return its operand."""
+        """Write an answer's lines with the `known` values filled in; return its operand."""
         text, *lines = (_with(known or {}, part) for part in (answer[0], *answer[1]))
         names: list[str] = []
         for line in lines:
@@ -182,7 +180,7 @@ class Unit:
         return text.format(*names)
 
     def answer_for(self, value: Argument) -> Answer:
-        """Return an argument's word."""
+        """Return the word that an argument becomes."""
         if isinstance(value, Table):
             if all(isinstance(word, int) for word in value.words):
                 return self.lowering.seated(self.lowering.constant(np.array(value.words, np.int64)))
@@ -200,7 +198,7 @@ class Unit:
         return str(int(value)), ()
 
     def origin(self, slot: int) -> Answer:
-        """Return where a slot's rows of the running block begin."""
+        """Return where a slot's rows begin in the running block."""
         seat = self._seat(slot)
         if seat is None:
             return "0", ()
@@ -222,7 +220,7 @@ class Unit:
         return 0 if seat is None else seat.row
 
     def _seat(self, slot: int) -> Seat | None:
-        """Return a slot's seat, room that it is given when it is first asked for; None for one that nothing reads."""
+        """Return where a slot lies, reserving memory on first use; None if nothing reads it."""
         if slot < 0 or slot in self._seats:
             return self._seats.get(slot)
         one = self.program.slots[slot]
@@ -242,14 +240,14 @@ def _with(values: Mapping[str, str], text: str) -> str:
 
 
 class _Frame:
-    """What one instruction's kernel is told."""
+    """Answers the primitives of one instruction's kernel."""
 
     def __init__(self, unit: Unit, step: Instruction) -> None:
         self.unit, self.step, self.lowering = unit, step, unit.lowering
         self.words = [w for value in step.args for w in (value if isinstance(value, tuple) else (value,))]
 
     def number(self, word: int) -> int:
-        """Return one of the instruction's words that is an integer: a slot."""
+        """Return one of the instruction's words that is an integer, such as a slot."""
         value = self.words[word]
         assert isinstance(value, int)
         return value
@@ -289,7 +287,7 @@ class _Frame:
         if number in fixed:
             return fixed[number], ()
         if number == layout.RUNS:
-            # Every second step goes the other way where that finds weights in the cache.
+            # Every second step runs in the opposite direction if that finds weights still in the cache.
             large = self.step.weight_bytes > target.l1_bytes
             self.lowering.counts_runs |= large
             return "%fl.runs" if large else "0", ()

@@ -1,4 +1,4 @@
-"""What surrounds a model as WebAssembly: an ES module with its types, a test of golden samples, a page that runs it."""
+"""The files around a WebAssembly model: an ES module with its types, a test with golden samples, a demo page."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PAGE = Path(__file__).parent / "page"
 
 
 def files(manifest: Mapping[str, Any], wasm: Mapping[str, bytes], golden: Golden) -> dict[str, bytes]:
-    """Return the files of an export that JavaScript uses, by name.
+    """Return the files of an export for JavaScript, by name.
 
     Parameters
     ----------
     manifest : mapping
-        As `fastlstm.export.manifest` makes it.
+        As made by `fastlstm.export.manifest`.
     wasm : mapping
         The linked module of each target.
     golden : Golden
-        What N_test.c replays.
+        The samples that N_test.c replays.
     """
     name, named = manifest["name"], modules(manifest["name"], wasm)
     model = _json(_model(manifest, named))
@@ -47,12 +47,12 @@ def files(manifest: Mapping[str, Any], wasm: Mapping[str, bytes], golden: Golden
 
 
 def modules(name: str, targets: Mapping[str, object]) -> dict[str, str]:
-    """Return the file of each target's module: NAME.wasm, and beside it NAME-simd.wasm where both are there."""
+    """Return the file name of each target's module: NAME.wasm, and NAME-simd.wasm if there are both."""
     return {t: f"{name}-simd.wasm" if t.endswith("simd") and len(targets) > 1 else f"{name}.wasm" for t in targets}
 
 
 def _samples(golden: Golden) -> dict[str, bytes]:
-    """Return the samples little-endian, by parameter: "x0" and so on, "y0" and so on with what finish() gives."""
+    """Return the samples in little-endian order, by parameter: "x0", ... and "y0", ... including finish()'s frames."""
     arrays = {**golden.inputs, **golden.outputs}
     tail = golden.tails.get(golden.steps, {})
     whole = {name: [array, *([tail[name]] if name in tail else [])] for name, array in arrays.items()}
@@ -73,7 +73,7 @@ def _read(file: str, name: str) -> str:
 
 
 def _model(manifest: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the JavaScript knows of the model."""
+    """Return what the JavaScript needs to know of the model."""
     rows = []
     for target, file in named.items():
         apart = {"weights": f"{manifest['name']}-{target}.bin"} if manifest["weights_apart"] else {}

@@ -1,7 +1,7 @@
-"""A process that makes object code: LLVM modules in, an object and what LLVM says of it out.
+"""A process that makes object code: LLVM modules in, an object and LLVM's remarks out.
 
-A process of its own: LLVM ends the process it runs in where a target cannot do what it is asked, and tells the bytes of
-a function's stack frame on the standard error stream only.
+It is a separate process because LLVM aborts its process when a target cannot do something, and reports the size of a
+function's stack frame on standard error only.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Work(NamedTuple):
     ----------
     target : Target
     parts : sequence of str
-        LLVM assembly; everything but `exported` becomes internal.
+        LLVM assembly; all functions but `exported` become internal.
     exported : sequence of str
     kept : sequence of str
-        Internal functions that are called and not inlined.
+        Internal functions that must not be inlined.
     """
 
     target: Target
@@ -45,7 +45,7 @@ class Work(NamedTuple):
 
 
 class Made(NamedTuple):
-    """An object, and the bytes of stack that each of its functions takes."""
+    """An object, and the stack frame of each of its functions in bytes."""
 
     code: bytes
     stack: dict[str, int]
@@ -57,7 +57,7 @@ def make(work: Work) -> Made:
     Raises
     ------
     InputError
-        If LLVM does not know the processor or a feature: it would say so and go on without.
+        If LLVM does not know the processor or a feature, which it would otherwise ignore with a warning.
     FastLSTMError
         If LLVM cannot make it.
     """
@@ -84,7 +84,7 @@ def make(work: Work) -> Made:
 
 
 def make_here(work: Work) -> bytes:
-    """Return the object code of a module of ours that LLVM is known to make: no process is started for it."""
+    """Return the object code of one of our own modules, which is safe to compile in this process."""
     return _compiled(_request(work))
 
 
@@ -120,10 +120,10 @@ def _compiled(request: dict[str, Any]) -> bytes:
 
 
 def put(content: bytes) -> None:
-    """Write all of it to the standard output.
+    """Write all of it to standard output.
 
-    Where PYTHONUNBUFFERED is set, `sys.stdout.buffer` writes once: what a signal keeps it from (SIGSTOP, then SIGCONT)
-    would be missing.
+    With PYTHONUNBUFFERED set, `sys.stdout.buffer` makes a single system call, which a signal (SIGSTOP, then SIGCONT)
+    may cut short.
     """
     with open(sys.stdout.fileno(), "wb", closefd=False) as out:
         out.write(content)

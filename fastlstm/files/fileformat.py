@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FastLSTMError, FileFormatError, InputError, UnsupportedError
 from fastlstm.files.graph_json import from_json, parse_json, to_json
@@ -44,11 +43,10 @@ from fastlstm.files.graph_json import tensors as graph_tensors
 from fastlstm.files.opening import Content, content_of, open_model, refuse_pointer
 from fastlstm.graph import Graph, TensorSpec, is_narrow, is_normalised, is_whole
 from fastlstm.program.memory import memory_of
+from fastlstm.typing import Array
 from fastlstm.version import __version__
 
 __all__ = ["FORMAT_VERSION", "GoldenSample", "Source", "StoredModel", "read", "read_content", "release", "write"]
-
-Array = npt.NDArray[Any]
 
 FORMAT_VERSION = 3
 """The newest version that this release reads. Version 2 added layers with integer weights (`fastlstm.graph.quantise`),

@@ -10,15 +10,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy.typing as npt
-
 from fastlstm.errors import FileFormatError
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.operators.validation import validated
+from fastlstm.typing import Array
 
 __all__ = ["from_json", "parse_json", "tensors", "to_json"]
-
-Array = npt.NDArray[Any]
 
 MAX_DEPTH = 16
 """Deepest nesting of control-flow bodies, and of lists in an attribute."""

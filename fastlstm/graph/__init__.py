@@ -60,7 +60,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy.typing as npt
+from fastlstm.typing import Array
 
 __all__ = [
     "QUANTISED_INPUTS",
@@ -75,8 +75,6 @@ __all__ = [
     "is_normalised",
     "is_whole",
 ]
-
-Array = npt.NDArray[Any]
 
 RECURRENT_OPS: Mapping[str, int] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
 """Recurrent operators and their number of gates."""

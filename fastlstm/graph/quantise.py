@@ -21,18 +21,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, outer_values
 from fastlstm.target.limits import SUM_LIMIT, largest_sums, value_limit
+from fastlstm.typing import Array
 
 __all__ = ["PRECISIONS", "layer_name", "pays_as_dense", "precisions", "quantise", "quantised_rows", "rounds_as_it_runs"]
-
-Array = npt.NDArray[Any]
 
 PRECISIONS = ("float32", "int16", "int8")
 

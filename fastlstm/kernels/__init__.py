@@ -1,1 +1,1 @@
-"""Compiled code: micro-kernels, activations, recurrent layers and what stands around them. See README.md."""
+"""Compiled code: micro-kernels, activations, recurrent layers and the operators around them. See README.md."""

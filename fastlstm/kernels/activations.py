@@ -1,18 +1,18 @@
 """Activations on SIMD vectors.
 
-Sigmoid and tanh are within 2 ulp over all float32 inputs (``python -m fastlstm.conformance.ulp`` tries them all),
-tanh is odd and never past 1, small arguments keep their relative accuracy, a NaN stays a NaN.
+Sigmoid and tanh are within 2 ulp for all float32 inputs (``python -m fastlstm.conformance.ulp`` tries them all). Tanh
+is odd and never exceeds 1, small arguments keep their relative accuracy, and a NaN stays a NaN.
 
 They rest on one expansion. With y = n * ln 2 + r, n an integer and ``|r| <= ln(2) / 2``,
 
     exp(y) - 1 = 2**n * (exp(r) - 1) + (2**n - 1),      exp(r) - 1 = r + r**2 * q(r)
 
-where q is a polynomial of degree 4, the minimax fit of (exp(r) - 1 - r) / r**2 with the error of exp(r) - 1
-taken relatively (0.22 units of 2**-24). ln 2 is subtracted in two parts, so that r is exact to its last bit;
-n comes out of the low bits of y / ln 2 + 1.5 * 2**23. Results below the smallest normal number are zero.
+where q is a polynomial of degree 4, the minimax fit of (exp(r) - 1 - r) / r**2 for the relative error of exp(r) - 1
+(0.22 units of 2**-24). ln 2 is subtracted in two parts, so that r is exact to its last bit; n is in the low bits of
+y / ln 2 + 1.5 * 2**23. Results below the smallest normal number are zero.
 
-What has a name here, and the functions of `fastlstm.kernels.simd` that are imported, the operators' own functions of
-vectors are made of (`fastlstm.operators.definition.Function`).
+The operators' own vector functions (`fastlstm.operators.definition.Function`) are built from the names defined here and
+those imported from `fastlstm.kernels.simd`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LARGEST_EXPONENT = 88.0  # exp(-88) is below the smallest normal number
 LARGEST = 3.4028234663852886e38
 TANH_SMALL = 0.28
 TANH_SMALL_0, TANH_SMALL_1, TANH_SMALL_2 = -0.33333152795775906, 0.13319230137904703, -0.05081582289190017
-TANH_IS_ONE = 9.02  # tanh of more rounds to 1
+TANH_IS_ONE = 9.02  # tanh of anything larger rounds to 1
 
 
 @inlined
@@ -78,9 +78,9 @@ def _exp_negative(a):
 
 @inlined
 def sigmoid(x):
-    """1 / (1 + exp(-x)), as e / (1 + e) with e = exp(x) where x is negative.
+    """1 / (1 + exp(-x)), as e / (1 + e) with e = exp(x) for negative x.
 
-    What rounding adds to 1 + e is known exactly, and the quotient is made up for it: else 2.4 ulp.
+    The rounding error of 1 + e is known exactly, and the quotient is corrected for it: without, the error is 2.4 ulp.
     """
     a = vmin(splat(x, LARGEST_EXPONENT), vabs(x))
     one = splat(x, 1.0)
@@ -97,7 +97,7 @@ def sigmoid(x):
 def tanh(x):
     """em1 / (em1 + 2) with em1 = exp(2 |x|) - 1, and the sign of x.
 
-    Below 0.28 the sum em1 + 2 would cost half an ulp too many: there x + x**3 * p(x**2), a minimax fit.
+    Below 0.28 the sum em1 + 2 would add half an ulp, so x + x**3 * p(x**2), a minimax fit, is used there.
     """
     v = x * x
     p = fma(splat(x, TANH_SMALL_2), v, splat(x, TANH_SMALL_1))
@@ -117,7 +117,7 @@ def exp(x):
     y = vmax(splat(x, -104.0), vmin(splat(x, 89.0), x))
     shifted = fma(y, splat(x, LOG2_E), splat(x, MAGIC))
     n = shifted - splat(x, MAGIC)
-    # 2**n may lie outside the floats where the result does not: it is applied in two halves.
+    # 2**n may be out of the range of floats even if the result is not: it is applied in two halves.
     shifted_half = fma(n, splat(x, 0.5), splat(x, MAGIC))
     rest = n - (shifted_half - splat(x, MAGIC))
     e = _expm1_reduced(_reduce(y, shifted)) + splat(x, 1.0)
@@ -126,7 +126,7 @@ def exp(x):
 
 @inlined
 def softsign(x):
-    """X / (1 + |x|); infinities, held at the largest number, give 1 and -1."""
+    """X / (1 + |x|); infinities are clamped to the largest number and give 1 and -1."""
     y = vmax(splat(x, -LARGEST), vmin(splat(x, LARGEST), x))
     return y / (splat(x, 1.0) + vabs(y))
 
@@ -181,13 +181,13 @@ def erf(x):
 
 
 def bounded(*activations: tuple[Any, ...]) -> bool:
-    """Return whether none of the activations, each a name and its parameters, leaves [-1, 1]."""
+    """Return whether the values of all activations, each a name and its parameters, lie in [-1, 1]."""
     return all(ACTIVATIONS[name].bounded for name, *_ in activations)
 
 
 @cache
 def activation(name: str, alpha: float | None = None, beta: float | None = None) -> Any:
-    """Return the function Vec -> Vec of an activation, or of another operator that is a function of each element."""
+    """Return the function Vec -> Vec of an activation or of another elementwise operator."""
     function = ACTIVATIONS[name].function if name in ACTIVATIONS else OPERATORS[name].lowering
     assert isinstance(function, Function)
     given = (alpha, beta)[: len(function.parameters)]
@@ -196,19 +196,19 @@ def activation(name: str, alpha: float | None = None, beta: float | None = None)
 
 @cache
 def operation(name: str) -> Any:
-    """Return the function of two vectors of an operator on two values."""
+    """Return the function of two vectors of a binary elementwise operator."""
     lowering = OPERATORS[name].lowering
     assert isinstance(lowering, Operation)
     return compiled(lowering.vector(sys.modules[__name__]))
 
 
 def compiled(function: Any) -> Any:
-    """Return a helper of a function that is none yet."""
+    """Return a function as a helper of kernels, unless it is one already."""
     return inlined(function) if isinstance(function, FunctionType) else function
 
 
 def clipping(bound: float | None) -> Any:
-    """Return the function that bounds a sum to [-bound, bound], or that leaves it alone."""
+    """Return the function that clips a sum to [-bound, bound], or one that leaves it unchanged."""
     if bound is None:
 
         @inlined

@@ -1,4 +1,4 @@
-"""Where kernels stand in this process; one that is not there yet is found or compiled."""
+"""The addresses of kernels in this process; a kernel that is not loaded yet is found or compiled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["address"]
 
 
 def address(kernel: Kernel, target: Target) -> int:
-    """Return where a kernel stands in this process, compiled for `target`.
+    """Return the address in this process of a kernel compiled for `target`.
 
     Raises
     ------
@@ -18,7 +18,7 @@ def address(kernel: Kernel, target: Target) -> int:
     """
     found = known.get((kernel, target.code)) if not listings else None
     if found is None:
-        from fastlstm.kernels.compiler import load  # most of what a start would import
+        from fastlstm.kernels.compiler import load  # would be most of the imports at start
 
         found = load(kernel, target)
     return found

@@ -1,18 +1,18 @@
-"""Arrays of any shape, outside the rows of a segment: copies with strides, functions of an element, broadcasting.
+"""Arrays of any shape, outside the rows of a segment: strided copies, elementwise functions, broadcasting.
 
-Addresses and sizes are fixed when a tape is recorded (see `fastlstm.lowering.tapes.tape`), so they stand in the
-arguments. An array has up to five axes here, the last one innermost; strides are in bytes. Whole vectors may be read
-behind an array's end (a tape leaves room there), but nothing is written past it: another worker's part begins there.
+Addresses and sizes are fixed when a tape is recorded (see `fastlstm.lowering.tapes.tape`), so they are arguments. An
+array has up to five axes here, the last one innermost; strides are in bytes. Whole vectors may be read past an array's
+end (a tape leaves room there), but nothing is written past it, because another worker's part begins there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from fastlstm.kernels.activations import activation, operation
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.pipeline import inlined
@@ -34,21 +34,19 @@ __all__ = ["binary", "copied_line", "copy", "fill", "logarithm", "offset", "pad"
 
 COPY, PAD, FILL, UNARY, BINARY = positions(Copy), positions(Pad), positions(Fill), positions(Unary), positions(Binary)
 
-Compiled = Callable[[int, int, int], int]
-
 
 @inlined
 def offset(args, steps, i, j, k, m):
-    """Where a line of an array begins, in bytes behind its first element; `steps` are the words of its strides."""
+    """Offset in bytes of a line from the array's first element; `steps` are the words of its strides."""
     outer = i * arg(args, steps.i) + j * arg(args, steps.j)
     return outer + k * arg(args, steps.k) + m * arg(args, steps.m)
 
 
 @inlined
 def _put(lanes, address, value, count, limit):
-    """Write the first `count` lanes; all of them where what is written too much is written again, before `limit`.
+    """Write the first `count` lanes; all of them if the rest lies before `limit`, and so is overwritten later.
 
-    Stores under a mask are microcode on some processors: with them laying out short lines took three times as long.
+    Masked stores are microcoded on some processors: laying out short lines took three times as long with them.
     """
     if address + 4 * lanes <= limit:
         vstore(address, value)
@@ -58,7 +56,7 @@ def _put(lanes, address, value, count, limit):
 
 @inlined
 def _repeat(lanes, out, value, count, limit):
-    """Write one number so many times; `value` is a vector of it. For `limit` see `_put`."""
+    """Write one number `count` times; `value` is a vector of it. For `limit` see `_put`."""
     done = 0
     while done < count:
         _put(lanes, out + 4 * done, value, count - done, limit)
@@ -67,7 +65,7 @@ def _repeat(lanes, out, value, count, limit):
 
 @cache
 def copied_line(lanes: int) -> Any:
-    """Return ``line(x, x_step, out, out_step, count)``, which copies elements that lie so many bytes apart."""
+    """Return ``line(x, x_step, out, out_step, count)``, which copies elements at strides in bytes."""
 
     @inlined
     def line(x, x_step, out, out_step, count):
@@ -76,7 +74,7 @@ def copied_line(lanes: int) -> Any:
             while done + lanes <= count:
                 vstore(out + 4 * done, vload(lanes, x + 4 * done))
                 done += lanes
-        while done + 2 <= count:  # one by one LLVM would unroll it, for as long as all the rest of `copy` compiles
+        while done + 2 <= count:  # LLVM would unroll a plain loop, and take as long for it as for the rest of `copy`
             at, to = x + done * x_step, out + done * out_step
             store_f32(to, load_f32(at))
             store_f32(to + out_step, load_f32(at + x_step))
@@ -90,13 +88,13 @@ def copied_line(lanes: int) -> Any:
 def copy(lanes: int) -> Compiled:
     """Out = x, each with its own strides. Arguments: `Copy`.
 
-    Where the last axis of out is the last but one of x, blocks are transposed in registers.
+    If the last axis of out is the second to last of x, blocks are transposed in registers.
     """
     line = copied_line(lanes)
 
     @inlined
     def turned(x, x_step, out, out_line, lines, count):
-        """Copy to lines of `count` elements, both multiples of `lanes`, from columns: x has lines 4 bytes apart."""
+        """Copy columns of x, 4 bytes apart, to lines of `count` elements, both numbers multiples of `lanes`."""
         for first in range(0, lines, lanes):
             for done in range(0, count, lanes):
                 transpose_block(
@@ -108,7 +106,7 @@ def copy(lanes: int) -> Compiled:
         x_line, x_step = arg(args, COPY.x_steps.m), arg(args, COPY.x_steps.e)
         out_line, out_step = arg(args, COPY.out_steps.m), arg(args, COPY.out_steps.e)
         outer = arg(args, COPY.sizes.i)
-        whole_lines, whole = 0, 0  # what is turned, of which lines take the rest
+        whole_lines, whole = 0, 0  # the part that is transposed; lines copy the rest
         if x_line == 4 and x_step != 4 and out_step == 4:
             whole_lines, whole = lines - lines % lanes, count - count % lanes
         start = whole_lines if whole == count else 0
@@ -133,7 +131,7 @@ def copy(lanes: int) -> Compiled:
 
 
 def pad(lanes: int) -> Compiled:
-    """Out = planes with x inside and one number around it. Arguments: `Pad`."""
+    """Out = planes that contain x, with one number around it. Arguments: `Pad`."""
 
     @inlined
     def line(x, step, out, count, limit):
@@ -154,7 +152,7 @@ def pad(lanes: int) -> Compiled:
 
     @inlined
     def short(x, x_by, step, out, out_by, count, value, left, width):
-        """Lines of a vector at most, each written before what follows it: what is too much is written again."""
+        """Lines of at most one vector, written in order: lanes past the end are overwritten by what follows."""
         for _ in range(count):
             vstore(out, value)
             inside = vload(lanes, x)
@@ -188,7 +186,7 @@ def pad(lanes: int) -> Compiled:
                     x += quick * x_inner
                     out += quick * out_inner
                 for _ in range(quick, count):
-                    # What is around x is the end of a line and the start of the next, in one stretch.
+                    # The padding at the end of a line and at the start of the next is written in one go.
                     target = out + 4 * (top * pitch + left)
                     _repeat(lanes, out, value, top * pitch + (left if height > 0 else 0), limit)
                     for y in range(height):
@@ -229,7 +227,7 @@ def fill(lanes: int) -> Compiled:
 
 
 def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Compiled:
-    """Out = f(x), one element behind the other. Arguments: `Unary`."""
+    """Out = f(x), contiguous. Arguments: `Unary`."""
     apply, put = activation(name, alpha, beta), partial_store(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
@@ -247,7 +245,7 @@ def unary(lanes: int, name: str, alpha: float | None, beta: float | None) -> Com
 
 
 def logarithm() -> Compiled:
-    """Out = log(x), one element behind the other. Arguments: `Unary`."""
+    """Out = log(x), contiguous. Arguments: `Unary`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
         count = arg(args, UNARY.elements)
@@ -262,7 +260,7 @@ def logarithm() -> Compiled:
 
 
 def binary(lanes: int, name: str) -> Compiled:
-    """Out = a op b, out one element behind the other. Arguments: `Binary`."""
+    """Out = a op b, with out contiguous. Arguments: `Binary`."""
     apply, put = operation(name), partial_store(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:

@@ -1,8 +1,8 @@
-"""Where compiled kernels are kept, and which files are to be trusted with being run.
+"""Where compiled kernels are kept, and which files may be run.
 
-Code that is read from a file runs with all rights of the process. So nothing is run, or written, where somebody else
-could have put it: the file and the folders that fastlstm makes have to belong to this user or to root, and nobody else
-may write to them.
+Code from a file runs with all privileges of the process. So nothing is run, or written, that somebody else could have
+placed there: the file and the folders that fastlstm makes have to belong to this user or to root, and nobody else may
+write to them.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ FINDING = (
     "progress",
     "side_by_side",
     "simplified",
-)  # modules that find code, and have no part in what it is
-VECTORS = ("activations", "arithmetic", "elementwise")  # families of operators with functions of vectors
-LEFT_OVER_SECONDS = 3600.0  # files that were begun and not finished are removed when they are older
+)  # modules that find code and have no effect on it
+VECTORS = ("activations", "arithmetic", "elementwise")  # families of operators with vector functions
+LEFT_OVER_SECONDS = 3600.0  # unfinished files older than this are removed
 
 
 def cache_folder() -> Path | None:
-    """Return the folder of compiled kernels, None where the user has no home to put it.
+    """Return the folder of compiled kernels, None if the user has no home folder.
 
     The environment variable ``FASTLSTM_CACHE_DIR`` moves it.
     """
@@ -51,14 +51,14 @@ def cache_folder() -> Path | None:
             base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
         else:
             base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # a user without a name, as containers have
+    except RuntimeError:  # a user without a name, as in containers
         return None
     return base / "fastlstm"
 
 
 @cache
 def sources() -> str:
-    """Return a hash of all that a kernel's code is made from, besides its constants and its target."""
+    """Return a hash of everything that determines a kernel's code, besides its constants and its target."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
     shared = ("program/layout.py", "target/__init__.py", "target/limits.py")
@@ -85,21 +85,23 @@ def mistrust(path: Path) -> str:
         found = os.stat(place)
         if found.st_uid not in (0, os.geteuid()):
             return f"{place} belongs to another user (number {found.st_uid})"
-        shared = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX  # as /tmp: nobody replaces others' files
+        shared = (
+            stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
+        )  # like /tmp: nobody can replace others' files
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not shared:
             return f"{place} can be written by others; take that right away with: chmod go-w '{place}'"
     return ""
 
 
 def keep(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file of the cache: aside, and then renamed, so that nobody ever reads half of one.
+    """Write a file of the cache under a temporary name and rename it, so that nobody ever reads half a file.
 
     Raises
     ------
     OSError
         If it cannot be written; nothing is left behind.
     """
-    import tempfile  # it imports a dozen modules, which finding code does not need
+    import tempfile  # imports a dozen modules that finding code does not need
 
     for folder in (path.parent.parent, path.parent):
         with contextlib.suppress(FileExistsError):
@@ -120,7 +122,7 @@ def keep(path: Path, content: bytes, mode: int = 0o644) -> None:
 
 
 def _remove_left_overs(folder: Path) -> None:
-    """Remove what processes that were killed have begun to write."""
+    """Remove the unfinished files of processes that were killed."""
     for file in folder.glob(".new-*"):
         with contextlib.suppress(OSError):
             if time.time() - file.stat().st_mtime > LEFT_OVER_SECONDS:

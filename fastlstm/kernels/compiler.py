@@ -48,22 +48,22 @@ __all__ = [
 ]
 
 PACKS = Path(__file__).parent.parent / "packs"
-"""The folder of the packs that came with the package: a file a level, which `fastlstm.prebuild` makes."""
+"""The folder of the packs that come with the package: a file per level, made by `fastlstm.prebuild`."""
 
 SLOW = (
     "small", "small_gru", "convolution", "contraction", "linear", "rnn", "gru", "projected", "normalised", "recurrent",
 )  # fmt: skip
-"""Modules whose kernels take longest to compile, the slowest last; first results do not wait for "entry"."""
+"""Modules whose kernels take longest to compile, slowest last; the first result does not wait for "entry"."""
 
 
-_packs: dict[tuple[object, ...], tuple[Pack, int] | None] = {}  # and where they lie in memory
+_packs: dict[tuple[object, ...], tuple[Pack, int] | None] = {}  # and their addresses in memory
 _progress = Progress()
 _nothing = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(lambda *_: 0)
 _not_run = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t)(lambda *_: None)
 
 
 def operation(kernel: Kernel) -> str:
-    """Return what a kernel computes, in the words of a model."""
+    """Return what a kernel computes, in terms of the model."""
     module, factory = kernel.name.split(".")
     named = [constant for constant in kernel.constants if isinstance(constant, str)]
     layers = {"lstm": "LSTM layers", "gru": "GRU layers", "reset_before": "GRU layers", "rnn": "RNN layers"}
@@ -84,7 +84,7 @@ def compile_kernel(kernel: Kernel, target: Target) -> bytes:
     Raises
     ------
     FastLSTMError
-        If Numba cannot compile it; the message holds Numba's reason.
+        If Numba cannot compile it; the message gives Numba's reason.
     """
     template = template_of(kernel)
     from fastlstm.kernels.emit import emit
@@ -94,7 +94,7 @@ def compile_kernel(kernel: Kernel, target: Target) -> bytes:
 
 @lru_cache(maxsize=256)
 def template_of(kernel: Kernel) -> str:
-    """Return a kernel in LLVM's language, the same for all targets."""
+    """Return a kernel as LLVM assembly, which is the same for all targets."""
     try:
         import numba
 
@@ -115,7 +115,7 @@ def template_of(kernel: Kernel) -> str:
 
 
 def load(kernel: Kernel, target: Target) -> int:
-    """Return the address of a kernel that this process may not have yet.
+    """Return the address of a kernel, loading it if this process does not have it yet.
 
     Raises
     ------
@@ -135,7 +135,7 @@ def load(kernel: Kernel, target: Target) -> int:
 
 
 def ahead(kernels: Iterable[Kernel], target: Target) -> list[Kernel]:
-    """Have kernels made ready by idle cores, which somebody will ask for soon. Returns those that are not, at once."""
+    """Let idle cores prepare kernels that will be needed soon. Returns at once, with those that are not ready."""
     missing = [] if listings else _missing(kernels, target)
     if missing:
         helpers.ask(missing, target, _keep)
@@ -143,7 +143,7 @@ def ahead(kernels: Iterable[Kernel], target: Target) -> list[Kernel]:
 
 
 def prepare(kernels: Iterable[Kernel], target: Target) -> None:
-    """Load kernels; those that have to be compiled by this core and the idle ones side by side.
+    """Load kernels; those that have to be compiled are compiled in parallel by this core and idle ones.
 
     Raises as `load` does.
     """
@@ -161,7 +161,7 @@ def prepare(kernels: Iterable[Kernel], target: Target) -> None:
 
 
 def _missing(kernels: Iterable[Kernel], target: Target) -> list[Kernel]:
-    """Return the kernels that will have to be compiled, those that take longest first."""
+    """Return the kernels that have to be compiled, those that take longest first."""
     unknown = [kernel for kernel in dict.fromkeys(kernels) if (kernel, target.code) not in known]
     if not unknown:
         return []
@@ -182,10 +182,10 @@ def _rank(kernel: Kernel) -> int:
 
 @contextmanager
 def listing() -> Iterator[set[Kernel]]:
-    """Note the kernels that are asked for and compile none: what models run meanwhile computes nothing.
+    """Record which kernels are asked for and compile none: models that run meanwhile compute nothing.
 
-    It is for processes that do nothing else, because models and streams keep what they were given. With
-    `fastlstm.target.machine.supposing` it says what a model needs on another machine.
+    It is for processes that do nothing else, because models and streams keep the addresses they were given. With
+    `fastlstm.target.machine.supposing` it tells what a model needs on another machine.
     """
     listings.append(set())
     try:
@@ -200,25 +200,25 @@ def loaded() -> list[Kernel]:
 
 
 def packed(target: Target) -> int:
-    """Return how many kernels for `target` came with the package."""
+    """Return how many kernels for `target` come with the package."""
     with undisturbed:
         found = _opened(target)
     return 0 if found is None else len(found[0].header["kernels"])
 
 
 def stored(kernel: Kernel, target: Target) -> Path | None:
-    """Return where the cache keeps a kernel, None if there is no cache."""
+    """Return the path of a kernel in the cache, None if there is no cache."""
     return cache.place_of(target, f"{kernel.name}-{kernel.key}")
 
 
 def kept_image(kernel: Kernel, target: Target) -> Image | None:
-    """Return a kernel out of the cache, None if it holds none that can be run."""
+    """Return a kernel from the cache, None if there is none that can be run."""
     path = stored(kernel, target)
     return None if path is None else _cached(kernel, target, path)
 
 
 def found_image(kernel: Kernel, target: Target) -> Image | None:
-    """Return a kernel's image out of the pack or the cache, None if neither holds it."""
+    """Return a kernel's image from the pack or the cache, None if it is in neither."""
     with undisturbed:
         pack = _opened(target)
     packed = None if pack is None else pack[0].find(kernel.key)
@@ -241,8 +241,8 @@ def keep_image(kernel: Kernel, target: Target, image: Image) -> None:
 
 
 def made_with() -> dict[str, str]:
-    """Return the versions of what compiles kernels."""
-    from importlib.metadata import version  # imports a parser of mails, which loading code needs not wait for
+    """Return the versions of the packages that compile kernels."""
+    from importlib.metadata import version  # imports an e-mail parser, which loading code need not wait for
 
     return {package: version(package) for package in ("numba", "llvmlite")}
 
@@ -263,7 +263,7 @@ def _load(kernel: Kernel, target: Target) -> int:
 
 
 def _prebuilt(kernel: Kernel, target: Target) -> int:
-    """Return the address of a kernel out of the pack for `target`, 0 if there is none."""
+    """Return the address of a kernel in the pack for `target`, 0 if there is none."""
     found = _opened(target)
     if found is None:
         return 0
@@ -278,14 +278,14 @@ def _prebuilt(kernel: Kernel, target: Target) -> int:
 
 
 def _opened(target: Target) -> tuple[Pack, int] | None:
-    """Return the pack for `target` and where it lies in memory."""
+    """Return the pack for `target` and its address in memory."""
     if target.code not in _packs:
         _packs[target.code] = _pack(target)
     return _packs[target.code]
 
 
 def _pack(target: Target) -> tuple[Pack, int] | None:
-    """Open the pack that came with the package for `target`: it is trusted as the modules beside it are."""
+    """Open the pack that comes with the package for `target`; it is trusted like the modules beside it."""
     name = next((level.name for level in LEVELS.values() if level.code == target.code), "")
     path = PACKS / f"{name}.pack"
     if not name or not path.exists():
@@ -299,7 +299,7 @@ def _pack(target: Target) -> tuple[Pack, int] | None:
 
 
 def _cached(kernel: Kernel, target: Target, path: Path) -> Image | None:
-    """Return a kernel out of the cache, None if it is not there, damaged or not to be trusted."""
+    """Return a kernel from the cache, None if it is absent, damaged or not trusted."""
     try:
         reason = cache.mistrust(path)
         content = memoryview(path.read_bytes())
@@ -311,7 +311,7 @@ def _cached(kernel: Kernel, target: Target, path: Path) -> Image | None:
     try:
         found = read_pack(content, target, cache.sources()).find(kernel.key)
     except FileFormatError:
-        return None  # it is compiled again, and written anew
+        return None  # it is compiled and stored again
     return None if found is None else found[1]
 
 
@@ -322,7 +322,7 @@ def _compiled(kernel: Kernel, target: Target) -> Image:
 
 
 def _keep(kernel: Kernel, target: Target, image: Image) -> None:
-    """Store an image; where that cannot be done every process compiles anew, and it is said once."""
+    """Store an image. If that is impossible, every process has to compile it again, and a warning says so once."""
     try:
         keep_image(kernel, target, image)
     except OSError as error:

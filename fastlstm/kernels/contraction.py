@@ -1,14 +1,13 @@
-"""Products of matrices that lie as they are, one behind the other: dense layers and attention outside segments.
+"""Products of contiguous matrices: dense layers and attention outside segments.
 
-Weights that are constant are packed when a tape is recorded, others by `pack` in every run. The product itself is
-that of `fastlstm.kernels.product`: each element is one chain in ascending k, starting at its bias.
+Constant weights are packed when a tape is recorded, others by `pack` in every run. The product itself is that of
+`fastlstm.kernels.product`: each element is one chain in ascending k, starting from its bias.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, own_memory
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.product import product
 from fastlstm.kernels.simd import load_f32, store_f32, store_i64
@@ -20,11 +19,9 @@ __all__ = ["matmul", "pack"]
 
 PACK, MATMUL = positions(Pack), positions(MatMul)
 
-Compiled = Callable[[int, int, int], int]
-
 
 def pack(lanes: int, vectors: int) -> Compiled:
-    """Lay matrices [batch, k, n] out as panels. Arguments: `Pack`."""
+    """Pack matrices [batch, k, n] as panels. Arguments: `Pack`."""
     width = lanes * vectors
 
     def kernel(args: int, frame: int, unused: int) -> int:

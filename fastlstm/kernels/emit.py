@@ -1,8 +1,8 @@
 """From a kernel's template to object code for a target.
 
-Everything is inlined first and optimised once, with the target's own costs. (Optimising helpers before they are
-inlined took a third longer and made objects 35 to 45 % larger; superword vectorisation found nothing that the kernels'
-explicit vectors had left.)
+Everything is inlined first and then optimised once, with the target's own cost model. (Optimising helpers before
+inlining took a third longer and made objects 35 to 45 % larger; superword-level vectorisation found nothing that the
+kernels' explicit vectors had left.)
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def emit(text: str, symbol: str, target: Target) -> bytes:
     Raises
     ------
     FastLSTMError
-        If it calls a function: a kernel holds all that it runs.
+        If it calls a function: a kernel has to be self-contained.
     """
     machine = target_machine(target)
     code: bytes = machine.emit_object(_optimised(text, symbol, target, machine))
@@ -48,7 +48,7 @@ def emit(text: str, symbol: str, target: Target) -> bytes:
 
 
 def assembly(text: str, symbol: str, target: Target) -> str:
-    """Return the machine code of a template as people read it."""
+    """Return the assembly listing of a template."""
     machine = target_machine(target)
     return str(machine.emit_assembly(_optimised(text, symbol, target, machine)))
 
@@ -72,7 +72,7 @@ def for_target(text: str, target: Target, machine: Any) -> str:
 
 
 def optimise(module: Any, machine: Any, exported: set[str]) -> None:
-    """Inline everything into what is `exported` and optimise it, in place."""
+    """Inline everything into the `exported` functions and optimise them, in place."""
     for function in module.functions:
         if not function.is_declaration and function.name not in exported:
             function.linkage = "internal"

@@ -1,15 +1,15 @@
-"""States of many streams: out of the pool's rows into a program's, and back; and whether ids may be used.
+"""States of many streams: from the pool's rows to a program's and back; and the check of ids.
 
-`gather` and `scatter` are the first and the last instruction of a pool's program, so that one native call does
-all of a step. `check` and `call` are called by themselves.
+`gather` and `scatter` are the first and the last instruction of a pool's program, so that one native call does the
+whole of a step. `check` and `call` are called on their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, origin, row_stride, word
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.memory import copy
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.simd import call_c, load_i32, load_i64, store_i64, vload, vstore
@@ -23,11 +23,9 @@ CONTIGUOUS_ALIGNED = 0x101  # NumPy's flags
 
 POOLED, STATE, STATE_BYTES = positions(Pooled), positions(PooledState), 8 * size_of(PooledState)
 
-Compiled = Callable[[int, int, int], int]
-
 
 def gather(lanes: int) -> Compiled:
-    """Copy the rows of the list from the pool into the first rows of the program's states. Arguments: `Pooled`."""
+    """Copy the listed rows of the pool to the first rows of the program's states. Arguments: `Pooled`."""
     return _move(False, lanes)
 
 
@@ -41,7 +39,7 @@ def _move(back: bool, lanes: int) -> Compiled:
 
     @inlined
     def carry(target, source, floats):
-        # Four vectors at a time: of plain loops LLVM makes calls of memcpy, which take longer for rows this short.
+        # Four vectors at a time: LLVM turns plain loops into calls of memcpy, which take longer for rows this short.
         done = 0
         while done + four <= floats:
             a, b = vload(lanes, source), vload(lanes, source + width)
@@ -83,7 +81,7 @@ def _move(back: bool, lanes: int) -> Compiled:
 
 @inlined
 def looked_at(words, ids, count):
-    """Return 0, or -1 - i if id i is not open, or 1 + i if it is there twice: see `check`."""
+    """Return 0, or -1 - i if id i is not open, or 1 + i if it is repeated: see `check`."""
     capacity, marks, number = load_i64(words), load_i64(words + 8), load_i64(words + 16)
     for i in range(count):
         stream = load_i64(ids + 8 * i)
@@ -99,11 +97,10 @@ def looked_at(words, ids, count):
 
 
 def check() -> Compiled:
-    """Look at ids before anything is done with them.
+    """Check ids before anything is done with them.
 
-    Called with the address of three words (how many streams there may be, the address of a word for each, and a
-    number that no call had before), the address of the ids and how many there are. A stream's word is -1 while it
-    is closed.
+    Called with the address of three words (the capacity, the address of a word for each stream, and a number that no
+    call had before), the address of the ids and their count. A stream's word is -1 while it is closed.
     """
 
     def kernel(words: int, ids: int, count: int) -> Any:
@@ -126,8 +123,8 @@ def are_ids(context, array):
 def call() -> Compiled:
     """Advance the streams args[0] by frames args[1], written to args[2] if it is given: a built-in, as `entry.call` is.
 
-    It looks at the ids, writes the list of rows and calls the entry of the program for so many rows; whatever is not
-    as expected it answers with None. The pool's flag is empty meanwhile, taken and given back as an entry does it.
+    It checks the ids, writes the list of rows and calls the entry of the program for that many rows; for anything
+    unexpected it returns None. Meanwhile it holds the pool's flag, taken and released as an entry does it.
     """
 
     def kernel(self: int, args: int, count: int) -> Any:
@@ -139,7 +136,7 @@ def call() -> Compiled:
             streams = load_i64(load_i64(ids + layout.ARRAY_DIMS))
             if streams <= word(context, layout.POOL_MOST):
                 entry = word(context, layout.POOL_ENTRIES + 2 * streams)
-                # The program may run another number of its rows now.
+                # The program may have run another number of its rows before.
                 if entry != 0 and word(word(context, layout.POOL_ENTRIES + 2 * streams + 1), layout.ROWS) != streams:
                     entry = 0
         if entry != 0:

@@ -6,11 +6,12 @@ from typing import Any
 
 from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.lockstep import in_lockstep
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.recurrent import Activation, Compiled, over_time
+from fastlstm.kernels.recurrent import Activation, over_time
 from fastlstm.kernels.simd import fma, load_i64, store_i64, vload, vstore
 from fastlstm.program.arguments import positions
 from fastlstm.program.arguments.rows import GRU, ResetBefore

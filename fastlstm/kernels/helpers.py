@@ -1,9 +1,9 @@
-"""Helpers: other processes that compile kernels while this one goes on, on cores that would be idle.
+"""Helpers: processes that compile kernels on otherwise idle cores while this process goes on.
 
-Numba compiles one kernel at a time in a process. What a program will need is asked for (`ask`); helpers are started for
-it, as many as there are cores beside this process's own, and end when nothing has been asked for some seconds. Who
-needs a kernel now takes it (`take`): it waits if a helper has begun it, and compiles it itself otherwise. Helpers never
-outlive the process, hold up its end, or reach into a forked child, which has helpers of its own. Whatever befalls one,
+Numba compiles one kernel at a time in a process. Kernels that a program will need are requested (`ask`); helpers are
+started for them, one for each core beside this process's own, and end after some seconds without requests. Whoever
+needs a kernel now takes it (`take`), waiting if a helper has begun it and compiling it otherwise. Helpers never outlive
+the process or delay its end, and are not shared with a forked child, which has its own. Whatever happens to a helper,
 its kernel is compiled where it is needed.
 """
 
@@ -40,7 +40,7 @@ def most() -> int:
     chosen = os.environ.get("FASTLSTM_HELPERS", "")
     if chosen.isdigit():
         beside = min(int(chosen), MOST)
-    # Where Python runs inside another program, that program's file starts no interpreter.
+    # If Python is embedded in another program, that program's file does not start an interpreter.
     runs = Path(sys.executable or "").stem.lower().startswith(("python", "pypy")) and not getattr(sys, "frozen", False)
     return beside if runs else 0
 
@@ -53,10 +53,10 @@ class _Job:
 
 
 class _Helpers:
-    """What is asked of the helpers of this process."""
+    """The requests to this process's helpers."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()  # guards the rest
+        self.changed = threading.Condition()  # guards everything below
         self.waiting: dict[Any, _Job] = {}  # in the order in which helpers take them
         self.running: dict[Any, _Job] = {}
         self.ready: dict[Any, Image] = {}  # until they are asked for
@@ -84,7 +84,7 @@ class _Helpers:
             return job
 
     def _feed(self) -> None:
-        """Hand jobs to one helper until there are none."""
+        """Pass jobs to one helper until there are none."""
         process: subprocess.Popen[bytes] | None = None
         while (job := self._next()) is not None:
             try:
@@ -97,7 +97,7 @@ class _Helpers:
                 if job.image is not None:
                     job.keep(job.kernel, job.target, job.image)
             except (OSError, EOFError, ValueError, pickle.UnpicklingError):
-                with self.changed:  # the helper is gone, or could not be started: the rest goes without
+                with self.changed:  # the helper is gone, or could not be started: the rest do without it
                     self.waiting.clear()
                     self.threads -= 1
                 return
@@ -115,15 +115,15 @@ class _Helpers:
         job.done.set()
 
     def _started(self) -> subprocess.Popen[bytes]:
-        import subprocess  # where all is compiled it is not needed, and takes milliseconds
+        import subprocess  # takes milliseconds, and is not needed if everything is compiled
 
         process = subprocess.Popen(
             [sys.executable, "-c", COMMAND.format(path=sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            bufsize=0,  # nothing waits in a buffer that a forked child would have too
-            start_new_session=True,  # Ctrl-C is for the process that was asked
+            bufsize=0,  # no buffer that a forked child would inherit
+            start_new_session=True,  # Ctrl-C is meant for the main process
         )
         self.processes.append(process)
         return process
@@ -142,7 +142,7 @@ class _Helpers:
             process.wait()
 
     def leave(self) -> None:
-        """Let go of the helpers in a forked child, which does not own them."""
+        """Drop the helpers in a forked child, which does not own them."""
         for process in self.processes:
             process.returncode = 0
             for end in (process.stdin, process.stdout):
@@ -154,33 +154,33 @@ _helpers = _Helpers()
 
 
 def ask(kernels: Iterable[Any], target: Target, keep: Callable[[Any, Target, Image], None]) -> None:
-    """Have kernels compiled by helpers, if there may be any; the first are begun first.
+    """Let helpers compile kernels, if any are allowed, in the given order.
 
     Parameters
     ----------
     kernels : iterable of Kernel
     target : Target
     keep : callable
-        ``keep(kernel, target, image)``, called by another thread for each that is ready.
+        ``keep(kernel, target, image)``, called from another thread for each kernel when it is ready.
     """
     if most() > 0:
         _helpers.ask(_Job(kernel, target, keep) for kernel in kernels)
 
 
 def begun(kernel: Any, target: Target) -> bool:
-    """Whether a helper compiles this kernel at the moment."""
+    """Whether a helper is compiling this kernel now."""
     with _helpers.changed:
         return (kernel, target.code) in _helpers.running
 
 
 def ready(kernel: Any, target: Target) -> Image | None:
-    """Return a kernel that a helper has compiled, once."""
+    """Return a kernel that a helper has compiled, and forget it."""
     with _helpers.changed:
         return _helpers.ready.pop((kernel, target.code), None)
 
 
 def take(kernel: Any, target: Target) -> Image | None:
-    """Return a kernel that a helper has begun, when it is ready; None if the caller has to compile it."""
+    """Wait for a kernel that a helper has begun, and return it; None if the caller has to compile it."""
     key = (kernel, target.code)
     with _helpers.changed:
         _helpers.waiting.pop(key, None)
@@ -193,7 +193,7 @@ def take(kernel: Any, target: Target) -> Image | None:
 
 
 def send(pipe: IO[bytes], what: Any) -> None:
-    """Write what the other side shall receive."""
+    """Send a message to the other side."""
     content = pickle.dumps(what)
     rest = memoryview(LENGTH.pack(len(content)) + content)
     while rest:
@@ -201,7 +201,7 @@ def send(pipe: IO[bytes], what: Any) -> None:
 
 
 def received(pipe: IO[bytes]) -> Any:
-    """Return what the other side sent; EOFError if it is gone."""
+    """Receive a message from the other side; EOFError if it is gone."""
     return pickle.loads(_read(pipe, LENGTH.unpack(_read(pipe, LENGTH.size))[0]))  # noqa: S301 (from our own process)
 
 

@@ -1,9 +1,9 @@
-"""From object code to an image: machine code and its constants as one piece of memory that runs at any address.
+"""From object code to an image: machine code and its constants as one block of memory that runs at any address.
 
-LLVM emits relocatable ELF. A kernel's object has code, constants that are only read, and references from one to the
-other. Here they are laid out behind each other and every reference is resolved, as a linker would. What is left refers
-to nothing outside of itself and is never written to, so loading it is copying or mapping it, at an address that is a
-multiple of `ALIGNMENT` (AArch64 code names its constants by page).
+LLVM emits relocatable ELF. A kernel's object has code, read-only constants, and references between them. Here they are
+laid out one after another and every reference is resolved, as a linker would. The result refers to nothing outside of
+itself and is never written to, so it is loaded by copying or mapping it to an address that is a multiple of `ALIGNMENT`
+(AArch64 code addresses its constants by page).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["ALIGNMENT", "Image", "image_of"]
 
 ALIGNMENT = 4096
 
-X86_64, AARCH64 = 62, 183  # ELF's numbers of architectures, and its names of what follows
+X86_64, AARCH64 = 62, 183  # ELF's numbers of architectures
 PROGBITS, SYMTAB, RELA, NOBITS = 1, 2, 4, 8
 WRITE, ALLOC = 1, 2
 
@@ -30,9 +30,9 @@ class Image(NamedTuple):
     Attributes
     ----------
     code : bytes
-        Instructions and constants; it may stand at any multiple of `ALIGNMENT`.
+        Instructions and constants; they may lie at any multiple of `ALIGNMENT`.
     entry : int
-        Where the function begins, in bytes from the start.
+        Offset of the function in bytes.
     """
 
     code: bytes
@@ -61,8 +61,7 @@ def image_of(code: bytes, symbol: str) -> Image:
     Raises
     ------
     FastLSTMError
-        If the code is for an architecture that is not known here, calls a function that it does not define, or has
-        data that is written to.
+        If the code is for an unknown architecture, calls a function that it does not define, or has writable data.
     """
     if code[:6] != b"\x7fELF\x02\x01":
         raise FastLSTMError(f"The object code of {symbol} is not 64-bit ELF, which is all that can be loaded.")
@@ -96,7 +95,7 @@ def _sections(code: bytes) -> Iterator[_Section]:
 
 
 def _places(sections: list[_Section], symbol: str) -> tuple[dict[int, int], int]:
-    """Return where in the image each section that it holds begins, and the image's size."""
+    """Return the offset in the image of each section that goes into it, and the image's size."""
     at: dict[int, int] = {}
     size = 0
     for number, section in enumerate(sections):
@@ -105,8 +104,8 @@ def _places(sections: list[_Section], symbol: str) -> tuple[dict[int, int], int]
         if section.flags & WRITE or section.kind == NOBITS:
             raise FastLSTMError(f"The object code of {symbol} has data that is written to; kernels have none.")
         if section.kind != PROGBITS:
-            continue  # tables for unwinding, which nothing does here
-        start = -(-size // LINE) * LINE  # no constant asks for more
+            continue  # unwind tables, which nothing uses here
+        start = -(-size // LINE) * LINE  # no constant requires more
         at[number], size = start, start + section.size
     return at, size
 
@@ -130,7 +129,7 @@ def _resolve(
     image: bytearray,
     relocate: Callable[[bytearray, int, int, int], None],
 ) -> None:
-    """Resolve the references out of one section."""
+    """Resolve the references in one section."""
     for offset in range(table.offset, table.offset + table.size, 24):
         where, info, addend = struct.unpack_from("<QQq", code, offset)
         symbol = symbols[info >> 32]
@@ -163,7 +162,7 @@ def _aarch64(image: bytearray, kind: int, place: int, target: int) -> None:
 
 
 _LOW_BITS = {277: 0, 278: 0, 284: 1, 285: 2, 286: 3, 299: 4}
-"""R_AARCH64_ADD_ABS_LO12_NC and LDST8, 16, 32, 64, 128_ABS_LO12_NC: the logarithm of what an instruction counts in."""
+"""R_AARCH64_ADD_ABS_LO12_NC and LDST8, 16, 32, 64, 128_ABS_LO12_NC: log2 of the unit of the offset."""
 
 
 _RELOCATE = {X86_64: _x86_64, AARCH64: _aarch64}

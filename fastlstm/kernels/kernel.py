@@ -1,11 +1,14 @@
-"""The names of kernels, and which of them stand in this process."""
+"""The names of kernels, and which of them are loaded in this process."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple
 
-__all__ = ["Kernel", "known", "listings"]
+__all__ = ["Compiled", "Kernel", "known", "listings"]
+
+Compiled = Callable[[int, int, int], int]
+"""Every kernel: a function of the addresses of its arguments and of its frame, and of one unused word."""
 
 
 class Kernel(NamedTuple):
@@ -17,7 +20,7 @@ class Kernel(NamedTuple):
     @property
     def key(self) -> str:
         """A short name of the variant, for files."""
-        import hashlib  # a kernel whose address is known needs none
+        import hashlib  # not needed for a kernel whose address is known
 
         return hashlib.sha256(repr((self.name, self.constants)).encode()).hexdigest()[:16]
 
@@ -28,7 +31,7 @@ class Kernel(NamedTuple):
 
 
 known: dict[tuple[Kernel, tuple[object, ...]], int] = {}
-"""The addresses of kernels, by what their code depends on of the target."""
+"""The addresses of kernels, by the properties of the target that their code depends on."""
 
 listings: list[set[Kernel]] = []
-"""While `fastlstm.kernels.compiler.listing` notes what is asked for, where it does; the last one counts."""
+"""The sets in which `fastlstm.kernels.compiler.listing` records what is asked for; the last one is in use."""

@@ -1,12 +1,12 @@
-"""Functions of the last axis of arrays without gaps: softmax, normalisation, reductions."""
+"""Functions along the last axis of contiguous arrays: softmax, normalisation, reductions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastlstm.kernels.activations import exp
 from fastlstm.kernels.frame import arg, bound, first_share, next_share, word
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.memory import partial_store
 from fastlstm.kernels.pipeline import inlined
@@ -15,44 +15,75 @@ from fastlstm.program.arguments import positions
 from fastlstm.program.arguments.arrays import LayerNorm, Lines
 from fastlstm.program.layout import SCRATCH
 
-__all__ = ["layer_norm", "reduce", "softmax"]
+__all__ = ["layer_norm", "layer_norm_line", "reduce", "softmax", "softmax_line"]
 
 LINES, NORM = positions(Lines), positions(LayerNorm)
 
-Compiled = Callable[[int, int, int], int]
+
+def softmax_line(lanes: int, logarithm: bool, put: Any) -> Any:
+    """Return ``line(x, out, count, spare)``: out = exp(x - max) / sum, or its logarithm; `put` stores vectors."""
+
+    @inlined
+    def line(x, out, count, spare):
+        largest = load_f32(x)
+        for i in range(count):
+            value = load_f32(x + 4 * i)
+            if value > largest or value != value:  # NaN, the only value that differs from itself, counts as largest
+                largest = value
+        top = vsplat(lanes, largest)
+        for done in range(0, count, lanes):
+            put(out + 4 * done, exp(vload(lanes, x + 4 * done) - top), min(lanes, count - done), spare)
+        total = 0.0
+        for i in range(count):
+            total += load_f32(out + 4 * i)
+        if logarithm:
+            shift = vsplat(lanes, log(total))
+            for done in range(0, count, lanes):
+                put(out + 4 * done, vload(lanes, x + 4 * done) - top - shift, min(lanes, count - done), spare)
+        else:
+            divisor = vsplat(lanes, total)
+            for done in range(0, count, lanes):
+                put(out + 4 * done, vload(lanes, out + 4 * done) / divisor, min(lanes, count - done), spare)
+
+    return line
+
+
+def layer_norm_line(lanes: int, epsilon: float, put: Any) -> Any:
+    """Return ``line(x, scale, bias, out, count, spare)``: out = (x - mean) / sqrt(var + epsilon) * scale + bias.
+
+    Sums are in double precision; `put` stores vectors.
+    """
+
+    @inlined
+    def line(x, scale, bias, out, count, spare):
+        total = 0.0
+        for i in range(count):
+            total += load_f32(x + 4 * i)
+        mean = total / count
+        square = 0.0
+        for i in range(count):
+            away = load_f32(x + 4 * i) - mean
+            square += away * away
+        factor, middle = vsplat(lanes, 1.0 / sqrt(square / count + epsilon)), vsplat(lanes, mean)
+        for done in range(0, count, lanes):
+            value = (vload(lanes, x + 4 * done) - middle) * factor
+            value = fma(value, vload(lanes, scale + 4 * done), vload(lanes, bias + 4 * done))
+            put(out + 4 * done, value, min(lanes, count - done), spare)
+
+    return line
 
 
 def softmax(lanes: int, logarithm: bool) -> Compiled:
-    """Out = exp(x - max) / sum, or its logarithm. Arguments: `Lines`."""
-    put = partial_store(lanes)
+    """Softmax of each line, or its logarithm. Arguments: `Lines`."""
+    softmax_of = softmax_line(lanes, logarithm, partial_store(lanes))
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        lines, count, spare = arg(args, LINES.lines), arg(args, LINES.length), word(frame, SCRATCH)
+        lines, step = arg(args, LINES.lines), 4 * arg(args, LINES.length)
         part = first_share(frame)
         while part >= 0:
             for line in range(bound(frame, lines, part), bound(frame, lines, part + 1)):
-                x, out = arg(args, LINES.x) + 4 * count * line, arg(args, LINES.out) + 4 * count * line
-                largest = load_f32(x)
-                for i in range(count):
-                    value = load_f32(x + 4 * i)
-                    if value > largest or value != value:  # a NaN must win
-                        largest = value
-                top = vsplat(lanes, largest)
-                done = 0
-                while done < count:
-                    put(out + 4 * done, exp(vload(lanes, x + 4 * done) - top), min(lanes, count - done), spare)
-                    done += lanes
-                total = 0.0
-                for i in range(count):
-                    total += load_f32(out + 4 * i)
-                shift, divisor = vsplat(lanes, log(total)), vsplat(lanes, total)
-                done = 0
-                while done < count:
-                    here = vload(lanes, out + 4 * done) / divisor
-                    if logarithm:
-                        here = vload(lanes, x + 4 * done) - top - shift
-                    put(out + 4 * done, here, min(lanes, count - done), spare)
-                    done += lanes
+                x, out = arg(args, LINES.x) + step * line, arg(args, LINES.out) + step * line
+                softmax_of(x, out, arg(args, LINES.length), word(frame, SCRATCH))
             part = next_share(frame, part)
         return 0
 
@@ -60,31 +91,16 @@ def softmax(lanes: int, logarithm: bool) -> Compiled:
 
 
 def layer_norm(lanes: int, epsilon: float) -> Compiled:
-    """Out = (x - mean) / sqrt(var + epsilon) * scale + bias. Arguments: `LayerNorm`."""
-    put = partial_store(lanes)
+    """Layer normalisation of each line. Arguments: `LayerNorm`."""
+    normalised = layer_norm_line(lanes, epsilon, partial_store(lanes))
 
     def kernel(args: int, frame: int, unused: int) -> int:
-        lines, count, spare = arg(args, NORM.lines), arg(args, NORM.length), word(frame, SCRATCH)
+        lines, count, step = arg(args, NORM.lines), arg(args, NORM.length), 4 * arg(args, NORM.length)
         part = first_share(frame)
         while part >= 0:
             for line in range(bound(frame, lines, part), bound(frame, lines, part + 1)):
-                x, out = arg(args, NORM.x) + 4 * count * line, arg(args, NORM.out) + 4 * count * line
-                total = 0.0
-                for i in range(count):
-                    total += load_f32(x + 4 * i)
-                mean = total / count
-                square = 0.0
-                for i in range(count):
-                    away = load_f32(x + 4 * i) - mean
-                    square += away * away
-                factor, middle = vsplat(lanes, 1.0 / sqrt(square / count + epsilon)), vsplat(lanes, mean)
-                done = 0
-                while done < count:
-                    value = (vload(lanes, x + 4 * done) - middle) * factor
-                    scale = vload(lanes, arg(args, NORM.scale) + 4 * done)
-                    value = fma(value, scale, vload(lanes, arg(args, NORM.bias) + 4 * done))
-                    put(out + 4 * done, value, min(lanes, count - done), spare)
-                    done += lanes
+                x, out = arg(args, NORM.x) + step * line, arg(args, NORM.out) + step * line
+                normalised(x, arg(args, NORM.scale), arg(args, NORM.bias), out, count, word(frame, SCRATCH))
             part = next_share(frame, part)
         return 0
 
@@ -94,9 +110,9 @@ def layer_norm(lanes: int, epsilon: float) -> Compiled:
 def _largest(lanes: int) -> Any:
     """Return a function that finds the largest of some values, NaN if there is one.
 
-    What is no number is looked for on the way (times zero it stays none, as an infinity becomes none) and only then
-    one by one: compared as it comes, a value took seven cycles. Of two zeros the positive one is the larger, as
-    vectors see values in another order than lines have.
+    Vectors are checked for NaN on the way (a NaN or an infinity times zero is NaN), and only if there is one are values
+    compared one by one, which takes seven cycles each. Of two zeros the positive one is the larger, because vectors see
+    values in another order than lines have.
     """
 
     @inlined
@@ -136,7 +152,7 @@ def _largest(lanes: int) -> Any:
 
 
 def reduce(lanes: int, name: str) -> Compiled:
-    """Out = a sum, mean or maximum of each line; sums in double precision. Arguments: `Lines`."""
+    """Out = the sum, mean or maximum of each line; sums in double precision. Arguments: `Lines`."""
     largest_of = _largest(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:

@@ -1,7 +1,7 @@
-"""Machine code in memory that may be run: never writable and executable at a time.
+"""Machine code in executable memory, which is never writable and executable at the same time.
 
-Linux is what this is tested on. Where the system wants more (Apple's processors, Windows) that is written down, but
-nobody has run it there yet.
+This is tested on Linux. What other systems require (Apple's processors, Windows) is implemented, but has not been run
+there yet.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _kept: list[Any] = []  # code is never unmapped: a program's table may hold its 
 
 
 def place(code: bytes) -> int:
-    """Return the address of a copy of `code` that can be run; it begins on a page.
+    """Return the address of an executable copy of `code`, which begins on a page.
 
     Raises
     ------
@@ -40,14 +40,14 @@ def place(code: bytes) -> int:
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | (MAP_JIT if jit else 0), prot=access)
     start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     system = _system()
-    if jit:  # pages are writable or executable for each thread by itself
+    if jit:  # whether pages are writable or executable is set for each thread
         system.pthread_jit_write_protect_np(0)
         ctypes.memmove(start, code, len(code))
         system.pthread_jit_write_protect_np(1)
         system.sys_icache_invalidate(ctypes.c_void_p(start), ctypes.c_size_t(len(code)))
     else:
         memory[: len(code)] = code
-        # The kernel of Linux makes caches agree when a page becomes executable that was not before.
+        # The Linux kernel synchronises the caches when a page becomes executable.
         if system.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.PROT_READ | mmap.PROT_EXEC):
             number = ctypes.get_errno()
             raise OSError(number, f"memory for compiled code cannot be made executable: {os.strerror(number)}")
@@ -56,12 +56,12 @@ def place(code: bytes) -> int:
 
 
 def map_file(path: Path) -> tuple[int, memoryview]:
-    """Return the address of a file's content as it lies in memory, ready to run and shared by all processes.
+    """Return the address at which a file is mapped, ready to run and shared by all processes.
 
     Raises
     ------
     OSError
-        If the file cannot be read, or the system forbids code from where it lies.
+        If the file cannot be read, or the system forbids running code from its location.
     """
     if sys.platform != "linux":
         content = path.read_bytes()

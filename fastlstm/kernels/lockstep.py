@@ -1,7 +1,7 @@
-"""Several items side by side: an item is one panel of one row, and items lie at equal distances.
+"""Several items in lockstep: an item is one panel of one row, and items lie at equal distances.
 
-The operations of one activation depend on each other; those of several items overlap. So passes over cells take
-their items in lockstep, as one long vector, which LLVM cuts into as many of the processor's.
+The operations of one activation depend on each other, but those of several items can overlap. So passes over cells
+process several items in lockstep, as one long vector that LLVM splits into the processor's vectors.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from fastlstm.kernels.simd import join, part, vload, vstore
 
 __all__ = ["FEW_ROWS", "PANELS", "access", "in_lockstep", "items_beside"]
 
-FEW_ROWS = 8  # below it, items side by side are panels of one row: of three rows of a panel the last would be alone
+FEW_ROWS = 8  # below this, items in lockstep are panels of one row: of three rows of a panel, the last would be alone
 PANELS = 16  # of few rows, whose sums wait for their cells: 14 % less for 3 rows of 128 units than panel by panel
 
 
 def items_beside(max_sums: int) -> int:
-    """Return how many items go side by side as long as there are so many; of the rest two do, and the last is alone.
+    """Return how many items run in lockstep as long as there are enough; the rest run in pairs, a last one alone.
 
-    With 16 registers four spill some of the constants and still take 3 to 5 % less time than two (an LSTM of 64 units,
-    GRUs of 32 and 128, 96 rows); eight took 6 % more. Where tiles are small for the code's size, so is this.
+    With 16 registers, four items spill some of the constants and still take 3 to 5 % less time than two (an LSTM of 64
+    units, GRUs of 32 and 128, 96 rows); eight took 6 % more. If tiles are kept small for the sake of code size, so is
+    this.
     """
     return 4 if max_sums >= 12 else 2
 
@@ -31,7 +32,7 @@ def items_beside(max_sums: int) -> int:
 def in_lockstep(make: Any, lanes: int, max_sums: int) -> Any:
     """Return ``run(count, a, a_by, b, b_by)``, a pass over `count` items whose parts lie at `a` and at `b`.
 
-    ``make(load, store)`` returns what one pass does, ``body(a, a_by, b, b_by)``, with the functions of `access`.
+    ``make(load, store)`` returns the body of a pass, ``body(a, a_by, b, b_by)``, given the functions of `access`.
     """
     four, two, one = (make(*access(lanes, items)[:2]) for items in (4, 2, 1))
     most = items_beside(max_sums)
@@ -51,7 +52,7 @@ def in_lockstep(make: Any, lanes: int, max_sums: int) -> Any:
 
 @cache
 def access(lanes: int, items: int) -> tuple[Any, Any, Any]:
-    """Return how vectors at equal distances become one long vector, and how it becomes them again.
+    """Return functions that load vectors at equal distances as one long vector, and store them back.
 
     ``load(address, by)``, ``store(address, by, vec)``, and ``store_first(address, by, vec, whole, count, spare)``,
     which stores only the first `count` lanes of the vectors from number `whole` on.

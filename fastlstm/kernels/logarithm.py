@@ -1,11 +1,11 @@
-"""The logarithm of a number: the same bits on every machine, whose C libraries have different ones.
+"""The logarithm of a number, with the same bits on every machine, which C libraries do not guarantee.
 
 With x = 2**e * m and m between sqrt(1/2) and sqrt(2),
 
     log(x) = e * ln 2 + 2 * (s + s**3 / 3 + s**5 / 5 + ...),      s = (m - 1) / (m + 1)
 
-where s is below 0.172, so that eleven terms leave an error below 1e-17. It is computed in double precision: rounded to
-float32 it is the nearest float or, a few times in a billion, its neighbour.
+where s is below 0.172, so that eleven terms leave an error below 1e-17. It is computed in double precision; rounded to
+float32, it is the nearest float or, a few times in a billion, its neighbour.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LN2 = math.log(2)
 
 @inlined
 def log(x):
-    """log(x) for x that is no denormal double: -inf of 0, NaN of less."""
+    """log(x) for any x but denormal doubles: -inf for 0, NaN for negative x."""
     if not x > 0.0:
         return -math.inf if x == 0.0 else math.nan
     if x == math.inf:

@@ -1,8 +1,8 @@
-"""What becomes of Numba's typed statements: LLVM's language, as little of it as kernels need.
+"""Lowering of Numba's typed statements to LLVM assembly, no more of it than kernels need.
 
-Numba lowers for functions that Python calls: results go through memory, every call returns a status that its caller
-looks at, every variable is zeroed, counted and accounted for. A kernel's helpers raise nothing and are inlined, so here
-they take and return values. Their modules stay text, and are joined once (`joined`).
+Numba lowers functions to be called from Python: results go through memory, every call returns a status for its caller
+to check, every variable is zeroed, reference-counted and tracked for debuggers. A kernel's helpers raise nothing and
+are inlined, so here they take and return values. Their modules stay text and are joined once (`joined`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Convention(callconv.BaseCallConv):  # type: ignore[misc]
         return llvm.FunctionType(kinds[0], kinds[1:])
 
     def decorate_function(self, fn: Any, args: Any, fe_argtypes: Any, noalias: bool = False) -> None:
-        """Leave arguments without names."""
+        """Leave arguments unnamed."""
 
     def get_arguments(self, func: Any) -> Any:
         return func.args
@@ -40,7 +40,7 @@ class Convention(callconv.BaseCallConv):  # type: ignore[misc]
         builder.ret(retval)
 
     def return_user_exc(self, builder: Any, *_: Any, **__: Any) -> None:
-        """Write down what never happens: ``range`` with a step of zero."""
+        """Lower what never happens: ``range`` with a step of zero."""
         builder.unreachable()
 
     return_status_propagate = return_user_exc
@@ -50,7 +50,7 @@ class Convention(callconv.BaseCallConv):  # type: ignore[misc]
 
 
 class Library:
-    """What was written down of one function, and the libraries of the functions that it calls."""
+    """The lowered form of one function, and the libraries of the functions that it calls."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,13 +65,13 @@ class Library:
     def add_ir_module(self, module: Any) -> None:
         functions = [one for one in module.globals.values() if isinstance(one, llvm.Function)]
         self.declared = {one.name: str(one) for one in functions if one.is_declaration}
-        # Branches that Numba calls unlikely are those that end in exceptions.
+        # Branches that Numba marks as unlikely are those that end in exceptions.
         texts = {one.name: str(one) for one in functions if not one.is_declaration}
         self.defined = {name: re.sub(r", !prof !\d+", "", text) for name, text in texts.items()}
 
 
 def joined(library: Library) -> str:
-    """Return all that a function needs as one module in LLVM's language."""
+    """Return a function with everything it calls as one module of LLVM assembly."""
     found: dict[int, Library] = {}
     waiting = [library]
     while waiting:
@@ -88,7 +88,7 @@ def joined(library: Library) -> str:
 
 
 class Lowering(Lower):  # type: ignore[misc]
-    """Numba's, without what is there for debuggers, reference counts and error messages."""
+    """Numba's lowering without debug information, reference counts and error messages."""
 
     def init(self) -> None:
         self._blk_local_varmap: dict[str, Any] = {}
@@ -112,11 +112,11 @@ class Lowering(Lower):  # type: ignore[misc]
             super().lower_inst(inst)
 
     def lower_binop(self, resty: Any, expr: Any, op: Any) -> Any:
-        """Lower without a look for the forms that Numba has for known operands."""
+        """Lower without looking for Numba's special forms for known operands."""
         signature = self.fndesc.calltypes[expr]
         given = [self._cast_var(one, kind) for one, kind in zip((expr.lhs, expr.rhs), signature.args, strict=True)]
         kind = self.context.typing_context.resolve_value_type(op)
-        if expr.op == "inplace_binop":  # of which only the form that changes an operand has been asked for
+        if expr.op == "inplace_binop":  # of which only the in-place form has been typed
             kind.get_call_type(self.context.typing_context, signature.args, {})
         operation = self.context.get_function(kind, signature)
         return self.context.cast(self.builder, operation(self.builder, given), signature.return_type, resty)
@@ -149,8 +149,8 @@ class Lowering(Lower):  # type: ignore[misc]
 
 
 def _within_a_block(blocks: Any) -> set[str]:
-    """Return the variables that are assigned once, and read behind that in the same block alone."""
-    at: dict[str, int] = {}  # the block of each
+    """Return the variables that are assigned once, and then read only in the same block."""
+    at: dict[str, int] = {}  # the block of each variable
     unfit: set[str] = set()
     for number, block in enumerate(blocks.values()):
         for statement in block.body:

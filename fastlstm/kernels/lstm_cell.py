@@ -1,9 +1,9 @@
 """LSTM cells: from the sums of a group of panels to new states and outputs.
 
-Two passes over the rows and panels of the group: the gates, then cell states and outputs. A pass takes several items
-(an item is one panel of one row) in lockstep: the operations of one activation depend on each other, and a processor
-has room to wait for few of them; side by side they keep its units busy. All in one pass measured slower: the
-constants of all activations do not fit the registers.
+There are two passes over the rows and panels of the group: gates, then cell states and outputs. A pass processes
+several items (one panel of one row each) in lockstep: the operations of one activation depend on each other, and only
+those of several items together keep the processor busy. A single pass measured slower, because the constants of all
+activations do not fit into the registers.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def lstm_cells(
 ) -> Any:
     """Return ``cells(rows, n, z, z_row, c, c_row, peepholes, y, y_row, whole, last_width, spare)``.
 
-    The addresses are those of the group's first panel: of its sums ``[panel][i, f, g, o][lane]`` at `z`, which
-    become gates in place, of the cell states at `c`, the peepholes ``[panel][i, f, o][lane]`` and the outputs at
-    `y`. Panels from `whole` on store `last_width` lanes of their output only. `spare` is room for a vector.
+    The addresses are those of the group's first panel: its sums ``[panel][i, f, g, o][lane]`` at `z`, which become
+    gates in place, the cell states at `c`, the peepholes ``[panel][i, f, o][lane]`` and the outputs at `y`. Panels from
+    `whole` on store only `last_width` lanes of their outputs. `spare` has room for a vector.
     """
     four, two, one_alone = (_passes(lanes, items, activations, clip, coupled, peephole) for items in (4, 2, 1))
     most = items_beside(max_sums)
@@ -46,7 +46,7 @@ def lstm_cells(
 
     @inlined
     def line(count, z, z_by, c, c_by, extra, extra_by, y, y_by, whole, last_width, spare):
-        """Run the passes over items that lie at equal distances; those from `whole` on are stored in part."""
+        """Run the passes over items at equal distances; those from `whole` on are stored in part."""
         fours, pairs = count // 4 * 4 if most == 4 else 0, count // 2 * 2
         for i in range(0, fours, 4):
             gates_4(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
@@ -66,7 +66,7 @@ def lstm_cells(
 
     @inlined
     def cells(rows, n, z, z_row, c, c_row, extra, y, y_row, whole, last_width, spare):
-        # Items side by side are panels of one row, or rows of one panel.
+        # Items in lockstep are panels of one row, or rows of one panel.
         few = rows < FEW_ROWS
         count, lines = (n, rows) if few else (rows, n)
         z_by, c_by, extra_by, y_by = (4 * width, width, 3 * width, width) if few else (z_row, c_row, 0, y_row)
@@ -82,7 +82,7 @@ def lstm_cells(
 
 
 def lstm_share(lanes: int, cells: Any, group: Any, run: Any) -> Any:
-    """Return the products and cells of one share of a time step, out of `lstm_cells` and `fastlstm.kernels.operand`.
+    """Return the products and cells of one share of a time step, made of `lstm_cells` and `fastlstm.kernels.operand`.
 
     ``share(frame, k, rows, h_rows, weights, stride, z, z_row, c, c_row, peepholes, y, y_row, first, last, backwards,
     end, last_width, spare)`` runs the panels from `first` to `last`; panels from `end` on store `last_width` lanes.
@@ -96,7 +96,7 @@ def lstm_share(lanes: int, cells: Any, group: Any, run: Any) -> Any:
     ):  # fmt: skip
         left = last - first
         while left > 0:
-            # The cells of some panels come while their sums are in the cache. Those of one row stay there.
+            # Cells are computed while their panels' sums are in the cache. The sums of a single row stay there anyway.
             n = left if rows == 1 else min(left, PANELS) if rows < FEW_ROWS else group(rows, left)
             panel = first + left - n if backwards else last - left
             done = 0
@@ -124,8 +124,8 @@ def lstm_tail(
 ) -> Any:
     """Return ``cells(rows, z, z_row, c, c_row, y, y_row, count, spare)`` for units whose gates share vectors.
 
-    Of one vector the quarters are i, f, g and o; of two the halves are i f and g o. `count` lanes of an output are
-    stored. What stands in the lanes of c and y behind the last unit means nothing.
+    The quarters of a single vector are i, f, g and o; the halves of two are i f and g o. `count` lanes of an output are
+    stored. The lanes of c and y after the last unit mean nothing.
     """
     gate, candidate, squash = (activation(*a) for a in activations)
     clipped = clipping(clip)
@@ -154,7 +154,7 @@ def lstm_tail(
 def _passes(
     lanes: int, items: int, activations: Any, clip: float | None, coupled: bool, peephole: bool
 ) -> tuple[Any, Any, Any]:
-    """Return what the passes do with so many items side by side."""
+    """Return the bodies of the passes for `items` items in lockstep."""
     gate, candidate, squash = (activation(*a) for a in activations)
     clipped = clipping(clip)
     load, store, store_first = access(lanes, items)
@@ -171,7 +171,7 @@ def _passes(
                 store(z + width, z_by, gate(clipped(f)))
         else:
             for k in range(2 if coupled else 3):
-                at = z + width * (3 * k if coupled else k + k // 2)  # i, f and o; g lies between
+                at = z + width * (3 * k if coupled else k + k // 2)  # i, f and o; g is in between
                 store(at, z_by, gate(clipped(load(at, z_by))))
 
     @inlined

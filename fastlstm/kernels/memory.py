@@ -1,4 +1,4 @@
-"""Copies and clears inside kernels, in float32 elements."""
+"""Copying and clearing memory inside kernels, in float32 elements."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def copy(target, source, count):
 
 @cache
 def copy_vectors(lanes: int) -> Any:
-    """Return ``copied(target, source, count)``: `copy`, vector by vector as long as whole ones are left.
+    """Return ``copied(target, source, count)``: like `copy`, but vector by vector as long as whole ones remain.
 
-    What was stored as vectors is read as such: a load over parts of two stores has to wait until both are in the cache.
+    What was stored as vectors should be loaded as vectors: a load that spans two stores waits until both have reached
+    the cache.
     """
 
     @inlined
@@ -44,9 +45,9 @@ def clear(target, count):
 
 @cache
 def partial_store(lanes: int) -> Any:
-    """Return ``put(address, vec, count, spare)``, which stores the first `count` lanes, one at least.
+    """Return ``put(address, vec, count, spare)``, which stores the first `count` lanes, at least one.
 
-    `spare` is the address of room for one vector.
+    `spare` is the address of memory for one vector.
     """
     copy_fewer = _fewer(lanes)
 
@@ -63,10 +64,10 @@ def partial_store(lanes: int) -> Any:
 
 @cache
 def _fewer(lanes: int) -> Any:
-    """Return ``copy(target, source, count)`` for fewer floats than `lanes`: of each half that `count` has.
+    """Return ``copy(target, source, count)`` for fewer floats than `lanes`, by halves: one for each bit of `count`.
 
-    LLVM makes vectors and unrolled loops of a loop over them, at each of the many places where there is one, which took
-    a quarter of an LSTM's compile time.
+    LLVM would vectorise and unroll a plain loop at each of its many uses, which took a quarter of an LSTM's compile
+    time.
     """
     half = lanes // 2
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from fastlstm.kernels.elementwise import row_address
 from fastlstm.kernels.frame import arg, bound, complain, first_share, next_share, origin, row_stride, time_stride, word
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.memory import copy
 from fastlstm.kernels.simd import load_f32, load_i64, store_f32
 from fastlstm.program.arguments import positions
@@ -15,8 +14,6 @@ from fastlstm.program.layout import ROWS, START, STEPS, TOTAL
 __all__ = ["embed", "last", "move"]
 
 MOVE, LAST, EMBED = positions(Move), positions(Last), positions(Embed)
-
-Compiled = Callable[[int, int, int], int]
 
 
 def move() -> Compiled:
@@ -29,7 +26,7 @@ def move() -> Compiled:
         while share >= 0:
             first, last = bound(frame, rows, share), bound(frame, rows, share + 1)
             if count == 1 and word(frame, ROWS) == 1:
-                # One number a row, as an audio effect has it: finding the rows would take longer than the copy.
+                # One number per row, as in audio effects: finding the rows would take longer than the copy.
                 x_time, out_time = time_stride(frame, arg(args, MOVE.x)), time_stride(frame, arg(args, MOVE.out))
                 x = origin(frame, arg(args, MOVE.x)) + first * x_time + arg(args, MOVE.x_bytes)
                 out = origin(frame, arg(args, MOVE.out)) + first * out_time + arg(args, MOVE.out_bytes)
@@ -46,7 +43,7 @@ def move() -> Compiled:
 
 
 def last() -> Compiled:
-    """Out = x at the last time step, when its block comes. Arguments: `Last`."""
+    """Out = x at the last time step, once its block is reached. Arguments: `Last`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
         steps = word(frame, STEPS)
@@ -70,7 +67,7 @@ def last() -> Compiled:
 def embed() -> Compiled:
     """Out = table[ids], the ids int64. Arguments: `Embed`.
 
-    An id outside the table leaves a 1 in the frame's status and reads nothing; negative ids count from the end.
+    An id outside the table sets the frame's status to 1 and reads nothing; negative ids count from the end.
     """
 
     def kernel(args: int, frame: int, unused: int) -> int:

@@ -1,29 +1,27 @@
-"""A program as one instruction of another: a segment's on a tape (`fastlstm.lowering.tapes.tape`), a loop's body."""
+"""A program as one instruction of another: a segment on a tape (`fastlstm.lowering.tapes.tape`), the body of a loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastlstm.kernels.frame import arg, first_share, next_share, word
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.simd import call_kernel, store_i64
 from fastlstm.program.arguments import positions, size_of
 from fastlstm.program.arguments.arrays import Bound
 from fastlstm.program.layout import ACTIVE, PHASE, TOTAL, WORKER, WORKERS
 
-__all__ = ["BOUND", "Compiled", "by_workers", "nested"]
+__all__ = ["BOUND", "by_workers", "nested"]
 
 BOUND = positions(Bound)
-FRAMES = size_of(Bound)  # the first word behind: the frame of worker 0
-
-Compiled = Callable[[int, int, int], int]
+FRAMES = size_of(Bound)  # the word after them: the frame of worker 0
 
 
 def by_workers(run: Any) -> Compiled:
-    """Return the kernel that calls ``run(args, frame)``, by all workers if it is made for so many, else by the first.
+    """Return the kernel that calls ``run(args, frame)``, in all workers if it is made for as many, else in the first.
 
-    Its arguments are `Bound` and the frames.
+    Its arguments are `Bound`, followed by the frames.
     """
 
     def kernel(args: int, frame: int, unused: int) -> int:

@@ -1,8 +1,8 @@
-"""LSTMs with layer normalisation: of the input's sums, of the recurrent ones, and of the cell states.
+"""LSTMs with layer normalisation of the input's sums, the recurrent sums and the cell states.
 
-A mean is taken over all units, so a time step has three phases: the product, the gates, the outputs. Each worker takes
-the means by itself, in double precision and in the order of the units, so they are the same for any number of workers
-and lanes.
+A mean is taken over all units, so a time step has three phases: the product, the gates, the outputs. Each worker
+computes the means itself, in double precision and in the order of the units, so they are the same for any number of
+workers and lanes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Any
 
 from fastlstm.kernels.activations import activation, bounded, clipping
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.memory import clear, partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.recurrent import Activation, Compiled, over_time
+from fastlstm.kernels.recurrent import Activation, over_time
 from fastlstm.kernels.simd import fma, load_f32, sqrt, vload, vsplat, vstore
 from fastlstm.program.arguments import positions
 from fastlstm.program.arguments.rows import Normalised
@@ -97,13 +98,13 @@ def lstm(
 
     @inlined
     def sums_of(at, x, x_mean, x_factor, h, h_mean, h_factor, scale, h_scale, bias):
-        """Return the sums of one gate's panel: those of x and those of h, each normalised."""
+        """Return the sums of one gate's panel, those of x and those of h normalised separately."""
         one = fma((vload(lanes, x + at) - x_mean) * x_factor, vload(lanes, scale + at), vload(lanes, bias + at))
         return fma((vload(lanes, h + at) - h_mean) * h_factor, vload(lanes, h_scale + at), one)
 
     @inlined
     def gates(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards):
-        """Leave the new cell states, not normalised yet, and the output gates."""
+        """Store the new cell states, not yet normalised, and the output gates."""
         units, panels = arg(args, A.units), arg(args, A.panels)
         scale, h_scale, bias = arg(args, A.scale), arg(args, A.h_scale), arg(args, A.bias)
         sums, sums_row = origin(frame, arg(args, A.sums)), row_stride(frame, arg(args, A.sums))

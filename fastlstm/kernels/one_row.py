@@ -1,13 +1,13 @@
-"""What kernels of one batch row of a small layer share: passes over the hidden units, and the walk over time.
+"""What kernels for small layers with one batch row share: passes over the hidden units, and the loop over time.
 
-A step is a chain: the sums need the h of the step before, h needs the sums. A *pass* computes all sums that the
-registers hold (`register_chains`), and the cells take them out of the registers, two panels side by side as vectors of
-twice the lanes, so that the latencies of their activations overlap. The last pass may have another number of panels.
+A step is a dependency chain: the sums need h of the step before, and h needs the sums. A *pass* computes as many sums
+as the registers hold (`register_chains`), and the cells take them from the registers, two panels at a time as vectors
+of twice the lanes, so that the latencies of their activations overlap. The last pass may have another number of
+panels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,7 @@ from numba.core.types.containers import Tuple
 from numba.extending import intrinsic
 
 from fastlstm.kernels.frame import active_rows, arg, first_share, next_share, origin, time_stride, word
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.memory import clear, copy_vectors, partial_store
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.recurrent import COUNTS, SKIP
@@ -37,21 +38,19 @@ from fastlstm.program.arguments import positions
 from fastlstm.program.arguments.rows import SmallLSTM
 from fastlstm.program.layout import SCRATCH, START, STEPS
 
-__all__ = ["Compiled", "over_time", "register_chains", "storing"]
+__all__ = ["over_time", "register_chains", "storing"]
 
-A = positions(SmallLSTM)  # its first words, which `SmallGRU` has too
-
-Compiled = Callable[[int, int, int], int]
+A = positions(SmallLSTM)  # its first words are those of `SmallGRU` too
 UNROLL = 4
 
 
 def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: Any, last_pass: Any) -> Compiled:
-    """Return the kernel that runs passes of `panels` panels (none: 0) and the last pass at every time step.
+    """Return the kernel that runs passes of `panels` panels (0: there are none) and the last pass at every time step.
 
-    ``sources(args, frame)`` are the addresses of what the sums start from and of x, each with the bytes from one time
-    step to the next, and the address of the cell states. ``full_pass`` and ``last_pass`` are
-    ``run(args, j, sums, x, h, y, c, last_width, spare)`` for the pass of number j, whose last vector has `last_width`
-    lanes; h is the previous output. Where it is `masked`, the steps that do not count are not computed.
+    ``sources(args, frame)`` returns the addresses of the sums' initial values and of x, each with the bytes from one
+    time step to the next, and the address of the cell states. ``full_pass`` and ``last_pass`` are
+    ``run(args, j, sums, x, h, y, c, last_width, spare)`` for pass number j, whose last vector has `last_width` lanes; h
+    is the previous output. If `masked`, the steps that do not count are not computed.
     """
 
     @inlined
@@ -61,7 +60,7 @@ def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: An
     @inlined
     def passes(args, t, sums, x, before, y, c, spare):
         full = arg(args, A.full)
-        # What was used last is still in the cache: every second step goes the other way.
+        # Every second step runs in the opposite order, so that what was used last is still in the cache.
         j, by = (full, -1) if t & 1 else (0, 1)
         for _ in range(full + 1):
             if j == full:
@@ -76,7 +75,7 @@ def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: An
     def kernel(args: int, frame: int, unused: int) -> int:
         share = first_share(frame)
         while share >= 0:
-            if share == 0:  # one worker does it all
+            if share == 0:  # one worker does everything
                 steps = word(frame, STEPS)
                 count = 0
                 while count < steps and active_rows(frame, word(frame, START) + count) > 0:
@@ -112,7 +111,7 @@ def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: An
 
 
 def storing(lanes: int, beside: int, last: bool) -> Any:
-    """Return ``store(y, h, last_width, spare)`` for `beside` panels; of the `last` ones the last vector is cut."""
+    """Return ``store(y, h, last_width, spare)`` for `beside` panels; the last vector of the `last` ones is cut."""
     put = partial_store(lanes)
 
     @inlined
@@ -133,17 +132,17 @@ def storing(lanes: int, beside: int, last: bool) -> Any:
 
 @cache
 def register_chains(lanes: int, groups: tuple[tuple[int, int], ...]) -> Any:
-    """Return the intrinsic ``chains(inputs, x, x_weights, k, h, weights, sums)``: a pass's sums, out of registers.
+    """Return the intrinsic ``chains(inputs, x, x_weights, k, h, weights, sums)``: a pass's sums in registers.
 
-    Every sum starts at its lane of `sums` and takes the products of x, then of h, in ascending order. The result is
-    a tuple of vectors; those of a group of two panels are joined, gate by gate.
+    Every sum starts from its lane of `sums`, to which the products of x and then of h are added in ascending order. The
+    result is a tuple of vectors; those of a group of two panels are joined gate by gate.
     """
     total = sum(beside * vectors for beside, vectors in groups)
     row = 4 * lanes * total
     kinds = [Vec(lanes * beside) for beside, vectors in groups for _ in range(vectors)]
 
     def product(b: Any, sums: list[Any], k: Any, a: Any, w: Any, unroll: int, start: Any) -> tuple[list[Any], Any]:
-        """Emit the loop over k from `start` on, by `unroll`; return the sums and where it stopped."""
+        """Emit the loop over k from `start`, unrolled by `unroll`; return the sums and where it stopped."""
         before, head, body, after = b.block, *(b.append_basic_block(f"chains.{n}") for n in ("head", "body", "after"))
         b.branch(head)
         b.position_at_end(head)

@@ -1,7 +1,7 @@
-"""Operations on numbers of one type: what type comes out, and LLVM's instruction for it.
+"""Operations on numbers of one type: the result's type, and LLVM's instruction.
 
-Numba knows all of these, but asks dozens of rules, some of them functions that it would have to compile first (``!=``,
-``min``), before it takes the one for numbers.
+Numba knows all of these, but tries dozens of rules, some of them functions that it would have to compile first (``!=``,
+``min``), before it comes to the one for numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Operation", "operation"]
 
 
 class Operation(NamedTuple):
-    """What type an operation gives, and what emits it: a function of LLVM's builder and the operands."""
+    """The result type of an operation, and the function of LLVM's builder and the operands that emits it."""
 
     returns: Any
     emit: Callable[..., Any]
@@ -36,7 +36,7 @@ _BITS = {operator.and_: "and_", operator.or_: "or_", operator.xor: "xor"}
 
 
 def operation(key: Any, args: Any) -> Operation | None:
-    """Return what Python's operator or function `key` does with arguments of some types, None if that is not here."""
+    """Return the operation of a Python operator or function `key` on arguments of some types, None if there is none."""
     kinds = {unliteral(one) for one in args}
     if len(kinds) != 1 or len(args) != (1 if key is bool else 2):
         return None
@@ -60,7 +60,7 @@ def _floats(kind: Any) -> dict[Any, Operation]:
     found: dict[Any, Operation] = {
         key: Operation(types.boolean, _comparison(sign, "fcmp_ordered")) for key, sign in _COMPARISONS.items()
     }
-    found[operator.ne] = Operation(types.boolean, _comparison("!=", "fcmp_unordered"))  # a NaN differs from itself
+    found[operator.ne] = Operation(types.boolean, _comparison("!=", "fcmp_unordered"))  # a NaN is not equal to itself
     found.update({key: Operation(kind, _instruction(f"f{name}")) for key, name in _ARITHMETIC.items()})
     return found
 
@@ -81,5 +81,5 @@ _TABLES = {
     types.int64: _integers(),
     types.float32: _floats(types.float32),
     types.float64: _floats(types.float64),
-    types.boolean: {bool: Operation(types.boolean, lambda _, a: a)},  # Python asks for that before a branch
+    types.boolean: {bool: Operation(types.boolean, lambda _, a: a)},  # which Python applies before a branch
 }

@@ -3,10 +3,10 @@
     8 bytes   b"fastlstm"
     4, 4      version of the format, bytes of the header (little-endian)
     32        SHA-256 of the header
-    header    JSON: target, sources, what made it, and for each kernel its place, size, entry and SHA-256
-    images    each at a multiple of `ALIGNMENT`, so that the file can be mapped and run where it lies
+    header    JSON: target, sources, what made it, and for each kernel its offset, size, entry and SHA-256
+    images    each at a multiple of `ALIGNMENT`, so that the file can be mapped and run in place
 
-The same images give the same bytes. A file of the cache is a pack of one kernel.
+The same images give the same bytes. A file in the cache is a pack of one kernel.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ HEAD = struct.Struct("<8sII32s")
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack whose header is whole; an image is checked when it is asked for."""
+    """A pack with an intact header; an image is checked when it is asked for."""
 
     content: memoryview
     header: Mapping[str, Any]
 
     def find(self, key: str) -> tuple[int, Image] | None:
-        """Return where in the file a kernel's image begins and the image, None if the pack does not hold it.
+        """Return the offset of a kernel's image in the file and the image, None if the pack does not contain it.
 
         Raises
         ------
         FileFormatError
-            If the image is not what it was when the pack was made.
+            If the image has changed since the pack was made.
         """
         row = self.header["kernels"].get(key)
         if row is None:
@@ -56,7 +56,7 @@ class Pack:
 def pack_bytes(
     target: Target, sources: str, images: Mapping[str, tuple[str, Image]], made_with: Mapping[str, str]
 ) -> bytes:
-    """Return the content of a pack.
+    """Return the bytes of a pack.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def pack_bytes(
     order = sorted(images, key=lambda key: (images[key][0], key))
     rows: dict[str, dict[str, Any]] = {}
     header, size = b"", -1
-    while size != len(header):  # places follow from the header's size, whose digits they are
+    while size != len(header):  # the offsets depend on the header's size, which depends on their digits
         size = len(header)
         at = -(-(HEAD.size + size) // ALIGNMENT) * ALIGNMENT
         for key in order:

@@ -1,8 +1,8 @@
-"""How Numba writes a kernel down: as a template for all targets, which nothing has optimised yet.
+"""How Numba lowers a kernel: to an unoptimised template for all targets.
 
-Numba optimises and emits every function on its own, with wrappers to call it from Python, before it links it into its
-callers; a kernel of thirty helpers would go through LLVM thirty times, for this machine. Nobody calls these from
-Python: each helper is written down once (`_written`), by the few of Numba's passes that kernels need, and
+Usually Numba optimises and emits every function separately, with wrappers to call it from Python, before it links it
+into its callers; a kernel of thirty helpers would go through LLVM thirty times, for this machine only. Nobody calls
+helpers from Python: here each is lowered once (`_written`), by the few of Numba's passes that kernels need, and
 `fastlstm.kernels.emit` makes machine code of the whole.
 """
 
@@ -38,7 +38,7 @@ _TARGET = "fastlstm"
 
 
 class _Typing(typing.Context):  # type: ignore[misc]
-    """Numba's knowledge of types without arrays, lists and texts: every ``+`` would be tried on them."""
+    """Numba's typing without arrays, lists and strings, on each of which it would try every ``+``."""
 
     def init(self) -> None:
         self._resolved: dict[Any, Any] = {}
@@ -71,7 +71,7 @@ class _Typing(typing.Context):  # type: ignore[misc]
 
 
 class _Context(cpu.CPUContext):  # type: ignore[misc]
-    """The same of how they become LLVM's language."""
+    """Numba's lowering, reduced likewise."""
 
     def init(self) -> None:
         super().init()
@@ -88,7 +88,7 @@ class _Context(cpu.CPUContext):  # type: ignore[misc]
         return Convention(self)
 
     def get_function(self, fn: Any, sig: Any, _firstcall: bool = True) -> Any:
-        """Return what emits a call of a function; Numba would find it and inspect its parameters every time."""
+        """Return the emitter of a function's calls, which Numba would look up and inspect every time."""
         key = (fn, sig.args, sig.return_type)
         known = self._emitters.get(key)
         if known is None:
@@ -98,7 +98,7 @@ class _Context(cpu.CPUContext):  # type: ignore[misc]
         return known
 
     def get_constant_generic(self, builder: Any, ty: Any, val: Any) -> Any:
-        """Return what stands for a constant; nothing for a helper, which Numba may know as a value from elsewhere."""
+        """Return a constant; a dummy for a helper, which Numba may treat as a value."""
         if isinstance(ty, types.Dispatcher):
             return self.get_dummy_value()
         return super().get_constant_generic(builder, ty, val)
@@ -134,11 +134,11 @@ class _Target(CPUTarget):  # type: ignore[misc]
 
 
 class _Kernels(CPU):  # type: ignore[misc]
-    """Stands for the above in Numba's tables of targets."""
+    """Represents the above in Numba's tables of targets."""
 
 
 class _Written(NamedTuple):
-    """A function written down for arguments of some types."""
+    """A function lowered for arguments of some types."""
 
     library: Library
     fndesc: Any
@@ -146,12 +146,12 @@ class _Written(NamedTuple):
 
 
 class _Helper(Dispatcher):
-    """A function that kernels call; for each types of arguments it is written down when it is needed."""
+    """A function that kernels call; it is lowered for each combination of argument types when needed."""
 
     targetdescr = _Target(_TARGET)
 
     def written(self, args: Any) -> _Written:
-        """Return the function for arguments of these types; numbers that are known count as numbers."""
+        """Return the function for arguments of these types; literal numbers count as numbers."""
         args = tuple(unliteral(one) for one in args)
         known: _Written | None = self.overloads.get(args)
         if known is None:
@@ -159,26 +159,26 @@ class _Helper(Dispatcher):
         return known
 
     def _make_finalizer(self) -> Callable[[], None]:
-        return lambda: None  # Numba's looks for machine code
+        return lambda: None  # Numba's own would look for machine code
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Make `function` a helper that is inlined into the kernels that call it."""
+    """Make `function` a helper, inlined into the kernels that call it."""
     return _Helper(function)
 
 
 target_registry[_TARGET] = _Kernels
 dispatcher_registry[_Kernels] = _Helper
-jit_registry[_Kernels] = lambda *_, **__: inlined  # asked for before Numba looks whether a rule fits
+jit_registry[_Kernels] = lambda *_, **__: inlined  # Numba asks for it before it checks whether a rule applies
 
 
 def _written(function: Callable[..., Any], args: Any, returns: Any = None) -> _Written:
-    """Write down a function for arguments of some types: bytecode, statements, types, LLVM's language."""
+    """Lower a function for arguments of some types: bytecode, statements, types, LLVM assembly."""
     identity = bytecode.FunctionIdentity.from_function(function)
     code = interpreter.Interpreter(identity).interpret(bytecode.ByteCode(identity))
     code.blocks = canonicalize_cfg(code.blocks)
     _replace_attributes(code)
-    dead_branch_prune(code, args)  # branches that a factory's constants decide
+    dead_branch_prune(code, args)  # branches decided by a factory's constants
     _replace_indices(code)
     ssa.reconstruct_ssa(code)
     code._definitions = build_definitions(code.blocks)
@@ -195,7 +195,7 @@ def _written(function: Callable[..., Any], args: Any, returns: Any = None) -> _W
 
 
 def _replace_attributes(code: Any) -> None:
-    """Put numbers in place of attributes of what is known: positions of arguments, ``math.inf``."""
+    """Replace attributes of known objects by numbers: positions of arguments, ``math.inf``."""
     for block in code.blocks.values():
         for statement in block.find_insts(ir.Assign):
             value = statement.value
@@ -210,7 +210,7 @@ def _replace_attributes(code: Any) -> None:
 
 
 def _replace_indices(code: Any) -> None:
-    """Make indices into tuples what Numba calls static."""
+    """Make indices into tuples static, as Numba calls it."""
     for label, block in list(code.blocks.items()):
         rewrite = static_getitem.RewriteConstGetitems()
         while rewrite.match(code, block, None, None):
@@ -221,7 +221,7 @@ _FLAGS = compiler.Flags()
 
 
 def template(function: Callable[[int, int, int], int], symbol: str) -> str:
-    """Return a kernel as LLVM assembly, not optimised: the C function `symbol` and all its helpers."""
+    """Return a kernel as unoptimised LLVM assembly: the C function `symbol` and all its helpers."""
     with target_override(_TARGET), global_compiler_lock, _uncollected():
         _Helper.targetdescr.target_context.refresh()
         written = _written(function, (types.int64,) * 3)
@@ -230,7 +230,7 @@ def template(function: Callable[[int, int, int], int], symbol: str) -> str:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Put Python's collector off: it would go through all of Numba's graphs again and again, a tenth of the time."""
+    """Suspend Python's garbage collector, which would spend a tenth of the time on Numba's object graphs."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -240,7 +240,7 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-# Without the attribute LLVM could make calls of memset and memcpy out of loops.
+# Without the attribute LLVM could turn loops into calls of memset and memcpy.
 _EXPORTED = """
 define i64 @{symbol}(i64 %a, i64 %b, i64 %c) nounwind "no-builtins" {{
   %result = call i64 {inner}(i64 %a, i64 %b, i64 %c)

@@ -29,7 +29,7 @@ DOWN, ACROSS = POOL.down, POOL.across
 
 
 def pool(lanes: int, name: str) -> Callable[[int, int, int], int]:
-    """Out = the largest of each window ("Max"; a NaN is that) or the mean ("Mean"). Arguments: `Pool`."""
+    """Out = the largest of each window ("Max"; a NaN counts as largest) or the mean ("Mean"). Arguments: `Pool`."""
     nothing = -math.inf if name == "Max" else 0.0
 
     @inlined
@@ -38,7 +38,7 @@ def pool(lanes: int, name: str) -> Callable[[int, int, int], int]:
 
     @inlined
     def column(x, step, taps):
-        """Join `taps` vectors, `step` bytes apart."""
+        """Combine `taps` vectors, `step` bytes apart."""
         total = vsplat(lanes, nothing)
         for _ in range(taps):
             total = joined(total, vload(lanes, x))
@@ -47,7 +47,7 @@ def pool(lanes: int, name: str) -> Callable[[int, int, int], int]:
 
     @inlined
     def down(args, x, line, row):
-        """Write what each column of a row of windows comes to; only lines inside the image are looked at."""
+        """Write the result of each column of a row of windows, taken over the lines inside the image."""
         width, height, step = arg(args, ACROSS.size), arg(args, DOWN.size), arg(args, DOWN.dilation)
         y = row * arg(args, DOWN.stride) - arg(args, DOWN.before)
         taps = arg(args, DOWN.taps)
@@ -65,7 +65,7 @@ def pool(lanes: int, name: str) -> Callable[[int, int, int], int]:
 
     @inlined
     def across(place, stride, taps, dilation, spare):
-        """Join the elements of neighbouring windows of a line."""
+        """Combine the elements of neighbouring windows of a line."""
         total = vsplat(lanes, nothing)
         if stride == 1:
             for _ in range(taps):

@@ -1,7 +1,7 @@
-"""What kernels leave to their target, in LLVM's language.
+"""What kernels leave to their target, in LLVM assembly.
 
-Numba writes kernels as templates that are the same for every processor: they call the functions defined here. An
-exported model brings other definitions of those that read the frame, with constants in place of memory.
+Kernels are templates that are the same for every processor and call the functions defined here. An exported model has
+other definitions of those that read the frame, with constants in place of memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ INLINE = "alwaysinline nounwind"
 
 
 def target_primitives(target: Target, names: Iterable[str]) -> str:
-    """Return the definitions of the primitives among `names` that depend on the processor alone."""
+    """Return the definitions of the primitives among `names` that depend only on the processor."""
     parts = [_multiply_add(int(name.rsplit("_", 1)[1]), target.fma) for name in names if "_multiply_add_" in name]
     architecture = target.architecture
     return "\n".join([*parts, _pause(architecture), _float_mode(architecture), _clock(architecture)])
@@ -31,7 +31,7 @@ def _multiply_add(lanes: int, fused: bool) -> str:
             f"declare {kind} {name}({kind}, {kind}, {kind})\n{head}"
             f"  %r = call {kind} {name}({kind} %a, {kind} %b, {kind} %c)\n  ret {kind} %r\n}}"
         )
-    # Rounded twice: LLVM would call a slow library function for a fused one.
+    # Rounded twice: LLVM would call a slow library function for a fused multiply-add.
     return f"{head}  %p = fmul {kind} %a, %b\n  %r = fadd {kind} %p, %c\n  ret {kind} %r\n}}"
 
 
@@ -67,7 +67,7 @@ def _float_mode(architecture: str) -> str:
 
 
 def flushes_denormals(architecture: str) -> bool:
-    """Whether kernels can make denormals count as zero there."""
+    """Whether kernels can flush denormals to zero on the target."""
     return architecture in _FLOAT_MODES
 
 
@@ -77,10 +77,11 @@ _FLUSHES = f"""define i1 @fl_flushes() {INLINE} {{
   %r = icmp eq i64 %mode, %flush
   ret i1 %r
 }}"""
-"""Whether denormals are zero already."""
+"""Whether denormals are flushed to zero already."""
 
-# To read MXCSR takes 15 cycles and waits for all sums before it (Zen 3); an LSTM of 20 units takes 400. A denormal that
-# equals zero is read as zero; half of the smallest normal number that has no bits is written as zero.
+# Reading MXCSR takes 15 cycles and waits for all earlier sums (Zen 3), where an LSTM of 20 units takes 400. If a
+# denormal equals zero, denormals are read as zero; if half of the smallest normal number has no bits, they are written
+# as zero.
 _FLUSHES_X86 = f"""@fl_denormal = internal constant float 0x3800000000000000
 @fl_normal = internal constant float 0x3810000000000000
 define i1 @fl_flushes() {INLINE} {{
@@ -121,12 +122,12 @@ _FPSCR = (  # FZ is bit 24
     "  %narrow = trunc i64 %mode to i32\n  call void @llvm.arm.set.fpscr(i32 %narrow)\n",
     1 << 24,
 )
-# ARM with a unit for floats; a Cortex-M0 or M3 has none.
+# ARM with a floating-point unit; a Cortex-M0 or M3 has none.
 _FLOAT_MODES |= dict.fromkeys(("armv7", "thumbv7em", "thumbv8m.main", "thumbv8.1m.main"), _FPSCR)
 
 
 def _load(name: str, base: str, byte: int | str) -> str:
-    """Return the lines that load the word `byte` bytes behind `base` as ``%name``."""
+    """Return the lines that load the word at `base` + `byte` as ``%name``."""
     return (
         f"  %{name}.at = add i64 {base}, {byte}\n  %{name}.ptr = inttoptr i64 %{name}.at to ptr\n"
         f"  %{name} = load i64, ptr %{name}.ptr, align 8\n"

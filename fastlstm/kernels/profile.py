@@ -19,7 +19,7 @@ clock = primitive("fl_clock", 0)
 
 
 def mark() -> Callable[[int, int, int], int]:
-    """Add the ticks since the mark before to a word. Arguments: `Mark`."""
+    """Add the ticks since the previous mark to a word. Arguments: `Mark`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
         if word(frame, WORKER) == 0:

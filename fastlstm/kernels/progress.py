@@ -1,6 +1,6 @@
-"""What is said while kernels are compiled: nothing for a second, then which one, and how many are left.
+"""Progress of compiling kernels: nothing for a second, then the current kernel and how many are left.
 
-On a terminal it is one line, which goes away. Elsewhere it goes to the logger "fastlstm" as information.
+On a terminal it is one line, which is erased at the end. Elsewhere it is logged to "fastlstm" as information.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CLEAR = "\r\033[K"
 
 
 class Progress:
-    """Kernels that somebody waits for; a terminal shows one at a time."""
+    """The kernels that are waited for; a terminal shows one at a time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,7 +33,7 @@ class Progress:
 
     @contextmanager
     def of(self, kernels: Collection[Any]) -> Iterator[None]:
-        """Count kernels in that will be waited for."""
+        """Count kernels that will be waited for."""
         with self._lock:
             self._left.update(kernels)
         try:
@@ -44,7 +44,7 @@ class Progress:
 
     @contextmanager
     def at(self, kernel: Any) -> Iterator[None]:
-        """Say, if it is time, that this kernel is waited for."""
+        """Report, if it is time, that this kernel is waited for."""
         started = time.monotonic()
         with self._lock:
             if self._waited >= QUIET_SECONDS:

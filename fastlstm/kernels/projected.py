@@ -1,14 +1,15 @@
-"""LSTMs whose output is projected: like `fastlstm.kernels.recurrent`, and a product behind the cells."""
+"""LSTMs whose output is projected: like `fastlstm.kernels.recurrent`, with a product after the cells."""
 
 from __future__ import annotations
 
 from fastlstm.kernels.activations import bounded
 from fastlstm.kernels.frame import arg, bound, origin, row_stride
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.lstm_cell import lstm_cells, lstm_share
 from fastlstm.kernels.memory import clear, partial_store
 from fastlstm.kernels.operand import operand
 from fastlstm.kernels.pipeline import inlined
-from fastlstm.kernels.recurrent import Activation, Compiled, over_time
+from fastlstm.kernels.recurrent import Activation, over_time
 from fastlstm.kernels.simd import store_i64, vload
 from fastlstm.program.arguments import positions
 from fastlstm.program.arguments.rows import Projected
@@ -58,7 +59,7 @@ def lstm(
         panel, last, end = bound(frame, panels, share), bound(frame, panels, share + 1), panels - 1
         for b in range(rows):
             store_i64(table + 8 * b, full + b * full_row)
-        # The sums of one group of panels, row by row, behind the table of rows.
+        # The sums of one group of panels, row by row, after the table of rows.
         sums = table + 8 * rows + width
         full_rows = projected(frame, rows, table, hidden_k)
         stride = projection_bytes(hidden_k)

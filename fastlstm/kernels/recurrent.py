@@ -15,7 +15,6 @@ the step reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from fastlstm.kernels.activations import bounded
@@ -31,6 +30,7 @@ from fastlstm.kernels.frame import (
     time_stride,
     word,
 )
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.lstm_cell import lstm_cells, lstm_share, lstm_tail
 from fastlstm.kernels.memory import clear, copy
 from fastlstm.kernels.operand import operand
@@ -48,7 +48,6 @@ PROJECTED = positions(Projected)
 A = positions(LSTM)  # and of the first words of every recurrent kernel
 
 Activation = tuple[str, float | None, float | None]
-Compiled = Callable[[int, int, int], int]
 
 # The mask's codes: a step that counts; one to skip before any that counted; one to skip after.
 COUNTS, SKIP_FIRST, SKIP = 1, 0, 2

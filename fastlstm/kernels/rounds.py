@@ -1,8 +1,8 @@
-"""A loop: the program of its body, run round by round, as one instruction (see `fastlstm.lowering.tapes`).
+"""A loop as one instruction: the program of its body, run once per round (see `fastlstm.lowering.tapes`).
 
-How many rounds there are is known when a tape is recorded. A body that decides by itself whether another round
-follows is held against that number: `verify` notes where it would have decided otherwise, and the results are thrown
-away. So nothing here runs longer than it was recorded for, and all workers make the same rounds.
+The number of rounds is known when a tape is recorded. If the body itself decides whether another round follows, it is
+checked against that number: `verify` records if it would have decided otherwise, and the results are discarded. So
+nothing here runs longer than it was recorded for, and all workers run the same rounds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from fastlstm.kernels.arrays import copied_line, offset
 from fastlstm.kernels.frame import arg, bound, first_share, next_share
 from fastlstm.kernels.integers import load
-from fastlstm.kernels.nested import BOUND, Compiled, by_workers
+from fastlstm.kernels.kernel import Compiled
+from fastlstm.kernels.nested import BOUND, by_workers
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.simd import call_kernel, load_i64, store_i64
 from fastlstm.program.arguments import positions
@@ -51,7 +52,7 @@ def advance() -> Compiled:
 
 
 def verify() -> Compiled:
-    """Note where a body decides about another round as nobody expected. Arguments: `Verify`."""
+    """Record if a body's decision about another round differs from the recording. Arguments: `Verify`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
         part = first_share(frame)
@@ -68,7 +69,7 @@ def verify() -> Compiled:
 
 
 def move(lanes: int) -> Compiled:
-    """Out = x, either of which may lie elsewhere in every round. Arguments: `MoveSlice`."""
+    """Out = x, either of which may move from round to round. Arguments: `MoveSlice`."""
     line = copied_line(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:

@@ -1,4 +1,4 @@
-"""Kernels compiled side by side: Numba compiles one at a time in a process, so each idle core gets a process."""
+"""Compiling kernels in parallel: Numba compiles one at a time in a process, so each idle core gets a process."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def compiled(jobs: Mapping[Kernel, Sequence[Target]], workers: int) -> Iterator[
     ----------
     jobs : mapping of Kernel to sequence of Target
     workers : int
-        Processes at most.
+        Most processes.
 
     Raises
     ------
     FastLSTMError
-        If one cannot be compiled, as `fastlstm.kernels.compiler.compile_kernel` says it.
+        If a kernel cannot be compiled, as from `fastlstm.kernels.compiler.compile_kernel`.
     """
     if min(workers, len(jobs)) <= 1:
         yield from map(_compile, jobs.items())
@@ -43,16 +43,16 @@ def _compile(job: tuple[Kernel, Sequence[Target]]) -> tuple[Kernel, Mapping[Targ
 
 
 def fill(kernels: Collection[Kernel], target: Target, workers: int, say: Callable[[str], None]) -> int:
-    """Compile what the cache does not hold yet, and keep it; return how many kernels that were.
+    """Compile the kernels that are not in the cache yet and store them; return how many there were.
 
     Parameters
     ----------
     kernels : collection of Kernel
     target : Target
-        Any, not only this machine's.
+        Any target, not only this machine's.
     workers : int
     say : function of str
-        Told of every kernel that is ready, and how many are left.
+        Called for every kernel that is ready, with how many are left.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def fill(kernels: Collection[Kernel], target: Target, workers: int, say: Callabl
 
 
 def serve() -> None:
-    """Be one of `fastlstm.kernels.helpers`: compile what stdin asks for and write it to stdout, until stdin ends."""
+    """Run as one of `fastlstm.kernels.helpers`: compile what stdin asks for and write it to stdout, until it ends."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints
     from fastlstm.kernels import pipeline  # noqa: F401 (Numba, before the first job is there)
@@ -80,5 +80,5 @@ def serve() -> None:
         try:
             image = kernel_image(kernel, target)
         except FastLSTMError:
-            image = None  # who needs the kernel compiles it, and says what is wrong
+            image = None  # the process that needs the kernel compiles it, and reports the error
         send(answers, image)

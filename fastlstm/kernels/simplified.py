@@ -1,6 +1,6 @@
-"""Kernels' templates with everything inlined: one function each, that an exported model specialises.
+"""Templates of kernels with everything inlined: one function each, which exported models specialise.
 
-They are the same for every target, and kept on disk beside compiled kernels: what takes the time is Numba.
+They are the same for every target and kept on disk beside compiled kernels, because making them takes Numba long.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from fastlstm.target import LEVELS
 __all__ = ["simplified"]
 
 ANY = LEVELS["x86-64-v3"]
-"""What a template says does not depend on the target; sizes of types and the cache ask for one."""
+"""Templates do not depend on the target; LLVM's sizes of types and the cache need one anyway."""
 
 _NAME = re.compile(r'%(?:"[^"]*"|[-\w.$]+)|^(?:"[^"]*"|[-\w.$]+)(?=:)', re.M)
-"""A value or the start of a block. Inlining the 64th time, LLVM calls a value as a type is called."""
+"""A value or the start of a block. After 63 inlined calls, LLVM gives a value the name of a type."""
 
 
 @lru_cache(maxsize=256)
 def simplified(kernel: Kernel) -> str:
-    """Return a kernel as one LLVM function, in LLVM's assembly.
+    """Return a kernel as one function in LLVM assembly.
 
     It calls the primitives of its frame (`fastlstm.kernels.primitives`), most of them with numbers as arguments, and
     none of its own helpers.
@@ -42,26 +42,26 @@ def simplified(kernel: Kernel) -> str:
 
 
 def _place(kernel: Kernel) -> Path | None:
-    """Return the file of a template in the cache, None if there is no cache."""
+    """Return the path of a template in the cache, None if there is no cache."""
     versions = "-".join(f"{name}{version}" for name, version in sorted(made_with().items()))
     return cache.place_of(ANY, f"{kernel.name}-{kernel.key}-{versions}-template1")
 
 
 def _kept(place: Path) -> str | None:
-    """Return a template out of the cache, None if it is not there, damaged or not to be trusted."""
+    """Return a template from the cache, None if it is absent, damaged or not trusted."""
     try:
         if cache.mistrust(place):
             return None
         return zlib.decompress(place.read_bytes()).decode()
     except (OSError, zlib.error, UnicodeDecodeError):
-        return None  # it is made again, and written anew
+        return None  # it is made and stored again
 
 
 def _keep(place: Path, text: str) -> None:
     try:
         cache.keep(place, zlib.compress(text.encode()))
     except OSError:
-        return  # as slow the next time
+        return  # it will take as long the next time
 
 
 def _simplify(text: str, symbol: str) -> str:
@@ -88,5 +88,5 @@ def _simplify(text: str, symbol: str) -> str:
     passes.add_global_dead_code_eliminate_pass()
     passes.add_strip_dead_prototype_pass()
     passes.run(module, builder)
-    plain = re.sub(r"^(target .*|source_filename .*|; .*)\n", "", str(module), flags=re.M)  # what only the target says
+    plain = re.sub(r"^(target .*|source_filename .*|; .*)\n", "", str(module), flags=re.M)  # what depends on the target
     return _NAME.sub(lambda found: found.group().replace(".i64", ".n64").replace(".i32", ".n32"), plain)

@@ -1,11 +1,10 @@
 """An LSTM of few hidden units, one batch row: bound by latency, not by arithmetic (see `fastlstm.kernels.one_row`).
 
-Where the last hidden units fill only half or a quarter of a vector, its neighbours are the units' other gates: no
-vector is spent on padding. A pass is some whole panels and, in the last pass, this tail. Its weights are
-``[k][vector][lane]``; its vectors are, panel by panel, the gates i f g o; a tail of two vectors is ``i f | g o``, of
-one ``i f g o``.
+If the last hidden units fill only half or a quarter of a vector, their gates share vectors, and none is spent on
+padding. A pass consists of whole panels and, in the last pass, this tail. Its weights are ``[k][vector][lane]``; its
+vectors are, panel by panel, the gates i f g o; a tail of two vectors is ``i f | g o``, of one ``i f g o``.
 
-Where the input has few features its product runs here too, on the same chains: bias, then x, then h, as everywhere.
+If the input has few features, its product runs here too, on the same chains: bias, then x, then h, as everywhere.
 """
 
 from __future__ import annotations
@@ -15,7 +14,8 @@ from typing import Any
 
 from fastlstm.kernels.activations import activation
 from fastlstm.kernels.frame import arg, origin, time_stride
-from fastlstm.kernels.one_row import Compiled, over_time, register_chains, storing
+from fastlstm.kernels.kernel import Compiled
+from fastlstm.kernels.one_row import over_time, register_chains, storing
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.simd import fma, join, part, vload, vstore
 from fastlstm.program.arguments import positions
@@ -54,7 +54,7 @@ def lstm(
         groups = ((2, 4),) * (own // 2) + ((1, 4),) * (own % 2) + (((1, own_tail),) if own_tail else ())
         chains = register_chains(lanes, groups)
         cells = _cells(lanes, groups, 0, 0, functions, last)
-        row, units = 16 * lanes * panels, 4 * lanes * panels  # bytes of a pass before the last
+        row, units = 16 * lanes * panels, 4 * lanes * panels  # bytes of each pass before the last
 
         @inlined
         def run(args, j, sums, x, h, y, c, last_width, spare):
@@ -71,8 +71,8 @@ def lstm(
 def _cells(lanes: int, groups: tuple[tuple[int, int], ...], value: int, panel: int, functions: Any, last: bool) -> Any:
     """Return ``cells(values, y, c, last_width, spare)`` for `groups`, from `value` of `values` and from `panel` on.
 
-    The new states of all groups come first, then all outputs: what follows a group's state would else wait for it
-    while the gates of the next could be computed.
+    The new states of all groups are computed first, then all outputs, so that the next group's gates are computed
+    while a group's output would have to wait for its state.
     """
     if not groups:
 
@@ -98,9 +98,9 @@ def _cells(lanes: int, groups: tuple[tuple[int, int], ...], value: int, panel: i
 
 
 def _whole(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
-    """Return ``state(values, c)`` of whole vectors, a vector a gate, and the output gate's activation.
+    """Return ``state(values, c)`` for whole vectors, one vector per gate, and the output gate's activation.
 
-    A state comes with what that makes the output gate of.
+    A state comes with the argument of that activation.
     """
     gate, candidate, _ = functions
     at_f, at_g, at_o = value + 1, value + 2, value + 3
@@ -117,12 +117,12 @@ def _whole(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
 
 @inlined
 def _known(o):
-    """Return an output gate that came with the others."""
+    """Return an output gate that was computed with the others."""
     return o
 
 
 def _halves(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
-    """The same in half a vector: the sums are i f and g o. What stands above in c and h means nothing."""
+    """The same in half a vector: the sums are i f and g o. The upper lanes of c and h mean nothing."""
     gate, candidate, _ = functions
     half, at_go = lanes // 2, value + 1
     at_o = lanes + half
@@ -139,7 +139,7 @@ def _halves(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
 
 
 def _quarters(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
-    """The same in a quarter of a vector: the sums are i f g o. What stands above in c and h means nothing."""
+    """The same in a quarter of a vector: the sums are i f g o. The upper lanes of c and h mean nothing."""
     gate, candidate, _ = functions
     at_f, at_g, at_o = lanes // 4, lanes // 2, 3 * lanes // 4
 

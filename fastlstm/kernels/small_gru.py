@@ -1,7 +1,7 @@
 """GRUs (reset after the product) and plain RNNs of few hidden units, one batch row: bound by latency.
 
-See `fastlstm.kernels.one_row`. The input's part stands in the slot z, as the general kernels find it. A pass's weights
-are ``[k][panel][gate][lane]``.
+See `fastlstm.kernels.one_row`. The input projection is in the slot z, as for the general kernels. A pass's weights are
+``[k][panel][gate][lane]``.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 from fastlstm.kernels.activations import activation
 from fastlstm.kernels.frame import arg, origin, time_stride
+from fastlstm.kernels.kernel import Compiled
 from fastlstm.kernels.lockstep import access
-from fastlstm.kernels.one_row import Compiled, over_time, register_chains, storing
+from fastlstm.kernels.one_row import over_time, register_chains, storing
 from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.simd import fma, vload
 from fastlstm.program.arguments import positions
@@ -74,7 +75,7 @@ def _over_time(lanes: int, gates: int, panels: int, last: int, masked: bool, cel
         groups = ((2, gates),) * (own // 2) + ((1, gates),) * (own % 2)
         chains = register_chains(lanes, groups)
         cells = _cells(lanes, groups, 0, 0, cell_of, last)
-        units = 4 * lanes * panels  # bytes of a pass before the last
+        units = 4 * lanes * panels  # bytes of each pass before the last
 
         @inlined
         def run(args, j, z, x, h, y, c, last_width, spare):

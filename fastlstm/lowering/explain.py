@@ -1,8 +1,8 @@
 """Why a plan is as it is: what bounds each step, and how threads divide the work.
 
-The bound of a step is the longer of its arithmetic and of reading its weights from the smallest cache that holds
-them, which each time step has to do anew. The rates are those of recent processors, in a core's cycles; they tell
-which of the two it is, not how long it takes: `bench/` measures that.
+A step is bound by its arithmetic, or by reading its weights from the smallest cache that holds them, which every time
+step has to do again. The rates are those of recent processors, in cycles of a core; they tell which of the two bounds a
+step, not how long it takes, which `bench/` measures.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from fastlstm.target import Target
 
 __all__ = ["as_data", "bound", "division"]
 
-MULTIPLY_ADDS = 2  # vectors a cycle
-CACHE_BYTES = {"L1": 128, "L2": 32, "L3": 24, "memory": 10}  # a cycle
+MULTIPLY_ADDS = 2  # vectors per cycle
+CACHE_BYTES = {"L1": 128, "L2": 32, "L3": 24, "memory": 10}  # per cycle
 
 
 def bound(step: Instruction, rows: int, workers: int, target: Target) -> str:
-    """Return what bounds a step of `rows` rows, "" where it multiplies nothing."""
+    """Return what bounds a step of `rows` rows, "" if it multiplies nothing."""
     if not step.macs:
         return ""
     share = step.weight_bytes / workers
@@ -33,7 +33,7 @@ def bound(step: Instruction, rows: int, workers: int, target: Target) -> str:
 
 
 def division(segment: Segment, batch: int) -> str:
-    """Return how threads divide a batch of so many rows."""
+    """Return how threads divide a batch of `rows` rows."""
     workers = segment.workers(batch)
     if workers == 1:
         return "one thread" + (": a time step is too short to share" if segment.threads > 1 else "")
@@ -43,7 +43,7 @@ def division(segment: Segment, batch: int) -> str:
 
 
 def _rows(step: Instruction, stage_rows: int, batch: int) -> int:
-    """Return how many rows meet a step's weights at once: a block's for what does not wait for the step before."""
+    """Return how many rows use a step's weights at once: all of a block's if it does not depend on the step before."""
     return stage_rows if step.kernel.startswith("linear.") else batch
 
 

@@ -1,23 +1,19 @@
 """Weights laid out the way the kernels read them: panels ``[panel][k][vector][lane]``, padded with zeros.
 
-The planner asks for a layout by the lanes and vectors of the kernel that will read it; nothing else reads it.
+The planner asks for a layout by the lanes and vectors of the one kernel that will read it.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.program.memory import aligned, aligned_zeros
+from fastlstm.typing import Array
 
 __all__ = [
     "gate_panels", "gate_rows", "gate_tail", "integer_panels", "padded", "panels_of", "plain_panels",
     "tail_vectors",
 ]  # fmt: skip
-
-Array = npt.NDArray[Any]
 
 
 def panels_of(units: int, lanes: int) -> int:
@@ -43,7 +39,7 @@ def gate_panels(weight: Array, gates: int, lanes: int) -> Array:
 
 
 def tail_vectors(units: int, gates: int, lanes: int) -> int:
-    """Return how many vectors hold all gates of the units behind the last whole panel, 0 if a panel serves as well."""
+    """Return how many vectors hold all gates of the units after the last whole panel, 0 if a panel does as well."""
     rest = units % lanes
     vectors = -(-gates * rest // lanes)
     return vectors if units > lanes and vectors in (1, 2) else 0
@@ -65,11 +61,11 @@ def gate_rows(bias: Array, gates: int, lanes: int) -> Array:
 
 
 def integer_panels(panels: Array, scales: Array, bits: int, together: int, offset: int = 0) -> Array:
-    """Return panels of integers, each behind its scales, as bytes ``[panel][byte]``.
+    """Return panels of integers, each preceded by its scales, as bytes ``[panel][byte]``.
 
-    `panels` are integers ``[panel][k][vector][lane]``, `scales` ``[panel][vector][lane]``; `together` values
-    of k lie side by side in the result. With an `offset`, which the other factor has on every value, the sums' int32
-    starts, -offset * (sum over k), stand behind the scales.
+    `panels` are integers ``[panel][k][vector][lane]``, `scales` ``[panel][vector][lane]``; `together` values of k are
+    adjacent in the result. If every value of the other factor has an `offset` added, the scales are followed by the
+    sums' int32 initial values, -offset * (sum over k).
     """
     count, k, vectors, lanes = panels.shape
     groups = -(-k // together)

@@ -1,11 +1,11 @@
 """From a graph to a plan: which nodes run natively, in which order, on which buffers.
 
-Values around recurrent layers are rows of features, one a time step and batch row. The planner labels them
-with their axes (``"TBF"``, ``"BTF"``, ``"BF"``, ids without ``F``), starting at the recurrent layers and going
-through every operator that keeps such rows apart. A connected group of labelled nodes becomes a `Segment`:
-one native call. In it a transpose between time-major and batch-first costs nothing, because buffers are always
-time-major and only the caller's arrays are read and written at their own strides. All other nodes run by kernels on
-a tape (`fastlstm.lowering.tapes`) or through `fastlstm.operators`.
+Values around recurrent layers are rows of features, one for each time step and batch row. The planner labels them with
+their axes (``"TBF"``, ``"BTF"``, ``"BF"``, ids without ``F``), starting at the recurrent layers and passing through
+every operator that keeps rows separate. A connected group of labelled nodes becomes a `Segment`, which is one native
+call. Inside it a transpose between time-major and batch-first costs nothing, because buffers are always time-major and
+only the caller's arrays are read and written with their own strides. All other nodes run as kernels on a tape
+(`fastlstm.lowering.tapes`) or through `fastlstm.operators`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastlstm.target import Target
 __all__ = ["REFERENCE_KERNEL", "Plan", "make_plan", "operator", "row_labels"]
 
 REFERENCE_KERNEL = "ONNX reference"
-"""What `inspect` calls the kernel of operators that run through ONNX's reference implementation."""
+"""Name that `inspect` shows as the kernel of operators that run through ONNX's reference implementation."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Plan:
     labels: Mapping[str, str] = field(repr=False)
 
     def as_data(self, batch: int = 1) -> list[dict[str, Any]]:
-        """Return the plan as plain data, a dict a step; the bounds are those of a batch of so many rows."""
+        """Return the plan as plain data, a dict for each step, with the bounds for a batch of `rows` rows."""
         from fastlstm.lowering.tapes import EMITTERS  # models of recurrent layers alone have none
 
         rows: list[dict[str, Any]] = []
@@ -52,7 +52,7 @@ class Plan:
                 kernel, note = ("NumPy", "")
                 if part.op == REFERENCE:
                     kernel, note = REFERENCE_KERNEL, "runs through ONNX's reference implementation (slow)"
-                elif part.op in RECURRENT_OPS:  # with computed weights: see Executor.repacked
+                elif part.op in RECURRENT_OPS:  # its weights are computed: see Executor.repacked
                     kernel, note = "recurrent", "packed at each call"
                 elif part.op in EMITTERS:
                     kernel, note = "tape", "for the sizes of each call"
@@ -94,7 +94,7 @@ class Plan:
 
 
 def operator(node: Node) -> str:
-    """Return the name of a node's operator, also where ONNX's reference implementation runs it."""
+    """Return the name of a node's operator, even if ONNX's reference implementation runs it."""
     return str(node.attrs["operator"]) if node.op == REFERENCE else node.op
 
 
@@ -128,7 +128,7 @@ def make_plan(graph: Graph, target: Target, threads: int = 1) -> Plan:
 def _rows_of(
     node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo], target: Target, threads: int
 ) -> Segment | None:
-    """Return the segment of a dense layer away from recurrent ones, whose rows may lie on any axes."""
+    """Return the segment of a dense layer away from recurrent ones, whose rows may lie along any axes."""
     x, y = node.input(0), node.output(0)
     known = x in infos and x not in graph.constants and infos[x].dtype == "float32" and node.op == "Dense"
     if not known or any(name and name not in graph.constants for name in node.inputs[1:]):
@@ -141,7 +141,7 @@ def _rows_of(
 
 
 def row_labels(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str, str]:
-    """Return the axes of every value that is made of rows of features around a recurrent layer."""
+    """Return the axes of every value around recurrent layers that consists of rows of features."""
     labels: dict[str, str] = {}
     for node in graph.nodes:
         if node.op in RECURRENT_OPS:
@@ -159,7 +159,7 @@ def row_labels(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str,
 
 
 def _is_native(at: At) -> bool:
-    """Whether the node is one of a segment: a recurrent layer with constant weights, or one with a kernel for rows."""
+    """Whether a node can be in a segment: a recurrent layer with constant weights, or one with a kernel for rows."""
     if at.node.op not in RECURRENT_OPS:
         return has_kernel(at)
     read, constants = RecurrentInputs.of(at.node), at.graph.constants
@@ -168,10 +168,10 @@ def _is_native(at: At) -> bool:
 
 
 def _group(graph: Graph, native: set[int]) -> dict[int, int]:
-    """Return a group number for every native node: nodes that share rows and can run in one call.
+    """Return a group number for every native node; a group's nodes share rows and can run in one call.
 
-    A call has one set of lengths: it decides the order of rows and how many are active. So all recurrent layers of a
-    group read the same one, or none does.
+    A call has one set of lengths, which decides the order of rows and how many are active. So either all recurrent
+    layers of a group read the same lengths, or none reads any.
     """
     producer = {value: node for node in graph.nodes for value in node.outputs if value}
     level: dict[int, int] = {}
@@ -191,7 +191,7 @@ def _group(graph: Graph, native: set[int]) -> dict[int, int]:
             source = producer.get(value)
             if source is None:
                 continue
-            # Rows flow on inside a call; states and lengths must be complete before the call starts.
+            # Inside a call, rows are passed on step by step; states and lengths must be complete before it starts.
             flows = _carries_rows(node, position) and source.output(0) == value
             together = is_native and id(source) in native and flows
             at = max(at, level[id(source)] + (0 if together else 1))
@@ -201,7 +201,7 @@ def _group(graph: Graph, native: set[int]) -> dict[int, int]:
         read = {lengths[group] for group in roots if group in lengths}
         if is_native and node.op in RECURRENT_OPS:
             read.add(RecurrentInputs.of(node).lengths)
-        if len(read) > 1:  # rows come from layers of other lengths: they are complete before this call starts
+        if len(read) > 1:  # rows of layers with other lengths have to be complete before this call starts
             at, roots = at + 1, set()
             read = {RecurrentInputs.of(node).lengths} if node.op in RECURRENT_OPS else set()
         level[key], parent[key] = at, key
@@ -217,7 +217,7 @@ def _carries_rows(node: Node, position: int) -> bool:
 
 
 def _ordered(graph: Graph, native: set[int], groups: Mapping[int, int]) -> list[Node]:
-    """Return the nodes so that a whole group can run where its first node stands."""
+    """Return the nodes in an order in which a whole group can run in place of its first node."""
     producer = {value: node for node in graph.nodes for value in node.outputs if value}
     members: dict[int, list[Node]] = {}
     for node in graph.nodes:

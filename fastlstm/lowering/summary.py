@@ -1,4 +1,4 @@
-"""A model's layers as a table: what each is, what it holds, what it costs, and which kernel runs it."""
+"""A model's layers as a table: operator, shape, weights, cost, and the kernel that runs each."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy.typing as npt
-
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs
 from fastlstm.lowering.plan import REFERENCE_KERNEL, Plan, operator
 from fastlstm.lowering.tapes import EMITTERS
 from fastlstm.operators.onnx_reference import REFERENCE
 from fastlstm.passes import shapes
 from fastlstm.runtime.segment import Segment
+from fastlstm.typing import Array
 
 __all__ = ["Layer", "bytes_of", "parameters_of", "summarise"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -28,17 +25,17 @@ class Layer:
     Attributes
     ----------
     layer, op : str
-        The node's name (its first output's where it has none) and operator.
+        The node's name (or that of its first output) and operator.
     shape : str
-        Of the first output.
+        Shape of the first output.
     parameters, bytes : int
-        Its weights: how many, and their size, with that of narrow weights' scales.
+        Number and size of its weights; the size includes the scales of narrow weights.
     macs : int
         Multiply-adds for one time step of one batch row.
     kernel : str
-        What runs it; "layout" for nodes that only say how values lie in memory, "tape" for those whose
-        kernels are called for the sizes of each call (`fastlstm.lowering.tapes.tape`), "NumPy" for those without a
-        kernel, `REFERENCE_KERNEL` for those that fastlstm does not compute itself.
+        What runs it: "layout" for nodes that only change the layout of values, "tape" for those whose kernels depend on
+        the sizes of each call (`fastlstm.lowering.tapes.tape`), "NumPy" for those without a kernel, `REFERENCE_KERNEL`
+        for those that fastlstm does not compute itself.
     """
 
     layer: str
@@ -78,7 +75,7 @@ def summarise(plan: Plan) -> tuple[Layer, ...]:
 
 
 def parameters_of(graph: Graph) -> int:
-    """Return how many weights a graph has, those in bodies of control flow too."""
+    """Return how many weights a graph has, including those in bodies of control flow."""
     found: dict[str, Array] = {name: array for name, array in graph.constants.items() if array.dtype.kind == "f"}
     for node in graph.nodes:
         parameters, scales = _weights(node, graph.constants)
@@ -87,12 +84,12 @@ def parameters_of(graph: Graph) -> int:
 
 
 def bytes_of(graph: Graph) -> int:
-    """Return the bytes of a graph's constants, those in bodies of control flow too."""
+    """Return the bytes of a graph's constants, including those in bodies of control flow."""
     return sum(array.nbytes for array in graph.constants.values()) + sum(map(bytes_of, graph.subgraphs()))
 
 
 def _weights(node: Node, constants: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return the constants of a node that are weights, and those that are the scales of narrow ones, by name."""
+    """Return a node's constant weights, and the scales of narrow ones, by name."""
     places = QUANTISED_INPUTS.get(node.op, ())
     scales = {node.input(scale) for _, scale in places}
     narrow = {node.input(weight) for weight, scale in places if node.input(scale)}
@@ -113,7 +110,7 @@ def _macs(node: Node, graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> in
         array = graph.constants.get(name)
         return 0 if array is None else int(array.size)
 
-    if node.op in RECURRENT_OPS:  # each weight is used once a step
+    if node.op in RECURRENT_OPS:  # each weight is used once per step
         read = RecurrentInputs.of(node)
         return sum(map(size, (read.w_ih, read.w_hh, read.peephole, read.w_hr)))
     if node.op == "Dense":

@@ -1,7 +1,7 @@
-"""The kernels that usual models need on a target, found by planning such models for it; nothing is run.
+"""The kernels that usual models need on a target, found by planning such models for it without running anything.
 
-What recurrent layers and the rows around them need is what plans of small graphs hold. What tapes call depends on the
-target's vectors and on little else, and is listed.
+Kernels of recurrent layers and of the rows around them are taken from the plans of small graphs. Kernels that tapes
+call depend on little more than the target's vectors, and are listed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from fastlstm.target import Target
 __all__ = ["PLAIN", "planned_kernels", "usual_kernels"]
 
 L1_BYTES = (32 << 10, 48 << 10, 64 << 10, 128 << 10)
-"""Sizes of first-level caches: how layers with one row are divided depends on whether their weights fit."""
+"""Sizes of L1 caches: how layers with one row are divided depends on whether their weights fit."""
 
-MASKED = (16, 32, 50, 64, 100, 128)  # units of layers behind Masking or an embedding with one
-RELU = (32, 50, 64, 100, 128)  # units of LSTMs with that activation, as tutorials of Keras have them
+MASKED = (16, 32, 50, 64, 100, 128)  # units of layers after Masking or a masked embedding
+RELU = (32, 50, 64, 100, 128)  # units of LSTMs with that activation, as in Keras tutorials
 BITS = {16: (np.int16, np.int16), 8: (np.int16, np.int8)}  # types of input and recurrent weights: see `quantise`
-EPSILONS = (1e-5, 1e-3, 1e-6)  # of normalisations: PyTorch's, Keras's, and that of transformers
+EPSILONS = (1e-5, 1e-3, 1e-6)  # of normalisations: in PyTorch, in Keras, and in transformers
 
 PLAIN = (
     "drive.drive", "gather.call", "gather.check", "movement.embed", "movement.last", "movement.move",
@@ -36,11 +36,11 @@ PLAIN = (
     "team.dismiss", "team.follow", "team.lead", "integers.argmax", "integers.elementwise", "integers.gather",
     "integers.mask_codes", "integers.running", "integers.where", "arrays.logarithm", "profile.mark",
 )  # fmt: skip
-"""Kernels without constants: running programs, teams, integers."""
+"""Kernels without compile-time constants: running programs, teams, integers."""
 
 
 def usual_kernels(target: Target) -> list[Kernel]:
-    """Return the kernels of usual models on a target, in an order that does not change."""
+    """Return the kernels of usual models on a target, always in the same order."""
     found = {Kernel(name) for name in PLAIN}
     found.update(Kernel("entry.call", (plain,)) for plain in (True, False))
     found.update(_of_tapes(target))
@@ -102,7 +102,7 @@ def _layer(
     reset_after: bool = True,
     activations: tuple[str, ...] = (),
 ) -> Graph:
-    """Return the graph of one recurrent layer whose weights are zeros."""
+    """Return the graph of one recurrent layer with zero weights."""
     gates, size = RECURRENT_OPS[op], projection or units
     w_ih, w_hh = BITS.get(bits, (np.float32, np.float32))
     rows = (directions, gates * units)
@@ -130,7 +130,7 @@ def _layer(
 
 
 def _behind(node: Node, constants: Mapping[str, Any] | None = None) -> Graph:
-    """Return the graph of a recurrent layer of 32 units and a node behind it."""
+    """Return the graph of a recurrent layer of 32 units followed by one node."""
     graph = _layer("RNN", 32, 8)
     return graph.replace(
         nodes=(*graph.nodes, node),
@@ -147,7 +147,7 @@ def _as_files_hold(*numbers: float) -> Iterator[float]:
 
 
 def _of_tapes(target: Target) -> Iterator[Kernel]:
-    """Return what `fastlstm.lowering.tapes` and pools of streams call."""
+    """Return the kernels that `fastlstm.lowering.tapes` and pools of streams call."""
     lanes, sums = target.lanes, target.max_sums
     for name in ("arrays.copy", "arrays.fill", "arrays.pad", "rounds.move", "gather.gather", "gather.scatter"):
         yield Kernel(name, (lanes,))

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators.arithmetic import broadcast
 from fastlstm.operators.definition import RARE, Function, Operation, Operator, Stream, table
 from fastlstm.operators.rules import same
+from fastlstm.typing import Array
 
 __all__ = ["ACTIVATIONS", "OPERATORS", "Activation", "activation"]
-
-Array = npt.NDArray[Any]
 
 _exact_erf = np.frompyfunc(math.erf, 1, 1)
 

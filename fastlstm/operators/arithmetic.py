@@ -7,7 +7,6 @@ from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators import dims
 from fastlstm.operators.definition import RARE, Lowering, Operation, Operator, ShapeRule, Stream, table
@@ -15,10 +14,9 @@ from fastlstm.operators.dims import Dim, Shape
 from fastlstm.operators.rules import broadcast_shapes
 from fastlstm.operators.sizes import check_broadcast
 from fastlstm.operators.values import CONTENT_LIMIT, Operands, ValueInfo
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS", "broadcast"]
-
-Array = npt.NDArray[Any]
 
 
 def _pair(function: Callable[[Array, Array], Any]) -> Callable[[Array, Array], Any]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators import dims
 from fastlstm.operators.definition import RARE, Operator, table
 from fastlstm.operators.dtypes import dtype_of
 from fastlstm.operators.rules import same
 from fastlstm.operators.values import Operands, ValueInfo
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 
 def attention(

@@ -6,17 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, TensorSpec
 from fastlstm.operators.definition import Lowering, Operator, Stream, table
 from fastlstm.operators.rules import within
 from fastlstm.operators.sizes import MAX_ELEMENTS, checked_rounds, integer
 from fastlstm.operators.values import Operands
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
 
-Array = npt.NDArray[Any]
 RunGraph = Callable[[Graph, Mapping[str, Any]], Sequence[Any]]
 
 

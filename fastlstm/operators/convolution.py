@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators import dims
 from fastlstm.operators.activations import silu
@@ -18,10 +17,9 @@ from fastlstm.operators.rules import differ, window_sizes, windows_fit
 from fastlstm.operators.sizes import checked_shape
 from fastlstm.operators.values import Operands, ValueInfo
 from fastlstm.operators.windows import Windows, padded, windows
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 
 def conv(

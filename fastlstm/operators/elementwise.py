@@ -6,17 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators import dims
 from fastlstm.operators.definition import RARE, Function, Lowering, Operator, ShapeRule, Stream, table
 from fastlstm.operators.dtypes import dtype_of
 from fastlstm.operators.rules import same
 from fastlstm.operators.values import Operands, ValueInfo
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 
 def _unary(function: Callable[[Array], Any]) -> Callable[[Array], Any]:

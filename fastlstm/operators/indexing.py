@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
 from fastlstm.operators.rules import along, same
 from fastlstm.operators.sizes import checked_shape, integer
 from fastlstm.operators.values import Operands, ValueInfo, normal_axis
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 _REDUCTIONS: Mapping[str, np.ufunc] = {
     "add": np.add,
@@ -261,8 +259,8 @@ def _top_k_fit(at: Operands) -> str:
 
 # Why there is no kernel, no shape, no stream.
 _DATA = "the data decide the size of what it gives"
-_SOME = "takes some of the time steps, as the data decide"
-_TAKES = "takes elements by numbers that change with time"
+_SOME = "takes only some of the time steps, as the data decide"
+_TAKES = "takes elements by indices that change with time"
 _WRITES = "writes elements at numbers that change with time"
 
 OPERATORS = table(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
 from fastlstm.operators.dims import Dim
 from fastlstm.operators.rules import broadcast_shapes, differ
 from fastlstm.operators.sizes import checked_shape
 from fastlstm.operators.values import Operands, ValueInfo
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 
 def matmul(a: Array, b: Array) -> Array:

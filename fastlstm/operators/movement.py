@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators import dims
 from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
@@ -14,10 +13,9 @@ from fastlstm.operators.dims import Dim
 from fastlstm.operators.rules import along, axes_fit, repeated, same, sizes_fit, within
 from fastlstm.operators.sizes import checked_shape, integer
 from fastlstm.operators.values import CONTENT_LIMIT, Operands, ValueInfo, normal_axis
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS", "pad"]
-
-Array = npt.NDArray[Any]
 
 
 def concat(*arrays: Array, axis: int) -> Array:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators import sums
 from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
 from fastlstm.operators.rules import along, differ, same
 from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 
 def _per_channel(vector: Array, rank: int) -> Array:

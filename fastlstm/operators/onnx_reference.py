@@ -15,15 +15,14 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
 from fastlstm.operators.definition import Operator, table
 from fastlstm.operators.sizes import checked_shape
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS", "REFERENCE", "REFERRED", "attribute_list"]
 
-Array = npt.NDArray[Any]
 Cost = Callable[[Sequence[Any], Mapping[str, Any]], float]
 
 REFERENCE = "OnnxReference"

@@ -7,17 +7,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
 from fastlstm.operators.rules import window_sizes, windows_fit
 from fastlstm.operators.sizes import checked_shape
 from fastlstm.operators.values import Operands, ValueInfo
 from fastlstm.operators.windows import Windows, padded, windows
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 
 def _taps(x: Array, w: Windows, fill: Any) -> Array:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators.definition import Operator, table
 from fastlstm.operators.dtypes import dtype_of
 from fastlstm.operators.linear import matmul_fit, matmul_info
 from fastlstm.operators.values import Operands, ValueInfo
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 
 def quantize_linear(

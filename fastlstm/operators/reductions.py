@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators import dims, sums
 from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
@@ -14,10 +13,10 @@ from fastlstm.operators.dims import Dim
 from fastlstm.operators.rules import along, axes_fit, same
 from fastlstm.operators.sizes import integer
 from fastlstm.operators.values import Operands, ValueInfo, normal_axis
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
 
-Array = npt.NDArray[Any]
 Reduction = Callable[[Array, tuple[int, ...], bool], Array]
 
 

@@ -43,16 +43,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.errors import InputError, counted
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs, default_activations
 from fastlstm.operators.activations import activation
+from fastlstm.typing import Array
 
 __all__ = ["dense", "gru", "lstm", "rnn", "run"]
 
-Array = npt.NDArray[Any]
 Step = Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]
 
 

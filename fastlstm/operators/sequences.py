@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators.definition import Operator, table
 from fastlstm.operators.rules import along
 from fastlstm.operators.sizes import integer
 from fastlstm.operators.values import Operands, ValueInfo
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 
 def construct(*items: Array) -> list[Array]:

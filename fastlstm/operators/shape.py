@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators import dims
 from fastlstm.operators.definition import Lowering, Operator, Stream, table
@@ -16,10 +14,9 @@ from fastlstm.operators.movement import count
 from fastlstm.operators.rules import axes_fit, broadcast_shapes, repeated, sizes_fit
 from fastlstm.operators.sizes import checked_shape
 from fastlstm.operators.values import CONTENT_LIMIT, Operands, ValueInfo, normal_axis
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 
 def shape(x: Array, *, start: int = 0, end: int | None = None) -> Array:

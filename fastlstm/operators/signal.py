@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators import dims
 from fastlstm.operators.definition import Operator, Stream, table
@@ -14,10 +12,9 @@ from fastlstm.operators.dims import Dim
 from fastlstm.operators.dtypes import dtype_of
 from fastlstm.operators.sizes import checked_shape, integer
 from fastlstm.operators.values import Operands, ValueInfo, normal_axis
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS"]
-
-Array = npt.NDArray[Any]
 
 
 def dft(

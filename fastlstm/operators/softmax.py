@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators import sums
 from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, table
 from fastlstm.operators.rules import along, same
+from fastlstm.typing import Array
 
 __all__ = ["OPERATORS", "softmax"]
-
-Array = npt.NDArray[Any]
 
 
 def softmax(x: Array, *, axis: int = -1) -> Array:

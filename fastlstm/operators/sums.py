@@ -7,14 +7,12 @@ one that is changes with the shape. Here the axes to sum over are brought togeth
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from fastlstm.typing import Array
 
 __all__ = ["mean", "prod", "total"]
-
-Array = npt.NDArray[Any]
 
 
 def total(x: Array, axes: int | tuple[int, ...], keepdims: bool) -> Array:

@@ -11,17 +11,14 @@ from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
-import numpy.typing as npt
-
 from fastlstm import operators
 from fastlstm.errors import UnsupportedError, nearest
 from fastlstm.graph import QUANTISED_INPUTS, RECURRENT_OPS, Graph, Node, RecurrentInputs
 from fastlstm.operators.activations import ACTIVATIONS
 from fastlstm.target.limits import SUM_LIMIT, largest_sums, value_limit
+from fastlstm.typing import Array
 
 __all__ = ["MOST_NESTED", "check_weights", "validated"]
-
-Array = npt.NDArray[Any]
 
 MOST_NESTED = 16
 """Deepest nesting of the bodies of control flow."""

@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node, TensorSpec
 from fastlstm.operators.dims import Dim, Shape, opaque
 from fastlstm.operators.dtypes import dtype_of
+from fastlstm.typing import Array
 
 __all__ = ["CONTENT_LIMIT", "UNKNOWN", "Operands", "ValueInfo", "normal_axis"]
 
-Array = npt.NDArray[Any]
 Content = tuple[Dim | None, ...]
 
 CONTENT_LIMIT = 256

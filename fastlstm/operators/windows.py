@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.operators.sizes import checked_shape
+from fastlstm.typing import Array
 
 __all__ = ["Windows", "padded", "windows"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)

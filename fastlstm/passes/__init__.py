@@ -9,16 +9,16 @@ module           noun
 `shapes`         inference over a graph, by the rules of `fastlstm.operators`
 `rewrite`        applying rewrites: one sweep is linear in the size of the graph
 `fold`           constants, known content, If with a known condition
-`simplify`       operations that do nothing, cuts and joins that cancel
+`simplify`       operations without effect, slices and concatenations that cancel
 `reshape`        Reshape, Squeeze, Unsqueeze, Flatten
 `sink`           Transpose and Reshape moving towards the outputs
-`states`         initial states and lengths that say nothing
+`states`         initial states and lengths without effect
 `fuse`           Dense and LayerNormalization
-`convolve`       padding of convolutions in numbers, batch normalisation as part of them
+`convolve`       explicit padding of convolutions, batch normalisation folded into them
 `quantised`      quantised operators as float32 arithmetic on integers
-`stacks`         time steps cut apart and joined again, sequences turned round
-`loops`          what is the same in every round; loops read as rounds over frames
-`fixed_time`     notes on recurrences written out over an axis that is declared open
+`stacks`         time steps split and joined again, reversed sequences
+`loops`          loop invariants; loops read as iterations over frames
+`fixed_time`     notes on recurrences unrolled over an axis that is declared open
 `recognise`      recurrent cells that are written out: `loop_layers` and `unrolled` find them, by the algebra
                  of `vectors`, `formulas` and `cells`; `surgery` puts layers in their place and checks them
 ===============  ======================================================================================
@@ -50,13 +50,13 @@ from fastlstm.passes.rewrite import Budget, Rewrite, fixpoint
 __all__ = ["optimise", "shapes"]
 
 MOST_ROUNDS = 4
-"""Cells in bodies may come to light only when the layers around them are there."""
+"""Rounds of recognition: cells in bodies may only be found once the layers around them have been."""
 
 
 def optimise(graph: Graph) -> Graph:
     """Return a graph with the same inputs, outputs and results, in the form that the planner reads.
 
-    It may have more notes, on what the graph leaves unsaid.
+    It may have more notes, on what the graph leaves open.
 
     Raises
     ------

@@ -8,18 +8,16 @@ what they multiply. Everything that is not exactly such a cell is None.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.normalised import Normalised, of_gates, states_before
 from fastlstm.passes.vectors import Act, Atom, Block, Leaf, Vector
+from fastlstm.typing import Array
 
 __all__ = ["Cell", "Weights", "match", "weights"]
 
-Array = npt.NDArray[Any]
 Function = tuple[str, float | None, float | None]
 
 
@@ -70,7 +68,7 @@ class Cell:
 
     @property
     def sums(self) -> list[Vector]:
-        """What the weights make of inputs and hidden state, before any normalisation."""
+        """The gates' sums of products with weights, before any normalisation."""
         if self.normalised is not None:
             return [vector for part in self.normalised.parts for vector in part.gates]
         return [gate for gate in self.gates if gate is not None]
@@ -93,7 +91,7 @@ class Weights:
     epsilon: float | None = None
 
     def same(self, other: Weights) -> bool:
-        """Tell whether two steps are steps of one layer."""
+        """Tell whether two steps belong to one layer."""
         widths = [[atom.width for atom in w.inputs] for w in (self, other)]
         options = [(self.peephole, other.peephole), (self.norm, other.norm)]
         return (
@@ -156,7 +154,7 @@ def _cell_state(vector: Vector, gate: Function, output: Function) -> tuple[Act, 
     if len(candidates) != 1:
         return None
     pairs = [(i, g) for i, g in (candidates[0], candidates[0][::-1]) if isinstance(i, Act) and i.function == gate]
-    # Where both have the gates' function, the candidate is the one with the function of the output.
+    # If both have the gates' function, the candidate is the one with the output's function.
     pairs.sort(key=lambda pair: isinstance(pair[1], Act) and pair[1].function != output)
     others = [m for m in ones if m != candidates[0]]
     for i, g in pairs:
@@ -273,7 +271,7 @@ def _rnn(vector: Vector) -> Cell | None:
 def weights(cell: Cell, hidden: Atom | None) -> Weights | None:
     """Return the weights of a cell whose hidden state before the step is the atom `hidden`.
 
-    None if anything but inputs, that state and the cell state (through peepholes) enters a gate.
+    None if a gate depends on anything but inputs, that state and (through peepholes) the cell state.
     """
     if cell.normalised is not None:
         return _normalised_weights(cell, cell.normalised, hidden)
@@ -316,7 +314,7 @@ def _gru_weights(cell: Cell, sorter: _Sorter) -> Weights | None:
     after = int(cell.recurrent is not None or cell.initial)
     if after:
         recurrent = zero if cell.recurrent is None else cell.recurrent
-        # Inside the product with r nothing but the state may stand, outside of it nothing but inputs.
+        # The product with r may contain nothing but the state, the rest nothing but inputs.
         if not sorter.take(2, n, allow="inputs") or not sorter.take(2, recurrent, allow="hidden"):
             return None
         return sorter.weights(3, np.concatenate([r.bias, z.bias, n.bias, recurrent.bias]), None, after)

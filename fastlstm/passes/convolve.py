@@ -1,4 +1,4 @@
-"""Convolutions: padding in numbers, and batch normalisation as part of the convolution before it."""
+"""Convolutions: explicit padding, and batch normalisation folded into the convolution before it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def explicit_padding(scope: Scope, node: Node) -> list[Node] | None:
         try:
             found = windows(sizes, kernel, strides, attrs.get("dilations"), None, kind)
         except ValueError:
-            return None  # said when it runs
+            return None  # reported when it runs
         attrs["pads"] = [*found.before, *found.after]
     return [Node("Conv", node.inputs, node.outputs, attrs, node.name)]
 
@@ -36,8 +36,8 @@ def explicit_padding(scope: Scope, node: Node) -> list[Node] | None:
 def normalised_convolution(scope: Scope, node: Node) -> list[Node] | None:
     """``BatchNormalization(Conv(x, weight, bias))``  →  ``Conv(x, weight * scale, (bias - mean) * scale + shift)``.
 
-    Likewise for ConvTranspose without groups. Only where nothing else reads the convolution: it would have to be
-    computed twice.
+    Likewise for ConvTranspose without groups. Only if nothing else reads the convolution, which would otherwise have to
+    be computed twice.
     """
     before = scope.maker(node.input(0), "Conv", "ConvTranspose")
     if before is None or any(node.outputs[1:]) or not scope.sole(node.input(0)):

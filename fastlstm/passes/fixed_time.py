@@ -1,7 +1,7 @@
-"""Recurrences that are written out over a number of time steps, though the axis is declared open.
+"""Recurrences that are unrolled over a fixed number of time steps, though the axis is declared open.
 
-PyTorch's dynamo exporter writes ``nn.RNN`` so: as many steps as the example had. A longer sequence is silently cut
-off, in any engine; a shorter one is an error. `note` says so.
+PyTorch's dynamo exporter unrolls ``nn.RNN`` to as many steps as the example had. A longer sequence is silently cut off,
+in any engine; a shorter one is an error. `note` says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from fastlstm.graph import Graph, Node, outer_values
 from fastlstm.operators.movement import slice_bounds
-from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo, normal_axis
+from fastlstm.operators.values import UNKNOWN, ValueInfo, normal_axis
 from fastlstm.passes import shapes
 
 __all__ = ["with_notes"]
@@ -20,7 +20,7 @@ FEWEST_STEPS = 2
 
 
 def with_notes(graph: Graph) -> Graph:
-    """Return the graph with a note for each open axis over which it has a fixed number of steps written out.
+    """Return the graph with a note for each open axis over which it is unrolled to a fixed number of steps.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def _pick(node: Node, graph: Graph, infos: Mapping[str, ValueInfo]) -> tuple[str
             return None
         axis, position = normal_axis(int(node.attrs.get("axis", 0)), len(info.shape)), int(index.reshape(-1)[0])
     else:
-        bounds = slice_bounds(Operands(node, tuple(infos.get(name, UNKNOWN) for name in node.inputs)))
+        bounds = slice_bounds(shapes.operands(node, infos))
         if bounds is None or len(bounds) != 1:
             return None
         ((axis, first, last, step),) = bounds

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node
 from fastlstm.operators.values import ValueInfo
 from fastlstm.passes.rewrite import RANDOM, Scope, renamed
+from fastlstm.typing import Array
 
 __all__ = ["fold_constants", "fold_known_content", "inline_if", "inlined"]
-
-Array = npt.NDArray[Any]
 
 MAX_BYTES = 2**30
 """A folded tensor is never larger than this."""
@@ -43,7 +40,7 @@ def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
     try:
         results = operators.evaluate(node, arrays)
     except FastLSTMError:
-        return None  # it fails when it runs, with its own message
+        return None  # it will fail when it runs, with its own message
     if not all(isinstance(result, np.ndarray) for result in results):
         return None
     for name, result in zip(node.outputs, results, strict=False):

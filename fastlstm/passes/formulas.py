@@ -1,32 +1,31 @@
 """The formula of every value of a graph, as far as it is made of rows of features.
 
-`Formulas` walks a graph once and writes each value that the operators below make as concatenated `Vector`s (see
-`fastlstm.passes.vectors`); any other value is a `Leaf`. So is a value that has to stay whole: one that goes
-through a second matrix, or a sum of products that a function is taken of. `Formulas.meaning` tells what such a
-leaf stands for.
+`Formulas` walks a graph once and writes each value that the operators below compute as concatenated `Vector`s (see
+`fastlstm.passes.vectors`); any other value is a `Leaf`. So is a value that has to stay whole: one that is multiplied by
+a second matrix, or a sum of products that is a function's argument. `Formulas.meaning` tells what such a leaf stands
+for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
 from fastlstm.operators import OPERATORS
 from fastlstm.operators.activations import ACTIVATIONS
 from fastlstm.operators.dims import Shape
 from fastlstm.operators.movement import slice_bounds
-from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo, normal_axis
+from fastlstm.operators.values import UNKNOWN, ValueInfo, normal_axis
+from fastlstm.passes.shapes import operands
 from fastlstm.passes.vectors import Leaf, Monomial, Vector, activated, add, multiply
+from fastlstm.typing import Array
 
 __all__ = ["RESHAPES", "Formulas", "Row", "alike", "rows"]
 
-Array = npt.NDArray[Any]
 Row = tuple[Vector, ...]
-"""Vectors side by side."""
+"""Concatenated vectors."""
 
 _ACTIVATIONS = [
     name for name, one in ACTIVATIONS.items() if name in OPERATORS and OPERATORS[name].lowering is one.function
@@ -34,7 +33,7 @@ _ACTIVATIONS = [
 """Operators that are activations of recurrent layers: a gate is one of these."""
 
 RESHAPES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity")
-"""Operators that keep rows of features as they are, if they move nothing but axes of size 1."""
+"""Operators that keep rows of features, if they move nothing but axes of size 1."""
 
 
 def rows(shape: Shape) -> Shape:
@@ -53,7 +52,7 @@ def alike(a: Shape, b: Shape) -> bool:
 
 
 MOST_ABREAST = 64
-"""Vectors that stand side by side in one value: more than that is no formula of a cell."""
+"""Most vectors concatenated in one value: no formula of a cell has more."""
 
 _BUDGET, _BUDGET_A_NODE, _COPIES = 1 << 22, 1 << 14, 64
 """Numbers that the formulas of a graph may hold: in proportion to its nodes and to the numbers in its constants, not to
@@ -126,7 +125,7 @@ class Formulas:
         return info.shape[-1] if isinstance(info.shape[-1], int) and info.shape[-1] > 0 else None
 
     def _take(self, elements: int) -> bool:
-        """Take so many numbers from the budget; when it is spent, values are no longer written out."""
+        """Spend part of the budget, if enough is left; when it is spent, values are no longer written out."""
         enough = elements <= self.budget
         self.budget -= elements if enough else 0
         return enough
@@ -201,7 +200,7 @@ def _columns(row: Row, start: int, stop: int) -> Row:
 
 
 def _pairwise(a: Row, b: Row, function: Callable[[Vector, Vector], Vector | None]) -> Row | None:
-    """Apply a function to vectors of the same columns; one of width 1 meets all."""
+    """Apply a function to vectors of the same columns; a vector of width 1 is broadcast."""
     spread = [len(row) == 1 and row[0].width == 1 for row in (a, b)]
     kept = [row for row, single in zip((a, b), spread, strict=True) if not single] or [a]
     ends = sorted({int(end) for row in kept for end in np.cumsum([v.width for v in row])})
@@ -246,7 +245,7 @@ def _divide(a: Vector, b: Vector) -> Vector | None:
 
 
 def _all(vectors: Iterable[Vector | None]) -> Row | None:
-    """Return the vectors side by side, None if there are none or one is missing."""
+    """Return the vectors concatenated, None if there are none or one is missing."""
     results = list(vectors)
     found = tuple(v for v in results if v is not None)
     return found if found and len(found) == len(results) else None
@@ -338,8 +337,8 @@ def _concat(at: Formulas, node: Node) -> Row | None:
 
 
 def _slice(at: Formulas, node: Node) -> Row | None:
-    infos = tuple(at.infos.get(name, UNKNOWN) for name in node.inputs)
-    bounds, row, shape = slice_bounds(Operands(node, infos)), at.of(node.inputs[0]), infos[0].shape
+    known = operands(node, at.infos)
+    bounds, row, shape = slice_bounds(known), at.of(node.inputs[0]), known[0].shape
     if bounds is None or len(bounds) != 1 or row is None or shape is None:
         return None
     axis, start, stop, step = bounds[0]

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.operators.values import normal_axis
 from fastlstm.passes.rewrite import Scope
+from fastlstm.typing import Array
 
 __all__ = ["dense_bias", "dense_of_gemm", "dense_of_matmul", "layer_normalization", "pooled_mean", "swish"]
-
-Array = npt.NDArray[Any]
 
 
 def dense_of_matmul(scope: Scope, node: Node) -> list[Node] | None:
@@ -154,7 +150,7 @@ def _statistics(scope: Scope, root: Node | None) -> tuple[str, str, float] | Non
 
 
 def _mean(scope: Scope, name: str) -> str:
-    """Return what `name` is the mean of, over the last axis with the axis kept; else an empty name."""
+    """Return the value whose mean over the last axis, keeping it, is `name`; "" if there is none."""
     mean = scope.maker(name, "ReduceMean")
     shape = scope.shape(mean.input(0)) if mean is not None else None
     axes = scope.numbers(mean.input(1)) if mean is not None and mean.input(1) else None

@@ -1,19 +1,17 @@
 """A loop whose body is a recurrent cell becomes a recurrent layer.
 
-`layer_of_loop` takes a Loop or Scan that `fastlstm.passes.loops` has read and finds which states are those of
-cells (`fastlstm.passes.cells`), whether a mask holds them (``m * new + (1 - m) * old``), and what the collected
-values are. Only if every part of the loop has a meaning as recurrent layers, and it provably runs once for every
-frame, the layers take its place.
+`layer_of_loop` takes a Loop or Scan that `fastlstm.passes.loops` has analysed and finds which states are those of cells
+(`fastlstm.passes.cells`), whether a mask freezes them (``m * new + (1 - m) * old``), and what the collected values are.
+The layers replace the loop only if every part of it has a meaning as recurrent layers, and it provably runs once for
+every frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
 from fastlstm.operators.movement import FAR
@@ -23,10 +21,10 @@ from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.loops import Collected, Frame, Rounds, State, read_loop, read_scan
 from fastlstm.passes.surgery import ROWS, STEPS, Additions, agree, replaced
 from fastlstm.passes.vectors import Atom, Leaf, Monomial, Vector, add
+from fastlstm.typing import Array
 
 __all__ = ["layer_of_loop"]
 
-Array = npt.NDArray[Any]
 Fresh = Callable[[str], str]
 
 
@@ -85,7 +83,7 @@ class _Translation:
         self.given: list[str] = []
         self.layers: list[Layer] = []
         self.sequences: dict[tuple[str, bool], str] = {}
-        # What is collected backwards, or read backwards, is turned: all frames have to run the same way.
+        # Values collected or read backwards are reversed: all frames have to run in the same direction.
         turns = {frame.backwards for frame in rounds.frames.values()}
         self.backwards = turns == {True}
         self.uniform = len(turns) == 1
@@ -126,7 +124,7 @@ class _Translation:
         return self.formulas.meanings.get(name) or self.formulas.single(name)
 
     def _find_layers(self) -> bool:
-        """Find the cells: every one that a state is the hidden state of."""
+        """Find the cells whose hidden states are among the loop's states."""
         for state in self.rounds.states:
             after = self.formula(state.after)
             if after is None:
@@ -164,7 +162,7 @@ class _Translation:
         return Leaf(width, name, width) if isinstance(width, int) else None
 
     def _unmasked(self, after: Vector, state: State) -> tuple[Leaf | None, Vector]:
-        """Return m and ``new`` of ``m * new + (1 - m) * before``; None and the vector itself if it is not that."""
+        """Return m and ``new`` of ``m * new + (1 - m) * before``; None and the vector itself if it has another form."""
         before = self._leaf(state.before)
         rest = None if before is None else add(after, Vector.of_atom(before), -1.0)
         mask = None if rest is None or rest.bias.any() else self._common_mask(rest)
@@ -245,7 +243,7 @@ class _Translation:
 
     @property
     def name(self) -> str:
-        """What the layers are called."""
+        """The name of the layers."""
         return self.node.name or next(name for name in self.node.outputs if name)
 
     def _rank(self, name: str) -> int | None:
@@ -326,12 +324,12 @@ class _Translation:
 
 
 def _without(vector: Vector, factor: Atom) -> Vector:
-    """Return the vector with one factor taken out of every term."""
+    """Return the vector with one factor removed from every term."""
     return Vector(vector.width, vector.bias, {tuple(a for a in m if a != factor): c for m, c in vector.terms.items()})
 
 
 def _times(vector: Vector, factor: Atom) -> Vector:
-    """Return the vector with one more factor in every term."""
+    """Return the vector with one factor added to every term."""
     return Vector(vector.width, vector.bias, {_sorted((*m, factor)): c for m, c in vector.terms.items()})
 
 

@@ -1,8 +1,8 @@
-"""What Loop and Scan do: what is the same in every round, what is counted, what is sliced from a sequence.
+"""Analysis of Loop and Scan: loop invariants, counters, slices of sequences. An iteration is called a round.
 
-`refuse_endless` refuses loops without an end. `invariants` is a rewrite that moves values which no round changes out
-of the body. `read_loop` and `read_scan` tell of a node how many rounds it runs, which values of its body
-are frames (a sequence at the position of the round), which are handed on, and which are collected.
+`refuse_endless` refuses loops that cannot end. `invariants` is a rewrite that moves values that no round changes out of
+the body. `read_loop` and `read_scan` find how many rounds a node runs, which values of its body are frames (a sequence
+at the round's position), which are carried, and which are collected.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def invariants(_: Scope, node: Node) -> list[Node] | None:
 
 
 def _defined(body: Graph) -> set[str]:
-    """Return every name that a body or a body in it gives to a value."""
+    """Return the names of all values that a body, or a body inside it, defines."""
     names = {spec.name for spec in body.inputs} | set(body.constants) | set(body.producers())
     return names.union(*map(_defined, body.subgraphs()))
 
@@ -95,7 +95,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class State:
-    """A value that the body hands on to its next round: before and after a round, before and after the loop."""
+    """A loop-carried value: its names before and after a round, and before and after the loop."""
 
     before: str
     after: str
@@ -115,7 +115,7 @@ class Collected:
 
 @dataclass(eq=False)
 class Rounds:
-    """A Loop or Scan, read."""
+    """A Loop or Scan as analysed."""
 
     body: Graph
     infos: Mapping[str, ValueInfo]
@@ -135,7 +135,7 @@ def read_loop(graph: Graph, node: Node, infos: Mapping[str, ValueInfo]) -> Round
     trips, position = count[0], dims.opaque(body.inputs[0].name, 0)
     given = shapes.body_inputs(node, infos)
     given[0] = ValueInfo.of_content((position,), (), "int64")
-    # A counter is an integer to which every round adds the same; its value is a formula of the round.
+    # A counter is an integer to which every round adds the same number, so it is a function of the round.
     guessed = list(given)
     for i in range(2, len(given)):
         if given[i].shape == () and (given[i].dtype or "").startswith("int"):
@@ -179,7 +179,7 @@ def read_loop(graph: Graph, node: Node, infos: Mapping[str, ValueInfo]) -> Round
 
 
 def _frame(node: Node, rounds: Rounds, position: Dim, own: set[str]) -> Frame | None:
-    """Return the frame that a Gather of the body takes from around it."""
+    """Return the frame that a Gather in the body takes from an outer value."""
     if node.op != "Gather" or node.inputs[0] in own:
         return None
     info, index = rounds.infos.get(node.inputs[0], UNKNOWN), rounds.infos.get(node.inputs[1], UNKNOWN)
@@ -195,7 +195,7 @@ def _frame(node: Node, rounds: Rounds, position: Dim, own: set[str]) -> Frame | 
 
 
 def _runs_through(graph: Graph, node: Node, infos: Mapping[str, ValueInfo], rounds: Rounds, position: Dim) -> bool:
-    """Tell whether the loop always runs its largest number of rounds."""
+    """Tell whether the loop always runs the maximum number of rounds."""
     body, trips = rounds.body, rounds.trips
     # The first condition matters if there is at least one round, one in the body if there is another after it:
     # position <= trips - 2. The numbers it compares, as floats too, are exact up to 2**24 rounds.
@@ -215,7 +215,7 @@ def _runs_through(graph: Graph, node: Node, infos: Mapping[str, ValueInfo], roun
 class _Condition:
     """Proves conditions: comparisons of dimensions, combined by And and Not.
 
-    `known` are dimensions of which it is given that they are not negative.
+    `known` holds dimensions that are known to be non-negative.
     """
 
     makers: Mapping[str, Node]

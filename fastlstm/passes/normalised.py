@@ -1,30 +1,27 @@
 """Gates and cell states that are normalised, as in an LSTM with layer normalisation.
 
-`of_gates` takes the sums of an LSTM's four gates apart where each is ``N(a) + N(b) + bias``: two layer normalisations
-over all gates, whose outputs are leaves of the formulas.
+`of_gates` splits the sums of an LSTM's four gates if each is ``N(a) + N(b) + bias``, with two layer normalisations over
+all gates whose outputs are leaves of the formulas.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.vectors import Atom, Leaf, Vector
+from fastlstm.typing import Array
 
 __all__ = ["Normalised", "Part", "of_gates", "states_before"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What one normalisation is taken of, gate by gate, and its scales [4 * H]."""
+    """The arguments of one normalisation, gate by gate, and its scales [4 * H]."""
 
     gates: tuple[Vector, ...]
     scale: Array
@@ -37,7 +34,7 @@ class Normalised:
     Attributes
     ----------
     parts : two of Part
-        Input and recurrent sums, in no order.
+        Input and recurrent sums, in either order.
     bias : array, [4 * H]
         Of the gates.
     cells : array, [2 * H]
@@ -52,14 +49,14 @@ class Normalised:
 
 
 def states_before(formulas: Formulas, leaf: Leaf) -> Vector | None:
-    """Return the formula of what the leaf is the normalisation of; None if it is none."""
+    """Return the formula of what a leaf normalises; None if it is not a normalisation."""
     node = formulas.normalised.get(leaf.value)
     found = None if node is None else formulas.single(node.inputs[0])
     return None if found is None else formulas.meaning(found)
 
 
 def of_gates(formulas: Formulas, gates: Sequence[Vector | None], cells: Leaf) -> Normalised | None:
-    """Return the normalisations of gates i, f, g, o and of the new cell states `cells`; None if they are others."""
+    """Return the normalisations of gates i, f, g, o and of the new cell states `cells`; None if there are others."""
     size, node = cells.size, formulas.normalised[cells.value]
     state, epsilon = _scale_and_bias(formulas, node, size), _epsilon(node)
     found = [None if gate is None else _summands(gate) for gate in gates]
@@ -84,7 +81,7 @@ def of_gates(formulas: Formulas, gates: Sequence[Vector | None], cells: Leaf) ->
 
 
 def _summands(gate: Vector) -> list[Leaf] | None:
-    """Return the two leaves that a gate is the sum of, besides its bias."""
+    """Return the two leaves whose sum, with its bias, is a gate."""
     leaves = [m[0] for m, c in gate.terms.items() if len(m) == 1 and c.ndim == 1 and bool(np.all(c == 1))]
     whole = [leaf for leaf in leaves if _is_plain(leaf, gate.width)]
     return [leaf for leaf in whole if isinstance(leaf, Leaf)] if len(whole) == len(gate.terms) == 2 else None
@@ -99,7 +96,7 @@ def _epsilon(node: Node) -> float:
 
 
 def _scale_and_bias(formulas: Formulas, node: Node, size: int) -> tuple[Array, Array] | None:
-    """Return the scale and the bias of a normalisation of the last axis, which has so many elements."""
+    """Return the scale and the bias of a normalisation of the last axis, which has `size` elements."""
     shape = formulas.infos[node.inputs[0]].shape
     scale, bias = formulas.constants.get(node.input(1)), formulas.constants.get(node.input(2), np.zeros(1))
     axis = int(node.attrs.get("axis", -1))

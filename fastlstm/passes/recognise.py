@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy.typing as npt
-
 from fastlstm.graph import RECURRENT_OPS, Graph, Node
 from fastlstm.operators.values import ValueInfo
 from fastlstm.passes import shapes
 from fastlstm.passes.rewrite import Names
+from fastlstm.typing import Array
 
 __all__ = ["recognise"]
-
-Array = npt.NDArray[Any]
 
 PLAIN = RECURRENT_OPS.keys() | {
     "Dense", "LayerNormalization", "Softmax", "LogSoftmax", "Gather", "Transpose", "Reshape", "Squeeze", "Unsqueeze",

@@ -230,11 +230,10 @@ def slice_of_split(scope: Scope, node: Node) -> list[Node] | None:
     if not isinstance(width, int) or after is None:
         return None
     piece = scope.fresh(node.outputs[0])
-    bounds = [[start * width], [(start + length) * width], [left[0]]]
-    names = [scope.constant(f"{piece}.{what}", b) for what, b in zip(("start", "end", "axis"), bounds, strict=True)]
+    cutting = scope.slice(split.input(0), piece, [start * width], [(start + length) * width], left, name=node.name)
     sliced = tuple(length * width if i == left[0] else d for i, d in enumerate(whole))
     nodes = reshaped(scope, piece, sliced, after, node.outputs[0])
-    return None if nodes is None else [Node("Slice", (split.input(0), *names), (piece,), {}, node.name), *nodes]
+    return None if nodes is None else [cutting, *nodes]
 
 
 def _one_cut(scope: Scope, node: Node) -> tuple[int, int, int] | None:

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node, outer_values
 from fastlstm.operators import misfit
 from fastlstm.operators.dims import Shape
 from fastlstm.operators.values import UNKNOWN, ValueInfo
 from fastlstm.passes.shapes import body_inputs, infer_node, operands
+from fastlstm.typing import Array
 
 __all__ = [
     "RANDOM",
@@ -39,25 +39,23 @@ __all__ = [
     "sweep",
 ]
 
-Array = npt.NDArray[Any]
-
 _STEPS_PER_NODE = 64
-"""So many rewrites in a row at one node mean that two rules undo each other; the node is then kept."""
+"""This many rewrites in a row at one node mean that two rules undo each other; the node is then kept."""
 
 _BUDGET = 64 << 20
 _COPIES = 8
-"""Weights are put in order by some steps (Slice, Concat, Unsqueeze, Transpose), each of which makes them anew."""
+"""Weights may be rearranged in several steps (Slice, Concat, Unsqueeze, Transpose), each of which copies them."""
 
 RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
-"""Operators whose result is another one every time."""
+"""Operators whose result is different every time."""
 
 
 class Budget:
-    """How many bytes may still be folded into constants: in proportion to those that the model came with.
+    """How many bytes may still be folded into constants, in proportion to the model's own constants.
 
-    A limit on each result is not enough: twenty steps that double it make it a million times as large.
+    A limit on each result is not enough: twenty steps that each double it make it a million times as large.
 
     Parameters
     ----------
@@ -69,7 +67,7 @@ class Budget:
         self.left = _BUDGET + _COPIES * _nbytes(graph)
 
     def take(self, size: int) -> bool:
-        """Spend some of it, if so much is left."""
+        """Spend `size` bytes, if that many are left."""
         enough = size <= self.left
         self.left -= size if enough else 0
         return enough
@@ -183,6 +181,21 @@ class Scope:
         self.infos[name] = ValueInfo.of_array(array)
         return name
 
+    def slice(
+        self,
+        value: str,
+        output: str,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        axes: Sequence[int],
+        steps: Sequence[int] | None = None,
+        name: str = "",
+    ) -> Node:
+        """Return a Slice of `value` with constant bounds."""
+        bounds = {"start": starts, "end": ends, "axes": axes, **({} if steps is None else {"steps": steps})}
+        inputs = (value, *(self.constant(f"{output}.{what}", numbers) for what, numbers in bounds.items()))
+        return Node("Slice", inputs, (output,), {}, name)
+
 
 Rewrite = Callable[[Scope, Node], "Sequence[Node] | None"]
 Rules = Mapping[str, Sequence[Rewrite]]
@@ -293,7 +306,7 @@ class _Sweep:
             node = self.with_bodies(node)
         if self.repeats(node):
             return
-        # No rewrite looks into a node that cannot run, or that reverses axes whose number is not known.
+        # Rewrites ignore nodes that cannot run, or that reverse an unknown number of axes.
         plain = fits and (node.op != "Transpose" or node.attrs.get("perm") is not None)
         for name, info in zip(node.outputs, infer_node(node, self.scope.infos), strict=True):
             if name:
@@ -311,7 +324,7 @@ class _Sweep:
         self.changed = True
 
     def repeats(self, node: Node) -> bool:
-        """Make the outputs of a node that repeats an earlier one other names of the earlier one's."""
+        """Make the outputs of a node that repeats an earlier one aliases of the earlier one's."""
         if node.op in RANDOM or node.op == "Identity" or any(isinstance(v, Graph) for v in node.attrs.values()):
             return False
         key = (node.op, node.inputs, len(node.outputs), repr(sorted(node.attrs.items())))

@@ -22,7 +22,7 @@ __all__ = ["ValueInfo", "body_inputs", "condition_of", "infer", "infer_node", "m
 Infos = Mapping[str, ValueInfo]
 
 DEEPEST_FOLLOWED = 3
-"""Loops in loops whose states are followed; see `_fixpoint`."""
+"""Depth of nested loops whose states are followed; see `_fixpoint`."""
 
 
 def infer(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] | None = None) -> dict[str, ValueInfo]:
@@ -47,7 +47,7 @@ def infer(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo] 
 
 
 def _inside(known: dict[str, ValueInfo], outer: Infos | None) -> Infos:
-    """Return what can be seen from a body: its own values, then those around it, which are not copied."""
+    """Return what is visible in a body: its own values, then those around it, without copying."""
     if outer is None:
         return known
     return (

@@ -1,4 +1,4 @@
-"""Algebra: operations that do nothing, and pairs of cuts and joins that cancel."""
+"""Algebra: operations without effect, and slices and concatenations that cancel."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fastlstm.operators import dims
 from fastlstm.operators.movement import FAR, slice_bounds
 from fastlstm.operators.values import Operands, normal_axis
 from fastlstm.passes.rewrite import Scope
+from fastlstm.passes.shapes import operands
 
 __all__ = [
     "cast_of_rows",
@@ -28,10 +29,6 @@ __all__ = [
 LARGEST_TABLE = 1 << 22  # elements of a table of bytes that may take four times the memory
 
 
-def _operands(scope: Scope, node: Node) -> Operands:
-    return Operands(node, tuple(scope.info(name) for name in node.inputs))
-
-
 def _identity(node: Node, value: str) -> list[Node]:
     return [Node("Identity", (value,), node.outputs[:1])]
 
@@ -46,7 +43,7 @@ def unread_dropout(scope: Scope, node: Node) -> list[Node] | None:
 
 def cast_to_same(scope: Scope, node: Node) -> list[Node] | None:
     """``Cast(x)`` to the dtype that x has  →  ``x``."""
-    at = _operands(scope, node)
+    at = operands(node, scope.infos)
     same = at[0].dtype is not None and at[0].dtype == at.cast_to()
     return _identity(node, node.input(0)) if same else None
 
@@ -80,7 +77,7 @@ def join_of_one(scope: Scope, node: Node) -> list[Node] | None:
 
 def same_shape(scope: Scope, node: Node) -> list[Node] | None:
     """Slice of all, Expand to the same shape, Tile once, Pad by nothing, Transpose to the same order → x."""
-    at = _operands(scope, node)
+    at = operands(node, scope.infos)
     if node.op == "Slice":
         return _whole_slice(scope, node, at)
     if node.op == "Expand":
@@ -103,9 +100,8 @@ def _whole_slice(scope: Scope, node: Node, at: Operands) -> list[Node] | None:
         return _identity(node, node.input(0))
     if len(cut) == len(bounds) or not all(isinstance(end, int) for _, _, end, _ in cut):
         return None
-    lists = zip(("start", "end", "axes", "steps"), (1, 2, 0, 3), strict=True)
-    names = [scope.constant(f"{node.outputs[0]}.{what}", [c[i] for c in cut]) for what, i in lists]
-    return [Node("Slice", (node.input(0), *names), node.outputs, node.attrs, node.name)]
+    axes, starts, ends, steps = map(list, zip(*cut, strict=True))
+    return [scope.slice(node.input(0), node.outputs[0], starts, ends, axes, steps, node.name)]
 
 
 def _is_whole(size: dims.Dim, start: int, end: dims.Dim, step: int) -> bool:
@@ -174,7 +170,7 @@ def squeeze_of_cut(scope: Scope, node: Node) -> list[Node] | None:
             return None
         start = index[0]
     else:
-        bounds = slice_bounds(_operands(scope, cut))
+        bounds = slice_bounds(operands(cut, scope.infos))
         if bounds is None or len(bounds) != 1 or bounds[0][0] != axis or bounds[0][3] != 1:
             return None
         start, end = bounds[0][1], bounds[0][2]
@@ -204,7 +200,7 @@ def cut_of_concat(scope: Scope, node: Node) -> list[Node] | None:
         first = normal_axis(index[0], starts[-1])
         length = 1
     else:
-        bounds = slice_bounds(_operands(scope, node))
+        bounds = slice_bounds(operands(node, scope.infos))
         if bounds is None or len(bounds) != 1 or bounds[0][0] != axis or bounds[0][3] != 1:
             return None
         if not isinstance(bounds[0][2], int):
@@ -222,9 +218,7 @@ def _cut_again(scope: Scope, node: Node, value: str, axis: int, first: int, leng
     if node.op == "Gather":
         index = scope.constant(f"{hint}.index", first)
         return [Node("Gather", (value, index), node.outputs, {"axis": axis}, node.name)]
-    bounds = {"start": [first], "end": [first + length], "axes": [axis]}
-    names = [scope.constant(f"{hint}.{what}", numbers) for what, numbers in bounds.items()]
-    return [Node("Slice", (value, *names), node.outputs, {}, node.name)]
+    return [scope.slice(value, hint, [first], [first + length], [axis], name=node.name)]
 
 
 def concat_of_slices(scope: Scope, node: Node) -> list[Node] | None:
@@ -237,7 +231,7 @@ def concat_of_slices(scope: Scope, node: Node) -> list[Node] | None:
     axis = normal_axis(int(node.attrs["axis"]), len(shape))
     begin = end = None
     for piece in pieces:
-        bounds = slice_bounds(_operands(scope, piece)) if piece is not None else None
+        bounds = slice_bounds(operands(piece, scope.infos)) if piece is not None else None
         size = shape[axis]
         if bounds is None or len(bounds) != 1 or not isinstance(size, int):
             return None
@@ -248,6 +242,6 @@ def concat_of_slices(scope: Scope, node: Node) -> list[Node] | None:
         if where != axis or step != 1 or (end is not None and kept.start != end):
             return None
         begin, end = kept.start if begin is None else begin, kept.stop
-    limits = {"start": [begin], "end": [end], "axes": [axis]}
-    names = [scope.constant(f"{node.outputs[0]}.{what}", numbers) for what, numbers in limits.items()]
-    return [Node("Slice", (source, *names), node.outputs, {}, node.name)]
+    if begin is None or end is None:
+        return None
+    return [scope.slice(source, node.outputs[0], [begin], [end], [axis], name=node.name)]

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from fastlstm.graph import Node
 from fastlstm.operators import ELEMENTWISE
 from fastlstm.operators.movement import slice_bounds
-from fastlstm.operators.values import Operands, normal_axis
+from fastlstm.operators.values import normal_axis
 from fastlstm.passes.reshape import RESHAPES, moves_ones_only, reshaped
 from fastlstm.passes.rewrite import Scope
+from fastlstm.passes.shapes import operands
 
 __all__ = ["BROADCASTING", "merge_transposes", "reshape_after", "transpose_after", "transpose_after_join"]
 
@@ -58,7 +59,7 @@ def transpose_after(scope: Scope, node: Node) -> list[Node] | None:
         attrs["axis"] = perm[axis]
         after = _without(perm, [axis])
     elif node.op == "Slice":
-        bounds = slice_bounds(Operands(node, tuple(scope.info(v) for v in node.inputs)))
+        bounds = slice_bounds(operands(node, scope.infos))
         if bounds is None:
             return None
         axes = scope.constant(f"{node.outputs[0]}.axes", [perm[axis] for axis, *_ in bounds])

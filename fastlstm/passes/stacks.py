@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastlstm.graph import Node, RecurrentInputs
 from fastlstm.operators.movement import FAR, slice_bounds
-from fastlstm.operators.values import Operands, normal_axis
+from fastlstm.operators.values import normal_axis
 from fastlstm.passes.rewrite import Scope
+from fastlstm.passes.shapes import operands
 
 __all__ = [
     "join_of_cuts",
@@ -22,7 +21,7 @@ __all__ = [
 
 
 def join_of_cuts(scope: Scope, node: Node) -> list[Node] | None:
-    """``Concat(Unsqueeze(x[0]), Unsqueeze(x[1]), …)``  →  x, a part of x, or x turned round; transposed if need be."""
+    """``Concat(Unsqueeze(x[0]), Unsqueeze(x[1]), …)``  →  x, a part of x, or x reversed; transposed if need be."""
     shape = scope.shape(node.outputs[0]) or scope.infer(node)[0].shape
     if shape is None or len(node.inputs) < 2:
         return None
@@ -39,10 +38,8 @@ def join_of_cuts(scope: Scope, node: Node) -> list[Node] | None:
     nodes, value, out = [], source, node.outputs[0]
     if step < 0 or len(found) != size:
         end = last + step if last + step >= 0 else -FAR - 2
-        bounds = ([first], [end], [axis], [step])
-        names = [scope.constant(f"{out}.cut", numbers) for numbers in bounds]
         value = scope.fresh(out)
-        nodes.append(Node("Slice", (source, *names), (value,)))
+        nodes.append(scope.slice(source, value, [first], [end], [axis], [step]))
     if to == axis:
         return [*nodes, Node("Identity", (value,), (out,))]
     perm = [i for i in range(len(shape)) if i != axis]
@@ -103,17 +100,14 @@ def plain_reversal(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def _reversal(scope: Scope, value: str, axis: int, out: str) -> Node:
-    bounds = ([-1], [-FAR - 2], [axis], [-1])
-    names = [scope.constant(f"{out}.reversed", np.array(numbers)) for numbers in bounds]
-    return Node("Slice", (value, *names), (out,))
+    return scope.slice(value, out, [-1], [-FAR - 2], [axis], [-1])
 
 
 def _turned(scope: Scope, node: Node | None) -> tuple[str, int] | None:
-    """Return (x, axis) of a node that turns x round along one axis."""
+    """Return (x, axis) of a node that reverses x along one axis."""
     if node is None or node.op != "Slice":
         return None
-    infos = tuple(scope.info(v) for v in node.inputs)
-    bounds, shape = slice_bounds(Operands(node, infos)), infos[0].shape
+    bounds, shape = slice_bounds(operands(node, scope.infos)), scope.shape(node.input(0))
     if bounds is None or shape is None or len(bounds) != 1:
         return None
     axis, start, end, step = bounds[0]
@@ -146,7 +140,7 @@ def step_of_reversal(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def reversed_layer(scope: Scope, node: Node) -> list[Node] | None:
-    """``LSTM(x[::-1])``  →  ``LSTM(x)`` in the other direction, its output turned round (a mask is, too)."""
+    """``LSTM(x[::-1])``  →  ``LSTM(x)`` in the other direction, with its output (and a mask) reversed."""
     read = RecurrentInputs.of(node)
     if len(node.attrs["directions"]) != 1 or read.lengths:
         return None
@@ -170,7 +164,7 @@ def reversed_layer(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def _unturned(scope: Scope, name: str, nodes: list[Node]) -> str | None:
-    """Return what `name` is with time (its first axis) turned round, transposed by one of `nodes` if need be."""
+    """Return `name` reversed in time (its first axis), transposed by one of `nodes` if need be."""
     maker = scope.maker(name)
     transpose = maker if maker is not None and maker.op == "Transpose" else None
     turned = _turned(scope, maker if transpose is None else scope.maker(transpose.input(0)))

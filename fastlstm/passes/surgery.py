@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node, RecurrentInputs, TensorSpec, outer_values
@@ -14,20 +13,19 @@ from fastlstm.operators import reference
 from fastlstm.operators.sizes import is_small
 from fastlstm.operators.values import UNKNOWN, ValueInfo
 from fastlstm.passes.cells import Cell, Weights
+from fastlstm.typing import Array
 
 __all__ = ["ROWS", "STEPS", "Additions", "agree", "depends_on", "ordered", "replaced"]
 
-Array = npt.NDArray[Any]
-
 STEPS, ROWS = 3, 2
-"""Time steps and batch rows of a check, where they are not fixed."""
+"""Time steps and batch rows of a check, unless they are fixed."""
 
 MOST_ELEMENTS = 1 << 24
-"""Elements of an input of a check: more are not made to see what computes the same."""
+"""Most elements of an input of a check."""
 
 TOLERANCE = 1e-5
-"""Both sides of a check are computed in float64 from the same float32 weights. They differ by the order of sums and
-by what an exporter rounded (a sixth, 6e-8; two biases added), which a few steps of a recurrence may amplify."""
+"""Both sides of a check are computed in float64 from the same float32 weights. They differ in the order of sums and in
+what an exporter rounded (a sixth, 6e-8; two biases added), which a few steps of a recurrence may amplify."""
 
 
 class Additions:
@@ -61,7 +59,7 @@ class Additions:
         self.nodes.append(Node(op, tuple(inputs), (output,), dict(attrs or {})))
 
     def unsqueezed(self, value: str, axis: int = 0) -> str:
-        """Return the value with one axis more."""
+        """Return the value with one more axis."""
         return self.node("Unsqueeze", (value, self.constant(f"{value}.axes", [axis])), value)
 
     def layer(
@@ -173,8 +171,8 @@ def agree(
 ) -> bool:
     """Tell whether two graphs compute the same values `wanted` from random values `given`, in float64.
 
-    This is insurance: what fails is left as it was written. `sizes` are those of named dimensions that
-    have to fit one another; others are chosen.
+    This is insurance: a graph that fails stays as it was. `sizes` holds those of named dimensions that have to match;
+    others are chosen.
     """
     parts = [_part(graph, set(given), wanted) for graph in (before, after)]
     names = {spec.name for part in parts for spec in part.inputs}
@@ -205,7 +203,7 @@ def _part(graph: Graph, given: set[str], wanted: Sequence[str]) -> Graph:
     made = {value for node in nodes for value in node.outputs}
     constants = {name: array for name, array in graph.constants.items() if name in needed and name not in given}
     inputs = sorted(needed - set(constants) - (made - given))
-    # A node that makes a given value beside another one must not define it a second time.
+    # A node that computes a given value besides another one must not define it again.
     free = {value: f"{value}#unread" for value in made & given}
     renamed = [Node(n.op, n.inputs, tuple(free.get(v, v) for v in n.outputs), n.attrs, n.name) for n in nodes]
     specs = tuple(TensorSpec(name, ("...",), "") for name in inputs)
@@ -230,6 +228,6 @@ def _feeds(
         if not is_small(shape, MOST_ELEMENTS):
             return None
         array = random.standard_normal(shape) * scale
-        # Integers are mostly positions in a table, which has at least two rows.
+        # Integers are mostly indices into a table, which has at least two rows.
         feeds[name] = array if info.dtype.startswith("float") else (array > 0).astype(info.dtype)
     return feeds

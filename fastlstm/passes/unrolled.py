@@ -1,7 +1,7 @@
-"""Cells written out in a graph, once or once a time step, become recurrent layers.
+"""Cells written out in a graph, once or once per time step, become recurrent layers.
 
-A cell whose states the caller keeps (one step, states in and out) becomes a layer over one time step;
-steps that hand their states on to one another, with the same weights, become one layer over all of them::
+A cell whose states the caller keeps (one step, states in and out) becomes a layer over one time step; steps with the
+same weights that pass their states on to one another become one layer over all of them::
 
     h1 = cell(x0, h0)                          y, h_n = GRU(stack(x0, x1, x2), …, h0)
     h2 = cell(x1, h1)                    →     h1, h2, h3 = y[0], y[1], y[2]
@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph
 from fastlstm.operators.values import UNKNOWN, ValueInfo
@@ -26,14 +25,14 @@ from fastlstm.passes.cells import Cell, Weights, match, weights
 from fastlstm.passes.formulas import RESHAPES, Formulas, alike, rows
 from fastlstm.passes.surgery import ROWS, Additions, agree, depends_on, replaced
 from fastlstm.passes.vectors import Atom, Leaf, Vector
+from fastlstm.typing import Array
 
 __all__ = ["recognise_steps"]
 
-Array = npt.NDArray[Any]
 Fresh = Callable[[str], str]
 
 CHECKED_STEPS = 6
-"""So many steps of a chain are computed both ways; all of them have equal weights."""
+"""Steps of a chain that are computed both ways as a check; all steps have equal weights."""
 
 
 @dataclass(eq=False)
@@ -92,7 +91,7 @@ class _Finder:
             vector = formulas.meanings.get(name) or formulas.single(name)
             if vector is None:
                 continue
-            if self.steps and vector.key in self.steps:  # no digest of large weights where there is no cell
+            if self.steps and vector.key in self.steps:  # no digests of large weights if there is no cell
                 self.steps[vector.key].names.append(name)
                 continue
             cell = match(formulas, vector)
@@ -123,7 +122,7 @@ class _Finder:
     def _hidden_candidates(self, step: Step) -> list[Atom]:
         if step.cell.hidden is not None:
             return [step.cell.hidden]
-        # The zeros that a sequence starts from may be one value for both states: a matrix tells the hidden one.
+        # The initial zeros may be one value for both states: only the hidden state is multiplied by a matrix.
         terms = [term for sums in step.cell.sums for term in sums.terms.items()]
         atoms = dict.fromkeys(m[0] for m, c in terms if len(m) == 1 and (c.ndim == 2 or step.cell.op == "RNN"))
         return [atom for atom in atoms if atom.width == step.cell.size]
@@ -163,13 +162,13 @@ class _Finder:
                 yield chain
 
     def _alone(self, step: Step) -> bool:
-        """Settle a cell that stands by itself; False if it does not show that it is one."""
+        """Decide on a cell that stands alone; False if nothing shows that it is one."""
         cell = step.cell
         if cell.initial:
             return False
         candidates = self._hidden_candidates(step)
         if cell.op == "RNN":
-            # tanh(a W + b R) is a step of a layer only if the model hands the state in and out.
+            # tanh(a W + b R) is a step of a layer only if the state is an input and an output of the model.
             candidates = [atom for atom in candidates if self._is_handed_in(atom)]
             if len(candidates) != 1 or not self._is_handed_out(step):
                 return False
@@ -219,8 +218,8 @@ def _settle_initial(step: Step, following: Weights) -> None:
     if mine is None or [a.width for a in mine.inputs] != [a.width for a in following.inputs]:
         return
     H, cell = step.cell.size, step.cell
-    # What multiplies a state of zero is not there to compare: the forget gate, a reset gate without a bias to
-    # reset, the peepholes but that of the output gate.
+    # What would multiply a zero state is missing and cannot be compared: the forget gate, a reset gate
+    # without a bias to reset, all peepholes but the output gate's.
     compared = [i for i, gate in enumerate(cell.gates) if gate is not None]
     kept = np.concatenate([np.arange(i * H, (i + 1) * H) for i in compared])
     same = np.array_equal(mine.w_ih[kept], following.w_ih[kept])
@@ -249,7 +248,7 @@ def _rebuilt(graph: Graph, chain: Sequence[Step], formulas: Formulas, fresh: Fre
     if len(names) < len(sources):
         return None
     if len(chain) > 1 and depends_on(graph, names, made):
-        # What a step reads is computed from an earlier one's result: a decoder that feeds itself.
+        # A step's input is computed from an earlier step's result, as in an autoregressive decoder.
         for step in chain:
             graph = _Builder(graph, [step], formulas, fresh).result() or graph
         return graph
@@ -285,7 +284,7 @@ class _Builder:
         name = first.name if len(self.chain) == 1 else f"{first.name}…{last.name}"
         y, h_n, c_n = self.new.layer(name, last.cell, known, x, [state or "" for state in states])
         for t, step in enumerate(self.chain):
-            # One step by itself hands its state on: by the final state a stream knows it.
+            # A single step passes its state on, which streams recognise as the final state.
             for value in step.names:
                 self._define(value, y if len(self.chain) > 1 else h_n, t)
         if last.cell.new_cell is not None:
@@ -314,7 +313,7 @@ class _Builder:
         self.new.named("Unsqueeze", (row, axes), name)
 
     def _stacked(self) -> str | None:
-        """Return x [T, B, I]: what each step reads, side by side and one after the other."""
+        """Return x [T, B, I]: each step's inputs concatenated, and the steps stacked."""
         frames = []
         for step in self.chain:
             parts = [self._row(atom) for atom in step.weights.inputs] if step.weights is not None else [None]

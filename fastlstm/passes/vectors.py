@@ -7,10 +7,10 @@ coefficient is one number an element ([width]) or a matrix ([width of the monomi
 * an `Act`: an activation function of a vector;
 * a `Block`: a sum with matrices, taken as one factor of a product.
 
-Two spellings of the same formula, ``(1 - z) * n + z * h`` and ``n + z * (h - n)``, are the same Vector, and
-gates computed side by side and cut apart are the same as gates computed one by one. Atoms and vectors compare by
-a digest of all that they are made of. Nothing here multiplies two matrices: where a formula would need it, the
-caller takes the value between them as a Leaf.
+Two spellings of the same formula, ``(1 - z) * n + z * h`` and ``n + z * (h - n)``, are the same Vector, and gates
+computed together and then split are the same as gates computed one by one. Atoms and vectors are compared by a digest
+of everything they are made of. Nothing here multiplies two matrices: if a formula would need that, the caller takes the
+value between them as a Leaf.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from fastlstm.typing import Array
 
 __all__ = ["Act", "Atom", "Block", "Leaf", "Monomial", "Vector", "activated", "add", "multiply", "width_of"]
-
-Array = npt.NDArray[Any]
 
 MOST_TERMS = 16
 """A sum with more terms than this is not written out: no gate has so many, and a long residual network would."""
@@ -56,12 +54,12 @@ class Atom:
 
     @cached_property
     def key(self) -> bytes:
-        """A digest of all that the atom is made of."""
+        """A digest of everything the atom is made of."""
         raise NotImplementedError
 
     @cached_property
     def parts(self) -> int:
-        """How much the atom is written with (see `MOST_PARTS`)."""
+        """The length of the atom's formula (see `MOST_PARTS`)."""
         return 1
 
     def columns(self, start: int, stop: int) -> Atom:
@@ -193,18 +191,18 @@ class Vector:
 
     @cached_property
     def key(self) -> bytes:
-        """A digest of all that the vector is made of."""
+        """A digest of everything the vector is made of."""
         terms = sorted((tuple(atom.key for atom in m), c) for m, c in self.terms.items())
         return _digest(self.width, self.bias, *[part for keys, c in terms for part in (*keys, c)])
 
     @cached_property
     def parts(self) -> int:
-        """How much the vector is written with (see `MOST_PARTS`)."""
+        """The length of the vector's formula (see `MOST_PARTS`)."""
         return sum(atom.parts for monomial in self.terms for atom in monomial)
 
     @property
     def elements(self) -> int:
-        """How many numbers it holds itself; views of the graph's constants are not among them."""
+        """How many numbers it owns, without views of the graph's constants."""
         return sum(array.size for array in (self.bias, *self.terms.values()) if array.base is None)
 
     @property
@@ -267,7 +265,7 @@ class Vector:
 
 
 def _vector(width: int, bias: Array, terms: Iterable[tuple[Monomial, Array]]) -> Vector:
-    """Return the sum of terms; equal monomials are collected and what vanishes is dropped."""
+    """Return the sum of terms, collecting equal monomials and dropping zeros."""
     collected: dict[Monomial, Array] = {}
     for monomial, c in terms:
         before = collected.get(monomial)
@@ -305,7 +303,7 @@ def add(a: Vector, b: Vector, sign: float = 1.0) -> Vector | None:
 
 
 def activated(name: str, alpha: float | None, beta: float | None, of: Vector) -> Vector | None:
-    """Return a function of a vector, None if that is too much to write out."""
+    """Return a function of a vector, None if its formula would be too long."""
     return None if of.parts >= MOST_PARTS else Vector.of_atom(Act(of.width, name, alpha, beta, of))
 
 

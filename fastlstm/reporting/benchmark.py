@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from fastlstm.errors import DependencyError, InputError
 from fastlstm.reporting.picture import histogram_svg
+from fastlstm.reporting.tables import time_text
 
 __all__ = ["Contest", "Timing", "compare", "histogram", "histogram_picture", "plot_histogram", "settings", "time_calls"]
 
@@ -270,7 +271,7 @@ def histogram(timing: Timing, bins: int = 16, width: int = 50) -> str:
     counts, edges = _bins(timing, bins)
     scale = width / math.log1p(int(counts.max()))
     return "\n".join(
-        f"{edges[i] * 1e6:10.2f} – {edges[i + 1] * 1e6:10.2f} µs  {count:8d}  "
+        f"{time_text(edges[i]):>10} – {time_text(edges[i + 1]):>10}  {count:8d}  "
         f"{'█' * math.ceil(math.log1p(int(count)) * scale)}".rstrip()
         for i, count in enumerate(counts)
     )

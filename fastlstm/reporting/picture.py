@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from fastlstm.reporting.tables import time_text
+
 __all__ = ["histogram_svg", "shares_svg"]
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 800, 400, 64, 24, 46, 48
@@ -53,7 +55,7 @@ def histogram_svg(counts: Sequence[int], edges: Sequence[float], marks: Mapping[
     ]
     for count, start, end in zip(counts, edges[:-1], edges[1:], strict=True):
         if count:
-            tip = f"<title>{start:.3g} to {end:.3g} µs: {count:,} calls</title>"
+            tip = f"<title>{time_text(1e-6 * start)} to {time_text(1e-6 * end)}: {count:,} calls</title>"
             width = max(x(end) - x(start) - 0.5, 0.5)
             size = f'x="{x(start):.1f}" y="{y(count):.1f}" width="{width:.1f}" height="{bottom - y(count):.1f}"'
             parts.append(f'<rect class="bar" {size}>{tip}</rect>')
@@ -63,9 +65,8 @@ def histogram_svg(counts: Sequence[int], edges: Sequence[float], marks: Mapping[
         anchor = "end" if at > WIDTH - 140 else "start"
         shift = -4 if anchor == "end" else 4
         height = TOP + 12 + 16 * number
-        parts.append(
-            f'<text x="{at + shift:.1f}" y="{height}" text-anchor="{anchor}">{escape(name)} {value:.3g}</text>'
-        )
+        label = f"{escape(name)} {time_text(1e-6 * value)}"
+        parts.append(f'<text x="{at + shift:.1f}" y="{height}" text-anchor="{anchor}">{label}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{HEIGHT - 10}" text-anchor="middle">µs a call</text>')
     parts.append(f'<text class="axis" x="{LEFT - 8}" y="{TOP - 8}" text-anchor="end">calls</text>')

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fastlstm.errors import InputError
 from fastlstm.reporting.picture import shares_svg
+from fastlstm.reporting.tables import time_text
 from fastlstm.runtime.clock import OUTSIDE, Clock
 
 __all__ = ["Profile", "Row", "measure"]
@@ -91,19 +92,19 @@ class Profile:
         Path(path).write_text(self.svg(), encoding="utf-8")
 
     def _title(self) -> str:
-        return f"{_time(self.seconds)} a call, over {self.calls:,} calls; {self.inputs}"
+        return f"{time_text(self.seconds)} a call, over {self.calls:,} calls; {self.inputs}"
 
     def __str__(self) -> str:
         wide = [max(len(row[i]) for row in [*self.rows, ("layer", "kernel")]) for i in (0, 1)]  # type: ignore[arg-type]
         lines = [self._title(), f"{'layer':<{wide[0]}}  {'kernel':<{wide[1]}}  {'time':>9}  share"]
         for row in self.rows:
             bar = "█" * round(BAR * row.share)
-            time_of = f"{_time(row.seconds):>9}  {100 * row.share:4.1f} %  {bar}"
+            time_of = f"{time_text(row.seconds):>9}  {100 * row.share:4.1f} %  {bar}"
             lines.append(f"{row.layer:<{wide[0]}}  {row.kernel:<{wide[1]}}  {time_of}".rstrip())
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"<Profile: {_time(self.seconds)} a call, {len(self.layers())} layers>"
+        return f"<Profile: {time_text(self.seconds)} a call, {len(self.layers())} layers>"
 
     def _repr_html_(self) -> str:
         return f"<figure>{self.svg()}<figcaption><pre>{escape(str(self))}</pre></figcaption></figure>"
@@ -149,11 +150,3 @@ def _round(call: Callable[[], object], clock: Clock, seconds: float) -> tuple[di
     if not total:
         raise InputError(f"The processor ({clock.target.name}) has no clock that kernels can read.")
     return {key: spent / calls * count / total for key, count in ticks.items()}, calls
-
-
-def _time(seconds: float) -> str:
-    unit, factor = next((u, f) for u, f, least in _UNITS if seconds >= least)
-    return f"{seconds * factor:.3g} {unit}"
-
-
-_UNITS: Sequence[tuple[str, float, float]] = (("s", 1, 1), ("ms", 1e3, 1e-3), ("µs", 1e6, 1e-6), ("ns", 1e9, 0.0))

@@ -1,4 +1,4 @@
-"""Rows of data as a table: aligned text for a terminal, HTML for a notebook."""
+"""Rows of data as a table, aligned text for a terminal or HTML for a notebook; times with a unit that fits."""
 
 from __future__ import annotations
 
@@ -6,9 +6,18 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-__all__ = ["facts_html", "table", "table_html"]
+__all__ = ["facts_html", "table", "table_html", "time_text"]
 
 Rows = Sequence[Mapping[str, Any]]
+
+
+def time_text(seconds: float) -> str:
+    """Return a time in the unit that fits it, from ns to s, as in "58.21 s"."""
+    unit, factor = next((u, f) for u, f in _UNITS if seconds * f >= 1 or u == "ns")
+    return f"{seconds * factor:.4g} {unit}"
+
+
+_UNITS = (("s", 1.0), ("ms", 1e3), ("µs", 1e6), ("ns", 1e9))
 
 
 def table(rows: Rows, columns: Sequence[str]) -> str:

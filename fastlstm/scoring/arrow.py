@@ -1,22 +1,20 @@
-"""A model's outputs as Arrow columns: sequences are lists, vectors lists of fixed size, single numbers plain."""
+"""A model's outputs as Arrow columns: sequences are lists, vectors fixed-size lists, single numbers plain values."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from fastlstm.scoring.ports import OutputPort
+from fastlstm.typing import Array
 
 __all__ = ["arrow_column", "arrow_type"]
 
-Array = npt.NDArray[Any]
-
 
 def arrow_type(port: OutputPort) -> Any:
-    """Return the type of an output's column; axes of size one fall away."""
+    """Return the type of an output's column, without axes of size one."""
     kind = pa.from_numpy_dtype(np.dtype(port.dtype))
     for size in _sizes(port):
         kind = pa.list_(kind, size)
@@ -24,7 +22,7 @@ def arrow_type(port: OutputPort) -> Any:
 
 
 def arrow_column(port: OutputPort, values: Array, steps: Array | None = None) -> Any:
-    """Return an output's column from [rows, *dims], or with time from [steps of all rows, *dims] and each row's."""
+    """Return an output's column from [rows, *dims], or with time from [steps of all rows, *dims] and their counts."""
     column = pa.array(np.ascontiguousarray(values).reshape(-1))
     for size in _sizes(port):
         column = pa.FixedSizeListArray.from_arrays(column, size)

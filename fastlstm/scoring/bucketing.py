@@ -1,22 +1,20 @@
-"""Which rows run together: those of the same length, or of similar ones where the model takes lengths."""
+"""Which rows run together: those of the same length, or of similar lengths if the model takes lengths."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from fastlstm.typing import Array
 
 __all__ = ["FRAMES", "ROWS", "buckets"]
 
-Array = npt.NDArray[Any]
-
 ROWS = 128
-"""Rows of a batch at most: LSTM(64) and GRU(128) run as fast with 32 as with 192; Python has less to do with more."""
+"""Most rows of a batch: LSTM(64) and GRU(128) run as fast with 32 as with 192, and more rows mean less Python."""
 
 FRAMES = 1 << 15
-"""Time steps of a batch at most, padding counted: what one call holds in memory."""
+"""Most time steps of a batch including padding, which bounds the memory of a call."""
 
 
 def buckets(lengths: Array, ragged: bool, rows: int = ROWS, frames: int = FRAMES) -> Iterator[Array]:
@@ -25,7 +23,7 @@ def buckets(lengths: Array, ragged: bool, rows: int = ROWS, frames: int = FRAMES
     Parameters
     ----------
     lengths : array [sequences, rows] of int
-        Of each sequence that the model takes.
+        For each sequence that the model takes.
     ragged : bool
         Whether a batch may hold rows of several lengths.
     rows, frames : int
@@ -42,9 +40,9 @@ def buckets(lengths: Array, ragged: bool, rows: int = ROWS, frames: int = FRAMES
 
 
 def _pieces(group: Array, lengths: Array, rows: int, frames: int) -> Iterator[Array]:
-    """Yield pieces of nearly equal size: no last batch of one row."""
+    """Yield pieces of nearly equal size, so that no batch of a single row is left over."""
     longest = int(lengths[:, group].max(initial=1))
-    if len(group) > 2 * rows and longest > frames // rows:  # sorted: the shorter half need not suffer from the longer
+    if len(group) > 2 * rows and longest > frames // rows:  # sorted: the shorter half is not padded to the longer
         half = len(group) // 2
         yield from _pieces(group[:half], lengths, rows, frames)
         yield from _pieces(group[half:], lengths, rows, frames)

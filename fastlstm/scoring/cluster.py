@@ -1,4 +1,4 @@
-"""Scoring on Ray: the same parts, each computed by one of its actors; and a dataset of Ray's own."""
+"""Scoring on Ray: the same parts, computed by actors; and scoring of Ray's own datasets."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fastlstm.scoring.sources import Source, open_source
 
 __all__ = ["score_dataset", "score_parts_on_ray"]
 
-_PARTS = 4  # of a task at most: what a lost worker takes with it is little
-_LOST = 5  # workers that a task may cost: it, and no accident, is to blame then
-_ROUNDS = 8  # tasks for each worker, if there are parts enough: in the end none waits long for the others
+_PARTS = 4  # most of a task, so that little is lost with a worker
+_LOST = 5  # workers that may be lost with a task before the task is blamed
+_ROUNDS = 8  # tasks per worker, if there are enough parts, so that workers finish at about the same time
 
 
 def import_ray() -> Any:
@@ -36,7 +36,7 @@ _Found = tuple[int, int, Exception | None]
 
 
 class _BatchActor:
-    """Scores the batches that Ray hands over."""
+    """Scores the batches that Ray passes."""
 
     def __init__(self, reference: Any) -> None:
         self._scorer: Scorer = import_ray().get(reference)
@@ -53,9 +53,9 @@ class _PartActor:
         self._source: Source | None = None
 
     def score(self, first: int, last: int) -> _Found:
-        """Score the parts from the first to before the last.
+        """Score the parts from `first` up to, not including, `last`.
 
-        What the user is to be told is returned: raised, it would come to the driver within an error of Ray's.
+        Errors for the user are returned; if raised, they would reach the driver wrapped in an error of Ray's.
         """
         setup, mine, progress = self._setup, set(range(first, last)), Progress()
         if not mine:
@@ -104,8 +104,8 @@ def score_parts_on_ray(
 ) -> None:
     """Score and write the parts that are not done, each by one of the workers, which are actors.
 
-    A task is a few parts. That of a worker which is lost goes to another; parts that it had written are found there.
-    What the driver knows stands in the output folder, so it may be lost as well.
+    A task is a few parts. If a worker is lost, another one gets its task, and finds the parts that were written. The
+    driver keeps its state in the output folder, so it may be lost as well.
     """
     ray = import_ray()
     if not ray.is_initialized():
@@ -133,7 +133,7 @@ def score_parts_on_ray(
 
 @dataclass
 class _Task:
-    """Parts that a worker scores, one after the other; none: it only has to be there."""
+    """Parts that a worker scores one after another; none if the worker only has to start."""
 
     first: int
     last: int
@@ -150,7 +150,7 @@ class _Crew:
         self._running: dict[Any, tuple[Any, _Task]] = {}  # by what the worker will return
 
     def results(self, tasks: Sequence[_Task], workers: int) -> Iterator[_Found]:
-        """Yield what came of each task. Workers get one when the cluster has found room for them."""
+        """Yield the result of each task. Workers get a task once the cluster has placed them."""
         self._waiting.extend(tasks)
         for _ in range(workers):
             self._start(_Task(0, 0))
@@ -176,7 +176,7 @@ class _Crew:
         self._running[worker.score.remote(task.first, task.last)] = worker, task
 
     def _replace(self, task: _Task, error: Exception) -> None:
-        """Start a worker for one that is lost; whoever is free first has its task."""
+        """Start a worker in place of a lost one; the first free worker gets the lost one's task."""
         task.lost += 1
         if task.lost == _LOST:
             what = f"scored the parts {task.first} to {task.last - 1}" if task.first < task.last else "began"
@@ -205,7 +205,7 @@ def _tasks(parts: list[int], workers: int) -> list[_Task]:
 
 
 def _everywhere(source: Any) -> Any:
-    """Return paths that mean the same in a worker's working folder."""
+    """Return paths that are valid in any working folder."""
     if isinstance(source, list | tuple):
         return [_everywhere(path) for path in source]
     path = os.fspath(source)

@@ -1,6 +1,6 @@
-"""From Arrow arrays to NumPy ones: sequences of unequal length, one after the other, and the rows that do not fit.
+"""From Arrow arrays to NumPy arrays: concatenated sequences of different lengths, and the rows that do not fit.
 
-What a column's type rules out for all rows is an `InputError`; what is wrong in a row is told for that row alone.
+If a column's type does not fit for any row, that is an `InputError`; what is wrong in a row is reported for that row.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from fastlstm.errors import InputError
+from fastlstm.typing import Array
 
 __all__ = ["Column", "Wanted", "check_type", "read_column"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an input of the model takes of each row.
+    """What an input of the model expects of each row.
 
     Attributes
     ----------
@@ -54,7 +52,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Column:
-    """What was read: the rows that fit, one after the other.
+    """The rows that fit, concatenated.
 
     Attributes
     ----------
@@ -73,7 +71,7 @@ class Column:
 
 
 class _Misfit(Exception):  # noqa: N818 - caught within this module
-    """Some elements of an array do not fit: which, and why each."""
+    """Which elements of an array do not fit, and why."""
 
     def __init__(self, positions: Array, reason: str | Sequence[str]) -> None:
         super().__init__()
@@ -117,9 +115,9 @@ def _read_piece(array: Any, wanted: Wanted) -> tuple[Column, dict[int, str]]:
 
 
 def check_type(column: str, kind: Any, wanted: Wanted) -> None:
-    """InputError if no value of this Arrow type could be what the input takes.
+    """Raise InputError if no value of this Arrow type could fit the input.
 
-    The type alone decides, so an array without rows is read; what its rows hold does not matter.
+    Only the type decides, so an empty array is used; the contents do not matter.
     """
     try:
         read_column([_of_none(kind)], wanted)
@@ -160,10 +158,10 @@ def _sequences(array: Any, wanted: Wanted) -> Column:
 
 
 def _side_by_side(array: Any, wanted: Wanted) -> Column:
-    """Read a struct of sequences: each field gives one value of every step; or a struct of steps."""
+    """Read a struct of sequences, each of whose fields holds one value of every step; or a struct of steps."""
     _refuse_nulls(array, "null in place of a sequence")
     fields = _fields(array)
-    if not any(_is_list(field.type) for field in fields):  # a column a step
+    if not any(_is_list(field.type) for field in fields):  # one column per step
         if wanted.dims not in ((), (1,)):
             raise InputError(f"{wanted}; here is one value for each of {len(fields)} steps.")
         values = _values(array, (len(fields),), wanted).reshape(-1, *wanted.dims)
@@ -221,7 +219,7 @@ def _values(array: Any, dims: tuple[int, ...], wanted: Wanted) -> Array:
 
 
 def _numbers(array: Any, dtype: np.dtype[Any], wanted: Wanted) -> Array:
-    """Return numbers in the input's dtype; those that it cannot hold are misfits, and so are nulls."""
+    """Return numbers in the input's dtype; nulls, and numbers that it cannot represent, are misfits."""
     if kinds.is_decimal(array.type):
         array = array.cast(pa.float64())
     allowed = {"f": "fiu", "i": "iu", "u": "iu", "b": "b"}.get(dtype.kind, "")
@@ -257,11 +255,11 @@ def _wrapped(numbers: Array, dtype: np.dtype[Any]) -> Array:
     return beyond
 
 
-# --- Arrow's many spellings ---------------------------------------------------------------------------------
+# --- Arrow's many encodings ---------------------------------------------------------------------------------
 
 
 def _plain(array: Any) -> Any:
-    """Return the array without dictionary, runs or extension type."""
+    """Return the array without dictionary encoding, run-end encoding or extension type."""
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     if kinds.is_dictionary(array.type):
@@ -290,7 +288,7 @@ def _lengths(array: Any) -> Array:
 
 
 def _fields(array: Any) -> list[Any]:
-    """Return the fields of a struct, those of structs within it in their place; a null struct's are null."""
+    """Return the fields of a struct, with nested structs flattened; the fields of a null struct are null."""
     found: list[Any] = []
     for field in array.flatten():
         plain = _plain(field)

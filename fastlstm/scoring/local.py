@@ -21,7 +21,7 @@ from fastlstm.scoring.sources import Source, slices
 
 __all__ = ["score_parts"]
 
-_COPIES = 3  # of a slice's bytes that reading, gathering and its outputs take altogether, at most
+_COPIES = 3  # most memory for reading, gathering and outputs, as a multiple of a slice's bytes
 
 
 def score_parts(
@@ -37,9 +37,9 @@ def score_parts(
 ) -> None:
     """Score and write all parts that are not done.
 
-    Slices of parts are read here and cut into batches, which the workers take one by one, of whatever slice: all are
-    busy to the end, and a slice may be as large as rows of one length need to meet. In memory are two slices, or more
-    small ones if they hold fewer batches than there are workers, and the one that is being read.
+    Slices of parts are read here and divided into batches, which the workers take one by one from any slice: all are
+    busy to the end, and a slice may be large enough to contain many rows of the same length. Two slices are in memory,
+    or more if they are small and hold fewer batches than there are workers, and the one being read.
     """
     columns = _needed(scorer, source.schema)
     most = max(1, int(memory / (_COPIES * (2 * workers + 1) * scorer.growth)))
@@ -51,7 +51,7 @@ def score_parts(
             seen[part] = seen.get(part, 0) + table.num_rows
             if part not in done:
                 crew.add(part, table, last)
-                del table  # the next one is read into its memory
+                del table  # the next slice is read into its memory
                 continue
             progress.before += table.num_rows
             if last:
@@ -66,7 +66,7 @@ def _needed(scorer: Scorer, schema: Any) -> list[str]:
 
 
 def _check_found(output: OutputFolder, part: int, rows: int) -> None:
-    """InputError unless a stream that is read again brings as many rows of a part as it did before."""
+    """Raise InputError unless a stream that is read again has as many rows of a part as before."""
     found = output.rows(part) + (output.rows(part, REJECTED) if part in set(output.numbers(REJECTED)) else 0)
     if found != rows:
         raise InputError(
@@ -77,12 +77,12 @@ def _check_found(output: OutputFolder, part: int, rows: int) -> None:
 
 @dataclass
 class _Part:
-    """A part whose slices are being scored."""
+    """A part during scoring."""
 
     number: int
     rows: int = 0  # of its slices so far
     slices: list[_Slice] = field(default_factory=list)
-    whole: bool = False  # whether the last slice is there
+    whole: bool = False  # whether the last slice has been read
 
 
 @dataclass
@@ -91,9 +91,9 @@ class _Slice:
 
     part: _Part
     first_row: int  # of the input
-    kept: Any  # a table of the columns that stay
+    kept: Any  # a table of the columns to keep
     task: Task
-    left: int  # batches that have to be run
+    left: int  # number of batches to run
     room: int  # that it takes
     result: tuple[Any, Any] | None = None  # tables of the scored and the rejected rows
 
@@ -120,7 +120,7 @@ class _Crew:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """Have the threads work; in the end all that was added is done, or the first error is raised."""
+        """Let the threads work; on leaving, everything that was added is done, or the first error is raised."""
         with ThreadPoolExecutor(self._workers + 1, "fastlstm-score") as threads:
             running = [threads.submit(self._guarded, self._run) for _ in range(self._workers)]
             writer = threads.submit(self._guarded, self._write)
@@ -145,7 +145,7 @@ class _Crew:
             self._batches.put(None)
 
     def _guarded(self, work: Any) -> None:
-        """Run a thread's work; if it fails the others stop, and who waits for room goes on."""
+        """Run a thread's work; if it fails, the other threads stop, and those that wait for space are woken."""
         try:
             work()
         except BaseException:
@@ -154,7 +154,7 @@ class _Crew:
             raise
 
     def add(self, part: int, table: Any, last: bool) -> None:
-        """Cut a slice into batches and hand them to the workers, as soon as there is room."""
+        """Divide a slice into batches and pass them to the workers as soon as there is space."""
         if part != self._part.number:
             self._part = _Part(part)
         mine = self._part
@@ -191,7 +191,7 @@ class _Crew:
             del taken, slice_, batch
 
     def _end(self, slice_: _Slice) -> None:
-        """Make tables of a slice that has been run, and have its part written if it was the last one of it."""
+        """Make the tables of a finished slice, and let its part be written if it was the part's last one."""
         result = self._tables(slice_)
         part = slice_.part
         with self._lock:
@@ -203,7 +203,7 @@ class _Crew:
             self._room.release(slice_.room)
 
     def _tables(self, slice_: _Slice) -> tuple[Any, Any]:
-        """Return the scored and the rejected rows of a slice, and let go of its inputs."""
+        """Return the scored and the rejected rows of a slice, and release its inputs."""
         found, kept = slice_.task.end(), slice_.kept
         del slice_.task, slice_.kept
         if found.reasons and self._stop:
@@ -222,7 +222,7 @@ class _Crew:
         return good, bad
 
     def _write(self) -> None:
-        """Write parts until there are no more; by a thread of its own, which waits for the disk."""
+        """Write parts until there are no more, in a separate thread, which waits for the disk."""
         while (taken := self._finished.get()) is not None and not self._failed:
             part, room = taken
             results = [slice_.result for slice_ in part.slices if slice_.result]

@@ -1,8 +1,8 @@
-"""What the axes of a model's inputs and outputs are: rows, time, and what stays.
+"""What the axes of a model's inputs and outputs are: rows, time, or fixed.
 
-The names of open dimensions say it where they can; a few runs on made-up rows then settle it. They also show that rows
-do not influence one another, which is what makes a score independent of the rows it was computed with: a model that
-gives a row other bits in company is refused.
+The names of open dimensions give a first guess; a few runs on made-up rows then decide. They also show that rows do not
+influence each other, so that scores do not depend on which rows are computed together: a model that returns other bits
+for a row in a batch is refused.
 """
 
 from __future__ import annotations
@@ -13,24 +13,22 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FastLSTMError, InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, RecurrentInputs, TensorSpec
 from fastlstm.model import Model
+from fastlstm.typing import Array
 from fastlstm.verification.samples import sample_inputs
 
 __all__ = ["InputPort", "OutputPort", "Ports", "find_ports", "takes_lengths"]
 
-Array = npt.NDArray[Any]
-
 _BATCH = re.compile(r"batch|^(n|b|bs)$", re.IGNORECASE)
-_ROWS, _SHORT, _LONG = 3, 5, 8  # sizes of the trial runs, which no two axes share by chance
+_ROWS, _SHORT, _LONG = 3, 5, 8  # sizes of the trial runs, which two axes do not have by chance
 
 
 @dataclass(frozen=True)
 class InputPort:
-    """An input: where its rows and its time lie. An axis that it does not have is None."""
+    """An input and its axes of rows and of time; None for an axis that it does not have."""
 
     spec: TensorSpec
     rows: int | None
@@ -67,7 +65,7 @@ class Ports:
     constants : dict of str to InputPort
         Inputs that are the same for every row.
     values : dict of str to number or array
-        Of the constants, as they were given; they are broadcast to the input's shape.
+        Values of the constants as they were given; they are broadcast to the input's shape.
     outputs : dict of str to OutputPort
     batch : int or None
         The number of rows that a call takes, None for any.
@@ -116,7 +114,7 @@ def find_ports(model: Model, mapped: set[str], constants: Mapping[str, Any], wan
     InputError
         If a constant does not fit.
     UnsupportedError
-        If the model is no function of single rows, or its axes cannot be told.
+        If the model is not a function of single rows, or its axes cannot be identified.
     """
     graph = model.graph
     for spec in graph.inputs:
@@ -157,7 +155,7 @@ def _spec(graph: Graph, name: str) -> TensorSpec:
 
 
 def takes_lengths(graph: Graph, name: str) -> bool:
-    """Whether the input is the lengths of a recurrent layer, behind casts."""
+    """Whether the input holds a recurrent layer's lengths, possibly through casts."""
     consumers, waiting = graph.consumers(), [name]
     while waiting:
         value = waiting.pop()
@@ -170,7 +168,7 @@ def takes_lengths(graph: Graph, name: str) -> bool:
 
 
 def _axes(spec: TensorSpec, graph: Graph) -> tuple[int | None, int | None]:
-    """Return the axes of rows and of time that the dimensions' names, or else their places, suggest."""
+    """Return the axes of rows and of time as suggested by the dimensions' names, or else their positions."""
     names = [d for s in graph.inputs for d in s.shape if isinstance(d, str)]
     named = any(_BATCH.search(name) for name in names)
     rows: int | None = None
@@ -256,7 +254,7 @@ def _output(
 
 
 def _check_alone(model: Model, ports: Ports, arrays: Mapping[str, Array], together: Mapping[str, Array]) -> None:
-    """UnsupportedError unless every row has the bits alone that it has in company."""
+    """Raise UnsupportedError unless every row has the same bits alone as in a batch."""
     for row in range(_ROWS):
         alone = ports.call(model, _rows_of(ports, arrays, [row]), 1, np.full(1, _SHORT))
         for name, port in ports.outputs.items():
@@ -268,7 +266,7 @@ def _check_alone(model: Model, ports: Ports, arrays: Mapping[str, Array], togeth
 
 
 def _holds_ragged(model: Model, ports: Ports, arrays: Mapping[str, Array], whole: Mapping[str, Array]) -> bool:
-    """Whether a shorter row has the same bits in a padded batch as alone, and every output says which steps are its."""
+    """Whether a shorter row has the same bits in a padded batch, and every output shows which steps are its own."""
     if any(o.time is not None and whole[n].shape[o.time] != _LONG for n, o in ports.outputs.items()):
         return False
     lengths = np.array([_LONG, _SHORT, 1])

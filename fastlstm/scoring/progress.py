@@ -1,4 +1,4 @@
-"""How far a run is: rows, rows a second, and the time that is left."""
+"""Progress of a run: rows, rows per second, and the remaining time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Progress:
     Attributes
     ----------
     total : int or None
-        Rows of the input; None while only reading to the end would tell.
+        Rows of the input; None as long as only reading to the end would tell.
     before : int
         Rows of parts that earlier runs wrote.
     scored, rejected : int
@@ -32,7 +32,7 @@ class Progress:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, scored: int, rejected: int = 0) -> None:
-        """Count the rows of a piece of work that is done."""
+        """Count the rows of a finished piece of work."""
         with self._lock:
             self.scored += scored
             self.rejected += rejected
@@ -44,12 +44,12 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Rows a second of this run."""
+        """Rows per second of this run."""
         return (self.scored + self.rejected) / max(self.seconds, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
-        """An estimate; None if it cannot be told."""
+        """An estimate; None if there is none."""
         done = self.scored + self.rejected
         if self.total is None or not done:
             return None

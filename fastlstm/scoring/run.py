@@ -1,4 +1,4 @@
-"""A run over a data set: one thread reads, several score, parts are written as they are complete."""
+"""A run over a data set: one thread reads, several score, and parts are written as they are completed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastlstm.version import __version__
 __all__ = ["MEMORY", "Summary", "manifest", "part_rows_for", "score", "score_parts", "summarised"]
 
 MEMORY = 1 << 30
-"""Bytes that a run takes beside the model, about, if nothing else is said."""
+"""Default memory of a run in bytes, approximately, besides the model."""
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,12 @@ def score(
 
 
 def part_rows_for(scorer: Scorer) -> int:
-    """Return the rows of a part if nothing is said: fewer where outputs are whole sequences."""
+    """Return the default rows of a part, which are fewer if outputs are whole sequences."""
     return 1 << 11 if any(port.time is not None for port in scorer.ports.outputs.values()) else 1 << 14
 
 
 def manifest(scorer: Scorer, source: Source, chosen: Mapping[str, Any], part_rows: int) -> dict[str, Any]:
-    """Return what decides the contents of the parts: batch sizes, threads and workers do not."""
+    """Return what determines the contents of the parts; batch sizes, threads and workers do not."""
     return {
         "version": __version__,
         "model": model_hash(scorer.model.graph),
@@ -134,12 +134,12 @@ def _plain(value: Any) -> Any:
 
 def _rows_of(parts: set[int], total: int | None, part_rows: int) -> int:
     if total is None:
-        return 0  # counted as they come by
+        return 0  # counted as they pass
     return sum(max(0, min(part_rows, total - part * part_rows)) for part in parts)
 
 
 def summarised(output: OutputFolder, progress: Progress) -> Summary:
-    """Return what a run that has ended did."""
+    """Return the summary of a finished run."""
     rejected = sum(output.rows(number, REJECTED) for number in output.numbers(REJECTED))
     now = progress.scored + progress.rejected
     rows = progress.total if progress.total is not None else progress.before + now

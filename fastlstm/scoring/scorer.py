@@ -1,4 +1,4 @@
-"""The function at the heart of scoring: a batch of Arrow rows in, the same rows with the model's outputs out."""
+"""The function at the core of scoring: a batch of Arrow rows in, the same rows with the model's outputs out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from fastlstm.errors import InputError
@@ -21,28 +20,28 @@ from fastlstm.scoring.bucketing import FRAMES, ROWS
 from fastlstm.scoring.columns import Wanted, check_type, read_column
 from fastlstm.scoring.ports import Ports, find_ports, takes_lengths
 from fastlstm.scoring.work import Work
+from fastlstm.typing import Array
 
 __all__ = ["ERROR_COLUMN", "Columns", "Scored", "Scorer", "Task"]
 
-Array = npt.NDArray[Any]
 Columns = Mapping[str, str | Sequence[str]]
 
 ERROR_COLUMN = "fastlstm_error"
-"""The column that says why a row has no outputs."""
+"""The column that tells why a row has no outputs."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What became of a batch.
+    """The result of a batch.
 
     Attributes
     ----------
     outputs : pyarrow.RecordBatch
-        The model's outputs of the rows that could be scored, in their order.
+        The model's outputs for the rows that could be scored, in order.
     rows : array of int
         The numbers of those rows within the batch.
     reasons : dict of int to str
-        Why each other row could not.
+        Why each other row could not be scored.
     """
 
     outputs: Any
@@ -52,7 +51,7 @@ class Scored:
 
 @dataclass
 class Task:
-    """A batch that is being scored.
+    """A batch during scoring.
 
     Attributes
     ----------
@@ -68,7 +67,7 @@ class Task:
     reasons: dict[int, str]
 
     def end(self) -> Scored:
-        """Return what became of the batch."""
+        """Return the result of the batch."""
         rows, outputs = self.work.outputs()
         reasons = {**self.reasons, **{int(self.fits[row]): reason for row, reason in self.work.failed.items()}}
         arrays = [arrow_column(port, *outputs[name]) for name, port in self.scorer.ports.outputs.items()]
@@ -190,7 +189,7 @@ class Scorer:
     # ------------------------------------------------------------------ columns
 
     def input_columns(self, schema: Any) -> dict[str, list[str]]:
-        """Return the columns of each input in this Arrow schema; InputError if they are not there or do not fit."""
+        """Return the columns of each input in this Arrow schema; InputError if they are missing or do not fit."""
         names = list(schema.names)
         found: dict[str, list[str]] = {}
         for name, wanted in self._wanted.items():
@@ -215,7 +214,7 @@ class Scorer:
         return found
 
     def kept_columns(self, schema: Any) -> list[str]:
-        """Return the columns that stay as they are."""
+        """Return the columns that are kept as they are."""
         used = {column for columns in self.input_columns(schema).values() for column in columns}
         kept = [name for name in schema.names if name not in used] if self.keep is None else self.keep
         for name in kept:
@@ -231,7 +230,7 @@ class Scorer:
 
     @property
     def growth(self) -> float:
-        """How many times the bytes of a slice of the input its outputs may take, at least 1."""
+        """How large outputs may be compared with their slice of the input, at least 1."""
         taken = [
             _step_bytes(port.spec.dtype, port.dims) for port in self.ports.inputs.values() if port.time is not None
         ]
@@ -239,7 +238,7 @@ class Scorer:
         return max(1.0, sum(given) / sum(taken)) if taken else 1.0
 
     def output_fields(self) -> list[Any]:
-        """Return the Arrow fields of the outputs; they follow from the model alone."""
+        """Return the Arrow fields of the outputs, which depend only on the model."""
         return [pa.field(self.output_columns[name], arrow_type(port)) for name, port in self.ports.outputs.items()]
 
     # ------------------------------------------------------------------ scoring
@@ -280,7 +279,7 @@ class Scorer:
         return type(batch).from_arrays(arrays, schema=pa.schema(fields))
 
     def score(self, batch: Any) -> Scored:
-        """Return the outputs of a batch, and why the rows that have none have none."""
+        """Return the outputs of a batch, and why some rows have none."""
         task = self.begin(batch)
         for rows in task.work.gather(Spare()):
             task.work.run(rows)
@@ -301,7 +300,7 @@ class Scorer:
         return Task(self, work, fits, reasons)
 
     def _read(self, batch: Any, chosen: Mapping[str, list[str]], rows: Array) -> tuple[dict[str, Rows], dict[int, str]]:
-        """Return the inputs of some rows, and the rows among these that do not fit."""
+        """Return the inputs of some rows, and which of these rows do not fit."""
         used = batch.select(list(dict.fromkeys(column for names in chosen.values() for column in names)))
         pieces = _pieces(used if len(rows) == batch.num_rows else used.take(pa.array(rows)))
         columns: dict[str, Rows] = {}

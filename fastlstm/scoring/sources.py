@@ -1,7 +1,7 @@
 """Where rows come from: Parquet files and folders, CSV, ``.npz``, Arrow streams, and tables in memory.
 
-A source gives its rows in order, cut into slices that lie within fixed ranges, so that what a part holds does not
-depend on row groups, on files' borders or on how much is read at once.
+A source yields its rows in order, in slices that lie within fixed ranges, so that the contents of a part do not depend
+on row groups, on the boundaries of files or on how much is read at once.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from fastlstm.errors import DependencyError, FileFormatError, InputError
 
 __all__ = ["Source", "file_identity", "filesystem", "find_files", "open_source", "slices"]
 
-_BATCH = 1 << 14  # rows of a slice at most: with lengths of 5 to 200, 84 rows of one length run together
-_READ = 1 << 10  # rows of a file read at once at most: pyarrow's buffers of 4 MB are used again, larger ones seldom
-_TAIL = 1 << 16  # bytes at each end of a file that stand for it in the manifest; a Parquet file's footer is at its end
+_BATCH = 1 << 14  # most rows of a slice: with lengths of 5 to 200, 84 rows of one length run together
+_READ = 1 << 10  # most rows of a file read at once: pyarrow reuses its buffers of 4 MB, but larger ones seldom
+_TAIL = 1 << 16  # bytes at each end of a file that are hashed to identify it; a Parquet file's footer is at its end
 
 
 class Source(Protocol):
@@ -32,9 +32,9 @@ class Source(Protocol):
     ----------
     schema : pyarrow.Schema
     rows : int or None
-        None if only reading to the end tells.
+        None if only reading to the end would tell.
     identity : list
-        What the manifest says about the input, as plain data: a restart has to find the same.
+        The manifest's description of the input, as plain data, which has to be the same after a restart.
     """
 
     schema: Any
@@ -42,7 +42,7 @@ class Source(Protocol):
     identity: list[Any]
 
     def read(self, start: int, stop: int | None, columns: Sequence[str], most_bytes: int) -> Iterator[Any]:
-        """Yield RecordBatches with the rows from `start` on, in order, each of about `most_bytes` at most."""
+        """Yield RecordBatches with the rows from `start` on, in order, each of at most about `most_bytes`."""
 
 
 def filesystem(path: Any) -> tuple[Any, str]:
@@ -64,7 +64,7 @@ def open_source(source: Any) -> Source:
     Raises
     ------
     InputError, FileFormatError
-        If there is nothing to read, or schemas do not fit together; nothing has been computed then.
+        If there is nothing to read, or schemas do not match; nothing has been computed then.
     """
     found = _opened_source(source)
     names = list(found.schema.names)
@@ -104,8 +104,8 @@ def slices(
 ) -> Iterator[tuple[int, Any, bool]]:
     """Yield (part, table, whether the part ends with it) for the wanted parts, in order.
 
-    A table holds as much of a part as was read at once; what comes in small pieces is put together, as far as
-    `most_bytes` allow. A source without rows has one part without.
+    A table holds as much of a part as was read at once; small pieces are combined up to `most_bytes`. A source without
+    rows has one empty part.
     """
     none = pa.schema([source.schema.field(name) for name in columns]).empty_table()
     waiting: list[Any] = []
@@ -134,14 +134,14 @@ def slices(
 
 
 def _taken(waiting: list[Any]) -> Any:
-    """Return batches as a table, and keep none: who lets go of the table frees their memory."""
+    """Return batches as a table without keeping references, so that releasing the table frees their memory."""
     table = pa.Table.from_batches(waiting)
     waiting.clear()
     return table
 
 
 def _runs(rows: int | None, part_rows: int, wanted: Callable[[int], bool]) -> list[tuple[int, int | None]]:
-    """Return ranges of rows that hold the wanted parts: neighbours are read together."""
+    """Return ranges of rows that contain the wanted parts; adjacent parts are read together."""
     if rows is None:
         return [(0, None)]
     runs: list[tuple[int, int | None]] = []
@@ -159,7 +159,7 @@ def _runs(rows: int | None, part_rows: int, wanted: Callable[[int], bool]) -> li
 
 
 def find_files(source: Any) -> list[tuple[Any, str]]:
-    """Return the file system and the path of each file: of folders those whose names begin with no "_" or "."."""
+    """Return the file system and path of each file; in folders, of those whose names do not begin with "_" or "."."""
     found: list[tuple[Any, str]] = []
     for path in [source] if isinstance(source, str | os.PathLike) else source:
         fs, inside = filesystem(path)
@@ -194,7 +194,7 @@ def _files(paths: Sequence[Any]) -> Source:
 
 
 def file_identity(fs: Any, name: str) -> list[Any]:
-    """Return what stands for a file: its name, size, and a hash of both its ends."""
+    """Return what identifies a file: its name, size, and a hash of both its ends."""
     size = int(fs.size(name))
     with fs.open(name, "rb") as file:
         head = file.read(_TAIL)
@@ -204,7 +204,7 @@ def file_identity(fs: Any, name: str) -> list[Any]:
 
 
 def _one_schema(schemas: Sequence[tuple[str, Any]]) -> Any:
-    """Return the schema that all files' rows can be read in; InputError names the file that does not fit."""
+    """Return the schema with which all files can be read; InputError names the file that does not match."""
     name, schema = schemas[0]
     for other, its in schemas[1:]:
         if missing := set(schema.names) ^ set(its.names):
@@ -220,7 +220,7 @@ def _one_schema(schemas: Sequence[tuple[str, Any]]) -> Any:
 
 
 class ParquetSource:
-    """Parquet files, one after the other."""
+    """Parquet files, one after another."""
 
     def __init__(self, files: Sequence[tuple[Any, str]]) -> None:
         self._files: list[tuple[Any, str, int]] = []
@@ -234,7 +234,7 @@ class ParquetSource:
         self.identity = [file_identity(fs, name) for fs, name in files]
 
     def read(self, start: int, stop: int | None, columns: Sequence[str], most_bytes: int) -> Iterator[Any]:
-        """Yield batches: only row groups that hold some of the rows are read."""
+        """Yield batches, reading only the row groups that contain some of the rows."""
         end = sum(rows for _, _, rows in self._files) if stop is None else stop
         at = 0
         schema = pa.schema([self.schema.field(name) for name in columns])
@@ -253,7 +253,7 @@ def _opened(fs: Any, name: str) -> Any:
 
 
 def _file(fs: Any, name: str) -> Any:
-    """Return what pyarrow opens: local files itself, others through fsspec."""
+    """Return what pyarrow can open: the path of a local file, else a file opened by fsspec."""
     return name if _is_local(fs) else fs.open(name, "rb")
 
 
@@ -305,7 +305,7 @@ def _cast(batch: Any, schema: Any, name: str) -> Any:
 
 
 class CsvSource:
-    """CSV files with a line of names, one after the other."""
+    """CSV files with a header line, one after another."""
 
     rows: int | None = None
 
@@ -363,7 +363,7 @@ class TableSource:
 
 
 class StreamSource:
-    """An Arrow stream, which can be read once."""
+    """An Arrow stream, which can be read only once."""
 
     rows: int | None = None
 
@@ -401,7 +401,7 @@ def _at_once(most: int) -> int:
 
 
 def _pieces(batch: Any, most_bytes: int) -> Iterator[Any]:
-    """Yield a batch in pieces of about so many bytes."""
+    """Yield a batch in pieces of about `most_bytes`."""
     rows = batch.num_rows
     size = max(1, batch.nbytes // max(rows, 1)) if rows else 1
     step = _at_once(most_bytes // size)
@@ -410,7 +410,7 @@ def _pieces(batch: Any, most_bytes: int) -> Iterator[Any]:
 
 
 def _npz(fs: Any, name: str) -> Source:
-    """Return the arrays of a .npz file as columns: their first axis is rows."""
+    """Return the arrays of a .npz file as columns, with rows on their first axis."""
     columns = {}
     with fs.open(name, "rb") as file:
         try:

@@ -1,33 +1,30 @@
-"""Rows on their way through the model: cut into batches that any threads may run, and put together again."""
+"""Rows on their way through the model: divided into batches that any thread may run, and put together again."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FastLSTMError
 from fastlstm.model import Model
 from fastlstm.scoring.batches import Batch, Rows, Spare, gather, windows
 from fastlstm.scoring.bucketing import buckets
 from fastlstm.scoring.ports import Ports
+from fastlstm.typing import Array
 
 __all__ = ["Work"]
 
-Array = npt.NDArray[Any]
-
 
 class Work:
-    """Rows that are read, and what the model says of them.
+    """Rows that have been read, and the model's outputs for them.
 
     Parameters
     ----------
     model : Model
     ports : Ports
     inputs : mapping of str to Rows
-        Of all rows.
+        The inputs of all rows.
     count : int
         The number of rows.
     batch_rows, batch_frames : int
@@ -36,7 +33,7 @@ class Work:
     Attributes
     ----------
     groups : list of array of int
-        The rows of each batch, long ones first: the short ones fill what is left of the workers' time.
+        The rows of each batch, long ones first, so that short ones even out the workers' time at the end.
     failed : dict of int to str
         The rows that the model refused, and why.
     """

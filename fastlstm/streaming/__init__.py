@@ -1,5 +1,5 @@
 """Streams and pools of streams: frames in and out, and the states kept in between.
 
-`choosing.py` says which of `engines.py` a stream runs on. Where a model is no single segment, `timeline.py` makes a
-graph whose states are inputs and outputs.
+`choosing.py` decides which engine of `engines.py` a stream runs on. For a model that is not a single segment,
+`timeline.py` makes a graph whose states are inputs and outputs.
 """

@@ -1,6 +1,6 @@
 """Which engine a model's streams run on: one segment if the whole model fits into it, else the graph of a step.
 
-Time and states are found where the model's shapes and values show them; what cannot stream is refused by name.
+Time axes and states are found from the model's shapes and values; what cannot stream is refused by name.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import passes
 from fastlstm.errors import UnsupportedError
@@ -23,23 +21,23 @@ from fastlstm.streaming.flow import FRAMES, ROWS, TRACED, Carried, Part, Unrolle
 from fastlstm.streaming.pairs import final_states, initial_states, likely_pairs, state_pairs
 from fastlstm.streaming.timeline_rules import unroll
 from fastlstm.target import Target, machine
+from fastlstm.typing import Array
 
 __all__ = ["engine_for"]
 
-Array = npt.NDArray[Any]
 MOST_TRIALS = 400
 
 
 def engine_for(model: Streamed, hand: Mapping[str, str] | None, target: Target | None = None) -> Engine:
-    """Return what a stream of the model runs on.
+    """Return the engine that streams of the model run on.
 
     Parameters
     ----------
     model : Streamed
     hand : mapping of str to str, optional
-        State inputs and the outputs that return them, where the graph alone does not say it.
+        State inputs and the outputs that return them, if the graph alone does not show it.
     target : Target, optional
-        What it is planned for; this machine if not given.
+        The processor to plan for; this machine if not given.
 
     Raises
     ------
@@ -61,18 +59,18 @@ def engine_for(model: Streamed, hand: Mapping[str, str] | None, target: Target |
         likely = {**shown, **likely_pairs(graph, shown)}
         if called is None and likely and not hand:
             raise UnsupportedError(
-                f"{error} If one call is one frame of it, say which states go from call to call: state={likely}."
+                f"{error} If one call is one frame of it, say which states are passed on: state={likely}."
             ) from None
         if called is None:
             raise error from None
         return GraphEngine(called, threads, target)
-    if found.delay or found.hop > 1:  # a model that takes chunks and carries its states is called as it is
+    if found.delay or found.hop > 1:  # a model that takes chunks and returns its states is called as it is
         found = _call_by_call(graph, shown, bool(hand)) or found
     return GraphEngine(found, threads, target)
 
 
 def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int, target: Target) -> SegmentEngine | None:
-    """Return the engine of a model that is one native call, None if it is not."""
+    """Return the engine of a model that is one native call, None if the model is not."""
     only_recurrent = all(
         initial_states(graph, given) and (not shown or initial_states(graph, given) == final_states(graph, shown))
         for given, shown in pairs.items()
@@ -117,7 +115,7 @@ def _one_segment(graph: Graph, pairs: Mapping[str, str], threads: int, target: T
 
 
 def _streaming(node: Node, graph: Graph, labels: Mapping[str, str], initial: dict[str, Array]) -> Node | None:
-    """Return the node as a segment's stream runs it, None if it does not; note where states start."""
+    """Return the node as a segment's stream runs it, None if it cannot; record the initial states."""
     if node.op in RECURRENT_OPS:
         layer = Recurrent.of(node)
         for kind, state in (("h", layer.inputs.h_0), ("c", layer.inputs.c_0)):
@@ -132,13 +130,13 @@ def _streaming(node: Node, graph: Graph, labels: Mapping[str, str], initial: dic
     index = graph.constants.get(node.input(1)) if node.op == "Gather" else None
     at = labels.get(node.input(0), "").find("T")
     is_last = index is not None and index.ndim == 0 and int(index) == -1 and int(node.attrs.get("axis", 0)) % 3 == at
-    if is_last and len(labels[node.input(0)]) == 3:  # the last time step, at every step
+    if is_last and len(labels[node.input(0)]) == 3:  # of a stream, the last time step is the current one
         return Node("Identity", (node.input(0),), node.outputs, {}, node.name)
     return node
 
 
 def _joins_ranks(before: Sequence[Node], after: Sequence[Node]) -> bool:
-    """Whether a node joins what was the last time step, and has a time axis now, with values that have none."""
+    """Whether a node combines what was the last time step, and now has a time axis, with values that have none."""
     timed: set[str] = set()
     for old, new in zip(before, after, strict=True):
         found = [name in timed for name in new.inputs if name]
@@ -150,7 +148,7 @@ def _joins_ranks(before: Sequence[Node], after: Sequence[Node]) -> bool:
 
 
 def _is_state(graph: Graph, value: str) -> bool:
-    """Whether a value is a state input of the graph, or cut out of one."""
+    """Whether a value is a state input of the graph, or part of one."""
     made = graph.producers()
     while value in made:
         value = made[value].input(0)
@@ -168,7 +166,7 @@ def _needed(nodes: list[Node], wanted: set[str]) -> tuple[Node, ...]:
 
 
 def _without(graph: Graph, states: set[str]) -> Graph:
-    """Return the graph whose recurrent layers do not start from these inputs: the stream keeps their states."""
+    """Return the graph without these inputs as initial states of its recurrent layers: the stream keeps the states."""
     readers = graph.consumers()
     values = set(states)
     waiting = list(states)
@@ -188,12 +186,12 @@ def _without(graph: Graph, states: set[str]) -> Graph:
 def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
     """Find the time and batch axes of every input; return the stream's graph.
 
-    Exporters do not say which axis is which. Each choice is followed through the graph, and only the right one
-    gets through: a recurrent layer takes time first, a product sums over features.
+    Exporters do not say which axis is which. Each choice is followed through the graph, and only the right one gets
+    through, because a recurrent layer takes time first and a product sums over features.
     """
     frames = [spec for spec in graph.inputs if spec.name not in pairs]
     best: tuple[int, UnsupportedError] | None = None
-    late: Unrolled | None = None  # the first that waits for frames: another choice may not
+    late: Unrolled | None = None  # the first choice with a delay: another may have none
     rows = {given: axis for given in pairs if (axis := _row_axis(graph, given)) is not None}
     for trial, choice in enumerate(product(*map(_choices, frames))):
         if trial == MOST_TRIALS:
@@ -207,7 +205,7 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
         try:
             found = unroll(named, moving, pairs, placed)
         except UnsupportedError as error:
-            # A layer that does not find its frames says that the axes are wrong, not what is wrong with the model.
+            # That a layer does not find its frames means that the axes are wrong, and not what is wrong with the model.
             far = -1 if isinstance(error, WrongAxesError) else len(placed)
             if best is None or far > best[0]:
                 best = far, error
@@ -226,18 +224,18 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
         late = late or found
     if late is not None:
         return late
-    raise best[1] if best else UnsupportedError("This model has no input that goes on in time: it cannot stream.")
+    raise best[1] if best else UnsupportedError("This model has no input with a time axis, so it cannot stream.")
 
 
 def _choices(spec: TensorSpec) -> list[tuple[int | None, int | None]]:
-    """Return time and batch axes that an input may have, likely ones first."""
+    """Return the time and batch axes that an input may have, the likeliest first."""
     rank = 0 if "..." in spec.shape else len(spec.shape)
     open_axes = [i for i, size in enumerate(spec.shape) if isinstance(size, str)] if rank else []
     times = [i for i in open_axes if i > 0] + [i for i in open_axes if i == 0] or list(range(rank))
     if len(open_axes) < 2:
         times = [i for i in range(rank) if i in (0, 1) or i == rank - 1] if not open_axes else times
         times += [i for i in range(rank) if i not in times]
-    if rank == 2 and spec.shape[0] == 1:  # a batch of one, as a cell takes it
+    if rank == 2 and spec.shape[0] == 1:  # a batch of one frame, as a cell takes it
         times = [t for t in times if t != 0]
     found: list[tuple[int | None, int | None]] = []
     for t in times:
@@ -248,10 +246,10 @@ def _choices(spec: TensorSpec) -> list[tuple[int | None, int | None]]:
 
 
 def _row_axis(graph: Graph, given: str) -> int | None:
-    """Return which axis of a state input holds the batch rows of the recurrent layers that begin with it.
+    """Return which axis of a state input holds the batch rows of the recurrent layers that start from it.
 
     Layers take [directions, rows, units]; a model may take another shape and move its axes. The axis is the one whose
-    name gets there; None if none does, or no recurrent layer begins with this input.
+    name arrives there; None if none does, or if no recurrent layer starts from this input.
     """
     places = {
         getattr(RecurrentInputs.of(graph.producers()[first]), f"{kind}_0")
@@ -261,7 +259,7 @@ def _row_axis(graph: Graph, given: str) -> int | None:
 
 
 def _axis_of_rows(graph: Graph, spec: TensorSpec, places: set[str]) -> int | None:
-    """Return which axis of an input is the second one of these values, the batch rows of a layer's; None if none is."""
+    """Return which axis of an input is the second axis of these values, a layer's batch rows; None if none is."""
     for axis in range(len(spec.shape) if places and "..." not in spec.shape else 0):
         named = replace(spec, shape=(*spec.shape[:axis], ROWS, *spec.shape[axis + 1 :]))
         infos = passes.shapes.infer(graph.replace(inputs=tuple(named if s is spec else s for s in graph.inputs)))
@@ -277,9 +275,9 @@ def _with_axes(
     pairs: Mapping[str, str],
     rows: Mapping[str, int],
 ) -> Graph:
-    """Return the graph with its inputs' axes named, optimised again where sizes were numbers.
+    """Return the graph with its inputs' axes named, optimised again if sizes were numbers.
 
-    `rows` says which axis of a recurrent layer's state holds the batch rows.
+    `rows` tells which axis of a recurrent layer's state holds the batch rows.
     """
     batches = {
         size
@@ -307,9 +305,9 @@ def _with_axes(
 
 
 def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unrolled | None:
-    """Return the graph of a model that advances its own states by one in a call, None if it is not such a one.
+    """Return the graph of a model that takes and returns its own states in each call, None for any other model.
 
-    The frame is then what one call takes, such as a chunk of audio; time may go on inside it.
+    A frame is then what one call takes, such as a chunk of audio, which may contain many time steps.
     """
     graph = _with_rows(graph, pairs)
     frames = [spec for spec in graph.inputs if spec.name not in pairs]
@@ -323,14 +321,14 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
         if starts and "reverse" in node.attrs["directions"]:
             raise refusal(node, "runs backwards in time, and its first output needs the last frame")
         if len(starts) < len(states) and pairs and "reverse" not in node.attrs["directions"]:
-            return None  # a state of it would be lost after every call
+            return None  # its state would be lost after every call
     if not pairs or not frames or not outputs or (is_open and not by_hand):
         return None
     infos = passes.shapes.infer(graph)
     for node in recurrent:
         known = infos[RecurrentInputs.of(node).x].shape
         if not by_hand and (known is None or isinstance(known[0], str)):
-            return None  # time is there to be seen, and the model does not go on in it
+            return None  # it has a time axis, along which it cannot stream
     carried = []
     for given, shown in pairs.items():
         spec = next(s for s in graph.inputs if s.name == given)
@@ -357,7 +355,7 @@ def _call_by_call(graph: Graph, pairs: Mapping[str, str], by_hand: bool) -> Unro
 
 
 def _with_rows(graph: Graph, pairs: Mapping[str, str]) -> Graph:
-    """Return a chunk model's graph with a fixed number of batch rows everywhere, if its frames or states have one."""
+    """Return a chunk model's graph with its number of batch rows fixed throughout, if its frames or states fix it."""
     layers = {node.input(0) for node in graph.nodes if node.op in RECURRENT_OPS}
     at = {
         spec.name: _row_axis(graph, spec.name) if spec.name in pairs else _axis_of_rows(graph, spec, layers)
@@ -377,7 +375,7 @@ def _with_rows(graph: Graph, pairs: Mapping[str, str]) -> Graph:
 
 
 def _with_rank(spec: TensorSpec, shape: tuple[int | str, ...] | None) -> TensorSpec:
-    """Return an output of a chunk model with its axes, also where the model does not say how many there are."""
+    """Return an output of a chunk model with its axes, even if the model does not say how many there are."""
     if "..." not in spec.shape:
         return spec
     if shape is None:
@@ -388,8 +386,8 @@ def _with_rank(spec: TensorSpec, shape: tuple[int | str, ...] | None) -> TensorS
 def _row_letters(called: Graph, frames: int, outputs: int, graph: Graph) -> dict[str, str]:
     """Return B for the axis of batch rows and a dot for every other, for the frames and outputs of a chunk model.
 
-    Rows have the name that the states' rows have; or, as exporters give every axis a name of its own, they are an
-    open first axis of the frames, if the states that come out have their rows from there.
+    The axis has the same name as the states' rows. Some exporters name every axis differently: then it is an open
+    first axis of the frames, if the returned states get their rows from it.
     """
     own = {s.name for s in called.inputs[frames:]}
     names = {size for spec in graph.inputs if spec.name in own for size in spec.shape if isinstance(size, str)}

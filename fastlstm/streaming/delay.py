@@ -1,34 +1,33 @@
-"""What a stream keeps until there are enough frames for the first call of a model that looks ahead."""
+"""The frames that a stream keeps until there are enough for the first call of a model that looks ahead."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.streaming.flow import ROWS, Carried, Unrolled
 from fastlstm.streaming.ports import Port
+from fastlstm.typing import Array
 
 __all__ = ["HOPS", "Waiting", "cut"]
 
-Array = npt.NDArray[Any]
 HOPS = "stream.hops"
-"""The state that says how many hops a stream has taken, until it is in full swing."""
+"""The state that counts the hops of a stream, until it has reached its steady state."""
 
 
 class Waiting:
-    """Keeps the frames of the first hops; what one call does with all of them costs less than one call each.
+    """Keeps the frames of the first hops, which one call then processes in less time than a call for each.
 
-    `hops` of them make a first call, after which every hop has one.
+    The first call takes `hops` hops; after it, every hop is a call.
 
     Attributes
     ----------
     labels : dict of str to str
-        By input, the state that holds its frames.
+        The state that holds an input's frames, by input.
     latest_labels : dict of str to str
-        By input that does not go on in time and is read at the end, the state that holds its latest value.
+        The state that holds an input's latest value, by input, for inputs without a time axis that are read at the
+        end.
     """
 
     def __init__(self, unrolled: Unrolled, inputs: Mapping[str, Port]) -> None:
@@ -44,7 +43,7 @@ class Waiting:
         self.carried = (Carried(HOPS, HOPS, "", (ROWS, 1), "int64"), *kept)
 
     def _carried(self, label: str, name: str, frames: int) -> Carried:
-        """Return the state that holds frames of an input, or the latest value of one that does not go on in time."""
+        """Return the state that holds an input's frames, or the latest value of an input without a time axis."""
         port = self._inputs[name]
         shape: list[int | str] = [
             ROWS if axis == "B" else frames if axis == "T" else size or 1
@@ -53,7 +52,7 @@ class Waiting:
         return Carried(label, label, "", tuple(shape) if ROWS in shape else (ROWS, *shape), port.dtype)
 
     def stored(self, states: Mapping[str, Array], arrays: Mapping[str, Array], done: int) -> dict[str, Array]:
-        """Return the states with more frames in them."""
+        """Return the states with frames added."""
         after = dict(states)
         for name, label in self.labels.items():
             kept, axis = states[label].copy(), self._inputs[name].axes.index("T")
@@ -66,7 +65,7 @@ class Waiting:
     def gathered(
         self, states: Mapping[str, Array], arrays: Mapping[str, Array], done: int
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return the frames of the first call, and those that come after it."""
+        """Return the frames of the first call, and those after them."""
         first, rest = dict(arrays), dict(arrays)
         split = (self.hops - done) * self._hop
         for name, label in self.labels.items():
@@ -79,7 +78,7 @@ class Waiting:
         return first, rest
 
     def so_far(self, states: Mapping[str, Array], done: int) -> dict[str, Array]:
-        """Return the frames of the hops that are done, and the latest values of other inputs."""
+        """Return the frames of the hops so far, and the latest values of other inputs."""
         found = {name: self._plain(name, states[label]) for name, label in self.latest_labels.items()}
         if done:
             for name, label in self.labels.items():
@@ -88,19 +87,19 @@ class Waiting:
         return found
 
     def latest(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the states that hold the latest values of inputs that do not go on in time."""
+        """Return the states that hold the latest values of inputs without a time axis."""
         return {
             label: arrays[name] if "B" in self._inputs[name].axes else np.asarray(arrays[name])[None]
             for name, label in self.latest_labels.items()
         }
 
     def _plain(self, name: str, kept: Array) -> Array:
-        """Return what is kept of an input in the input's own axes."""
+        """Return what is kept of an input, with the input's own axes."""
         return kept if "B" in self._inputs[name].axes else kept[0, ...]
 
 
 def cut(array: Array, axes: str, start: int, stop: int) -> Array:
-    """Return some frames of an array with these axes; all of it if none of them is time."""
+    """Return a range of an array's frames; the whole array if none of its axes is time."""
     if "T" not in axes:
         return array
     return array[(slice(None),) * axes.index("T") + (slice(start, stop),)]

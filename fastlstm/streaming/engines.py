@@ -1,8 +1,8 @@
 """What a stream runs on: one native call for most models, a graph run part by part for the others.
 
-`choosing.py` says which. A `SegmentEngine` has the whole model in one segment, whose program keeps the states where the
-kernels read them. A `GraphEngine` runs the graph that `timeline.py` has made, in which the states are inputs
-and outputs. Both `open` a *run*: the states of one stream.
+`choosing.py` decides. A `SegmentEngine` has the whole model in one segment, whose program keeps the states where the
+kernels read them. A `GraphEngine` runs the graph made by `timeline.py`, in which the states are inputs and outputs.
+Both `open` a *run*: the states of one stream.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.executor import Executor
@@ -29,10 +28,10 @@ from fastlstm.streaming.flow import Part, Unrolled
 from fastlstm.streaming.ports import Port
 from fastlstm.streaming.repeating import TOGETHER, repeated, stacked
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Engine", "GraphEngine", "GraphRun", "SegmentEngine", "SegmentRun"]
 
-Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 
 
@@ -52,23 +51,23 @@ class SegmentRun:
         return self.engine.segment.advance(self.program, arrays, steps, self.batch)
 
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:
-        """Return a built-in for frames of so many time steps (0: any number), with or without axes of size 1."""
+        """Return a built-in for frames of `steps` time steps (0: any number), with or without axes of size 1."""
         connections = self.engine.segment.connections()
         return stream_entry(connections, self.program, self.engine.shown, steps, time_axis, batch_axis)
 
     def warmup(self) -> None:
-        """Do what comes before the first step and after the last one: nothing."""
+        """Prepare for the first step and the end of a sequence; here there is nothing to do."""
 
     def finish(self) -> dict[str, Array]:
-        """Return no frames of each output: nothing here waits for later ones."""
+        """Return no frames for each output: there is no delay."""
         return {name: port.nothing(self.batch) for name, port in self.engine.outputs.items()}
 
     def before(self) -> dict[str, Array] | None:
-        """Return what `restore` takes to undo what a refused call has done; None if no call is refused midway."""
+        """Return what `restore` needs to undo a refused call; None if no call is refused midway."""
         return self.state() if self.engine.has_ids else None
 
     def restore(self, before: dict[str, Array] | None) -> None:
-        """Put the states back to what they were."""
+        """Restore the states."""
         if before is not None:
             self.set_state(before)
 
@@ -86,7 +85,7 @@ class SegmentRun:
         return {s.name: self.program.rows(s.slot)[:, : s.width].copy() for s in states}
 
     def set_state(self, value: Mapping[str, Array]) -> None:
-        """Take over states of the right shapes."""
+        """Replace the states; their shapes have been checked."""
         for s in self.engine.segment.states:
             self.program.rows(s.slot)[:, : s.width] = value[s.name]
 
@@ -96,7 +95,7 @@ class SegmentEngine:
     """A model that is one native call from its inputs to its outputs."""
 
     segment: Segment
-    initial: Mapping[str, Array]  # states that do not start from zero
+    initial: Mapping[str, Array]  # initial states other than zero
     shown: tuple[str, ...]  # the outputs, in the model's order
 
     by_call = False
@@ -123,12 +122,12 @@ class SegmentEngine:
 
     @property
     def rows(self) -> dict[str, int]:
-        """Frames of each output that a hop gives."""
+        """Frames of each output per hop."""
         return dict.fromkeys(self.outputs, 1)
 
     @cached_property
     def has_ids(self) -> bool:
-        """Whether an input holds ids, which only the kernels find to lie outside their table."""
+        """Whether an input holds ids, which only kernels check against their table."""
         return any(not features for _, _, features in self.segment.inputs.values())
 
     def open(self, batch: int) -> SegmentRun:
@@ -158,16 +157,16 @@ class GraphRun:
         return outputs
 
     def calls(self, stacks: Mapping[str, Array], still: Mapping[str, Array], count: int) -> dict[str, Array]:
-        """Run over `count` chunks of a model that takes one a call; return the outputs, stacked."""
+        """Run `count` chunks of a model that takes one per call; return the stacked outputs."""
         outputs, self.states = self.engine.calls(self.states, stacks, still, count)
         return outputs
 
     def entry(self, steps: int, time_axis: bool, batch_axis: bool) -> Call:  # noqa: ARG002
-        """Return nothing: every call goes through Python."""
+        """Return an entry that never applies: every call goes through Python."""
         return never
 
     def warmup(self) -> None:
-        """Take frames of zeros until every hop has a call, and finish."""
+        """Take frames of zeros until every hop is a call, and finish."""
         steps = self.engine.waiting
         if steps:
             hops = {n: p.shape(self.engine.hop * steps, self.batch) for n, p in self.engine.inputs.items()}
@@ -177,15 +176,15 @@ class GraphRun:
             self.finish()
 
     def finish(self) -> dict[str, Array]:
-        """Return the frames of each output that are still to come."""
+        """Return the remaining frames of each output."""
         return self.engine.finish(self.states, self.batch)
 
     def before(self) -> dict[str, Array]:
-        """Return what `restore` takes to undo what a refused call has done; the arrays are never written to."""
+        """Return what `restore` needs to undo a refused call; the arrays are never written to."""
         return self.states
 
     def restore(self, before: dict[str, Array] | None) -> None:
-        """Put the states back to what they were."""
+        """Restore the states."""
         if before is not None:
             self.states = before
 
@@ -198,7 +197,7 @@ class GraphRun:
         return {c.name: c.outside(self.states[c.given]).copy() for c in self.engine.carried}
 
     def set_state(self, value: Mapping[str, Array]) -> None:
-        """Take over states of the right shapes."""
+        """Replace the states; their shapes have been checked."""
         self.engine.check_together(value)
         self.states = {c.given: np.array(c.inside(value[c.name]), c.dtype) for c in self.engine.carried}
 
@@ -209,13 +208,13 @@ class GraphEngine:
     def __init__(self, unrolled: Unrolled, threads: int, target: Target | None = None) -> None:
         self.unrolled, self._threads, self._target = unrolled, threads, target
         self._executors: dict[str, Executor] = {}
-        self._loops: dict[tuple[str, ...], tuple[Part, Executor]] = {}  # by the inputs that change
+        self._loops: dict[tuple[str, ...], tuple[Part, Executor]] = {}  # by the inputs that vary
         self.at_once, self.hop, self.delay = unrolled.at_once, unrolled.hop, unrolled.delay
         self.reasons, self.waiting = unrolled.reasons, unrolled.waiting
         self.inputs = {spec.name: _port_of(spec, unrolled.axes) for spec in unrolled.inputs}
         self.outputs = {spec.name: _port_of(spec, unrolled.axes) for spec in unrolled.outputs}
         self.rows = {name: unrolled.rows.get(name, 1) for name in self.outputs}
-        """Frames of each output that a hop gives."""
+        """Frames of each output per hop."""
         self._moving = [name for name, port in self.inputs.items() if "T" in port.axes]
         self.by_call = not self._moving
         """Whether a step is a whole call of the model, with one chunk as its input."""
@@ -224,7 +223,7 @@ class GraphEngine:
         self.executor = self.executor_for("steady")
 
     def executor_for(self, which: str) -> Executor:
-        """Return the executor of the graph of some calls; made when they first come."""
+        """Return the executor of the graph of one kind of call, made when first needed."""
         if which not in self._executors:
             part = getattr(self.unrolled, which)
             graph = part if isinstance(part, Graph) else part.graph
@@ -241,16 +240,16 @@ class GraphEngine:
 
     @property
     def has_usual_steps(self) -> bool:
-        """Whether a step is one `call`: a frame goes in and one comes out, from the first one on."""
+        """Whether a step is one `call`, with one frame in and one out from the first step on."""
         return self.hop == 1 and not self.waiting and set(self.rows.values()) == {1}
 
     def call(self, values: Arrays) -> Sequence[Array]:
-        """Run the graph once, from its inputs and states by name; return its outputs and then the new states."""
+        """Run the graph once on inputs and states by name; return its outputs followed by the new states."""
         return self.executor.run(values)
 
     @property
     def tapes(self) -> Tapes | None:
-        """What `call` runs by, None if it does not."""
+        """The executor that `call` uses, None if there is none."""
         return self.executor.tapes
 
     def open(self, batch: int) -> GraphRun:
@@ -261,17 +260,19 @@ class GraphEngine:
         return GraphRun(self, batch)
 
     def groups(self, states: Mapping[str, Array]) -> Array | None:
-        """Return a number for each of some streams, by name of their states; equal ones may advance together."""
+        """Return a number for each stream from its states; streams with equal numbers may advance together."""
         return None if self.delayed is None else states[HOPS].reshape(-1)
 
     def check_together(self, states: Mapping[str, Array]) -> None:
-        """InputError if rows are set to states that do not advance together."""
+        """Raise InputError if rows are set to states that cannot advance together."""
         found = self.groups(states)
         if found is not None and (found.min() < 0 or len(set(found.tolist())) > 1):
-            raise InputError(f"All rows of a stream have taken as many hops; got {found.tolist()} in '{HOPS}'.")
+            raise InputError(
+                f"All rows of a stream must have taken the same number of hops; got {found.tolist()} in '{HOPS}'."
+            )
 
     def advance(self, states: Arrays, arrays: Arrays, steps: int) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run over `steps` hops from some states; return the outputs and the new states."""
+        """Run `steps` hops from given states; return the outputs and the new states."""
         waiting = self.delayed
         if waiting is None:
             return self._steady(states, arrays, steps)
@@ -294,7 +295,7 @@ class GraphEngine:
         return {name: self._late(name, outputs.get(name), steps, batch) for name in self.outputs}, after
 
     def finish(self, states: Arrays, batch: int) -> dict[str, Array]:
-        """Return the frames of each output that come after the last ones, from some states."""
+        """Return the remaining frames of each output from given states."""
         waiting, done = self.delayed, 0 if self.delayed is None else int(states[HOPS].flat[0])
         found: dict[str, Array] = {}
         if waiting is not None and 0 < done < waiting.hops:
@@ -313,13 +314,13 @@ class GraphEngine:
         return result if "T" in self.outputs[name].axes else result[None]
 
     def _joined(self, name: str, parts: list[Array | None]) -> Array:
-        """Return the frames of several calls; of an output of the last time step the parts have one each."""
+        """Return the frames of several calls joined; each call has one of an output of the last time step."""
         known = [self._as_frames(name, part) if i == 0 else part for i, part in enumerate(parts) if part is not None]
         axes = self.outputs[name].axes
         return np.concatenate(known, axes.index("T") if "T" in axes else 0)
 
     def _late(self, name: str, result: Array | None, steps: int, batch: int) -> Array:
-        """Return an output with zeros in front for what is still delayed."""
+        """Return an output with zeros in front for the frames that are still delayed."""
         port = self.outputs[name]
         rows = steps * self.rows[name] if "T" in port.axes else steps
         axis = port.axes.index("T") if "T" in port.axes else 0
@@ -347,9 +348,9 @@ class GraphEngine:
     def calls(
         self, states: Arrays, stacks: Arrays, still: Arrays, count: int
     ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run the steady graph so many times; return the outputs, stacked, and the new states.
+        """Run the steady graph `count` times; return the stacked outputs and the new states.
 
-        `stacks` have an axis in front for the calls, `still` are the same for all of them.
+        `stacks` have a leading axis for the calls; `still` are the same for all of them.
         """
         parts: list[dict[str, Array]] = []
         done = 0
@@ -379,7 +380,7 @@ class GraphEngine:
         return dict(zip(part.outputs, results, strict=False)), {**states, **after}
 
     def _run(self, which: str, states: Arrays, arrays: Arrays) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Run the graph of some calls; states that it does not show stay."""
+        """Run the graph of one kind of call; states that it does not return stay."""
         executor, part = self.executor_for(which), getattr(self.unrolled, which)
         if which == "steady" and self.delayed is None:
             given = {**arrays, **states}
@@ -393,7 +394,7 @@ class GraphEngine:
         return outputs, after if len(after) == len(states) else {**states, **after}
 
     def _nothing(self, states: Arrays, arrays: Arrays) -> tuple[dict[str, Array], dict[str, Array]]:
-        """Return what no frames give: the shapes are those that one hop would give."""
+        """Return the outputs for no frames, shaped like those of one hop."""
         blank = {
             name: np.zeros(port.shape(self.hop, _rows(port, arrays[name])), port.dtype)
             if "T" in port.axes
@@ -412,7 +413,7 @@ Engine = SegmentEngine | GraphEngine
 
 
 class Streamed(Protocol):
-    """What streams ask of a model."""
+    """What streams need from a model."""
 
     @property
     def graph(self) -> Graph:
@@ -420,20 +421,20 @@ class Streamed(Protocol):
 
     @property
     def threads(self) -> int | None:
-        """Threads to use at most, None for the machine's cores."""
+        """Most threads to use, None for the number of cores."""
 
     def streaming_engine(self, state: Mapping[str, str] | None = None) -> Engine:
-        """Return what a stream runs on."""
+        """Return the engine that a stream runs on."""
 
 
 def _by_hop(array: Array, axes: str, hops: int) -> Array:
-    """Return the frames of each hop, hop by hop on an axis in front."""
+    """Return the frames with a leading axis for the hops."""
     at = axes.index("T")
     return np.moveaxis(array.reshape(*array.shape[:at], hops, -1, *array.shape[at + 1 :]), at, 0)
 
 
 def _joined(array: Array, axes: str) -> Array:
-    """Return the frames of all hops, one behind the other; what has no frames stays hop by hop."""
+    """Return the frames of all hops one after another; values without frames keep their axis for the hops."""
     if "T" not in axes:
         return array
     at = axes.index("T")

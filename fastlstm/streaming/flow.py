@@ -1,11 +1,12 @@
-"""How values go on in time, what a stream keeps, and the graphs that it runs.
+"""How values advance in time, what a stream keeps, and the graphs that it runs.
 
-A step takes a *hop*, the smallest number of frames that gives every value a whole number of rows. Of n hops a value has
-``rows * n + extra`` rows if the sequence ends there. If more may come, ``rows * n - lag`` of them are known, and never
-less than none: padding in front brings the known rows nearer, looking ahead puts them off, and values that meet wait
-for each other. Each call computes the rows that it makes known, which after some hops are the same number in every call
-(`Phase.STEADY`). Until then frames wait, and go through in one call (`FIRST`), in which there are fewer rows. After the
-last frame come the rows that are still missing (`LAST`). So no layer ever sees a row that is not one of the sequence.
+A step takes a *hop*, the smallest number of frames for which every value has a whole number of rows. After n hops a
+value has ``rows * n + extra`` rows if the sequence ends there. If more may follow, ``rows * n - lag`` of them are known
+(never fewer than none): padding in front makes rows known sooner, look-ahead makes them known later, and values that
+are combined wait for each other. Each call computes the rows that become known in it. After some hops their number is
+the same in every call (`Phase.STEADY`). Until then frames wait, to be processed in one call that has fewer rows
+(`FIRST`). After the last frame the remaining rows are computed (`LAST`). So no layer ever sees a row that does not
+belong to the sequence.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from enum import Enum, auto
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
+from fastlstm.typing import Array
 
 __all__ = [
     "FAR",
@@ -38,16 +39,14 @@ __all__ = [
     "refusal",
 ]
 
-Array = npt.NDArray[Any]
-
 FRAMES, ROWS = "stream_frames", "stream_rows"
-"""Names of the number of time steps and of batch rows in the shapes of a graph that is unrolled."""
+"""Names for the numbers of time steps and of batch rows in the shapes of an unrolled graph."""
 
 FAR = 1 << 40
 
 
 class Phase(Enum):
-    """Which calls of a stream a graph is for."""
+    """The calls of a stream that a graph is for."""
 
     FIRST = auto()
     STEADY = auto()
@@ -56,7 +55,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class Padding:
-    """Rows of constants before and behind a value, which are not in it yet; fewer than none are rows to leave out."""
+    """Constant rows still to be added before and after a value; negative numbers are rows to leave out."""
 
     before: int = 0
     after: int = 0
@@ -65,24 +64,24 @@ class Padding:
 
 @dataclass(frozen=True)
 class Flow:
-    """How a value goes on in time.
+    """How a value advances in time.
 
     Attributes
     ----------
     axis : int
         Its time axis; -1 for a value of the last time step, which has none.
     rows, extra, lag : int
-        See above. Of a value of the last time step `lag` is the number of hops that give none.
+        See above. For a value of the last time step, `lag` is the number of hops that have none.
     merged : tuple of int or str
-        The sizes of the axes that are one axis in it, the time axis last; empty if it is the time axis alone.
+        Sizes of the axes that are merged into its time axis, time last; empty if there are no others.
     sizes : bool
-        It is a shape, or made of one; of a value with these `rows`, `extra` and `lag`.
+        Whether it is a shape, or computed from one, of a value with these `rows`, `extra` and `lag`.
     overlaps : bool
-        Every call begins with -lag rows of the call before, which the model itself carries.
+        Whether every call begins with -lag rows of the previous call, which the model itself carries over.
     tail : str
-        It is the last rows of what stands behind this state, "" if it is not.
+        The state of which it is the new value, the last rows of what follows the state; "" if it is none.
     padding : Padding, optional
-        What the next node finds around it. `extra` and `lag` do not count it.
+        What the next node finds around it; not counted in `extra` and `lag`.
     """
 
     axis: int
@@ -97,16 +96,16 @@ class Flow:
 
     @property
     def pace(self) -> tuple[Any, ...]:
-        """What values have in common whose rows belong together."""
+        """What values whose rows correspond have in common."""
         return self.rows, self.extra, self.lag, self.merged, self.overlaps
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What a stream keeps from call to call: the output `shown` is the next call's input `given`.
+    """A state kept from call to call: the output `shown` is the next call's input `given`.
 
-    `shape` may hold `ROWS`; `initial` is what it starts from, zeros if None. A state that is the model's `own` is shown
-    as the model has it, any other as [rows, size].
+    `shape` may contain `ROWS`; `initial` is the initial state, zeros if None. The model's `own` states are shown in
+    the model's shape, all others as [rows, size].
     """
 
     name: str
@@ -124,7 +123,7 @@ class Carried:
         return np.moveaxis(array, self.row_axis, 0).reshape(array.shape[self.row_axis], -1)
 
     def inside(self, array: Array) -> Array:
-        """Return the state that a user sees as `array`."""
+        """Return the state for what a user sees as `array`."""
         if self.own or self.row_axis is None:
             return array
         others = [int(size) for size in self.shape if size != ROWS]
@@ -132,7 +131,7 @@ class Carried:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row; an initial state that is a constant may fit another number of rows alone."""
+        """Bytes of one row; a constant initial state may be for a fixed number of rows only."""
         return np.dtype(self.dtype).itemsize * math.prod(1 if size == ROWS else int(size) for size in self.shape)
 
     def start(self, batch: int) -> Array:
@@ -157,15 +156,15 @@ class Carried:
 
 @dataclass(frozen=True)
 class Part:
-    """The graph of some calls of a stream, without the values that have no rows in it.
+    """The graph of one kind of call, without the values that have no rows in it.
 
     Attributes
     ----------
     graph : Graph
     outputs : tuple of str
-        Which of the model's outputs the graph's first outputs are.
+        The model's outputs that the graph's first outputs are.
     states : tuple of str
-        Which states the others are, by the inputs that take them; those that are not there stay as they were.
+        The states that its other outputs are, by the inputs that take them; states not listed stay as they were.
     """
 
     graph: Graph
@@ -184,16 +183,16 @@ class Unrolled:
     inputs, outputs : tuple of TensorSpec
         The model's own, without states.
     axes : mapping of str to str
-        A letter for every axis of the frames and the outputs: T, B for the batch rows, else a dot.
+        A letter for each axis of the frames and the outputs: T for time, B for the batch rows, else a dot.
     at_once : bool
-        Whether several hops may go through in one call; else they go one by one.
+        Whether one call may process several hops.
     hop, delay : int
     rows : mapping of str to int
-        How many frames of each output a hop gives.
+        Frames of each output per hop.
     waiting : int
-        Hops that go through in the first call.
+        Hops that the first call processes.
     first, last : Part, optional
-        Of the first call, and after the last frame; None where they are not needed.
+        For the first call, and for the end of a sequence; None if not needed.
     whole : Graph, optional
         The whole model, for sequences that end before the first call.
     reasons : tuple of str
@@ -217,11 +216,11 @@ class Unrolled:
 
 
 class WrongAxesError(UnsupportedError):
-    """Raised where a value has not one row a frame: the axes that were taken for time are not, or the model is odd."""
+    """Raised if a value's rows do not correspond to frames: another axis is time, or the model is unusual."""
 
 
 class LongerHopError(Exception):
-    """Raised where a hop does not make a whole number of rows; `hop` does, so far."""
+    """Raised if a hop does not make a whole number of rows; a hop of `hop` frames does, as far as known."""
 
     def __init__(self, hop: int) -> None:
         super().__init__(hop)
@@ -232,10 +231,10 @@ TRACED = (
     "If it is a loop over time that was traced, export it by torch.jit.script instead, or trace one step with the "
     "states as inputs and outputs and pair them: model.stream(state={'h': 'h_out', 'c': 'c_out'})."
 )
-"""What to do about a loop whose length the export has fixed."""
+"""What to do about a loop whose length the export fixed."""
 
 
 def refusal(node: Node, reason: str, hint: str = "Run it on whole sequences.") -> UnsupportedError:
-    """Return the error that says why a model cannot stream, and what to do."""
+    """Return the error that says why a model cannot stream and what to do about it."""
     what = f"The {'layer' if node.op in RECURRENT_OPS else node.op + ' node'} '{node.name or node.output(0)}'"
     return UnsupportedError(f"{what} {reason}, so this model cannot stream. {hint}")

@@ -1,4 +1,4 @@
-"""The states of a pool's streams that run part by part, and how some of them advance as one batch."""
+"""The states of a pool's streams that run part by part, and how streams advance as one batch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.program import layout
 from fastlstm.program.memory import aligned_zeros
@@ -21,23 +20,22 @@ from fastlstm.streaming.pool_rows import MOST, WAITING
 from fastlstm.streaming.ports import Port, check_out, fits
 from fastlstm.streaming.stores import Store
 from fastlstm.streaming.taped import Step, TapedStep
+from fastlstm.typing import Array
 
 __all__ = ["GraphRows"]
 
-Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 FEW = 8
-"""More streams than these advance by a multiple of them, and the rest, where memory is kept for each number of rows:
-that makes 15 numbers of rows instead of 64."""
+"""Larger batches are split into a multiple of this many streams and the rest, if memory is kept for each batch size:
+there are 15 batch sizes instead of 64 then."""
 MOST_TAPED = 64
 
 
 class GraphRows:
     """The states of streams that run part by part.
 
-    Where every state and every output has an axis for batch rows, streams advance together, as the model runs a batch.
-    An input without that axis (a sample rate, say) is then one value for the whole batch: only streams that are given
-    the same advance together.
+    If every state and every output has an axis of batch rows, streams advance together as one batch. An input without
+    that axis (a sample rate, say) has one value for the whole batch: only streams with the same value advance together.
     """
 
     def __init__(self, engine: GraphEngine, capacity: int) -> None:
@@ -61,7 +59,7 @@ class GraphRows:
         for name, port in engine.outputs.items():
             self._layouts[name] = Layout(port.axes, "T" in port.axes and (engine.hop > 1 or engine.rows[name] > 1))
         self._usual = self._usual_frames()
-        self._taped: dict[Hashable, TapedStep] = {}  # by the number of streams and what is given once for all
+        self._taped: dict[Hashable, TapedStep] = {}  # by the number of streams and the values given once for all
         self._list = aligned_zeros(1 + MOST, np.int64)  # how many rows a program gathers and scatters, and which
         self._pool_entry: PoolEntry | None = None
 
@@ -87,7 +85,7 @@ class GraphRows:
             store.put(numbers, before[given])
 
     def _usual_frames(self) -> list[_Usual]:
-        """Return what frames of each input look like, nothing if a step in full swing is more than one call."""
+        """Return what frames of each input look like, nothing if a step in the steady state is more than one call."""
         engine, delayed = self._engine, self._engine.delayed
         given = set(self._outputs) == set(engine.unrolled.steady.outputs)
         if not self._together or not given or (delayed is not None and delayed.latest_labels):
@@ -104,12 +102,12 @@ class GraphRows:
         return np.where(self._in_swing(numbers), 0, WAITING)
 
     def _in_swing(self, numbers: Array) -> Array:
-        """Return which streams have taken so many hops that each has a call of its own."""
+        """Return which streams have reached the steady state, in which every hop is a call."""
         hops: Array = self._stores[HOPS].rows(numbers).reshape(len(numbers))
         return hops >= self._engine.waiting
 
     def entry(self, busy: Busy, streams: Array) -> Call:
-        """Return the built-in of a pool with this flag and these words about its streams."""
+        """Return the built-in of a pool with this flag and these words on its streams."""
         self._pool_entry = PoolEntry(self._engine.executor.plan.target, busy, streams, self._list)
         return self._pool_entry.call
 
@@ -137,12 +135,12 @@ class GraphRows:
         return out
 
     def _shape(self, name: str) -> tuple[int | None, ...]:
-        """Return the shape of a step's output of one stream."""
+        """Return the shape of one stream's output of a step."""
         front = (self._engine.rows[name],) if self._layouts[name].several else ()
         return (*front, *self._outputs[name].shape(1, 1, "TB"))
 
     def _usual_arrays(self, frames: Any, count: int) -> Arrays | None:
-        """Return the frames by name if they are just what is expected."""
+        """Return the frames by name if they are exactly as expected."""
         named = frames if isinstance(frames, Mapping) else {usual.name: frames for usual in self._usual[:1]}
         if not count or not self._usual or len(named) != len(self._usual):
             return None
@@ -155,11 +153,11 @@ class GraphRows:
         return dict(named)
 
     def _cut(self, arrays: Arrays, some: slice) -> Arrays:
-        """Return the rows of some streams."""
+        """Return the batch rows of some streams."""
         return {usual.name: arrays[usual.name][some] if usual.rows else arrays[usual.name] for usual in self._usual}
 
     def _some(self, numbers: Array, arrays: Arrays) -> Arrays:
-        """Advance so many streams as advance together; return the outputs by rows."""
+        """Advance streams that can advance together; return the outputs by rows."""
         key = (
             len(numbers),
             *(arrays[u.name].shape if u.rows else arrays[u.name].tobytes() for u in self._usual),
@@ -173,13 +171,13 @@ class GraphRows:
         return shown
 
     def _counted(self, rows: int) -> Array:
-        """Return a frame that says how many rows an entry is for."""
+        """Return a frame that tells an entry its number of rows."""
         frame = np.zeros(layout.ROWS + 1, np.int64)
         frame[layout.ROWS] = rows
         return frame
 
     def _called(self, numbers: Array, arrays: Arrays, key: Hashable) -> Arrays:
-        """Advance streams by a call of the model; return the outputs, and keep where such calls have their tapes."""
+        """Advance streams by a call of the model; return the outputs, and remember the tape of such calls."""
         steady = self._engine.unrolled.steady
         values = {
             spec.name: self._stores[spec.name].gathered(numbers)
@@ -203,7 +201,7 @@ class GraphRows:
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
         moving = [name for name, port in self._engine.inputs.items() if "T" in port.axes]
-        alone = moving if self._engine.hop == 1 else []  # frames without an axis of time
+        alone = moving if self._engine.hop == 1 else []  # frames without a time axis
         found = self._advance(numbers, {name: a[:, None] if name in alone else a for name, a in arrays.items()}, 1)
         if self._engine.by_call:
             return found
@@ -265,13 +263,13 @@ class GraphRows:
         return {name: np.concatenate([part[name] for part in parts])[back] for name in self._outputs}
 
     def _groups(self, numbers: Array, arrays: Arrays) -> list[Array]:
-        """Return which rows advance together, for some streams."""
+        """Return which of some streams advance together."""
         count = len(numbers)
         if not self._together:
             return [np.array([i]) for i in range(count)]
         alike: dict[tuple[bytes, ...], list[int]] = {}
         single = [arrays[name] for name in self._single if arrays[name].strides[0]]  # else given once for all
-        if self._engine.waiting:  # streams that are not in full swing wait for their first call, each in its time
+        if self._engine.waiting:  # streams before their first call wait for it, each in its own time
             single.append(self._stores[HOPS].rows(numbers))
         for i in range(count if single else 0):
             alike.setdefault(tuple(array[i, ...].tobytes() for array in single), []).append(i)
@@ -282,7 +280,7 @@ class GraphRows:
         return groups
 
     def _batch(self, numbers: Array, arrays: Arrays, steps: int) -> Arrays:
-        """Advance streams as one batch (of one, where the model has no axis for it)."""
+        """Advance streams as one batch (of one stream if the model has no batch axis)."""
         given = {name: _given(port, arrays[name]) for name, port in self._engine.inputs.items()}
         outputs, after = self._engine.advance(self._gathered(numbers), given, steps)
         shown = {name: self._rows_of(port, outputs[name]) for name, port in self._outputs.items()}
@@ -300,7 +298,7 @@ class GraphRows:
         return {given: store.gathered(numbers) for given, store in self._stores.items()}
 
     def _scatter(self, numbers: Array, states: Mapping[str, Array]) -> None:
-        """Keep the states that the model gave, all of them or none."""
+        """Store the states that the model returned, all or none."""
         rows = {given: self._stores[given].fitting(state, len(numbers)) for given, state in states.items()}
         for given, new in rows.items():
             self._stores[given].put(numbers, new)
@@ -308,9 +306,9 @@ class GraphRows:
 
 @dataclass(frozen=True)
 class _Usual:
-    """What arrays of a step look like where they are just as expected.
+    """What a step's arrays look like if they are exactly as expected.
 
-    `rows` says whether there is one for each stream; `frame` is the shape of one, None where any size will do.
+    `rows` tells whether every stream has its own; `frame` is the shape of one, with None for any size.
     """
 
     name: str
@@ -320,13 +318,13 @@ class _Usual:
 
     @classmethod
     def of(cls, name: str, port: Port, hop: int) -> _Usual:
-        """Return it for an input."""
+        """Return the expectation for an input."""
         front = (hop,) if hop > 1 and "T" in port.axes else ()
         return cls(name, np.dtype(port.dtype), "B" in port.axes, (*front, *port.shape(1, 1, "TB")))
 
 
 def _parts(count: int) -> Iterator[slice]:
-    """Yield which of so many streams advance together, `MOST` at most."""
+    """Yield which streams advance together, `MOST` at a time."""
     whole = count - count % MOST
     rest = count - whole
     few = rest if rest <= FEW else rest - rest % FEW
@@ -336,7 +334,7 @@ def _parts(count: int) -> Iterator[slice]:
 
 
 def _moved(array: Array, source: int, target: int) -> Array:
-    """Return an array with one axis in another place; np.moveaxis took half the time of a small pool's step."""
+    """Return an array with one axis moved; np.moveaxis took half the time of a small pool's step."""
     if source == target:
         return array
     order = list(range(array.ndim))
@@ -345,7 +343,7 @@ def _moved(array: Array, source: int, target: int) -> Array:
 
 
 def _by_row(array: Array, axis: int | None) -> Array:
-    """Return an array with its batch rows on the first axis; it is one row if it has no axis for them."""
+    """Return an array with its batch rows on the first axis; without a batch axis it is one row."""
     return array[None] if axis is None else _moved(array, axis, 0)
 
 

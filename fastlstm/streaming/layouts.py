@@ -1,33 +1,32 @@
-"""How the frames of a step lie in a pool's calls, streams first, and how the model has them."""
+"""The layouts of a step's frames: in a pool's calls, streams first, and in the model."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
+
+from fastlstm.typing import Array
 
 __all__ = ["Layout"]
 
-Array = npt.NDArray[Any]
-
 
 class Layout(NamedTuple):
-    """Of one input or output.
+    """The layout of one input or output.
 
     Attributes
     ----------
     axes : str
-        A letter for each of the model's axes: T is time, B the batch rows, anything else stays.
+        A letter for each of the model's axes: T for time, B for the batch rows, anything else for the rest.
     several : bool
-        Whether a pool's calls have an axis of time for it, behind the streams.
+        Whether a pool's calls have a time axis for it, after the streams.
     """
 
     axes: str
     several: bool
 
     def as_model(self, array: Array) -> Array:
-        """Return the model's view of an array [streams, time, …] or [streams, …]; of one without rows itself."""
+        """Return the model's view of an array [streams, time, …] or [streams, …]; itself if it has no batch rows."""
         if "B" not in self.axes:
             return array
         kept = [axis for axis in self.axes if self.several or axis != "T"]
@@ -36,7 +35,7 @@ class Layout(NamedTuple):
         return view if self.several or "T" not in self.axes else np.expand_dims(view, self.axes.index("T"))
 
     def as_rows(self, array: Array) -> Array:
-        """Return the view [streams, time, …] or [streams, …] of an array of the model's."""
+        """Return the view [streams, time, …] or [streams, …] of an array in the model's layout."""
         axes = self.axes
         if "T" in axes and not self.several:
             array = array[(slice(None),) * axes.index("T") + (0,)]

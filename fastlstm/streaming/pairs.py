@@ -1,9 +1,9 @@
-"""Which inputs of a model hold states, and which outputs show what they are after the call.
+"""Which inputs of a model hold states, and which outputs return their new values.
 
 A graph shows a pair in three ways: the input is the initial state of recurrent layers and the output their final
-state; the output is cut out of what the input was joined with, as the cache of a convolution is; or the output
-depends on the input, and both have one shape and one name but for words like "in" and "out". Everything else has
-to be said by hand.
+state; the output is a slice of what the input was concatenated with, like the cache of a convolution; or the output
+depends on the input, and both have the same shape and, except for words like "in" and "out", the same name. All other
+pairs have to be given by hand.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSp
 __all__ = ["final_states", "initial_states", "likely_pairs", "state_pairs"]
 
 States = frozenset[tuple[str, str]]
-"""States of recurrent layers: the layer's first output's name, and "h" or "c"."""
+"""States of recurrent layers: the name of the layer's first output, and "h" or "c"."""
 
 _MOVEMENT = "Slice Gather Split Squeeze Unsqueeze Reshape Identity Transpose Concat Cast"
 MOVEMENT = frozenset(_MOVEMENT.split())
@@ -28,14 +28,14 @@ _PLAIN_WORDS = re.compile(
 
 
 def state_pairs(graph: Graph, hand: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return state inputs and the outputs that show them, found in an optimised graph or said by `hand`.
+    """Return state inputs and the outputs that return them, found in an optimised graph or given by `hand`.
 
-    A state input of recurrent layers whose final state no output shows is paired with "".
+    A state input of recurrent layers whose final state is not an output is paired with "".
 
     Raises
     ------
     InputError
-        If what is said by hand names no input or output, or a pair of different shapes.
+        If what is given by hand names no input or output, or a pair of different shapes.
     """
     inputs = {spec.name: spec for spec in graph.inputs}
     outputs = {spec.name: spec for spec in graph.outputs}
@@ -63,7 +63,7 @@ def state_pairs(graph: Graph, hand: Mapping[str, str] | None = None) -> dict[str
 
 
 def likely_pairs(graph: Graph, pairs: Mapping[str, str]) -> dict[str, str]:
-    """Return inputs that recurrent layers start from and the only outputs of their shapes: states, as it seems."""
+    """Return inputs that recurrent layers start from and the only outputs of their shapes, which look like states."""
     made = graph.producers()
     starts, waiting = set(), [n.input(i) for n in graph.nodes if n.op in RECURRENT_OPS for i in (6, 7)]
     while waiting:
@@ -82,7 +82,7 @@ def likely_pairs(graph: Graph, pairs: Mapping[str, str]) -> dict[str, str]:
 
 
 def _pair(graph: Graph, pairs: dict[str, str], alike: object) -> None:
-    """Add the pairs that a test finds and that are the only ones for their input and their output."""
+    """Add the pairs that pass a test, if they are the only ones for their input and their output."""
     inputs = [spec for spec in graph.inputs if spec.name not in pairs]
     outputs = [spec for spec in graph.outputs if spec.name not in pairs.values()]
     found = [(i.name, o.name) for o in outputs for i in inputs if _alike(i, o) and alike(graph, i.name, o.name)]  # type: ignore[operator]
@@ -100,13 +100,13 @@ def _alike(a: TensorSpec, b: TensorSpec) -> bool:
 
 
 def _cut_from(graph: Graph, given: str, shown: str) -> bool:
-    """Whether the output is moved, unchanged, out of what the input was joined with."""
+    """Whether the output is taken unchanged from what the input was concatenated with."""
     origins = _origins(graph, shown)
     return given in origins and len(origins) > 1
 
 
 def _same_name(graph: Graph, given: str, shown: str) -> bool:
-    """Whether the output depends on the input and the names are one but for "in", "out" and the like."""
+    """Whether the output depends on the input and their names differ only in "in", "out" and the like."""
     return given != shown and _root(given) == _root(shown) and given in _all_sources(graph, shown)
 
 
@@ -116,7 +116,7 @@ def _root(name: str) -> str:
 
 
 def _states_of(node: Node, value: str) -> set[str]:
-    """Return which states of a recurrent node a value sets, "h" and "c"; nothing if the node reads it otherwise too."""
+    """Return which states of a recurrent node a value sets, "h" and "c"; nothing if it reads it otherwise too."""
     if node.op not in RECURRENT_OPS:
         return set()
     read = RecurrentInputs.of(node)
@@ -151,7 +151,7 @@ def initial_states(graph: Graph, name: str) -> States:
 
 
 def final_states(graph: Graph, name: str) -> States:
-    """Return the final states of recurrent layers that a value is made of, nothing if of anything else too."""
+    """Return the final states of recurrent layers that make up a value, nothing if there is anything else in it."""
     made = graph.producers()
     origins = _origins(graph, name)
     found = set()
@@ -164,7 +164,7 @@ def final_states(graph: Graph, name: str) -> States:
 
 
 def _origins(graph: Graph, name: str) -> set[str]:
-    """Return the values that a value is moved together from, unchanged."""
+    """Return the values that a value consists of, unchanged."""
     made = graph.producers()
     found, waiting = set(), [name]
     while waiting:

@@ -1,4 +1,4 @@
-"""The graph of some calls of a stream while it is made: nodes, constants, states, and what is known of values."""
+"""A stream's graph under construction: nodes, constants, states, and what is known of values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Placement"]
 
 @dataclass(kw_only=True)
 class Placement:
-    """A graph of a stream in the making.
+    """A stream's graph under construction.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Placement:
         The model, its inputs' time axes in units of hops.
     hop, phase : int, Phase
     waiting, delay : int
-        Hops that go through in the first call, and the output frames before the first one; found in the steady phase.
+        Hops that the first call processes, and output frames before the first computed one; found in the steady phase.
     """
 
     graph: Graph
@@ -35,7 +35,7 @@ class Placement:
     phase: Phase = Phase.STEADY
     waiting: int = 0
     delay: int = 0
-    givens: dict[str, str] = field(default_factory=dict)  # the input that takes each state, in all phases
+    givens: dict[str, str] = field(default_factory=dict)  # the input that takes each state, the same in all phases
     nodes: list[Node] = field(default_factory=list)
     carried: list[Carried] = field(default_factory=list)
     absent: set[str] = field(default_factory=set)  # values that have no rows in this phase
@@ -47,11 +47,11 @@ class Placement:
         self.names = Names(self.graph)
 
     def note(self, node: Node, reason: str) -> None:
-        """Note what a node adds to the hop or the delay."""
+        """Record what a node adds to the hop or the delay."""
         self.reasons.append(f"{node.op} '{node.name or node.output(0)}' {reason}")
 
     def put(self, node: Node) -> None:
-        """Add a node to the graph, unless a value that it reads has no rows: then neither have its outputs."""
+        """Add a node to the graph, unless a value it reads has no rows: its outputs have none either then."""
         if self.absent.isdisjoint(node.inputs):
             self.nodes.append(node)
         else:
@@ -68,19 +68,19 @@ class Placement:
         return shape
 
     def axis_by_shape(self, node: Node) -> int | None:
-        """Return the axis of the node's output on which time goes on, by its size."""
+        """Return the time axis of the node's output, recognised by its size."""
         shape = self.infos[node.output(0)].shape or ()
         found = [i for i, size in enumerate(shape) if isinstance(size, str) and FRAMES in size]
         if len(found) > 1:
-            raise refusal(node, "pairs time steps with one another")
+            raise refusal(node, "combines different time steps")
         return found[0] if found else None
 
     def affine(self, name: str, axis: int) -> tuple[int, int] | None:
-        """Return the rows of a hop and those beyond that the size of an axis says, None if it says no such."""
+        """Return the rows per hop and the extra rows that an axis's size stands for, None if it is not of that form."""
         return dims.linear(self.shape(name)[axis], FRAMES)
 
     def constant(self, hint: str, value: Any) -> str:
-        """Add a constant; return its name, which `hint` begins."""
+        """Add a constant; return its name, which begins with `hint`."""
         name, array = self.names.fresh(hint), np.asarray(value)
         self.constants[name] = array
         self.infos[name] = shapes.ValueInfo.of_array(array)

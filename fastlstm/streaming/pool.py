@@ -9,7 +9,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError
 from fastlstm.kernels.addresses import address
@@ -24,10 +23,10 @@ from fastlstm.streaming.pool_rows import MOST, NativeRows, Rows
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, frames_text
 from fastlstm.streaming.turns import Turn, Turns, in_turn
 from fastlstm.target import machine
+from fastlstm.typing import Array
 
 __all__ = ["StreamPool"]
 
-Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 CLOSED, FINISHED = -1, -2  # marks of streams that take no frames
 BOOKKEEPING = 64  # bytes a stream: its mark, and its number while it is free
@@ -85,7 +84,7 @@ class StreamPool:
         self.hop: int = engine.hop
         self.delay: int = engine.delay
         self._rows_a_hop = engine.rows
-        # Inputs that may be given once for all streams, or all chunks: neither rows nor time are among their axes.
+        # Inputs that may be given once for all streams, or all chunks: they have neither batch nor time axis.
         self._single = {name for name, port in self._inputs.items() if not set("TB") & set(port.axes)}
         try:
             self._rows: Rows = (
@@ -101,7 +100,7 @@ class StreamPool:
         self._addresses = address_of(self._words), address_of(self._few)
         self._free = list(range(capacity))[::-1]
         self._entry = self._rows.entry(self._busy, self._words)
-        self._met: tuple[list[int], Array] = [], np.zeros(0, np.int64)  # ids that were open when they came last
+        self._met: tuple[list[int], Array] = [], np.zeros(0, np.int64)  # the last list of ids that were all open
 
     def __repr__(self) -> str:
         return f"<fastlstm.StreamPool of {self._model!r}: {len(self)} of {self.capacity} streams open>"
@@ -201,7 +200,7 @@ class StreamPool:
         return self._step(numbers, frames, out) if known is None else known
 
     def _mark(self, numbers: Array) -> None:
-        """Note which of these open streams are in full swing, and that they have not finished."""
+        """Record which of these open streams have reached the steady state, and that none has finished."""
         self._marks[numbers] = self._rows.marks(numbers)
 
     def _are_arrays(self, frames: Any) -> bool:
@@ -236,7 +235,7 @@ class StreamPool:
         }
         try:
             result = self._step_alone(np.array(numbers), frames, None)
-        except InputError:  # whose it is shows when each is done alone
+        except InputError:  # running each alone shows whose it is
             return
         stop = 0
         for turn, count, _ in joined:
@@ -245,7 +244,7 @@ class StreamPool:
             turn.end({n: a[rows] for n, a in result.items()} if isinstance(result, dict) else result[rows])
 
     def _joinable(self, count: int, frames: Any) -> Arrays:
-        """Return the frames of a step as arrays by name; what is given once for all as it is."""
+        """Return the frames of a step as arrays by name; those given once for all stay as they are."""
         named = by_name(self._inputs, frames)
         arrays = {n: self._checked_frames(n, a, (count, *self._hop_size(n))) for n, a in named.items()}
         return {name: named[name] if name in self._single else array for name, array in arrays.items()}
@@ -350,16 +349,16 @@ class StreamPool:
         return [next(iter(t.values())) if len(self._outputs) == 1 else t for t in tails]
 
     def _hop_size(self, name: str) -> tuple[int, ...]:
-        """Return the sizes that a hop of an input has in front of a frame's."""
+        """Return the leading sizes of a hop of an input, before those of a frame."""
         return (self.hop,) if self.hop > 1 and "T" in self._inputs[name].axes else ()
 
     def _time(self, name: str) -> tuple[int, ...]:
-        """Return the sizes that a step's output has in front of a frame's."""
+        """Return the leading sizes of a step's output, before those of a frame."""
         several = "T" in self._outputs[name].axes and (self.hop > 1 or self._rows_a_hop[name] > 1)
         return (self._rows_a_hop[name],) if several else ()
 
     def blank_frames(self, streams: int) -> Any:
-        """Return frames of zeros for so many streams, of the shape and dtype that `step` takes."""
+        """Return frames of zeros for a number of streams, of the shape and dtype that `step` takes."""
         blank = {}
         for name, port in self._inputs.items():
             front = () if name in self._single else (streams, *self._hop_size(name))
@@ -377,7 +376,7 @@ class StreamPool:
         }
         lengths = {np.shape(named[name])[:1] for name in counted}
         if len(lengths) != 1 or lengths == {()}:
-            raise InputError(f"A chunk's inputs should have as many frames each; got {sorted(lengths)}.")
+            raise InputError(f"A chunk's inputs should all have the same number of frames; got {sorted(lengths)}.")
         (front,) = lengths
         return {
             name: self._checked_frames(name, a, front if self._by_call or name in counted else ())
@@ -393,7 +392,7 @@ class StreamPool:
 
     @in_turn
     def _contents(self) -> tuple[list[int], list[int], Arrays]:
-        """Return the numbers that are free, in the order in which they will be given out, and the open ones' states."""
+        """Return the free ids in the order in which they will be given out, the finished ids, and the open streams."""
         finished = np.flatnonzero(self._marks == FINISHED)
         return list(self._free), finished.tolist(), self._rows.before(np.flatnonzero(self._marks != CLOSED))
 
@@ -421,7 +420,7 @@ class StreamPool:
         return int(number)
 
     def _checked(self, streams: Any) -> Array:
-        """Return the ids as an array, all of them open and each there once."""
+        """Return the ids as an array, after checking that all are open and none is repeated."""
         numbers = np.asarray(streams)
         if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
             raise InputError(f"Expected a list of stream ids; got {streams!r:.80}.")
@@ -443,13 +442,15 @@ class StreamPool:
                 )
             raise InputError(f"There is no open stream {number} in this pool.")
         if wrong > 0:
-            raise InputError(f"Stream {int(numbers[wrong - 1])} is there more than once; a call advances each once.")
+            raise InputError(
+                f"Stream {int(numbers[wrong - 1])} is listed more than once; a call advances each stream once."
+            )
         if type(streams) is list:
             self._met = list(streams), numbers
         return numbers
 
     def _wrong(self, numbers: Array) -> int:
-        """Return what `gather.check` does, for ids some of which may be of streams whose first hops wait."""
+        """Do what `gather.check` does, for ids among which there may be streams whose first hops wait."""
         seen = set[int]()
         for i, number in enumerate(numbers.tolist()):
             if not 0 <= number < self.capacity or self._marks[number] in (CLOSED, FINISHED):
@@ -460,7 +461,7 @@ class StreamPool:
         return 0
 
     def _checked_frames(self, name: str, frames: Any, front: tuple[int, ...]) -> Array:
-        """Return the frames of an input as an array of its dtype; `front` is what stands before a frame's sizes."""
+        """Return the frames of an input as an array of its dtype; `front` holds the sizes before a frame's."""
         port = self._inputs[name]
         array = as_array(frames, f"Frames of '{name}'")
         one = port.shape(1, 1, "TB")

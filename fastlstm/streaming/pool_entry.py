@@ -1,12 +1,10 @@
-"""A pool's step as a Python built-in: ids, states and frames are looked at and moved without a detour."""
+"""A pool's step as a Python built-in, which checks and moves ids, states and frames in compiled code."""
 
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.kernels.kernel import Kernel
 from fastlstm.program import layout
@@ -14,14 +12,13 @@ from fastlstm.program.memory import address_of
 from fastlstm.runtime.busy import Busy
 from fastlstm.runtime.native import Call, address_of_c, built_in, context, never, usable
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["PoolEntry"]
 
-Array = npt.NDArray[Any]
-
 
 class PoolEntry:
-    """The built-in ``call(ids, frames, out=None)`` of a pool: the step's result, or None if Python has to do it.
+    """The built-in ``call(ids, frames, out=None)`` of a pool: returns the result, or None to leave the step to Python.
 
     Parameters
     ----------
@@ -29,7 +26,7 @@ class PoolEntry:
     busy : Busy
         The pool's flag: a call that finds it taken returns None.
     streams : array
-        Words for `gather.check`: how many streams there may be, the address of their marks, a number that goes up.
+        Words for `gather.check`: the capacity, the address of the streams' marks, a counter.
     rows : array
         The list of rows that the pool's programs gather and scatter.
     """
@@ -44,7 +41,7 @@ class PoolEntry:
         for index, number in {
             layout.ENTRY_BUSY: id(busy),
             layout.POOL_IDS: id(ids),
-            # PyObject_Vectorcall is no function of Python 3.10's, only a macro.
+            # In Python 3.10 PyObject_Vectorcall is a macro and not a function.
             layout.POOL_CALL: address_of_c(ctypes.pythonapi.PyObject_VectorcallDict),
             layout.POOL_STREAMS: address_of(streams),
             layout.POOL_LIST: address_of(rows),
@@ -54,7 +51,7 @@ class PoolEntry:
         self.call = built_in(Kernel("gather.call"), target, self._words, busy, ids, streams, rows)
 
     def add(self, entry: Call, frame: Array) -> None:
-        """Let steps of as many streams as `frame` has rows run by an entry."""
+        """Use an entry for steps of as many streams as `frame` has rows."""
         if self.call is not never and entry is not never:
             count = int(frame[layout.ROWS])
             self._kept[count] = entry, frame

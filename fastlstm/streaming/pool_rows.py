@@ -1,4 +1,4 @@
-"""What a pool asks of the states of its streams, and those whose step is one native call."""
+"""The interface of the states of a pool's streams, and the states of streams whose step is one native call."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.program import layout
 from fastlstm.program.arguments.rows import Pooled, PooledState
@@ -19,25 +18,25 @@ from fastlstm.runtime.program import BoundProgram
 from fastlstm.streaming.engines import SegmentEngine
 from fastlstm.streaming.pool_entry import PoolEntry
 from fastlstm.streaming.ports import Port
+from fastlstm.typing import Array
 
 __all__ = ["MOST", "WAITING", "NativeRows", "Rows"]
 
-Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 SIZES = (1, 8, 64)
-"""Rows that programs are made for; a program runs as many of its rows as there are streams to advance."""
-MOST = SIZES[-1]  # streams that advance in one native call: more rows would not use a weight more often
-WINDOW = 256  # time steps of `push` that run at once: rows that are shorter cost little
+"""Batch sizes that programs are made for; a program runs as many of its rows as there are streams to advance."""
+MOST = SIZES[-1]  # streams that advance in one native call: more rows would not save any reads of weights
+WINDOW = 256  # time steps of `push` that run at once: little is wasted on shorter rows
 
 
-WAITING = -3  # the mark of a stream whose first hops wait: compiled code leaves its steps to Python
+WAITING = -3  # mark of a stream whose first hops wait, whose steps compiled code leaves to Python
 
 
 class Rows(Protocol):
-    """What a pool asks of the states of its streams, which it knows by their numbers."""
+    """What a pool needs from the states of its streams, which it knows by their numbers."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    """Of one stream's states, by name."""
+    """Shapes of one stream's states, by name."""
 
     @property
     def nbytes(self) -> int:
@@ -48,54 +47,54 @@ class Rows(Protocol):
         """Whether the first hops of a stream wait until there are enough for a call."""
 
     def marks(self, numbers: Array) -> Array:
-        """Return the marks of open streams: `WAITING`, or 0 for those in full swing."""
+        """Return the marks of open streams: `WAITING`, or 0 for those that have reached the steady state."""
 
     def reset(self, number: int) -> None:
-        """Put a stream's states back to what a new one has."""
+        """Set a stream's states back to the initial ones."""
 
     def state(self, number: int) -> Arrays:
         """Return a copy of a stream's states."""
 
     def set_state(self, number: int, value: Arrays) -> None:
-        """Set a stream's states, whose names and shapes are checked already."""
+        """Set a stream's states, whose names and shapes have been checked."""
 
     def before(self, numbers: Array) -> Arrays:
         """Return a copy of the states of some streams, for `restore`."""
 
     def restore(self, numbers: Array, before: Arrays) -> None:
-        """Undo what a refused call has done to these streams."""
+        """Undo what a refused call did to these streams."""
 
     def entry(self, busy: Busy, streams: Array) -> Call | None:
-        """Return a built-in that does all of a step where nothing is new, None if there is none."""
+        """Return a built-in that does the whole of a usual step, None if there is none."""
 
     def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
-        """Advance by one step, if frames and out are just as expected; else return None."""
+        """Advance by one step if frames and out are exactly as expected; else return None."""
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
-        """Advance the streams, `MOST` at most, by a frame each; inputs and outputs have a row a stream."""
+        """Advance at most `MOST` streams by a frame each; inputs and outputs have a row for each stream."""
 
     def push(self, numbers: Array, pieces: list[Arrays]) -> list[Arrays]:
         """Advance each stream by a chunk of its own length."""
 
     def finish(self, numbers: Array) -> list[Arrays]:
-        """Return the frames that each stream still has to give."""
+        """Return the remaining frames of each stream."""
 
 
 class NativeRows:
-    """The states of streams whose step is one native call, which gathers and scatters them."""
+    """The states of streams whose step is one native call, which also gathers and scatters them."""
 
     def __init__(self, engine: SegmentEngine, capacity: int) -> None:
         self._engine, self._segment = engine, engine.segment
         self._states = {s.name: aligned_zeros((capacity, s.width), np.float32) for s in self._segment.states}
         self.shapes: Mapping[str, tuple[int, ...]] = {name: (1, store.shape[1]) for name, store in self._states.items()}
-        # The rows to gather and scatter: how many, and their numbers.
+        # The number of rows to gather and scatter, and which.
         self._list = aligned_zeros(1 + MOST, np.int64)
         self._programs: dict[tuple[int, bool], BoundProgram] = {}
         self._entries: dict[int, Call] = {}
         self._pool_entry: PoolEntry | None = None
 
     def entry(self, busy: Busy, streams: Array) -> Call:
-        """Return the built-in of a pool with this flag and these words about its streams."""
+        """Return the built-in of a pool with this flag and these words on its streams."""
         self._pool_entry = PoolEntry(self._segment.program.target, busy, streams, self._list)
         return self._pool_entry.call
 
@@ -211,7 +210,7 @@ class NativeRows:
                 results[i][name][start : start + steps[row]] = y[: steps[row], row]
 
     def _program(self, count: int, chunks: bool) -> BoundProgram:
-        """Return a program that runs `count` rows; chunks, which need more memory, have programs of their own."""
+        """Return a program for `count` rows; chunks, which need more memory, have programs of their own."""
         size = next(size for size in SIZES if size >= count)
         program = self._programs.get((size, chunks))
         if program is None:
@@ -232,19 +231,19 @@ class NativeRows:
         return program
 
     def _advance(self, program: BoundProgram, arrays: Arrays, steps: int, active: Array | None) -> Arrays:
-        """Run time-major frames [time, streams, …] through the program; return the outputs so."""
+        """Run time-major frames [time, streams, …] through the program; return the outputs in that layout."""
         given = {name: np.ascontiguousarray(_as_model(self._engine.inputs[name], a)) for name, a in arrays.items()}
         results = self._segment.advance(program, given, steps, program.used, active)
         return {name: _as_rows(port, results[name]) for name, port in self._engine.outputs.items()}
 
 
 def _as_model(port: Port, array: Array) -> Array:
-    """Return an array [time, streams, …] with its axes where the model has them."""
+    """Return an array [time, streams, …] with the model's order of axes."""
     return np.moveaxis(array, (0, 1), (port.axes.index("T"), port.axes.index("B")))
 
 
 def _as_rows(port: Port, array: Array) -> Array:
-    """Return an array with the model's axes as [time, streams, …]."""
+    """Return an array with the model's order of axes as [time, streams, …]."""
     if "1" in port.axes:
         array = np.squeeze(array, port.axes.index("1"))
     axes = port.axes.replace("1", "")

@@ -1,4 +1,4 @@
-"""The inputs and outputs of a stream: which axis is time, which the batch rows, and whether frames fit."""
+"""The inputs and outputs of a stream: which axis is time, which is the batch, and whether frames fit."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError
+from fastlstm.typing import Array
 
 __all__ = ["Port", "by_name", "check_frames", "check_out", "checked_state", "fits", "frames_text", "with_ones"]
 
-Array = npt.NDArray[Any]
 _KINDS = {
     "f": ("fiu", "numbers"),
     "i": ("iu", "integers"),
@@ -29,9 +28,9 @@ class Port:
     Attributes
     ----------
     axes : str
-        A letter an axis: T is time, B the batch rows, anything else stays.
+        A letter for each axis: T for time, B for the batch rows, anything else for the rest.
     sizes : tuple of int or None
-        Of the axes that stay; None where any will do.
+        Sizes of the other axes; None for any size.
     dtype : str
     """
 
@@ -40,26 +39,26 @@ class Port:
     dtype: str
 
     def shape(self, steps: Any, batch: Any, without: str = "") -> tuple[Any, ...]:
-        """Return the shape for so many time steps and batch rows, some axes left out."""
+        """Return the shape for a number of time steps and batch rows, some axes left out (`without`)."""
         known = {"T": steps, "B": batch}
         pairs = zip(self.axes, self.sizes, strict=True)
         return tuple(known.get(axis, size) for axis, size in pairs if axis not in without)
 
     def nothing(self, batch: int, without: str = "") -> Array:
-        """Return no frames: an array whose time axis, the first one if it has none of its own, has no rows."""
+        """Return an array of no frames: its time axis, or a first axis in its place, has size 0."""
         shape = tuple(size or 0 for size in self.shape(0, batch, without))
         return np.empty(shape if "T" in self.axes else (0, *shape), self.dtype)
 
 
 def frames_text(ports: Mapping[str, Port], batch: int) -> str:
-    """Return names, dtypes and shapes of a frame of each, as a person reads them."""
+    """Return the names, dtypes and shapes of frames in readable form."""
     without = "T" if batch > 1 else "TB"
     shapes = {name: ", ".join(map(str, port.shape(1, batch, without))) for name, port in ports.items()}
     return ", ".join(f"{name}: {ports[name].dtype}[{shape}]" for name, shape in shapes.items())
 
 
 def by_name(inputs: Mapping[str, Port], given: Any) -> Mapping[str, Any]:
-    """Return what was given for each input; InputError if inputs are missing or unknown."""
+    """Return the value given for each input; InputError if inputs are missing or unknown."""
     if isinstance(given, Mapping):
         if set(given) != set(inputs):
             raise InputError(f"Expected frames for {', '.join(inputs)}; got {', '.join(map(str, given))}.")
@@ -70,14 +69,14 @@ def by_name(inputs: Mapping[str, Port], given: Any) -> Mapping[str, Any]:
 
 
 def fits(shape: tuple[Any, ...], got: tuple[int, ...]) -> bool:
-    """Whether a shape is the expected one, in which None and "n" stand for any size."""
+    """Whether a shape matches the expected one, in which None and "n" stand for any size."""
     return len(shape) == len(got) and all(
         size is None or size == "n" or size == n for size, n in zip(shape, got, strict=True)
     )
 
 
 def with_ones(array: Array, shape: tuple[Any, ...]) -> Array:
-    """Return an array with the axes of size 1 that a shape begins with, or the last one, if those are all it lacks."""
+    """Return an array with the leading axes of size 1, or the last one, added if it lacks nothing else."""
     missing = len(shape) - array.ndim
     if missing == 1 and shape[-1] == 1 and fits(shape[:-1], array.shape):  # a column of numbers: one feature
         return array.reshape(*array.shape, 1)
@@ -87,7 +86,7 @@ def with_ones(array: Array, shape: tuple[Any, ...]) -> Array:
 
 
 def check_frames(what: str, port: Port, array: Array, shapes: list[tuple[Any, ...]]) -> None:
-    """InputError unless the array has one of the shapes and the kind of numbers that the port takes."""
+    """Raise InputError unless the array has one of the shapes and the kind of numbers that the port takes."""
     if not any(fits(shape, array.shape) for shape in shapes):
         text = " or ".join(f"[{', '.join('any' if s is None else str(s) for s in shape)}]" for shape in shapes)
         raise InputError(f"{what} should have the shape {text}; got {list(array.shape)}.")
@@ -99,8 +98,8 @@ def check_frames(what: str, port: Port, array: Array, shapes: list[tuple[Any, ..
 def check_out(outputs: Mapping[str, Port], out: Any, shape_of: Mapping[str, tuple[Any, ...]]) -> dict[str, Array]:
     """Return the arrays to write by output; InputError if one does not fit.
 
-    Each has the output's dtype and its shape (in which None stands for any size), can be written to, and shares no
-    memory with another, or with itself.
+    Each has the output's dtype and its shape (in which None stands for any size), is writable, and shares no memory
+    with another, nor within itself.
     """
     if isinstance(out, Mapping):
         if set(out) != set(outputs):
@@ -127,7 +126,7 @@ def check_out(outputs: Mapping[str, Port], out: Any, shape_of: Mapping[str, tupl
 
 
 def checked_state(value: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], what: str) -> dict[str, Array]:
-    """Return a state as arrays; InputError if it is not one of these shapes."""
+    """Return a state as arrays; InputError if its names or shapes are not these."""
     if not isinstance(value, Mapping):
         raise InputError(f"A state is a dict of arrays by name; got {type(value).__name__}.")
     given = {name: np.asarray(array) for name, array in value.items()}

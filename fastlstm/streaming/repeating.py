@@ -1,7 +1,7 @@
 """Many calls of a stream's graph as one: a loop around it, which runs as one native call like any other loop.
 
-A model that takes a chunk a call is called once for each chunk, and so is one whose hops go through one by one. The
-loop's body is the graph of one call, so its bits are the same, and nothing of Python's comes between two calls.
+A model that takes a chunk per call is called once for each chunk, and so is one that processes hops one by one. The
+loop's body is the graph of one call, so the bits are the same, and no Python runs between two calls.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from fastlstm.streaming.flow import Part
 __all__ = ["TOGETHER", "repeated", "stacked"]
 
 TOGETHER = 64
-"""Calls of a loop: what comes before and after it takes less than a percent of them, and their frames stay small."""
+"""Calls per loop: what comes before and after takes less than a percent of their time, and their frames stay small."""
 
 
 def stacked(name: str) -> str:
-    """Return the name of an input or output that has an axis in front, for the calls."""
+    """Return the name of an input or output with a leading axis for the calls."""
     return f"{name} of all calls"
 
 
 def repeated(part: Part, moving: Sequence[str]) -> Part:
     """Return `TOGETHER` calls of `part` as one.
 
-    Inputs in `moving` come under their `stacked` names; the others are the same for all calls. So do all outputs but
-    the new states.
+    Inputs in `moving` have their `stacked` names, as all outputs but the new states do; other inputs are the same for
+    all calls.
     """
     specs = {spec.name: spec for spec in part.graph.inputs}
     count = len(part.outputs)

@@ -1,25 +1,23 @@
-"""Where a pool keeps the states of its streams that run part by part: one array a state, in the model's own layout.
+"""Where a pool keeps the states of streams that run part by part: one array per state, in the model's own layout.
 
-Rows are taken together in that layout, and put back as single elements of as many bytes: NumPy moves 64 rows of 16
-floats in a microsecond each way, against 4 to 7 where it looks at every float.
+Rows are gathered in that layout, and scattered as single elements of a row's size: NumPy moves 64 rows of 16 floats in
+a microsecond each way, against 4 to 7 float by float.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.program.memory import aligned_zeros
 from fastlstm.streaming.flow import Carried
+from fastlstm.typing import Array
 
 __all__ = ["Store"]
 
-Array = npt.NDArray[Any]
-FEW_PIECES = 8  # a row in so many places is put back place by place
+FEW_PIECES = 8  # a row in up to this many pieces is put back piece by piece
 
 
 class Store:
@@ -28,7 +26,7 @@ class Store:
     Attributes
     ----------
     start : array
-        What one stream begins with, as the model takes it.
+        The initial state of one stream, as the model takes it.
     """
 
     def __init__(self, carried: Carried, capacity: int) -> None:
@@ -49,16 +47,16 @@ class Store:
         return self._array.nbytes
 
     def gathered(self, numbers: Array) -> Array:
-        """Return a copy of the states of some streams, as the model takes them (of one, where it takes no more)."""
+        """Return a copy of the states of some streams as the model takes them (of one stream if it takes only one)."""
         rows = self.rows(numbers)
         return rows[0] if self._lone else rows
 
     def take(self, numbers: Array, target: Array) -> None:
-        """Write the states of some streams, as the model takes them, to an array."""
+        """Write the states of some streams to an array, as the model takes them."""
         self._array.take(numbers, self._axis, target, "clip")
 
     def fitting(self, states: Array, count: int) -> Array:
-        """Return states that the model gave for `count` streams as `put` takes them."""
+        """Return states that the model returned for `count` streams as `put` takes them."""
         shape = list(self._array.shape)
         shape[self._axis] = count
         given = states[None] if self._lone else states
@@ -75,7 +73,7 @@ class Store:
         self.put_cells(numbers, self._as_cells(rows))
 
     def cells(self, rows: Array) -> Array | None:
-        """Return the memory of an array as `put_cells` takes it, None if it does not lie as the states do."""
+        """Return the memory of an array as `put_cells` takes it, None if its layout differs from the states'."""
         shape = (
             *self._array.shape[: self._axis],
             *rows.shape[self._axis : self._axis + 1],
@@ -85,11 +83,11 @@ class Store:
         return self._as_cells(rows) if alike else None
 
     def moves(self, rows: Array) -> bool:
-        """Whether rows in an array may be copied to and fro as float32 elements."""
+        """Whether rows in an array may be copied back and forth as float32 elements."""
         return self._cell.itemsize % 4 == 0 and rows.size > 0 and self.cells(rows) is not None
 
     def pieces_of(self, rows: Array) -> Iterator[tuple[Array, Array]]:
-        """Yield, place by place, the cells of all streams and those in an array that `moves`."""
+        """Yield, piece by piece, the cells of all streams and those in an array for which `moves` holds."""
         yield from zip(self._cells, self._as_cells(rows), strict=True)
 
     def put_cells(self, numbers: Array, new: Array) -> None:
@@ -103,7 +101,7 @@ class Store:
             self._cells[:, numbers] = new
 
     def _as_cells(self, array: Array) -> Array:
-        """Return a contiguous array as [places, streams] of elements that hold a stream's bytes at a place."""
+        """Return a contiguous array as [pieces, streams], whose elements hold the bytes of a stream's piece."""
         if not array.size:
             return np.empty((self._places, array.shape[self._axis]), self._cell)
         return array.reshape(-1).view(self._cell).reshape(self._places, -1)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, counted
 from fastlstm.runtime.busy import exclusive, in_use
@@ -16,10 +15,9 @@ from fastlstm.runtime.foreign import as_array, with_tensors
 from fastlstm.runtime.native import Call, never
 from fastlstm.streaming.engines import GraphRun, Streamed
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, fits, frames_text, with_ones
+from fastlstm.typing import Array
 
 __all__ = ["Stream"]
-
-Array = npt.NDArray[Any]
 
 
 class Stream:
@@ -444,7 +442,7 @@ class Stream:
     def _steps(self, arrays: Mapping[str, Array]) -> int:
         counts = {n: arrays[n].shape[p.axes.index("T")] for n, p in self._inputs.items() if "T" in p.axes}
         if len(set(counts.values())) > 1:
-            raise InputError(f"All inputs should have as many frames; got {counts}.")
+            raise InputError(f"All inputs should have the same number of frames; got {counts}.")
         frames = int(next(iter(counts.values())))
         if frames % self.hop:
             raise InputError(f"This stream takes frames by hops of {self.hop}; got {frames}. Keep the rest for later.")

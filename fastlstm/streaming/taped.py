@@ -1,16 +1,15 @@
-"""A pool's step by a tape: states go from their stores into its inputs, and from its outputs back into the stores.
+"""A pool's step with a tape: states go from their stores into its inputs, and from its outputs back into the stores.
 
-Where a tape is one native call, a program around it gathers the states, runs it and scatters them, so that a step is
-one native call too. Any other is played from Python, its states moved by NumPy.
+If the tape is one native call, a program around it gathers the states, runs it and scatters them, so that the step is
+one native call too. Any other tape runs from Python, with NumPy moving its states.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.lowering.tapes.by_shape import Tapes, give
 from fastlstm.lowering.tapes.entry import is_plain, only_program
@@ -26,25 +25,24 @@ from fastlstm.runtime.program import BoundProgram
 from fastlstm.streaming.layouts import Layout
 from fastlstm.streaming.stores import Store
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Step", "TapedStep"]
 
-Array = npt.NDArray[Any]
-
 
 class Step(NamedTuple):
-    """A step as the caller of a pool sees it: its arrays have the streams in front.
+    """A step as the caller of a pool sees it, whose arrays have the streams first.
 
     Attributes
     ----------
     frames : mapping of str to array
-        Those of a call.
+        The frames of a call.
     shown : mapping of str to array
-        Its outputs, in the order in which the model gives them.
+        Its outputs, in the model's order.
     states : sequence of str
-        The states that it gives behind them, by their inputs.
+        The states that it returns after them, by their inputs.
     layouts : mapping of str to Layout
-        Of frames and outputs.
+        Layouts of frames and outputs.
     """
 
     frames: Mapping[str, Array]
@@ -54,14 +52,14 @@ class Step(NamedTuple):
 
 
 class TapedStep:
-    """One call of the model for so many streams.
+    """One call of the model for a number of streams.
 
     Parameters
     ----------
     found : tuple
-        What `Tapes.find` says of the call's inputs.
+        What `Tapes.find` returns for the call's inputs.
     step : Step
-        Such a call; calls with frames that choose another tape are not for this one.
+        An example of the call; calls whose frames choose another tape do not use this one.
     stores : mapping of str to Store
         The states by the names of their inputs.
     rows : array
@@ -85,7 +83,7 @@ class TapedStep:
         self._tapes, self._key, self._names = found
         self._stores, self._rows, self._target = stores, rows, target
         self._states, self._layouts = step.states, step.layouts
-        # What is not copied into the tape has chosen it.
+        # Values that are not copied into the tape have selected it.
         self._frames = [
             Value(name, array.dtype, array.shape, whole=True, equal=None if name in self._names else np.array(array))
             for name, array in step.frames.items()
@@ -95,7 +93,7 @@ class TapedStep:
         self.call: Call = never
 
     def run(self, numbers: Array, frames: Mapping[str, Array]) -> dict[str, Array] | None:
-        """Advance streams by frames as the caller gives them; return the outputs, or None if there is no tape for it.
+        """Advance streams by the caller's frames; return the outputs, or None if there is no tape for them.
 
         States change once everything has been computed.
         """
@@ -132,7 +130,7 @@ class TapedStep:
         return shown
 
     def _look_at(self, tape: Tape) -> None:
-        """Note where a tape has what goes in and what comes out, and make a native call of it if it is the first."""
+        """Record where a tape's inputs and outputs lie, and make a native call of the tape if it is the first."""
         places = dict(zip(self._names, tape.inputs, strict=True))
         self._given = [(place, name) for name, place in places.items() if name not in self._stores]
         self._taken = [(place, self._stores[name]) for name, place in places.items() if name in self._stores]
@@ -145,10 +143,10 @@ class TapedStep:
         self._known = tape
 
     def _native(self, tape: Tape) -> Call:
-        """Return the built-in that does the step by this tape, `native.never` if some of it needs Python.
+        """Return the built-in that does the step with this tape, `native.never` if part of it needs Python.
 
-        So does what may be refused once states have moved: an index without anything to point to, another number of
-        rounds.
+        Anything that may be refused after states have moved needs Python too: an index out of range, another number of
+        iterations.
         """
         recorded = only_program(tape)
         gathered, scattered = [(s, a) for a, s in self._taken], [(s, a) for s, a, _ in self._put]
@@ -178,9 +176,9 @@ class TapedStep:
         return entry(program, Wiring(self._frames, self._made, before, after, steps=1, bare=True), tape.busy)
 
     def _beside(self, name: str, value: Value, array: Array) -> Array | None:
-        """Return memory that holds a value as the caller has it: the tape's own if that is the same bytes.
+        """Return memory for a value in the caller's layout: the tape's own if the bytes are the same.
 
-        None if it would have to be turned and no kernel does that.
+        None if it would have to be transposed, which no kernel does.
         """
         shape = tuple(size or 0 for size in value.shape)
         turned = self._layouts[name].as_model(np.empty(shape, value.dtype))
@@ -196,7 +194,7 @@ class TapedStep:
         into: Sequence[Instruction],
         out_of: Sequence[Instruction],
     ) -> BoundProgram:
-        """Return a tape's program between moves of states and frames into it, and out of it."""
+        """Return a tape's program with moves of states and frames into it before, and out of it after."""
         places: list[Array] = []
 
         def moving(kernel: str, states: Sequence[tuple[Store, Array]]) -> Instruction:

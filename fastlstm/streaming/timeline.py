@@ -1,9 +1,10 @@
 """Following time through a graph: what a stream runs, node by node.
 
 `Unroller` follows the time axis from the inputs through every node, by the rules of `timeline_rules.py` and
-`timeline_windows.py`. A node that acts on each time step alone stays as it is. A recurrent layer gets its states as
-inputs and outputs. What looks at neighbours in time keeps the last rows of its input for the next call
-(`waiting.py`). Whatever mixes time steps in another way raises `UnsupportedError` with the node's name and the reason.
+`timeline_windows.py`. A node that acts on each time step independently stays as it is. A recurrent layer gets its
+states as inputs and outputs. A node that looks at neighbours in time keeps the last rows of its input for the next
+call (`waiting.py`). A node that mixes time steps in any other way raises `UnsupportedError`, which names it and the
+reason.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ __all__ = ["Flows", "Rule", "Unroller"]
 
 _TAKES_PADDING = "Identity Transpose Squeeze Unsqueeze Conv MaxPool AveragePool Slice Pad"
 TAKES_PADDING = frozenset(_TAKES_PADDING.split())
-"""Operators that take a value whose padding is still to come."""
+"""Operators that accept a value whose padding is yet to be added."""
 
 _SIZES = "Gather Slice Concat Unsqueeze Squeeze Cast Mul Add Sub Div Identity ReduceProd Reshape"
 SIZES = frozenset(_SIZES.split())
-"""Operators that a shape may go through before it is used as one."""
+"""Operators that may be applied to a shape before it is used as one."""
 
 
 @dataclass(kw_only=True)
@@ -38,13 +39,13 @@ class Unroller(Placement):
     rules: Mapping[Stream, Rule]
     placed: list[Node]
     flows: dict[str, Flow] = field(default_factory=dict)
-    fronts: dict[str, tuple[str, int]] = field(default_factory=dict)  # a state that stands before rows, how many it has
-    shown: dict[str, tuple[str, Flow]] = field(default_factory=dict)  # what is behind each output
+    fronts: dict[str, tuple[str, int]] = field(default_factory=dict)  # the number of rows of a state that precedes rows
+    shown: dict[str, tuple[str, Flow]] = field(default_factory=dict)  # what each output depends on
     at_once: bool = True
-    by_frame: bool = False  # a state of the model's own goes on in a way that only single frames show
+    by_frame: bool = False  # a state of the model's own advances in a way that shows in single frames only
 
     def follow(self, frames: Mapping[str, int]) -> None:
-        """Place every node; `frames` are the inputs that have a time axis, and which that is."""
+        """Place every node; `frames` has the inputs with a time axis, and that axis."""
         for name, axis in frames.items():
             self.flows[name] = Flow(axis, self.hop)
             if self.phase is Phase.LAST:
@@ -59,25 +60,25 @@ class Unroller(Placement):
 
     @property
     def own(self) -> list[TensorSpec]:
-        """The model's own outputs, without its states."""
+        """The model's outputs without its states."""
         shown = set(self.states.values())
         return [spec for spec in self.graph.outputs if spec.name not in shown]
 
     def settle(self) -> tuple[int, int]:
-        """Return how many hops wait for the first call, and how many output frames the delay has."""
+        """Return how many hops wait for the first call, and the delay in output frames."""
         flows = [flow for _, flow in self.shown.values()]
         waits = [max(flow.lag, flow.rows * (self.waiting - 1)) for flow in flows]
         delay = max([0, *waits])
         early = any(flow.axis < 0 and wait < delay for flow, wait in zip(flows, waits, strict=True))
         if delay and (early or len({flow.rows for flow in flows}) > 1):
             raise UnsupportedError(
-                "The outputs of this model look ahead and go on at paces of their own, so it cannot stream. "
+                "The outputs of this model look ahead and advance at different rates, so it cannot stream. "
                 "Make a model of each output."
             )
         return self.waiting, delay
 
     def part(self) -> Part:
-        """Return the graph of this phase; every node has been placed."""
+        """Return the graph of this phase, once every node has been placed."""
         shown = []
         for spec in self.own:
             name = self.delayed(spec.name)
@@ -96,32 +97,32 @@ class Unroller(Placement):
         return Part(graph, tuple(spec.name for spec, _ in shown), tuple(c.given for c in states))
 
     def check_output(self, name: str) -> None:
-        """Refuse an output that does not go on in time."""
+        """Refuse an output that does not advance in time."""
         flow = self.flows.get(name)
         if flow is None or flow.sizes or flow.tail:
-            raise UnsupportedError(f"The output '{name}' does not go on in time, so this model cannot stream.")
+            raise UnsupportedError(f"The output '{name}' has no time axis, so this model cannot stream.")
         self.at_once &= flow.axis >= 0
         if flow.merged or flow.overlaps:
-            raise WrongAxesError(f"The output '{name}' has not one row a frame, so this model cannot stream.")
+            raise WrongAxesError(f"The output '{name}' does not have one row per frame, so this model cannot stream.")
         self.shown[name] = name, flow
         if flow.padding:
             self.shown[name] = waiting.window(self, Node("", (), (name,)), name, flow)
 
     def delayed(self, name: str) -> str:
-        """Return an output as late as the stream's delay says."""
+        """Return an output delayed by the stream's delay."""
         found, flow = self.shown[name]
         if flow.axis < 0 or flow.lag == self.delay:
             return found
         return waiting.window(self, Node("", (), (name,)), found, flow, least=self.delay)[0]
 
     def carry_own(self, given: str, after: str) -> None:
-        """Keep a state that the model itself has as an input and an output."""
+        """Keep a state that is an input and an output of the model itself."""
         spec = next(s for s in self.graph.inputs if s.name == given)
         shape = tuple(ROWS if isinstance(size, str) else size for size in spec.shape)
         self.carried.append(Carried(given, given, after, shape, spec.dtype or "float32", own=True))
         flow = self.flows.get(after)
         if flow is not None and flow.tail != given and not self.is_recurrent_state(given, after):
-            # What it is after several frames is known only of those two kinds.
+            # Its value after several frames is known for these two kinds only.
             self.at_once, self.by_frame = False, True
 
     def is_recurrent_state(self, given: str, after: str) -> bool:
@@ -139,7 +140,7 @@ class Unroller(Placement):
     # ------------------------------------------------------------ placing nodes
 
     def place(self, node: Node) -> None:
-        """Put what a stream runs in the node's place, and say how its outputs go on."""
+        """Replace the node by what a stream runs, and record how its outputs advance in time."""
         flows = [self.flows.get(name) if name else None for name in node.inputs]
         if any(name in self.flows for name in outer_values(node)):
             self.by_rule(node, flows)
@@ -160,7 +161,7 @@ class Unroller(Placement):
         self.by_rule(node, flows)
 
     def by_rule(self, node: Node, flows: Flows) -> None:
-        """Put what the operator's rule says in the node's place."""
+        """Replace the node as its operator's rule says."""
         stream = OPERATORS[node.op].stream
         if isinstance(stream, str):
             raise refusal(node, stream)
@@ -169,17 +170,17 @@ class Unroller(Placement):
             self.check_rows(node, name)
 
     def check_rows(self, node: Node, name: str) -> None:
-        """Refuse a node whose output has another number of rows than followed here, where its shape says so."""
+        """Refuse a node whose output, by its shape, has another number of rows than was worked out here."""
         flow = self.flows.get(name)
         if flow is None or flow.axis < 0 or flow.sizes or flow.merged:
             return
         known = self.affine(name, flow.axis)
         around = 0 if flow.padding is None else flow.padding.before + flow.padding.after
         if known is not None and known != (flow.rows, flow.extra + around):
-            raise refusal(node, "gives a number of rows that is not understood")
+            raise refusal(node, "returns a number of rows that is not understood")
 
     def place_sizes(self, node: Node, moving: list[Flow]) -> None:
-        """Keep a node that computes with sizes, the number of frames among them, where that is harmless."""
+        """Keep a node that computes with sizes, including the number of frames, if that is harmless."""
         flow = moving[0] if len({each.pace for each in moving}) == 1 else replace(moving[0], rows=0)
         if node.op == "ConstantOfShape":
             axis = self.axis_by_shape(node)
@@ -192,7 +193,7 @@ class Unroller(Placement):
             raise refusal(node, "depends on how many frames there are")
 
     def begins_loops(self, node: Node) -> bool:
-        """Whether a value only says if loops begin, which those that run over the frames do not ask."""
+        """Whether a value only decides whether loops start, which loops over the frames ignore."""
         readers = self.graph.consumers().get(node.output(0), [])
         return bool(readers) and all(
             reader.op == "Loop" and node.output(0) not in (reader.input(0), *reader.inputs[2:], *outer_values(reader))
@@ -200,7 +201,7 @@ class Unroller(Placement):
         )
 
     def keep(self, node: Node, *flows: Flow | None) -> None:
-        """Put the node as it is; its outputs go on as said (all alike, if one is said)."""
+        """Place the node unchanged; `flows` says how its outputs advance in time (a single one holds for all)."""
         self.put(node)
         for i, name in enumerate(node.outputs):
             flow = flows[min(i, len(flows) - 1)]
@@ -209,5 +210,5 @@ class Unroller(Placement):
 
 
 Flows = Sequence["Flow | None"]
-"""How each input of a node goes on in time, None for one that does not."""
+"""How each input of a node advances in time, None for one that does not."""
 Rule = Callable[[Unroller, Node, Flows], None]

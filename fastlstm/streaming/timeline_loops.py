@@ -1,7 +1,7 @@
-"""Loops over the frames: a stream runs one round for each of its frames, and keeps what a round hands on.
+"""Loops over the frames: a stream runs one iteration for each of its frames, and keeps the loop-carried values.
 
-A loop goes on in time if it provably runs once for every frame, forwards, and its body sees sequences at the round's
-own position only (`fastlstm.passes.loops` reads it). The body stays as it is, and so do the bits.
+A loop can stream if it provably runs once for every frame, forwards, and its body reads sequences only at the current
+iteration's position (`fastlstm.passes.loops` analyses it). The body is unchanged, and so are the bits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _loop(at: Unroller, node: Node, _: Flows) -> None:
     first = 2 if node.op == "Loop" else 0
     for place, (before, name) in enumerate(zip(node.inputs[first : first + _carried(node)], outputs, strict=False)):
         state = next((s for s in rounds.states if s.before == rounds.body.inputs[first + place].name), None)
-        if state is not None:  # else a counter, which begins anew in every call
+        if state is not None:  # else a counter, which restarts in every call
             inputs[first + place] = _kept(at, node, state, before, name)
             at.flows[name] = Flow(-1, lag=max(0, flow.lag // flow.rows))
     for collected in rounds.collected:
@@ -42,7 +42,7 @@ def _loop(at: Unroller, node: Node, _: Flows) -> None:
 
 
 def _check_body(at: Unroller, node: Node, rounds: Rounds) -> None:
-    """Refuse a loop that needs more of the frames than each at its round, or of a round than its frames."""
+    """Refuse a loop whose iterations read other frames than their own, or use their number otherwise."""
     body, makers = rounds.body, rounds.body.producers()
     counts = {state.before for state in rounds.counters}
     if node.op == "Loop":
@@ -55,9 +55,9 @@ def _check_body(at: Unroller, node: Node, rounds: Rounds) -> None:
             continue
         seen.add(name)
         if name in counts:
-            raise refusal(node, "computes with the number of the frame")
+            raise refusal(node, "computes with the frame's number")
         if name in at.flows:
-            raise refusal(node, f"reads '{name}' at other places than the round's own frame")
+            raise refusal(node, f"reads '{name}' at other positions than the iteration's own frame")
         if name in makers:
             waiting += [value for value in (*makers[name].inputs, *outer_values(makers[name])) if value]
     if any(frame.backwards for frame in rounds.frames.values()) or any(c.backwards for c in rounds.collected):
@@ -68,20 +68,20 @@ def _check_body(at: Unroller, node: Node, rounds: Rounds) -> None:
 
 
 def _pace(at: Unroller, node: Node, frames: Sequence[Frame]) -> Flow:
-    """Return how the frames go on, all of them alike."""
+    """Return how the frames advance in time, which has to be the same for all."""
     flows = [at.flows.get(frame.source) for frame in frames]
     flow = flows[0]
     if flow is None or any(other is None or other.pace != flow.pace for other in flows):
-        raise refusal(node, "reads sequences that do not go on with its frames")
+        raise refusal(node, "reads sequences that do not advance with its frames")
     if any(other is not None and other.axis != frame.axis for other, frame in zip(flows, frames, strict=True)):
-        raise WrongAxesError(str(refusal(node, "does not take one row a frame")))
+        raise WrongAxesError(str(refusal(node, "does not take one row per frame")))
     if flow.merged or flow.overlaps or flow.padding or flow.sizes or flow.tail:
-        raise refusal(node, "reads frames with others around them")
+        raise refusal(node, "reads frames together with their neighbours")
     return flow
 
 
 def _kept(at: Unroller, node: Node, state: State, initial: str, after: str) -> str:
-    """Return what the loop starts from: a state that the stream keeps, or one of the model's own."""
+    """Return the loop's initial value: a state that the stream keeps, or one of the model's own."""
     if initial in at.flows:
         raise refusal(node, "starts from a state computed from the frames")
     made = {output: maker for maker in at.nodes for output in maker.outputs}
@@ -106,7 +106,7 @@ def _kept(at: Unroller, node: Node, state: State, initial: str, after: str) -> s
 
 
 def _of_this_call(at: Unroller, node: Node, rounds: Rounds, inputs: list[str], outputs: Sequence[str]) -> Node:
-    """Return the loop over the frames of one call: their number is that of the first sequence that it reads."""
+    """Return the loop over the frames of one call, whose number is the length of the first sequence it reads."""
     body: Graph = rounds.body
     if node.op == "Loop":
         frame = next(iter(rounds.frames.values()))
@@ -120,7 +120,7 @@ def _of_this_call(at: Unroller, node: Node, rounds: Rounds, inputs: list[str], o
 
 
 def _carried(node: Node) -> int:
-    """Return how many values the loop hands on from round to round."""
+    """Return the number of loop-carried values."""
     return len(node.inputs) - (2 if node.op == "Loop" else int(node.attrs["num_scan_inputs"]))
 
 

@@ -1,13 +1,11 @@
-"""How each operator goes on in time: what a stream puts in a node's place, or why it cannot."""
+"""How each operator streams: what replaces a node, or why nothing can."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph, Node, Recurrent, RecurrentInputs
@@ -32,28 +30,26 @@ from fastlstm.streaming.waiting import together
 
 __all__ = ["unroll"]
 
-Array = npt.NDArray[Any]
-
 LONGEST_HOP = 1 << 20
 
 
 def unroll(
     graph: Graph, frames: Mapping[str, int], states: Mapping[str, str], placed: list[Node] | None = None, hop: int = 1
 ) -> Unrolled:
-    """Return the stream's graph of an optimised one.
+    """Return the graphs that a stream of an optimised graph runs.
 
     Parameters
     ----------
     graph : Graph
         The sizes of its inputs' time axes are `FRAMES`, of their batch axes `ROWS`.
     frames : mapping of str to int
-        Inputs that go on in time, and their time axes.
+        Inputs with a time axis, and that axis.
     states : mapping of str to str
-        Inputs that hold states, and the outputs that show what they are after the call.
+        Inputs that hold states, and the outputs that return their new values.
     placed : list of Node, optional
-        Gets the nodes as they are placed: how far an attempt came that was refused.
+        Receives the nodes as they are placed, which tells how far a refused attempt got.
     hop : int
-        Frames of a step; a multiple of them if these do not make a whole number of rows.
+        Frames of a step; a multiple is used if these do not make a whole number of rows.
 
     Raises
     ------
@@ -75,7 +71,7 @@ def unroll(
 def _with_hop(
     graph: Graph, frames: Mapping[str, int], states: Mapping[str, str], hop: int, placed: list[Node]
 ) -> Unrolled:
-    """Return the graphs of a stream with so many frames a step."""
+    """Return the graphs of a stream with `hop` frames per step."""
     name = FRAMES if hop == 1 else f"{hop}*{FRAMES}"
     graph = graph.replace(
         inputs=tuple(
@@ -147,27 +143,27 @@ def _same(at: Unroller, node: Node, flows: Flows) -> None:
 
 @_rule(Stream.BROADCAST)
 def _joined(at: Unroller, node: Node, flows: Flows) -> None:
-    """Element by element over broadcast operands: their time axes have to be one and the same."""
+    """Element by element with broadcasting: the operands' time axes have to be the same axis."""
     node, flows = together(at, node, flows)
     moving = [flow for flow in flows if flow is not None]
     if any(flow.sizes for flow in moving):
         raise refusal(node, "depends on how many frames there are")
     if len({flow.axis < 0 for flow in moving}) > 1:
-        raise refusal(node, "joins every time step with the last one")
+        raise refusal(node, "combines every time step with the last one")
     if moving[0].axis < 0:
         if len({flow.lag for flow in moving}) > 1:
-            raise refusal(node, "joins last time steps of which one comes sooner")
+            raise refusal(node, "combines last time steps of which one comes sooner")
         at.keep(node, moving[0])
         return
     rank = max(len(at.shape(name)) for name in node.inputs)
     axes = {rank - len(at.shape(name)) + flow.axis for name, flow in zip(node.inputs, flows, strict=True) if flow}
     if len(axes) > 1 or len({flow.pace for flow in moving}) > 1:
-        raise refusal(node, "joins each time step with other ones")
+        raise refusal(node, "combines each time step with others")
     (axis,) = axes
     for name, flow in zip(node.inputs, flows, strict=True):
         place = axis - rank + len(at.shape(name))
         if flow is None and place >= 0 and at.shape(name)[place] != 1:
-            raise refusal(node, "joins the frames with a fixed number of rows")
+            raise refusal(node, "combines the frames with a fixed number of rows")
     at.keep(node, replace(moving[0], axis=axis))
 
 
@@ -186,7 +182,7 @@ def _dense(at: Unroller, node: Node, flows: Flows) -> None:
 
 @_rule(Stream.EINSUM)
 def _einsum(at: Unroller, node: Node, flows: Flows) -> None:
-    """A product with constant weights, along axes that are not time."""
+    """A product with constant weights along axes other than time."""
     weight, x = at.constants.get(node.inputs[-1]), flows[0]
     given, _, result = str(node.attrs["equation"]).replace(" ", "").partition("->")
     first, _, second = given.partition(",")
@@ -215,7 +211,7 @@ def _extreme(at: Unroller, node: Node, flows: Flows) -> None:
     (x,) = flows
     axis = normal_axis(int(node.attrs.get("axis", 0)), len(at.shape(node.input(0))))
     if x is None or x.axis == axis:
-        raise refusal(node, "looks for an extreme over time")
+        raise refusal(node, "takes a maximum or minimum over time")
     if not node.attrs.get("keepdims", 1) and x.axis >= 0:
         x = replace(x, axis=x.axis - (axis < x.axis))
     at.keep(node, x)
@@ -282,7 +278,7 @@ def _apart_from_ones(sizes: Sequence[int | str]) -> tuple[int | str, ...]:
 
 
 def _without_sizes(at: Unroller, node: Node, x: Flow, sizes: Flow, axis: int) -> Node:
-    """Return a Reshape whose target has as many rows as its input in every call."""
+    """Return a Reshape whose target has as many rows as its input, in every call."""
     if sizes.pace == replace(x, merged=()).pace and not x.merged:
         return node
     if x.merged or at.affine(node.output(0), axis) is None:
@@ -307,7 +303,7 @@ def _repeated(at: Unroller, node: Node, flows: Flows) -> None:
     if x is None and axis is not None and sizes and at.affine(node.output(0), axis) == (sizes.rows, sizes.extra):
         before = at.shape(node.input(0))
         place = axis - len(at.shape(node.output(0))) + len(before)
-        if place < 0 or before[place] == 1:  # every row alike
+        if place < 0 or before[place] == 1:  # all rows equal
             at.keep(node, replace(sizes, axis=axis, sizes=False))
             return
     if x is None or x.axis < 0 or axis is None or x.sizes:
@@ -323,15 +319,15 @@ def _concatenated(at: Unroller, node: Node, flows: Flows) -> None:
     moving = [flow for flow in flows if flow is not None]
     axis = normal_axis(int(node.attrs["axis"]), len(at.shape(node.inputs[0])))
     if len({(flow.axis, flow.sizes) for flow in moving}) > 1 or moving[0].sizes:
-        raise refusal(node, "joins values that do not go on together")
+        raise refusal(node, "combines values that do not advance together")
     if moving[0].axis < 0:
         if len({flow.lag for flow in moving}) > 1:
-            raise refusal(node, "joins last time steps of which one comes sooner")
+            raise refusal(node, "combines last time steps of which one comes sooner")
         at.keep(node, moving[0])
         return
     if axis != moving[0].axis:
         if len({flow.pace for flow in moving}) > 1 or None in flows:
-            raise refusal(node, "joins each time step with other ones")
+            raise refusal(node, "combines each time step with others")
         at.keep(node, moving[0])
         return
     timeline_windows.behind(at, node, flows)
@@ -345,7 +341,7 @@ def _gathered(at: Unroller, node: Node, flows: Flows) -> None:
         at.keep(node, replace(index, axis=index.axis + axis if index.axis >= 0 else -1))
         return
     if x is None or index is not None:
-        raise refusal(node, "takes elements by numbers that change with time")
+        raise refusal(node, "takes elements by indices that change with time")
     number = at.constants.get(node.input(1))
     rank = 0 if number is None else number.ndim
     if axis != x.axis:
@@ -354,7 +350,7 @@ def _gathered(at: Unroller, node: Node, flows: Flows) -> None:
     elif number is not None and number.ndim == 0 and int(number) == -1 and not x.overlaps and not x.merged:
         at.keep(node, Flow(-1, lag=max(0, x.lag // x.rows)))
     else:
-        raise refusal(node, "takes some of the time steps", f"Run it on whole sequences. {TRACED}")
+        raise refusal(node, "takes only some of the time steps", f"Run it on whole sequences. {TRACED}")
 
 
 @_rule(Stream.PARTED)
@@ -362,7 +358,7 @@ def _split(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
     axis = normal_axis(int(node.attrs.get("axis", 0)), len(at.shape(node.input(0))))
     if x is None or axis == x.axis:
-        raise refusal(node, "takes some of the time steps")
+        raise refusal(node, "takes only some of the time steps")
     at.keep(node, x)
 
 
@@ -379,9 +375,9 @@ def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
     read, flow = layer.inputs, dict(zip(RecurrentInputs._fields, flows, strict=False))
     mask, x = read.mask, flow["x"]
     if mask and (flow["mask"] is None or x is None or flow["mask"].pace != x.pace or flow["mask"].axis):
-        raise refusal(node, "takes a mask that does not go on with its frames")
+        raise refusal(node, "takes a mask that does not advance with its frames")
     if x is None or x.axis != 0 or x.overlaps or x.merged or at.shape(read.x)[2] == ROWS:
-        raise WrongAxesError(str(refusal(node, "does not take one row a frame")))
+        raise WrongAxesError(str(refusal(node, "does not take one row per frame")))
     if any(other is not None for name, other in flow.items() if name not in ("x", "mask")):
         raise refusal(node, "starts from a state, or has weights, computed from the frames")
     outputs = list(node.outputs) + [""] * (3 - len(node.outputs))
@@ -416,10 +412,10 @@ def _recurrent(at: Unroller, node: Node, flows: Flows) -> None:
 
 
 def _repeat_last(at: Unroller, mask: str, y: str, before: str, out: str) -> None:
-    """Before the first valid step of a call the last output is that of an earlier call: the state it began with.
+    """Before the first valid step of a call, the last output is an earlier call's: the state that the call began with.
 
-    The layer knows the steps of this call alone and gives zeros there. From a state of zeros, output and state are
-    the same, also before any step has been valid.
+    The layer knows only the steps of this call and returns zeros there. Starting from a zero state, output and state
+    are the same, even before any step has been valid.
     """
     number, count, seen, wide = (at.names.fresh(mask) for _ in range(4))
     at.put(Node("Cast", (mask,), (number,), {"to": "int32"}))
@@ -430,7 +426,7 @@ def _repeat_last(at: Unroller, mask: str, y: str, before: str, out: str) -> None
 
 
 def _comes_from_state(at: Unroller, name: str) -> bool:
-    """Whether a value is a state of the stream, or cut out of one."""
+    """Whether a value is a state of the stream, or part of one."""
     made = {output: node for node in at.nodes for output in node.outputs}
     while name in made and name not in at.states:
         name = made[name].input(0)

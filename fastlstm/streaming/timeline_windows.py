@@ -1,4 +1,4 @@
-"""How operators go on that look at neighbours in time: convolutions, pooling, padding, slices, Fourier windows."""
+"""How operators that look at neighbours in time stream: convolutions, pooling, padding, slices, Fourier windows."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import counted
 from fastlstm.graph import Node
 from fastlstm.operators import Stream, dims
 from fastlstm.operators.movement import slice_bounds
-from fastlstm.operators.values import Operands, normal_axis
+from fastlstm.operators.values import normal_axis
 from fastlstm.passes import shapes
 from fastlstm.streaming.flow import FAR, FRAMES, ROWS, Flow, LongerHopError, Padding, Phase, refusal
 from fastlstm.streaming.waiting import count, filled, joined, wait, window
+from fastlstm.typing import Array
 
 if TYPE_CHECKING:
     from fastlstm.streaming.timeline import Flows, Rule, Unroller
 
 __all__ = ["RULES", "behind", "folded"]
 
-Array = npt.NDArray[Any]
-END = (1 << 31) - 1  # where a Slice ends that goes to the end
+END = (1 << 31) - 1  # the end of a Slice that goes to the last row
 
 
 def behind(at: Unroller, node: Node, flows: Flows) -> None:
-    """Place a Concat over time: a state, or constant rows, in front of the frames; or constant rows behind them."""
+    """Place a Concat along time: a state or constant rows before the frames, or constant rows after them."""
     if len(node.inputs) != 2 or (flows[0] is None) == (flows[1] is None):
         raise refusal(node, "joins time steps")
     place = 1 if flows[0] is None else 0
@@ -42,15 +41,15 @@ def behind(at: Unroller, node: Node, flows: Flows) -> None:
         _around(at, node, node.inputs[place], x, rows if place else 0, 0 if place else rows, value)
         return
     if other not in at.states or not place:
-        raise refusal(node, f"puts '{other}' beside the frames, which is no state of the stream")
+        raise refusal(node, f"puts '{other}' next to the frames, which is not a state of the stream")
     if x.lag or x.extra or x.padding:
-        raise refusal(node, f"puts '{other}' before a value whose rows are not the frames")
+        raise refusal(node, f"puts '{other}' before a value whose rows are not frames")
     at.keep(node, replace(x, extra=rows, lag=-rows, overlaps=rows > 0))
     at.fronts[node.output(0)] = (other, rows)
 
 
 def _around(at: Unroller, node: Node, name: str, x: Flow, before: int, after: int, value: Array | float) -> None:
-    """Let a node's output be its input with rows around it, which the next node finds there."""
+    """Make a node's output its input with padding around it, for the next node to apply."""
     name, x = _with_padding(at, node, name, x, before, after, value)
     at.put(Node("Identity", (name,), node.outputs, {}, node.name))
     at.flows[node.output(0)] = x
@@ -70,10 +69,10 @@ def _with_padding(
 
 
 def _is_alike(old: Padding, before: int, after: int, value: Array | float) -> bool:
-    """Whether rows may be added to, or taken from, those that are to come."""
+    """Whether rows may still be added before or after a value, or left out."""
     if np.ndim(old.value) or np.ndim(value):
         return False
-    # Rows that were left out do not come back as padding.
+    # Rows that were left out cannot return as padding.
     lost = (before > 0 and old.before < 0) or (after > 0 and old.after < 0)
     return not lost and (max(before, after) <= 0 or bool(old.value == value))
 
@@ -82,7 +81,7 @@ def _padded(at: Unroller, node: Node, flows: Flows) -> None:
     x, rank = flows[0], len(at.shape(node.input(0)))
     pads = at.infos[node.input(1)].numbers
     if x is None or pads is None or x.axis < 0:
-        raise refusal(node, "pads by numbers that are not known")
+        raise refusal(node, "pads by amounts that are not known")
     axes = at.infos[node.input(3)].numbers if node.input(3) else list(range(rank))
     axes = [normal_axis(a, rank) for a in axes or []]
     name, pads = node.input(0), list(pads)
@@ -90,7 +89,7 @@ def _padded(at: Unroller, node: Node, flows: Flows) -> None:
     before, after = (0, 0) if place is None else (pads[place], pads[place + len(axes)])
     if before or after:
         if node.attrs.get("mode", "constant") != "constant" or x.merged:
-            raise refusal(node, "pads time with other than constants")
+            raise refusal(node, "pads time with values that are not constant")
         pads[axes.index(x.axis)] = pads[axes.index(x.axis) + len(axes)] = 0
     if any(pads):
         (node, (flow,)) = filled(at, Node(node.op, (name,), node.outputs, node.attrs, node.name), [x])
@@ -106,7 +105,7 @@ def _padded(at: Unroller, node: Node, flows: Flows) -> None:
 
 
 def _pads(node: Node, sizes: tuple[Any, ...], kernel: list[int], place: int, x: Flow) -> list[int]:
-    """Return the padding of a window over each spatial axis: all before, then all behind."""
+    """Return the padding of a window over each spatial axis: all paddings before, then all after."""
     n = len(kernel)
     auto = node.attrs.get("auto_pad", "NOTSET")
     if auto in ("NOTSET", "VALID"):
@@ -126,7 +125,7 @@ def _pads(node: Node, sizes: tuple[Any, ...], kernel: list[int], place: int, x: 
 
 
 def _slid(at: Unroller, node: Node, x: Flow, kernel: list[int], value: float) -> None:
-    """Place a window over the spatial axes, time among them, whose padding has this value."""
+    """Place a window over the spatial axes including time, padded with the given value."""
     place, n = x.axis - 2, len(kernel)
     strides, dilations = (list(node.attrs.get(a) or [1] * n) for a in ("strides", "dilations"))
     span, stride = (kernel[place] - 1) * dilations[place], strides[place]
@@ -183,7 +182,7 @@ def _pooled(at: Unroller, node: Node, flows: Flows) -> None:
 
 
 def _transposed(at: Unroller, node: Node, flows: Flows) -> None:
-    """A transposed convolution: each row is added to several of the output, where neighbours meet."""
+    """A transposed convolution: each row adds to several rows of the output, where neighbours overlap."""
     x, weight = flows[0], at.constants.get(node.input(1))
     if x is None or weight is None or x.axis == 1 or (x.merged and x.axis) or at.shape(node.input(0))[1] == ROWS:
         raise refusal(node, "sums over time")
@@ -203,22 +202,22 @@ def _transposed(at: Unroller, node: Node, flows: Flows) -> None:
     before, extra = pads[place], stride * (x.extra - 1) + span + 1 + more[place] - pads[place] - pads[place + n]
     lag = max(stride * x.lag + before, -extra)
     flow = Flow(x.axis, stride * x.rows, extra, lag)
-    late = lag - stride * x.lag - before  # rows that are known and wait
+    late = lag - stride * x.lag - before  # known rows that wait
     kept = max((span + late) // stride, -(-late // stride))
     if lag + extra > 0 and not x.lag + x.extra:
-        kept = max(kept, 1)  # the last rows of the output, even those that nothing is added to, need one of the input
+        kept = max(kept, 1)  # the last rows of the output, even if nothing is added to them, need a row of the input
     wait(at, kept, x)
     wait(at, 0, flow)
     name = joined(at, node, node.input(0), x, kept, Padding())
     start = before if at.phase is Phase.FIRST else stride * kept - late
     end = FAR if at.phase is Phase.STEADY else start + count(at, flow)
     pads[place] = pads[place + n] = 0
-    if at.phase is not Phase.LAST:  # places between rows that nothing is added to
+    if at.phase is not Phase.LAST:  # rows between others that nothing is added to
         more[place] = max(0, stride - 1 - span - late)
     whole = at.names.fresh(node.output(0))
     attrs = {**node.attrs, "pads": pads, "output_padding": more}
     at.put(Node(node.op, (name, *node.inputs[1:]), (whole,), attrs, node.name))
-    if at.phase is Phase.STEADY:  # behind the rows that are known: what the next rows of the input add to
+    if at.phase is Phase.STEADY:  # after the known rows: what the next rows of the input add to
         end = stride - 1 - span - late
         end = end if end < 0 else FAR
     if at.phase is not Phase.STEADY and not count(at, flow):
@@ -230,14 +229,13 @@ def _transposed(at: Unroller, node: Node, flows: Flows) -> None:
 
 def _sliced(at: Unroller, node: Node, flows: Flows) -> None:
     x = flows[0]
-    operands = Operands(node, tuple(at.infos.get(name, shapes.ValueInfo()) for name in node.inputs))
-    bounds = slice_bounds(operands)
+    bounds = slice_bounds(shapes.operands(node, at.infos))
     if x is None or bounds is None or any(flow is not None and not flow.sizes for flow in flows[1:]):
-        raise refusal(node, "cuts at places that are not known")
+        raise refusal(node, "slices at positions that are not known")
     over = [bound for bound in bounds if bound[0] == x.axis]
     others = [bound for bound in bounds if bound[0] != x.axis]
     if any(isinstance(value, str) for bound in others for value in bound):
-        raise refusal(node, "cuts at places that are not known")
+        raise refusal(node, "slices at positions that are not known")
     name = node.input(0)
     if others:
         name = at.names.fresh(node.input(0)) if over else node.output(0)
@@ -250,16 +248,16 @@ def _sliced(at: Unroller, node: Node, flows: Flows) -> None:
 
 
 def _cut(at: Unroller, node: Node, name: str, x: Flow, start: int, end: int | str, step: int) -> None:
-    """Place a Slice over time alone of a value that may have another name than the node's input."""
+    """Place a Slice along time only, of a value whose name may differ from the node's input."""
     if x.merged:
-        raise refusal(node, "takes some of the time steps")
+        raise refusal(node, "takes only some of the time steps")
     dropped = _dropped(at, node, x, start, end, step)
     if dropped is None:
         _last_rows(at, node, name, x, start, end)
         return
     if x.overlaps:
         if dropped or step != 1 or start > -x.lag:
-            raise refusal(node, "takes some of the rows that the model carries")
+            raise refusal(node, "takes only some of the rows that the model carries")
         at.put(Node("Identity", (at.cut(name, x.axis, start, FAR),), node.outputs, {}, node.name))
         lag = x.lag + start
         at.flows[node.output(0)] = replace(x, lag=lag, extra=x.extra - start, overlaps=lag < 0)
@@ -276,27 +274,27 @@ def _cut(at: Unroller, node: Node, name: str, x: Flow, start: int, end: int | st
 
 
 def _dropped(at: Unroller, node: Node, x: Flow, start: int, end: int | str, step: int) -> int | None:
-    """Return how many rows a Slice over time leaves out at the end; None if it takes the last rows."""
+    """Return how many rows a Slice along time leaves out at the end; None if it takes the last rows."""
     if isinstance(end, str):
         last, whole = dims.linear(end, FRAMES), at.affine(node.input(0), x.axis)
         if last is None or whole is None or last[0] != whole[0] or last[1] > whole[1]:
-            raise refusal(node, "cuts at places that are not known")
+            raise refusal(node, "slices at positions that are not known")
         end = last[1] - whole[1] or FAR
     if start < 0 and step == 1:
         return None
     if step < 1 or start < 0:
-        raise refusal(node, "takes some of the time steps")
+        raise refusal(node, "takes only some of the time steps")
     if 0 <= end < END:
         raise refusal(node, "takes a fixed number of time steps")
     return -end if end < 0 else 0
 
 
 def _last_rows(at: Unroller, node: Node, name: str, x: Flow, start: int, end: int | str) -> None:
-    """Place a Slice of the last rows: of the last time step alone, or what a state will be."""
+    """Place a Slice of the last rows: the last time step, or a state's new value."""
     front = at.fronts.get(name)
     node = Node("Slice", (name, *node.inputs[1:]), node.outputs, {}, node.name)
     if isinstance(end, str) or end < END or x.padding:
-        raise refusal(node, "takes some of the time steps")
+        raise refusal(node, "takes only some of the time steps")
     if front is not None and front[1] == -start == -x.lag:
         at.keep(node, Flow(-1, tail=front[0]))
     elif start == -1 and not x.overlaps:
@@ -306,7 +304,7 @@ def _last_rows(at: Unroller, node: Node, name: str, x: Flow, start: int, end: in
 
 
 def folded(at: Unroller, node: Node, x: Flow, axis: int) -> bool:
-    """Place a Reshape that makes one row of several, or several of one; return whether it is such."""
+    """Place a Reshape that merges rows or splits them; return whether it does."""
     before, after = at.shape(node.input(0)), at.shape(node.output(0))
     if x.merged or x.overlaps or dims.product(before[: x.axis]) != dims.product(after[:axis]):
         return False
@@ -329,7 +327,7 @@ def folded(at: Unroller, node: Node, x: Flow, axis: int) -> bool:
 
 
 def ask_for_whole_rows(at: Unroller, node: Node, x: Flow) -> None:
-    """Ask for a longer hop where a Reshape may make one row of several whose number does not divide the hop."""
+    """Ask for a longer hop if a Reshape may merge a number of rows that does not divide the hop."""
     target = at.infos[node.input(1)].numbers if node.op == "Reshape" else None
     before = at.shape(node.input(0))
     if not target or target.count(-1) != 1 or x.merged or ROWS in before[x.axis + 1 :]:
@@ -341,7 +339,7 @@ def ask_for_whole_rows(at: Unroller, node: Node, x: Flow) -> None:
 
 
 def reshaped(at: Unroller, node: Node, name: str, axis: int) -> Node:
-    """Return a Reshape whose target does not say how many frames there are."""
+    """Return a Reshape whose target does not contain the number of frames."""
     before, after = at.shape(node.input(0)), at.shape(node.output(0))
     if node.op == "Reshape" and node.input(1) in at.constants:
         return Node(node.op, (name, *node.inputs[1:]), node.outputs, node.attrs, node.name)

@@ -1,10 +1,10 @@
-"""Calls of several threads at one pool: they take turns, and steps that wait go through together.
+"""Calls of several threads on one pool: they take turns, and waiting steps run together.
 
-The pool's flag (`fastlstm.runtime.busy`) is taken by whoever runs a call, compiled code included. Who finds it taken
-puts a `Turn` into a list and sleeps. A call that ends does what waits, steps as one batch, and wakes the threads that
-asked for it: each is woken once, with its result, and seldom meets another at the interpreter lock. A turn is in the
-list before its thread looks at the flag again, and the flag is given back before the list is looked at, so none is
-forgotten.
+A thread that runs a call, in compiled code too, takes the pool's flag (`fastlstm.runtime.busy`). A thread that finds
+the flag taken puts a `Turn` into a list and sleeps. When a call ends, its thread does the waiting work, steps as one
+batch, and wakes the threads that asked for it: each wakes once, with its result, and threads seldom contend for the
+interpreter lock. A turn enters the list before its thread looks at the flag again, and the flag is released before the
+list is looked at, so no turn is lost.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LOOK_AGAIN_SECONDS = 0.1
-"""A signal may end a call between its result and the look at who waits: then they look themselves."""
+"""Seconds after which waiting threads look for themselves: a signal may end a call before it has woken them."""
 
 
 class Turn:
-    """A call that waits for its turn.
+    """A call waiting for its turn.
 
     Parameters
     ----------
     work : callable
-        Does it.
+        Does the call's work.
     step : object, optional
-        What `Turns` needs to do it together with others, where that is possible.
+        What `Turns` needs to run it together with others, if that is possible.
     """
 
     def __init__(self, work: Callable[[], Any], step: Any = None) -> None:
@@ -45,7 +45,7 @@ class Turn:
         self._woken.acquire()
 
     def do(self) -> None:
-        """Do it now, by itself."""
+        """Do the work now, alone."""
         try:
             result = self.work()
         except Exception as error:  # noqa: BLE001 (the thread that asked raises it)
@@ -54,15 +54,15 @@ class Turn:
             self.end(result)
 
     def end(self, result: Any) -> None:
-        """Note what it returns."""
+        """Set the result."""
         self.result, self.done = result, True
 
     def fail(self, error: Exception) -> None:
-        """Note what it raises."""
+        """Set the error to raise."""
         self.error, self.done = error, True
 
     def sleep(self) -> None:
-        """Return when woken, or after a while."""
+        """Sleep until woken, or for a while."""
         self._woken.acquire(timeout=LOOK_AGAIN_SECONDS)
 
     def wake(self) -> None:
@@ -83,7 +83,7 @@ Together = Callable[[Sequence[Turn]], None]
 
 
 class Turns:
-    """Who may use a pool.
+    """Decides which thread may use a pool.
 
     Parameters
     ----------
@@ -94,22 +94,22 @@ class Turns:
     def __init__(self, busy: Busy) -> None:
         self._busy = busy
         self.waiting: list[Turn] = []
-        """Always the same list, so that a step can look at it for next to nothing."""
+        """Always the same list, so that a step can check it at almost no cost."""
         self._owner = 0  # the thread that holds the flag, if it took it here
 
     def run(self, turn: Turn, together: Together) -> Any:
-        """Return what a call returns, once it is its turn.
+        """Wait for a turn, and return the result of its call.
 
         Parameters
         ----------
         turn : Turn
         together : callable
-            Takes several turns that have a `step`, and ends those that it can do as one.
+            Takes several turns that have a `step`, and completes those that it can run as one.
 
         Raises
         ------
         InputError
-            If this thread is in a call of the pool already: it would wait for itself.
+            If this thread is already in a call of the pool: it would wait for itself.
         """
         if self._take():
             try:
@@ -119,14 +119,14 @@ class Turns:
                 self._give()
             self.help(together)
         else:
-            # Where there is no other thread, it was one that a fork has left behind.
+            # If there is no other thread, the flag was taken by one that a fork left behind.
             if self._owner == threading.get_ident() or threading.active_count() == 1:
                 raise in_use("pool")
             self._wait(turn, together)
         return turn.outcome()
 
     def help(self, together: Together) -> None:
-        """Do what waits now; who comes meanwhile does it after this."""
+        """Do what is waiting now; a thread that arrives meanwhile takes over afterwards."""
         if self.waiting and self._take():
             try:
                 self._do_all(together)
@@ -164,7 +164,7 @@ class Turns:
             raise
 
     def _withdraw(self, turn: Turn) -> None:
-        """Do without a turn; wait for its end if another thread is doing it, which reads the caller's arrays."""
+        """Withdraw a turn; if another thread is running it, and so reading the caller's arrays, wait for its end."""
         try:
             self.waiting.remove(turn)
         except ValueError:
@@ -174,7 +174,7 @@ class Turns:
                 self._withdraw(turn)
 
     def _do_all(self, together: Together) -> None:
-        """Do all turns that wait now."""
+        """Run all turns that are waiting now."""
         turns = list(self.waiting)
         del self.waiting[: len(turns)]
         try:
@@ -200,7 +200,7 @@ S = TypeVar("S", bound=_Pool)
 
 
 def in_turn(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Let a method of a pool wait for its turn."""
+    """Make a method of a pool wait for its turn."""
 
     @wraps(method)
     def waiting(self: S, /, *args: P.args, **options: P.kwargs) -> R:

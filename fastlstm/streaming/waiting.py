@@ -1,28 +1,25 @@
-"""Rows that wait: windows over neighbours in time, padding, and values that are known sooner than others."""
+"""Rows that wait: windows over neighbours in time, padding, and values that become known sooner than others."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import counted
 from fastlstm.graph import Node
 from fastlstm.passes import shapes
 from fastlstm.streaming.flow import FAR, ROWS, Carried, Flow, LongerHopError, Padding, Phase, refusal
 from fastlstm.streaming.placing import Placement
+from fastlstm.typing import Array
 
 __all__ = ["count", "filled", "joined", "together", "wait", "window"]
 
-Array = npt.NDArray[Any]
-
 
 def wait(at: Placement, rows: int, of: Flow) -> None:
-    """Have so many hops go through in the first call that a value has so many known rows then."""
+    """Make the first call process enough hops for a value to have `rows` known rows in it."""
     at.waiting = max(at.waiting, -(-(of.lag + rows) // of.rows))
 
 
@@ -34,21 +31,21 @@ def count(at: Placement, flow: Flow) -> int:
 def window(
     at: Placement, node: Node, name: str, flow: Flow, span: int = 0, stride: int = 1, least: int | None = None
 ) -> tuple[str, Flow]:
-    """Return the rows that a window needs which slides over a value, and how the places of the window go on.
+    """Return the rows that a sliding window needs, and how the window's positions advance in time.
 
     Parameters
     ----------
     at : Placement
     node : Node
-        What the rows are for.
+        The node that needs the rows.
     name, flow : str, Flow
-        The value; the window goes over its padding too.
+        The value; the window slides over its padding too.
     span : int
-        How many more rows than one the window reaches over.
+        Rows that the window covers, less one.
     stride : int
-        Rows from one place of the window to the next.
+        Rows from one position of the window to the next.
     least : int, optional
-        A lag that is waited for.
+        The least lag to wait for.
     """
     padding = flow.padding or Padding()
     if stride > 1:
@@ -56,12 +53,12 @@ def window(
     if span > max(0, padding.before):
         at.note(node, f"looks {counted(span - max(0, padding.before), 'row')} ahead")
     if flow.merged or flow.overlaps:
-        raise refusal(node, "looks at other time steps of a value whose rows are not frames alone")
+        raise refusal(node, "looks at other time steps of a value whose rows are not only frames")
     if flow.rows % stride:
         raise LongerHopError(at.hop * stride // math.gcd(flow.rows, stride))
     extra = (flow.extra + padding.before + padding.after - span - 1) // stride + 1
     lag = -((padding.before - flow.lag - span - 1) // stride + 1)
-    late = max(lag, -extra, lag if least is None else least)  # a row that may not come is not known
+    late = max(lag, -extra, lag if least is None else least)  # a row that may never come is not known
     after = Flow(flow.axis, flow.rows // stride, extra, late)
     kept = padding.before - flow.lag + stride * late
     rows = joined(at, node, name, flow, kept, padding)
@@ -80,15 +77,15 @@ def window(
 
 
 def joined(at: Placement, node: Node, name: str, flow: Flow, kept: int, padding: Padding) -> str:
-    """Return the rows of a call behind those that were kept, or behind padding; keep the last ones.
+    """Return the rows of a call after those that were kept, or after padding; keep the last ones.
 
-    Fewer than none are kept where the next rows of the value are not read at all.
+    A negative number is kept if the value's next rows are not read at all.
     """
     phase, axis = at.phase, flow.axis
     if padding.before != kept:
         at.waiting = max(at.waiting, 1)
     if padding.before > 0 and (padding.before != kept or flow.lag > 0):
-        wait(at, 1, flow)  # padding needs a row that it can stand in front of
+        wait(at, 1, flow)  # padding needs a row to precede
     known = [] if name in at.absent else [name]
     skipped = max(0, -padding.before if phase is Phase.FIRST else -kept)
     if skipped and known:
@@ -111,7 +108,7 @@ def joined(at: Placement, node: Node, name: str, flow: Flow, kept: int, padding:
 
 
 def _ended(at: Placement, node: Node, name: str, known: list[str], flow: Flow, kept: int, padding: Padding) -> str:
-    """Return the rows of a call where only padding comes last: behind the last row that was known, without that one."""
+    """Return the rows of a call that only adds padding: those after the last known row."""
     state = _kept(at, node, name, flow, 1, 0.0)
     if at.phase is not Phase.LAST:
         wait(at, 1 + max(0, -padding.before), flow)
@@ -124,7 +121,7 @@ def _ended(at: Placement, node: Node, name: str, known: list[str], flow: Flow, k
 
 
 def _kept(at: Placement, node: Node, name: str, flow: Flow, kept: int, value: Array | float) -> Carried:
-    """Return the state that holds the last rows of a value, at the beginning the padding in front of the first."""
+    """Return the state that holds a value's last rows; initially, the padding before its first row."""
     label = f"{node.output(0)}.past"
     while any(c.name == label for c in at.carried):
         label += "'"
@@ -141,11 +138,11 @@ def _kept(at: Placement, node: Node, name: str, flow: Flow, kept: int, value: Ar
 def _around(
     at: Placement, node: Node, known: list[str], axis: int, before: int, after: int, value: Array | float
 ) -> str:
-    """Return values in one, with constant rows before and behind; absent if there is nothing at all."""
+    """Return values concatenated, with constant rows before and after; absent if there are no rows at all."""
     name = known[0] if known else at.names.fresh(node.output(0))
     if not known:
         if before or after:
-            raise refusal(node, "pads a sequence none of whose rows is left")
+            raise refusal(node, "pads a sequence of which no rows are left")
         at.absent.add(name)
         return name
     if np.ndim(value) and (before or after):
@@ -165,7 +162,7 @@ def _around(
 
 
 def filled(at: Placement, node: Node, flows: Sequence[Flow | None]) -> tuple[Node, list[Flow | None]]:
-    """Return the node with inputs that hold their padding."""
+    """Return the node with its inputs' padding applied."""
     inputs, found = list(node.inputs), list(flows)
     for i, flow in enumerate(flows):
         if flow is not None and flow.padding:
@@ -174,7 +171,7 @@ def filled(at: Placement, node: Node, flows: Sequence[Flow | None]) -> tuple[Nod
 
 
 def together(at: Placement, node: Node, flows: Sequence[Flow | None]) -> tuple[Node, list[Flow | None]]:
-    """Return the node with inputs whose rows belong together: those known sooner wait for the others."""
+    """Return the node with inputs whose rows correspond: those known sooner wait for the others."""
     moving = [flow for flow in flows if flow is not None and flow.axis >= 0 and not flow.sizes]
     latest = max((flow.lag for flow in moving), default=0)
     inputs, found = list(node.inputs), list(flows)

@@ -1,34 +1,31 @@
-"""Long sequences block by block, where a model streams: memory for a block instead of the whole of every value.
+"""Long sequences block by block, for models that can stream: memory for a block, not for all of every value.
 
-A model that is one native call takes its own blocks. Any other keeps every value of its graph as long as the sequence:
-an hour of audio took 3.6 GB. A stream has the same bits, so a long run is a stream's.
+A model that is one native call divides sequences into blocks itself. Any other would keep every value of its graph for
+the whole sequence: an hour of audio took 3.6 GB. A stream gives the same bits, so long runs go through a stream.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph
 from fastlstm.passes import shapes
 from fastlstm.streaming.delay import cut
 from fastlstm.streaming.engines import Engine, GraphEngine
+from fastlstm.typing import Array
 
 __all__ = ["in_blocks"]
 
-Array = npt.NDArray[Any]
-
 BLOCK = 1 << 17
 """Elements of the largest input in a block."""
-FEWEST = 4  # blocks that are worth it
+FEWEST = 4  # fewer blocks are not worth it
 
 
 def in_blocks(engine: Engine, graph: Graph, inputs: Mapping[str, Array]) -> list[Array] | None:
-    """Return the outputs of a whole run that went through a stream, None if this one does not go through in blocks.
+    """Return the outputs of a whole run through a stream, None if this run is not divided into blocks.
 
     Parameters
     ----------
@@ -67,7 +64,7 @@ def in_blocks(engine: Engine, graph: Graph, inputs: Mapping[str, Array]) -> list
 def _parts(
     engine: GraphEngine, inputs: Mapping[str, Array], moving: Mapping[str, str], frames: int, block: int, batch: int
 ) -> Iterator[tuple[str, Array]]:
-    """Yield the names and the frames of the outputs of one block after another, and then what comes at the end."""
+    """Yield the outputs' names and frames block by block, and then the remaining ones."""
     states: Mapping[str, Array] = {c.given: c.start(batch) for c in engine.carried}
     for first in range(0, frames, block):
         last = min(frames, first + block)
@@ -81,13 +78,13 @@ def _parts(
 
 
 class _Made:
-    """An output that is written frame by frame, from a number of frames before its beginning on."""
+    """An output written frame by frame, starting some frames before its beginning."""
 
     def __init__(self, array: Array, axes: str, start: int) -> None:
         self.array, self._axes, self._done = array, axes, start
 
     def put(self, part: Array) -> None:
-        """Write the next frames; those before the beginning are left out."""
+        """Write the next frames, without those before the beginning."""
         count = part.shape[self._axes.index("T")]
         early = min(max(0, -self._done), count)
         start, self._done = self._done + early, self._done + count

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import DependencyError, InputError, UnsupportedError
 from fastlstm.files.fileformat import GoldenSample, StoredModel
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.graph.quantise import rounds_as_it_runs
 from fastlstm.operators import reference
+from fastlstm.typing import Array
 from fastlstm.verification.runners import Runner, RunnerError, own_framework, reference_runner
 from fastlstm.verification.samples import sample_inputs
 
@@ -39,7 +39,6 @@ __all__ = [
     "replay",
 ]
 
-Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 ATOL, RTOL = 1e-5, 1e-4

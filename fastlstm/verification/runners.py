@@ -21,17 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import DependencyError, FastLSTMError, InputError, UnsupportedError
 from fastlstm.graph import Graph
 from fastlstm.operators import reference
+from fastlstm.typing import Array
 
 __all__ = [
     "Runner", "RunnerError", "keras_runner", "object_runner", "own_framework", "reference_runner", "torch_runner",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
 Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 

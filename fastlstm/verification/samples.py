@@ -7,14 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs, TensorSpec
+from fastlstm.typing import Array
 
 __all__ = ["check_sizes", "open_dimensions", "sample_array", "sample_frames", "sample_inputs", "time_steps"]
-
-Array = npt.NDArray[Any]
 
 _BATCH = re.compile(r"batch|^(n|b|bs)$", re.IGNORECASE)
 _MOVES = frozenset(

@@ -230,6 +230,6 @@ def test_a_recording_in_one_push_has_the_bits_of_its_chunks(build: Callable[[], 
 def test_a_model_that_streams_call_by_call_only_says_which_states_to_name():
     graph, pairs, _ = vad()
     model = fastlstm.from_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
-    with pytest.raises(fastlstm.UnsupportedError, match=r"go from call to call: state=\{'state': 'stateN'\}"):
+    with pytest.raises(fastlstm.UnsupportedError, match=r"are passed on: state=\{'state': 'stateN'\}"):
         model.stream()
     model.stream(state=pairs)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm.converters.torch.aten.graph import Arguments, AtenGraph, Handler
+from fastlstm.converters.torch.aten.schemas import by_overload
 from fastlstm.converters.torch.program import Tensor
 
 __all__ = ["COMPARISONS", "ELEMENTWISE", "HANDLERS"]
@@ -82,7 +83,7 @@ def _binary(name: str) -> Handler:
     return handler
 
 
-def _divide_rounding(graph: AtenGraph, c: Arguments) -> str:
+def _divide(graph: AtenGraph, c: Arguments) -> str:
     dtype, mode = c.out().dtype, c.get("rounding_mode")
     quotient = graph.builder.node("Div", graph.operand(c.get("self"), dtype), graph.operand(c.get("other"), dtype))
     if mode is None:
@@ -350,40 +351,31 @@ def _cast(graph: AtenGraph, c: Arguments) -> str:
     return graph.operand(c.get("self"), c.out().dtype)
 
 
-def _overloads(names: Mapping[str, Handler], *overloads: str) -> dict[str, Handler]:
-    return {f"aten.{name}.{overload}": handler for name, handler in names.items() for overload in overloads}
-
-
 HANDLERS: dict[str, Handler] = {
-    **_overloads({name: _unary(*form) for name, form in _UNARY.items()}, "default"),
-    **_overloads({name: _binary(name) for name in _BINARY}, "Tensor", "Scalar", "default"),
-    **_overloads({name: _compare(name) for name in _COMPARE}, "Tensor", "Scalar"),
-    **_overloads({name: _logic(name) for name in _LOGIC}, "default", "Tensor", "Scalar"),
-    **_overloads({name: _reduce(name) for name in _REDUCE}, "default", "dim", "dim_IntList", "dim_int"),
-    **_overloads({name: _extreme(name) for name in ("max", "min")}, "default", "dim"),
-    **_overloads({"pow": _power}, "Tensor_Scalar", "Tensor_Tensor", "Scalar"),
-    **_overloads({"where": _where}, "self", "ScalarOther", "ScalarSelf", "Scalar"),
-    **_overloads({"masked_fill": _masked_fill}, "Scalar", "Tensor"),
-    **_overloads({"lerp": _lerp}, "Scalar", "Tensor"),
-    **_overloads({"softmax": _softmax("Softmax"), "log_softmax": _softmax("LogSoftmax")}, "int"),
-    **_overloads({"_softmax": _softmax("Softmax"), "_log_softmax": _softmax("LogSoftmax")}, "default"),
-    **_overloads({"var": _variance(False), "std": _variance(True)}, "correction", "dim", "default"),
-    **_overloads({"to": _cast}, "dtype", "dtype_layout", "device", "other", "prim_Device", "prim_dtype"),
-    **_overloads(
+    **by_overload(
         {
-            "_to_copy": _cast, "addcmul": _add_scaled_product, "argmax": _arg_extreme("ArgMax"),
-            "argmin": _arg_extreme("ArgMin"), "clamp": _clamp(), "clamp_max": _clamp(), "clamp_min": _clamp(),
-            "cumsum": _cumulative_sum, "elu": _scaled("Elu", alpha=1.0, scale=1.0, input_scale=1.0), "gelu": _gelu,
-            "expm1": _exp_minus_one, "glu": _glu, "hardtanh": _clamp(-1.0, 1.0, ("min_val", "max_val")),
-            "leaky_relu": _scaled("LeakyRelu", negative_slope=0.01), "linalg_vector_norm": _vector_norm,
-            "log1p": _log_of_one_plus, "log_sigmoid": _log_sigmoid,
-            "logcumsumexp": _cumulative_log_sum,
-            "logsumexp": _log_sum_exp, "one_hot": _one_hot, "prelu": _prelu, "_prelu_kernel": _prelu,
-            "relu6": _clamp(0.0, 6.0),
-            "rsqrt": _rsqrt, "silu": _silu, "softplus": _softplus, "square": _square, "type_as": _cast,
-        },
-        "default",
+            **{name: _unary(*form) for name, form in _UNARY.items()},
+            **{name: _binary(name) for name in _BINARY},
+            **{name: _compare(name) for name in _COMPARE},
+            **{name: _logic(name) for name in _LOGIC},
+            **{name: _reduce(name) for name in _REDUCE},
+            **{name: _extreme(name) for name in ("max", "min")},
+            **dict.fromkeys(["div", "true_divide"], _divide),
+            **dict.fromkeys(["softmax", "_softmax"], _softmax("Softmax")),
+            **dict.fromkeys(["log_softmax", "_log_softmax"], _softmax("LogSoftmax")),
+            **dict.fromkeys(["clamp", "clamp_max", "clamp_min"], _clamp()),
+            **dict.fromkeys(["to", "_to_copy", "type_as"], _cast),
+            **dict.fromkeys(["prelu", "_prelu_kernel"], _prelu),
+            "addcmul": _add_scaled_product, "argmax": _arg_extreme("ArgMax"), "argmin": _arg_extreme("ArgMin"),
+            "cumsum": _cumulative_sum, "elu": _scaled("Elu", alpha=1.0, scale=1.0, input_scale=1.0),
+            "expm1": _exp_minus_one, "gelu": _gelu, "glu": _glu,
+            "hardtanh": _clamp(-1.0, 1.0, ("min_val", "max_val")),
+            "leaky_relu": _scaled("LeakyRelu", negative_slope=0.01), "lerp": _lerp, "linalg_vector_norm": _vector_norm,
+            "log1p": _log_of_one_plus, "log_sigmoid": _log_sigmoid, "logcumsumexp": _cumulative_log_sum,
+            "logsumexp": _log_sum_exp, "masked_fill": _masked_fill, "one_hot": _one_hot, "pow": _power,
+            "relu6": _clamp(0.0, 6.0), "rsqrt": _rsqrt, "silu": _silu, "softplus": _softplus, "square": _square,
+            "std": _variance(True), "var": _variance(False), "where": _where,
+        }
     ),
-    "aten.div.Tensor_mode": _divide_rounding,
-    "aten.div.Scalar_mode": _divide_rounding,
+    "aten.to.dtype_layout": _cast,
 }  # fmt: skip

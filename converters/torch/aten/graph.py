@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.common.builder import GraphBuilder
 from fastlstm.converters.torch.aten.arguments import CallArguments
@@ -20,10 +19,9 @@ from fastlstm.converters.torch.kept_state import kept
 from fastlstm.converters.torch.program import Call, Program, SymInt, Tensor, TensorMeta, short_name
 from fastlstm.errors import FileFormatError, UnsupportedError
 from fastlstm.graph import Graph
+from fastlstm.typing import Array
 
 __all__ = ["CHECKS", "Arguments", "AtenGraph", "Handler"]
-
-Array = npt.NDArray[Any]
 
 _END = (1 << 63) - 1
 _NARROW = {"float64": "float32", "float16": "float32", "bfloat16": "float32"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fastlstm.converters.torch.aten.graph import Arguments, AtenGraph, Handler
+from fastlstm.converters.torch.aten.schemas import by_overload
 
 __all__ = ["HANDLERS"]
 
@@ -225,39 +226,29 @@ def _attention(graph: AtenGraph, c: Arguments) -> str:
     return builder.node("MatMul", builder.node("Softmax", scores, axis=-1), c.value("value"))
 
 
-_DEFAULT: Mapping[str, Handler] = {
-    "_native_batch_norm_legit_no_training": _batch_norm,
-    "_convolution_mode": _convolution(),
-    "_weight_norm": _weight_norm,
-    "addmm": _add_product("mat1", "mat2"),
-    "alpha_dropout": _dropout,
-    "baddbmm": _add_product("batch1", "batch2"),
-    "batch_norm": _batch_norm,
-    "bmm": _matmul,
-    "convolution": _convolution(),
-    "dropout": _dropout,
-    "einsum": _einsum,
-    "embedding": _embedding,
-    "embedding_bag": _embedding_bag,
-    "feature_dropout": _dropout,
-    "group_norm": _group_norm,
-    "layer_norm": _layer_norm,
-    "linear": _linear,
-    "matmul": _matmul,
-    "mm": _matmul,
-    "mv": _matmul,
-    "native_layer_norm": _layer_norm,
-    "scaled_dot_product_attention": _attention,
-}
-
 HANDLERS: dict[str, Handler] = {
-    **{f"aten.{name}.default": handler for name, handler in _DEFAULT.items()},
-    **{f"aten.conv{d}d.{overload}": _convolution() for d in (1, 2) for overload in ("default", "padding")},
-    "aten.embedding_bag.padding_idx": _embedding_bag,
-    "aten.conv_transpose1d.default": _convolution(transposed=True),
-    "aten.conv_transpose2d.input": _convolution(transposed=True),
-    **{f"aten.max_pool{d}d.default": _pool("MaxPool", d) for d in (1, 2)},
-    **{f"aten.avg_pool{d}d.default": _pool("AveragePool", d) for d in (1, 2)},
-    **{f"aten.adaptive_avg_pool{d}d.default": _adaptive_pool("AveragePool", d) for d in (1, 2)},
-    **{f"aten.adaptive_max_pool{d}d.default": _adaptive_pool("MaxPool", d) for d in (1, 2)},
+    **by_overload(
+        {
+            **dict.fromkeys(["conv1d", "conv2d", "convolution", "_convolution_mode"], _convolution()),
+            **dict.fromkeys(["conv_transpose1d", "conv_transpose2d"], _convolution(transposed=True)),
+            **{f"max_pool{d}d": _pool("MaxPool", d) for d in (1, 2)},
+            **{f"avg_pool{d}d": _pool("AveragePool", d) for d in (1, 2)},
+            **{f"adaptive_avg_pool{d}d": _adaptive_pool("AveragePool", d) for d in (1, 2)},
+            **{f"adaptive_max_pool{d}d": _adaptive_pool("MaxPool", d) for d in (1, 2)},
+            **dict.fromkeys(["batch_norm", "_native_batch_norm_legit_no_training"], _batch_norm),
+            **dict.fromkeys(["layer_norm", "native_layer_norm"], _layer_norm),
+            **dict.fromkeys(["bmm", "matmul", "mm", "mv"], _matmul),
+            **dict.fromkeys(["alpha_dropout", "dropout", "feature_dropout"], _dropout),
+            "_weight_norm": _weight_norm,
+            "addmm": _add_product("mat1", "mat2"),
+            "baddbmm": _add_product("batch1", "batch2"),
+            "einsum": _einsum,
+            "embedding": _embedding,
+            "embedding_bag": _embedding_bag,
+            "group_norm": _group_norm,
+            "linear": _linear,
+            "scaled_dot_product_attention": _attention,
+        }
+    ),
+    "aten.embedding_bag.default": _embedding_bag,
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastlstm.converters.torch.aten.graph import Arguments, AtenGraph, Handler
 from fastlstm.converters.torch.aten.permutations import PERMUTATIONS, Permutation
+from fastlstm.converters.torch.aten.schemas import by_overload
 from fastlstm.converters.torch.program import SymInt, Tensor
 
 __all__ = ["HANDLERS"]
@@ -268,66 +269,44 @@ def _arithmetic(op: str) -> Handler:
     return handler
 
 
-_PLAIN: Mapping[str, Handler] = {
-    "_unsafe_view": _reshape,
-    "alias": _same,
-    "clone": _same,
-    "constant_pad_nd": _pad,
-    "contiguous": _same,
-    "detach": _same,
-    "expand": _expand,
-    "expand_as": _expand_as,
-    "flip": _flip,
-    "full": _filled(None),
-    "full_like": _filled_like(None),
-    "gather": _gather,
-    "index_select": _index_select,
-    "lift_fresh_copy": _same,
-    "new_full": _filled(None),
-    "new_ones": _filled(1),
-    "new_zeros": _filled(0),
-    "ones": _filled(1),
-    "ones_like": _filled_like(1),
-    "pad": _pad,
-    "repeat": _repeat,
-    "reshape": _reshape,
-    "scalar_tensor": _scalar_tensor,
-    "stack": _stack,
-    "tril": _triangle(0),
-    "triu": _triangle(1),
-    "unsqueeze": _unsqueeze,
-    "view": _reshape,
-    "view_as": _reshape,
-    "reshape_as": _reshape,
-    "zeros": _filled(0),
-    "zeros_like": _filled_like(0),
-    "cat": _cat,
-    "concat": _cat,
-    "chunk": _split,
-    "narrow": _narrow,
-    "split_with_sizes": _split,
-    "squeeze": _squeeze,
-    "arange": _arange,
-}
-
 HANDLERS: dict[str, Handler] = {
-    **{f"aten.{name}.default": handler for name, handler in _PLAIN.items()},
-    **{f"aten.{name}.default": _permuted(PERMUTATIONS[name]) for name in ("mT", "permute", "t")},
-    **dict.fromkeys(["aten.movedim.int", "aten.movedim.intlist"], _permuted(PERMUTATIONS["movedim"])),
-    "aten.transpose.int": _permuted(PERMUTATIONS["transpose"]),
+    **by_overload(
+        {
+            **{name: _permuted(permutation) for name, permutation in PERMUTATIONS.items()},
+            **dict.fromkeys(["alias", "clone", "contiguous", "detach", "lift_fresh_copy"], _same),
+            **dict.fromkeys(
+                ["_unsafe_view", "flatten", "reshape", "reshape_as", "unflatten", "view", "view_as"], _reshape
+            ),
+            **dict.fromkeys(["full", "new_full"], _filled(None)),
+            **dict.fromkeys(["ones", "new_ones"], _filled(1)),
+            **dict.fromkeys(["zeros", "new_zeros"], _filled(0)),
+            **dict.fromkeys(["cat", "concat"], _cat),
+            **dict.fromkeys(["chunk", "split", "split_with_sizes"], _split),
+            **dict.fromkeys(["pad", "constant_pad_nd"], _pad),
+            "arange": _arange,
+            "expand": _expand,
+            "expand_as": _expand_as,
+            "flip": _flip,
+            "full_like": _filled_like(None),
+            "gather": _gather,
+            "index": _index,
+            "index_select": _index_select,
+            "narrow": _narrow,
+            "ones_like": _filled_like(1),
+            "repeat": _repeat,
+            "repeat_interleave": _repeat_interleave,
+            "scalar_tensor": _scalar_tensor,
+            "select": _select,
+            "slice": _slice,
+            "squeeze": _squeeze,
+            "stack": _stack,
+            "tril": _triangle(0),
+            "triu": _triangle(1),
+            "unbind": _unbind,
+            "unsqueeze": _unsqueeze,
+            "zeros_like": _filled_like(0),
+        }
+    ),
     **{f"_operator.{name}": _arithmetic(op) for name, op in _ARITHMETIC.items()},
-    "aten.arange.start": _arange,
-    "aten.arange.start_step": _arange,
-    "aten.flatten.using_ints": _reshape,
-    "aten.index.Tensor": _index,
-    "aten.select.int": _select,
-    "aten.slice.Tensor": _slice,
-    "aten.split.Tensor": _split,
-    "aten.split.sizes": _split,
-    "aten.squeeze.dim": _squeeze,
-    "aten.squeeze.dims": _squeeze,
     "aten.sym_size.int": _size_of,
-    "aten.repeat_interleave.self_int": _repeat_interleave,
-    "aten.unbind.int": _unbind,
-    "aten.unflatten.int": _reshape,
 }

@@ -8,6 +8,7 @@ import numpy as np
 
 from fastlstm.converters.common.builder import Direction
 from fastlstm.converters.torch.aten.graph import Arguments, AtenGraph, Handler
+from fastlstm.converters.torch.aten.schemas import by_overload
 from fastlstm.converters.torch.program import Tensor
 from fastlstm.errors import UnsupportedError
 
@@ -158,12 +159,16 @@ def _trim(graph: AtenGraph, c: Arguments) -> str:
 
 HANDLERS: dict[str, Handler] = {
     "packed.trim": _trim,
-    "aten.lstm.input": _stack("LSTM"),
-    "aten.gru.input": _stack("GRU"),
-    "aten.rnn_tanh.input": _stack("RNN"),
-    "aten.rnn_relu.input": _stack("RNN", "Relu"),
-    "aten.lstm_cell.default": _cell("LSTM"),
-    "aten.gru_cell.default": _cell("GRU"),
-    "aten.rnn_tanh_cell.default": _cell("RNN"),
-    "aten.rnn_relu_cell.default": _cell("RNN", "Relu"),
+    **by_overload(
+        {
+            "lstm": _stack("LSTM"),
+            "gru": _stack("GRU"),
+            "rnn_tanh": _stack("RNN"),
+            "rnn_relu": _stack("RNN", "Relu"),
+            "lstm_cell": _cell("LSTM"),
+            "gru_cell": _cell("GRU"),
+            "rnn_tanh_cell": _cell("RNN"),
+            "rnn_relu_cell": _cell("RNN", "Relu"),
+        }
+    ),
 }

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from fastlstm.converters.torch.program import Tensor
 from fastlstm.converters.torch.sizes import Size
 from fastlstm.errors import UnsupportedError
 
-__all__ = ["DTYPES", "SCHEMAS", "SYNONYMS", "Device", "bind"]
+__all__ = ["DTYPES", "SCHEMAS", "SYNONYMS", "Device", "bind", "by_overload"]
+
+T = TypeVar("T")
 
 _TABLE = """
 T self:
@@ -271,6 +273,15 @@ def _parsed(table: str) -> dict[str, list[tuple[str, list[tuple[str, str]]]]]:
 
 SCHEMAS = _parsed(_TABLE)
 """The overloads of each operation: name, and the arguments as type and name."""
+
+
+def by_overload(handlers: Mapping[str, T]) -> dict[str, T]:
+    """Return what belongs to operations by the full name of each of their overloads, as in ``aten.add.Tensor``."""
+    return {
+        f"aten.{name}.{overload}": handler
+        for name, handler in handlers.items()
+        for overload, _ in SCHEMAS.get(SYNONYMS.get(name, name), [("default", [])])
+    }
 
 
 def _is_integer(value: Any) -> bool:

@@ -14,7 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.torch.aten.dtypes import results
 from fastlstm.converters.torch.aten.schemas import SCHEMAS, SYNONYMS, bind
@@ -25,10 +24,9 @@ from fastlstm.converters.torch.script.sizes import MismatchError, TrackedSizes
 from fastlstm.converters.torch.size_calls import SizeCalls
 from fastlstm.converters.torch.sizes import Size
 from fastlstm.errors import UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["Budget", "Recorder"]
-
-Array = npt.NDArray[Any]
 
 _STEPS_A_CALL = 20
 _ELEMENTS = 1 << 31

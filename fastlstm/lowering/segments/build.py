@@ -1,6 +1,6 @@
-"""Building a segment: slots and kernel calls for a group of nodes, in order, and how stages come about.
+"""Building a segment: slots and kernel calls for a group of nodes in order, and their division into stages.
 
-`recurrent.py` adds the recurrent layers, `rows.py` what stands around them.
+`recurrent.py` adds the recurrent layers, `rows.py` the operators around them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastlstm.target import Target
 
 __all__ = ["build_segment"]
 
-MOST_ROWS = 256  # of a block; with 32 rows of 256 units 2 to 5 % faster than 128, elsewhere the same
+MOST_ROWS = 256  # of a block; with 32 rows of 256 units 2 to 5 % faster than 128, otherwise the same
 
 
 def build_segment(
@@ -33,7 +33,7 @@ def build_segment(
     target: Target,
     threads: int = 1,
 ) -> Segment:
-    """Return the segment of `nodes`, which are in order and share time steps and batch rows."""
+    """Return the segment of `nodes`, which are in order and have the same time steps and batch rows."""
     build = Builder(graph, labels, target)
     for node in nodes:
         before = len(build.steps)
@@ -48,7 +48,7 @@ def build_segment(
     own = {id(n) for n in nodes}
     wanted = {spec.name for spec in graph.outputs}
     wanted |= {v for n in graph.nodes if id(n) not in own for v in [*n.inputs, *outer_values(n)]}
-    # States and lengths are read before the call: a member's rows that feed them leave the segment too.
+    # States and lengths are read before the call, so rows of a member that feed them leave the segment too.
     for read in (RecurrentInputs.of(n) for n in nodes if n.op in RECURRENT_OPS):
         wanted |= {read.lengths, read.mask, read.h_0, read.c_0}
     for node in nodes:
@@ -60,7 +60,7 @@ def build_segment(
 
 
 def _finish(build: Builder, nodes: list[Node]) -> Segment:
-    """Sort instructions into stages and decide which buffers hold one block only."""
+    """Sort instructions into stages, and decide which buffers hold only one block."""
     users: dict[int, set[int]] = {}
     for stage, _, used in build.steps:
         for slot in used:
@@ -69,7 +69,7 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
         Slot(s.name, s.kind, s.width, True) if s.kind == "time" and len(users.get(i, ())) <= 1 else s
         for i, s in enumerate(build.slots)
     ]
-    # Long blocks reuse each weight of a projection; their buffers need only fit into a share of the L3 cache.
+    # Long blocks reuse each weight of a projection; their buffers have to fit into a share of the L3 cache.
     room = max(build.target.l2_bytes, build.target.l3_bytes // 16)
     stages = []
     for number in sorted({stage for stage, _, _ in build.steps}):
@@ -87,10 +87,10 @@ def _finish(build: Builder, nodes: list[Node]) -> Segment:
 
 
 def _show(build: Builder, name: str) -> None:
-    """Make a value an output of the segment: written into the caller's array, or copied where rows are padded."""
+    """Make a value an output of the segment: written to the caller's array directly, or copied if rows are padded."""
     at, features = build.place[name], build.features[name]
     slot = build.slots[at]
-    # The caller's rows of 1,024 features lie 4 KiB apart, all in the same sets of the L1 cache: 3 % slower than a copy.
+    # A caller's rows of 1,024 features lie 4 KiB apart, in the same sets of the L1 cache: 3 % slower than a copy.
     if at in build.exact and slot.kind == "time" and features % 1024:
         build.slots[at] = Slot(slot.name, "external", features)
         build.outputs[name] = (at, build.labels[name], features)

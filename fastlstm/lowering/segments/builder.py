@@ -1,12 +1,9 @@
-"""Collects the slots and kernel calls of a segment while `build.py` walks its nodes."""
+"""The builder that collects a segment's slots and kernel calls while `build.py` walks its nodes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Graph
@@ -16,10 +13,10 @@ from fastlstm.program.program import Instruction, Slot
 from fastlstm.runtime.connections import State
 from fastlstm.target import FLOAT32, Target, WeightFormat
 from fastlstm.target.limits import BYTE_OFFSET
+from fastlstm.typing import Array
 
 __all__ = ["LAST_STAGE", "Builder", "packed_panels", "quantised"]
 
-Array = npt.NDArray[Any]
 LAST_STAGE = 1 << 30
 
 
@@ -42,7 +39,7 @@ class Builder:
     lengths: str | None = None  # None before the first recurrent layer
     needs_step: str = ""
     kernels: dict[str, str] = field(default_factory=dict)  # first output of a node -> the kernel that computes it
-    layer: str = ""  # the name of the node that is being walked
+    layer: str = ""  # the name of the current node
     exact: set[int] = field(default_factory=set)  # slots that are written without padding lanes
 
     def slot(self, slot: Slot) -> int:
@@ -57,17 +54,17 @@ class Builder:
         return self.slot(Slot(name, kind, panels_of(width, lanes) * lanes))
 
     def emit(self, stage: int, instruction: Instruction, *used: int) -> None:
-        """Add a kernel call to a stage; `used` are the slots that it reads and writes."""
+        """Add a kernel call to a stage; `used` holds the slots it reads and writes."""
         alone = instruction.alone and tuple(replace(step, layer=self.layer) for step in instruction.alone)
         self.steps.append((stage, replace(instruction, layer=self.layer, alone=alone), used))
 
     def read(self, name: str, features: int) -> int:
-        """Return the slot of a value, made an input of the segment if no node before makes it.
+        """Return the slot of a value, making it an input of the segment if no earlier node produces it.
 
         Raises
         ------
         UnsupportedError
-            If the value is known to have another number of features: a kernel would read past its rows.
+            If the value is known to have another number of features, so that a kernel would read past its rows.
         """
         if name not in self.place:
             self.place[name] = self.slot(Slot(name, "external", features or 1))
@@ -82,7 +79,7 @@ class Builder:
         return self.place[name]
 
     def read_padded(self, name: str, features: int) -> int:
-        """Return a slot whose rows may be read in whole vectors; the caller's arrays are copied."""
+        """Return a slot whose rows may be read in whole vectors, copying the caller's arrays."""
         at = self.read(name, features)
         if self.slots[at].kind != "external":
             return at
@@ -96,11 +93,11 @@ class Builder:
         return self.place[key]
 
     def constant(self, row: Array) -> int:
-        """Add a slot that holds one row, the same for all steps and batch rows."""
+        """Add a slot with one row for all steps and batch rows."""
         return self.slot(Slot("constant", "constant", row.size, value=row))
 
     def made(self, name: str, slot: int, features: int, stage: int) -> None:
-        """Note in which slot a value lies and which stage makes it."""
+        """Record which slot holds a value and which stage computes it."""
         self.place[name], self.features[name], self.stage[name] = slot, features, stage
 
 
@@ -109,7 +106,7 @@ def packed_panels(
 ) -> tuple[Array, WeightFormat]:
     """Return a weight's panels as the kernels read them, and their format.
 
-    `recurrent` weights meet a layer's own outputs: where both have 8 bits, four are multiplied together.
+    `recurrent` weights multiply a layer's own outputs: if both have 8 bits, four products are computed at once.
     """
     if scales is None:
         return panels, FLOAT32
@@ -120,5 +117,5 @@ def packed_panels(
 
 
 def quantised(form: WeightFormat, k: int) -> tuple[int, str]:
-    """Return what an instruction says of its weights: the values of a row that it quantises, and a note."""
+    """Return an instruction's fields on its weights: the values of a row that it quantises, and a note."""
     return (0, "") if form.bits == 32 else (k, f"int{form.bits}")

@@ -1,38 +1,35 @@
-"""One direction of a recurrent layer, while its instructions are made."""
+"""One direction of a recurrent layer during lowering."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy.typing as npt
 
 from fastlstm.graph import Recurrent
 from fastlstm.lowering.pack import panels_of, tail_vectors
+from fastlstm.typing import Array
 
 __all__ = ["Activations", "Direction"]
 
-Array = npt.NDArray[Any]
 Activations = tuple[tuple[str, float | None, float | None], ...]
 
 
 @dataclass(frozen=True)
 class Direction:
-    """Weights, slots and place of one direction.
+    """Weights and slots of one direction.
 
     Attributes
     ----------
     layer : Recurrent
     d : int
-        Its number.
+        The direction's number.
     w_ih, w_hh, bias : array
-        Its weights [gates * H, K], and what is added to the input's projection [gates * H].
+        Its weights [gates * H, K], and the bias of the input projection [gates * H].
     activations : tuple
-        With every parameter they take.
+        With all their parameters.
     x, z, y, h, c, mask : int
-        Slots: input, input's part of the gates, output, states, codes of the mask (-1: none).
+        Slots: input, input projection, output, states, codes of the mask (-1: none).
     y_bytes, last_width : int
-        The offset of its outputs in a row, and how many lanes of their last vector are stored.
+        The offset of its outputs in a row in bytes, and how many lanes of their last vector are stored.
     """
 
     layer: Recurrent
@@ -72,7 +69,7 @@ class Direction:
 
     @property
     def clip(self) -> float | None:
-        """The bound of what activations take, if there is one."""
+        """The clipping bound of the activations' arguments, if there is one."""
         return self.layer.clip
 
     def panels(self, lanes: int) -> int:
@@ -80,7 +77,7 @@ class Direction:
         return panels_of(self.hidden, lanes)
 
     def tail(self, lanes: int) -> int:
-        """Vectors that hold the last units' gates, 0 where the last panel is padded."""
+        """Vectors that hold the last units' gates, 0 if the last panel is padded instead."""
         layer, read = self.layer, self.layer.inputs
         plain = not (read.mask or read.peephole or read.w_hr or read.w_ih_scale or read.norm or layer.input_forget)
         return tail_vectors(self.hidden, 4, lanes) if layer.op == "LSTM" and plain else 0

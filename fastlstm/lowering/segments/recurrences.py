@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.lowering.pack import gate_panels, gate_rows, gate_tail, panels_of, plain_panels
 from fastlstm.lowering.segments import small, small_gru
@@ -16,14 +15,13 @@ from fastlstm.program.arguments.rows import GRU, LSTM, RNN, Normalised, Projecte
 from fastlstm.program.memory import aligned, aligned_zeros
 from fastlstm.program.program import Instruction, Slot
 from fastlstm.target import WeightFormat
+from fastlstm.typing import Array
 
 __all__ = ["recurrence"]
 
-Array = npt.NDArray[Any]
-
 
 def recurrence(build: Builder, one: Direction, bits: int) -> Instruction:
-    """Return the recurrence of a direction whose input weights have so many bits."""
+    """Return the recurrence of a direction whose input weights have `bits` bits."""
     layer, target = one.layer, build.target
     if layer.op == "LSTM":
         kind = _projected if layer.inputs.w_hr else _normalised if layer.inputs.norm else _lstm
@@ -42,7 +40,7 @@ def recurrence(build: Builder, one: Direction, bits: int) -> Instruction:
 
 
 def _weights(build: Builder, one: Direction, rows: slice, gates: int) -> tuple[Array, WeightFormat]:
-    """Return some gates' recurrent weights as panels, and their format."""
+    """Return the recurrent weights of some gates as panels, and their format."""
     lanes, scale = build.target.lanes, build.graph.constants.get(one.layer.inputs.w_hh_scale)
     scales = None if scale is None else gate_rows(scale[one.d][rows], gates, lanes)
     weight = one.w_hh[rows]
@@ -50,7 +48,7 @@ def _weights(build: Builder, one: Direction, rows: slice, gates: int) -> tuple[A
 
 
 def _step(build: Builder, one: Direction, kernel: str, options: tuple[Any, ...], args: Any, **more: Any) -> Instruction:
-    """Return the instruction; `more` are its fields that differ from the usual."""
+    """Return the instruction; `more` holds its unusual fields."""
     lanes, target = build.target.lanes, build.target
     usual = {"macs": int(one.w_hh.size), "weight_bytes": args.weights.nbytes, "panels": float(one.panels(lanes))}
     constants = (lanes, target.max_sums, one.activations, one.clip, *options)

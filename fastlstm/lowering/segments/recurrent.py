@@ -51,7 +51,7 @@ def recurrent(build: Builder, node: Node) -> None:
         h_slot, c_slot = _states(build, layer, d, size)
         one = Direction(
             layer, d, w_ih[d], w_hh[d], bias[d], _activations(layer, d), x_slot, z_slot, y_slot, h_slot, c_slot,
-            # One direction's last vector may not overwrite another direction's outputs.
+            # A direction's last vector must not overwrite another direction's outputs.
             _mask(build, layer, d), 4 * d * size, rest if count > 1 else lanes,
         )  # fmt: skip
         _emit(build, one, mine)
@@ -118,10 +118,10 @@ def _mask(build: Builder, layer: Recurrent, d: int) -> int:
 
 
 def _input_bias(layer: Recurrent, constants: Mapping[str, Array]) -> Array:
-    """Return what a recurrent layer adds to its input projection, [directions, gates * H].
+    """Return the bias of a recurrent layer's input projection, [directions, gates * H].
 
-    A GRU's b_hn is not part of it where the reset gate multiplies it; where the reset comes before the product,
-    b_in and b_hn are added alike. Nothing is added to sums that are normalised first.
+    A GRU's b_hn is not part of it if the reset gate multiplies it; if the reset comes before the product, b_in and b_hn
+    are both added here. Sums that are normalised first have no bias.
     """
     directions, hidden, gates = len(layer.directions), layer.hidden_size, layer.gates
     bias = constants.get(layer.inputs.bias)
@@ -136,7 +136,7 @@ def _input_bias(layer: Recurrent, constants: Mapping[str, Array]) -> Array:
 
 
 def _activations(layer: Recurrent, d: int) -> tuple[tuple[str, float | None, float | None], ...]:
-    """Return the activations of direction `d` with every parameter they take: one kernel for one meaning."""
+    """Return the activations of direction `d` with all their parameters, so that equal functions share a kernel."""
     found = []
     for name, *given in layer.activations[d]:
         alpha, beta = (

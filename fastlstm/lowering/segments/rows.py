@@ -1,7 +1,7 @@
-"""Operators on rows of features: the axes of its values, when it has a kernel, and its instructions.
+"""Operators on rows of features: the axes of their values, whether there is a kernel, and their instructions.
 
-`ROWS` has one entry an operator: the planner (`fastlstm.lowering.plan`) asks it which nodes a segment may hold, and
-`build.py` has it emit them. Recurrent layers are built by `recurrent.py`.
+`ROWS` has one entry per operator: the planner (`fastlstm.lowering.plan`) asks it which nodes a segment may contain, and
+`build.py` uses it to emit them. Recurrent layers are built by `recurrent.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, RecurrentInputs
 from fastlstm.lowering.pack import padded, panels_of, plain_panels
@@ -20,22 +19,22 @@ from fastlstm.operators import ELEMENTWISE, OPERATORS, Function, Operation
 from fastlstm.operators.values import ValueInfo
 from fastlstm.program.arguments.rows import Binary, Embed, Last, LayerNorm, Linear, Move, Softmax, Unary
 from fastlstm.program.program import Instruction
+from fastlstm.typing import Array
 
 __all__ = ["BINARY", "ROWS", "UNARY", "At", "Rows", "has_kernel"]
 
-Array = npt.NDArray[Any]
 UNARY: Mapping[str, Function] = {
     name: op.lowering for name, op in OPERATORS.items() if isinstance(op.lowering, Function) and op.lowering.rows
 }
-"""Functions of an element that segments have."""
+"""Elementwise functions that segments support."""
 
 BINARY = frozenset(name for name, op in OPERATORS.items() if isinstance(op.lowering, Operation) and op.lowering.rows)
-"""Operations on two values that segments have."""
+"""Elementwise operations on two values that segments support."""
 
 
 @dataclass(frozen=True)
 class At:
-    """A node in its graph: labels are the axes of values that are rows (``"TBF"``), infos what is known of values."""
+    """A node in its graph: labels hold the axes of values that are rows (``"TBF"``), infos what is known of values."""
 
     node: Node
     graph: Graph
@@ -54,12 +53,12 @@ class At:
 
     @property
     def flows(self) -> bool:
-        """Whether the first input is rows, and none that are constant."""
+        """Whether the first input is rows, and not constant ones."""
         return self.x in self.labels and self.x not in self.graph.constants
 
     @property
     def keeps_axes(self) -> bool:
-        """Whether rows come in and go out along the same axes."""
+        """Whether input and output are rows along the same axes."""
         return self.flows and self.labels[self.x] == self.labels[self.y]
 
     def width(self, name: str) -> int:
@@ -68,24 +67,24 @@ class At:
         return shape[-1] if shape and isinstance(shape[-1], int) else 0
 
     def along_features(self, default: int) -> bool:
-        """Whether the attribute ``axis`` is that of the features."""
+        """Whether the attribute ``axis`` is the axis of the features."""
         return int(self.node.attrs.get("axis", default)) in (-1, len(self.labels[self.y]) - 1)
 
     def constant(self, position: int) -> Array | None:
-        """Return an input that is a constant."""
+        """Return a constant input."""
         return self.graph.constants.get(self.node.input(position))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What one operator does with rows of features.
+    """How one operator treats rows of features.
 
     Attributes
     ----------
     labels : callable
-        Returns the axes of its values as far as they follow from those that are known.
+        Returns the axes of its values, as far as they follow from known ones.
     fits : callable
-        Whether a kernel computes the node; its output is known to be rows.
+        Whether a kernel computes the node, given that its output is rows.
     emit : callable
         Adds the node's instructions.
     """
@@ -102,7 +101,7 @@ def has_kernel(at: At) -> bool:
 
 
 def _alike(at: At, *names: str) -> dict[str, str]:
-    """Say that values have the axes of the first of them that is known."""
+    """Return labels that give all values the axes of the first known one."""
     known = next((at.labels[name] for name in names if name in at.labels), None)
     return {name: known for name in names if known and name and name not in at.graph.constants}
 
@@ -111,7 +110,7 @@ def _through(at: At) -> Mapping[str, str]:
     return _alike(at, at.x, at.y)
 
 
-# -- rows under another order of axes ----------------------------------------------------------------------------------
+# -- rows with another order of axes -----------------------------------------------------------------------------------
 
 
 def _reshaped(build: Builder, at: At) -> None:
@@ -120,12 +119,12 @@ def _reshaped(build: Builder, at: At) -> None:
 
 
 def _told_width(at: At) -> int:
-    """Return the features of rows that only change their axes, 0 if they are not known."""
+    """Return the features of rows of which only the axes change, 0 if they are not known."""
     return at.width(at.y) or _consumer_width(at.graph, at.x)
 
 
 def _consumer_width(graph: Graph, name: str) -> int:
-    """Return the features of a value of unknown shape, from the constant weights of a layer that reads it, or 0."""
+    """Return the features of a value of unknown shape, from the weights of a layer that reads it, or 0."""
     for node in graph.nodes:
         if name not in node.inputs:
             continue
@@ -158,7 +157,7 @@ def _is_transpose(at: At) -> bool:
     label = at.labels[at.x]
     perm = at.node.attrs.get("perm") or range(len(label))[::-1]
     moved = "".join(label[axis] for axis in perm) if len(perm) == len(label) else ""
-    # Two layers may read one value along different axes, so that its labels are not those of the other.
+    # Two layers may read one value along different axes, so that its labels differ from the other layer's.
     return moved == at.labels[at.y] != label and _told_width(at) > 0
 
 
@@ -168,7 +167,7 @@ def _unsqueezed(at: At) -> Mapping[str, str]:
 
 
 def _new_axis(at: At) -> int | None:
-    """Return where an Unsqueeze puts one axis of size 1 between labelled ones, None if it does something else."""
+    """Return where an Unsqueeze inserts one axis of size 1 between labelled ones, None if it does anything else."""
     axes, label = at.constant(1), at.labels.get(at.x)
     if axes is None or axes.size != 1 or label not in ("TBF", "BTF", "BF"):
         return None
@@ -176,7 +175,7 @@ def _new_axis(at: At) -> int | None:
     return place if place < len(label) else None
 
 
-# -- functions of elements and of rows ---------------------------------------------------------------------------------
+# -- elementwise functions and functions of rows -----------------------------------------------------------------------
 
 
 def _emit_each(
@@ -187,7 +186,7 @@ def _emit_each(
     arguments: Callable[[int, int, int], Any],
     label: str,
 ) -> None:
-    """Emit a kernel that makes a row of each row of the first input; `arguments` takes their slots and the features."""
+    """Emit a kernel that maps each row of the first input to a row; `arguments` takes their slots and the features."""
     features, stage = at.width(at.y), build.stage
     out, source = build.buffer(at.y, features), build.read_padded(at.x, features)
     build.emit(stage[at.x], Instruction(kernel, constants, arguments(source, out, features), label), source, out)
@@ -206,7 +205,7 @@ def _binary_labels(at: At) -> Mapping[str, str]:
     if len({info.rank for info in shown}) != 1:
         return {}
     sizes = [info.shape for info in shown if info.shape is not None]
-    # Where one has a single element along an axis and another has more, or may have, they are not the same rows.
+    # If one has a single element along an axis and another has, or may have, more, they are not the same rows.
     if any(1 in axis and set(axis) != {1} for axis in zip(*sizes, strict=True)):
         return {}
     return _alike(at, at.y, at.x, at.node.input(1))
@@ -374,7 +373,7 @@ def _has_width(at: At) -> bool:
 _SOFTMAX = Rows(_through, lambda at: at.flows and at.along_features(-1) and at.width(at.y) > 0, _emit_softmax)
 
 ROWS: Mapping[str, Rows] = {
-    # Labels go through all functions of single elements, those that segments have no kernel for among them.
+    # Labels pass through all elementwise functions, even those that segments have no kernel for.
     **dict.fromkeys(ELEMENTWISE, Rows(_through, lambda _: False, _emit_unary)),
     **dict.fromkeys(UNARY, Rows(_through, _has_width, _emit_unary)),
     **dict.fromkeys(BINARY, Rows(_binary_labels, _binary_fits, _emit_binary)),
@@ -392,4 +391,4 @@ ROWS: Mapping[str, Rows] = {
         _reshaped,
     ),
 }
-"""What each operator does with rows, by its name; others keep no rows apart."""
+"""How each operator treats rows, by its name; operators not listed do not keep rows separate."""

@@ -1,16 +1,14 @@
 """LSTMs of few hidden units, one batch row: how `fastlstm.kernels.small` divides them, and their weights.
 
-With one row there is no other row to reuse a weight for, and in a layer this small most of a step is latency. The
-kernel is used for programs of one batch row; with more, the general kernels use each weight for several.
+With one row no weight can be reused for another row, and in so small a layer most of a step is latency. The kernel
+serves programs of one batch row; with more rows, the general kernels use each weight several times.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Recurrent
 from fastlstm.lowering.pack import gate_panels, plain_panels
@@ -19,14 +17,14 @@ from fastlstm.program.arguments.rows import Linear, SmallLSTM
 from fastlstm.program.memory import aligned_zeros
 from fastlstm.program.program import Instruction
 from fastlstm.target import FLOAT32, Target
+from fastlstm.typing import Array
 
 __all__ = ["Passes", "fits", "packed", "passes_of", "projection", "recurrence"]
 
-Array = npt.NDArray[Any]
-MOST_UNITS = 64  # above, a step is bound by the cache that the weights lie in
-MOST_INPUTS = 4  # features of x that are cheaper to multiply here than to store and load their products
-WIDE = 16  # lanes of a panel whose weights the L2 cache delivers just as fast as its chains take them
-CHAINS = 8  # two units with a latency of four cycles: a pass of fewer sums takes as long
+MOST_UNITS = 64  # above this, a step is bound by the cache that the weights lie in
+MOST_INPUTS = 4  # up to this many features of x are cheaper to multiply here than to store and load their products
+WIDE = 16  # lanes of a panel whose weights the L2 cache delivers just as fast as its chains of sums use them
+CHAINS = 8  # two FMA units with a latency of four cycles: a pass of fewer sums takes as long
 
 
 @dataclass(frozen=True)
@@ -37,8 +35,8 @@ class Passes:
     ----------
     lanes, full, panels, last : int
     tail : int
-        Vectors of the last units, whose gates share them: 2 where half a vector holds the units, 1 where a quarter
-        does, 0 where the units fill whole panels.
+        Vectors that the last units' gates share: 2 if half a vector holds the units, 1 if a quarter does, 0 if the
+        units fill whole panels.
     """
 
     lanes: int
@@ -49,23 +47,23 @@ class Passes:
 
     @property
     def vectors(self) -> int:
-        """All vectors of sums."""
+        """The number of all vectors of sums."""
         return 4 * (self.full * self.panels + self.last) + self.tail
 
     @property
     def note(self) -> str:
-        """What the plan says."""
+        """The note in the plan."""
         return f"one row: {self.vectors} vectors of sums in {self.full + 1} pass{'es' * (self.full > 0)}"
 
 
 def fits(layer: Recurrent, bits: int) -> bool:
-    """Whether a layer is an LSTM that the kernel knows."""
+    """Whether the kernel supports a layer."""
     plain = not (layer.inputs.peephole or layer.inputs.w_hr or layer.inputs.norm or layer.input_forget)
     return layer.op == "LSTM" and layer.hidden_size <= MOST_UNITS and bits == 32 and plain and layer.clip is None
 
 
 def passes_of(units: int, target: Target) -> Passes:
-    """Return the fastest division: few, long passes."""
+    """Return the fastest division, which has few, long passes."""
     lanes = target.lanes
     panels, rest = divmod(units, lanes)
     tail = -(-rest * 4 // lanes)
@@ -73,8 +71,9 @@ def passes_of(units: int, target: Target) -> Passes:
         panels, tail = panels + 1, 0
     most = target.max_sums
     if 4 * lanes * (4 * panels + tail) * units > target.l1_bytes:
-        # Weights come from the L2 cache: short passes leave the last ones in the L1 cache for the next step, which
-        # goes the other way, and the cells of one overlap with the loads of the next (64 units: 0.55 to 0.33 us).
+        # Weights come from the L2 cache: short passes leave the last weights in the L1 cache for the next step, which
+        # runs in the opposite direction, and a pass's cells overlap with the next one's loads (64 units: 0.55 to
+        # 0.33 us).
         each = max(1, min(WIDE // lanes, (most - tail) // 4))
         full = max(0, panels - 1) // each
         return Passes(lanes, full, each if full else 0, panels - full * each, tail)
@@ -96,7 +95,7 @@ def packed(weight: Array, passes: Passes) -> Array:
 
 
 def _parts(weight: Array, passes: Passes) -> list[Array]:
-    """Return one array [k, vectors * lanes] a pass."""
+    """Return an array [k, vectors * lanes] for each pass."""
     units, k = weight.shape[0] // 4, weight.shape[1]
     gates = np.asarray(weight, np.float32).reshape(4, units, k)
     starts = [i * passes.panels * passes.lanes for i in range(passes.full + 1)]

@@ -1,15 +1,13 @@
 """GRUs and plain RNNs of few hidden units, one batch row: their kernels and weights.
 
-See `small.py` for why. Their input projections are those of the general kernels.
+See `small.py` for the reasons. Input projections use the general kernels.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Recurrent
 from fastlstm.lowering.pack import gate_panels
@@ -18,16 +16,15 @@ from fastlstm.lowering.segments.small import MOST_UNITS
 from fastlstm.program.arguments.rows import SmallGRU
 from fastlstm.program.program import Instruction
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["alone", "fits", "passes_of"]
 
-Array = npt.NDArray[Any]
-
 
 def fits(layer: Recurrent, bits: int, target: Target) -> bool:
-    """Whether a layer is a GRU or an RNN that the kernels know, and small enough for them.
+    """Whether the kernels support a layer, a GRU or an RNN that is small enough.
 
-    Weights out of the L2 cache are better read panel by panel: 64 units of a GRU took 1.2 times as long here.
+    Weights in the L2 cache are better read panel by panel: a GRU of 64 units took 1.2 times as long here.
     """
     known, units = layer.op == "RNN" or (layer.op == "GRU" and layer.reset_after), layer.hidden_size
     small = units <= MOST_UNITS and layer.gates * 4 * units**2 <= target.l1_bytes * 2 // 3
@@ -35,7 +32,7 @@ def fits(layer: Recurrent, bits: int, target: Target) -> bool:
 
 
 def passes_of(panels: int, gates: int, target: Target) -> tuple[int, int, int]:
-    """Return how many passes go before the last, and the panels of each and of the last."""
+    """Return the number of passes before the last one, and the panels of each and of the last."""
     most = target.max_sums // gates
     passes = -(-panels // most)
     each = -(-panels // passes)
@@ -44,7 +41,7 @@ def passes_of(panels: int, gates: int, target: Target) -> tuple[int, int, int]:
 
 
 def alone(one: Direction, start: Array, target: Target) -> tuple[Instruction, str]:
-    """Return the recurrence for one row, and what the plan says; its sums start from `start`."""
+    """Return the recurrence for one row, and its note in the plan; its sums start from `start`."""
     gates, lanes = one.gates, target.lanes
     panels = gate_panels(np.asarray(one.w_hh, np.float32), gates, lanes)
     full, each, last = passes_of(len(panels), gates, target)

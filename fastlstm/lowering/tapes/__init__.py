@@ -1,8 +1,8 @@
 """Tapes: operators outside segments as kernel calls, recorded for inputs of one shape (see `tape.py`).
 
 Every operator that has kernels is one function here, from arrays of known sizes to instructions. It takes the
-`Recorder`, the node and a `Value` for each input (None where one is absent). It returns the values of the outputs, or
-None if no kernel takes such element types, ranks or parameters: `fastlstm.operators` then runs the node. Whether it
+`Recorder`, the node and a `Value` for each input (None if one is absent). It returns the values of the outputs, or None
+if no kernel supports these element types, ranks or parameters, and `fastlstm.operators` runs the node. Whether it
 returns None never depends on sizes.
 """
 

@@ -1,4 +1,4 @@
-"""The tapes of a model: looked up by the shapes of the inputs, recorded when a shape is first seen."""
+"""The tapes of a model: looked up by the inputs' shapes, and recorded when a shape is first seen."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fastlstm.runtime.native import Call, ahead_of_entries, likely_entry, never
 __all__ = ["Tapes", "give", "steering"]
 
 MOST_TAPES = 32
-MOST_BYTES = 256 << 20  # of memory that all tapes of a model hold
-MOST_CHOICES = 8  # values of steering inputs for which a model is kept
+MOST_BYTES = 256 << 20  # of memory for all tapes of a model
+MOST_CHOICES = 8  # most values of steering inputs for which models are kept
 
 _CONTROL = ("If", "Loop", "Scan")
 _PASSING = frozenset(
@@ -43,7 +43,7 @@ def steering(graph: Graph) -> tuple[str, ...]:
 
 
 def _only_chooses(graph: Graph, name: str, depth: int = 0) -> bool:
-    """Whether a value is used by conditions of If nodes alone."""
+    """Whether a value is used only in conditions of If nodes."""
     readers = [n for n in graph.nodes if name in n.inputs or name in outer_values(n)]
     if depth > 20 or any(spec.name == name for spec in graph.outputs):
         return False
@@ -60,23 +60,23 @@ def _only_chooses(graph: Graph, name: str, depth: int = 0) -> bool:
 
 
 class Taped(Runner, Protocol):
-    """A runner with tapes of its own."""
+    """A runner with its own tapes."""
 
     @property
     def tapes(self) -> Tapes | None:
-        """What it runs by, None if it does not."""
+        """Its tapes, None if it runs without."""
 
 
 class Tapes:
-    """Runs a runner's graph by tapes; several threads may use it at a time.
+    """Runs a runner's graph with tapes; several threads may use it at a time.
 
     Parameters
     ----------
     runner : Runner
     make : callable
-        Makes the runner of another graph, for so many threads.
+        Makes the runner of another graph, for a number of threads.
     steers : bool
-        Whether inputs that only choose branches become constants.
+        Whether inputs that only select branches become constants.
     """
 
     def __init__(self, runner: Runner, make: Callable[[Graph, int], Taped], steers: bool) -> None:
@@ -89,7 +89,7 @@ class Tapes:
         self.useful = whole and (bool(self._steering) or _has_kernels(runner))
 
     def run(self, inputs: Mapping[str, Any]) -> list[Any] | None:
-        """Return the outputs, or None if the inputs are not for tapes: empty, or not arrays."""
+        """Return the outputs, or None for inputs that tapes do not take, because they are empty or not arrays."""
         arrays = list(inputs.values())
         if not all(isinstance(a, np.ndarray) and a.size for a in arrays):
             return None
@@ -114,7 +114,7 @@ class Tapes:
         return results
 
     def entry(self, arrays: Sequence[Any]) -> Call:
-        """Return the built-in that runs a tape for such inputs of the graph, `native.never` if there is none."""
+        """Return the built-in that runs a tape for inputs like these, `native.never` if there is none."""
         if not all(isinstance(a, np.ndarray) for a in arrays):
             return never
         if not self._steering:
@@ -133,15 +133,15 @@ class Tapes:
         return never
 
     def _entry_of(self, tape: Tape) -> Call:
-        """Return the built-in that runs a tape, made when it is first asked for: a first call goes without."""
+        """Return the built-in that runs a tape, made when first asked for: a first call does without it."""
         if tape.entry is None:
             tape.entry = tape_entry(tape, tape.given, self._runner.graph.outputs)
         return tape.entry
 
     def find(self, inputs: Mapping[str, Any]) -> tuple[Tapes, Hashable, tuple[str, ...]] | None:
-        """Return where inputs like these have their tapes, the key to `take` one, and the names of what it is given.
+        """Return the `Tapes` for inputs like these, the key for `take`, and the names of the inputs it is given.
 
-        None if they run without.
+        None if they run without a tape.
         """
         if self._steering:
             executor, left = self._chosen_by(inputs)
@@ -149,7 +149,7 @@ class Tapes:
         return self, _key(list(inputs.values())), tuple(inputs)
 
     def take(self, key: Hashable) -> Tape | None:
-        """Return a tape for this caller alone, until `give`; None if none is free."""
+        """Return a tape for exclusive use until `give`; None if none is free."""
         for tape in self._kept.get(key, ()):
             try:
                 del tape.busy.free
@@ -161,19 +161,19 @@ class Tapes:
     def _record(self, inputs: Mapping[str, Any]) -> tuple[Tape, list[Any]]:
         try:
             return record(self._runner, inputs, self._packed)
-        except SizesChangedError as changed:  # a loop decided otherwise while it was being recorded: it is noted once
+        except SizesChangedError as changed:  # a loop changed its number of rounds during recording: recorded once
             if changed.loop in self._packed or not changed.loop:
                 raise
             self._note(changed)
         return self._record(inputs)
 
     def _note(self, changed: SizesChangedError) -> None:
-        """Note a loop whose number of rounds changes from call to call: from now on it is not recorded."""
+        """Stop recording a loop whose number of rounds changes from call to call."""
         if changed.loop:
             self._packed[changed.loop] = True
 
     def _chosen_by(self, inputs: Mapping[str, Any]) -> tuple[Taped, dict[str, Any]]:
-        """Return the model that is left when the steering inputs are constants, and the inputs that are left."""
+        """Return the model with its steering inputs as constants, and the remaining inputs."""
         fixed = {name: inputs[name] for name in self._steering}
         key = _bytes(fixed)
         executor = self._chosen.get(key)
@@ -184,14 +184,14 @@ class Tapes:
         return executor, {name: a for name, a in inputs.items() if name not in fixed}
 
     def forget(self, key: Hashable, tape: Tape, changed: SizesChangedError) -> None:
-        """Drop a tape that no longer does what a new recording would."""
+        """Drop a tape that a new recording would differ from."""
         kept = dict(self._kept)
         kept[key] = [other for other in kept.get(key, ()) if other is not tape]
         self._kept = kept
         self._note(changed)
 
     def _keep(self, key: Hashable, tape: Tape) -> None:
-        kept = dict(self._kept)  # another thread may keep one of its own meanwhile: neither changes what both look at
+        kept = dict(self._kept)  # another thread may store its own tape meanwhile: neither modifies what the other sees
         kept[key] = [*kept.pop(key, ()), tape]  # the latest
         while len(kept) > 1 and (
             len(kept) > MOST_TAPES or sum(t.nbytes for some in kept.values() for t in some) > MOST_BYTES
@@ -214,7 +214,7 @@ def _bytes(fixed: Mapping[str, Any]) -> Hashable:
 
 
 def specialised(graph: Graph, fixed: Mapping[str, Any]) -> Graph:
-    """Return the graph with some inputs made constants."""
+    """Return the graph with some inputs replaced by constants."""
     left = tuple(spec for spec in graph.inputs if spec.name not in fixed)
     constants = {**graph.constants, **{name: np.array(value) for name, value in fixed.items()}}
     return passes.optimise(graph.replace(inputs=left, constants=constants))

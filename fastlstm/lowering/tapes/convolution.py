@@ -16,7 +16,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.pack import panels_of, plain_panels
@@ -27,10 +26,10 @@ from fastlstm.program.arguments.arrays import Convolution, Pairs
 from fastlstm.program.layout import TOGETHER
 from fastlstm.program.program import place
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS"]
 
-Array = npt.NDArray[Any]
 Axes = tuple[Axis, Axis]
 Done = Callable[[slice, int, Array], None]
 MOST_VECTORS = 4
@@ -42,7 +41,7 @@ WHOLE_PIECE = 256  # terms where sums are exact: as many as stay in the L1 cache
 
 @dataclass(frozen=True)
 class _Weights:
-    """Weights of one set of taps: rows [M, terms] made of a fixed value, and which of its parts they are."""
+    """Weights of one set of taps: rows [M, terms] made from a fixed value, and which part of it they are."""
 
     value: Value
     name: tuple[Any, ...]
@@ -119,7 +118,7 @@ def _is_bias(bias: Value | None, channels: int) -> bool:
 
 
 def _two(axes: Sequence[Axis]) -> Axes:
-    """Return both axes; a single one is the second."""
+    """Return both axes; a single axis is the second."""
     return (Axis(), axes[0]) if len(axes) == 1 else (axes[0], axes[1])
 
 
@@ -200,7 +199,7 @@ def _by_remainder(size: int, kernel: int, stride: int, dilation: int, pad: int, 
 
 
 def _union(axes: Sequence[Axis]) -> Axis:
-    """Return an axis that reads all that these read."""
+    """Return an axis that reads everything these axes read."""
     taps = tuple(sorted({tap for axis in axes for tap in axis.taps})) or (0,)
     return Axis(axes[0].size, max(axis.outputs for axis in axes), 1, taps, axes[0].before)
 
@@ -213,7 +212,7 @@ def _emit(
     bias: Value | None,
     out: Value,
 ) -> None:
-    """Emit convolutions of one input, each with its axes, weights and place; `whole` is what all of them read."""
+    """Emit convolutions of one input, each with its axes, weights and output; `whole` covers all that they read."""
     M = out.array.shape[1]
     given = Value(np.zeros(M, np.float32), fixed=True) if bias is None else bias
     lanes, weights = rec.target.lanes, parts[0][1]
@@ -222,7 +221,7 @@ def _emit(
     width = panels_of(weights.outputs, wide) * wide if by_position else weights.outputs
 
     def spread(array: Array) -> Array:
-        """Return one value a channel, each group's first where the kernel looks for it."""
+        """Return one value per channel, laid out so that the kernel finds each group's first."""
         padded = np.zeros((weights.groups, width), np.float32)
         padded[:, : weights.outputs] = array.reshape(weights.groups, weights.outputs)
         return np.concatenate([padded.reshape(-1), np.zeros(lanes, np.float32)])
@@ -243,7 +242,7 @@ def _emit(
     height = whole[0].outputs
 
     def emit(images: int, lines: int, most: int, place_of: Callable[[int, slice, int, int], Array], done: Done) -> None:
-        """Emit the computation of lines up to `most`, some lines of some images at a time."""
+        """Emit the computation of lines up to `most`, a few lines of a few images at a time."""
         for which, planes in laid_out(rec, _images(rec.padded(x)), whole, images):
             for first in range(0, most, lines):
                 for number, (axes, some, _) in enumerate(parts):
@@ -261,7 +260,7 @@ def _emit(
                     done(which, first, target)
 
     def again(images: int, lines: int, most: int, done: Done) -> None:
-        """Emit the same into memory for some lines of some images."""
+        """Emit the same into memory for a few lines of a few images."""
         room: list[Array] = []
 
         def place_of(_: int, which: slice, first: int, last: int) -> Array:
@@ -279,13 +278,13 @@ def _emit(
 
 
 def _order(images: int, axes: Axes, weights: _Weights, target: Target) -> tuple[bool, int]:
-    """Return whether vectors hold channels, not positions, and how many belong together; the bits are the same.
+    """Return whether vectors hold channels instead of positions, and how many go together; the bits are the same.
 
-    Counted in multiply-adds of a vector: those that are made, and how many of them wait for the last ones because
-    there are too few sums to fill the time; then what it takes to write one position's channels apart: 64 channels
-    of 1,024 positions took three times as long as 3x3 products of 32 channels, which sum up no more than them. Where
-    what a block of positions reads leaves the L1 cache, as for a spectrum of 256 samples, `by_position` was 9 to 38 %
-    faster at equal counts.
+    The cost is counted in multiply-adds of a vector: those that are computed, and those that could have been while sums
+    wait for the latency of earlier ones; then the cost of scattering a position's channels: 64 channels of 1,024
+    positions took three times as long as 3x3 products of 32 channels, which are as many sums. If a block of positions
+    reads more than the L1 cache holds, as for a spectrum of 256 samples, `by_position` was 9 to 38 % faster at equal
+    counts.
     """
     outputs, lanes = weights.outputs, target.lanes
     positions, places = images * axes[0].extent * axes[1].extent, images * axes[0].outputs * axes[1].outputs
@@ -308,7 +307,7 @@ def _order(images: int, axes: Axes, weights: _Weights, target: Target) -> tuple[
 
 
 def _vectors(positions: int, lanes: int) -> int:
-    """Return how many vectors of positions make a panel, so that little of it is padding."""
+    """Return how many vectors of positions make a panel with little padding."""
     needed = panels_of(positions, lanes)
     if needed <= MOST_VECTORS:
         return needed
@@ -316,7 +315,7 @@ def _vectors(positions: int, lanes: int) -> int:
 
 
 def _packed(rec: Recorder, weights: _Weights, lanes: int, vectors: int) -> Array:
-    """Return the weights as panels of so many vectors of channels, or as rows if that is 0."""
+    """Return the weights as panels of `vectors` vectors of channels, or as rows if that is 0."""
 
     def panels(array: Array) -> Array:
         parts = weights.rows(array).reshape(weights.groups, weights.outputs, -1)

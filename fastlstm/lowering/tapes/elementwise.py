@@ -1,23 +1,20 @@
-"""Functions of an element, with broadcasting."""
+"""Elementwise functions, with broadcasting."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value, five, loops
 from fastlstm.operators import OPERATORS, Function, Operation
 from fastlstm.program.arguments.arrays import Binary, Loops, Unary
 from fastlstm.program.program import place
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS", "apply", "combine"]
-
-Array = npt.NDArray[Any]
 
 FUNCTIONS = {name: op.lowering for name, op in OPERATORS.items() if isinstance(op.lowering, Function)}
 OPERATIONS = [name for name, op in OPERATORS.items() if isinstance(op.lowering, Operation)]
@@ -25,7 +22,7 @@ MOST_RANK = 8
 
 
 def apply(rec: Recorder, name: str, alpha: float | None, beta: float | None, x: Array) -> Value:
-    """Emit a function of the elements of an array without gaps."""
+    """Emit an elementwise function of a contiguous array."""
     out = rec.memory(x.shape)
     args = Unary(place(x), place(out.array), x.size)
     rec.emit("arrays.unary", (rec.target.lanes, name, alpha, beta), args)
@@ -33,7 +30,7 @@ def apply(rec: Recorder, name: str, alpha: float | None, beta: float | None, x: 
 
 
 def combine(rec: Recorder, name: str, a: Value, b: Value) -> Value:
-    """Emit an operation on two values that broadcast."""
+    """Emit an elementwise operation on two values, with broadcasting."""
     shape = np.broadcast_shapes(a.array.shape, b.array.shape)
     out = rec.memory(shape)
     if not out.array.size:
@@ -43,7 +40,7 @@ def combine(rec: Recorder, name: str, a: Value, b: Value) -> Value:
     if words is None:
         views = [np.broadcast_to(rec.contiguous(value), shape) for value in (a, b)]
         words = _words(views, out.array)
-    if words is None:  # more loops than a kernel has: operands of full size have one
+    if words is None:  # more loops than a kernel has: operands of full size need one
         full = []
         for view in views:
             whole = rec.memory(shape).array
@@ -58,7 +55,7 @@ def combine(rec: Recorder, name: str, a: Value, b: Value) -> Value:
 
 
 def _words(views: Sequence[Array], out: Array) -> list[Loops] | None:
-    """Return sizes and strides for the kernel, None if it cannot take the views as they are."""
+    """Return sizes and strides for the kernel, None if it cannot read these views."""
     sizes, steps = loops(out.shape, *(view.strides for view in views), out.strides)
     if any(step[-1] not in (0, 4) for step in steps):
         return None
@@ -147,7 +144,7 @@ def _batch_normalization(rec: Recorder, node: Node, operands: Sequence[Value | N
     if x is None or not x.is_float or any(c is None or not c.fixed for c in rest) or len(rest) != 4:
         return None
     scale, bias, mean, variance = (c.array.astype(np.float64) for c in rest if c is not None)
-    with np.errstate(invalid="ignore", divide="ignore"):  # NaN and infinity are results like others
+    with np.errstate(invalid="ignore", divide="ignore"):  # NaN and infinity are valid results
         factor = scale / np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
     behind = (-1, *[1] * (x.array.ndim - 2))
     by, shift = (Value(v.astype(np.float32).reshape(behind), fixed=True) for v in (factor, bias - mean * factor))

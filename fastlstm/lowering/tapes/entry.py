@@ -1,4 +1,4 @@
-"""A tape as a Python built-in, where all of it is one native call: inputs are copied in, outputs out."""
+"""A tape as a Python built-in, if all of it is one native call: inputs are copied in, outputs out."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import TensorSpec
 from fastlstm.lowering.tapes.steps import Recorded, Tape
 from fastlstm.program import layout
 from fastlstm.program.memory import address_of
 from fastlstm.runtime.native import Call, Copy, Value, Wiring, entry, never
+from fastlstm.typing import Array
 
 __all__ = ["as_value", "is_plain", "only_program", "steered_entry", "tape_entry"]
 
-Array = npt.NDArray[Any]
-
 
 def tape_entry(tape: Tape, inputs: Sequence[str], outputs: Sequence[TensorSpec]) -> Call:
-    """Return a built-in that runs a tape for inputs of these names; `native.never` if some of it runs in Python."""
+    """Return a built-in that runs a tape for the named inputs; `native.never` if some of it runs in Python."""
     names = [spec.name for spec in outputs]
     program = only_program(tape)
     arrays = [value.array for value in tape.outputs]
@@ -40,7 +38,7 @@ def tape_entry(tape: Tape, inputs: Sequence[str], outputs: Sequence[TensorSpec])
 
 
 def steered_entry(tape: Tape, inputs: Sequence[TensorSpec], fixed: Mapping[str, Array]) -> Call:
-    """Return a built-in for a tape of the model that is left when some inputs are constants: they have to be those."""
+    """Return a built-in for a tape of the model with some inputs as constants, if they have these values."""
     program = only_program(tape)
     if program is None or tape.wiring is None or not all(map(is_plain, fixed.values())):
         return never
@@ -59,7 +57,7 @@ def steered_entry(tape: Tape, inputs: Sequence[TensorSpec], fixed: Mapping[str, 
 
 
 def only_program(tape: Tape) -> Recorded | None:
-    """Return the native call that is the whole tape, None if there are several."""
+    """Return the native call that is the whole tape, None if there are more."""
     step = tape.steps[0] if len(tape.steps) == 1 else None
     return step if isinstance(step, Recorded) else None
 
@@ -70,5 +68,5 @@ def is_plain(array: Any) -> bool:
 
 
 def as_value(name: str, array: Array) -> Value:
-    """Return an input or output that is copied whole."""
+    """Return an input or output that is copied as a whole."""
     return Value(name, np.dtype(array.dtype.char), array.shape, whole=True)

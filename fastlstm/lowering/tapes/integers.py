@@ -1,4 +1,4 @@
-"""Integers and booleans: what decides how many rounds run, picks rows and masks values."""
+"""Integers and booleans, which decide how many iterations run, select rows and mask values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.graph import Node
@@ -17,16 +16,16 @@ from fastlstm.program.arguments.arrays import Elementwise, Gather, Lines, Loops,
 from fastlstm.program.layout import KINDS, OPERATIONS
 from fastlstm.program.memory import aligned_zeros, memory_of
 from fastlstm.program.program import place
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS"]
 
-Array = npt.NDArray[Any]
 _COMPARISONS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal")
 _LOGIC = ("And", "Or", "Xor", "Not")
 
 
 def _contiguous(rec: Recorder, value: Value) -> Array | None:
-    """Return a value's memory without gaps, None if it has some."""
+    """Return a value's memory if it is contiguous, else None."""
     if not isinstance(value.array, np.ndarray) or value.array.dtype.name not in KINDS:
         return None
     array = value.array
@@ -38,14 +37,14 @@ def _contiguous(rec: Recorder, value: Value) -> Array | None:
 
 
 def _made(rec: Recorder, shape: Sequence[int], dtype: Any) -> Value:
-    """Return memory for a result that is not float32."""
+    """Return memory for a result of another type than float32."""
     array = aligned_zeros(tuple(shape), dtype)
     rec.written.append(memory_of(array))
     return Value(array, fixed=False)
 
 
 def _elementwise(rec: Recorder, name: str, a: Value, b: Value, dtype: Any) -> list[Value] | None:
-    """Emit an operation on two values of one shape, or of which one is a single number."""
+    """Emit an operation on two values of the same shape, or on a value and a single number."""
     left, right = _contiguous(rec, a), _contiguous(rec, b)
     shape = np.broadcast_shapes(a.array.shape, b.array.shape)
     if left is None or right is None or not all(v.shape == shape or v.size == 1 for v in (left, right)):
@@ -63,7 +62,7 @@ def _elementwise(rec: Recorder, name: str, a: Value, b: Value, dtype: Any) -> li
 
 
 def _whole(operands: Sequence[Value | None], *also: str) -> bool:
-    """Whether all values are arrays of one type: integers that the kernel knows, or a type named."""
+    """Whether all values are arrays of the same type: integers that the kernel supports, or a given type."""
     types = {getattr(c.array, "dtype", np.dtype("O")).name for c in operands if c is not None}
     return None not in operands and len(types) == 1 and types <= {"int8", "uint8", "int32", "int64", *also}
 
@@ -97,7 +96,7 @@ def _cast(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[V
     if target == x.array.dtype and (not x.is_float or x.padded):
         return [Value(x.array, fixed=False, padded=x.padded)]
     if target.name not in KINDS or (x.is_float and target != np.bool_):
-        return None  # NumPy decides what a float beyond the integers' range becomes
+        return None  # the result for a float outside the integers' range is up to NumPy
     return _elementwise(rec, "Cast", x, x, target)
 
 
@@ -122,7 +121,7 @@ def _where(rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> list
 
 
 def _gather(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
-    """Pick slices by indices that are computed at run time."""
+    """Select slices by indices that are computed at run time."""
     x, index = operands[0], operands[1]
     if x is None or index is None or not x.is_float or index.fixed or index.array.dtype.name not in ("int32", "int64"):
         return None
@@ -165,7 +164,7 @@ def _argmax(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
 
 
 def _reduce(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
-    """Reduce the first or the last axes: a mask out of features, a count of steps."""
+    """Reduce the first or the last axes, as in computing a mask from features or counting steps."""
     x, axes = [*operands, None][:2]
     found = reduction(node, x, axes) if x is not None and _whole([x], "bool") else None
     source = None if x is None or found is None else _contiguous(rec, x)
@@ -186,7 +185,7 @@ def _reduce(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
 
 
 def _running_sum(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
-    """Add up along the first or the last axis."""
+    """Accumulate along the first or the last axis."""
     x, along = operands[:2]
     if x is None or along is None or not along.fixed or not _whole([x]) or x.array.ndim == 0:
         return None

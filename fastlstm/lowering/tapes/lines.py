@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.elementwise import apply
@@ -15,8 +13,6 @@ from fastlstm.program.arguments.arrays import LayerNorm, Lines
 from fastlstm.program.program import place
 
 __all__ = ["EMITTERS", "reduction"]
-
-Array = npt.NDArray[Any]
 
 
 def _softmax(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
@@ -56,7 +52,7 @@ def _layer_norm(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> 
 
 
 def reduction(node: Node, x: Value, axes: Value | None) -> tuple[list[int], list[int]] | None:
-    """Return the axes that a node reduces and the shape that is left, None if it leaves `x` or only a run knows."""
+    """Return the axes that a node reduces and the remaining shape, None if there are none or only a run knows them."""
     rank = x.array.ndim
     if (axes is not None and not axes.fixed) or rank == 0:
         return None

@@ -1,21 +1,19 @@
-"""Operators that move data. Many are views: the same memory with other sizes and strides, and no instruction."""
+"""Operators that move data. Many are views, the same memory with other sizes and strides, and need no instruction."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value, axis_of
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS"]
 
-Array = npt.NDArray[Any]
-MOST_PARTS = 512  # copies that one gather or scatter is made of
+MOST_PARTS = 512  # most copies that make up a gather or scatter
 
 
 def _known(operands: Sequence[Value | None]) -> bool:
@@ -25,7 +23,7 @@ def _known(operands: Sequence[Value | None]) -> bool:
 
 
 def _view(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
-    """Make the view that NumPy makes; where NumPy copies, emit a copy."""
+    """Return the view that NumPy makes, or emit a copy if NumPy copies."""
     x = operands[0]
     if x is None or not isinstance(x.array, np.ndarray) or any(c is not None and not c.fixed for c in operands[1:]):
         return None
@@ -61,7 +59,7 @@ def _gather(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
     if len(runs) > MOST_PARTS:
         return None
     shape = (*x.array.shape[:axis], *index.array.shape, *x.array.shape[axis + 1 :])
-    if len(runs) == 1:  # one axis that becomes several can always be a view
+    if len(runs) == 1:  # splitting one axis into several is always a view
         return [Value(x.array[(*before, _slice(*runs[0]))].reshape(shape), fixed=False, padded=True)]
     out = rec.memory((*x.array.shape[:axis], places.size, *x.array.shape[axis + 1 :])).array
     at = 0
@@ -83,7 +81,7 @@ def _expand(_rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> li
 
 
 def _runs(places: Array) -> list[tuple[int, int, int]]:
-    """Return the numbers as runs of equal steps: first, step, count."""
+    """Return the numbers as arithmetic progressions: first, step, count."""
     runs: list[tuple[int, int, int]] = []
     for place in places.tolist():
         if runs:
@@ -150,7 +148,7 @@ def _pad(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Va
 
 
 def _reflect(rec: Recorder, out: Array, before: Array, after: Array) -> None:
-    """Write the mirrored parts, axis by axis: those of later axes mirror the earlier ones' too."""
+    """Write the mirrored parts axis by axis; those of later axes mirror the earlier ones' as well."""
     done = [slice(int(b), int(n - a)) for b, a, n in zip(before, after, out.shape, strict=True)]
     for axis, (first, last) in enumerate(zip(before.tolist(), after.tolist(), strict=True)):
         end = out.shape[axis]

@@ -1,9 +1,9 @@
-"""How the input of a convolution lies in memory, so that nothing has to be gathered.
+"""The memory layout of a convolution's input, in which nothing has to be gathered.
 
-The input is laid out once: padded, the images of a batch one behind the other in each channel, and for strides parted
-by phase (every s-th element, from each of the first s on). Then the inputs of neighbouring output positions are
-neighbours for every tap of the kernel, at an offset that is the same for all positions. An input that needs none of
-this is read where it lies.
+The input is laid out once: padded, with the images of a batch adjacent in each channel and, for a stride s, separated
+into s phases (phase i holds elements i, i + s, i + 2s, ...). Then neighbouring output positions read neighbouring
+inputs for every tap of the kernel, at an offset that is the same for all positions. An input that needs none of this
+is read where it lies.
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.lowering.tapes.recorder import Recorder
 from fastlstm.program.arguments.arrays import Pad
 from fastlstm.program.program import Place, place
+from fastlstm.typing import Array
 
 __all__ = ["Axis", "Planes", "laid_out"]
 
-Array = npt.NDArray[Any]
-ENOUGH = 512  # positions of an image that are worth blocks of its own
-MANY = 8  # phases of a line from which on they are columns of one copy, not parted one by one
+ENOUGH = 512  # positions from which an image is worth blocks of its own
+MANY = 8  # phases from which they are columns of a single copy, and not separated one by one
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,9 @@ class Axis:
         Elements of the input.
     outputs : int
     stride : int
-        From one output to the next, in elements of the padded input.
+        Elements of the padded input from one output to the next.
     taps : tuple of int
-        Where each tap of the kernel lies in the padded input for the first output.
+        Position of each tap of the kernel in the padded input for the first output.
     before : int
         Elements of padding before the input.
     """
@@ -52,12 +50,12 @@ class Axis:
 
     @property
     def extent(self) -> int:
-        """Elements of each phase that are read."""
+        """Elements of each phase that kernels read."""
         return self.outputs + max((tap // self.stride for tap in self.taps), default=0)
 
     @property
     def phases(self) -> tuple[int, ...]:
-        """The remainders of taps by the stride."""
+        """The remainders of the taps' positions modulo the stride."""
         return tuple(sorted({tap % self.stride for tap in self.taps}))
 
     @property
@@ -66,14 +64,14 @@ class Axis:
         return self.stride == 1 and self.before == 0 and self.extent <= self.size
 
     def inside(self, phase: int) -> tuple[int, slice]:
-        """Return how many elements of a phase come before the input's, and which ones of the input follow."""
+        """Return how many elements of padding a phase begins with, and which elements of the input follow."""
         skipped = max(0, -(-(self.before - phase) // self.stride))
         first = skipped * self.stride + phase - self.before
         count = max(0, min(self.extent - skipped, -(-(self.size - first) // self.stride)))
         return min(skipped, self.extent), slice(first, first + count * self.stride, self.stride)
 
     def places(self, step: int, phase_step: int) -> Array:
-        """Return where each tap lies for the first output, elements and phases being so many bytes apart."""
+        """Return where each tap lies for the first output, given the bytes between elements and between phases."""
         phases = {phase: i for i, phase in enumerate(self.phases)}
         found = [phases[tap % self.stride] * phase_step + tap // self.stride * step for tap in self.taps]
         return np.array(found, np.int64)
@@ -81,9 +79,9 @@ class Axis:
 
 @dataclass(frozen=True)
 class Planes:
-    """An input in memory: its place, strides in bytes, and elements of a line and lines of an image.
+    """An input in memory: its address, strides in bytes, elements of a line and lines of an image.
 
-    ``phases`` are the strides from one phase of an axis to the next; ``images`` are those that lie in one row of
+    ``phases`` holds the strides from one phase of an axis to the next; ``images`` is the number of images in one row of
     positions.
     """
 
@@ -95,16 +93,16 @@ class Planes:
     pitch: int
 
     def offsets(self, channels: int, axes: tuple[Axis, Axis]) -> Array:
-        """Return where the terms of an output lie behind its position: channel by channel, tap by tap."""
+        """Return the offsets of an output's terms from its position: channel by channel, tap by tap."""
         down, across = axes[0].places(4 * self.pitch, self.phases[0]), axes[1].places(4, self.phases[1])
         of_channels = np.arange(channels, dtype=np.int64) * self.channel
         return (of_channels[:, None, None] + down[:, None] + across).reshape(-1)
 
 
 def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis], most: int) -> Iterator[tuple[slice, Planes]]:
-    """Emit what lays out images x [N, C, H, W] for kernels that read `axes`, at most so many at a time; yield which.
+    """Emit the layout of images x [N, C, H, W] for kernels that read `axes`, `most` images at a time; yield which.
 
-    The next images may take the place of the last ones: what is laid out stays in the L2 cache until it is read.
+    Later images may take the place of earlier ones, so that they are still in the L2 cache when they are read.
     """
     N, C, H, W = x.shape
     close = (W == 1 or x.strides[3] == 4) and (H == 1 or x.strides[2] == 4 * W)
@@ -128,7 +126,7 @@ def laid_out(rec: Recorder, x: Array, axes: tuple[Axis, Axis], most: int) -> Ite
 
 
 def _parted(rec: Recorder, x: Array, room: Array, axes: tuple[Axis, Axis]) -> None:
-    """Emit what lays out x [C, N, H, W] in room [C, phase, phase, N, lines, pitch], a phase of both axes at a time."""
+    """Emit the layout of x [C, N, H, W] in memory [C, phase, phase, N, lines, pitch], phase by phase of both axes."""
     down, across = axes
     zero = place(np.zeros(1, np.float32))
     for (i, phase_y), (j, phase_x) in product(enumerate(down.phases), enumerate(across.phases)):
@@ -147,13 +145,13 @@ def _parted(rec: Recorder, x: Array, room: Array, axes: tuple[Axis, Axis]) -> No
 
 
 def _turns(down: Axis, across: Axis, height: int) -> bool:
-    """Whether the phases of a line are many and all there, as for a spectrum, and lines are read as they are."""
+    """Whether a line has many phases, all of them present, as for a spectrum, and lines need no other change."""
     lines_stay = (down.stride, down.before, down.extent) == (1, 0, height)
     return lines_stay and MANY <= across.stride == len(across.phases)
 
 
 def _turned(rec: Recorder, x: Array, room: Array, axes: tuple[Axis, Axis]) -> None:
-    """Emit the same with a few copies: a line is rows of `stride` elements, and a phase is a column of them.
+    """Emit the same layout as a few copies: a line is rows of `stride` elements, and a phase is a column.
 
     The first and the last row may be incomplete.
     """

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value
@@ -14,11 +12,11 @@ from fastlstm.operators.sizes import checked_shape
 from fastlstm.operators.windows import windows
 from fastlstm.program.arguments.arrays import Pool, Window
 from fastlstm.program.program import place
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS"]
 
-Array = npt.NDArray[Any]
-SHARE = 4  # of the L2 cache, for the outputs of a convolution that only pooling reads
+SHARE = 4  # of the L2 cache, for outputs of a convolution that only pooling reads
 
 
 def _pool(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
@@ -47,7 +45,7 @@ def _pool(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[V
     memory = rec.scratch(4 * checked_shape([room])[0])
 
     def emit(source: Array, target: Array, down: Window, first: int) -> None:
-        """Emit pooling of contiguous images into lines of the output from `first` on."""
+        """Emit the pooling of contiguous images into lines of the output, beginning with `first`."""
         args = Pool(
             place(source), place(target), source.shape[0] * C, down, across,
             *memory, room, place(counts[0][first:]), place(counts[1]), target.strides[1],
@@ -75,9 +73,9 @@ def _pool(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[V
 
 
 def _counts(axis: Window, after: int | None, lanes: int) -> Array:
-    """Return how many elements of each window count along an axis, as floats padded to whole vectors.
+    """Return the number of counted elements of each window along an axis, as floats padded to whole vectors.
 
-    Padding counts too where the number of elements behind the input is given.
+    Padding counts too if the number of elements after the input is given.
     """
     places = np.arange(axis.outputs)[:, None] * axis.stride + np.arange(axis.taps) * axis.dilation
     end = axis.before + axis.size

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.pack import panels_of, plain_panels
@@ -15,10 +13,10 @@ from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value
 from fastlstm.program.arguments.arrays import MatMul, Pack
 from fastlstm.program.layout import TOGETHER
 from fastlstm.program.program import Place, place
+from fastlstm.typing import Array
 
 __all__ = ["EMITTERS"]
 
-Array = npt.NDArray[Any]
 MOST_VECTORS = 4
 
 
@@ -40,7 +38,7 @@ def _bias(rec: Recorder, bias: Value | None, columns: int) -> Array:
 def _multiply(
     rec: Recorder, a: Array, batch: int, rows: int, panels: tuple[Place, int], bias: Array, out: Array, n: int
 ) -> None:
-    """Emit ``out = bias + a @ panels`` for `a` [batch, rows, k]; `panels` is an address and bytes a batch."""
+    """Emit ``out = bias + a @ panels`` for `a` [batch, rows, k]; `panels` is an address and the bytes per batch."""
     lanes, vectors, k = rec.target.lanes, _vectors(rec, n), a.shape[-1]
     width = -(-n // (lanes * vectors)) * lanes * vectors
     scratch = rec.scratch(8 * TOGETHER + 4 * TOGETHER * width)
@@ -57,7 +55,7 @@ def _dense(rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> list
     if not weight.fixed or (bias is not None and not bias.fixed) or x.array.ndim == 0:
         return None
     k, n = weight.array.shape
-    if x.array.shape[-1] != k or not k:  # sums of nothing are left to NumPy
+    if x.array.shape[-1] != k or not k:  # empty sums are left to NumPy
         return None
     lanes, vectors = rec.target.lanes, _vectors(rec, n)
     packed = rec.prepared(weight, ("panels", vectors), lambda array: plain_panels(array, vectors, lanes))
@@ -114,7 +112,7 @@ def _matmul(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
 
 
 def _einsum(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[Value] | None:
-    """A sum over axes that two values share: a product of matrices, one for each index of the axes that stay."""
+    """A sum over axes that two values share: a matrix product for each index of the axes that remain."""
     equation = str(node.attrs["equation"]).replace(" ", "")
     a, b = [*operands, None, None][:2]
     if len(operands) != 2 or a is None or b is None or not a.is_float or not b.is_float or "." in equation:
@@ -131,7 +129,7 @@ def _einsum(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
     sizes = {**dict(zip(left, a.array.shape, strict=True)), **dict(zip(right, b.array.shape, strict=True))}
     agree = all(sizes[axis] == size for axis, size in zip(left, a.array.shape, strict=True))
     if not summed or not agree or set(rows + columns) - set(result) or not all(sizes[axis] for axis in summed):
-        return None  # a sum of one value alone, or of none
+        return None  # a sum over one value only, or none
     parts = [math.prod(sizes[axis] for axis in axes) for axes in (stay, rows, summed, columns)]
 
     def matrices(array: Array, axes: str, order: Sequence[str], shape: Sequence[int]) -> Array:
@@ -161,7 +159,7 @@ def _einsum(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
 
 
 def _evenly_spaced(array: Array) -> bool:
-    """Whether the axes before the last two are one axis with one stride."""
+    """Whether the axes before the last two can be one axis with one stride."""
     lead = [(size, step) for size, step in zip(array.shape[:-2], array.strides[:-2], strict=True) if size != 1]
     return len(lead) <= 1 and (not lead or array.ndim == 3)
 

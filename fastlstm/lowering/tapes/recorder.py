@@ -1,4 +1,4 @@
-"""What is at hand while a tape is recorded: memory whose addresses stay, and instructions that work on it."""
+"""The tools for recording a tape: memory with fixed addresses, and instructions on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.steps import NotLoweredError, Value
@@ -19,21 +18,21 @@ from fastlstm.program.memory import aligned_zeros
 from fastlstm.program.program import Argument, Instruction, Place, Table, place
 from fastlstm.program.protected import CHECKING
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Emitter", "Recorder", "Value", "axis_of", "five", "loops"]
 
-Array = npt.NDArray[Any]
-PATIENCE = 3  # nodes for which released memory is kept: a convolution, what is absorbed, pooling that emits it anew
+PATIENCE = 3  # nodes for which released memory is kept: a convolution, what it absorbs, pooling that emits it again
 GRAIN, FINE = 1024, 16
 """Memory is asked for in so many floats: the more, the more often what is free fits what comes next."""
 
 
 @dataclass
 class _Finish:
-    """What instructions that have not run yet do to the outputs they write: see `fastlstm.kernels.convolution`.
+    """How pending instructions finish the outputs they write: see `fastlstm.kernels.convolution`.
 
-    ``words`` are the places that the kernel reads, ``bounds`` the two numbers at one of them, ``spread`` lays out
-    one value a channel. ``again`` emits the instructions, which are those from ``first`` to ``last``, anew.
+    ``words`` holds the addresses that the kernel reads, ``bounds`` the two numbers at one of them; ``spread`` lays out
+    one value per channel. ``again`` emits the instructions, which are those from ``first`` to ``last``, again.
     """
 
     value: Value
@@ -53,7 +52,7 @@ images at a time, and call ``done(which images, first line, array)`` after each;
 
 @dataclass
 class Recorder:
-    """Memory and instructions of a tape that is being recorded.
+    """Memory and instructions of a tape during recording.
 
     Attributes
     ----------
@@ -61,13 +60,13 @@ class Recorder:
     workers : int
         How many threads may run the tape.
     packed : dict
-        What was made out of constants, for all tapes of a model.
+        Packed constants, for all tapes of a model.
     pending : list of Instruction
-        Those that have not run yet.
+        Instructions that have not run yet.
     written : list of array
-        Memory that instructions write: all else that they refer to is constant.
+        Memory that instructions write; everything else they refer to is constant.
     grain : int
-        Memory is asked for in so many floats.
+        Memory is allocated in multiples of this many floats.
     layer : str
         The name of the node whose instructions are being recorded.
     """
@@ -87,7 +86,7 @@ class Recorder:
     _scratch: list[Array] = field(default_factory=list)
 
     def memory(self, shape: Sequence[int]) -> Value:
-        """Return memory for a float32 array, which nothing else uses while the array is needed."""
+        """Return memory for a float32 array, which nothing else uses as long as the array is needed."""
         count = math.prod(shape)
         if count > MAX_ELEMENTS:
             raise NotLoweredError(
@@ -106,23 +105,23 @@ class Recorder:
         return Value(flat[:count].reshape(shape), fixed=False, padded=True)
 
     def taken(self) -> list[Array]:
-        """Return the memory given out since the last call."""
+        """Return the memory allocated since the last call."""
         fresh, self._fresh = self._fresh, []
         return fresh
 
     def release(self, flat: Array) -> None:
-        """Take back memory that no value uses any more; not at once, see `again`."""
+        """Release memory that no value uses any more, though not at once (see `again`)."""
         self._released[-1].append(flat)
 
     def node_done(self) -> None:
-        """Note the end of a node: what was released some nodes ago is free."""
+        """Record the end of a node: memory released some nodes ago becomes free."""
         self._released.append([])
         if len(self._released) > PATIENCE:
             for flat in self._released.pop(0):
                 self.free.setdefault(flat.size, []).append(flat)
 
     def scratch(self, size: int) -> tuple[Place, int]:
-        """Return memory for the workers, and how many bytes of it each has (at least `size`)."""
+        """Return memory for the workers, and how many bytes each has (at least `size`)."""
         floats = -(-(size + 64) // 256) * 64
         if not self._scratch or self._scratch[-1].size < floats * self.workers:
             self._scratch.append(aligned_zeros(floats * self.workers, np.float32))
@@ -135,25 +134,25 @@ class Recorder:
         self.pending.append(Instruction(kernel, constants, args, kernel, macs, layer=self.layer))
 
     def flushed(self) -> list[Instruction]:
-        """Return the instructions that have not run yet; they do now."""
+        """Return the pending instructions, which are about to run."""
         pending, self.pending = self.pending, []
         self._finishes.clear()
         return pending
 
     def finish(self, value: Value, channels: int, spread: Callable[[Array], Array]) -> Table:
-        """Return the words that say how outputs are finished, at first as they are; `absorb` may change them."""
+        """Return the words that say how outputs are finished; at first unchanged, until `absorb` changes them."""
         bounds, slopes = np.array([-np.inf, np.inf], np.float32), spread(np.ones(channels, np.float32))
         words = Table([place(bounds), place(slopes)])
         self._finishes[id(value)] = _Finish(value, words, bounds, spread)
         return words
 
     def absorb(self, value: Value, low: float = -np.inf, high: float = np.inf, slopes: Array | None = None) -> bool:
-        """Have the instructions that write a value clip it, and scale what is negative by a slope for each channel.
+        """Make the instructions that write a value clip it, and scale negative elements by a slope per channel.
 
         Returns
         -------
         bool
-            Whether it does: it has not run, and nothing else reads the value.
+            Whether they do: they have not run, and nothing else reads the value.
         """
         found = self._finishes.get(id(value))
         if found is None or not value.sole or found.used:
@@ -166,34 +165,34 @@ class Recorder:
         return True
 
     def repeatable(self, value: Value, first: int, again: Again) -> None:
-        """Note that the instructions from `first` on are those that make a value, and what emits them anew."""
+        """Record that the instructions from `first` on compute a value, and how to emit them again."""
         found = self._finishes[id(value)]
         found.first, found.last, found.again = first, len(self.pending), again
 
     def again(self, value: Value) -> Again | None:
-        """Return what emits a value's instructions anew, if they are the last ones and nothing else reads the value."""
+        """Return how to emit a value's instructions again, if they are the last and nothing else reads the value."""
         found = self._finishes.get(id(value))
         if found is None or not value.sole or found.last != len(self.pending):
             return None
         return found.again
 
     def replaced(self, value: Value) -> None:
-        """Remove the instructions that make a value, now that others do."""
+        """Remove the instructions that compute a value, now that others do."""
         found = self._finishes.pop(id(value))
         del self.pending[found.first : found.last]
 
     def prepared(self, value: Value, what: Hashable, make: Callable[[Array], Array]) -> Array:
-        """Return what `make` makes of a fixed value; of a shared one it is made once for all tapes."""
+        """Return what `make` makes from a fixed value; for a shared one it is made once for all tapes."""
         if not value.shared:
             return make(value.array)
         key = (id(value.array), what)
         if key not in self.packed:
-            self.packed[key] = (make(value.array), value.array)  # the array is kept, so that its id stays its own
+            self.packed[key] = (make(value.array), value.array)  # the array is kept so that its id stays unique
         made: Array = self.packed[key][0]
         return made
 
     def padded(self, value: Value) -> Array:
-        """Return the value's array in memory that kernels may read whole vectors from."""
+        """Return the value's array in memory from which kernels may read whole vectors."""
         if value.padded:
             return value.array  # type: ignore[no-any-return]
 
@@ -207,7 +206,7 @@ class Recorder:
         return array
 
     def contiguous(self, value: Value) -> Array:
-        """Return the value's array without gaps, copied if it has some."""
+        """Return the value's array, copied if it is not contiguous."""
         array = self.padded(value)
         if array.flags.c_contiguous:
             return array
@@ -216,7 +215,7 @@ class Recorder:
         return whole  # type: ignore[no-any-return]
 
     def copy(self, source: Array, target: Array) -> None:
-        """Copy between views of one shape (or one that broadcasts); up to five axes at a time."""
+        """Copy between views of the same shape, with broadcasting; up to five axes at a time."""
         source = np.broadcast_to(source, target.shape)
         if not target.size:
             return
@@ -225,7 +224,7 @@ class Recorder:
             for part, room in zip(source, target, strict=True):
                 self.copy(part, room)
             return
-        if x[-1] != 4 and 4 in x:  # the last axis of one is the other's last but one: the kernel turns blocks
+        if x[-1] != 4 and 4 in x:  # the last axis of one is the other's second to last: the kernel transposes blocks
             at = x.index(4)
             for numbers in (sizes, x, out):
                 numbers.insert(-1, numbers.pop(at))
@@ -236,7 +235,7 @@ class Recorder:
         self.emit("arrays.copy", (self.target.lanes,), args)
 
     def fill(self, target: Array, value: float) -> None:
-        """Write one number everywhere into an array without gaps."""
+        """Fill a contiguous array with one number."""
         number = np.full(1, value, np.float32)
         self.emit("arrays.fill", (self.target.lanes,), Fill(place(target), target.size, place(number)))
 
@@ -270,7 +269,7 @@ def loops(shape: Sequence[int], *strides: Sequence[int]) -> tuple[list[int], lis
 
 
 def _padded(numbers: Sequence[int], by: int) -> Loops:
-    """Put the axes that are missing behind the first: that is the one which workers share."""
+    """Insert missing axes after the first one, which workers divide."""
     first = 0 if len(numbers) == 1 else 1
     return Loops(*numbers[:first], *[by] * (AXES - len(numbers)), *numbers[first:])
 
@@ -283,4 +282,4 @@ def five(sizes: Sequence[int], *strides: Sequence[int]) -> list[Loops] | None:
 
 
 Emitter = Callable[[Recorder, Node, Sequence[Value | None]], "list[Value] | None"]
-"""What makes instructions of a node: see `fastlstm.lowering.tapes`."""
+"""Makes a node's instructions: see `fastlstm.lowering.tapes`."""

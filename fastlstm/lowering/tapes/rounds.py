@@ -1,12 +1,12 @@
-"""Loop and Scan on a tape: the body is recorded once and runs round by round.
+"""Loop and Scan on a tape: the body is recorded once and runs once per iteration, which is called a round here.
 
-The round's number, the states and the slices of scanned values have memory of the body's own. A round copies its
-slices, runs the body, stores what it collects and hands the states on. If all of that is instructions, the whole loop
-is one instruction of the tape around it (`fastlstm.kernels.rounds`); otherwise Python runs the recorded steps round by
-round.
+The round's number, the states and the slices of scanned values lie in memory of the body's own. A round copies its
+slices, runs the body, stores its collected outputs and passes the states on. If all of that is instructions, the whole
+loop is one instruction of the tape around it (`fastlstm.kernels.rounds`); otherwise Python runs the recorded steps
+round by round.
 
-The number of rounds is found while recording. Where the body decides it, every run checks that it is the same; if
-not, `SizesChangedError` makes `fastlstm.lowering.tapes.by_shape` record anew, this time without the loop.
+The number of rounds is found while recording. If the body decides it, every run checks that it is the same; if not,
+`SizesChangedError` makes `fastlstm.lowering.tapes.by_shape` record again, this time without the loop.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
 from fastlstm.lowering.tapes.recorder import five, loops
@@ -26,19 +25,19 @@ from fastlstm.operators.sizes import checked_rounds
 from fastlstm.program.arguments.arrays import Advance, MoveSlice, Run, Verify
 from fastlstm.program.memory import aligned_zeros, memory_of
 from fastlstm.program.program import Body, Instruction, place
+from fastlstm.typing import Array
 
 __all__ = ["record_rounds"]
 
-Array = npt.NDArray[Any]
 Values = dict[str, Value]
 
 MOST_NATIVE = 1 << 20
-"""Rounds of one native call: nobody can interrupt that, and a file may ask for any number."""
+"""Most rounds of one native call, which cannot be interrupted; a file may ask for any number."""
 
 
 @dataclass
 class _Loop:
-    """A Loop or Scan that is being recorded.
+    """A Loop or Scan during recording.
 
     Attributes
     ----------
@@ -47,13 +46,13 @@ class _Loop:
     states : list of (Value, Value)
         Initial values, and where the body reads them.
     slices : list of (array, Value)
-        Scanned values, their axis in front, and where the body reads a slice.
+        Scanned values with the scanned axis first, and where the body reads a slice.
     after, collected : list of Value
-        What the body makes.
+        The body's outputs: new states, and values to collect.
     decision : Value or None
         Whether another round follows, if the body decides.
     most : int or None
-        Rounds at most.
+        Most rounds.
     """
 
     node: Node
@@ -73,7 +72,7 @@ class _Loop:
 def record_rounds(
     outer: Recordings, runner: Runner, node: Node, operands: Sequence[Value | None], values: Values
 ) -> list[Value] | None:
-    """Return the outputs of a Loop or Scan, recorded; None if `fastlstm.operators` has to run it."""
+    """Record a Loop or Scan and return its outputs; None if `fastlstm.operators` has to run it."""
     body: Graph = node.attrs["body"]
     if any(c is not None and not isinstance(c.array, np.ndarray) for c in operands):
         return None
@@ -85,7 +84,7 @@ def record_rounds(
     if node.op == "Loop":
         given = [Value(loop.number.reshape(()), fixed=False), Value(np.array(True), fixed=True), *given]
     inside.update((spec.name, value) for spec, value in zip(body.inputs, given, strict=True))
-    for _ in range(2):  # a state's memory is never another value's: it is written when the round is over
+    for _ in range(2):  # a state's memory is never shared with another value: it is written at the end of the round
         inner.hold(given)
     for initial, value in loop.states:
         np.copyto(value.array, initial.array)
@@ -110,7 +109,7 @@ def record_rounds(
 
 
 def _begun(outer: Recordings, runner: Runner, node: Node, operands: Sequence[Value | None]) -> _Loop | None:
-    """Return the loop with memory for what its body reads; None if it runs no round, or reads what cannot be copied."""
+    """Return the loop with memory for its body's inputs; None if it runs no round or reads what cannot be copied."""
     inner = outer.inner(runner.body(node.attrs["body"]))
     number = aligned_zeros(1, np.int64)
     inner.rec.written.append(number)
@@ -146,7 +145,7 @@ def _begun(outer: Recordings, runner: Runner, node: Node, operands: Sequence[Val
 
 
 def _expect(outer: Recordings, node: Node, value: Value) -> int:
-    """Return a number that decides how many rounds there are; every run checks that it is the same."""
+    """Return a value that decides the number of rounds; every run checks that it is the same."""
     if value.fixed:
         return int(value.array.reshape(-1)[0])
     outer.needs_python(f"{node.op} '{node.name or node.output(0)}', whose data decide how often it runs,")
@@ -162,7 +161,7 @@ def _expect(outer: Recordings, node: Node, value: Value) -> int:
 
 
 def _in_front(outer: Recordings, value: Value, axis: int, turned: bool) -> Array | None:
-    """Return a scanned value with its axis in front, in memory that stays; None if kernels cannot copy it."""
+    """Return a scanned value with the scanned axis first, in permanent memory; None if kernels cannot copy it."""
     if not value.array.ndim or not -value.array.ndim <= axis < value.array.ndim:
         return None
     array = outer.rec.padded(value) if value.is_float else value.array
@@ -173,12 +172,12 @@ def _in_front(outer: Recordings, value: Value, axis: int, turned: bool) -> Array
 
 
 def _movable(array: Array) -> bool:
-    """Whether a value can be copied as words of 32 bits."""
+    """Whether a value can be copied as 32-bit words."""
     return array.dtype == np.float32 or (array.dtype.itemsize in (4, 8) and array.flags.c_contiguous)
 
 
 def _words(array: Array) -> Array:
-    """Return a value as words of 32 bits, to be copied."""
+    """Return a value as 32-bit words, to be copied."""
     return array if array.dtype == np.float32 else array.reshape(-1).view(np.float32)
 
 
@@ -197,7 +196,7 @@ def _fits(after: Value, before: Value) -> bool:
 
 
 def _finished(loop: _Loop) -> list[Value] | None:
-    """Count the rounds, make room for what they collect, and add the loop to the tape around it."""
+    """Count the rounds, allocate memory for what they collect, and add the loop to the tape around it."""
     inner, outer = loop.inner, loop.outer
     body_steps, body_run = list(inner.tape.steps), list(inner.history)
     handed = len(body_run)
@@ -223,7 +222,7 @@ def _finished(loop: _Loop) -> list[Value] | None:
 
 
 def _steady(outer: Recordings, initial: Value) -> Array:
-    """Return an initial value as words in memory that is kept."""
+    """Return an initial value as words in permanent memory."""
     if initial.is_float:
         return outer.rec.padded(initial)
     array = initial.array
@@ -251,7 +250,7 @@ def _move(loop: _Loop, x: Array, x_step: int, out: Array, out_step: int) -> None
 
 
 def _hand_on(loop: _Loop) -> None:
-    """Emit the copies of the new states to where the next round reads them."""
+    """Emit the copies of the new states to the place from which the next round reads them."""
     rec = loop.inner.rec
     pairs = []
     for number, (after, (_, before)) in enumerate(zip(loop.after, loop.states, strict=True)):
@@ -268,7 +267,7 @@ def _hand_on(loop: _Loop) -> None:
 
 
 def _counted(loop: _Loop, steps: Sequence[Callable[[], None]]) -> int:
-    """Run the rounds after the first and return how many there are; run none if that is known."""
+    """Run the rounds after the first and return their number; run none if it is known."""
     if loop.decision is None and loop.most is not None:
         return _allowed(loop.most)
     loop.outer.needs_python(f"{loop.node.op} '{loop.node.name}', whose body decides how often it runs,")
@@ -284,12 +283,12 @@ def _counted(loop: _Loop, steps: Sequence[Callable[[], None]]) -> int:
 def _allowed(rounds: int) -> int:
     try:
         return checked_rounds(rounds)
-    except ValueError as error:  # run from Python, the operator says so with its name
+    except ValueError as error:  # run from Python, the operator reports it by name
         raise NotLoweredError(str(error)) from None
 
 
 def _placing(loop: _Loop) -> list[Instruction]:
-    """Return the instructions that put what a round collects in its place, and check what it decides."""
+    """Return the instructions that store what a round collects and check what it decides."""
     rec = loop.inner.rec
     for value, stacked in zip(loop.collected, loop.stacked, strict=True):
         source = rec.padded(value) if value.is_float else value.array
@@ -339,7 +338,7 @@ def _finals(loop: _Loop) -> list[Value]:
 
 
 def _axes(loop: _Loop) -> list[Value]:
-    """Return what was collected, its rounds on the axis and in the order that the node asks for."""
+    """Return the collected values, with the rounds on the axis and in the order that the node asks for."""
     count = len(loop.stacked)
     axes = loop.node.attrs.get("scan_output_axes") or [0] * count
     turns = loop.node.attrs.get("scan_output_directions") or [0] * count

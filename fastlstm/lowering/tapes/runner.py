@@ -1,12 +1,10 @@
-"""What tapes need of the executor whose graph they record, and loops of the recording that they are part of."""
+"""What tapes need from the executor whose graph they record, and loops from the recording they are part of."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
-
-import numpy.typing as npt
 
 from fastlstm.graph import Graph, Node
 from fastlstm.lowering.tapes.recorder import Recorder
@@ -16,10 +14,9 @@ from fastlstm.runtime.clock import Clock
 from fastlstm.runtime.program import BoundProgram
 from fastlstm.runtime.segment import Segment
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Planned", "Recordings", "Runner"]
-
-Array = npt.NDArray[Any]
 
 
 class Planned(Protocol):
@@ -27,11 +24,11 @@ class Planned(Protocol):
 
     @property
     def parts(self) -> Sequence[Segment | Node]:
-        """What runs, in order."""
+        """The parts to run, in order."""
 
     @property
     def target(self) -> Target:
-        """What it is made for."""
+        """The target it is made for."""
 
 
 class Runner(Protocol):
@@ -58,7 +55,7 @@ class Runner(Protocol):
 
 
 class Recordings(Protocol):
-    """A recording of a graph (`fastlstm.lowering.tapes.tape.Recording`), with those of bodies inside it."""
+    """A recording of a graph (`fastlstm.lowering.tapes.tape.Recording`), including those of bodies inside it."""
 
     tape: Tape
     rec: Recorder
@@ -71,19 +68,19 @@ class Recordings(Protocol):
         """Record a graph's parts, and return the values of its outputs."""
 
     def hold(self, operands: Sequence[Value]) -> None:
-        """Keep the memory of values for the tape's whole life."""
+        """Keep the memory of values for the tape's lifetime."""
 
     def needs_python(self, what: str) -> None:
-        """Refuse what runs in Python where there is no Python."""
+        """Refuse what runs in Python if there is no Python at run time."""
 
     def flush(self) -> None:
-        """Run the pending instructions, and make them a step."""
+        """Run the pending instructions and make them a step."""
 
     def program(self, instructions: Sequence[Instruction]) -> Program:
         """Return the program of instructions that run once each."""
 
     def workers(self, macs: int) -> int:
-        """Return how many threads may run so many multiply-adds."""
+        """Return how many threads may run `macs` multiply-adds."""
 
     def bound(self, instructions: Sequence[Instruction]) -> BoundProgram:
         """Return instructions bound to the memory they were recorded with."""

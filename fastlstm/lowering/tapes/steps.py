@@ -1,4 +1,4 @@
-"""Tapes and what they are made of: values in memory, steps that run, errors where a run differs from the recording."""
+"""Tapes and their parts: values in memory, steps that run, errors if a run differs from the recording."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.program import layout
@@ -16,25 +15,24 @@ from fastlstm.runtime.busy import Busy
 from fastlstm.runtime.native import Call, Wiring
 from fastlstm.runtime.program import BoundProgram
 from fastlstm.runtime.segment import COMPLAINT
+from fastlstm.typing import Array
 
 __all__ = ["NotLoweredError", "Recorded", "SizesChangedError", "Tape", "Value"]
-
-Array = npt.NDArray[Any]
 
 
 @dataclass
 class Value:
-    """A value while a tape is recorded.
+    """A value during the recording of a tape.
 
     Attributes
     ----------
     array : array, or list of arrays for a sequence
-        The memory where the value lies in every run, with any strides; and now the value itself, once the
+        The memory that holds the value in every run, with any strides; it holds the current value once the
         instructions so far have run.
     fixed : bool
-        Whether it is the same in every run: it depends on sizes, constants and nothing else.
+        Whether it is the same in every run, because it depends only on sizes and constants.
     padded : bool
-        Whether it lies in memory of the tape: float32, whole vectors may be read past its end.
+        Whether it lies in the tape's memory: it is float32, and whole vectors may be read past its end.
     shared : bool
         Whether it is a constant of the graph, whose packed forms serve all tapes.
     sole : bool
@@ -54,13 +52,13 @@ class Value:
 
 
 class NotLoweredError(UnsupportedError):
-    """A value is larger than a tape's memory may be, or has more axes than a kernel has loops: NumPy takes it."""
+    """A value is larger than a tape's memory may be, or has more axes than a kernel has loops: NumPy computes it."""
 
 
 class SizesChangedError(Exception):
-    """A value has another shape or type than when the tape was recorded, or a loop another number of rounds.
+    """A value's shape or type, or a loop's number of rounds, differs from the recording.
 
-    `loop` is the id of that loop's node, 0 if it is no loop.
+    `loop` is the id of that loop's node, 0 if it is not a loop.
     """
 
     def __init__(self, loop: int = 0) -> None:
@@ -79,33 +77,33 @@ class Recorded:
         self._first, self._second = arguments
 
     def __call__(self) -> None:
-        if self.program.workers > 1:  # the team may have to be started anew
+        if self.program.workers > 1:  # the team may have to be restarted
             self.program.run(1)
         else:
             self._run(self._first, self._second, 0)
 
 
 class Tape:
-    """The steps of a model for inputs of one shape; not for two threads at a time.
+    """The steps of a model for inputs of one shape; only one thread may use it at a time.
 
     Attributes
     ----------
     inputs : list of array
-        Where the inputs lie: written before every run.
+        Memory of the inputs, written before every run.
     outputs : list of Value
     reusable : bool
         Whether running the steps again does what a new recording would do.
     nbytes : int
-        Memory of the tape's own.
+        Size of the tape's own memory.
     busy : Busy
-        The flag of who runs it.
+        The flag that tells whether it is running.
     given : sequence of str
         Names of the inputs.
     entry : Call or None
-        A built-in that runs it, `native.never` if some of it runs in Python, None before it was asked for; and
-        `wiring`, what that was made of.
+        A built-in that runs it, `native.never` if some of it runs in Python, None before it is first asked for;
+        `wiring` is what it was made from.
     steered : Call or None
-        The same for the model around it, some of whose inputs chose this one.
+        The same for the model around it, some of whose inputs selected this tape's model.
     """
 
     def __init__(self) -> None:
@@ -130,19 +128,19 @@ class Tape:
         return self.results()
 
     def play(self) -> None:
-        """Run on what `inputs` hold; the outputs stay in their memory until the tape runs again."""
+        """Run on the contents of `inputs`; the outputs stay in their memory until the next run."""
         for step in self.steps:
             step()
         self.check()
 
     def watch(self, other: Tape) -> None:
-        """Have another tape check what this one watches."""
+        """Make another tape check what this one watches."""
         other.watched += self.watched
         other.flags += self.flags
         other.reusable &= self.reusable
 
     def check(self) -> None:
-        """Raise an error if a loop ran another number of rounds than recorded, or an index was out of range."""
+        """Raise an error if a loop's number of rounds differed from the recording, or an index was out of range."""
         for flag, loop in self.flags:
             if flag[0]:
                 for other, _ in self.flags:

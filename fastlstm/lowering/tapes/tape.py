@@ -1,12 +1,11 @@
-"""Tapes: a model with more than recurrent layers as a list of kernel calls, for inputs of one shape.
+"""Tapes: a model of more than recurrent layers as a list of kernel calls, for inputs of one shape.
 
-With the sizes of all inputs known, the sizes of everything else are, and whatever depends on sizes alone is a
-constant. A `Tape` is recorded while the model runs for inputs of a shape for the first time: operators that have
-kernels (`EMITTERS`) become instructions with fixed addresses, segments become one instruction, everything else
-becomes a call of `fastlstm.operators`. Running a tape does nothing else. Consecutive instructions
-are one native call.
+Once the sizes of all inputs are known, so are all other sizes, and whatever depends only on sizes is a constant. A
+`Tape` is recorded while the model runs for the first time on inputs of a shape: operators that have kernels
+(`EMITTERS`) become instructions with fixed addresses, a segment becomes one instruction, everything else becomes a
+call of `fastlstm.operators`. Running a tape does nothing else. Consecutive instructions are one native call.
 
-The kernels and their order are the same whether a tape is kept or recorded anew for every call, so the bits are.
+Whether a tape is kept or recorded for every call, the kernels and their order are the same, and so are the bits.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.errors import InputError, UnsupportedError
@@ -34,29 +32,29 @@ from fastlstm.runtime.clock import marked
 from fastlstm.runtime.connections import axes_of, check_state
 from fastlstm.runtime.program import BoundProgram
 from fastlstm.runtime.segment import Segment
+from fastlstm.typing import Array
 
 __all__ = ["Recording", "record", "record_program"]
 
-Array = npt.NDArray[Any]
 WORTH_WORKERS = 200_000  # multiply-adds of a tape that several threads may run
 
 
 class Recording:
     """Follows a runner's plan for inputs of known shapes.
 
-    One that is not `live` computes nothing: it is for another machine, and what has no kernel is refused.
+    A recording that is not `live` computes nothing: it is for another machine, and refuses what has no kernel.
     """
 
     def __init__(self, runner: Runner, packed: dict[Hashable, Any], live: bool = True) -> None:
         self.tape = Tape()
         self.packed = packed
         self.live = live
-        self.history: list[Instruction] = []  # what has been made part of a step
+        self.history: list[Instruction] = []  # instructions that are part of a step already
         self.clock = runner.clock
         self.rec = Recorder(runner.plan.target, runner.threads, packed)
         if not live:
-            self.rec.grain = FINE  # an exported model's memory is what it takes, not what a machine has
-        self.readers: dict[int, int] = {}  # memory -> the named values that lie in it
+            self.rec.grain = FINE  # an exported model may take any amount of memory, whatever this machine has
+        self.readers: dict[int, int] = {}  # memory -> the named values in it
         self.owned: dict[int, Array] = {}
 
     def inner(self, runner: Runner) -> Recording:
@@ -64,7 +62,7 @@ class Recording:
         return Recording(runner, self.packed, self.live)
 
     def input(self, array: Array) -> Value:
-        """Return the value of an input: memory that every run begins by writing."""
+        """Return the value of an input, in memory that every run writes first."""
         if array.dtype == np.float32:
             value = self.rec.memory(array.shape)
         else:
@@ -80,7 +78,7 @@ class Recording:
         return Value(array, fixed=False)
 
     def graph(self, runner: Runner, values: dict[str, Value]) -> list[Value]:
-        """Follow a graph's parts; `values` holds its inputs and what it sees around it, and is written to."""
+        """Follow a graph's parts; `values` holds its inputs and the outer values it reads, and receives its values."""
         for name, array in runner.graph.constants.items():
             values[name] = Value(array, fixed=True, shared=True)
         own = {spec.name for spec in runner.graph.inputs}
@@ -112,7 +110,7 @@ class Recording:
             self.rec.release(self.owned.pop(key))
 
     def _reclaim(self) -> None:
-        """Release what only the last part used."""
+        """Release the values that only the last part used."""
         for flat in self.rec.taken():
             if self.readers.get(id(flat)):
                 self.owned[id(flat)] = flat
@@ -121,13 +119,13 @@ class Recording:
         self.rec.node_done()
 
     def whole(self, value: Value) -> Value:
-        """Return an output without gaps in memory."""
+        """Return an output in contiguous memory."""
         if not value.is_float or not value.padded or value.array.flags.c_contiguous:
             return value
         return Value(self.rec.contiguous(value), fixed=value.fixed, padded=True)
 
     def hold(self, operands: Sequence[Value]) -> None:
-        """Keep the memory of values for the tape's whole life."""
+        """Keep the memory of values for the tape's lifetime."""
         for value in operands:
             if value.padded:
                 base = memory_of(value.array)
@@ -157,13 +155,13 @@ class Recording:
         try:
             return record_rounds(self, runner, node, operands, values)
         except (InputError, NotLoweredError, SizesChangedError):
-            return None  # errors of a body that has not run on real values yet mean nothing
+            return None  # errors of a body that has not yet run on real values mean nothing
 
     def _emitted(self, node: Node, operands: Sequence[Value | None]) -> dict[str, Value] | None:
         """Return the outputs of a node whose instructions were added, None if it has none."""
         emitter = EMITTERS.get(node.op)
         if emitter is None or any(c is not None and isinstance(c.array, list) for c in operands):
-            return None  # a sequence is no operand of a kernel
+            return None  # a sequence cannot be an operand of a kernel
         before = len(self.rec.pending)
         try:
             made = emitter(self.rec, node, operands)
@@ -180,7 +178,7 @@ class Recording:
         return dict(zip(node.outputs, made, strict=False))
 
     def _branch(self, runner: Runner, node: Node, values: dict[str, Value], condition: bool) -> dict[str, Value]:
-        """Follow the body that a condition known beforehand chooses."""
+        """Follow the body selected by a condition that is known already."""
         body = runner.body(node.attrs["then_branch" if condition else "else_branch"])
         inner = dict(values)
         outputs = self.graph(body, inner)
@@ -229,8 +227,8 @@ class Recording:
         self.tape.steps.append(step if clock is None else timed)
 
     def _kept(self, result: Any) -> Value:
-        """Return a value that holds a result of NumPy's in memory that stays."""
-        if not isinstance(result, np.ndarray):  # a sequence: its arrays may lie in memory that is free before it is
+        """Return a value that holds a NumPy result in permanent memory."""
+        if not isinstance(result, np.ndarray):  # a sequence: its arrays may lie in memory that is released before it
             self.tape.reusable = False
             return Value([np.array(item) for item in result], fixed=False)
         shape, dtype = result.shape, result.dtype
@@ -259,7 +257,7 @@ class Recording:
         return self._instruction(segment, values, steps, batch)
 
     def _flat(self, segment: Segment, values: Mapping[str, Value]) -> dict[str, Value]:
-        """Run a dense layer whose rows lie on any axes over all of them as if they were time steps."""
+        """Run a dense layer whose rows lie along any axes, as if all of them were time steps."""
         ((name, (_, _, features)),) = segment.inputs.items()
         ((shown, (_, _, width)),) = segment.outputs.items()
         value = values[name]
@@ -286,7 +284,7 @@ class Recording:
         return made
 
     def _instruction(self, segment: Segment, values: Mapping[str, Value], steps: int, batch: int) -> dict[str, Value]:
-        """Make a segment's program an instruction; its arrays and states are copied where they are not in place."""
+        """Make a segment's program an instruction; its arrays and states are copied if they are not in place."""
         rec = self.rec
         workers = rec.workers if segment.workers(batch) == rec.workers else 1
         places = {}
@@ -328,7 +326,7 @@ class Recording:
         return made
 
     def needs_python(self, what: str) -> None:
-        """Refuse what runs in Python where there is no Python.
+        """Refuse what runs in Python if there is no Python at run time.
 
         Raises
         ------
@@ -342,7 +340,7 @@ class Recording:
             )
 
     def flush(self) -> None:
-        """Run the pending instructions, and make them a step."""
+        """Run the pending instructions and make them a step."""
         if not self.rec.pending:
             return
         instructions = self.rec.flushed()
@@ -358,7 +356,7 @@ class Recording:
         return Program(self.rec.target, (), (Stage(layout.ONCE, tuple(instructions)),), tuple(self.rec.written))
 
     def workers(self, macs: int) -> int:
-        """Return how many threads may run so many multiply-adds."""
+        """Return how many threads may run `macs` multiply-adds."""
         return self.rec.workers if macs >= WORTH_WORKERS else 1
 
     def bound(self, instructions: Sequence[Instruction]) -> BoundProgram:
@@ -379,13 +377,13 @@ def _placed(array: Array, axes: str) -> tuple[Place, int, int]:
 
 
 def _external(program: Program, slots: Container[int]) -> Program:
-    """Return a program whose states lie in memory of the one around it."""
+    """Return a program whose states lie in the memory of the one around it."""
     moved = tuple(replace(slot, kind="external") if i in slots else slot for i, slot in enumerate(program.slots))
     return replace(program, slots=moved)
 
 
 def record(runner: Runner, inputs: Mapping[str, Array], packed: dict[Hashable, Any]) -> tuple[Tape, list[Any]]:
-    """Run a runner's graph, and return the tape of it and the outputs; `packed` is what a model's tapes share."""
+    """Run a runner's graph and return its tape and the outputs; a model's tapes share `packed`."""
     recording = Recording(runner, packed)
     values = {name: recording.input(array) for name, array in inputs.items()}
     recording.hold(list(values.values()))
@@ -401,7 +399,7 @@ def record(runner: Runner, inputs: Mapping[str, Array], packed: dict[Hashable, A
 def record_program(
     runner: Runner, inputs: Mapping[str, Array], packed: dict[Hashable, Any]
 ) -> tuple[Program, list[Array], list[Any]]:
-    """Return the whole graph as one program for the plan's target, where its inputs and where its outputs lie.
+    """Return the whole graph as one program for the plan's target, and where its inputs and outputs lie.
 
     Nothing is computed: the target may be another machine.
 
@@ -412,7 +410,7 @@ def record_program(
     """
     recording = Recording(runner, packed, live=False)
     values = {name: recording.input(array) for name, array in inputs.items()}
-    for _ in range(2):  # the memory of an input is never another value's: a state may lie there
+    for _ in range(2):  # an input's memory is never reused for another value: it may be a state
         recording.hold(list(values.values()))
     outputs = recording.graph(runner, values)
     recording.hold(outputs)

@@ -95,6 +95,14 @@ def test_go_backwards_gives_its_outputs_in_the_order_it_makes_them(tmp_path: Pat
     np.testing.assert_allclose(run(path, X), keras_lstm(X[:, ::-1], *weights), atol=1e-6)
 
 
+def test_sizes_that_are_open_are_calculated_with(tmp_path: Path) -> None:
+    wide = layer("UpSampling1D", "wide", size=3)
+    model = sequential((None, F), wide, layer("ZeroPadding1D", "pad", padding=[1, 2]))
+    assert load_graph(write_keras(tmp_path / "a.keras", model, {})).outputs[0].shape == ("batch", "3*time + 3", F)
+    model["config"]["layers"].append(layer("Cropping1D", "crop", cropping=[0, 3]))
+    assert load_graph(write_keras(tmp_path / "b.keras", model, {})).outputs[0].shape == ("batch", "3*time", F)
+
+
 @pytest.mark.parametrize("padding", ["front", "middle", "end", "all"])
 def test_padding_anywhere_keeps_the_state(tmp_path: Path, padding: str) -> None:
     ids = np.array([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]], np.int32)

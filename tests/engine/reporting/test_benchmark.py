@@ -9,9 +9,11 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from fastlstm.commands.latency import Latency
 from fastlstm.errors import InputError
 from fastlstm.reporting import benchmark
 from fastlstm.reporting.benchmark import Timing
+from fastlstm.reporting.tables import time_text
 
 
 def timing(seconds, steps=1):
@@ -83,9 +85,30 @@ def test_everyone_takes_turns_and_ratios_compare_rounds(monkeypatch):
 def test_histogram_shows_a_single_slow_call():
     lines = benchmark.histogram(timing([1e-6] * 1000 + [5e-4])).splitlines()
     assert len(lines) == 16
-    assert lines[0].split()[4] == "1000"
-    assert lines[-1].split()[4] == "1"
+    assert lines[0].split()[5] == "1000"
+    assert lines[-1].split()[5] == "1"
     assert "█" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (58.20819256, "58.21 s"),
+        (0.9999996, "1000 ms"),
+        (1.5e-3, "1.5 ms"),
+        (2.7e-6, "2.7 µs"),
+        (3e-8, "30 ns"),
+        (0, "0 ns"),
+    ],
+)
+def test_times_have_a_unit_that_fits(seconds, text):
+    assert time_text(seconds) == text
+
+
+def test_a_pause_is_not_a_row_of_digits():
+    last = benchmark.histogram(timing([1e-6] * 1000 + [58.20819256])).splitlines()[-1]
+    assert "58.21 s" in last
+    assert "58.21 s" in str(Latency(timing([1e-6, 58.20819256]), "a step", 1))
 
 
 def test_histogram_of_equal_times():

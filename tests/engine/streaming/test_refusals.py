@@ -25,7 +25,7 @@ from fastlstm.graph import Graph, Node, TensorSpec, default_activations
         (lambda y: torch.cumsum(y, 1), {}, "CumSum' adds up all frames so far"),
         (lambda y: y @ y.transpose(1, 2), {}, "MatMul"),
         (lambda y: y[:, :3], {}, "takes a fixed number of time steps"),
-        (lambda y: y - y[:, -1:], {}, "joins every time step with the last one|joins each time step|Slice"),
+        (lambda y: y - y[:, -1:], {}, "combines every time step with the last one|combines each time step|Slice"),
         (lambda y: y.transpose(0, 1).reshape(-1, 6).reshape(y.shape[0], -1, 6), {}, "Reshape.* mixes time steps"),
     ],
     ids=[
@@ -59,7 +59,7 @@ def test_wrong_frames_of_several_inputs_are_told() -> None:
         stream.step(arrays["x"][:, 0])
     with pytest.raises(InputError, match="frames for x, ids; got x"):
         stream.step({"x": arrays["x"][:, 0]})
-    with pytest.raises(InputError, match="as many frames"):
+    with pytest.raises(InputError, match="same number of frames"):
         stream.push({"x": arrays["x"][:, :3], "ids": arrays["ids"][:, :2]})
     with pytest.raises(InputError, match="of 'ids' should have the shape"):
         stream.step({"x": arrays["x"][0, 0], "ids": np.zeros((3, 3), np.int64)})

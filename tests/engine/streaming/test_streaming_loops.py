@@ -72,8 +72,8 @@ def test_the_state_of_a_loop_goes_on_in_another_stream() -> None:
 @pytest.mark.parametrize(
     ("graph", "reason"),
     [
-        (loop(numbered), "computes with the number of the frame"),
-        (loop(peeking), "reads 'x' at other places than the round's own frame"),
+        (loop(numbered), "computes with the frame's number"),
+        (loop(peeking), "reads 'x' at other positions than the iteration's own frame"),
         (loop(leaky, backwards=True), "runs backwards in time"),
         (loop(leaky, trips=1), "is not known to run once for each frame"),
     ],

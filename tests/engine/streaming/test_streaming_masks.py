@@ -97,7 +97,7 @@ def test_a_start_that_is_not_zero_is_refused(
 
 def test_a_mask_that_does_not_move_and_lengths_are_refused() -> None:
     constants = {"fixed": np.arange(STEPS)[:, None] % 2 == 0}
-    for more, words in ((("", "fixed"), "mask that does not go on with its frames"), (("n",), "lengths")):
+    for more, words in ((("", "fixed"), "mask that does not advance with its frames"), (("n",), "lengths")):
         nodes = (layer("LSTM", "x", "y", constants, WIDTH, *more),)
         inputs = [TensorSpec("x", (STEPS, 1, WIDTH))] + [TensorSpec("n", (1,), "int64")] * (more == ("n",))
         graph = Graph(tuple(inputs), (TensorSpec("y", (STEPS, 1, HIDDEN)),), nodes, constants)

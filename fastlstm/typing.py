@@ -1,0 +1,12 @@
+"""Types that all parts share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+__all__ = ["Array"]
+
+Array = npt.NDArray[Any]
+"""A NumPy array; docstrings say its shape and dtype."""
