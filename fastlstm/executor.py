@@ -9,7 +9,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm import operators
 from fastlstm.errors import InputError, UnsupportedError, counted
@@ -25,13 +24,13 @@ from fastlstm.runtime.entry import sequence_wiring
 from fastlstm.runtime.program import BoundProgram
 from fastlstm.runtime.segment import Segment
 from fastlstm.target import Target, machine
+from fastlstm.typing import Array
 
 if TYPE_CHECKING:
     from fastlstm.lowering.tapes.by_shape import Tapes
 
 __all__ = ["Executor"]
 
-Array = npt.NDArray[Any]
 
 MOST_ENTRIES = 256  # numbers of batch rows for which there are entries
 MOST_WITH_MEMORY = 32  # of them whose entries hold memory of their own

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.converters.keras.order import CircleError, execution_order
 from fastlstm.converters.keras.weights import layer_data, layer_name
 from fastlstm.errors import FileFormatError, UnsupportedError
+from fastlstm.typing import Array
 
 __all__ = ["Call", "Reference", "Wiring", "read_wiring"]
 
@@ -173,7 +173,7 @@ class _Parser:
         return value
 
 
-def _array(config: Mapping[str, Any]) -> npt.NDArray[Any]:
+def _array(config: Mapping[str, Any]) -> Array:
     """Return a tensor that is written out as lists of numbers."""
     dtype = str(config.get("dtype"))
     try:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.export.golden import Golden
+from fastlstm.typing import Array
 
 __all__ = ["files", "modules"]
 
@@ -59,7 +59,7 @@ def _samples(golden: Golden) -> dict[str, bytes]:
     return {name: b"".join(_bytes(part) for part in parts) for name, parts in whole.items()}
 
 
-def _bytes(array: npt.NDArray[Any]) -> bytes:
+def _bytes(array: Array) -> bytes:
     kind = "<f4" if array.dtype.kind == "f" else "<i4"
     return np.ascontiguousarray(array, kind).tobytes()
 

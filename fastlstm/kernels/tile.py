@@ -138,7 +138,7 @@ def _tile(
         kind = int_vector(lanes) if pairs else float_vector(lanes)
         sums = [constant(kind, 0) for _ in places] if gathered else c_vectors()
 
-        def added(total: Any, one: Any, other: Any) -> Any:
+        def plus_product(total: Any, one: Any, other: Any) -> Any:
             return add_pairs(b, total, one, other) if pairs else multiply_add(b, one, other, total)
 
         def step(sums: list[Any], index: Any, weight_offset: Any, ahead: int) -> list[Any]:
@@ -170,13 +170,13 @@ def _tile(
                 for p, v in columns:
                     one = weight(p, v)
                     for r in range(rows):
-                        new[r, p, v] = added(new[r, p, v], splats[r], one)
+                        new[r, p, v] = plus_product(new[r, p, v], splats[r], one)
             else:
                 weights = [weight(p, v) for p, v in columns]
                 for r in range(rows):
                     one = splat(r)
                     for (p, v), loaded in zip(columns, weights, strict=True):
-                        new[r, p, v] = added(new[r, p, v], one, loaded)
+                        new[r, p, v] = plus_product(new[r, p, v], one, loaded)
             return list(new.values())
 
         def loop(sums: list[Any], start: Any, stop: Any, by: int) -> tuple[list[Any], Any]:

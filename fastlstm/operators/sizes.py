@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
+
+from fastlstm.typing import Array
 
 __all__ = [
     "MAX_ELEMENTS", "MAX_ROUNDS", "check_broadcast", "checked_rounds", "checked_shape", "integer", "is_small",
@@ -39,12 +39,12 @@ def is_small(shape: Iterable[int], most: int = MAX_ELEMENTS) -> bool:
     return math.prod(map(int, shape)) <= most
 
 
-def integer(value: npt.NDArray[Any]) -> int:
+def integer(value: Array) -> int:
     """Return the only element of an array, of whatever rank, as an int."""
     return int(np.asarray(value).reshape(()))
 
 
-def check_broadcast(*arrays: npt.NDArray[Any]) -> None:
+def check_broadcast(*arrays: Array) -> None:
     """Check what arrays make that are spread along one another's axes.
 
     Raises

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +16,12 @@ import numpy.typing as npt
 from fastlstm.errors import InputError
 from fastlstm.program.layout import LINE
 from fastlstm.program.protected import CHECKING, protected_zeros
+from fastlstm.typing import Array
 
 __all__ = ["address_of", "aligned", "aligned_zeros", "check_memory", "guarded", "memory_of"]
 
 
-def aligned_zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def aligned_zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Array:
     """Return zeros that begin on a cache line."""
     kind = np.dtype(dtype)
     count = math.prod(shape if isinstance(shape, tuple) else (shape,))
@@ -35,19 +35,19 @@ def aligned_zeros(shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDA
     return flat if flat.shape in (shape, (shape,)) else flat[:count].reshape(shape)
 
 
-def address_of(array: npt.NDArray[Any] | None) -> int:
+def address_of(array: Array | None) -> int:
     """Return the address of an array's first element."""
     return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
-def memory_of(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def memory_of(array: Array) -> Array:
     """Return the array that an array is a view of, itself if it is none."""
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
 
 
-def aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def aligned(array: Array) -> Array:
     """Return a contiguous array as it is if it begins on a cache line, else a copy that does."""
     if not CHECKING and array.flags.c_contiguous and int(array.__array_interface__["data"][0]) % LINE == 0:
         return array
@@ -56,7 +56,7 @@ def aligned(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return copy
 
 
-def guarded(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def guarded(array: Array) -> Array:
     """Return the array; in check mode a contiguous copy between protected pages."""
     return aligned(array) if CHECKING else array
 

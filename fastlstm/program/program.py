@@ -21,17 +21,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import FileFormatError
 from fastlstm.program import layout
 from fastlstm.program.arguments import ARGUMENTS
 from fastlstm.program.memory import aligned, aligned_zeros, memory_of
 from fastlstm.target import Target, WeightFormat
+from fastlstm.typing import Array
 
 __all__ = ["Argument", "Body", "Instruction", "Place", "Program", "Slot", "Stage", "Table", "place"]
 
-Array = npt.NDArray[Any]
 FEWEST_ROWS = 24
 # Multiply-adds, about a microsecond: half of that cost five rows of 100 units 8 %. With one processor slowed by another
 # program, 8 rows of 128 units took 0.84 of the time of one share a worker.

@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.program.layout import LINE
+from fastlstm.typing import Array
 
 __all__ = ["CHECKING", "protected_zeros"]
 
@@ -23,7 +23,7 @@ CHECKING = os.environ.get("FASTLSTM_CHECK", "0") not in ("", "0")
 """Whether this process is in check mode."""
 
 
-def protected_zeros(count: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def protected_zeros(count: int, dtype: npt.DTypeLike) -> Array:
     """Return zeros that begin on a cache line and end right before a protected page, but for the rest of their line."""
     kind, page = np.dtype(dtype), mmap.PAGESIZE
     size = -(-count * kind.itemsize // LINE) * LINE

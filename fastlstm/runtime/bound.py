@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.kernels.addresses import address
 from fastlstm.kernels.kernel import Kernel
@@ -21,10 +20,9 @@ from fastlstm.program.memory import address_of, aligned_zeros
 from fastlstm.runtime.busy import Busy, in_use
 from fastlstm.runtime.team import WORTH_A_TEAM, WORTH_WAKING, team_of
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = ["Instance", "Lowered", "SlotMemory"]
-
-Array = npt.NDArray[Any]
 
 
 class SlotMemory(NamedTuple):

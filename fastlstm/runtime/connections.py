@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import numpy.typing as npt
+from typing import NamedTuple
 
 from fastlstm.errors import InputError
+from fastlstm.typing import Array
 
 __all__ = ["Connections", "Port", "State", "axes_of", "check_state"]
-
-Array = npt.NDArray[Any]
 
 
 class State(NamedTuple):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from fastlstm.errors import InputError
+from fastlstm.typing import Array
 
 __all__ = ["converted"]
 
 
-def converted(array: npt.NDArray[Any], dtype: npt.DTypeLike, what: str) -> npt.NDArray[Any]:
+def converted(array: Array, dtype: npt.DTypeLike, what: str) -> Array:
     """Return the array, or a copy of the dtype; InputError if a number has no place there.
 
     Integers have to lie in the range of a dtype of integers, finite ones in that of floats: beyond it they

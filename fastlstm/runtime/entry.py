@@ -6,16 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.program.memory import aligned_zeros
 from fastlstm.runtime.bound import Instance
 from fastlstm.runtime.connections import Connections, Port, axes_of, check_state
 from fastlstm.runtime.native import Call, Copy, Lengths, Mask, Value, Wiring, entry, never
+from fastlstm.typing import Array
 
 __all__ = ["sequence_wiring", "stream_entry"]
 
-Array = npt.NDArray[Any]
 Place = tuple[int, str, int]  # slot, axes, features (0: ids)
 
 FLOAT, FLAG, LONG = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int64)

@@ -11,13 +11,12 @@ from functools import wraps
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import InputError
+from fastlstm.typing import Array
 
 __all__ = ["as_array", "as_arrays", "as_given", "is_tensor", "tensors_among", "with_tensors"]
 
-Array = npt.NDArray[Any]
 Method = Callable[..., Any]
 
 

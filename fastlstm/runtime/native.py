@@ -19,7 +19,6 @@ from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.kernels.addresses import address
 from fastlstm.kernels.kernel import Kernel, listings
@@ -28,13 +27,13 @@ from fastlstm.program.memory import address_of
 from fastlstm.runtime.busy import Busy
 from fastlstm.runtime.team import WORTH_A_TEAM, WORTH_WAKING
 from fastlstm.target import Target
+from fastlstm.typing import Array
 
 __all__ = [
     "Call", "Context", "Copy", "Lengths", "Mask", "Value", "Wiring", "address_of_c", "ahead_of_entries", "built_in",
     "context", "entry", "entry_kernel", "likely_entry", "never", "usable",
 ]  # fmt: skip
 
-Array = npt.NDArray[Any]
 Call = Callable[..., Any]
 
 UNLIMITED = 1 << 62  # time steps

@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.files.opening import digest_of
 from fastlstm.kernels import cache, loader
@@ -43,6 +42,7 @@ from fastlstm.runtime.connections import Connections, Port, State
 from fastlstm.runtime.entry import sequence_wiring
 from fastlstm.runtime.native import Call, Wiring, entry, entry_kernel
 from fastlstm.target import Target
+from fastlstm.typing import Array
 from fastlstm.version import __version__
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Prepared", "find", "keep", "place_of"]
 
-Array = npt.NDArray[Any]
 
 MAGIC = b"prepared"
 HEAD = len(MAGIC) + 32 + 8

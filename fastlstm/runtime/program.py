@@ -8,10 +8,8 @@ running call; a stream owns one for its whole life.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fastlstm.errors import counted
 from fastlstm.kernels.compiler import prepare
@@ -22,10 +20,10 @@ from fastlstm.program.program import Argument, Body, Instruction, Place, Program
 from fastlstm.program.protected import CHECKING
 from fastlstm.program.scratch import integer_bytes, scratch_bytes
 from fastlstm.runtime.bound import Instance, Lowered, SlotMemory
+from fastlstm.typing import Array
 
 __all__ = ["BoundProgram"]
 
-Array = npt.NDArray[Any]
 Word = int | Kernel | tuple[Array, int]
 """A word of the instruction table; a kernel and a place in an array stand for their addresses."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
+
+from fastlstm.typing import Array
 
 __all__ = ["BLOCK", "BYTE_LIMIT", "BYTE_OFFSET", "SUM_LIMIT", "VALUE_LIMIT", "largest_sums", "value_limit"]
 
@@ -39,7 +38,7 @@ def value_limit(bits: int, recurrent: bool) -> tuple[int, int | None]:
     return (BYTE_LIMIT, None) if bits == 8 and recurrent else (VALUE_LIMIT, BLOCK)
 
 
-def largest_sums(weight: npt.NDArray[Any], block: int | None) -> npt.NDArray[Any]:
+def largest_sums(weight: Array, block: int | None) -> Array:
     """Return the largest sum of magnitudes of any block of each row, [...] for weights [..., K]."""
     size = weight.shape[-1]
     starts = range(0, size, block or max(size, 1))
