@@ -34,13 +34,16 @@ class Attribute:
 _OTHERS = {"Dense", "Dropout", "LogCumSumExp", REFERENCE, *RECURRENT_OPS}
 """Operators of ours that ai.onnx does not have, or that are brought to another form."""
 
+_OWN = {"whole"}
+"""Attributes that only passes give to nodes: a file that has one says more than it can know."""
+
 
 def _attributes(op: str) -> dict[str, Attribute]:
     takes = operators.signature(op)
     unused = dict.fromkeys(sorted(operators.OPERATORS[op].unused), Attribute(dropped=True))
     if op.endswith("Normalization") and "stash_type" in unused:
         unused["stash_type"] = Attribute(("1",), dropped=True)  # sums in float32
-    return {name: Attribute(takes.choices.get(name, ())) for name in takes.attributes} | unused
+    return {name: Attribute(takes.choices.get(name, ())) for name in takes.attributes if name not in _OWN} | unused
 
 
 OPERATORS: Mapping[str, Mapping[str, Attribute]] = {op: _attributes(op) for op in sorted(operators.SUPPORTED - _OTHERS)}

@@ -36,7 +36,7 @@ from fastlstm.kernels.simd import (
 )
 from fastlstm.program.arguments import positions
 from fastlstm.program.arguments.rows import SmallLSTM
-from fastlstm.program.layout import SCRATCH, START, STEPS
+from fastlstm.program.layout import RUNS, SCRATCH, START, STEPS
 
 __all__ = ["over_time", "register_chains", "storing"]
 
@@ -87,13 +87,14 @@ def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: An
                 if arg(args, A.reverse) != 0:
                     t, by = count - 1, -1
                 before = h
+                turn = word(frame, START) + word(frame, RUNS)
                 for i in range(count):
                     now, code = y + t * y_time, COUNTS
                     if masked:  # the codes of `fastlstm.kernels.recurrent`
                         slot = arg(args, A.mask)
                         code = load_i64(origin(frame, slot) + t * time_stride(frame, slot))
                     if code == COUNTS:
-                        step(args, i, sums + t * sums_time, x + t * x_time, before, now, c, word(frame, SCRATCH))
+                        step(args, turn + i, sums + t * sums_time, x + t * x_time, before, now, c, word(frame, SCRATCH))
                         before = now
                     elif code == SKIP:
                         copied(now, before, arg(args, A.hidden))

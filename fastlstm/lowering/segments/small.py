@@ -136,4 +136,4 @@ def recurrence(one: Direction, passes: Passes) -> Instruction:
         packed(one.bias.reshape(-1, 1), passes), one.c,
     )  # fmt: skip
     constants = (passes.lanes, passes.panels, passes.last, passes.tail, one.activations, one.mask >= 0)
-    return Instruction("small.lstm", constants, args)
+    return Instruction("small.lstm", constants, args, weight_bytes=args.weights.nbytes + x_weights.nbytes)
