@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,6 +59,9 @@ def parsed(data: bytes, where: str, constants: bool = True) -> Fields:
     if not isinstance(content, dict):
         raise FileFormatError(f"{where} holds a {type(content).__name__} at its top; expected an object.")
     return Fields(content, where)
+
+
+_NOT_FINITE = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
 def _no_constant(name: str) -> Any:
@@ -126,7 +130,10 @@ class Fields:
         return value
 
     def real(self, key: str) -> float:
-        """Return a number, NaN and infinities among them."""
+        """Return a number, NaN and infinities among them, which some writers put in quotes, as JSON has none."""
+        named = self._get(key)
+        if isinstance(named, str) and named in _NOT_FINITE:
+            return _NOT_FINITE[named]
         value = self._kind(key, (int, float), "a number")
         return value if isinstance(value, float) else float(self.integer(key))
 

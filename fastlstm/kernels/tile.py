@@ -214,10 +214,10 @@ def _tile(
         if gathered:
             there, without = b.icmp_signed("!=", c_in, I64(0)), b.block
             with b.if_then(there):
-                added = [b.fadd(before, total) for before, total in zip(c_vectors(), sums, strict=True)]
+                joined = [b.fadd(before, total) for before, total in zip(c_vectors(), sums, strict=True)]
                 with_c = b.block
             merged = [b.phi(float_vector(lanes)) for _ in places]
-            for phi, total, more in zip(merged, sums, added, strict=True):
+            for phi, total, more in zip(merged, sums, joined, strict=True):
                 phi.add_incoming(total, without)
                 phi.add_incoming(more, with_c)
             sums = merged

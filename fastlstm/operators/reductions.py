@@ -25,7 +25,7 @@ def _reduce(function: Reduction) -> Callable[..., Array]:
 
     def operator(x: Array, axes: Array | None = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Array:
         chosen = () if axes is None else tuple(int(axis) for axis in np.atleast_1d(axes))
-        if not chosen and not noop_with_empty_axes:
+        if (not chosen and not noop_with_empty_axes) or not x.ndim:
             chosen = tuple(range(x.ndim))
         return np.asarray(function(x, chosen, bool(keepdims)), dtype=x.dtype)
 
@@ -101,7 +101,7 @@ def _reduce_info(at: Operands) -> ValueInfo:
         return ValueInfo(shape, dtype)
     if shape is None or axes is None:
         return at.unknown_shape(len(shape) if shape is not None and keep else None, dtype)
-    reduced = {normal_axis(a, len(shape)) for a in axes} or set(range(len(shape)))
+    reduced = {normal_axis(a, len(shape)) for a in axes if shape} or set(range(len(shape)))
     left = tuple(1 if i in reduced else d for i, d in enumerate(shape) if keep or i not in reduced)
     content = at[0].const
     if content is not None and len(shape) == 1 and at.node.op in ("ReduceProd", "ReduceSum"):
@@ -124,7 +124,8 @@ def _arg_info(at: Operands) -> ValueInfo:
 
 
 def _reduce_fit(at: Operands) -> str:
-    return axes_fit(1, at, at[0].rank)
+    # PyTorch counts a number as one axis when it reduces, and exports that.
+    return axes_fit(1, at, None if at[0].rank is None else max(1, at[0].rank))
 
 
 OPERATORS = table(

@@ -140,6 +140,7 @@ class Scope:
     transposes: dict[str, list[Node]] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
     whole: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    _inferred: tuple[Node | None, tuple[ValueInfo, ...]] = (None, ())
 
     def info(self, name: str) -> ValueInfo:
         """Return what is known of a value; of an absent one, nothing."""
@@ -151,7 +152,9 @@ class Scope:
 
     def infer(self, node: Node) -> tuple[ValueInfo, ...]:
         """Return what is known of the outputs of a node that is not in place yet."""
-        return infer_node(node, self.infos)
+        if self._inferred[0] is not node:  # several rules ask for it, and then it takes its place
+            self._inferred = node, infer_node(node, self.infos)
+        return self._inferred[1]
 
     def const(self, name: str) -> Array | None:
         """Return the constant called `name`, if there is one."""
@@ -308,7 +311,7 @@ class _Sweep:
             return
         # Rewrites ignore nodes that cannot run, or that reverse an unknown number of axes.
         plain = fits and (node.op != "Transpose" or node.attrs.get("perm") is not None)
-        for name, info in zip(node.outputs, infer_node(node, self.scope.infos), strict=True):
+        for name, info in zip(node.outputs, self.scope.infer(node), strict=True):
             if name:
                 self.scope.infos[name] = info
                 self.scope.order[name] = len(self.nodes)

@@ -158,7 +158,8 @@ class Segment:
             self._set_masks(program, values, steps, batch, lengths, order)
             active = None
             if lengths is not None and order is not None:
-                active = np.array([np.count_nonzero(lengths > t) for t in range(steps)] + [0], np.int64)
+                ended = np.searchsorted(lengths[order[::-1]], np.arange(steps), side="right")
+                active = np.append(batch - ended, 0)
             result = self.advance(program, arrays, steps, batch, active, order)
             for state in self.states:
                 if state.shown:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,11 +26,18 @@ def _attention(
     mask: Any = None,
     need_weights: bool = True,
     average_attn_weights: bool = True,
-    _mask_type: Any = None,
+    mask_type: Any = None,
 ) -> tuple[Any, Any]:
-    """``torch.nn.MultiheadAttention`` of one size, batch first."""
-    if mask is not None or not average_attn_weights:
-        raise UnsupportedError("attention with a mask or with the weights of each head is not supported in this form")
+    """``torch.nn.MultiheadAttention`` of one size, batch first.
+
+    What is not zero in the mask is left out: of type 0 it is [time, time], of type 1 [batch, time], of type 2
+    [batch, heads, time, time].
+    """
+    if not average_attn_weights:
+        raise UnsupportedError(
+            "attention that gives the weights of each head is not supported in this form; "
+            "export it with torch.export or to ONNX"
+        )
 
     def call(name: str, *arguments: Any) -> Any:
         return recorder.call(name, arguments, {})
@@ -45,6 +53,11 @@ def _attention(
         heads.append(call("transpose", call("view", projected, [batch, time, num_head, size]), 1, 2))
     q, k, v = heads
     scores = call("mul", call("matmul", q, call("transpose", k, 2, 3)), size**-0.5)
+    if mask is not None:
+        hidden = call("ne", mask, 0)
+        if mask_type == 1:
+            hidden = call("unsqueeze", call("unsqueeze", hidden, 1), 1)
+        scores = call("masked_fill", scores, hidden, -math.inf)
     weights_of = call("softmax", scores, -1)
     batch, time = (recorder.size(query, axis) for axis in (0, 1))
     mixed = call("reshape", call("transpose", call("matmul", weights_of, v), 1, 2), [batch, time, embed_dim])
@@ -73,7 +86,7 @@ def _encoder_layer(
     ffn_weight_2: Any,
     ffn_bias_2: Any,
     mask: Any = None,
-    _mask_type: Any = None,
+    mask_type: Any = None,
 ) -> Any:
     """``torch.nn.TransformerEncoderLayer``, batch first."""
 
@@ -82,7 +95,7 @@ def _encoder_layer(
 
     def attend(x: Any) -> Any:
         weights = (qkv_weight, qkv_bias, proj_weight, proj_bias)
-        return _attention(recorder, x, x, x, embed_dim, num_heads, *weights, mask, need_weights=False)[0]
+        return _attention(recorder, x, x, x, embed_dim, num_heads, *weights, mask, False, True, mask_type)[0]
 
     def feed(x: Any) -> Any:
         inner = call("linear", x, ffn_weight_1, ffn_bias_1)

@@ -239,6 +239,30 @@ def test_attention_that_tracing_fuses(tmp_path: Path, weights: bool) -> None:
             check(graph, module, torch.randn(shape))
 
 
+class Masked(nn.Module):
+    """Attention that sees the past alone, and pooling that leaves out some steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 8, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor, padding: torch.Tensor) -> torch.Tensor:
+        y, _ = self.gru(x)
+        future = torch.triu(torch.ones(x.shape[1], x.shape[1], dtype=torch.bool), 1)
+        y = self.attention(y, y, y, attn_mask=future)[0] + self.attention(y, y, y, key_padding_mask=padding)[0]
+        weights = torch.softmax(y.sum(-1).masked_fill(padding, float("-inf")), 1)
+        return (y * weights.unsqueeze(-1)).sum(1)
+
+
+def test_attention_with_masks(tmp_path: Path) -> None:
+    module = Masked().eval()
+    inputs = torch.randn(2, 5, 4), torch.tensor([[0] * 5, [0] * 3 + [1] * 2]).bool()
+    check(load_graph(save(module, tmp_path / "m.pt", "trace", inputs)), module, *inputs)
+    torch.export.save(torch.export.export(module, inputs), tmp_path / "m.pt2")  # which holds -inf, in quotes
+    check(load_graph(tmp_path / "m.pt2"), module, *inputs)
+
+
 class Loop(nn.Module):
     def __init__(self) -> None:
         super().__init__()

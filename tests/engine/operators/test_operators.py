@@ -16,9 +16,10 @@ from fastlstm import operators
 from fastlstm.conformance.onnx import cases
 from fastlstm.converters.onnx.load import from_onnx
 from fastlstm.errors import FastLSTMError
-from fastlstm.graph import RECURRENT_OPS, Graph
+from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
 from fastlstm.lowering.segments.rows import BINARY, ROWS, UNARY
 from fastlstm.lowering.tapes import EMITTERS
+from fastlstm.model import Model
 from fastlstm.operators import ELEMENTWISE, OPERATORS, Function, Lowering, Operation, Stream
 from fastlstm.operators.values import ValueInfo
 from fastlstm.passes import shapes
@@ -140,3 +141,14 @@ def test_shape_rules_hold_for_onnx_s_own_cases(onnx_cases):
         checked |= {node.op for node in graph.nodes}
     assert wrong == []
     assert len(checked) > 120
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_a_number_has_one_axis_to_reduce(axis: int) -> None:
+    # Keras exports such nodes where PyTorch's max(0) takes the largest of one number.
+    axes = np.array([axis])
+    node = Node("ReduceMax", ("x", "axes"), ("y",), {"keepdims": 0})
+    graph = Graph((TensorSpec("x", (), "int64"),), (TensorSpec("y", (), "int64"),), (node,), {"axes": axes})
+    found = Model(graph).run({"x": np.array(7)})["y"]
+    assert found.shape == ()
+    assert found == 7
