@@ -34,7 +34,7 @@ class Attribute:
 _OTHERS = {"Dense", "Dropout", "LogCumSumExp", REFERENCE, *RECURRENT_OPS}
 """Operators of ours that ai.onnx does not have, or that are brought to another form."""
 
-_OWN = {"whole"}
+_OWN = {"integers"}
 """Attributes that only passes give to nodes: a file that has one says more than it can know."""
 
 

@@ -41,7 +41,7 @@ from fastlstm.errors import FastLSTMError, FileFormatError, InputError, Unsuppor
 from fastlstm.files.graph_json import from_json, parse_json, to_json
 from fastlstm.files.graph_json import tensors as graph_tensors
 from fastlstm.files.opening import Content, content_of, open_model, refuse_pointer
-from fastlstm.graph import Graph, TensorSpec, is_narrow, is_normalised, is_whole
+from fastlstm.graph import Graph, TensorSpec, is_narrow, is_normalised, multiplies_integers
 from fastlstm.program.memory import memory_of
 from fastlstm.typing import Array
 from fastlstm.version import __version__
@@ -50,7 +50,7 @@ __all__ = ["FORMAT_VERSION", "GoldenSample", "Source", "StoredModel", "read", "r
 
 FORMAT_VERSION = 3
 """The newest version that this release reads. Version 2 added layers with integer weights (`fastlstm.graph.quantise`),
-version 3 layer normalisation inside of LSTMs, and products of whole numbers. A model is written as the oldest that has
+version 3 layer normalisation inside of LSTMs, and products of integers. A model is written as the oldest that has
 what it needs, which older releases read too."""
 
 MAX_HEADER_BYTES = 16 << 20
@@ -160,7 +160,9 @@ def write(
             raise InputError(f"Golden sample {position} does not match the model: {problem}.")
     tensors = {name: _storable(name, array) for name, array in _tensors(graph, samples)}
     metadata = {
-        "fastlstm.format": str(3 if is_normalised(graph) or is_whole(graph) else 2 if is_narrow(graph) else 1),
+        "fastlstm.format": str(
+            3 if is_normalised(graph) or multiplies_integers(graph) else 2 if is_narrow(graph) else 1
+        ),
         "producer": f"fastlstm {__version__}",
         "graph": to_json(graph),
         "tensors": json.dumps({name: [a.dtype.name, list(a.shape)] for name, a in tensors.items()}),

@@ -73,7 +73,7 @@ __all__ = [
     "default_activations",
     "is_narrow",
     "is_normalised",
-    "is_whole",
+    "multiplies_integers",
 ]
 
 RECURRENT_OPS: Mapping[str, int] = MappingProxyType({"LSTM": 4, "GRU": 3, "RNN": 1})
@@ -347,9 +347,11 @@ def is_narrow(graph: Graph) -> bool:
     ) or any(is_narrow(body) for body in graph.subgraphs())
 
 
-def is_whole(graph: Graph) -> bool:
-    """Return whether any node of the graph multiplies whole numbers as they are."""
-    return any("whole" in node.attrs for node in graph.nodes) or any(is_whole(body) for body in graph.subgraphs())
+def multiplies_integers(graph: Graph) -> bool:
+    """Return whether any node of the graph multiplies integers as they are."""
+    return any("integers" in node.attrs for node in graph.nodes) or any(
+        multiplies_integers(body) for body in graph.subgraphs()
+    )
 
 
 def outer_values(node: Node) -> list[str]:

@@ -12,7 +12,7 @@ weights alone), each one chain of multiply-adds from zero, added in ascending or
 that are computed as long convolutions cancel almost to nothing, and one chain over 256 terms was measured to lose
 twice as much of them.
 
-Of whole numbers whose sums float32 holds (quantised convolutions), a term may be two channels: `pairs` lays them side
+Of integers whose sums float32 holds (quantised convolutions), a term may be two channels: `pairs` lays them side
 by side in 16 bits, in the place of a float, and one instruction multiplies and adds both. The sums are the same, in
 half the time.
 """
@@ -270,7 +270,7 @@ def by_position(lanes: int, vectors: int, max_sums: int, pairs: bool = False) ->
 
 @intrinsic
 def side_by_side(typingctx: Any, a: Any, b: Any) -> Any:
-    """side_by_side(a, b): the whole numbers of two vectors in 16 bits, a's in the lower half of each lane."""
+    """side_by_side(a, b): the integers of two vectors in 16 bits, a's in the lower half of each lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = int_vector(a.lanes)
@@ -282,7 +282,7 @@ def side_by_side(typingctx: Any, a: Any, b: Any) -> Any:
 
 
 def pairs(lanes: int) -> Compiled:
-    """Out [image][pair of channels][element] = x [image][channel][element], whole numbers. Arguments: `Pairs`.
+    """Out [image][pair of channels][element] = x [image][channel][element], integers. Arguments: `Pairs`.
 
     Behind an odd number of channels stands one of zeros.
     """

@@ -64,7 +64,7 @@ def quantised(
     magnitudes : bool
         Whether the sum of the negative values' magnitudes stands behind each row, from the next multiple of four bytes.
     whole_numbers : bool
-        Whether rows hold whole numbers that fit: these are taken as they are, and their scale is 1.
+        Whether rows hold integers that fit: these are taken as they are, and their scale is 1.
 
     Notes
     -----
@@ -116,7 +116,7 @@ def quantised(
 
     @inlined
     def as_they_are(row, target, whole, rest, spare):
-        """Convert a row of whole numbers; return its scale: 1, or a NaN if there is one among them."""
+        """Convert a row of integers; return its scale: 1, or a NaN if there is one among them."""
         largest = vsplat(lanes, 0.0)
         one = vsplat(lanes, 1.0)
         for i in range(whole):
@@ -214,7 +214,7 @@ def negatives(typingctx: Any, total: Any, address: Any) -> Any:
 
 @intrinsic
 def store_sum(typingctx: Any, address: Any, total: Any) -> Any:
-    """store_sum(address, total): the sum of a vector of whole numbers as an int32."""
+    """store_sum(address, total): the sum of a vector of integers as an int32."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place, sums = args

@@ -50,7 +50,7 @@ def operand(
     bounded : bool
         Whether rows lie within [-1, 1] as a rule.
     whole_numbers : bool
-        Whether rows hold whole numbers of no more than 14 bits, which integer weights multiply as they are.
+        Whether rows hold integers of no more than 14 bits, which integer weights multiply as they are.
     """
     width = vectors * lanes * 4
     if weights.bits == 32:

@@ -33,7 +33,7 @@ def conv(
     pads: Sequence[int] | None = None,
     auto_pad: Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"] = "NOTSET",
     group: int = 1,
-    whole: int = 0,  # noqa: ARG001
+    integers: int = 0,  # noqa: ARG001
 ) -> Array:
     """Return the convolution of x [N, C, ...] with weight [M, C / group, ...] plus bias [M].
 
@@ -41,7 +41,7 @@ def conv(
 
         y[n, m, o] = bias[m] + sum over c, k of weight[m, c, k] * x[n, c, o * stride + k * dilation - pad]
 
-    Where the operands are `whole`, they hold whole numbers of 9 bits whose sums are exact in float32, so that kernels
+    With `integers`, the operands hold integers of 9 bits whose sums are exact in float32, so that kernels
     may multiply integers. The result is the same.
     """
     if x.dtype == np.float16:  # sums in float32, as other engines have them

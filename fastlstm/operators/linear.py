@@ -29,11 +29,11 @@ def dense(
     bias: Array | None = None,
     scale: Array | None = None,
     *,
-    whole: int = 0,  # noqa: ARG001
+    integers: int = 0,  # noqa: ARG001
 ) -> Array:
     """Return x @ weight + bias for x [..., I], weight [I, O] (integers with a scale [O]), bias [O].
 
-    Where x is `whole`, it holds whole numbers of 9 bits, so that kernels multiply integers. The result is the same.
+    With `integers`, x holds integers of 9 bits, which kernels multiply as such. The result is the same.
     """
     y = matmul(x, weight if scale is None else weight.astype(x.dtype) * scale.astype(x.dtype))
     return y if bias is None else np.asarray(y + bias, dtype=x.dtype)

@@ -63,5 +63,5 @@ def normalised_convolution(scope: Scope, node: Node) -> list[Node] | None:
         scope.constant(f"{before.input(1)}.scaled", scaled.astype(np.float32)),
         scope.constant(f"{node.outputs[0]}.bias", bias.astype(np.float32)),
     )
-    attrs = {name: value for name, value in before.attrs.items() if name != "whole"}  # its weights are so no more
+    attrs = {name: value for name, value in before.attrs.items() if name != "integers"}  # its weights are so no more
     return [Node(before.op, inputs, node.outputs[:1], attrs, before.name or node.name)]

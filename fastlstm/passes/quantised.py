@@ -4,7 +4,7 @@ A float32 holds every integer up to 2**24. The products of 8-bit values with 8-b
 column's weights are not too many, which is known when their values are; then sums in float32 are those in integers, bit
 for bit. What multiplies by a scale or rounds to the nearest integer does the same in the same order.
 
-Such products are marked `whole`: kernels may then multiply integers, and weights that are worth it stay narrow.
+Such products are marked `integers`: kernels may then multiply integers, and weights that are worth it stay narrow.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class _Chain:
     def product(self, op: str, weight: Array, attrs: dict[str, Any]) -> _Chain:
         """Add an exact product, MatMul or Conv, with integer weights."""
         if op == "Conv":
-            return self.then(op, weight.astype(np.float32), **attrs | {"whole": 1})
+            return self.then(op, weight.astype(np.float32), **attrs | {"integers": 1})
         if self.scope.shape(self.start) and pays_as_dense(weight.shape):
             narrow = weight.astype(np.int8 if weight.min() >= -128 and weight.max() <= 127 else np.int16)
             ones = self.scope.constant(self.hint, np.ones(weight.shape[1], np.float32))
-            return self.then("Dense", self.scope.constant(self.hint, narrow), "", ones, whole=1)
+            return self.then("Dense", self.scope.constant(self.hint, narrow), "", ones, integers=1)
         return self.then(op, weight.astype(np.float32), **attrs)
 
     def then(self, op: str, *others: str | float | Array, **attrs: Any) -> _Chain:
@@ -360,7 +360,7 @@ def _exact(scope: Scope, node: Node) -> bool:
     weight, data = scope.const(node.input(1)), scope.maker(node.input(0))
     if weight is None or data is None or node.input(2) or not bool(np.all(weight == np.rint(weight))):
         return False
-    if node.input(3) and not node.attrs.get("whole", 0):
+    if node.input(3) and not node.attrs.get("integers", 0):
         return False
     axes = tuple(range(1, weight.ndim)) if node.op == "Conv" else (0,)
     if FARTHEST * np.abs(weight).sum(axis=axes).max(initial=0) >= EXACT:

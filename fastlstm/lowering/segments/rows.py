@@ -313,7 +313,7 @@ def _emit_dense(build: Builder, at: At) -> None:
     panels = plain_panels(np.asarray(weight, np.float32), vectors, lanes)
     packed, form = packed_panels(build.target, weight, panels, scales)
     offset = plain_panels((np.zeros(columns) if bias is None else bias).reshape(1, columns), vectors, lanes)
-    whole = (True,) if at.node.attrs.get("whole", 0) else ()
+    whole = (True,) if at.node.attrs.get("integers", 0) else ()
     step = Instruction(
         "linear.linear", (lanes, vectors, build.target.max_sums, form, *whole),
         Linear(source, out, k, packed, offset, packed.shape[0], 0, 0), "Dense", weight.size, packed.nbytes,

@@ -3,7 +3,7 @@
 A transposed convolution of stride s is s convolutions of stride 1 an axis, one for each remainder of an output
 position by s: it has the taps that reach such positions.
 
-Convolutions of whole numbers read their channels two by two (`fastlstm.kernels.convolution.pairs`): pairs of 16 bits
+Convolutions of integers read their channels two by two (`fastlstm.kernels.convolution.pairs`): pairs of 16 bits
 lie and move as the floats of half as many channels.
 """
 
@@ -79,7 +79,7 @@ def _conv(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[V
     weights = _Weights(weight, (), lambda array: array.reshape(M, -1), M // groups, groups, channels)
     if out.array.size:
         both = _two(axes)
-        if attrs.get("whole", 0) and groups == 1 and channels > 1 and rec.target.pairs and rec.target.lanes > 1:
+        if attrs.get("integers", 0) and groups == 1 and channels > 1 and rec.target.pairs and rec.target.lanes > 1:
             x = _in_pairs(rec, x)
             weights = replace(weights, name=("pairs",), rows=_rows_of_pairs, channels=x.array.shape[1], pairs=True)
         _emit(rec, x, both, [(both, weights, _images(out.array))], bias, out)
@@ -87,7 +87,7 @@ def _conv(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[V
 
 
 def _in_pairs(rec: Recorder, x: Value) -> Value:
-    """Emit what lays whole numbers [N, C, ...] out as pairs of channels; they take the place of float32 numbers."""
+    """Emit what lays integers [N, C, ...] out as pairs of channels; they take the place of float32 numbers."""
     images = rec.contiguous(x)
     N, C, *sizes = images.shape
     out = rec.memory((N, panels_of(C, 2), *sizes))
@@ -97,7 +97,7 @@ def _in_pairs(rec: Recorder, x: Value) -> Value:
 
 
 def _rows_of_pairs(weight: Array) -> Array:
-    """Return weights [M, C, ...] of whole numbers as rows [M, terms], a term being a pair of channels."""
+    """Return weights [M, C, ...] of integers as rows [M, terms], a term being a pair of channels."""
     M, C = weight.shape[:2]
     whole = np.zeros((M, panels_of(C, 2) * 2, *weight.shape[2:]), np.int16)
     whole[:, :C] = weight
