@@ -1,4 +1,4 @@
-"""How workers divide the work: phase by phase, a share for each, and nobody waits for who has not come.
+"""How workers divide the work: phase by phase, in shares, and nobody waits for who has not come.
 
 A phase is work that needs the one before it complete: a time step of a layer, a projection. It is divided into the same
 number of shares for each worker: several where the work is worth it, because processors are not equally fast while
