@@ -100,10 +100,10 @@ def quantised(
         return magnitude(largest)
 
     @inlined
-    def in_one_pass(row, target, whole, rest, spare):
-        """Quantise a row as if it kept within [-1, 1]; return whether it does."""
+    def converted(row, target, whole, rest, spare, factor):
+        """Write a row times a factor as integers; return the largest magnitudes, lane by lane."""
         largest = vsplat(lanes, 0.0)
-        by = vsplat(lanes, limit)
+        by = vsplat(lanes, factor)
         for i in range(whole):
             x = vload(lanes, row + 4 * lanes * i)
             largest = larger(largest, x)
@@ -112,22 +112,17 @@ def quantised(
             x = vload(lanes, spare)
             largest = larger(largest, x)
             store(target + size * lanes * whole, x, by)
-        return within_one(largest)
+        return largest
+
+    @inlined
+    def in_one_pass(row, target, whole, rest, spare):
+        """Quantise a row as if it kept within [-1, 1]; return whether it does."""
+        return within_one(converted(row, target, whole, rest, spare, limit))
 
     @inlined
     def as_they_are(row, target, whole, rest, spare):
         """Convert a row of integers; return its scale: 1, or a NaN if there is one among them."""
-        largest = vsplat(lanes, 0.0)
-        one = vsplat(lanes, 1.0)
-        for i in range(whole):
-            x = vload(lanes, row + 4 * lanes * i)
-            largest = larger(largest, x)
-            store(target + size * lanes * i, x, one)
-        if rest > 0:
-            x = vload(lanes, spare)
-            largest = larger(largest, x)
-            store(target + size * lanes * whole, x, one)
-        return 1.0 + 0.0 * magnitude(largest)
+        return 1.0 + 0.0 * magnitude(converted(row, target, whole, rest, spare, 1.0))
 
     @inlined
     def add_up_negatives(target, k):
