@@ -261,7 +261,8 @@ def new_outputs(context, plain):
 def joins_team(context):
     """Whether the call is worth a team."""
     work = word(context, layout.ENTRY_TIME) * word(context, layout.ENTRY_MACS)
-    return word(context, layout.ENTRY_LEAD) != 0 and work >= word(context, layout.ENTRY_TEAM)
+    team = word(context, layout.ENTRY_LEAD) != 0 and word(context, layout.ENTRY_ALONE_NOW) == 0
+    return team and work >= word(context, layout.ENTRY_TEAM)
 
 
 @inlined

@@ -20,6 +20,8 @@ from fastlstm.program.arguments.rows import Pooled, PooledState
 __all__ = ["call", "check", "gather", "scatter"]
 
 CONTIGUOUS_ALIGNED = 0x101  # NumPy's flags
+STEPS_ALONE = 32
+"""Steps without a team after two have met: where threads share a pool, each has a core to itself."""
 
 POOLED, STATE, STATE_BYTES = positions(Pooled), positions(PooledState), 8 * size_of(PooledState)
 
@@ -82,7 +84,9 @@ def _move(back: bool, lanes: int) -> Compiled:
 @inlined
 def looked_at(words, ids, count):
     """Return 0, or -1 - i if id i is not open, or 1 + i if it is repeated: see `check`."""
-    capacity, marks, number = load_i64(words), load_i64(words + 8), load_i64(words + 16)
+    capacity, marks = word(words, layout.STREAMS_CAPACITY), word(words, layout.STREAMS_MARKS)
+    number = word(words, layout.STREAMS_NUMBER) + 1
+    store_i64(words + 8 * layout.STREAMS_NUMBER, number)
     for i in range(count):
         stream = load_i64(ids + 8 * i)
         if stream < 0 or stream >= capacity:
@@ -99,8 +103,7 @@ def looked_at(words, ids, count):
 def check() -> Compiled:
     """Check ids before anything is done with them.
 
-    Called with the address of three words (the capacity, the address of a word for each stream, and a number that no
-    call had before), the address of the ids and their count. A stream's word is -1 while it is closed.
+    Called with the address of the words on the pool's streams, the address of the ids and their count.
     """
 
     def kernel(words: int, ids: int, count: int) -> Any:
@@ -120,24 +123,51 @@ def are_ids(context, array):
     )
 
 
+@inlined
+def begin(words, rows, data, streams, entry_words):
+    """Note that a step of these streams is under way."""
+    marks, running = word(words, layout.STREAMS_MARKS), word(words, layout.STREAMS_RUNNING)
+    store_i64(rows, streams)
+    for i in range(streams):
+        stream = load_i64(data + 8 * i)
+        store_i64(rows + 8 + 8 * i, stream)
+        store_i64(marks + 8 * stream, layout.RUNNING)
+    alone = STEPS_ALONE if running > 0 else max(word(words, layout.STREAMS_ALONE) - 1, 0)
+    store_i64(words + 8 * layout.STREAMS_ALONE, alone)
+    store_i64(words + 8 * layout.STREAMS_RUNNING, running + 1)
+    store_i64(entry_words + 8 * layout.ENTRY_ALONE_NOW, 1 if alone > 0 else 0)
+
+
+@inlined
+def end(words, rows, streams):
+    """Note that it has ended."""
+    marks = word(words, layout.STREAMS_MARKS)
+    for i in range(streams):
+        store_i64(marks + 8 * load_i64(rows + 8 + 8 * i), 0)
+    store_i64(words + 8 * layout.STREAMS_RUNNING, word(words, layout.STREAMS_RUNNING) - 1)
+
+
 def call() -> Compiled:
     """Advance the streams args[0] by frames args[1], written to args[2] if it is given: a built-in, as `entry.call` is.
 
     It checks the ids, writes the list of rows and calls the entry of the program for that many rows; for anything
-    unexpected it returns None. Meanwhile it holds the pool's flag, taken and released as an entry does it.
+    unexpected it returns None. Meanwhile it holds the flag of its seat, taken and released as an entry does it, and its
+    streams are marked: other threads advance other streams at the same time, from seats of their own.
     """
 
     def kernel(self: int, args: int, count: int) -> Any:
         context = load_i64(self + layout.ARRAY_DATA)
         none, busy = word(context, layout.ENTRY_NONE), word(context, layout.ENTRY_BUSY)
         free, ids = load_i64(busy + layout.OBJECT_SLOT), load_i64(args)
-        entry = streams = 0
-        if free != 0 and are_ids(context, ids):
+        whole = load_i64(word(context, layout.POOL_BUSY) + layout.OBJECT_SLOT)
+        entry = streams = entry_words = 0
+        if free != 0 and whole != 0 and are_ids(context, ids):
             streams = load_i64(load_i64(ids + layout.ARRAY_DIMS))
             if streams <= word(context, layout.POOL_MOST):
-                entry = word(context, layout.POOL_ENTRIES + 2 * streams)
+                at = layout.POOL_ENTRIES + layout.POOL_ENTRY_WORDS * streams
+                entry, entry_words = word(context, at), word(context, at + 2)
                 # The program may have run another number of its rows before.
-                if entry != 0 and word(word(context, layout.POOL_ENTRIES + 2 * streams + 1), layout.ROWS) != streams:
+                if entry != 0 and word(word(context, at + 1), layout.ROWS) != streams:
                     entry = 0
         if entry != 0:
             words, rows, data = (
@@ -145,13 +175,11 @@ def call() -> Compiled:
                 word(context, layout.POOL_LIST),
                 load_i64(ids + layout.ARRAY_DATA),
             )
-            store_i64(words + 16, load_i64(words + 16) + 1)
             if looked_at(words, data, streams) == 0:
                 store_i64(busy + layout.OBJECT_SLOT, 0)
-                store_i64(rows, streams)
-                for i in range(streams):
-                    store_i64(rows + 8 + 8 * i, load_i64(data + 8 * i))
+                begin(words, rows, data, streams, entry_words)
                 result = call_c(word(context, layout.POOL_CALL), entry, args + 8, count - 1, 0)
+                end(words, rows, streams)
                 store_i64(busy + layout.OBJECT_SLOT, free)
                 return result
         call_c(word(context, layout.ENTRY_INCREF), none, 0, 0, 0)

@@ -98,15 +98,27 @@ ENTRY_ORDER = 46
 # what the entry notes while a call is under way
 ENTRY_TIME = 47  # time steps of this call
 ENTRY_SORTED = 48  # 1 if rows run in another order than they came in
-ENTRY_FIRST = 49
+ENTRY_ALONE_NOW = 49  # 1 if it does without a team, because other threads run steps of the same pool
+ENTRY_FIRST = 50
 
 # words that a pool's entry reads besides those for objects and functions (`fastlstm.streaming.pool_entry` writes them)
 POOL_IDS = 49  # the dtype of ids
 POOL_CALL = 50  # PyObject_VectorcallDict
-POOL_STREAMS = 51  # address of what `gather.check` takes
+POOL_STREAMS = 51  # address of the words below
 POOL_LIST = 52  # address of the list of rows
 POOL_MOST = 53  # streams that advance in one native call
-POOL_ENTRIES = 54  # of each number of streams the entry of a program (0 if there is none), and its frame's address
+POOL_BUSY = 54  # the flag of the pool, which a call takes that needs all of it; ENTRY_BUSY is the seat's
+POOL_ENTRIES = 55  # of each number of streams the entry of a program (0 if there is none), its frame and its words
+POOL_ENTRY_WORDS = 3
+
+# words on a pool's streams
+STREAMS_CAPACITY = 0
+STREAMS_MARKS = 1  # address of a word for each stream, below zero while it takes no frames
+STREAMS_NUMBER = 2  # what no check of ids has marked streams with so far
+STREAMS_RUNNING = 3  # steps under way
+STREAMS_ALONE = 4  # how many more steps do without a team
+STREAMS_WORDS = 5
+RUNNING = -4  # mark of a stream in a step under way
 
 # words of an input or an output
 VALUE_NAME = 0  # objects: its name and its dtype

@@ -25,7 +25,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from fastlstm.errors import InputError
 
-__all__ = ["Busy", "exclusive", "in_use"]
+__all__ = ["Busy", "exclusive", "in_use", "is_free"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,6 +45,11 @@ class _Shared(Protocol):
 
 
 S = TypeVar("S", bound=_Shared)
+
+
+def is_free(busy: Busy) -> bool:
+    """Return whether nobody uses what a flag belongs to."""
+    return hasattr(busy, "free")
 
 
 def in_use(what: str) -> InputError:

@@ -276,6 +276,12 @@ def built_in(kernel: Kernel, target: Target, words: Context, *keeps: Any) -> Cal
     return call
 
 
+def words_of(call: Call) -> Context:
+    """Return the words that a built-in reads."""
+    words: Context = getattr(call, "__self__")  # noqa: B009 (a callable in general has none)
+    return words
+
+
 def _value_words(value: Value) -> list[int]:
     """Return the words of an input or output."""
     time, row = (-1 if axis is None else axis for axis in value.axes)

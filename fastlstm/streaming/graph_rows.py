@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fastlstm.program import layout
-from fastlstm.program.memory import aligned_zeros
 from fastlstm.runtime.busy import Busy
 from fastlstm.runtime.native import Call, never
 from fastlstm.streaming.delay import HOPS
 from fastlstm.streaming.engines import GraphEngine
 from fastlstm.streaming.layouts import Layout
-from fastlstm.streaming.pool_entry import PoolEntry
+from fastlstm.streaming.pool_entry import Seat
 from fastlstm.streaming.pool_rows import MOST, WAITING
 from fastlstm.streaming.ports import Port, check_out, fits
 from fastlstm.streaming.stores import Store
@@ -38,7 +38,7 @@ class GraphRows:
     that axis (a sample rate, say) has one value for the whole batch: only streams with the same value advance together.
     """
 
-    def __init__(self, engine: GraphEngine, capacity: int) -> None:
+    def __init__(self, engine: GraphEngine, capacity: int, seats: int) -> None:
         self._engine = engine
         self._carried = engine.carried
         inputs = engine.inputs.values()
@@ -59,9 +59,9 @@ class GraphRows:
         for name, port in engine.outputs.items():
             self._layouts[name] = Layout(port.axes, "T" in port.axes and (engine.hop > 1 or engine.rows[name] > 1))
         self._usual = self._usual_frames()
-        self._taped: dict[Hashable, TapedStep] = {}  # by the number of streams and the values given once for all
-        self._list = aligned_zeros(1 + MOST, np.int64)  # how many rows a program gathers and scatters, and which
-        self._pool_entry: PoolEntry | None = None
+        self.seats = [Seat(MOST) for _ in range(seats)]
+        # For each seat by the number of streams and the values given once for all.
+        self._taped: list[dict[Hashable, TapedStep]] = [{} for _ in self.seats]
 
     @property
     def nbytes(self) -> int:
@@ -106,12 +106,10 @@ class GraphRows:
         hops: Array = self._stores[HOPS].rows(numbers).reshape(len(numbers))
         return hops >= self._engine.waiting
 
-    def entry(self, busy: Busy, streams: Array) -> Call:
-        """Return the built-in of a pool with this flag and these words on its streams."""
-        self._pool_entry = PoolEntry(self._engine.executor.plan.target, busy, streams, self._list)
-        return self._pool_entry.call
+    def entries(self, whole: Busy, streams: Array) -> list[Call]:
+        return [seat.prepare(self._engine.executor.plan.target, whole, streams) for seat in self.seats]
 
-    def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
+    def quick(self, numbers: Array, frames: Any, out: Any, seat: int = 0) -> Any:
         arrays, count = self._usual_arrays(frames, len(numbers)), len(numbers)
         if arrays is None or (self.waits and not self._in_swing(numbers).all()):
             return None
@@ -119,11 +117,11 @@ class GraphRows:
             check_out(self._outputs, out, {n: (count, *self._shape(n)) for n in self._outputs})
         parts = list(_parts(count))
         if len(parts) == 1:
-            shown = self._some(numbers, arrays)
+            shown = self._some(numbers, arrays, seat)
         else:
             before = self.before(numbers)
             try:
-                some = [self._some(numbers[part], self._cut(arrays, part)) for part in parts]
+                some = [self._some(numbers[part], self._cut(arrays, part), seat) for part in parts]
             except BaseException:
                 self.restore(numbers, before)
                 raise
@@ -156,18 +154,22 @@ class GraphRows:
         """Return the batch rows of some streams."""
         return {usual.name: arrays[usual.name][some] if usual.rows else arrays[usual.name] for usual in self._usual}
 
-    def _some(self, numbers: Array, arrays: Arrays) -> Arrays:
+    def _some(self, numbers: Array, arrays: Arrays, seat: int) -> Arrays:
         """Advance streams that can advance together; return the outputs by rows."""
         key = (
             len(numbers),
             *(arrays[u.name].shape if u.rows else arrays[u.name].tobytes() for u in self._usual),
         )
-        taped = self._taped.get(key)
-        shown = None if taped is None else taped.run(numbers, arrays)
-        if shown is None or taped is None:
-            return self._called(numbers, arrays, key)
-        if self._pool_entry is not None and taped.call is not never:
-            self._pool_entry.add(taped.call, self._counted(len(numbers)))
+        taped = self._taped[seat].get(key)
+        with ExitStack() as others:
+            for some in self._taped[:seat]:
+                if key in some:  # every seat has a tape of its own
+                    others.enter_context(some[key].withheld())
+            shown = None if taped is None else taped.run(numbers, arrays)
+            if shown is None or taped is None:
+                return self._called(numbers, arrays, key, seat)
+        if taped.call is not never:
+            self.seats[seat].add(taped.call, self._counted(len(numbers)))
         return shown
 
     def _counted(self, rows: int) -> Array:
@@ -176,7 +178,7 @@ class GraphRows:
         frame[layout.ROWS] = rows
         return frame
 
-    def _called(self, numbers: Array, arrays: Arrays, key: Hashable) -> Arrays:
+    def _called(self, numbers: Array, arrays: Arrays, key: Hashable, seat: int) -> Arrays:
         """Advance streams by a call of the model; return the outputs, and remember the tape of such calls."""
         steady = self._engine.unrolled.steady
         values = {
@@ -193,10 +195,11 @@ class GraphRows:
         tapes = self._engine.tapes
         place = None if tapes is None else tapes.find(values)
         if place is not None:
-            if len(self._taped) >= MOST_TAPED:
-                self._taped.clear()
+            kept, rows = self._taped[seat], self.seats[seat].rows
+            if len(kept) >= MOST_TAPED:
+                kept.clear()
             call = Step(arrays, {name: shown[name] for name in steady.outputs}, steady.states, self._layouts)
-            self._taped[key] = TapedStep(place, call, self._stores, self._list, self._engine.executor.plan.target)
+            kept[key] = TapedStep(place, call, self._stores, rows, self._engine.executor.plan.target)
         return shown
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:

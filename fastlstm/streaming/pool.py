@@ -13,8 +13,9 @@ import numpy as np
 from fastlstm.errors import InputError
 from fastlstm.kernels.addresses import address
 from fastlstm.kernels.kernel import Kernel
+from fastlstm.program import layout
 from fastlstm.program.memory import address_of, check_memory
-from fastlstm.runtime.busy import Busy, in_use
+from fastlstm.runtime.busy import Busy, in_use, is_free
 from fastlstm.runtime.conversion import converted
 from fastlstm.runtime.foreign import as_array, with_tensors
 from fastlstm.streaming.engines import SegmentEngine, Streamed
@@ -22,22 +23,24 @@ from fastlstm.streaming.graph_rows import GraphRows
 from fastlstm.streaming.pool_rows import MOST, NativeRows, Rows
 from fastlstm.streaming.ports import Port, by_name, check_frames, check_out, checked_state, frames_text
 from fastlstm.streaming.turns import Turn, Turns, in_turn
-from fastlstm.target import machine
+from fastlstm.target.machine import cores, detect
 from fastlstm.typing import Array
 
 __all__ = ["StreamPool"]
 
 Arrays = dict[str, Array]
 CLOSED, FINISHED = -1, -2  # marks of streams that take no frames
+MOST_SEATS = 8  # threads that advance streams at the same time; more than cores would only wait for each other
 BOOKKEEPING = 64  # bytes a stream: its mark, and its number while it is free
 
 
 class StreamPool:
     """Room for `capacity` streams of one model.
 
-    Every stream has the same bits as a `Stream` of its own. Several threads may call a pool: calls take turns, and
-    steps that wait for theirs go through as one batch. They have to be of different streams: a step that waits beside
-    another of the same stream raises InputError. So does a call whose arguments do not fit; either way nothing has
+    Every stream has the same bits as a `Stream` of its own. Several threads may call a pool. Steps of different streams
+    run at the same time, one on each core; other calls take turns, and steps that wait for theirs go through as one
+    batch. They have to be of different streams: a step that waits beside another of the same stream raises InputError.
+    So does a call whose arguments do not fit; either way nothing has
     changed. A pool copies and pickles as a stream does, with all its streams and their ids.
 
     Parameters
@@ -75,8 +78,6 @@ class StreamPool:
         engine = model.streaming_engine(state)
         check_memory(f"A pool of {capacity} streams", capacity * (engine.state_bytes + BOOKKEEPING))
         self._busy = Busy()
-        self._turns = Turns(self._busy)
-        self._waiting = self._turns.waiting
         self._model, self._pairs = model, dict(state or {})
         self._inputs: dict[str, Port] = engine.inputs
         self._outputs: dict[str, Port] = engine.outputs
@@ -86,20 +87,27 @@ class StreamPool:
         self._rows_a_hop = engine.rows
         # Inputs that may be given once for all streams, or all chunks: they have neither batch nor time axis.
         self._single = {name for name, port in self._inputs.items() if not set("TB") & set(port.axes)}
+        seats = min(cores(), MOST_SEATS)
         try:
             self._rows: Rows = (
-                NativeRows(engine, capacity) if isinstance(engine, SegmentEngine) else GraphRows(engine, capacity)
+                NativeRows(engine, capacity, seats)
+                if isinstance(engine, SegmentEngine)
+                else GraphRows(engine, capacity, seats)
             )
             # A word for each stream, below zero while it is closed or has finished: see kernels/gather.py.
             self._marks = np.full(capacity, CLOSED, np.int64)
         except MemoryError as error:
             raise InputError(f"There is not enough memory for a pool of {capacity} streams.") from error
-        self._words = np.array([capacity, address_of(self._marks), 0], np.int64)
+        self._words = np.zeros(layout.STREAMS_WORDS, np.int64)
+        self._words[layout.STREAMS_CAPACITY] = capacity
+        self._words[layout.STREAMS_MARKS] = address_of(self._marks)
         self._few = np.zeros(MOST, np.int64)  # ids of a call
         self._check = _check_function()
         self._addresses = address_of(self._words), address_of(self._few)
         self._free = list(range(capacity))[::-1]
-        self._entry = self._rows.entry(self._busy, self._words)
+        self._entries = self._rows.entries(self._busy, self._words)
+        self._turns = Turns(self._busy, [seat.busy for seat in self._rows.seats])
+        self._waiting = self._turns.waiting
         self._met: tuple[list[int], Array] = [], np.zeros(0, np.int64)  # the last list of ids that were all open
 
     def __repr__(self) -> str:
@@ -183,20 +191,25 @@ class StreamPool:
         ids, met = streams, self._met
         if type(streams) is list and streams == met[0]:
             ids = met[1]
-        if self._entry is not None and not self._waiting:
-            known = self._entry(ids, frames) if out is None else self._entry(ids, frames, out)
+        seat = 0
+        for entry in () if self._waiting else self._entries:
+            known = entry(ids, frames) if out is None else entry(ids, frames, out)
             if known is not None:
                 if self._waiting:
                     self._turns.help(self._step_together)
                 return known
+            if is_free(self._rows.seats[seat].busy):
+                break  # it refused the arguments, or does not know them yet
+            seat += 1
+        seat %= len(self._entries)
         joins = (streams, frames) if out is None and self._are_arrays(frames) else None
-        return self._turns.run(Turn(lambda: self._step_alone(streams, frames, out), joins), self._step_together)
+        return self._turns.run(Turn(lambda: self._step_alone(streams, frames, out, seat), joins), self._step_together)
 
-    def _step_alone(self, streams: Sequence[int] | Array, frames: Any, out: Any) -> Any:
+    def _step_alone(self, streams: Sequence[int] | Array, frames: Any, out: Any, seat: int = 0) -> Any:
         """Advance some streams by one step while nobody else uses the pool."""
         met = self._met
         numbers = met[1] if type(streams) is list and streams == met[0] else self._checked(streams)
-        known = self._rows.quick(numbers, frames, out)
+        known = self._rows.quick(numbers, frames, out, seat)
         return self._step(numbers, frames, out) if known is None else known
 
     def _mark(self, numbers: Array) -> None:
@@ -426,7 +439,6 @@ class StreamPool:
             raise InputError(f"Expected a list of stream ids; got {streams!r:.80}.")
         numbers = np.ascontiguousarray(numbers, np.int64)
         count = len(numbers)
-        self._words[2] += 1
         if count <= MOST:
             self._few[:count] = numbers
             wrong = self._check(self._addresses[0], self._addresses[1], count)
@@ -476,4 +488,4 @@ class StreamPool:
 def _check_function() -> Any:
     """Return the compiled check of ids, which keeps the interpreter lock: it takes less than a microsecond."""
     kind = ctypes.PYFUNCTYPE(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-    return kind(address(Kernel("gather.check"), machine.detect()))
+    return kind(address(Kernel("gather.check"), detect()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from fastlstm.runtime.entry import stream_entry
 from fastlstm.runtime.native import Call
 from fastlstm.runtime.program import BoundProgram
 from fastlstm.streaming.engines import SegmentEngine
-from fastlstm.streaming.pool_entry import PoolEntry
+from fastlstm.streaming.pool_entry import Seat
 from fastlstm.streaming.ports import Port
 from fastlstm.typing import Array
 
@@ -64,10 +64,14 @@ class Rows(Protocol):
     def restore(self, numbers: Array, before: Arrays) -> None:
         """Undo what a refused call did to these streams."""
 
-    def entry(self, busy: Busy, streams: Array) -> Call | None:
-        """Return a built-in that does the whole of a usual step, None if there is none."""
+    @property
+    def seats(self) -> Sequence[Seat]:
+        """What the threads use that advance streams at the same time."""
 
-    def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
+    def entries(self, whole: Busy, streams: Array) -> list[Call]:
+        """Return for each seat the built-in that does the whole of a usual step; for the arguments see `PoolEntry`."""
+
+    def quick(self, numbers: Array, frames: Any, out: Any, seat: int = 0) -> Any:
         """Advance by one step if frames and out are exactly as expected; else return None."""
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
@@ -83,20 +87,16 @@ class Rows(Protocol):
 class NativeRows:
     """The states of streams whose step is one native call, which also gathers and scatters them."""
 
-    def __init__(self, engine: SegmentEngine, capacity: int) -> None:
+    def __init__(self, engine: SegmentEngine, capacity: int, seats: int) -> None:
         self._engine, self._segment = engine, engine.segment
         self._states = {s.name: aligned_zeros((capacity, s.width), np.float32) for s in self._segment.states}
         self.shapes: Mapping[str, tuple[int, ...]] = {name: (1, store.shape[1]) for name, store in self._states.items()}
-        # The number of rows to gather and scatter, and which.
-        self._list = aligned_zeros(1 + MOST, np.int64)
-        self._programs: dict[tuple[int, bool], BoundProgram] = {}
-        self._entries: dict[int, Call] = {}
-        self._pool_entry: PoolEntry | None = None
+        self.seats = [Seat(MOST) for _ in range(seats)]
+        self._programs: dict[tuple[int, int, bool], BoundProgram] = {}  # by seat, batch size and whether for chunks
+        self._entries: dict[tuple[int, int], Call] = {}  # by seat and number of streams
 
-    def entry(self, busy: Busy, streams: Array) -> Call:
-        """Return the built-in of a pool with this flag and these words on its streams."""
-        self._pool_entry = PoolEntry(self._segment.program.target, busy, streams, self._list)
-        return self._pool_entry.call
+    def entries(self, whole: Busy, streams: Array) -> list[Call]:
+        return [seat.prepare(self._segment.program.target, whole, streams) for seat in self.seats]
 
     @property
     def nbytes(self) -> int:
@@ -125,22 +125,20 @@ class NativeRows:
         for name, store in self._states.items():
             store[number] = value[name][0]
 
-    def quick(self, numbers: Array, frames: Any, out: Any) -> Any:
+    def quick(self, numbers: Array, frames: Any, out: Any, seat: int = 0) -> Any:
         count = len(numbers)
         if not count:
             return None
         if count > MOST:
             return self._many(numbers, frames, out)
-        program = self._program(count, False)
-        call = self._entries.get(count)
+        program = self._program(count, False, seat)
+        call = self._entries.get((seat, count))
         if call is None:
             connections = self._segment.connections()
             call = stream_entry(connections, program, self._engine.shown, 1, time_axis=False, batch_axis=True)
-            self._entries[count] = call
-            if self._pool_entry is not None:
-                self._pool_entry.add(call, program.frame)
-        self._list[0] = count
-        self._list[1 : 1 + count] = numbers
+            self._entries[seat, count] = call
+            self.seats[seat].add(call, program.frame)
+        self.seats[seat].list(numbers)
         return call(frames) if out is None else call(frames, out)
 
     def _many(self, numbers: Array, frames: Any, out: Any) -> Any:
@@ -165,8 +163,7 @@ class NativeRows:
         return np.concatenate(parts)
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
-        self._list[0] = len(numbers)
-        self._list[1 : 1 + len(numbers)] = numbers
+        self.seats[0].list(numbers)
         program = self._program(len(numbers), False)
         results = self._advance(program, {name: array[None] for name, array in arrays.items()}, 1, None)
         return {name: result[0] for name, result in results.items()}
@@ -193,8 +190,7 @@ class NativeRows:
     def _window(self, numbers: Array, pieces: list[Arrays], results: list[Arrays], left: list[int], start: int) -> None:
         """Advance streams by the frames of one window, longest first."""
         steps = [min(len(next(iter(pieces[i].values()))) - start, WINDOW) for i in left]
-        self._list[0] = len(left)
-        self._list[1 : 1 + len(left)] = numbers[left]
+        self.seats[0].list(numbers[left])
         program = self._program(len(left), True)
         arrays = {}
         for name, first in pieces[left[0]].items():
@@ -209,23 +205,23 @@ class NativeRows:
             for row, i in enumerate(left):
                 results[i][name][start : start + steps[row]] = y[: steps[row], row]
 
-    def _program(self, count: int, chunks: bool) -> BoundProgram:
+    def _program(self, count: int, chunks: bool, seat: int = 0) -> BoundProgram:
         """Return a program for `count` rows; chunks, which need more memory, have programs of their own."""
         size = next(size for size in SIZES if size >= count)
-        program = self._programs.get((size, chunks))
+        program = self._programs.get((seat, size, chunks))
         if program is None:
             words: list[Argument] = []
             for state in self._segment.states:
                 store = self._states[state.name]
                 words += PooledState(state.slot, place(store), store.strides[0], state.width)
-            given = Pooled(place(self._list), len(self._segment.states), Table(words))
+            given = Pooled(place(self.seats[seat].rows), len(self._segment.states), Table(words))
             lanes = self._segment.program.target.lanes
             before, after = (
                 Stage(layout.ONCE, (Instruction(kernel, (lanes,), given),))
                 for kernel in ("gather.gather", "gather.scatter")
             )
             program = self._segment.bound(size, (before,), (after,))
-            self._programs[size, chunks] = program
+            self._programs[seat, size, chunks] = program
         if program.used != count:
             program.use(count)
         return program

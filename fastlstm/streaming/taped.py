@@ -6,12 +6,13 @@ one native call too. Any other tape runs from Python, with NumPy moving its stat
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 
-from fastlstm.lowering.tapes.by_shape import Tapes, give
+from fastlstm.lowering.tapes.by_shape import Tapes, give, lend
 from fastlstm.lowering.tapes.entry import is_plain, only_program
 from fastlstm.lowering.tapes.recorder import Recorder
 from fastlstm.lowering.tapes.steps import SizesChangedError, Tape
@@ -91,6 +92,18 @@ class TapedStep:
         self._made = [Value(name, array.dtype, array.shape, whole=True) for name, array in step.shown.items()]
         self._known: Tape | None = None
         self.call: Call = never
+
+    @contextmanager
+    def withheld(self) -> Iterator[None]:
+        """Keep others from taking the tape that it uses."""
+        tape = self._known
+        if tape is None or not lend(tape):
+            yield
+            return
+        try:
+            yield
+        finally:
+            give(tape)
 
     def run(self, numbers: Array, frames: Mapping[str, Array]) -> dict[str, Array] | None:
         """Advance streams by the caller's frames; return the outputs, or None if there is no tape for them.

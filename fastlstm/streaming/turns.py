@@ -1,10 +1,11 @@
 """Calls of several threads on one pool: they take turns, and waiting steps run together.
 
-A thread that runs a call, in compiled code too, takes the pool's flag (`fastlstm.runtime.busy`). A thread that finds
-the flag taken puts a `Turn` into a list and sleeps. When a call ends, its thread does the waiting work, steps as one
-batch, and wakes the threads that asked for it: each wakes once, with its result, and threads seldom contend for the
-interpreter lock. A turn enters the list before its thread looks at the flag again, and the flag is released before the
-list is looked at, so no turn is lost.
+A usual step runs in compiled code from one of the pool's seats (`fastlstm.streaming.pool_entry`), whose flag it takes;
+steps from different seats run at the same time. Any other call needs the whole pool: it takes the pool's flag and looks
+whether all seats are free. A thread that cannot have what it needs puts a `Turn` into a list and sleeps. When a call
+ends, its thread does the waiting work, steps as one batch, and wakes the threads that asked for it: each wakes once,
+with its result, and threads seldom contend for the interpreter lock. A turn enters the list before its thread looks at
+the flags again, and flags are released before the list is looked at, so no turn is lost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
-from fastlstm.runtime.busy import Busy, in_use
+from fastlstm.runtime.busy import Busy, in_use, is_free
 
 __all__ = ["Turn", "Turns", "in_turn"]
 
@@ -89,10 +90,12 @@ class Turns:
     ----------
     busy : Busy
         The pool's flag.
+    seats : sequence of Busy
+        Those of its seats, which compiled code takes while the pool's is free.
     """
 
-    def __init__(self, busy: Busy) -> None:
-        self._busy = busy
+    def __init__(self, busy: Busy, seats: Sequence[Busy] = ()) -> None:
+        self._busy, self._seats = busy, seats
         self.waiting: list[Turn] = []
         """Always the same list, so that a step can check it at almost no cost."""
         self._owner = 0  # the thread that holds the flag, if it took it here
@@ -134,12 +137,22 @@ class Turns:
                 self._give()
 
     def _take(self) -> bool:
-        try:
-            del self._busy.free
-        except AttributeError:
-            return False
-        self._owner = threading.get_ident()
-        return True
+        """Take the whole pool, if nobody uses any of it; return whether that was possible."""
+        while all(map(is_free, self._seats)):
+            try:
+                del self._busy.free
+            except AttributeError:
+                return False
+            try:
+                if all(map(is_free, self._seats)):  # they stay so from here on
+                    self._owner = threading.get_ident()
+                    return True
+            except BaseException:
+                self._busy.free = None
+                raise
+            # A step has begun. If it ends before the next line, its thread leaves the list to this one: look again.
+            self._busy.free = None
+        return False
 
     def _give(self) -> None:
         self._owner = 0

@@ -150,13 +150,7 @@ class Tapes:
 
     def take(self, key: Hashable) -> Tape | None:
         """Return a tape for exclusive use until `give`; None if none is free."""
-        for tape in self._kept.get(key, ()):
-            try:
-                del tape.busy.free
-            except AttributeError:  # another thread has it
-                continue
-            return tape
-        return None
+        return next((tape for tape in self._kept.get(key, ()) if lend(tape)), None)
 
     def _record(self, inputs: Mapping[str, Any]) -> tuple[Tape, list[Any]]:
         try:
@@ -200,8 +194,17 @@ class Tapes:
         self._kept = kept
 
 
+def lend(tape: Tape) -> bool:
+    """Reserve a tape until `give`; return whether that was possible."""
+    try:
+        del tape.busy.free
+    except AttributeError:  # another thread has it
+        return False
+    return True
+
+
 def give(tape: Tape) -> None:
-    """Return a tape that `Tapes.take` lent."""
+    """Return a tape that was lent."""
     tape.busy.free = None
 
 

@@ -151,7 +151,7 @@ def test_a_step_that_was_met_before_runs_without_python_and_refuses_what_python_
     frames = np.random.default_rng(7).normal(size=(12, FEATURES)).astype(np.float32)
 
     def native(ids: object, some: np.ndarray, *out: np.ndarray) -> np.ndarray | None:
-        return pool._entry(ids, some, *out)  # type: ignore[misc]
+        return pool._entries[0](ids, some, *out)  # type: ignore[misc]
 
     def expected(ids: np.ndarray, some: np.ndarray) -> list[np.ndarray]:
         return [alone[i].step(frame) for i, frame in zip(ids, some, strict=True)]
