@@ -27,6 +27,9 @@ MOST_INPUTS = {"LSTM": len(RecurrentInputs._fields), "GRU": 12, "RNN": 12}
 _FLAGS = {"LSTM": ("input_forget",), "GRU": ("reset_after",), "RNN": ()}
 _NUMBERS = {"LSTM": ("norm_epsilon",), "GRU": (), "RNN": ()}
 _ACTIVATIONS_OF = {"LSTM": 3, "GRU": 2, "RNN": 1}
+MOST_AXES = 64
+"""Axes of an array, at most. NumPy has an axis -2147483648, by which it means all."""
+
 MOST_UNITS = 1 << 24
 """Hidden units of a layer: more than these have weights that no memory holds."""
 
@@ -89,6 +92,8 @@ def _check_node(node: Node, constants: Mapping[str, Array], label: str) -> None:
         _check_signature(node, label)
     if node.op in _BODIES:
         _BODIES[node.op](node, label)
+    elif any(isinstance(value, Graph) for value in node.attrs.values()):
+        raise UnsupportedError(f"{label} has a body; only {', '.join(_BODIES)} have one.")
     if node.op in QUANTISED_INPUTS:
         _check_scales(node, constants, label)
     check_weights(node, constants)
@@ -115,6 +120,8 @@ def _check_signature(node: Node, label: str) -> None:
             raise UnsupportedError(
                 f"{label}: the attribute '{name}' should be {wanted}; got {_short(node.attrs[name])}."
             )
+        elif name == "axis" and node.attrs[name] is not None and not -MOST_AXES <= node.attrs[name] < MOST_AXES:
+            raise UnsupportedError(f"{label}: there is no axis {node.attrs[name]}; no array has so many.")
 
 
 def _is_of(kind: str, value: Any) -> bool:

@@ -18,6 +18,7 @@ from onnx import helper
 import fastlstm
 from fastlstm.errors import FastLSTMError, InputError, UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec
+from fastlstm.lowering.tapes.recorder import Recorder
 from fuzz import child, seeds
 
 FILES = 150
@@ -84,6 +85,8 @@ MISFITS: list[tuple[Graph, str]] = [
     (graph([node("LSTM", "x W", **PLAIN)], LAYER), "3 to 14 inputs"),
     (graph([node("Add", "x")]), "2 to 2 inputs"),
     (graph([node("Softmax", "x", axis="last")]), "'axis' should be int"),
+    (graph([node("Gather", "x i", axis=-(1 << 31))], {"i": [1]}), "no axis -2147483648"),
+    (graph([node("Neg", "x", branch=BODY)]), "has a body"),
     (graph([node("Cast", "x", to="Tanh")]), "'to' should be"),
     (graph([node("Scan", "x x", body=BODY, num_scan_inputs=1)]), "inputs"),
     (graph([node("Scan", "x", body=BODY)]), "num_scan_inputs"),
@@ -111,6 +114,39 @@ def test_a_branch_that_is_never_taken_may_hold_what_cannot_run() -> None:
     np.testing.assert_array_equal(model(x), -x)
     with pytest.raises(FastLSTMError, match="Squeeze"):
         model(x + 1)
+
+
+def test_a_product_without_columns_is_empty_in_a_loop_too() -> None:
+    body = Graph(
+        (TensorSpec("a", (2, 3)), TensorSpec("f", (2, 3))),
+        (TensorSpec("b", (2, 3)), TensorSpec("c", (2, 0))),
+        (node("Add", "a f", "b"), node("MatMul", "b w", "c")),
+        {"w": np.zeros((3, 0), np.float32)},
+    )
+    scan = node("Scan", "a0 x", "last y", body=body, num_scan_inputs=1)
+    model = fastlstm.Model(graph([scan], {"a0": np.zeros((2, 3), np.float32)}))
+    assert model(np.ones((4, 2, 3), np.float32)).shape == (4, 2, 0)
+
+
+def test_a_value_that_no_memory_holds_is_told_by_its_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Recorder.memory
+
+    def memory(recorder: Recorder, shape: tuple[int, ...]) -> Any:
+        if shape[-1] > 3:
+            raise MemoryError("Unable to allocate 1.00 TiB")
+        return small(recorder, shape)
+
+    monkeypatch.setattr(Recorder, "memory", memory)
+    scan = Graph(
+        (TensorSpec("a", (2, 3)), TensorSpec("f", (2, 3))),
+        (TensorSpec("b", (2, 3)), TensorSpec("c", (2, 5))),
+        (node("Add", "a f", "b"), replace(node("MatMul", "b w", "c"), name="head")),
+        {"w": np.zeros((3, 5), np.float32)},
+    )
+    rounds = node("Scan", "a0 x", "last y", body=scan, num_scan_inputs=1)
+    model = fastlstm.Model(graph([rounds], {"a0": np.zeros((2, 3), np.float32)}))
+    with pytest.raises(InputError, match=r"not enough memory for the values of 'head': Unable to allocate 1\.00 TiB"):
+        model(np.ones((4, 2, 3), np.float32))
 
 
 HUGE = 1919120248

@@ -55,7 +55,7 @@ def _dense(rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> list
     if not weight.fixed or (bias is not None and not bias.fixed) or x.array.ndim == 0:
         return None
     k, n = weight.array.shape
-    if x.array.shape[-1] != k or not k:  # empty sums are left to NumPy
+    if x.array.shape[-1] != k or not k or not n:  # what is empty is left to NumPy
         return None
     lanes, vectors = rec.target.lanes, _vectors(rec, n)
     packed = rec.prepared(weight, ("panels", vectors), lambda array: plain_panels(array, vectors, lanes))

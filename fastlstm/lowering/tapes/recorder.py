@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.errors import InputError
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.steps import NotLoweredError, Value
 from fastlstm.operators.sizes import MAX_ELEMENTS
@@ -241,9 +242,9 @@ class Recorder:
 
 
 def axis_of(axis: Any, rank: int) -> int:
-    """Return an axis counted from the front; ValueError if it does not exist."""
+    """Return an axis counted from the front; InputError if it does not exist."""
     if not -rank <= int(axis) < rank:
-        raise ValueError(f"there is no axis {axis} among {rank}")
+        raise InputError(f"There is no axis {axis} among {rank}.")
     return int(axis) % rank
 
 

@@ -84,7 +84,10 @@ class Recording:
         own = {spec.name for spec in runner.graph.inputs}
         for number, part in enumerate(runner.plan.parts):
             self.rec.layer = part.names[0] if isinstance(part, Segment) else part.name or part.first_output
-            made = self._segment(part, values) if isinstance(part, Segment) else self._node(runner, part, values)
+            try:
+                made = self._segment(part, values) if isinstance(part, Segment) else self._node(runner, part, values)
+            except MemoryError as error:
+                raise InputError(f"There is not enough memory for the values of '{self.rec.layer}': {error}") from error
             for name, value in made.items():
                 if name:
                     value.sole = runner.reads[name] == 1
