@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import zip_longest
 
 import numpy as np
 
+from fastlstm.errors import InputError, counted
 from fastlstm.program.memory import aligned_zeros
 from fastlstm.streaming.flow import Carried
 from fastlstm.typing import Array
@@ -30,7 +32,7 @@ class Store:
     """
 
     def __init__(self, carried: Carried, capacity: int) -> None:
-        self.start = carried.start(1)
+        self._name, self.start = carried.name, carried.start(1)
         self._lone = carried.row_axis is None  # the model takes the state of one stream at a time
         self._axis = axis = carried.row_axis or 0
         shape = list(self.start[None].shape if self._lone else self.start.shape)
@@ -60,9 +62,15 @@ class Store:
         shape = list(self._array.shape)
         shape[self._axis] = count
         given = states[None] if self._lone else states
-        return np.ascontiguousarray(
-            given if given.shape == (*shape,) else np.broadcast_to(given, shape), self.start.dtype
-        )
+        if given.shape != (*shape,):
+            if any(n not in (1, m) for n, m in zip_longest(given.shape[::-1], shape[::-1], fillvalue=1)):
+                raise InputError(
+                    f"A step of {counted(count, 'stream')} returned the state '{self._name}' with the shape "
+                    f"{list(states.shape)}; expected {shape[self._lone :]}. Where it is not known which axis of the "
+                    "frames holds the batch rows, each stream's frame has all axes that the model's input has."
+                )
+            given = np.broadcast_to(given, shape)
+        return np.ascontiguousarray(given, self.start.dtype)
 
     def rows(self, numbers: Array) -> Array:
         """Return a copy of the states of some streams, for `put`."""

@@ -116,6 +116,12 @@ def test_a_branch_that_is_never_taken_may_hold_what_cannot_run() -> None:
         model(x + 1)
 
 
+def test_an_operator_with_too_many_outputs_is_told() -> None:
+    nodes = [node("Tanh", "x", "a b"), node("Softmax", "a", "c"), node("Mul", "c b")]
+    with pytest.raises(UnsupportedError, match="names 2 outputs; the operator gives 1"):
+        fastlstm.Model(graph(nodes))(np.ones((4, 2, 3), np.float32))
+
+
 def test_a_product_without_columns_is_empty_in_a_loop_too() -> None:
     body = Graph(
         (TensorSpec("a", (2, 3)), TensorSpec("f", (2, 3))),

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastlstm.graph import Node
 from fastlstm.lowering.tapes.recorder import Emitter, Recorder, Value
-from fastlstm.operators.sizes import checked_shape
+from fastlstm.operators.sizes import MAX_ELEMENTS
 from fastlstm.operators.windows import windows
 from fastlstm.program.arguments.arrays import Pool, Window
 from fastlstm.program.program import place
@@ -42,7 +42,9 @@ def _pool(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[V
     whole = -(-across.outputs // lanes) * lanes  # vectors are read whole
     reach = (whole - 1) * across.stride + (across.taps - 1) * across.dilation + 1
     room = max(across.before + across.size, reach) + 2 * lanes
-    memory = rec.scratch(4 * checked_shape([room])[0])
+    if room > MAX_ELEMENTS:
+        return None
+    memory = rec.scratch(4 * room)
 
     def emit(source: Array, target: Array, down: Window, first: int) -> None:
         """Emit the pooling of contiguous images into lines of the output, beginning with `first`."""

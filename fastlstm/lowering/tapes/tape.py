@@ -175,7 +175,7 @@ class Recording:
             # ours, and is raised as it is.
             operators.evaluate(node, [None if c is None else c.array for c in operands])
             raise
-        if made is None:
+        if made is None or any(node.outputs[len(made) :]):  # evaluating it says what is wrong with so many outputs
             del self.rec.pending[before:]
             return None
         return dict(zip(node.outputs, made, strict=False))

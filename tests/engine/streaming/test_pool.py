@@ -225,3 +225,5 @@ def test_states_of_any_layout_are_taken_and_put_back(shape: tuple[int | str, ...
             np.testing.assert_array_equal(found, new)
         for number, state in kept.items():
             np.testing.assert_array_equal(store.gathered(np.array([number])), state)
+    with pytest.raises(InputError, match="returned the state 's' with the shape"):
+        store.fitting(np.zeros((*[count if size == ROWS else size for size in shape], 7)), count)
