@@ -14,6 +14,7 @@ from streamed_models import TemporalConvolutions, exported, frames, loaded
 
 import fastlstm
 from fastlstm.program import layout
+from fastlstm.streaming import graph_rows
 from fastlstm.streaming import pool as pools
 
 FEATURES, STREAMS, STEPS = 4, 8, 40
@@ -178,3 +179,24 @@ def test_threads_that_step_the_same_streams_wait_for_each_other(model: fastlstm.
         got = [y for call in calls for y in call.result()]
     want = model.stream().push(np.repeat(rows(1), 2 * STEPS, axis=0))
     assert sorted(got) == sorted(np.repeat(y[None], STREAMS, axis=0).tobytes() for y in want)
+
+
+def test_a_number_of_streams_that_comes_often_is_one_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_rows, "OFTEN", 3)
+    monkeypatch.setattr(graph_rows, "MOST_WHOLE", 1)
+    model = taped()
+    pool = model.streams(16)
+    ids = np.array([pool.open() for _ in range(13)])
+    alone = [model.stream() for _ in ids]
+    whole = []
+    for count in [13] * 6 + [11] * 6 + [13]:
+        x = rows(count, len(whole))
+        got = pool.step(ids[:count], x)
+        np.testing.assert_array_equal(got, [s.step(frame) for s, frame in zip(alone[:count], x, strict=True)])
+        native = pool._entries[0](ids[:count], x)
+        whole.append(native is not None)
+        if native is not None:
+            np.testing.assert_array_equal(native, [s.step(frame) for s, frame in zip(alone, x, strict=False)])
+    assert whole[3:6] == [False, True, True] or all(whole[4:6])
+    assert not any(whole[6:12])
+    assert whole[12]
