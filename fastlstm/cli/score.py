@@ -13,7 +13,7 @@ import fastlstm
 from fastlstm.cli.options import add_state_dict_options, add_state_option, from_one, parse_states, state_dict_options
 from fastlstm.cli.printing import print_json
 from fastlstm.commands.subject import read_model
-from fastlstm.errors import InputError
+from fastlstm.errors import InputError, counted
 from fastlstm.model import Model
 
 TERMINAL_SECONDS, LOG_SECONDS = 1.0, 60.0
@@ -114,8 +114,8 @@ def run(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if summary.rejected:
-        kind = "recordings" if arguments.stream else "rows"
-        print(f"{summary.rejected:,} {kind} could not be scored: see {summary.out}/_rejected", file=sys.stderr)
+        rejected = counted(summary.rejected, "recording" if arguments.stream else "row")
+        print(f"{rejected} could not be scored: see {summary.out}/_rejected", file=sys.stderr)
     return int(summary.rejected > 0)
 
 

@@ -1,11 +1,9 @@
-"""The rows of a batch side by side in memory: copied once, out of the pieces that were read."""
+"""The rows of a batch side by side in memory: copied once, out of the pieces that were read, right before they run."""
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,37 +13,9 @@ from numpy.lib.stride_tricks import as_strided
 
 from fastlstm.scoring.columns import Column
 
-__all__ = ["Batch", "Rows", "Spare", "gather", "windows"]
+__all__ = ["Rows", "windows"]
 
 Array = npt.NDArray[Any]
-
-_ALIGNED = 64  # bytes: every array begins on a cache line
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows that run together.
-
-    Attributes
-    ----------
-    rows : array of int
-        Their numbers.
-    lengths : array of int or None
-        The steps of each; None if no input has time.
-    arrays : dict of str to array
-        Each input's values, [rows, *dims]; with time [rows, steps, *dims], zero where a shorter row has ended.
-    """
-
-    rows: Array
-    lengths: Array | None
-    arrays: dict[str, Array]
-
-    def halves(self) -> Iterator[Batch]:
-        """Yield the rows of both halves."""
-        half = len(self.rows) // 2
-        for part in (slice(half), slice(half, None)):
-            lengths = None if self.lengths is None else self.lengths[part]
-            yield Batch(self.rows[part], lengths, {name: array[part] for name, array in self.arrays.items()})
 
 
 class Rows:
@@ -82,39 +52,29 @@ class Rows:
         pairs = zip(firsts, pieces, strict=True)
         self._starts = np.concatenate([first + piece.offsets[:-1] * self._step for first, piece in pairs])
 
-    def steps(self, groups: Sequence[Array]) -> list[tuple[int, int]]:
-        """Return the fewest and the most steps of a row in each group."""
-        if not groups:
-            return []
-        lengths = self.lengths[np.concatenate(groups)]
-        firsts = np.cumsum([0, *map(len, groups[:-1])])
-        least, most = (way.reduceat(lengths, firsts).tolist() for way in (np.minimum, np.maximum))
-        return list(zip(least, most, strict=True))
-
-    def shape(self, count: int, most: int) -> tuple[int, ...]:
-        """Return the shape of so many rows of so many steps, at most, as one array."""
-        return (count, max(1, most), *self._row) if self.has_time else (count, *self._row)
-
-    def copy(self, rows: Array, steps: tuple[int, int], out: Array) -> None:
-        """Copy some rows to an array of their `shape`: neighbours of the same length in one go."""
-        out = out if self.has_time else out[:, None]
-        if steps[0] == steps[1]:
-            self._copy(rows, steps[0], out)
-            return
+    def batch(self, rows: Array) -> Array:
+        """Return some rows side by side: [rows, *dims]; with time [rows, steps, *dims], zero behind a row's end."""
+        if not self.has_time:
+            return self._copied(rows, 1)[:, 0]
         lengths = self.lengths[rows]
+        least, most = int(lengths.min()), int(lengths.max())
+        if least == most > 0:
+            return self._copied(rows, most)
+        out = np.zeros((len(rows), max(1, most), *self._row), self.dtype)
         for first, last in pairwise([0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(rows)]):
-            self._copy(rows[first:last], int(lengths[first]), out[first:last])
+            if length := int(lengths[first]):
+                out[first:last, :length] = self._copied(rows[first:last], length)
+        return out
 
-    def _copy(self, rows: Array, length: int, out: Array) -> None:
-        """Copy rows of one length, and clear what is behind them."""
-        if length:
-            # No call of `windows`: where a batch has run, what it does in Python is not in the caches any more.
-            size, taken = self.dtype.itemsize, length * self._step
-            shape = (len(self._memory) - taken + 1, length, *self._row)
-            view: Array = np.ndarray(shape, self.dtype, self._memory, 0, (size, *out.strides[1:]))
-            out[:, :length] = view[self._starts[rows]]
-        if length < out.shape[1]:
-            out[:, length:] = 0
+    def _copied(self, rows: Array, length: int) -> Array:
+        """Copy rows of one length."""
+        # No call of `windows`: where a batch has run, what it does in Python is not in the caches any more.
+        size, taken = self.dtype.itemsize, length * self._step
+        shape = (len(self._memory) - taken + 1, length, *self._row)
+        steps = tuple(size * math.prod(self._row[axis:]) for axis in range(len(self._row) + 1))
+        view: Array = np.ndarray(shape, self.dtype, self._memory, 0, (size, *steps))
+        copied: Array = view[self._starts[rows]]
+        return copied
 
 
 def windows(values: Array, steps: int, apart: int, count: int) -> Array:
@@ -131,66 +91,3 @@ def windows(values: Array, steps: int, apart: int, count: int) -> Array:
     """
     strides = (apart, *values.strides)
     return as_strided(values, (count, steps, *values.shape[1:]), strides, writeable=values.flags.writeable)
-
-
-class Spare:
-    """Memory that is used again: the system clears each page that it gives out (3 of 13 us for a row of 3 KB)."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: list[Array] = []
-
-    def take(self, size: int) -> Array:
-        """Return so many bytes or more, with whatever they held."""
-        with self._lock:
-            fitting = [array for array in self._free if len(array) >= size]
-            found = min(fitting or self._free, key=len, default=None)
-            self._free = [array for array in self._free if array is not found]  # too small: let go of
-        return found if fitting and found is not None else np.empty(size + size // 8, np.uint8)
-
-    def give(self, array: Array) -> None:
-        """Take memory back that nobody reads any more."""
-        with self._lock:
-            self._free.append(array)
-
-
-def gather(
-    inputs: Mapping[str, Rows], groups: Sequence[Array], lengths: Array | None, spare: Spare
-) -> tuple[list[Batch], Array]:
-    """Copy the rows of each batch side by side.
-
-    Parameters
-    ----------
-    inputs : mapping of str to Rows
-    groups : sequence of array of int
-        The numbers of the rows of each batch.
-    lengths : array of int or None
-        The steps of each row; None if no input has time.
-    spare : Spare
-
-    Returns
-    -------
-    batches : list of Batch
-    memory : array
-        What the batches' arrays lie in: to be given back to `spare` when all of them have run.
-    """
-    steps = {name: rows.steps(groups) for name, rows in inputs.items()}
-    shapes = [
-        {name: rows.shape(len(group), steps[name][number][1]) for name, rows in inputs.items()}
-        for number, group in enumerate(groups)
-    ]
-    sizes = {name: rows.dtype.itemsize for name, rows in inputs.items()}
-    memory = spare.take(sum(_bytes(shape, sizes[name]) for each in shapes for name, shape in each.items()))
-    batches, at = [], 0
-    for number, (group, each) in enumerate(zip(groups, shapes, strict=True)):
-        arrays = {}
-        for name, shape in each.items():
-            arrays[name] = np.ndarray(shape, inputs[name].dtype, memory.data, at)
-            inputs[name].copy(group, steps[name][number], arrays[name])
-            at += _bytes(shape, sizes[name])
-        batches.append(Batch(group, None if lengths is None else lengths[group], arrays))
-    return batches, memory
-
-
-def _bytes(shape: tuple[int, ...], size: int) -> int:
-    return -(-math.prod(shape) * size // _ALIGNED) * _ALIGNED

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.types as kinds
 
 from fastlstm.errors import InputError
+from fastlstm.scoring.arrow import numpy_numbers
 from fastlstm.typing import Array
 
 __all__ = ["Column", "Wanted", "check_type", "read_column"]
@@ -127,7 +128,7 @@ def check_type(column: str, kind: Any, wanted: Wanted) -> None:
 
 def _of_none(kind: Any) -> Any:
     """Return an array without elements; of a dictionary, its values."""
-    return pa.array([], kind.value_type if kinds.is_dictionary(kind) else kind)
+    return pa.nulls(0, kind.value_type if kinds.is_dictionary(kind) else kind)
 
 
 # --- sequences and single values ---------------------------------------------------------------------------
@@ -230,7 +231,7 @@ def _numbers(array: Any, dtype: np.dtype[Any], wanted: Wanted) -> Array:
     if kind not in allowed:
         raise InputError(f"{wanted}; here are values of the type {array.type}.")
     _refuse_nulls(array, "null")
-    numbers: Array = array.to_numpy(zero_copy_only=False)
+    numbers = numpy_numbers(array)
     if numbers.dtype == dtype:
         return numbers
     with np.errstate(over="ignore"):
@@ -283,8 +284,9 @@ def _lengths(array: Any) -> Array:
     """Return the length of each list; there are no nulls."""
     if kinds.is_fixed_size_list(array.type):
         return np.full(len(array), array.type.list_size, np.int64)
-    lengths: Array = pc.list_value_length(array).to_numpy(zero_copy_only=False).astype(np.int64)
-    return lengths
+    if kinds.is_list_view(array.type) or kinds.is_large_list_view(array.type):
+        return numpy_numbers(array.sizes).astype(np.int64)
+    return np.diff(numpy_numbers(array.offsets)).astype(np.int64)
 
 
 def _fields(array: Any) -> list[Any]:

@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from fastlstm.errors import InputError
-from fastlstm.scoring.batches import Batch, Spare
 from fastlstm.scoring.parts import REJECTED, OutputFolder
 from fastlstm.scoring.progress import Progress
 from fastlstm.scoring.scorer import Scorer, Task
 from fastlstm.scoring.sources import Source, slices
+from fastlstm.typing import Array
 
 __all__ = ["score_parts"]
 
@@ -95,7 +95,7 @@ class _Slice:
     task: Task
     left: int  # number of batches to run
     room: int  # that it takes
-    result: tuple[Any, Any] | None = None  # tables of the scored and the rejected rows
+    result: tuple[Any, Any] | None = None  # tables of the scored and the rejected rows, None if there are no such
 
 
 class _Stopped(Exception):  # noqa: N818 - the error that it follows is told
@@ -110,12 +110,11 @@ class _Crew:
     ) -> None:
         self._scorer, self._output, self._progress = scorer, output, progress
         self._part_rows, self._workers, self._stop = part_rows, workers, stop
-        self._batches: SimpleQueue[tuple[_Slice, Batch] | None] = SimpleQueue()
+        self._batches: SimpleQueue[tuple[_Slice, Array] | None] = SimpleQueue()
         self._finished: SimpleQueue[tuple[_Part, int] | None] = SimpleQueue()
         self._room = threading.Semaphore(2 * workers)
         self._lock = threading.Lock()
         self._part = _Part(-1)
-        self._spare = Spare()
         self._failed = False
 
     @contextmanager
@@ -172,23 +171,23 @@ class _Crew:
         if self._failed:
             raise _Stopped
         self._progress.add(0, len(task.reasons))
-        for batch in task.work.gather(self._spare):
-            self._batches.put((slice_, batch))
+        for rows in task.work.groups:
+            self._batches.put((slice_, rows))
         if not left:
             self._end(slice_)
 
     def _run(self) -> None:
         """Run batches until there are no more."""
         while (taken := self._batches.get()) is not None and not self._failed:
-            slice_, batch = taken
-            scored = slice_.task.work.run(batch)
-            self._progress.add(scored, len(batch.rows) - scored)
+            slice_, rows = taken
+            scored = slice_.task.work.run(rows)
+            self._progress.add(scored, len(rows) - scored)
             with self._lock:
                 slice_.left -= 1
                 ended = not slice_.left
             if ended:
                 self._end(slice_)
-            del taken, slice_, batch
+            del taken, slice_, rows
 
     def _end(self, slice_: _Slice) -> None:
         """Make the tables of a finished slice, and let its part be written if it was the part's last one."""
@@ -203,7 +202,7 @@ class _Crew:
             self._room.release(slice_.room)
 
     def _tables(self, slice_: _Slice) -> tuple[Any, Any]:
-        """Return the scored and the rejected rows of a slice, and release its inputs."""
+        """Return the scored and the rejected rows of a slice, None if none is, and release its inputs."""
         found, kept = slice_.task.end(), slice_.kept
         del slice_.task, slice_.kept
         if found.reasons and self._stop:
@@ -216,6 +215,8 @@ class _Crew:
         good = kept.take(pa.array(found.rows)) if rows else kept
         for column, values in zip(found.outputs.schema, found.outputs.columns, strict=True):
             good = good.append_column(column, values)
+        if not rows:
+            return good, None
         bad = kept.take(pa.array(rows, pa.int64()))
         bad = bad.add_column(0, "reason", pa.array([found.reasons[row] for row in rows], pa.string()))
         bad = bad.add_column(0, "row", pa.array([slice_.first_row + row for row in rows], pa.int64()))
@@ -226,7 +227,8 @@ class _Crew:
         while (taken := self._finished.get()) is not None and not self._failed:
             part, room = taken
             results = [slice_.result for slice_ in part.slices if slice_.result]
-            scored, rejected = (pa.concat_tables(tables).combine_chunks() for tables in zip(*results, strict=True))
-            self._output.write(part.number, scored, rejected if rejected.num_rows else None)
+            scored = pa.concat_tables([good for good, _ in results]).combine_chunks()
+            bad = [rejected for _, rejected in results if rejected is not None]
+            self._output.write(part.number, scored, pa.concat_tables(bad).combine_chunks() if bad else None)
             self._room.release(room)
-            del taken, part, results, scored, rejected
+            del taken, part, results, scored, bad

@@ -21,6 +21,7 @@ import posixpath
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -94,10 +95,14 @@ class OutputFolder:
         if resume is False:
             raise InputError(f"'{self.path}' holds a run already: go on with it (resume), or name another folder.")
         for key in [*self.manifest, *found]:
-            if found.get(key) != self.manifest.get(key):
+            then, now = found.get(key), self.manifest.get(key)
+            if then != now:
+                if isinstance(then, list) and isinstance(now, list):  # of files, say, of which there may be thousands
+                    pairs = zip_longest(then, now, fillvalue="none")
+                    then, now = next(pair for pair in pairs if pair[0] != pair[1])
                 raise InputError(
-                    f"'{self.path}' was begun with another {key}: {_short(found.get(key))} then, "
-                    f"{_short(self.manifest.get(key))} now. Score into another folder, or as before."
+                    f"'{self.path}' was begun with another {key}: {_short(then)} then, {_short(now)} now. "
+                    "Score into another folder, or as before."
                 )
         if self._fs.exists(self._inside(_ASIDE)):
             self._fs.rm(self._inside(_ASIDE), recursive=True)

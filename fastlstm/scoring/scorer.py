@@ -15,7 +15,7 @@ import pyarrow as pa
 from fastlstm.errors import InputError
 from fastlstm.model import Model
 from fastlstm.scoring.arrow import arrow_column, arrow_type
-from fastlstm.scoring.batches import Rows, Spare
+from fastlstm.scoring.batches import Rows
 from fastlstm.scoring.bucketing import FRAMES, ROWS
 from fastlstm.scoring.columns import Wanted, check_type, read_column
 from fastlstm.scoring.ports import Ports, find_ports, takes_lengths
@@ -281,7 +281,7 @@ class Scorer:
     def score(self, batch: Any) -> Scored:
         """Return the outputs of a batch, and why some rows have none."""
         task = self.begin(batch)
-        for rows in task.work.gather(Spare()):
+        for rows in task.work.groups:
             task.work.run(rows)
         return task.end()
 

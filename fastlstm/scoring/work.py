@@ -8,7 +8,7 @@ import numpy as np
 
 from fastlstm.errors import FastLSTMError
 from fastlstm.model import Model
-from fastlstm.scoring.batches import Batch, Rows, Spare, gather, windows
+from fastlstm.scoring.batches import Rows, windows
 from fastlstm.scoring.bucketing import buckets
 from fastlstm.scoring.ports import Ports
 from fastlstm.typing import Array
@@ -50,21 +50,11 @@ class Work:
         self._single = {n: np.zeros((count, *p.dims), p.dtype) for n, p in ports.outputs.items() if p.time is None}
         self._pieces: list[tuple[Array, Array | None, dict[str, Array]]] = []
 
-    def gather(self, spare: Spare) -> list[Batch]:
-        """Copy the rows of each group, and let go of what was read.
-
-        `run` has to be called once for each batch, from any thread, before `outputs` is; then the memory of the copies
-        goes back to `spare`.
-        """
-        batches, memory = gather(self._inputs, self.groups, self._lengths, spare)
-        self._inputs, self._spare, self._memory = {}, spare, memory
-        return batches
-
-    def run(self, batch: Batch) -> int:
-        """Run one batch; return how many of its rows the model took."""
-        rows, lengths = batch.rows, batch.lengths
+    def run(self, rows: Array) -> int:
+        """Run the rows of one of `groups`, from any thread; return how many of them the model took."""
         full = self._ports.batch or len(rows)
-        arrays = {name: self._laid_out(name, _filled(array, full)) for name, array in batch.arrays.items()}
+        arrays = {name: self._laid_out(name, _filled(each.batch(rows), full)) for name, each in self._inputs.items()}
+        lengths = None if self._lengths is None else self._lengths[rows]
         given = None if lengths is None else _filled(lengths, full)
         try:
             outputs = self._ports.call(self._model, arrays, full, given)
@@ -72,7 +62,7 @@ class Work:
             if len(rows) == 1:
                 self.failed[int(rows[0])] = str(error).rstrip(".")
                 return 0
-            return sum(map(self.run, batch.halves()))
+            return sum(map(self.run, np.array_split(rows, 2)))
         sequences = {}
         for name, port in self._ports.outputs.items():
             if port.time is None:
@@ -93,7 +83,7 @@ class Work:
         return _moved(array, (0, 1), (port.rows, port.time))
 
     def outputs(self) -> tuple[Array, dict[str, tuple[Array, Array | None]]]:
-        """Return the rows that were scored, and each output of them.
+        """Return the rows that were scored, and each output of them, and let go of the inputs.
 
         Returns
         -------
@@ -101,6 +91,7 @@ class Work:
         outputs : dict of str to (array, array or None)
             [rows, *dims] and None; with time [steps of all rows, *dims] and the number of steps of each row.
         """
+        self._inputs = {}
         scored = np.delete(np.arange(self._count), list(self.failed)) if self.failed else np.arange(self._count)
         found: dict[str, tuple[Array, Array | None]] = {}
         for name, port in self._ports.outputs.items():
@@ -110,7 +101,6 @@ class Work:
             else:
                 values, steps = self._sequence(name)
                 found[name] = values, steps[scored]
-        self._spare.give(self._memory)  # now, as a model may give back what it was given
         return scored, found
 
     def _sequence(self, name: str) -> tuple[Array, Array]:

@@ -90,7 +90,7 @@ def test_the_command_line_says_with_its_status_that_a_recording_was_left_out(tmp
     classifier(features=1, layers="lstm | linear").save(tmp_path / "m.fastlstm")
     words = ["score", str(tmp_path / "m.fastlstm"), str(folder), "-o", str(tmp_path / "out"), "--stream"]
     assert main(words) == 1
-    assert "1 recordings could not be scored" in capsys.readouterr().err
+    assert "1 recording could not be scored" in capsys.readouterr().err
     (folder / "d.wav").unlink()
     assert main([*words[:4], str(tmp_path / "other"), "--stream"]) == 0
     assert main([*words, "--memory", "1G"]) == 2
