@@ -10,7 +10,6 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fastlstm.errors import DependencyError, FileFormatError, InputError
-from fastlstm.scoring.pages import Lists, Unusual
 
 __all__ = ["Source", "file_identity", "filesystem", "find_files", "open_source", "slices"]
 
@@ -284,7 +282,7 @@ def _parquet_rows(fs: Any, name: str, start: int, stop: int, schema: Any, most_b
                 skip -= group.num_rows
             at += group.num_rows
         left = stop - start
-        batches = _batches(fs, name, file, groups, list(schema.names), _at_once(min(_READ, most_bytes // size)))
+        batches = file.iter_batches(_at_once(min(_READ, most_bytes // size)), groups, list(schema.names), False)
         while left:
             try:
                 batch = next(batches)
@@ -296,46 +294,6 @@ def _parquet_rows(fs: Any, name: str, start: int, stop: int, schema: Any, most_b
             skip = max(0, skip - batch.num_rows)
             left -= wanted.num_rows
             yield _cast(wanted, schema, name)
-
-
-def _batches(fs: Any, name: str, file: Any, groups: list[int], names: list[str], rows: int) -> Iterator[Any]:
-    """Yield batches of some row groups: lists of numbers from their pages, and what is unusual by pyarrow."""
-    done = 0  # rows of the first group
-    with suppress(Unusual), open(name, "rb", 0) if _is_local(fs) else fs.open(name, "rb") as pages:
-        while groups:
-            for batch in _with_lists(file, pages, groups[0], names, rows):
-                yield batch
-                done += batch.num_rows
-            del groups[0]
-            done = 0
-    for batch in file.iter_batches(rows, groups, names, False):
-        rest = batch.slice(done)
-        done -= batch.num_rows - rest.num_rows
-        yield rest
-
-
-def _with_lists(file: Any, pages: Any, group: int, names: list[str], rows: int) -> Iterator[Any]:
-    """Yield batches of a row group; Unusual if no column holds lists of numbers."""
-    schema = pa.schema([file.schema_arrow.field(name) for name in names])
-    lists: dict[str, Lists] = {}
-    for field in schema:
-        with suppress(Unusual):
-            lists[field.name] = Lists(pages, file.metadata, group, field)
-    others = [name for name in names if name not in lists]
-    if not lists:
-        raise Unusual
-    left = file.metadata.row_group(group).num_rows
-    beside = file.iter_batches(rows, [group], others, False) if others else None
-    while left:
-        columns: dict[str, Any] = {}
-        count = min(rows, left)
-        if beside:
-            if (batch := next(beside, None)) is None:
-                raise Unusual
-            count, columns = batch.num_rows, dict(zip(others, batch.columns, strict=True))
-        columns |= {name: column.take(count) for name, column in lists.items()}
-        yield pa.RecordBatch.from_arrays([columns[name] for name in names], schema=schema)
-        left -= count
 
 
 def _cast(batch: Any, schema: Any, name: str) -> Any:
