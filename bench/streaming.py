@@ -6,7 +6,8 @@ and, where there is a C++ compiler, a real-time implementation with its sizes co
 
 A pool of 64 streams that advance by one step each stands beside the same 64 stepped one by one, and beside
 onnxruntime running them as a batch of single steps: with its states kept as one array, which takes the same 64 every
-time, and with the states of any 64 gathered and scattered by NumPy, which is what a pool does.
+time, and with the states of any 64 gathered and scattered by NumPy, which is what a pool does. Then two threads step
+half of the streams each, beside one that steps all.
 
 ``python -m bench.streaming`` prints all this alone.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -24,7 +26,7 @@ import numpy.typing as npt
 import fastlstm
 from bench.cases import Case
 from bench.grid import ABSOLUTE, RELATIVE
-from bench.measure import Budget, measure, rest_summary
+from bench.measure import Budget, measure, ratios, rest_summary
 from bench.onnx_models import recurrent_dense_model, recurrent_model
 from bench.peers import Call, realtime
 from bench.peers.onnxruntime_ import OnnxRuntime
@@ -35,6 +37,7 @@ Array = npt.NDArray[Any]
 SIZES = (8, 16, 20, 24, 32, 40, 64)
 WHOLE, BLOCK = 2048, 64
 POOL, POOLS = 64, ((1, 128), (40, 128), (1, 256), (64, 256))
+STEPS = 100  # of each thread in a sample: starting them takes some 50 microseconds
 
 
 def rows(threads: int) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
@@ -133,6 +136,27 @@ def pool_row(inputs: int, hidden: int) -> dict[str, Any]:
     return {name: samples.summary()["median_us"] for name, samples in found.items()}
 
 
+def threads_row(inputs: int, hidden: int) -> float:
+    """Return how many times as much of a pool's work two threads do, with half of the streams each, as one thread."""
+    case = Case("stream", "LSTM", 1, 1, inputs, hidden)
+    model = fastlstm.Model(fastlstm.from_onnx(recurrent_model(case)).graph, threads=1)
+    x = np.random.default_rng(hidden).normal(size=(POOL, inputs)).astype(np.float32)
+    pool = model.streams(capacity=POOL)
+    ids = np.array([pool.open() for _ in range(POOL)])
+    halves = [(ids[part], x[part]) for part in (slice(0, POOL // 2), slice(POOL // 2, POOL))]
+
+    def steps(some: tuple[Array, Array]) -> None:
+        for _ in range(STEPS):
+            pool.step(*some)
+
+    with ThreadPoolExecutor(len(halves)) as threads:
+        calls: dict[str, Call] = {
+            "one": lambda: steps((ids, x)),
+            "two": lambda: list(threads.map(steps, halves)),
+        }
+        return ratios(measure(calls, Budget()), "two")["one"]
+
+
 def main(argv: list[str] | None = None) -> None:
     """Print microseconds a sample for every size and engine, and how often ours fits into each peer's time."""
     argparse.ArgumentParser(
@@ -152,6 +176,7 @@ def main(argv: list[str] | None = None) -> None:
         for engine, us in times.items():
             speed = products / us / 1e3
             print(f"  {engine:36} {us:8.1f} us  {us / times['fastlstm pool']:6.2f}  {speed:6.1f} multiply-adds a ns")
+        print(f"  two threads: {threads_row(inputs, hidden):.2f} times the work of one")
 
 
 if __name__ == "__main__":
