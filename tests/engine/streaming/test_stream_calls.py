@@ -352,19 +352,15 @@ def test_a_clone_shares_the_model_of_its_stream() -> None:
             assert not np.shares_memory(*(s._run.program.rows(state.slot) for s in (other, stream)))
 
 
-def first_steps(stream: fastlstm.Stream, pool: Any, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return stream.step(frame), pool.step([0], frame[None])
-
-
 def test_a_stream_and_a_pool_work_in_another_process_at_their_first_use() -> None:
     model = MODELS["one native call"]()
     stream, pool, x = model.stream(), model.streams(2), frames(model, 2)
     stream.step(x[0])
     pool.step([pool.open()], x[:1])
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as workers:
-        there = workers.submit(first_steps, stream, pool, x[1]).result(120)
-    here = first_steps(stream, pool, x[1])
-    assert all(same(a, b) for a, b in zip(there, here, strict=True))
+        there = workers.submit(stream.step, x[1]), workers.submit(pool.step, [0], x[1:])
+        assert same(there[0].result(120), stream.step(x[1]))
+        assert same(there[1].result(120), pool.step([0], x[1:]))
 
 
 def test_a_model_that_looks_at_no_later_frame_has_a_hop_of_1_and_no_delay(model: Model) -> None:
