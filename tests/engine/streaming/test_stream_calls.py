@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import fastlstm
 from fastlstm import InputError, Model
 from fastlstm.graph import Graph, Node, TensorSpec, default_activations
 from fastlstm.runtime.busy import Busy
