@@ -1,7 +1,7 @@
 """Products of contiguous matrices: dense layers and attention outside segments.
 
-Constant weights are packed when a tape is recorded, others by `pack` in every run. The product itself is that of
-`fastlstm.kernels.product`: each element is one chain in ascending k, starting from its bias.
+Constant weights are packed when a tape is recorded, others by `pack` in every run. The product itself is
+`fastlstm.kernels.product`'s: each element is one chain in ascending k, starting from its bias.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Convolutions: sums of products of weights and inputs that lie at fixed offsets from each output position.
+"""Convolutions: sums of products of weights and inputs at fixed offsets from each output position.
 
     y[m, p] = f(bias[m] + sum over terms t in ascending order of w[m, t] * x[p + offset[t]])
 
-A term is a channel and a tap of the kernel. Positions are numbered through padded planes (see
-`fastlstm.lowering.tapes.planes`), so that the inputs of neighbouring positions are neighbours too, and nothing is
-gathered. `by_channel` takes a vector of positions at a time and is right for many of them, `by_position` a vector of
-output channels.
+A term is a pair of an input channel and a tap of the filter. Positions are numbered through padded planes (see
+`fastlstm.lowering.tapes.planes`), so the inputs of adjacent positions are adjacent too, and no copy of the input (as
+by im2col) is needed. `by_channel` processes a vector of positions at a time and suits large outputs; `by_position`
+processes a vector of output channels.
 
-Both have the same bits for any number of positions: a sum is made of pieces of some terms (how many depends on the
-weights alone), each one chain of multiply-adds from zero, added in ascending order; then the bias is added. Spectra
-that are computed as long convolutions cancel almost to nothing, and one chain over 256 terms was measured to lose
-twice as much of them.
+Results are bit-identical for any number of positions: the terms are split into pieces (whose size depends on the
+weights alone), each piece is one chain of multiply-adds from zero, and the pieces are added in ascending order; then
+the bias is added. In spectra that are computed as long convolutions, terms almost cancel: there, one chain over 256
+terms was measured to lose twice as much accuracy.
 
-Of integers whose sums float32 holds (quantised convolutions), a term may be two channels: `pairs` lays them side
-by side in 16 bits, in the place of a float, and one instruction multiplies and adds both. The sums are the same, in
+For integers whose sums are exact in float32 (quantised convolutions), a term may be two channels: `pairs` packs them
+as two 16-bit integers in place of a float, and one instruction multiplies and adds both. The sums are the same, in
 half the time.
 """
 
@@ -54,28 +54,28 @@ Compiled = Callable[[int, int, int], int]
 
 A, PAIRS = positions(Convolution), positions(Pairs)
 
-# The words at `finish` are the addresses of the two bounds between which outputs are put, and of a slope a channel for
-# negative ones. Infinite bounds and slopes of one change nothing.
+# The words at `finish` are the addresses of the two bounds that outputs are clipped to, and of each channel's slope for
+# negative outputs. Infinite bounds and slopes of one change nothing.
 
 
 @inlined
 def _finished(value, bias, low, high, slope):
-    """Add the bias and apply the function; a NaN stays."""
+    """Add the bias and apply the activation; NaN stays NaN."""
     value = value + bias
     return vmin(high, vmax(low, where_negative(value, value * slope, value)))
 
 
 @cache
 def _in_pieces(lanes: int, vectors: int, max_sums: int, gathered: str, pairs: bool) -> tuple[Any, Any]:
-    """Return the groups of `fastlstm.kernels.product.in_tiles`, and a function that sums up all terms."""
+    """Return ``group`` of `fastlstm.kernels.product.in_tiles`, and a function that sums all terms."""
     group, all_rows = in_tiles(lanes, vectors, max_sums, gathered=gathered, pairs=pairs)
-    rows_move = gathered == "vectors"  # the other operand lies term by term
+    rows_move = gathered == "vectors"  # the rows are contiguous in the terms
     panel_row = 0 if rows_move else 4 * lanes * vectors
 
     @inlined
     def run(args, rows, table, panels, w, w_stride, sums, stride):
         terms, piece = arg(args, A.terms), arg(args, A.piece)
-        source, source_stride, offsets = 0, 0, arg(args, A.offsets)  # there is nothing to add to yet
+        source, source_stride, offsets = 0, 0, arg(args, A.offsets)  # nothing to add to yet
         for i in range(max(1, (terms + piece - 1) // piece)):
             size = min(piece, terms - i * piece)
             all_rows(size, rows, table, panels, w, w_stride, source, source_stride, sums, stride, offsets)
@@ -90,7 +90,7 @@ def _in_pieces(lanes: int, vectors: int, max_sums: int, gathered: str, pairs: bo
 
 @cache
 def _line(lanes: int) -> Any:
-    """Return a function that finishes neighbouring positions of one channel and writes them out."""
+    """Return a function that finishes adjacent positions of one channel and writes them out."""
 
     @inlined
     def put(target, step, source, count, bias, low, high, slope, spare):
@@ -113,14 +113,14 @@ def _line(lanes: int) -> Any:
 
 
 def by_channel(lanes: int, vectors: int, max_sums: int, pairs: bool = False) -> Compiled:
-    """Weights are rows [group][output][term]; a panel is `vectors` vectors of positions."""
+    """Return the kernel whose weights are rows [group][output][term], and a panel is `vectors` vectors of positions."""
     _, run = _in_pieces(lanes, vectors, max_sums, "vectors", pairs)
     put, width = _line(lanes), lanes * vectors
     alone = group_size(vectors, 1, max_sums)
 
     @inlined
     def put_block(args, frame, sums, stride, first, count, rows, channel):
-        """Write out the positions of a block, line by line; those between the lines are nothing."""
+        """Write out the positions of a block, line by line; positions in the padding between lines are dropped."""
         bounds, slopes = load_i64(arg(args, A.finish)), load_i64(arg(args, A.finish) + 8) + 4 * channel
         low, high, bias = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4), arg(args, A.bias) + 4 * channel
         pitch, lines, height, width = arg(args, A.pitch), arg(args, A.lines), arg(args, A.height), arg(args, A.width)
@@ -155,7 +155,7 @@ def by_channel(lanes: int, vectors: int, max_sums: int, pairs: bool = False) -> 
         )
         positions = ((arg(args, A.batch) - 1) * arg(args, A.lines) + arg(args, A.height) - 1) * arg(args, A.pitch)
         positions += arg(args, A.width)
-        block = width * (alone if outputs == 1 else 1)  # one row alone has few sums
+        block = width * (alone if outputs == 1 else 1)  # a single row has few sums
         stride = 4 * block
         table = own_memory(frame, arg(args, A.memory), arg(args, A.memory_bytes))
         sums = table + 8 * chunk
@@ -186,13 +186,16 @@ def by_channel(lanes: int, vectors: int, max_sums: int, pairs: bool = False) -> 
 
 
 def by_position(lanes: int, vectors: int, max_sums: int, pairs: bool = False) -> Compiled:
-    """Weights are panels ``[group][panel][term][vector][lane]``, bias and slopes ``[group][panel][vector][lane]``."""
+    """Return the kernel whose weights are panels ``[group][panel][term][vector][lane]``.
+
+    Bias and slopes are ``[group][panel][vector][lane]``.
+    """
     group, run = _in_pieces(lanes, vectors, max_sums, "rows", pairs)
     width = lanes * vectors
 
     @inlined
     def put_rows(args, sums, stride, first, rows, floats, channel, padded):
-        """Write out one position after the other, `channel` and those that follow."""
+        """Write out one position after another: `channel` and the channels after it."""
         count = min(floats, arg(args, A.outputs) - channel % arg(args, A.outputs))
         bounds, slopes = load_i64(arg(args, A.finish)), load_i64(arg(args, A.finish) + 8) + 4 * padded
         low, high = vsplat_load(lanes, bounds), vsplat_load(lanes, bounds + 4)
@@ -220,7 +223,7 @@ def by_position(lanes: int, vectors: int, max_sums: int, pairs: bool = False) ->
 
     @inlined
     def list_rows(args, table, x, first, rows):
-        """Write the addresses of positions from `first` on."""
+        """Write the input addresses of the positions from `first` on to `table`."""
         column, line = first % arg(args, A.width), first // arg(args, A.width)
         y, image = line % arg(args, A.height), line // arg(args, A.height)
         for r in range(rows):
@@ -270,7 +273,7 @@ def by_position(lanes: int, vectors: int, max_sums: int, pairs: bool = False) ->
 
 @intrinsic
 def side_by_side(typingctx: Any, a: Any, b: Any) -> Any:
-    """side_by_side(a, b): the integers of two vectors in 16 bits, a's in the lower half of each lane."""
+    """side_by_side(a, b): the integers of two vectors packed as 16 bits each, a's in the lower half of each lane."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = int_vector(a.lanes)
@@ -284,7 +287,7 @@ def side_by_side(typingctx: Any, a: Any, b: Any) -> Any:
 def pairs(lanes: int) -> Compiled:
     """Out [image][pair of channels][element] = x [image][channel][element], integers. Arguments: `Pairs`.
 
-    Behind an odd number of channels stands one of zeros.
+    An odd number of channels is followed by one of zeros.
     """
 
     def kernel(args: int, frame: int, unused: int) -> int:

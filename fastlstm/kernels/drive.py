@@ -1,4 +1,4 @@
-"""Running a program: every stage, block by block, every instruction. One call from Python does all of it."""
+"""Running a whole program in one call from Python: every stage, block by block, instruction by instruction."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["drive"]
 
 
 def drive() -> Callable[[int, int, int], int]:
-    """Run the program at `program` in `frame`; denormals are zero meanwhile.
+    """Return the kernel that runs the program at `program` in `frame`, with denormals flushed to zero.
 
-    The workers divide each instruction's work into as many shares as it is worth, the same number for each of them.
+    Each instruction is divided into as many shares as its work is worth, the same number for every worker.
     """
     REVERSE, ONCE = layout.REVERSE, layout.ONCE
 

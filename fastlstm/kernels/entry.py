@@ -1,14 +1,15 @@
-"""The entry from Python: a C function of the kind ``PyObject *(PyObject *self, PyObject *const *args, n)``.
+"""The entry from Python: a C function with the signature ``PyObject *(PyObject *self, PyObject *const *args, n)``.
 
 `fastlstm.runtime.native` makes it a built-in whose `self` is an array of words that say what to expect and what to run.
-What is not just as expected is answered with None, before anything is written; it raises nothing but MemoryError.
+If the arguments are not exactly as expected, it returns None before anything is written; the only error it raises is
+MemoryError.
 
-While a call is under way the program's flag is empty: the entry takes the reference out of the flag's slot and puts it
-back. It holds the interpreter lock at both moments, so no other call comes in between, and what it notes in its words
-is its own. The arrays are counted once more meanwhile: with the lock given away, another thread may drop them.
+During a call the program's flag is empty: the entry takes the reference out of the flag's slot and puts it back
+afterwards. It holds the interpreter lock both times, so no other call can get in between, and the words it writes are
+its own. Meanwhile it holds a reference to each array: once the lock is released, another thread may drop them.
 
-Most models take one array and give one, read and written in place. For these there is an entry whose counts are
-constants (`plain`), which takes 70 ns less of 500.
+Most models take one array and return one, read and written in place. For these there is an entry whose counts are
+constants (`plain`), which saves 70 ns of 500.
 """
 
 from __future__ import annotations
@@ -26,27 +27,27 @@ from fastlstm.program import layout
 __all__ = ["call"]
 
 CONTIGUOUS_ALIGNED, WRITEABLE = 0x101, 0x400  # NumPy's flags
-ALONE, NAMED, ORDERED, UNKNOWN = 0, 1, 2, 3  # how values come: one by itself, a dict, a tuple
+ALONE, NAMED, ORDERED, UNKNOWN = 0, 1, 2, 3  # how values are passed: a single array, a dict, a tuple
 REFUSED, DONE, FAILED = 0, 1, 2
 FIRST, VALUE_WORDS = layout.ENTRY_FIRST, layout.VALUE_WORDS
 
 
 @inlined
 def record(context, number):
-    """Address of the words of an input or output."""
+    """Address of an input's or output's words."""
     return context + 8 * (FIRST + VALUE_WORDS * number)
 
 
 @inlined
 def count_up(context, what):
-    """Return the object, counted once more."""
+    """Return the object with a new reference to it."""
     call_c(word(context, layout.ENTRY_INCREF), what, 0, 0, 0)
     return what
 
 
 @inlined
 def form_of(context, given, count):
-    """Say how `count` values come."""
+    """Return how `count` values are passed."""
     kind = load_i64(given + layout.OBJECT_TYPE)
     if kind == word(context, layout.ENTRY_DICT):
         return NAMED if call_c(word(context, layout.ENTRY_DICT_SIZE), given, 0, 0, 0) == count else UNKNOWN
@@ -57,7 +58,7 @@ def form_of(context, given, count):
 
 @inlined
 def fetch(context, given, form, first, count):
-    """Note the array objects of values, and count them once more; return whether all are there."""
+    """Record the array objects of values, with a new reference to each; return whether none is missing."""
     for i in range(count):
         value = record(context, first + i)
         if form == NAMED:
@@ -74,7 +75,7 @@ def fetch(context, given, form, first, count):
 
 @inlined
 def fits(context, value, flags):
-    """Whether the object is a plain array of the expected type and sizes, with these flags of NumPy's."""
+    """Whether the object is a plain array of the expected dtype and sizes, with these NumPy flags."""
     array = word(value, layout.VALUE_ARRAY)
     if load_i64(array + layout.OBJECT_TYPE) != word(context, layout.ENTRY_NDARRAY):
         return False
@@ -91,7 +92,7 @@ def fits(context, value, flags):
         if expected < 0:
             if word(context, layout.ENTRY_TIME) == 0:
                 store_i64(context + 8 * layout.ENTRY_TIME, size)
-            expected = max(1, word(context, layout.ENTRY_TIME))  # no time steps are for Python to judge
+            expected = max(1, word(context, layout.ENTRY_TIME))  # zero time steps are left to Python
         if size != expected:
             return False
     if word(value, layout.VALUE_DENSE) != 0 and load_i64(dims + 8 * (rank - 1)) != 1:
@@ -101,7 +102,7 @@ def fits(context, value, flags):
 
 @inlined
 def note_strides(value):
-    """Note the bytes between an array's time steps and between its rows."""
+    """Record the bytes between an array's time steps and between its rows."""
     strides = load_i64(word(value, layout.VALUE_ARRAY) + layout.ARRAY_STRIDES)
     time, row = word(value, layout.VALUE_TIME_AXIS), word(value, layout.VALUE_ROW_AXIS)
     store_i64(value + 8 * layout.VALUE_TIME, load_i64(strides + 8 * time) if time >= 0 else 0)
@@ -110,7 +111,7 @@ def note_strides(value):
 
 @inlined
 def equal(value):
-    """Whether an input that has to be one value is that."""
+    """Whether an input that has to hold certain values holds them."""
     expected, data = word(value, layout.VALUE_EQUAL), load_i64(word(value, layout.VALUE_ARRAY) + layout.ARRAY_DATA)
     if expected != 0:
         for i in range(word(value, layout.VALUE_ROW_BYTES)):
@@ -121,7 +122,7 @@ def equal(value):
 
 @inlined
 def ids_fit(context, value):
-    """Whether ids lie in their table."""
+    """Whether all ids are within their table."""
     table = word(value, layout.VALUE_TABLE)
     if table == 0:
         return True
@@ -137,19 +138,19 @@ def ids_fit(context, value):
 
 @inlined
 def inputs_of(context, plain):
-    """How many inputs there are."""
+    """Number of inputs."""
     return 1 if plain else word(context, layout.ENTRY_INPUTS)
 
 
 @inlined
 def outputs_of(context, plain):
-    """How many outputs there are."""
+    """Number of outputs."""
     return 1 if plain else word(context, layout.ENTRY_OUTPUTS)
 
 
 @inlined
 def accept(context, given, plain):
-    """Take the inputs; return whether they are as expected, and there is room for so many time steps."""
+    """Take the inputs; return whether they are as expected and their time steps fit into memory."""
     count = inputs_of(context, plain)
     form = form_of(context, given, count)
     if form == UNKNOWN or not fetch(context, given, form, 0, count):
@@ -187,7 +188,7 @@ def low_end(value):
 
 @inlined
 def high_end(value):
-    """Address behind the array's last byte."""
+    """Address just past the array's last byte."""
     array = word(value, layout.VALUE_ARRAY)
     dims, strides = load_i64(array + layout.ARRAY_DIMS), load_i64(array + layout.ARRAY_STRIDES)
     at = load_i64(array + layout.ARRAY_DATA) + word(value, layout.VALUE_ITEM)
@@ -204,7 +205,7 @@ def disjoint(a, b):
 
 @inlined
 def alike(context, x, y):
-    """Whether an output takes the place of the input, each row read just before its own is written."""
+    """Whether an output overwrites the input in place, each row being read just before it is written."""
     same = word(x, layout.VALUE_TIME) == word(y, layout.VALUE_TIME)
     same = same and word(x, layout.VALUE_ROW) == word(y, layout.VALUE_ROW)
     return same and word(context, layout.ENTRY_IN_PLACE) != 0 and low_end(x) == low_end(y)
@@ -212,7 +213,7 @@ def alike(context, x, y):
 
 @inlined
 def apart(context, number, inputs):
-    """Whether a given output shares no memory with those before it, nor with an input that is read meanwhile."""
+    """Whether a given output shares no memory with earlier outputs, nor with an input read while it is written."""
     y = record(context, number)
     for i in range(number):
         x = record(context, i)
@@ -224,7 +225,7 @@ def apart(context, number, inputs):
 
 @inlined
 def accept_outputs(context, out, form, plain):
-    """Take the arrays to write to; return whether they are as expected."""
+    """Take the given output arrays; return whether they are as expected."""
     first, count = inputs_of(context, plain), outputs_of(context, plain)
     if form_of(context, out, count) != form or not fetch(context, out, form, first, count):
         return False
@@ -240,7 +241,7 @@ def accept_outputs(context, out, form, plain):
 
 @inlined
 def new_outputs(context, plain):
-    """Make the arrays to write to; return whether there was memory for them."""
+    """Create the output arrays; return whether there was memory for them."""
     first = inputs_of(context, plain)
     for number in range(first, first + outputs_of(context, plain)):
         value = record(context, number)
@@ -259,7 +260,7 @@ def new_outputs(context, plain):
 
 @inlined
 def joins_team(context):
-    """Whether the call is worth a team."""
+    """Whether the call is long enough to gain from a team."""
     work = word(context, layout.ENTRY_TIME) * word(context, layout.ENTRY_MACS)
     team = word(context, layout.ENTRY_LEAD) != 0 and word(context, layout.ENTRY_ALONE_NOW) == 0
     return team and work >= word(context, layout.ENTRY_TEAM)
@@ -267,7 +268,7 @@ def joins_team(context):
 
 @inlined
 def run(context, plain):
-    """Run the program; return whether everything watched is 0 afterwards."""
+    """Run the program; return whether all watched words are 0 afterwards."""
     steps, frame = word(context, layout.ENTRY_TIME), word(context, layout.ENTRY_FRAME)
     ragged = not plain and word(context, layout.ENTRY_LENGTHS) >= 0
     store_i64(frame + 8 * layout.TOTAL, steps)
@@ -294,7 +295,7 @@ def run(context, plain):
 
 @inlined
 def compute(context, plain):
-    """Point the program at the values, run it, and bring the outputs to where they belong."""
+    """Point the program at the values, run it, and copy the outputs that were not written in place."""
     inputs, outputs = inputs_of(context, plain), outputs_of(context, plain)
     for number in range(inputs + outputs):
         point(context, record(context, number), number < inputs, plain)
@@ -316,14 +317,14 @@ def compute(context, plain):
 
 @inlined
 def answer(context, form, out, given, plain):
-    """Return what the caller gets, 0 if there was no memory for it."""
+    """Return the caller's result, 0 if there was no memory for it."""
     first, count = inputs_of(context, plain), outputs_of(context, plain)
     if given:
         return count_up(context, out)
     if form == ALONE:
         value = record(context, first)
         array = word(value, layout.VALUE_ARRAY)
-        store_i64(value + 8 * layout.VALUE_ARRAY, 0)  # the caller's from here on
+        store_i64(value + 8 * layout.VALUE_ARRAY, 0)  # the reference passes to the caller
         return array
     if form == NAMED:
         result = call_c(word(context, layout.ENTRY_DICT_NEW), 0, 0, 0, 0)
@@ -346,7 +347,7 @@ def answer(context, form, out, given, plain):
 
 @inlined
 def answer_form(context, given, plain):
-    """Say how the outputs go back: a model answers in the way it was asked, a stream (bare) always in the same way."""
+    """Return how outputs are returned: a model's depends on how it was called, a stream's (bare) is always the same."""
     one = outputs_of(context, plain) == 1
     if word(context, layout.ENTRY_BARE) != 0:
         return ALONE if one else NAMED
@@ -356,9 +357,10 @@ def answer_form(context, given, plain):
 
 
 def call(plain: bool) -> Callable[[int, int, int], int]:
-    """Run the program on the inputs args[0]; write to args[1] if it is given and not None, else to new arrays.
+    """Return the entry: it runs the program on the inputs args[0].
 
-    Who uses the program already shows its flag as args[2].
+    Outputs are written to args[1] if it is given and not None, else to new arrays. A caller that already holds the
+    program's flag passes it as args[2].
     """
 
     def kernel(self: int, args: int, count: int) -> Any:
@@ -382,7 +384,7 @@ def call(plain: bool) -> Callable[[int, int, int], int]:
         result = none
         if accept(context, given, plain):
             if joins_team(context) and load_i64(word(context, layout.ENTRY_ALIVE)) == 0:
-                status = REFUSED  # the team has to be started anew
+                status = REFUSED  # the team has to be started again
             elif out != none:
                 status = DONE if accept_outputs(context, out, form, plain) else REFUSED
             else:

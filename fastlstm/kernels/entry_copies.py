@@ -1,4 +1,4 @@
-"""What the entry copies between the caller's arrays and memory that stays with the program."""
+"""The entry's copies between the caller's arrays and the program's own memory."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["copies", "unstage"]
 
 @inlined
 def copies(context, first, last, before):
-    """Make some copies: into the program's memory before a run, out of it afterwards."""
+    """Do some of the copies: into the program's memory before a run, out of it afterwards."""
     move = word(context, layout.ENTRY_MOVE)
     for number in range(first, last):
         copy = context + 8 * (word(context, layout.ENTRY_COPY) + layout.COPY_WORDS * number)
@@ -44,7 +44,7 @@ def copies(context, first, last, before):
 
 @inlined
 def unstage(context, value):
-    """Bring an output that was written in another order of rows to its array."""
+    """Copy an output whose rows were written in another order to its array."""
     if word(value, layout.VALUE_SLOT) == 0 or not is_staged(context, value):
         return
     data = load_i64(word(value, layout.VALUE_ARRAY) + layout.ARRAY_DATA)

@@ -1,4 +1,4 @@
-"""What the entry does with time steps and rows: their order, what slots point to, masks."""
+"""How the entry handles time steps and rows: sorting by length, pointing slots at memory, masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["is_staged", "mask_codes", "point", "row_at", "sort_rows"]
 
 @inlined
 def row_at(context, row):
-    """Return which of the caller's rows runs as row `row`."""
+    """Return which of the caller's rows is the program's row `row`."""
     if word(context, layout.ENTRY_SORTED) == 0:
         return row
     return word(word(context, layout.ENTRY_ORDER), row)
@@ -31,9 +31,9 @@ def length_of(value, row):
 
 @inlined
 def sort_rows(context, value):
-    """Put rows in the order of their lengths, longest first, and count those active at each step.
+    """Sort rows by length, longest first, and count those active at each step.
 
-    Rows of one length stay as they came. Returns whether all lengths lie between 0 and the time steps.
+    The sort is stable. Returns whether all lengths are between 0 and the number of time steps.
     """
     steps, rows = word(context, layout.ENTRY_TIME), word(context, layout.ENTRY_ROWS)
     active, upto = word(context, layout.ENTRY_ACTIVE), word(context, layout.ENTRY_NEXT)
@@ -66,7 +66,7 @@ def sort_rows(context, value):
 
 @inlined
 def is_staged(context, value):
-    """Whether the program reads or writes a value somewhere else than in the caller's array."""
+    """Whether the program reads or writes a value in memory of its own, not in the caller's array."""
     moved = word(context, layout.ENTRY_SORTED) != 0 and word(value, layout.VALUE_ROW_AXIS) >= 0
     narrow = word(value, layout.VALUE_TABLE) != 0 and word(value, layout.VALUE_ITEM) == 4
     return word(value, layout.VALUE_STAGE) != 0 and (moved or narrow)
@@ -74,7 +74,7 @@ def is_staged(context, value):
 
 @inlined
 def point(context, value, is_input, plain):
-    """Point the slot of a value at its memory."""
+    """Point a value's slot at its memory."""
     slot = word(value, layout.VALUE_SLOT)
     if slot == 0:
         return
@@ -94,7 +94,7 @@ def point(context, value, is_input, plain):
 
 @inlined
 def stage(context, value):
-    """Write an input to memory of the program's own, its rows in the order in which they run."""
+    """Copy an input to the program's own memory, with its rows in the program's order."""
     data = load_i64(word(value, layout.VALUE_ARRAY) + layout.ARRAY_DATA)
     size, rows = word(value, layout.VALUE_ROW_BYTES), word(context, layout.ENTRY_ROWS)
     narrow = word(value, layout.VALUE_TABLE) != 0 and word(value, layout.VALUE_ITEM) == 4
@@ -114,7 +114,7 @@ def stage(context, value):
 def mask_codes(context, mask, value):
     """Write the codes of `fastlstm.kernels.recurrent` for a mask, and point its slot at them.
 
-    No step past a row's end counts: a backward direction would have seen it first.
+    Steps past a row's end do not count: a backward direction would see them first.
     """
     steps, rows = word(context, layout.ENTRY_TIME), word(context, layout.ENTRY_ROWS)
     codes, slot = word(mask, layout.MASK_CODES), word(mask, layout.MASK_SLOT)

@@ -1,7 +1,7 @@
-"""What every kernel asks of its frame and slots.
+"""What every kernel reads from its frame and slots.
 
-The six first are primitives: `fastlstm.kernels.primitives` reads them from memory, an exported model has constants in
-their place.
+The first ones are primitives: `fastlstm.kernels.primitives` defines them as loads from memory; an exported model has
+constants in their place.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ time_stride = primitive("fl_time_stride", 2)
 row_stride = primitive("fl_row_stride", 2)
 """row_stride(frame, slot) -> bytes from one batch row to the next."""
 complain = primitive("fl_complain", 1)
-"""complain(frame) notes that an index points to nothing; the caller raises an error."""
+"""complain(frame) records that an index is out of range; the caller raises an error."""
 active_rows = primitive("fl_active_rows", 2)
 """active_rows(frame, t) -> how many rows (sorted by length, longest first) are active at absolute time `t`."""
 
 
 @inlined
 def own_memory(frame, memory, size):
-    """Address of this worker's part of `memory`, `size` bytes a worker."""
+    """Address of this worker's part of `memory`, `size` bytes per worker."""
     return memory + word(frame, layout.WORKER) * size
 
 
@@ -53,7 +53,7 @@ def own_memory(frame, memory, size):
 def first_share(frame):
     """Begin a phase: return the number of a share to work on, -1 if the phase is over.
 
-    A phase is a loop over shares; `fastlstm.kernels.shares` says who gets which, and when it is over::
+    A phase is a loop over shares; `fastlstm.kernels.shares` decides which worker gets which, and when it is over::
 
         share = first_share(frame)
         while share >= 0:
@@ -67,7 +67,7 @@ def first_share(frame):
 
 @inlined
 def next_share(frame, done):
-    """Note that a share is done, and return the next one to work on, -1 if the phase is over."""
+    """Record that a share is done, and return the next one to work on, -1 if the phase is over."""
     if word(frame, WORKERS) == 1:
         return -1
     return call_kernel(word(frame, FOLLOWING), frame, done)
@@ -75,12 +75,12 @@ def next_share(frame, done):
 
 @inlined
 def is_last(frame, share):
-    """Whether no share comes after this one; there is one such share, also where some have no items."""
+    """Whether this is the last share; there is always exactly one, even if some shares have no items."""
     return share + 1 == word(frame, SHARES)
 
 
 @inlined
 def bound(frame, count, share):
-    """Where a share of `count` items begins; the last shares are the smaller ones."""
+    """First item of a share of `count` items; the later shares are the smaller ones."""
     shares = word(frame, SHARES)
     return (count * share + shares - 1) // shares

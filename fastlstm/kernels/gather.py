@@ -1,7 +1,7 @@
-"""States of many streams: from the pool's rows to a program's and back; and the check of ids.
+"""The states of many streams, copied from a pool's rows to a program's and back; and the check of stream ids.
 
-`gather` and `scatter` are the first and the last instruction of a pool's program, so that one native call does the
-whole of a step. `check` and `call` are called on their own.
+`gather` and `scatter` are the first and the last instruction of a pool's program, so that a whole step is one native
+call. `check` and `call` are called directly.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["call", "check", "gather", "scatter"]
 
 CONTIGUOUS_ALIGNED = 0x101  # NumPy's flags
 STEPS_ALONE = 32
-"""Steps without a team after two have met: where threads share a pool, each has a core to itself."""
+"""Steps that run without a team after two ran at once: where threads share a pool, each gets one core."""
 
 POOLED, STATE, STATE_BYTES = positions(Pooled), positions(PooledState), 8 * size_of(PooledState)
 
@@ -41,7 +41,7 @@ def _move(back: bool, lanes: int) -> Compiled:
 
     @inlined
     def carry(target, source, floats):
-        # Four vectors at a time: LLVM turns plain loops into calls of memcpy, which take longer for rows this short.
+        # Four vectors at a time: LLVM turns plain loops into calls of memcpy, which is slower for rows this short.
         done = 0
         while done + four <= floats:
             a, b = vload(lanes, source), vload(lanes, source + width)
@@ -83,7 +83,7 @@ def _move(back: bool, lanes: int) -> Compiled:
 
 @inlined
 def looked_at(words, ids, count):
-    """Return 0, or -1 - i if id i is not open, or 1 + i if it is repeated: see `check`."""
+    """Check ids: return 0, or -1 - i if stream id i is not open, or 1 + i if it is repeated."""
     capacity, marks = word(words, layout.STREAMS_CAPACITY), word(words, layout.STREAMS_MARKS)
     number = word(words, layout.STREAMS_NUMBER) + 1
     store_i64(words + 8 * layout.STREAMS_NUMBER, number)
@@ -101,9 +101,9 @@ def looked_at(words, ids, count):
 
 
 def check() -> Compiled:
-    """Check ids before anything is done with them.
+    """Return the kernel that checks stream ids before a call uses them; for its result see `looked_at`.
 
-    Called with the address of the words on the pool's streams, the address of the ids and their count.
+    Arguments: address of the words on the pool's streams, address of the ids, their count.
     """
 
     def kernel(words: int, ids: int, count: int) -> Any:
@@ -114,7 +114,7 @@ def check() -> Compiled:
 
 @inlined
 def are_ids(context, array):
-    """Whether the object is a plain array of ids."""
+    """Whether the object is a plain array of stream ids."""
     return (
         load_i64(array + layout.OBJECT_TYPE) == word(context, layout.ENTRY_NDARRAY)
         and load_i64(array + layout.ARRAY_DTYPE) == word(context, layout.POOL_IDS)
@@ -125,7 +125,7 @@ def are_ids(context, array):
 
 @inlined
 def begin(words, rows, data, streams, entry_words):
-    """Note that a step of these streams is under way."""
+    """Mark these streams as running a step."""
     marks, running = word(words, layout.STREAMS_MARKS), word(words, layout.STREAMS_RUNNING)
     store_i64(rows, streams)
     for i in range(streams):
@@ -140,7 +140,7 @@ def begin(words, rows, data, streams, entry_words):
 
 @inlined
 def end(words, rows, streams):
-    """Note that it has ended."""
+    """Clear the marks of these streams after the step."""
     marks = word(words, layout.STREAMS_MARKS)
     for i in range(streams):
         store_i64(marks + 8 * load_i64(rows + 8 + 8 * i), 0)
@@ -148,11 +148,12 @@ def end(words, rows, streams):
 
 
 def call() -> Compiled:
-    """Advance the streams args[0] by frames args[1], written to args[2] if it is given: a built-in, as `entry.call` is.
+    """Return a built-in, like `entry.call`, that advances the streams args[0] by the frames args[1].
 
-    It checks the ids, writes the list of rows and calls the entry of the program for that many rows; for anything
-    unexpected it returns None. Meanwhile it holds the flag of its seat, taken and released as an entry does it, and its
-    streams are marked: other threads advance other streams at the same time, from seats of their own.
+    Outputs are written to args[2] if it is given. The built-in checks the ids, writes the list of rows and calls the
+    entry of the program for that many rows; it returns None for anything unexpected. During the call it holds its
+    seat's flag, taken and released as by an entry, and its streams are marked, so that other threads can advance other
+    streams at the same time from seats of their own.
     """
 
     def kernel(self: int, args: int, count: int) -> Any:
@@ -166,7 +167,7 @@ def call() -> Compiled:
             if streams <= word(context, layout.POOL_MOST):
                 at = layout.POOL_ENTRIES + layout.POOL_ENTRY_WORDS * streams
                 entry, entry_words = word(context, at), word(context, at + 2)
-                # The program may have run another number of its rows before.
+                # The program may last have run a different number of its rows.
                 if entry != 0 and word(word(context, at + 1), layout.ROWS) != streams:
                     entry = 0
         if entry != 0:

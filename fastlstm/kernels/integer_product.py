@@ -1,6 +1,6 @@
-"""Products with integer weights out of tiles: the counterpart of `fastlstm.kernels.product`.
+"""Tiled products with integer weights: the counterpart of `fastlstm.kernels.product`.
 
-Sums are cut into blocks of k that are exact in 32 bits; between blocks they are float32, in ascending order,
+Sums are split into blocks of k that are exact in 32 bits; the blocks are added as float32, in ascending order,
 whatever the tile.
 """
 
@@ -22,9 +22,9 @@ __all__ = ["integer_product"]
 
 @cache
 def integer_product(shape: Shape) -> tuple[Any, Any]:
-    """Return ``group`` and ``run`` as in `fastlstm.kernels.product`; the rows are what `quantised` returned."""
-    # A tile with more sums than registers takes its vectors in turns (see `integer_tiles`): 6 rows widen the weights a
-    # third as often as 2 do.
+    """Return ``group`` and ``run`` as in `fastlstm.kernels.product`, for rows as `quantised` returns them."""
+    # A tile with more sums than registers makes several passes over k (see `integer_tiles`), but with 6 rows weights
+    # are widened a third as often as with 2.
     vectorised = shape.max_sums >= 12
     sums = shape.max_sums if vectorised else 8
     most_rows = 6 if vectorised else min(2, max(1, sums // shape.vectors))
@@ -56,7 +56,7 @@ def integer_product(shape: Shape) -> tuple[Any, Any]:
         while start < k:
             groups = (min(block, k - start) + together - 1) // together
             at = w + header + start * k_bytes
-            # While the rows pass over this slice of the weights, tile by tile, the next one comes to the L2 cache.
+            # While the rows pass over this slice of the weights, tile by tile, the next slice is prefetched into L2.
             done, ahead = 0, at + groups * group_bytes
             end = ahead + groups * group_bytes
             while done < rows:

@@ -1,14 +1,14 @@
-"""Rows of floats as integers: what integer weights are multiplied with.
+"""Quantised rows: the operand that integer weights are multiplied with.
 
-They lie in memory of the worker's own: room for one vector, a float32 scale a row, then the rows, of 16 bits a
-value, or of 8 where weights of 8 bits are multiplied four at a time.
+They are in the worker's own memory: room for one vector, a float32 scale per row, then the rows, with 16 bits per
+value, or 8 where 8-bit weights are multiplied four at a time.
 
-Where bytes are multiplied by magnitude (`WeightFormat.magnitudes`), the magnitudes of a row's negative values are added
-up and stand behind the row as an int32: its sums start there.
+Where bytes are multiplied by magnitude (`WeightFormat.magnitudes`), each row is followed by the sum of the magnitudes
+of its negative values, as an int32: the row's sums start from it.
 
-A row of features is quantised by its own largest magnitude, and so is one of 8 bits. A row that is known to lie
-within [-1, 1], as what most recurrent layers put out does, has a fixed scale, so one pass suffices: it only looks
-whether the row does keep within, and a row that does not (an initial state may hold anything) is quantised again.
+A row of features is scaled by its own largest magnitude, and so is any row of 8 bits. A row expected to lie within
+[-1, 1], like the outputs of most recurrent layers, has a fixed scale, so one pass suffices: it also checks the range,
+and a row that exceeds it (an initial state may hold anything) is quantised again.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from fastlstm.program.layout import LINE, QUANTISED
 
 __all__ = ["first_row", "quantised", "row_bytes"]
 
-LARGEST, SMALLEST = 3.4028234663852886e38, 1.0000000031710769e-30  # both float32: so nothing is computed with doubles
+LARGEST, SMALLEST = 3.4028234663852886e38, 1.0000000031710769e-30  # both float32: no doubles needed
 MAGIC = 12582912.0  # 1.5 * 2**23: adding it leaves the rounded integer in the low bits
 
 
 @inlined
 def row_bytes(k, lanes, size):
-    """Bytes of a row of k values of `size` bytes: an odd number of cache lines, so that rows share no few sets."""
+    """Bytes of a row of k values of `size` bytes: an odd number of cache lines, to spread rows over sets."""
     return (size * (k + lanes) + LINE - 1) // LINE * LINE | LINE
 
 
 @inlined
 def first_row(rows):
-    """Where the first of `rows` rows lies: behind the room and the scales."""
+    """Offset of the first of `rows` rows: after the room for a vector and the scales."""
     return LINE + (4 * rows + LINE - 1) // LINE * LINE
 
 
 @cache
 def quantised(
-    lanes: int, limit: int, size: int, offset: int, bounded: bool, magnitudes: bool = False, whole_numbers: bool = False
+    lanes: int, limit: int, size: int, offset: int, bounded: bool, magnitudes: bool = False, integers: bool = False
 ) -> Any:
-    """Return ``quantised(frame, rows, table, k)``, which returns where the integers are.
+    """Return ``quantised(frame, rows, table, k)``, which returns the address of the quantised rows' memory.
 
     Parameters
     ----------
@@ -58,24 +58,24 @@ def quantised(
     size : int
         Bytes of an integer.
     offset : int
-        What is added to it.
+        What is added to every integer.
     bounded : bool
-        Whether rows lie within [-1, 1] as a rule: then 1 becomes `limit`.
+        Whether rows usually lie within [-1, 1]: then 1 becomes `limit`.
     magnitudes : bool
-        Whether the sum of the negative values' magnitudes stands behind each row, from the next multiple of four bytes.
-    whole_numbers : bool
-        Whether rows hold integers that fit: these are taken as they are, and their scale is 1.
+        Whether the sum of the negative values' magnitudes follows each row, at the next multiple of four bytes.
+    integers : bool
+        Whether rows hold integers that fit: these are converted unscaled, and their scale is 1.
 
     Notes
     -----
-    A NaN in a row makes its scale NaN, and with it every sum of the row; an infinity makes it infinite while the
-    finite values beside it count as zero.
+    A NaN in a row makes its scale NaN, and with it every sum of the row. An infinity makes the scale infinite, and the
+    row's finite values count as zero.
     """
     store = store_rounded(size, offset)
 
     @inlined
     def by_largest(row, target, scale, whole, rest, spare, top):
-        """Quantise a row whose largest magnitude is `top`; what is behind its whole vectors is at `spare`."""
+        """Quantise a row whose largest magnitude is `top`; the remainder after its whole vectors is at `spare`."""
         store_f32(scale, top / limit)
         if top <= LARGEST:
             by = vsplat(lanes, limit / top)
@@ -116,12 +116,12 @@ def quantised(
 
     @inlined
     def in_one_pass(row, target, whole, rest, spare):
-        """Quantise a row as if it kept within [-1, 1]; return whether it does."""
+        """Quantise a row as if it were within [-1, 1]; return whether it is."""
         return within_one(converted(row, target, whole, rest, spare, limit))
 
     @inlined
     def as_they_are(row, target, whole, rest, spare):
-        """Convert a row of integers; return its scale: 1, or a NaN if there is one among them."""
+        """Convert a row of integers unscaled; return its scale: 1, or NaN if the row contains a NaN."""
         return 1.0 + 0.0 * magnitude(converted(row, target, whole, rest, spare, 1.0))
 
     @inlined
@@ -142,7 +142,7 @@ def quantised(
             if rest > 0:
                 clear(place, lanes)
                 copy(place, row + 4 * lanes * whole, rest)
-            if whole_numbers:
+            if integers:
                 store_f32(scale, as_they_are(row, target, whole, rest, place))
             elif bounded and in_one_pass(row, target, whole, rest, place):
                 store_f32(scale, 1.0 / limit)
@@ -161,7 +161,7 @@ def _magnitude_bits(builder: Any, value: Any) -> Any:
 
 
 def _largest_bits(builder: Any, value: Any) -> Any:
-    """Emit the bits of the largest magnitude of the lanes; those of a NaN are larger than infinity's."""
+    """Emit the bits of the lanes' largest magnitude; a NaN's compare greater than infinity's."""
     bits = _magnitude_bits(builder, value)
     name, module = f"llvm.vector.reduce.smax.v{bits.type.count}i32", builder.module
     function = module.globals.get(name) or ir.Function(module, ir.FunctionType(I32, [bits.type]), name)
@@ -170,7 +170,7 @@ def _largest_bits(builder: Any, value: Any) -> Any:
 
 @intrinsic
 def larger(typingctx: Any, a: Any, b: Any) -> Any:
-    """larger(a, b): the larger magnitudes; NaN is larger than infinity."""
+    """larger(a, b): the larger magnitude in each lane; NaN counts as larger than infinity."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         one, other = (_magnitude_bits(builder, v) for v in args)
@@ -182,7 +182,7 @@ def larger(typingctx: Any, a: Any, b: Any) -> Any:
 
 @intrinsic
 def magnitude(typingctx: Any, a: Any) -> Any:
-    """magnitude(a): the largest magnitude of its lanes, or SMALLEST; NaN if one is."""
+    """magnitude(a): the largest magnitude of its lanes, at least SMALLEST; NaN if any lane is NaN."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         found, least = builder.bitcast(_largest_bits(builder, args[0]), F32), ir.Constant(F32, SMALLEST)
@@ -194,7 +194,7 @@ def magnitude(typingctx: Any, a: Any) -> Any:
 
 @intrinsic
 def negatives(typingctx: Any, total: Any, address: Any) -> Any:
-    """negatives(total, address): a vector of sums with the magnitudes of those of its bytes that are negative."""
+    """negatives(total, address): a vector of sums plus the magnitudes of the negative bytes at `address`."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         sums, place = args
@@ -209,7 +209,7 @@ def negatives(typingctx: Any, total: Any, address: Any) -> Any:
 
 @intrinsic
 def store_sum(typingctx: Any, address: Any, total: Any) -> Any:
-    """store_sum(address, total): the sum of a vector of integers as an int32."""
+    """store_sum(address, total) stores the sum of a vector of integers as an int32."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         place, sums = args
@@ -224,7 +224,7 @@ def store_sum(typingctx: Any, address: Any, total: Any) -> Any:
 
 @intrinsic
 def within_one(typingctx: Any, a: Any) -> Any:
-    """within_one(a): whether no lane is a NaN or past 1 in magnitude."""
+    """within_one(a): whether no lane is NaN or exceeds 1 in magnitude."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         bits = _magnitude_bits(builder, args[0])
@@ -237,7 +237,7 @@ def within_one(typingctx: Any, a: Any) -> Any:
 
 @intrinsic
 def finite(typingctx: Any, a: Any) -> Any:
-    """finite(a): infinities become the largest floats, NaN stays."""
+    """finite(a): infinities become the largest finite floats; NaN stays NaN."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         (x,) = args
@@ -251,7 +251,7 @@ def finite(typingctx: Any, a: Any) -> Any:
 
 @cache
 def store_rounded(size: int, offset: int) -> Any:
-    """Return ``store(address, x, by)``: x * by to the nearest integer, plus `offset`, in `size` bytes a lane."""
+    """Return ``store(address, x, by)``: x * by rounded to integers, plus `offset`, in `size` bytes per lane."""
 
     @intrinsic
     def store(typingctx: Any, address: Any, value: Any, by: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a product with integer weights is compiled for."""
+"""The compile-time parameters of a product with integer weights."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ __all__ = ["Shape"]
 
 @dataclass(frozen=True)
 class Shape:
-    """What a product with integer weights is compiled for.
+    """The compile-time parameters of a product with integer weights.
 
     Attributes
     ----------
     lanes, vectors, max_sums : int
         As in `fastlstm.kernels.product`.
     bits : int
-        Of a weight: 16 or 8.
+        Bits per weight: 16 or 8.
     together : int
-        Values of k that an instruction multiplies and adds: 4, 2 or 1.
+        Values of k that one instruction multiplies and adds: 4, 2 or 1, or with Helium a whole vector.
     row_size : int
-        Bytes of a row's value: 2, or 1 where four are multiplied together.
+        Bytes per value of a row: 2, or 1 where four are multiplied together.
     blocked : bool
-        Whether sums are cut into blocks.
+        Whether sums are split into blocks of k.
     offset : int
-        What was added to every value of a row; each panel then holds the sums to start from.
+        What was added to every value of a row; each panel then holds the initial sums.
     magnitudes : bool
-        Whether four values are multiplied in steps, the first with magnitudes.
+        Whether groups of four are multiplied in two steps, the first on the magnitudes of the row's values.
     """
 
     lanes: int
@@ -41,12 +41,12 @@ class Shape:
 
     @property
     def registers(self) -> int:
-        """Vector registers: sums leave four to eight of them."""
+        """Vector registers; the sums leave four to eight of them free."""
         return 16 if self.max_sums <= 12 else 32
 
     @property
     def vector_bytes(self) -> int:
-        """Bytes of a panel's scales, of its first sums, and of 32-bit sums."""
+        """Bytes of a panel's scales; also of its initial sums, and of a row of its 32-bit sums."""
         return self.vectors * self.lanes * 4
 
     @property

@@ -3,20 +3,25 @@
     C[r, p, v] += a_scale[r] * w_scale[p, v] * sum over k of A[r, k] * W[p, k, v]
 
 A and W are 16 or 8 bits wide, the sum 32. `fastlstm.graph.quantise` bounds the weights so that no such sum overflows,
-so it is exact, whatever the order in which it is taken and whatever the instructions.
+so it is exact, whatever the order of summation and the instructions used.
 
-Rows of 8 bits meet weights of 8 bits four at a time, where there is an instruction for it: on x86 ``vpdpbusd``, which
-takes A without a sign (so 128 is added to A, and the sums start at what this adds, negated), on ARM ``sdot``. Else
-x86 multiplies neighbouring pairs of 16 bits and adds each pair (``pmaddwd``; with VNNI the compiler merges it
-with the addition into ``vpdpwssd``), so k advances in pairs and weights are packed ``[k / 2][vector][lane][2]``.
-With AVX2 alone, bytes go in fours all the same: ``pmaddubsw`` multiplies the magnitudes of A's with W, or with ~W where
-A is negative, and adds pairs, which cannot saturate at 16 bits as 2 * 127 * 128 is less; ``pmaddwd`` by ones adds
-those. As |a| * ~w = a * w - |a|, the sums start at the magnitudes of the negative values (see `integer_rows`). That is
-4 instructions for 32 products, where to widen bytes and multiply them as pairs takes 6: an LSTM of 256 units with one
-row took 14 % less time. Elsewhere k advances one by one and the compiler widens, multiplies and adds (on NEON
-``smlal``). A Cortex-M with DSP instructions has one sum a register and multiplies a pair for it (``smlad``); four bytes
-become two pairs first. Helium multiplies whole vectors of k and adds them to a single sum (``vmladava``): there each
-lane of a result is a sum of its own, and the weights of a lane lie side by side.
+How many values of k one instruction takes depends on the target:
+
+- 8-bit rows are multiplied by 8-bit weights four at a time where there is an instruction for it: on ARM ``sdot``, on
+  x86 ``vpdpbusd``, which takes unsigned A (so 128 is added to A, and the sums start from what this adds, negated).
+- Otherwise x86 multiplies adjacent pairs of 16-bit values and adds the two products (``pmaddwd``; with VNNI the
+  compiler merges it with the addition into ``vpdpwssd``), so k advances in pairs and weights are packed
+  ``[k / 2][vector][lane][2]``.
+- With AVX2 alone, bytes are still multiplied four at a time: ``pmaddubsw`` multiplies |A| by W, or by ~W where A is
+  negative, and adds pairs, which cannot saturate at 16 bits as 2 * 127 * 128 is less; ``pmaddwd`` by ones adds the
+  pairs. As |a| * ~w = a * w - |a|, the sums start from the magnitudes of the negative values (see `integer_rows`).
+  That is 4 instructions for 32 products, against 6 for widening bytes and multiplying them as pairs: an LSTM of 256
+  units with one row took 14 % less time.
+- A Cortex-M with DSP instructions keeps one sum per register and multiplies a pair per instruction (``smlad``); four
+  bytes are first widened to two pairs.
+- Helium multiplies whole vectors of k and adds the products to a single sum (``vmladava``): each lane of a result is a
+  sum of its own there, and the weights of a lane are contiguous.
+- Elsewhere k advances by one, and the compiler widens, multiplies and adds (on NEON ``smlal``).
 """
 
 from __future__ import annotations
@@ -60,12 +65,12 @@ DOTS = {I8: "llvm.arm.mve.vmldava.v16i8", I16: "llvm.arm.mve.vmldava.v8i16"}
 @cache
 def integer_tiles(shapes: tuple[tuple[int, int], ...], shape: Shape) -> Any:
     """Return the intrinsic ``tiles(rows, panels, groups, a, a_stride, a_scales, w, w_stride, w_scales, c_in,
-    c_in_stride, c_out, c_out_stride, ahead)``, which runs the tile of so many rows and panels; `shapes` holds those
-    there are.
+    c_in_stride, c_out, c_out_stride, ahead)``, which runs the tile of that many rows and panels; `shapes` lists the
+    available ones.
 
-    ``a`` holds `rows` rows of integers at a distance of ``a_stride`` bytes and ``a_scales`` one float32 a row;
-    ``w`` is the first panel of weights and ``w_scales`` its vectors of float32 scales, both at
-    ``w_stride`` bytes to those of the next panel; k runs over ``groups`` groups of `shape.together` values.
+    ``a`` holds `rows` rows of integers, ``a_stride`` bytes apart, and ``a_scales`` one float32 per row;
+    ``w`` is the first panel of weights and ``w_scales`` its vectors of float32 scales, both ``w_stride`` bytes
+    from those of the next panel; k runs over ``groups`` groups of `shape.together` values.
     ``c_in``, ``c_out`` and ``ahead`` are as in `fastlstm.kernels.tile`. All arguments are int64.
     """
     cases = {one: (_dots if shape.together > 4 else _tile)(*one, shape) for one in shapes}
@@ -85,7 +90,7 @@ def integer_tiles(shapes: tuple[tuple[int, int], ...], shape: Shape) -> Any:
 
 
 def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
-    """Return what emits one tile: a function of the builder and the arguments of `integer_tiles` from ``groups`` on."""
+    """Return the function that emits one tile, given the builder and `integer_tiles`' arguments from ``groups`` on."""
     lanes, vectors, group = shape.lanes, shape.vectors, shape.together
     wide = shape.vector_bytes
     step_bytes, a_step = shape.k_bytes * group, shape.row_size * group
@@ -112,7 +117,7 @@ def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
         return _called(b, name, every.type, every, ir.Constant(ir.IntType(1), 0)), negative
 
     def added(b: Any, total: Any, values: Any, weights: Any) -> Any:
-        """Emit the sum with the 32-bit products, those of a group added."""
+        """Emit the sum plus the 32-bit products of a group."""
         if group == 1:
             return b.add(total, b.mul(b.sext(values, total.type), b.sext(weights, total.type)))
         if lanes == 1:
@@ -130,7 +135,7 @@ def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
         return _called(b, SIGNED_FOURS, total.type, total, values, weights)
 
     def first_sums(b: Any, w_header: Any, v: int, behind: Any) -> Any:
-        """Emit what the sums of one vector start at; `behind` is where a row ends."""
+        """Emit the initial sums of one vector; `behind` is the address where a row ends."""
         if shape.magnitudes:
             bits = b.load(pointer(b, behind, F32), align=4)
             return b.bitcast(broadcast(b, bits, lanes), int_vector(lanes))
@@ -149,7 +154,7 @@ def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
         ends = (a_scales, w_header, c_in, c_in_stride, c_out, c_out_stride)
 
         def sums_of(columns: list[tuple[int, int]], fetches: bool) -> None:
-            """Emit all of the tile for some vectors of its panels."""
+            """Emit the whole tile for some vectors of its panels."""
             places = [(r, p, v) for r in range(rows) for p, v in columns]
 
             def step(sums: list[Any], index: Any, step_ahead: int) -> list[Any]:
@@ -165,7 +170,7 @@ def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
                 def weights(p: int, v: int) -> Any:
                     return weights_at(b, b.add(w_panel[p], b.add(w_at, I64(v * step_bytes // vectors))))
 
-                # The smaller operand is held, the larger one streams.
+                # The smaller operand is held in registers, the larger one is streamed.
                 if rows < len(columns):
                     held = [values(r) for r in range(rows)]
                     for p, v in columns:
@@ -196,11 +201,11 @@ def _tile(rows: int, panels: int, shape: Shape, unroll: int = 2) -> Any:
 
 
 def _side_by_side(rows: int, columns: int, shape: Shape) -> int:
-    """Return how many of a tile's vectors are summed up in one pass over k, so that nothing spills.
+    """Return how many of a tile's vectors are summed in one pass over k, so that nothing spills.
 
-    Beside the sums there are the smaller operand, one value of the larger and, as a product that is not added by the
-    instruction that makes it has to be somewhere, one product: 6 rows by 2 vectors fill 16 registers. A value whose
-    magnitude is taken fills two, and ones are needed for the sum of a pair.
+    Beside the sums, registers hold the smaller operand, one value of the larger one and, unless multiply and add are
+    one instruction, one product: 6 rows by 2 vectors fill 16 registers. A value whose magnitude is taken fills two,
+    and summing pairs takes a register of ones.
     """
     value, more = (2, 1) if shape.magnitudes else (1, 0)
 
@@ -213,7 +218,7 @@ def _side_by_side(rows: int, columns: int, shape: Shape) -> int:
 
 
 def _dots(rows: int, panels: int, shape: Shape) -> Any:
-    """Return what `_tile` does where an instruction adds the products of two whole vectors to a single sum."""
+    """Do what `_tile` does, where one instruction adds the products of two whole vectors to a single sum."""
     lanes, group = shape.lanes, shape.together
     each, all_lanes = group * shape.bits // 8, lanes * group * shape.bits // 8
     kind = I8 if shape.row_size == 1 else I16
@@ -228,7 +233,7 @@ def _dots(rows: int, panels: int, shape: Shape) -> Any:
 
         w_header = [b.add(w_scales, b.mul(w_stride, I64(p))) for p in range(panels)]
         ends = (a_scales, w_header, c_in, c_in_stride, c_out, c_out_stride)
-        # Four sums a loop: there are few registers that can hold one.
+        # Four sums per loop: few registers can hold one.
         for r, p, v in [(r, p, v) for r in range(rows) for p in range(panels) for v in range(shape.vectors)]:
             row = b.add(a, b.mul(a_stride, I64(r)))
             weights = b.add(b.add(w, b.mul(w_stride, I64(p))), I64(v * all_lanes))
@@ -252,7 +257,7 @@ def _dots(rows: int, panels: int, shape: Shape) -> Any:
 
 
 def _alignment(shape: Shape, size: int) -> int:
-    """Return the alignment of what lies together: of a group of values of `size` bytes."""
+    """Return the alignment of a group of values of `size` bytes."""
     return min(4, shape.together * size)
 
 
@@ -262,7 +267,7 @@ def _called(b: Any, name: str, kind: Any, *arguments: Any) -> Any:
 
 
 def _pairs(b: Any, group: int, total: Any, values: Any, weights: Any) -> Any:
-    """Emit a sum with the products of one pair of 16 bits, or of four bytes."""
+    """Emit a sum plus the products of one pair of 16-bit values, or of four bytes."""
     if group == 2:
         return _called(b, PAIR, I32, values, weights, total)
     for by in (0, 8):  # bytes 0 and 2, then 1 and 3
@@ -274,7 +279,7 @@ def _pairs(b: Any, group: int, total: Any, values: Any, weights: Any) -> Any:
 def _loop(
     b: Any, sums: list[Any], start: Any, stop: Any, by: int, step: Callable[[list[Any], Any, int], list[Any]]
 ) -> tuple[list[Any], Any]:
-    """Emit a loop over groups of k, `by` of them a round; return the sums and the group that it has reached."""
+    """Emit a loop over groups of k, `by` per iteration; return the sums and the group that it has reached."""
     before, head = b.block, b.append_basic_block("tile.head")
     body, after = b.append_basic_block("tile.body"), b.append_basic_block("tile.after")
     b.branch(head)
@@ -301,7 +306,7 @@ def _finish(
     b: Any, shape: Shape, at: tuple[int, int, int], total: Any, a_scales: Any, w_header: list[Any],
     c_in: Any, c_in_stride: Any, c_out: Any, c_out_stride: Any,
 ) -> None:  # fmt: skip
-    """Emit the addition of one vector of integer sums, scaled."""
+    """Emit the scaling of one vector of integer sums, and its addition to C."""
     (r, p, v), lanes = at, shape.lanes
     own = broadcast(b, b.load(pointer(b, b.add(a_scales, I64(4 * r)), F32), align=4), lanes)
     place = I64(p * shape.vector_bytes + v * lanes * 4)

@@ -1,7 +1,7 @@
-"""Integers and booleans outside segments: what decides about rounds, indices and masks, element by element.
+"""Integers and booleans outside segments (loop conditions, indices, masks), computed element by element.
 
-There are few of them, so one kernel does all operations on all types: which, stands in its arguments. Numbers are
-computed in 64 bits and cut to their type when they are stored, which is how NumPy wraps them too.
+There are few of them, so one kernel does all operations on all types; its arguments say which. Numbers are computed
+in 64 bits and truncated to their type when stored, so they wrap as NumPy's do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LINES, MASK_CODES, RUNNING = positions(Lines), positions(MaskCodes), positions(R
 BOOL, INT8, INT32, INT64, FLOAT = (KINDS[name] for name in ("bool", "int8", "int32", "int64", "float32"))
 ADD, SUB, MUL, AND, OR, XOR = (OPERATIONS[name] for name in ("Add", "Sub", "Mul", "And", "Or", "Xor"))
 NOT, MIN, MAX = (OPERATIONS[name] for name in ("Not", "Min", "Max"))
-LESS, LESS_OR_EQUAL = OPERATIONS["Less"], OPERATIONS["LessOrEqual"]  # from these on an operation compares
+LESS, LESS_OR_EQUAL = OPERATIONS["Less"], OPERATIONS["LessOrEqual"]  # LESS and all after it are comparisons
 GREATER, GREATER_OR_EQUAL = OPERATIONS["Greater"], OPERATIONS["GreaterOrEqual"]
 
 Compiled = Callable[[int, int, int], int]
@@ -49,7 +49,7 @@ Compiled = Callable[[int, int, int], int]
 
 @intrinsic
 def as_float(typingctx: Any, value: Any) -> Any:
-    """as_float(n) -> the float32 nearest to an integer, rounded once."""
+    """as_float(n) -> an integer as float32, rounded once."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.sitofp(args[0], F32)
@@ -113,7 +113,7 @@ def size_of(kind):
 
 @inlined
 def compared(operation, a, b):
-    """Whether two numbers compare as the operation says."""
+    """Whether a comparison of two numbers holds."""
     if operation == LESS:
         return a < b
     if operation == LESS_OR_EQUAL:
@@ -127,7 +127,7 @@ def compared(operation, a, b):
 
 @inlined
 def computed(operation, a, b):
-    """What an operation makes of two integers."""
+    """The result of an operation on two integers."""
     if operation == ADD:
         return a + b
     if operation == SUB:
@@ -177,7 +177,7 @@ def elementwise() -> Compiled:
 
 
 def where() -> Compiled:
-    """Out = a where the condition holds, else b: float32, out one element behind the other. Arguments: `Where`."""
+    """Out = a where the condition holds, else b: float32, out contiguous. Arguments: `Where`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
         outer, n1, n2 = arg(args, WHERE.sizes.i), arg(args, WHERE.sizes.j), arg(args, WHERE.sizes.k)
@@ -207,9 +207,9 @@ def where() -> Compiled:
 
 
 def gather() -> Compiled:
-    """Out = the slices of x along an axis that indices name. Arguments: `Gather`.
+    """Out = the slices of x that indices select along an axis. Arguments: `Gather`.
 
-    An index outside leaves a 1 in the frame's status and reads nothing; negative ones count from the end.
+    Negative indices count from the end. An index out of range sets the frame's status to 1 and reads nothing.
     """
 
     def kernel(args: int, frame: int, unused: int) -> int:
@@ -242,7 +242,7 @@ def gather() -> Compiled:
 
 
 def argmax() -> Compiled:
-    """Out = where each line's largest element stands, as int64; a NaN is larger than all, the first of equals counts.
+    """Out = the index of each line's largest element, as int64; NaN counts as largest, ties go to the first.
 
     Arguments: `Lines`.
     """
@@ -265,7 +265,7 @@ def argmax() -> Compiled:
 
 
 def running() -> Compiled:
-    """Out = what an operation makes of each line up to every element, from the first one on. Arguments: `Running`."""
+    """Out = cumulative results of an operation along each line, such as running sums. Arguments: `Running`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
         operation, kind = arg(args, RUNNING.operation), arg(args, RUNNING.kind)

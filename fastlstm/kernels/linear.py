@@ -2,7 +2,7 @@
 
     out[t, b, :] = bias + x[t, b, :] @ W
 
-for all rows of a block of time steps at once, into a padded buffer whose rows lie one behind the other.
+for all rows of a block of time steps at once, into a padded buffer with contiguous rows.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ A = positions(Linear)
 
 
 def linear(
-    lanes: int, vectors: int, max_sums: int, weight_format: WeightFormat = FLOAT32, whole_numbers: bool = False
+    lanes: int, vectors: int, max_sums: int, weight_format: WeightFormat = FLOAT32, integers: bool = False
 ) -> Callable[[int, int, int], int]:
-    """Arguments: `Linear`. Workers split panels."""
-    group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, weight_format, whole_numbers=whole_numbers)
+    """Return the kernel of a linear layer. Arguments: `Linear`. Workers share the panels."""
+    group, run, panel_bytes, prepared = operand(lanes, vectors, max_sums, weight_format, integers=integers)
     panel_row = vectors * lanes * 4
 
     def kernel(args: int, frame: int, unused: int) -> int:

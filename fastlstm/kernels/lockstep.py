@@ -1,4 +1,4 @@
-"""Several items in lockstep: an item is one panel of one row, and items lie at equal distances.
+"""Several items in lockstep: an item is one panel of one row, and items are equally spaced in memory.
 
 The operations of one activation depend on each other, but those of several items can overlap. So passes over cells
 process several items in lockstep, as one long vector that LLVM splits into the processor's vectors.
@@ -15,22 +15,22 @@ from fastlstm.kernels.simd import join, part, vload, vstore
 
 __all__ = ["FEW_ROWS", "PANELS", "access", "in_lockstep", "items_beside"]
 
-FEW_ROWS = 8  # below this, items in lockstep are panels of one row: of three rows of a panel, the last would be alone
-PANELS = 16  # of few rows, whose sums wait for their cells: 14 % less for 3 rows of 128 units than panel by panel
+FEW_ROWS = 8  # with fewer, items in lockstep are panels of one row: of three rows of a panel, one would run alone
+PANELS = 16  # summed before their cells if rows are few: for 3 rows of 128 units 14 % less time than panel by panel
 
 
 def items_beside(max_sums: int) -> int:
-    """Return how many items run in lockstep as long as there are enough; the rest run in pairs, a last one alone.
+    """Return how many items run in lockstep while there are enough; the rest run in pairs, a last one alone.
 
     With 16 registers, four items spill some of the constants and still take 3 to 5 % less time than two (an LSTM of 64
-    units, GRUs of 32 and 128, 96 rows); eight took 6 % more. If tiles are kept small for the sake of code size, so is
-    this.
+    units, GRUs of 32 and 128, 96 rows); eight took 6 % more. Where tiles are kept small to save code size, so is this
+    number.
     """
     return 4 if max_sums >= 12 else 2
 
 
 def in_lockstep(make: Any, lanes: int, max_sums: int) -> Any:
-    """Return ``run(count, a, a_by, b, b_by)``, a pass over `count` items whose parts lie at `a` and at `b`.
+    """Return ``run(count, a, a_by, b, b_by)``, a pass over `count` items, `a_by` bytes apart at `a` and `b_by` at `b`.
 
     ``make(load, store)`` returns the body of a pass, ``body(a, a_by, b, b_by)``, given the functions of `access`.
     """
@@ -52,7 +52,7 @@ def in_lockstep(make: Any, lanes: int, max_sums: int) -> Any:
 
 @cache
 def access(lanes: int, items: int) -> tuple[Any, Any, Any]:
-    """Return functions that load vectors at equal distances as one long vector, and store them back.
+    """Return functions that load equally spaced vectors as one long vector, and store them back.
 
     ``load(address, by)``, ``store(address, by, vec)``, and ``store_first(address, by, vec, whole, count, spare)``,
     which stores only the first `count` lanes of the vectors from number `whole` on.

@@ -1,9 +1,9 @@
 """LSTM cells: from the sums of a group of panels to new states and outputs.
 
 There are two passes over the rows and panels of the group: gates, then cell states and outputs. A pass processes
-several items (one panel of one row each) in lockstep: the operations of one activation depend on each other, and only
-those of several items together keep the processor busy. A single pass measured slower, because the constants of all
-activations do not fit into the registers.
+several items (one panel of one row each) in lockstep: the operations of one activation depend on each other, so it
+takes several items to keep the processor busy. A single pass measured slower, because the constants of all activations
+do not fit into the registers.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def lstm_cells(
 ) -> Any:
     """Return ``cells(rows, n, z, z_row, c, c_row, peepholes, y, y_row, whole, last_width, spare)``.
 
-    The addresses are those of the group's first panel: its sums ``[panel][i, f, g, o][lane]`` at `z`, which become
-    gates in place, the cell states at `c`, the peepholes ``[panel][i, f, o][lane]`` and the outputs at `y`. Panels from
+    The addresses are those of the group's first panel: its sums ``[panel][i, f, g, o][lane]`` at `z`, overwritten by
+    the gates, the cell states at `c`, the peepholes ``[panel][i, f, o][lane]`` and the outputs at `y`. Panels from
     `whole` on store only `last_width` lanes of their outputs. `spare` has room for a vector.
     """
     four, two, one_alone = (_passes(lanes, items, activations, clip, coupled, peephole) for items in (4, 2, 1))
@@ -46,7 +46,7 @@ def lstm_cells(
 
     @inlined
     def line(count, z, z_by, c, c_by, extra, extra_by, y, y_by, whole, last_width, spare):
-        """Run the passes over items at equal distances; those from `whole` on are stored in part."""
+        """Run the passes over equally spaced items; those from `whole` on are stored in part."""
         fours, pairs = count // 4 * 4 if most == 4 else 0, count // 2 * 2
         for i in range(0, fours, 4):
             gates_4(z + i * z_by, z_by, c + i * c_by, c_by, extra + i * extra_by, extra_by)
@@ -82,7 +82,7 @@ def lstm_cells(
 
 
 def lstm_share(lanes: int, cells: Any, group: Any, run: Any) -> Any:
-    """Return the products and cells of one share of a time step, made of `lstm_cells` and `fastlstm.kernels.operand`.
+    """Return the function that does one share of a time step, given `lstm_cells` and the functions of `operand`.
 
     ``share(frame, k, rows, h_rows, weights, stride, z, z_row, c, c_row, peepholes, y, y_row, first, last, backwards,
     end, last_width, spare)`` runs the panels from `first` to `last`; panels from `end` on store `last_width` lanes.
@@ -96,7 +96,7 @@ def lstm_share(lanes: int, cells: Any, group: Any, run: Any) -> Any:
     ):  # fmt: skip
         left = last - first
         while left > 0:
-            # Cells are computed while their panels' sums are in the cache. The sums of a single row stay there anyway.
+            # Compute cells while their panels' sums are in the cache. With a single row, all sums stay there anyway.
             n = left if rows == 1 else min(left, PANELS) if rows < FEW_ROWS else group(rows, left)
             panel = first + left - n if backwards else last - left
             done = 0
@@ -124,8 +124,8 @@ def lstm_tail(
 ) -> Any:
     """Return ``cells(rows, z, z_row, c, c_row, y, y_row, count, spare)`` for units whose gates share vectors.
 
-    The quarters of a single vector are i, f, g and o; the halves of two are i f and g o. `count` lanes of an output are
-    stored. The lanes of c and y after the last unit mean nothing.
+    The quarters of a single vector are i, f, g and o; two vectors are i f and g o. `count` lanes of an output are
+    stored. The lanes of c and y after the last unit are unused.
     """
     gate, candidate, squash = (activation(*a) for a in activations)
     clipped = clipping(clip)
@@ -154,7 +154,7 @@ def lstm_tail(
 def _passes(
     lanes: int, items: int, activations: Any, clip: float | None, coupled: bool, peephole: bool
 ) -> tuple[Any, Any, Any]:
-    """Return the bodies of the passes for `items` items in lockstep."""
+    """Return the loop bodies of the passes for `items` items in lockstep."""
     gate, candidate, squash = (activation(*a) for a in activations)
     clipped = clipping(clip)
     load, store, store_first = access(lanes, items)
@@ -177,7 +177,7 @@ def _passes(
     @inlined
     def update(z, z_by, c, c_by, extra, extra_by):
         i = load(z, z_by)
-        # Coupled gates have one weight set: ONNX's input_forget takes f = 1 - i.
+        # Coupled gates share one set of weights: ONNX's input_forget means f = 1 - i.
         f = splat(i, 1.0) - i if coupled else load(z + width, z_by)
         g = candidate(clipped(load(z + 2 * width, z_by)))
         new = fma(f, load(c, c_by), i * g)

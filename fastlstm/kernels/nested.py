@@ -19,9 +19,9 @@ FRAMES = size_of(Bound)  # the word after them: the frame of worker 0
 
 
 def by_workers(run: Any) -> Compiled:
-    """Return the kernel that calls ``run(args, frame)``, in all workers if it is made for as many, else in the first.
+    """Return the kernel that calls ``run(args, frame)``: in all workers if it was bound for as many, else in one.
 
-    Its arguments are `Bound`, followed by the frames.
+    Its arguments are `Bound`, followed by the workers' frames.
     """
 
     def kernel(args: int, frame: int, unused: int) -> int:
@@ -42,7 +42,7 @@ def by_workers(run: Any) -> Compiled:
 
 
 def nested() -> Compiled:
-    """Run a program over its time steps. Arguments: `Run`, as `Bound` words."""
+    """Return the kernel that runs a program over its time steps. Arguments: `Run`, as `Bound` words."""
 
     @inlined
     def run(args, frame):

@@ -1,8 +1,8 @@
 """What kernels for small layers with one batch row share: passes over the hidden units, and the loop over time.
 
-A step is a dependency chain: the sums need h of the step before, and h needs the sums. A *pass* computes as many sums
+A step is a dependency chain: the sums need the previous step's h, and h needs the sums. A *pass* computes as many sums
 as the registers hold (`register_chains`), and the cells take them from the registers, two panels at a time as vectors
-of twice the lanes, so that the latencies of their activations overlap. The last pass may have another number of
+of twice the lanes, so that the latencies of their activations overlap. The last pass may have a different number of
 panels.
 """
 
@@ -45,12 +45,12 @@ UNROLL = 4
 
 
 def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: Any, last_pass: Any) -> Compiled:
-    """Return the kernel that runs passes of `panels` panels (0: there are none) and the last pass at every time step.
+    """Return the kernel that runs full passes of `panels` panels (0: none) and the last pass at every time step.
 
-    ``sources(args, frame)`` returns the addresses of the sums' initial values and of x, each with the bytes from one
-    time step to the next, and the address of the cell states. ``full_pass`` and ``last_pass`` are
+    ``sources(args, frame)`` returns the addresses of the sums' initial values and of x, each followed by its stride in
+    bytes from one time step to the next, and the address of the cell states. ``full_pass`` and ``last_pass`` are
     ``run(args, j, sums, x, h, y, c, last_width, spare)`` for pass number j, whose last vector has `last_width` lanes; h
-    is the previous output. If `masked`, the steps that do not count are not computed.
+    is the previous output. If `masked`, steps that do not count are not computed.
     """
 
     @inlined
@@ -60,7 +60,7 @@ def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: An
     @inlined
     def passes(args, t, sums, x, before, y, c, spare):
         full = arg(args, A.full)
-        # Every second step runs in the opposite order, so that what was used last is still in the cache.
+        # Every second step runs the passes in reverse: the weights used last are still in the cache.
         j, by = (full, -1) if t & 1 else (0, 1)
         for _ in range(full + 1):
             if j == full:
@@ -112,7 +112,7 @@ def over_time(lanes: int, panels: int, masked: bool, sources: Any, full_pass: An
 
 
 def storing(lanes: int, beside: int, last: bool) -> Any:
-    """Return ``store(y, h, last_width, spare)`` for `beside` panels; the last vector of the `last` ones is cut."""
+    """Return ``store(y, h, last_width, spare)`` for `beside` panels; if `last`, it stores the last vector in part."""
     put = partial_store(lanes)
 
     @inlined
@@ -135,8 +135,8 @@ def storing(lanes: int, beside: int, last: bool) -> Any:
 def register_chains(lanes: int, groups: tuple[tuple[int, int], ...]) -> Any:
     """Return the intrinsic ``chains(inputs, x, x_weights, k, h, weights, sums)``: a pass's sums in registers.
 
-    Every sum starts from its lane of `sums`, to which the products of x and then of h are added in ascending order. The
-    result is a tuple of vectors; those of a group of two panels are joined gate by gate.
+    Every sum starts from its lane of `sums`; the products of x and then of h are added in ascending order. The result
+    is a tuple of vectors; in a group of two panels these are joined gate by gate.
     """
     total = sum(beside * vectors for beside, vectors in groups)
     row = 4 * lanes * total

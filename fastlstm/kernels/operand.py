@@ -1,13 +1,13 @@
-"""The two kinds of weights that a kernel may have: float32, or integers with a scale a row.
+"""The two kinds of weights that a kernel may have: float32, or integers with a scale per row.
 
-Kernels that multiply ask `operand` for four functions and do not know which kind they are given. For integer
-weights the rows of the other operand are quantised first: to 14 bits and a sign, or, where a layer's own outputs
-meet recurrent weights of 8 bits, to 8.
+Kernels that multiply ask `operand` for four functions and do not know which kind they get. With integer weights, the
+rows of the other operand are quantised first: to 14 bits and a sign, or to 8 bits where a layer's own outputs are
+multiplied by 8-bit recurrent weights.
 
-A panel of integer weights is its float32 scales ``[vector][lane]``, then ``[k / g][vector][lane][g]``, where g
-values of k are multiplied and added by one instruction (`WeightFormat.together`). Where that instruction wants rows
-without a sign, they have `BYTE_OFFSET` added, and what this adds to each sum stands behind the scales, negated, as
-int32: the sums start there.
+A panel of integer weights consists of its float32 scales ``[vector][lane]``, then ``[k / g][vector][lane][g]``, where
+one instruction multiplies and adds g values of k (`WeightFormat.together`). If that instruction takes unsigned rows,
+`BYTE_OFFSET` is added to them; what this adds to each sum follows the scales, negated, as int32: the sums start from
+it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def operand(
     weights: WeightFormat,
     recurrent: bool = False,
     bounded: bool = False,
-    whole_numbers: bool = False,
+    integers: bool = False,
 ) -> tuple[Any, Any, Any, Any]:
-    """Return ``group``, ``run``, ``panel_bytes`` and ``prepared`` for weights of a format.
+    """Return ``group``, ``run``, ``panel_bytes`` and ``prepared`` for a weight format.
 
-    ``group`` and ``run`` are as in `fastlstm.kernels.product`, except that ``run`` takes what ``prepared(frame,
-    rows, table, k)`` returns for the addresses of rows at `table`; ``panel_bytes(k)`` is the size of a panel.
+    ``group`` and ``run`` are as in `fastlstm.kernels.product`, except that instead of `table` ``run`` takes what
+    ``prepared(frame, rows, table, k)`` returns for the row addresses at `table`; ``panel_bytes(k)`` is a panel's size.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ def operand(
     recurrent : bool
         Whether rows are a layer's own outputs and the weights its recurrent ones.
     bounded : bool
-        Whether rows lie within [-1, 1] as a rule.
-    whole_numbers : bool
-        Whether rows hold integers of no more than 14 bits, which integer weights multiply as they are.
+        Whether rows usually lie within [-1, 1].
+    integers : bool
+        Whether rows hold integers of at most 14 bits, which are multiplied by integer weights unscaled.
     """
     width = vectors * lanes * 4
     if weights.bits == 32:
@@ -77,8 +77,8 @@ def operand(
     def panel_bytes(k):
         return header + (k + together - 1) // together * together * each
 
-    # 8 bits are too few to leave any to magnitudes that a row has not: scaled by its own, LSTMs of 128 to 512 units
-    # with random weights had half the error (1.0e-3 to 1.5e-3 against 2.5e-3), for up to 3 % of the time.
+    # 8 bits are too few to waste any on a fixed range: with each row scaled by its own largest magnitude, LSTMs of 128
+    # to 512 units with random weights had half the error (1.0e-3 to 1.5e-3 against 2.5e-3), for up to 3 % more time.
     limit, fixed = (BYTE_LIMIT, False) if eight else (VALUE_LIMIT, bounded)
-    rows = quantised(lanes, limit, size, offset, fixed, stepwise, whole_numbers)
+    rows = quantised(lanes, limit, size, offset, fixed, stepwise, integers)
     return *integer_product(shape), panel_bytes, rows

@@ -1,4 +1,4 @@
-"""The largest or the mean of each window of images: first down the window's lines, then across."""
+"""Max and average pooling of images: each window first down its lines, then across."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pool(lanes: int, name: str) -> Callable[[int, int, int], int]:
 
     @inlined
     def down(args, x, line, row):
-        """Write the result of each column of a row of windows, taken over the lines inside the image."""
+        """Pool each column of a row of windows, over the lines inside the image, into `line`."""
         width, height, step = arg(args, ACROSS.size), arg(args, DOWN.size), arg(args, DOWN.dilation)
         y = row * arg(args, DOWN.stride) - arg(args, DOWN.before)
         taps = arg(args, DOWN.taps)

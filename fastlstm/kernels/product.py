@@ -1,10 +1,10 @@
-"""Matrix products out of tiles: rows of A times packed panels, added to C.
+"""Tiled matrix products: rows of A times packed panels, added to C.
 
 A panel is ``[k][vector][lane]``. Tiles are chosen so that their sums fill the registers: several rows by one
-panel, or one row by several panels. A panel that takes more than an eighth of the L2 cache is cut into blocks of k
-whose slice takes half of the L1 cache and stays there while all rows pass over it; the sums wait in C meanwhile, so
-the chain over k is the same. (Of 128 to 512 units, whole panels measured 1 to 2 % faster than blocks; of 1024, 3 %
-slower.)
+panel, or one row by several panels. A panel larger than an eighth of the L2 cache is split into blocks of k: a
+block's slice takes half of the L1 cache and stays there while all rows pass over it. Between blocks the sums are kept
+in C, so the chain over k is the same. (With 128 to 512 units, whole panels measured 1 to 2 % faster than blocks; with
+1024, 3 % slower.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = ["group_size", "in_tiles", "product", "rows_per_tile"]
 
 
 def rows_per_tile(vectors: int, max_sums: int) -> int:
-    """Rows of the largest tile: what the sums leave room for, at most 6 (more row pointers spill)."""
+    """Rows of the largest tile: as many as there are registers for, at most 6 (more row pointers spill)."""
     return min(6 if max_sums > 12 else 3, max_sums // 3) if vectors == 1 else min(6, max_sums // vectors)
 
 
@@ -33,7 +33,7 @@ def group_size(vectors: int, rows: int, max_sums: int) -> int:
 
 @inlined
 def shift(table, rows, by):
-    """Move every row address in `table` by so many bytes."""
+    """Advance every row address in `table` by `by` bytes."""
     for i in range(rows):
         store_i64(table + 8 * i, load_i64(table + 8 * i) + by)
 
@@ -42,13 +42,13 @@ def shift(table, rows, by):
 def in_tiles(
     lanes: int, vectors: int, max_sums: int, most_panels: int = 8, gathered: str = "", pairs: bool = False
 ) -> tuple[Any, Any]:
-    """Return two functions: panels in the next group (`most_panels` at most), and all rows by one group.
+    """Return two functions: the size of the next group of panels (at most `most_panels`), and all rows by one group.
 
-    ``group(rows, panels)`` is how many of the `panels` left go together for `rows` rows.
+    ``group(rows, panels)`` returns how many of the remaining `panels` form the next group, for `rows` rows.
 
-    ``all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, offsets)`` adds to C for
-    all rows, whose addresses stand at `table` (8 bytes each); `offsets` is read where terms are `gathered`, see
-    `fastlstm.kernels.tile` for that and for `pairs`.
+    ``all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, offsets)`` adds the product
+    to C for all rows, whose addresses are at `table` (8 bytes each); `offsets` is used if terms are `gathered`: see
+    `fastlstm.kernels.tile` for this and for `pairs`.
     """
     most_rows = rows_per_tile(vectors, max_sums)
     alone = min(most_panels, group_size(vectors, 1, max_sums))
@@ -56,7 +56,7 @@ def in_tiles(
     shapes = [(1, p) for p in range(1, alone + 1)]
     for r in range(2, most_rows + 1):
         shapes += [(r, 1), (r, together)] if together > 1 else [(r, 1)]
-    # With 16 registers the processor's own prefetching does better: 2 to 4 % for 17 to 64 rows of 200 to 512 units.
+    # With 16 registers, hardware prefetching alone is better: by 2 to 4 % for 17 to 64 rows of 200 to 512 units.
     prefetching = not gathered and max_sums > 12
     run_tile = tiles(tuple(shapes), vectors, lanes, gathered, prefetching, pairs)
     panel_row, by_table = vectors * lanes * 4, bool(gathered)
@@ -71,8 +71,8 @@ def in_tiles(
 
     @inlined
     def all_rows(k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride, offsets):
-        # While many rows pass over this slice of the weights, tile by tile, the next one comes to the L2 cache. For few
-        # rows that costs more than it saves: 8 to 19 % for 2, 3 and 6 rows of 384 units.
+        # While many rows pass over this slice of the weights, tile by tile, the next slice is prefetched into L2. With
+        # few rows that costs more than it saves: 8 to 19 % for 2, 3 and 6 rows of 384 units.
         ahead, end, done = w + k * panel_row, w + 2 * k * panel_row, 0
         if rows <= 2 * most_rows:
             end = w
@@ -94,10 +94,10 @@ def in_tiles(
 
 @cache
 def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tuple[Any, Any]:
-    """Return two functions: panels in the next group (see `in_tiles`), and the product for one group.
+    """Return two functions: the size of the next group of panels (see `in_tiles`), and the product for one group.
 
-    ``run(frame, k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)`` adds to C for all rows,
-    whose addresses stand at `table` (8 bytes each; advanced in place over the blocks of k and put back).
+    ``run(frame, k, rows, table, panels, w, w_stride, c_in, c_in_stride, c_out, c_out_stride)`` adds the product to C
+    for all rows, whose addresses are at `table` (8 bytes each; advanced in place over the blocks of k, then restored).
     """
     group, all_rows = in_tiles(lanes, vectors, max_sums, most_panels)
     most_rows = rows_per_tile(vectors, max_sums)
@@ -109,7 +109,7 @@ def product(lanes: int, vectors: int, max_sums: int, most_panels: int = 8) -> tu
         block = k
         if rows > most_rows and k * row_bytes > word(frame, CUT_BYTES):
             block = max(1, word(frame, SLICE_BYTES) // row_bytes)
-        # One place that runs tiles: every further one would compile all of them again.
+        # The only call site of the tiles: each further one would compile all of them again.
         start, source, source_stride = 0, c_in, c_in_stride
         while start < k:
             size = min(block, k - start)

@@ -1,16 +1,16 @@
 """Recurrent layers over a block of time steps.
 
-The input's part of every gate's sum stands in the slot z already (`fastlstm.kernels.linear` puts it there, bias
-included), for the active rows of the block's first step, then for those of the next. A step adds the recurrent
-part, panel by panel, and turns each panel's sums into new states while they are in the cache. A panel holds all
-gates of `lanes` hidden units.
+The input projection of every gate, bias included, is already in the slot z (from `fastlstm.kernels.linear`): first for
+the active rows of the block's first step, then for those of the next. A step adds the recurrent product, panel by
+panel, and turns each panel's sums into new states while they are in the cache. A panel holds all gates of `lanes`
+hidden units.
 
 Rows are sorted by length, longest first, so the active rows of a step are a prefix. A row's previous output is
-read from y where it was active the step before, else from its state; its state is written when its last step
-is done. Every second step walks the panels backwards: the ones used last are still in the cache.
+read from y if the row was active in the step before, else from its state; its state is written after its last
+step. Every second step visits the panels in reverse order: those used last are still in the cache.
 
-Workers share the panels. A step is a phase (`fastlstm.kernels.shares`), and so is writing the states after it, which
-the step reads.
+Workers share the panels. A step is a phase (`fastlstm.kernels.shares`), and so is writing the states after it, because
+the step reads them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from fastlstm.target import FLOAT32, WeightFormat
 __all__ = ["lstm"]
 
 PROJECTED = positions(Projected)
-A = positions(LSTM)  # and of the first words of every recurrent kernel
+A = positions(LSTM)  # whose first words are those of every recurrent kernel
 
 Activation = tuple[str, float | None, float | None]
 
@@ -64,10 +64,10 @@ def lstm(
     weight_format: WeightFormat = FLOAT32,
     tail: int = 0,
 ) -> Compiled:
-    """LSTM. Arguments: `LSTM`.
+    """Return the kernel of an LSTM. Arguments: `LSTM`.
 
-    With a `tail` of one or two vectors the gates of the last units share them, instead of padding a panel: `panels`
-    are the whole ones before.
+    With a `tail` of one or two vectors, the gates of the last units share these instead of filling up a panel with
+    padding; `panels` then counts the whole panels before it.
     """
     cells = lstm_cells(lanes, max_sums, activations, clip, coupled, peephole)
     within = bounded(activations[0], activations[2])
@@ -110,8 +110,8 @@ def over_time(
 
     ``step(args, frame, table, rows, z, z_row, y, y_row, c, c_row, share, backwards)`` does one share of a time step;
     `before` and `between`, with the same arguments, are phases of their own before it. The addresses of the rows'
-    previous outputs stand at `table`. With `cells` the layer has cell states, which the last of the phases writes, or
-    with `projected` the first.
+    previous outputs are at `table`. With `cells` the layer has cell states, written by the last of the phases, or with
+    `projected` by the first.
     """
     keeps_before, keeps_cells = masked and cells and projected, masked and cells and not projected
 
@@ -123,7 +123,7 @@ def over_time(
 
     @inlined
     def own_outputs(args, frame, share):
-        """Offset in bytes of a share's first output in a row, and how many there are."""
+        """Offset in bytes of a share's first output in a row, and the number of its outputs."""
         panels, last_width = arg(args, A.panels), arg(args, A.last_width)
         first, last = bound(frame, panels, share), bound(frame, panels, share + 1)
         units = lanes * (last - first)
@@ -135,7 +135,7 @@ def over_time(
 
     @inlined
     def previous_rows(args, frame, table, known, rows, before, h, h_row, y_row):
-        """Note where the previous outputs stand: for `known` rows behind `before`, for the others in the state."""
+        """List the addresses of previous outputs: of `known` rows from `before` on, of the others in the state."""
         for b in range(known):
             store_i64(table + 8 * b, before + b * y_row)
         for b in range(known, rows):
@@ -143,14 +143,14 @@ def over_time(
 
     @inlined
     def save(args, frame, rows, c, c_row, saved, share):
-        """Keep a share's cell states aside."""
+        """Save a share's cell states."""
         first, end = own_cells(args, frame, share), own_cells(args, frame, share + 1)
         for b in range(rows):
             copy(saved + b * c_row, c + b * c_row + first, (end - first) // 4)
 
     @inlined
     def restore(args, frame, codes, codes_row, rows, c, c_row, saved, share):
-        """Put a share's cell states back for the rows that skip the step."""
+        """Restore a share's cell states for the rows that skip the step."""
         first, end = own_cells(args, frame, share), own_cells(args, frame, share + 1)
         for b in range(rows):
             if load_i64(codes + b * codes_row) != COUNTS:
@@ -158,7 +158,7 @@ def over_time(
 
     @inlined
     def skip(codes, codes_row, rows, y, y_row, h, h_row, mine, units):
-        """Give the rows that skip the step the output they had before, or zero."""
+        """Repeat the previous output, or zero, for the rows that skip the step."""
         for b in range(rows):
             code = load_i64(codes + b * codes_row)
             if code == SKIP:
@@ -193,7 +193,7 @@ def over_time(
             now, previous, sums = y + t * y_time, y + earlier * y_time, z + behind * z_row
             if not reverse:
                 behind += rows
-            # Every second step walks the panels backwards, and every second run of one step.
+            # Every second step visits the panels in reverse order, and so does every second run of one step.
             backwards = (start + t + word(frame, RUNS)) & 1 != 0
             if masked:
                 codes = origin(frame, arg(args, A.mask)) + t * time_stride(frame, arg(args, A.mask))
@@ -227,7 +227,7 @@ def over_time(
                 if masked:
                     skip(codes, codes_row, rows, now, y_row, h, h_row, mine, units)
                 share = next_share(frame, share)
-            # The states of the rows whose last step in this block this was; with a mask, of those that it counts for.
+            # Write the states of rows whose last step in this block this was; with a mask, of those it counts for.
             kept = min(rows, active_rows(frame, start + later)) if i < steps - 1 and not masked else 0
             if kept < rows:
                 share = first_share(frame)

@@ -1,8 +1,8 @@
-"""A loop as one instruction: the program of its body, run once per round (see `fastlstm.lowering.tapes`).
+"""A loop as one instruction: the program of its body, run once per iteration (see `fastlstm.lowering.tapes`).
 
-The number of rounds is known when a tape is recorded. If the body itself decides whether another round follows, it is
-checked against that number: `verify` records if it would have decided otherwise, and the results are discarded. So
-nothing here runs longer than it was recorded for, and all workers run the same rounds.
+The number of iterations is known when a tape is recorded. If the body itself decides whether another iteration follows,
+`verify` checks its decisions against that number and sets a flag if they differ; then the results are discarded. So no
+loop runs longer than recorded, and all workers run the same iterations.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ADVANCE, VERIFY, MOVE, BOOL = positions(Advance), positions(Verify), positions(M
 
 
 def repeat() -> Compiled:
-    """Run a body's program once for every round. Arguments: `Run`, as `Bound` words."""
+    """Return the kernel that runs a body's program once per iteration. Arguments: `Run`, as `Bound` words."""
 
     @inlined
     def run(args, frame):
@@ -37,7 +37,7 @@ def repeat() -> Compiled:
 
 
 def advance() -> Compiled:
-    """Write the number of the round. Arguments: `Advance`."""
+    """Return the kernel that writes the number of the iteration. Arguments: `Advance`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
         part = first_share(frame)
@@ -52,7 +52,7 @@ def advance() -> Compiled:
 
 
 def verify() -> Compiled:
-    """Record if a body's decision about another round differs from the recording. Arguments: `Verify`."""
+    """Return the kernel that sets a flag if a body's decision differs from the recording. Arguments: `Verify`."""
 
     def kernel(args: int, frame: int, unused: int) -> int:
         part = first_share(frame)
@@ -69,7 +69,7 @@ def verify() -> Compiled:
 
 
 def move(lanes: int) -> Compiled:
-    """Out = x, either of which may move from round to round. Arguments: `MoveSlice`."""
+    """Out = x, either of which may be a slice that moves with the iterations. Arguments: `MoveSlice`."""
     line = copied_line(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:

@@ -1,16 +1,16 @@
-"""How workers divide the work: phase by phase, in shares, and nobody waits for who has not come.
+"""How workers divide the work: phase by phase, in shares, without waiting for a worker that has not arrived.
 
-A phase is work that needs the one before it complete: a time step of a layer, a projection. It is divided into the same
-number of shares for each worker: several where the work is worth it, because processors are not equally fast while
-another program runs on one of them. Who comes to a phase claims its own shares one by one, whose weights its cache
-holds, then those of others that nobody has claimed yet: their worker may be slower, or asleep. A phase is over when all
-its shares are done. Who comes late finds it so, and goes on to the next. Only a share that is being worked on is
-waited for: a bounded time by looking, then asleep.
+A phase is work that needs the previous phase complete: a time step of a layer, a projection. Every worker has the same
+number of shares of it: several if there is enough work, because a core is slower while another program runs on it. A
+worker that arrives at a phase claims its own shares one by one, whose weights its cache holds, and then steals
+unclaimed shares of others, who may be slower or asleep. A phase is over when all its shares are done; a worker that
+arrives later goes straight on to the next. Workers wait only for shares in progress: they spin for a bounded time, then
+sleep.
 
-Phases are numbered. Of each worker two words say how far its shares are: the phase with how many are taken, by the
-worker from one end and by others from the other, and the phase with how many are done. A line of the cache takes up to
-a quarter of a microsecond from one processor to another, so a worker counts what it does of its own and announces it
-once, when nothing of its own is left.
+Phases are numbered. Each worker has two words that tell the progress of its shares. One holds the phase and how many
+are taken, by the worker from one end and by others from the other end; the other holds the phase and how many are done.
+A cache line takes up to a quarter of a microsecond to get from one core to another, so a worker counts its own finished
+shares locally and publishes the count once, when it has none left.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from fastlstm.program.layout import (
 
 __all__ = ["following"]
 
-PATIENCE = 60  # looks before shares of a worker are taken that has not come yet, about a microsecond
-SPINS = 3000  # looks before a waiting thread sleeps: some 30 to 80 microseconds
-LAST_FUNCTION = 8 * (layout.JOB_SYSTEM + len(layout.SYSTEM_FUNCTIONS) - 1)  # which looks for processors
-BY_WORKER, BY_OTHERS = 1 << 8, 1  # what a share adds to the counts behind a phase in `WORKER_TAKEN`
+PATIENCE = 60  # spins before stealing from a worker that has not arrived, about a microsecond
+SPINS = 3000  # spins before a waiting thread sleeps: some 30 to 80 microseconds
+LAST_FUNCTION = 8 * (layout.JOB_SYSTEM + len(layout.SYSTEM_FUNCTIONS) - 1)  # it sets a thread's affinity
+BY_WORKER, BY_OTHERS = 1 << 8, 1  # what a taken share adds to the counts below the phase in `WORKER_TAKEN`
 
 
 @intrinsic
@@ -59,7 +59,7 @@ def add_atomic(typingctx: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def swap(typingctx: Any, address: Any, value: Any) -> Any:
-    """swap(address, n) writes the word and returns what it was, in one order for all threads."""
+    """swap(address, n) writes the word and returns what it was, sequentially consistent."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.atomic_rmw("xchg", pointer(builder, args[0], I64), args[1], "seq_cst")
@@ -81,7 +81,7 @@ def claim(typingctx: Any, address: Any, old: Any, new: Any) -> Any:
 
 @intrinsic
 def load_atomic(typingctx: Any, address: Any) -> Any:
-    """load_atomic(address) -> the word there, in one order for all threads with swap and add_atomic."""
+    """load_atomic(address) -> the word there, sequentially consistent with swap and add_atomic."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.load_atomic(pointer(builder, args[0], I64), "seq_cst", 8)
@@ -94,7 +94,7 @@ pause = primitive("fl_pause", 0)
 
 
 def _system(name: str) -> Any:
-    """Return a helper ``call(job, a, b, c)`` of a function of the system's that takes words and returns an int."""
+    """Return a helper ``call(job, a, b, c)`` for a system function that takes words and returns an int."""
     at = 8 * (layout.JOB_SYSTEM + layout.SYSTEM_FUNCTIONS.index(name))
 
     @inlined
@@ -115,13 +115,13 @@ set_affinity = _system("sched_setaffinity")
 
 @inlined
 def lock(job):
-    """Enter what one thread at a time is in."""
+    """Lock the job's mutex."""
     _lock(job, job + 8 * JOB_MUTEX, 0, 0)
 
 
 @inlined
 def unlock(job):
-    """Leave it."""
+    """Unlock the job's mutex."""
     _unlock(job, job + 8 * JOB_MUTEX, 0, 0)
 
 
@@ -133,19 +133,19 @@ def wake_all(job, condition):
 
 @inlined
 def sleep_on(job, condition):
-    """Leave, sleep until woken, and enter again."""
+    """Unlock, sleep until woken, and lock again."""
     _wait(job, job + 8 * condition, job + 8 * JOB_MUTEX, 0)
 
 
 @inlined
 def knows_processors(job):
-    """Whether the system tells on which processor a thread runs, and lets that be chosen."""
+    """Whether the system reports the processor that a thread runs on, and lets us choose it."""
     return load_i64(job + LAST_FUNCTION) != 0
 
 
 @inlined
 def processor(job):
-    """The number of the processor that this thread runs on."""
+    """Number of the processor that this thread runs on."""
     return _getcpu(job, 0, 0, 0)
 
 
@@ -157,14 +157,14 @@ def place(job, worker):
 
 @inlined
 def publish(job, address, value):
-    """Write a word that others wait for, and wake those that sleep."""
+    """Write a word that others wait for, and wake the sleeping ones."""
     swap(address, value)
     wake_waiters(job)
 
 
 @inlined
 def wake_waiters(job):
-    """Wake those that sleep until a word has changed."""
+    """Wake the threads that sleep until a word changes."""
     if load_atomic(job + 8 * JOB_WAITERS) != 0:
         lock(job)
         wake_all(job, JOB_CONDITION_2)
@@ -190,7 +190,7 @@ def wait_for(job, address, value):
 
 @inlined
 def _take(words, phase, each, one):
-    """Take a share of a worker's: return how many had been taken from that end before, or -1 if none is left."""
+    """Take one of a worker's shares: return how many had been taken from that end before, or -1 if none is left."""
     while True:
         before = load_atomic(words + 8 * WORKER_TAKEN)
         if before >> 16 > phase:
@@ -204,7 +204,7 @@ def _take(words, phase, each, one):
 
 @inlined
 def _done(job, words, phase, count):
-    """Announce that so many more shares of a worker's are done."""
+    """Publish that `count` more of a worker's shares are done."""
     while True:
         before = load_atomic(words + 8 * WORKER_DONE)
         counted = before if before >> 8 == phase else phase << 8
@@ -215,7 +215,7 @@ def _done(job, words, phase, count):
 
 @inlined
 def _await(words, phase):
-    """Give a worker that has not come a moment, if it came the last time."""
+    """Give a worker that has not arrived a moment, if it took any of its shares in the last phase."""
     for _ in range(PATIENCE):
         taken = load_atomic(words + 8 * WORKER_TAKEN)
         if taken >> 16 >= phase or taken & 0xFF00 == 0:
@@ -224,11 +224,11 @@ def _await(words, phase):
 
 
 def following() -> Callable[[int, int, int], Any]:
-    """Return the next share to work on, or -1 when the phase is over.
+    """Return the kernel that returns the next share to work on, or -1 when the phase is over.
 
-    Arguments: the frame, and the share that was worked on, -1 to begin a phase. A worker takes its own shares from the
-    first on, and in every second phase from the last, whose weights its cache still holds; those of others from their
-    other end. All workers agree on the direction, because it is that of the phase's number.
+    Arguments: the frame, and the share just done, -1 to begin a phase. A worker takes its own shares from the first
+    on, or, in every second phase, from the last, whose weights its cache still holds; others' shares it takes from the
+    other end. All workers agree on the direction, because the phase's number decides it.
     """
 
     def kernel(frame: int, mine: int, unused: int) -> Any:

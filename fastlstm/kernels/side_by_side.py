@@ -1,4 +1,4 @@
-"""Compiling kernels in parallel: Numba compiles one at a time in a process, so each idle core gets a process."""
+"""Compiling kernels in parallel: in one process Numba compiles one at a time, so each idle core gets a process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def compiled(jobs: Mapping[Kernel, Sequence[Target]], workers: int) -> Iterator[
     ----------
     jobs : mapping of Kernel to sequence of Target
     workers : int
-        Most processes.
+        Maximum number of processes.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def _compile(job: tuple[Kernel, Sequence[Target]]) -> tuple[Kernel, Mapping[Targ
 
 
 def fill(kernels: Collection[Kernel], target: Target, workers: int, say: Callable[[str], None]) -> int:
-    """Compile the kernels that are not in the cache yet and store them; return how many there were.
+    """Compile and store the kernels that are not in the cache yet; return how many these were.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def fill(kernels: Collection[Kernel], target: Target, workers: int, say: Callabl
         Any target, not only this machine's.
     workers : int
     say : function of str
-        Called for every kernel that is ready, with how many are left.
+        Called after each kernel with a line that says how many are left.
 
     Raises
     ------
@@ -67,10 +67,10 @@ def fill(kernels: Collection[Kernel], target: Target, workers: int, say: Callabl
 
 
 def serve() -> None:
-    """Run as one of `fastlstm.kernels.helpers`: compile what stdin asks for and write it to stdout, until it ends."""
+    """Run as one of `fastlstm.kernels.helpers`: compile what stdin asks for, to stdout, until stdin ends."""
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints
-    from fastlstm.kernels import pipeline  # noqa: F401 (Numba, before the first job is there)
+    os.dup2(2, 1)  # so that nothing a library prints gets between
+    from fastlstm.kernels import pipeline  # noqa: F401 (loads Numba before the first job arrives)
 
     while True:
         try:
@@ -80,5 +80,5 @@ def serve() -> None:
         try:
             image = kernel_image(kernel, target)
         except FastLSTMError:
-            image = None  # the process that needs the kernel compiles it, and reports the error
+            image = None  # the process that needs the kernel will compile it itself and report the error
         send(answers, image)

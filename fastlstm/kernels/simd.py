@@ -89,19 +89,19 @@ def call_intrinsic(builder: Any, name: str, *args: Any) -> Any:
 
 
 def call_primitive(builder: Any, name: str, returns: Any, *args: Any) -> Any:
-    """Emit a call of what `fastlstm.kernels.primitives` defines for each target."""
+    """Emit a call of a primitive, which `fastlstm.kernels.primitives` defines for each target."""
     module = builder.module
     function = module.globals.get(name) or ir.Function(module, ir.FunctionType(returns, [a.type for a in args]), name)
     return builder.call(function, args)
 
 
 def multiply_add(builder: Any, a: Any, b: Any, c: Any) -> Any:
-    """Emit a * b + c: fused where the target can, else rounded twice; see `fastlstm.kernels.primitives`."""
+    """Emit a * b + c: fused if the target has FMA, else rounded twice; see `fastlstm.kernels.primitives`."""
     return call_primitive(builder, f"fl_multiply_add_{a.type.count}", a.type, a, b, c)
 
 
 def add_pairs(builder: Any, total: Any, a: Any, b: Any) -> Any:
-    """Emit the 32-bit sums with the products of neighbouring pairs of 16 bits of a and b, each pair added."""
+    """Emit 32-bit sums plus a dot product per lane: that of the lane's two 16-bit values in a and in b."""
     pairs = ir.VectorType(ir.IntType(16), 2 * total.type.count)
     a, b = (builder.bitcast(value, pairs) for value in (a, b))
     return builder.add(total, call_primitive(builder, PAIRS[total.type.count], total.type, a, b))
@@ -113,7 +113,7 @@ def pointer(builder: Any, address: Any, kind: Any) -> Any:
 
 
 def load_vector(builder: Any, address: Any, lanes: int) -> Any:
-    """Emit an unaligned vector load (aligned data costs the same, so no other form is needed)."""
+    """Emit an unaligned vector load (on aligned data it costs the same as an aligned one)."""
     return builder.load(pointer(builder, address, float_vector(lanes)), align=4)
 
 
@@ -123,13 +123,13 @@ def store_vector(builder: Any, value: Any, address: Any) -> None:
 
 
 def choose(builder: Any, values: Sequence[Any], cases: Mapping[Any, Callable[..., None]], args: Sequence[Any]) -> None:
-    """Emit the case that belongs to the values of some integers, which have to be among those of `cases`.
+    """Emit a switch over the values of some integers, which have to be among the keys of `cases`.
 
     Parameters
     ----------
     values : sequence of LLVM integers
     cases : mapping of tuple of int to callable
-        Each emits its code, given the builder and `args`; the first is what remains when no other fits.
+        Each emits its code, given the builder and `args`; the first is the default case.
     """
     (_, first), *others = cases.items()
     after = builder.append_basic_block("chosen")
@@ -147,7 +147,7 @@ def choose(builder: Any, values: Sequence[Any], cases: Mapping[Any, Callable[...
 
 
 def prefetch(builder: Any, address: Any) -> None:
-    """Ask for the cache line at `address` to come to the L2 cache; any address will do, nothing fails."""
+    """Prefetch the cache line at `address` into the L2 cache; no address can fault."""
     kind, module, name = ir.IntType(8).as_pointer(), builder.module, "llvm.prefetch.p0"
     takes = ir.FunctionType(ir.VoidType(), [kind, I32, I32, I32])
     function = module.globals.get(name) or ir.Function(module, takes, name)
@@ -189,7 +189,7 @@ def vstore(typingctx: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def vstore_first(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
-    """vstore_first(address, vec, count) writes the first `count` lanes (all, if there are fewer) and no byte more."""
+    """vstore_first(address, vec, count) writes the first `count` lanes (or all, if there are fewer), nothing beyond."""
     lanes = value.lanes
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -210,9 +210,9 @@ def vstore_first(typingctx: Any, address: Any, value: Any, count: Any) -> Any:
 
 @intrinsic(prefer_literal=True)
 def transpose_block(typingctx: Any, lanes: Any, x: Any, x_step: Any, out: Any, out_step: Any) -> Any:
-    """transpose_block(LANES, x, x_step, out, out_step) copies LANES rows of LANES floats as columns.
+    """transpose_block(LANES, x, x_step, out, out_step) transposes a block of LANES rows of LANES floats.
 
-    The steps are the bytes from one row to the next; rows of both have no gaps.
+    The steps are the bytes from one row to the next; the floats of a row are contiguous on both sides.
     """
     n = lanes.literal_value
 
@@ -350,7 +350,7 @@ def _emit_abs(builder: Any, x: Any) -> Any:
 
 
 def _emit_copysign(builder: Any, magnitude: Any, sign: Any) -> Any:
-    # `magnitude` is known to be non-negative (or NaN): its sign bit is only or-ed.
+    # `magnitude` is non-negative (or NaN), so or-ing in the sign bit is enough.
     mask = constant(int_vector(sign.type.count), -0x80000000)
     bits = builder.or_(_as_int(builder, magnitude), builder.and_(_as_int(builder, sign), mask))
     return _as_float(builder, bits)
@@ -373,13 +373,13 @@ def _emit_every_second(builder: Any, a: Any, b: Any) -> Any:
 
 
 fma = _elementwise("fma", 3, multiply_add)
-"""fma(a, b, c) = a * b + c with one rounding, where the processor has that."""
+"""fma(a, b, c) = a * b + c, rounded once if the processor has FMA."""
 vmin = _elementwise("vmin", 2, _emit_min)
-"""vmin(bound, x): the smaller of the two; a NaN in x stays."""
+"""vmin(bound, x): the smaller of the two; NaN if x is NaN."""
 vmax = _elementwise("vmax", 2, _emit_max)
-"""vmax(bound, x): the larger of the two; a NaN in x stays."""
+"""vmax(bound, x): the larger of the two; NaN if x is NaN."""
 vgreater = _elementwise("vgreater", 2, _emit_greater)
-"""vgreater(a, b): the larger of the two; a NaN in either stays."""
+"""vgreater(a, b): the larger of the two; NaN if either is NaN."""
 every_second = _elementwise("every_second", 2, _emit_every_second)
 """every_second(a, b): lanes 0, 2, 4 ... of a and then of b."""
 vabs = _elementwise("vabs", 1, _emit_abs)
@@ -387,9 +387,9 @@ vabs = _elementwise("vabs", 1, _emit_abs)
 vsqrt = _elementwise("vsqrt", 1, lambda builder, x: call_intrinsic(builder, "sqrt", x))
 """vsqrt(x): the square root, correctly rounded."""
 vfloor = _elementwise("vfloor", 1, lambda builder, x: call_intrinsic(builder, "floor", x))
-"""vfloor(x): the largest integer that is not above x."""
+"""vfloor(x): the largest integer not above x."""
 vcopysign = _elementwise("vcopysign", 2, _emit_copysign)
-"""vcopysign(magnitude, x): a non-negative magnitude with the sign of x."""
+"""vcopysign(magnitude, x): the non-negative magnitude with the sign of x."""
 where_negative = _elementwise("where_negative", 3, _emit_where_negative)
 """where_negative(x, a, b): a where the sign bit of x is set, else b."""
 pow2_low = _elementwise("pow2_low", 1, _emit_pow2_low)
@@ -407,14 +407,14 @@ def where_less(typingctx: Any, x: Any, bound: Any, a: Any, b: Any) -> Any:
 
 
 def emit_join(builder: Any, a: Any, b: Any) -> Any:
-    """Emit the vector of a's lanes and then b's."""
+    """Emit the vector of a's lanes followed by b's."""
     places = ir.Constant(int_vector(2 * a.type.count), list(range(2 * a.type.count)))
     return builder.shuffle_vector(a, b, places)
 
 
 @intrinsic(prefer_literal=True)
 def part(typingctx: Any, lanes: Any, start: Any, value: Any) -> Any:
-    """part(LANES, START, vec) -> Vec of LANES lanes of vec from START on; those past its end hold anything."""
+    """part(LANES, START, vec) -> Vec of LANES lanes of vec from START on; lanes past its end are undefined."""
     n, first = lanes.literal_value, start.literal_value
     places = [min(i, value.lanes) for i in range(first, first + n)]
 
@@ -427,7 +427,7 @@ def part(typingctx: Any, lanes: Any, start: Any, value: Any) -> Any:
 
 @intrinsic
 def join(typingctx: Any, a: Any, b: Any) -> Any:
-    """join(a, b) -> Vec of a's lanes and then b's."""
+    """join(a, b) -> Vec of a's lanes followed by b's."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return emit_join(builder, *args)
@@ -472,7 +472,7 @@ def without_exponent(typingctx: Any, value: Any, exponent: Any) -> Any:
 
 @intrinsic
 def sqrt(typingctx: Any, value: Any) -> Any:
-    """sqrt(x) -> the square root of a double: an instruction, where Numba's own is a call of the C library."""
+    """sqrt(x) -> the square root of a double, as one instruction; Numba's own calls the C library."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [ir.DoubleType()]), args)
@@ -496,7 +496,7 @@ def call_kernel(typingctx: Any, address: Any, args: Any, frame: Any) -> Any:
 
 @intrinsic
 def call_c(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
-    """call_c(address, a, b, c, d) calls a C function of up to four words that returns one at most."""
+    """call_c(address, a, b, c, d) calls a C function that takes up to four words and returns at most one."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind = ir.FunctionType(I64, [I64] * 4)

@@ -1,10 +1,11 @@
-"""An LSTM of few hidden units, one batch row: bound by latency, not by arithmetic (see `fastlstm.kernels.one_row`).
+"""LSTMs with few hidden units and one batch row: bound by latency, not by throughput (see `fastlstm.kernels.one_row`).
 
-If the last hidden units fill only half or a quarter of a vector, their gates share vectors, and none is spent on
-padding. A pass consists of whole panels and, in the last pass, this tail. Its weights are ``[k][vector][lane]``; its
-vectors are, panel by panel, the gates i f g o; a tail of two vectors is ``i f | g o``, of one ``i f g o``.
+If the last hidden units fill only half or a quarter of a vector, their gates share vectors, so none is wasted on
+padding. A pass consists of whole panels and, in the last pass, this tail. A pass's weights are ``[k][vector][lane]``;
+its vectors are, panel by panel, the gates i f g o; a tail of two vectors is ``i f | g o``, of one ``i f g o``.
 
-If the input has few features, its product runs here too, on the same chains: bias, then x, then h, as everywhere.
+If the input has few features, the input projection is computed here too, in the same chains: bias, then x, then h, as
+everywhere.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def lstm(
     activations: tuple[Activation, Activation, Activation],
     masked: bool = False,
 ) -> Compiled:
-    """LSTM over a block of time steps: passes of `panels` panels, one of `last` panels and `tail` vectors.
+    """Return the kernel: passes of `panels` panels each, then one of `last` panels and a tail of `tail` vectors.
 
     Arguments: `SmallLSTM`.
     """
@@ -69,10 +70,10 @@ def lstm(
 
 @cache
 def _cells(lanes: int, groups: tuple[tuple[int, int], ...], value: int, panel: int, functions: Any, last: bool) -> Any:
-    """Return ``cells(values, y, c, last_width, spare)`` for `groups`, from `value` of `values` and from `panel` on.
+    """Return ``cells(values, y, c, last_width, spare)`` for `groups`, starting at ``values[value]`` and at `panel`.
 
-    The new states of all groups are computed first, then all outputs, so that the next group's gates are computed
-    while a group's output would have to wait for its state.
+    The new states of all groups are computed first, then all outputs: a group's output would have to wait for its
+    state, and meanwhile the next group's gates are computed.
     """
     if not groups:
 
@@ -98,9 +99,9 @@ def _cells(lanes: int, groups: tuple[tuple[int, int], ...], value: int, panel: i
 
 
 def _whole(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
-    """Return ``state(values, c)`` for whole vectors, one vector per gate, and the output gate's activation.
+    """Return ``state(values, c)`` for whole vectors, one per gate, and the activation of the output gate.
 
-    A state comes with the argument of that activation.
+    ``state`` returns the new state and the argument of that activation.
     """
     gate, candidate, _ = functions
     at_f, at_g, at_o = value + 1, value + 2, value + 3
@@ -117,12 +118,12 @@ def _whole(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
 
 @inlined
 def _known(o):
-    """Return an output gate that was computed with the others."""
+    """Return an output gate already computed along with the other gates."""
     return o
 
 
 def _halves(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
-    """The same in half a vector: the sums are i f and g o. The upper lanes of c and h mean nothing."""
+    """Do the same for half a vector: the sums are i f and g o. The upper lanes of c and h are unused."""
     gate, candidate, _ = functions
     half, at_go = lanes // 2, value + 1
     at_o = lanes + half
@@ -139,7 +140,7 @@ def _halves(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
 
 
 def _quarters(lanes: int, value: int, functions: Any) -> tuple[Any, Any]:
-    """The same in a quarter of a vector: the sums are i f g o. The upper lanes of c and h mean nothing."""
+    """Do the same for a quarter of a vector: the sums are i f g o. The upper lanes of c and h are unused."""
     gate, candidate, _ = functions
     at_f, at_g, at_o = lanes // 4, lanes // 2, 3 * lanes // 4
 

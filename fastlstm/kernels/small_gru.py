@@ -1,6 +1,6 @@
-"""GRUs (reset after the product) and plain RNNs of few hidden units, one batch row: bound by latency.
+"""GRUs (reset after the product) and plain RNNs with few hidden units and one batch row: bound by latency.
 
-See `fastlstm.kernels.one_row`. The input projection is in the slot z, as for the general kernels. A pass's weights are
+See `fastlstm.kernels.one_row`. As in the general kernels, the input projection is in the slot z. A pass's weights are
 ``[k][panel][gate][lane]``.
 """
 
@@ -29,7 +29,7 @@ Activation = tuple[str, float | None, float | None]
 def gru(
     lanes: int, panels: int, last: int, activations: tuple[Activation, Activation], masked: bool = False
 ) -> Compiled:
-    """GRU over a block of time steps: passes of `panels` panels, one of `last` panels."""
+    """Return the kernel of a GRU: passes of `panels` panels each, then one of `last` panels. Arguments: `SmallGRU`."""
     gate, candidate = (activation(*a) for a in activations)
     width = 4 * lanes
 
@@ -49,7 +49,7 @@ def gru(
 
 
 def rnn(lanes: int, panels: int, last: int, activations: tuple[Activation], masked: bool = False) -> Compiled:
-    """Plain RNN over a block of time steps: passes of `panels` panels, one of `last` panels."""
+    """Return the kernel of a plain RNN: passes as in `gru`. Arguments: `SmallGRU`."""
     function = activation(*activations[0])
 
     def cell_of(beside: int, value: int) -> Any:
@@ -90,7 +90,7 @@ def _over_time(lanes: int, gates: int, panels: int, last: int, masked: bool, cel
 
 @cache
 def _cells(lanes: int, groups: tuple[tuple[int, int], ...], value: int, panel: int, cell_of: Any, last: bool) -> Any:
-    """Return ``cells(values, z, old, y, last_width, spare)`` for `groups`, from `value` and from `panel` on."""
+    """Return ``cells(values, z, old, y, last_width, spare)`` for `groups`, from ``values[value]`` and `panel` on."""
     if not groups:
 
         @inlined

@@ -1,9 +1,9 @@
-"""Workers that run one program together: how a job is handed out, and how a worker waits for the next.
+"""Workers that run one program together: how a job is handed out, and how workers wait for the next one.
 
-The leader is the thread that calls; the others run `follow` for their whole life. A job is a number that goes up;
-who waits for it looks for a while, then sleeps on a condition variable of the system's. The leader waits for nobody
-to come: it begins, and whoever comes takes shares of what is left (`fastlstm.kernels.shares`). A job that finds the
-team at work for somebody else is run by its leader alone: the results are the same bits.
+The leader is the calling thread; the others run `follow` for their whole life. Jobs are numbered in ascending order; a
+worker that waits for the next one spins for a while, then sleeps on a condition variable. The leader does not wait for
+the workers: it begins, and any worker that joins takes shares of what is left (`fastlstm.kernels.shares`). If the team
+is busy with another caller's job, the leader runs its own alone: the results are bit-identical.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["dismiss", "follow", "lead"]
 
 Compiled = Callable[[int, int, int], int]
 
-SPINS = 3000  # looks before a worker sleeps: some 30 to 80 microseconds
+SPINS = 3000  # spins before a worker sleeps: some 30 to 80 microseconds
 RARELY = 16
 
 MASK_BYTES = 128
@@ -46,7 +46,7 @@ MASK_BYTES = 128
 
 @inlined
 def announce(job, workers):
-    """Make the next job known, and wake who sleeps."""
+    """Publish the next job, and wake sleeping workers."""
     swap(job + 8 * layout.JOB_NUMBER, word(job, layout.JOB_NUMBER) + 1)
     if load_atomic(job + 8 * layout.JOB_SLEEPERS) != 0:
         lock(job)
@@ -63,10 +63,10 @@ def announce(job, workers):
 
 @inlined
 def keep_off(job, words, here):
-    """Forbid a sleeping worker the processor `here`, the leader's, where the system might put it when it wakes.
+    """Keep a sleeping worker off the processor `here`, the leader's, where the system might put it when it wakes.
 
-    There it would take the leader's time, or wait for it, until the system notices: a matter of milliseconds. Return
-    whether there is any other for it; where there is not, it stays asleep (woken, it made calls 1.5 times as long).
+    There it would compete with the leader until the scheduler notices, which takes milliseconds. Return whether the
+    worker has any other processor; if it has none, it stays asleep (woken, it made calls take 1.5 times as long).
     """
     mask, at = words + 8 * layout.WORKER_MASK, words + 8 * layout.WORKER_MASK + here // 64 * 8
     thread = word(words, layout.WORKER_THREAD)
@@ -85,7 +85,7 @@ def keep_off(job, words, here):
 
 @inlined
 def roam(job, words):
-    """Allow a worker that has woken the processor that it was kept off."""
+    """Allow a worker that has woken to use the processor again that it was kept off."""
     mask, here = words + 8 * layout.WORKER_MASK, word(words, layout.WORKER_KEPT_OFF) - 1
     if here < 0:
         return
@@ -113,11 +113,11 @@ def sleep(job, worker, seen):
 
 
 def lead() -> Compiled:
-    """Run a program with its team; alone if the team is not there or has other work.
+    """Return the kernel that runs a program with its team, or alone if there is none or it is busy.
 
-    Arguments: address of the run's words, and whether the job is light: it would be done before workers that sleep
-    are awake. They are woken for one light job in `RARELY`, so that they come to stay where jobs follow each other
-    closely. The frame that runs it alone holds the number of time steps and the active rows, and gets the status.
+    Arguments: address of the run's words, and whether the job is light: done before sleeping workers would be awake.
+    They are woken for one light job in `RARELY`, so that they stay awake where jobs follow each other closely. The
+    frame for a run without a team holds the number of time steps and the active rows, and receives the status.
     """
 
     def kernel(run: int, light: int, unused: int) -> Any:
@@ -149,7 +149,7 @@ def lead() -> Compiled:
         announce(job, workers)
         call_kernel(drive, program, load_i64(frames))
         for i in range(1, workers):
-            # A worker that has not come in by now need not; one that is inside still reads the program.
+            # A worker that has not joined by now no longer needs to; one that has still reads the program.
             if not claim(place(job, i) + 8 * layout.WORKER_GATE, number, 0):
                 wait_for(job, place(job, i) + 8 * layout.WORKER_LEFT, number)
         store_i64(job + 8 * layout.JOB_PHASE, word(load_i64(frames), layout.PHASE))
@@ -163,7 +163,10 @@ def lead() -> Compiled:
 
 
 def follow() -> Compiled:
-    """Run this worker's part of every job until the team is dismissed. Arguments: the job's address, the worker."""
+    """Return the kernel that runs a worker's part of every job until the team is dismissed.
+
+    Arguments: the job's address, the worker's number.
+    """
 
     def kernel(job: int, worker: int, unused: int) -> int:
         seen = 0
@@ -187,7 +190,7 @@ def follow() -> Compiled:
 
 
 def dismiss() -> Compiled:
-    """Let the workers go home. Arguments: the job's address."""
+    """Return the kernel that makes the workers' threads end. Arguments: the job's address."""
 
     def kernel(job: int, unused: int, unused_2: int) -> int:
         swap(job + 8 * layout.JOB_ALIVE, 0)

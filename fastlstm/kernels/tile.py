@@ -2,20 +2,19 @@
 
     C[r, p, v] += sum over k, ascending, of A[r, k] * W[p, k, v]
 
-for `rows` rows, `panels` weight panels and `vectors` vectors a panel. Every output element is one chain of
-fused multiply-adds in the order of k, whatever the tile: this is what makes results the same bits for every
-batch, chunk and thread count.
+for `rows` rows, `panels` weight panels and `vectors` vectors per panel. Every output element is one chain of
+fused multiply-adds in the order of k, whatever the tile: this is what makes results bit-identical for every
+batch size, chunk size and thread count.
 
-Weights are packed as panels ``[k][vector][lane]``, so a tile reads them once, in order. With one row each
-weight feeds a single FMA straight from memory, and several panels side by side give the independent chains
-that hide the FMA's latency; with several rows each weight is used from a register.
+Weights are packed as panels ``[k][vector][lane]``, so a tile reads them once, in order. With one row, each
+weight is a memory operand of a single FMA, and several panels side by side give the independent chains
+that hide the FMA's latency; with several rows, each weight is loaded into a register and reused.
 
-A convolution's terms do not lie one behind the other: a table says where, in A (`gathered` is "rows") or in W
-("vectors"). Its sums start from zero, and C is added to them at the end, unless its
-address is 0.
+A convolution's terms are not contiguous: a table of offsets locates them, in A (`gathered` is "rows") or in W
+("vectors"). Its sums start from zero, and C is added to them at the end, unless C's address is 0.
 
-With `pairs`, what takes the place of a float is a pair of 16-bit integers, and of its product that of both, added: the
-sums are 32-bit integers until they are added to C, which holds floats. Those have to be exact.
+With `pairs`, each float of A and W is replaced by a pair of 16-bit integers, whose two products are added together.
+The sums are 32-bit integers, which must be exact, until they are added to C, which holds floats.
 """
 
 from __future__ import annotations
@@ -59,20 +58,20 @@ def tiles(
     pairs: bool = False,
 ) -> Any:
     """Return the intrinsic ``tiles(rows, panels, k, a_rows, w, w_stride, c_in, c_in_stride, c_out, c_out_stride,
-    ahead)``, which runs the tile of so many rows and panels; `shapes` holds those there are.
+    ahead)``, which runs the tile of that many rows and panels; `shapes` lists the available ones.
 
     ``a_rows`` is the address of `rows` row addresses; ``w`` the first panel and ``w_stride`` the bytes from
     one panel to the next; ``c_in`` and ``c_out`` hold, row by row at their strides, the panels' vectors side
-    by side (a stride of 0 reads one row, such as a bias, for all). All arguments are int64. With several rows and
-    `prefetching`, a cache line from ``ahead`` on is fetched for each k: weights that are needed soon.
+    by side (a stride of 0 reads the same row, such as a bias, for all). All arguments are int64. With several rows
+    and `prefetching`, one cache line per k is prefetched from ``ahead`` on: weights that are needed soon.
 
-    With `gathered`, ``ahead`` is the address of a table instead: for each k the bytes from a row's address to its
-    term ("rows"), or from a panel's address to its first vector ("vectors").
+    With `gathered`, ``ahead`` is the address of a table instead: for each k, the offset in bytes from a row's address
+    to its term ("rows"), or from a panel's address to its first vector ("vectors").
     """
-    # Where another thread shares the core, a loop's other instructions take the FMAs' place: for 3 rows by 4 vectors
-    # eight terms a turn took 2 to 6 % less time than four, and 4 to 11 % less than two. But they compile more slowly.
+    # When another thread shares the core, loop overhead competes with the FMAs: for 3 rows by 4 vectors, unrolling by
+    # eight took 2 to 6 % less time than by four, and 4 to 11 % less than by two. But it compiles more slowly.
     largest = max(rows * panels for rows, panels in shapes)
-    # Sums of integers LLVM takes in any order: over two terms it adds their products first, and spills.
+    # LLVM may reorder integer sums: unrolled by two, it adds the products first, and spills.
     most = 1 if pairs else 2 if lanes == 1 else 8 if largest * vectors <= 12 else 4
     rest = min(most, 2)
     cases = {
@@ -109,7 +108,7 @@ def tiles(
 def _tile(
     rows: int, panels: int, vectors: int, lanes: int, gathered: str, prefetching: bool, pairs: bool, unroll: int
 ) -> Any:
-    """Return what emits one tile: a function of the builder and the arguments of `tiles` from ``k`` on."""
+    """Return the function that emits one tile, given the builder and the arguments of `tiles` from ``k`` on."""
     wide = vectors * lanes * FLOAT_BYTES
 
     def emit(
@@ -159,8 +158,8 @@ def _tile(
                 offset = b.add(panel_offset, I64(v * lanes * FLOAT_BYTES))
                 return load_vector(b, b.add(w_panel[p], offset), lanes)
 
-            # Alive at any moment: the sums, the whole of the smaller operand and one value of the larger.
-            # That is what 16 registers hold for 3 rows x 4 vectors or 6 rows x 2; any other order spills.
+            # Live at any moment: the sums, the whole smaller operand and one value of the larger one.
+            # For 3 rows x 4 vectors or 6 rows x 2, that just fits 16 registers; any other order spills.
             new: dict[tuple[int, int, int], Any] = dict(zip(places, sums, strict=True))
             if rows > 1 and prefetching:
                 prefetch(b, b.add(ahead_at, b.add(b.mul(index, I64(LINE)), I64(ahead * LINE))))
@@ -180,7 +179,7 @@ def _tile(
             return list(new.values())
 
         def loop(sums: list[Any], start: Any, stop: Any, by: int) -> tuple[list[Any], Any]:
-            """Emit ``for index in range(start, stop, by)``, whole turns only, with the sums as loop-carried values."""
+            """Emit ``for index in range(start, stop, by)``, full iterations only; the sums are loop-carried values."""
             last = stop if by == 1 else b.and_(stop, I64(-by))
             before = b.block
             head = b.append_basic_block("tile.head")

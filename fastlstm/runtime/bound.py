@@ -1,7 +1,7 @@
-"""Memory for a lowered program, and calls of it, independent of what lowered the program.
+"""Memory for a lowered program, and calls of it, independent of what lowered it.
 
-A `Lowered` is a program for a number of batch rows in the words that kernels read, with addresses left open. `Instance`
-gives it memory in this process, fills the addresses in and runs it.
+A `Lowered` is a program for a number of batch rows, in the words that kernels read, with addresses left open.
+`Instance` gives it memory in this process, fills in the addresses and runs it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SlotMemory(NamedTuple):
 
 
 class Lowered(NamedTuple):
-    """A program for `batch` rows in words.
+    """A program for `batch` rows, as words.
 
     Attributes
     ----------
@@ -43,17 +43,17 @@ class Lowered(NamedTuple):
     batch : int
     slots : sequence of SlotMemory
     words : sequence of int
-        The instruction table (see `fastlstm.kernels.drive`), 0 where an address belongs.
+        The instruction table (see `fastlstm.kernels.drive`), with 0 in place of every address.
     kernels : sequence of (int, Kernel)
-        The words that are a kernel's address.
+        The positions of words that hold a kernel's address.
     arrays : sequence of (int, array, int)
-        The words that are an address in an array: that many bytes past its first element.
+        The positions of words that hold an address in an array, that many bytes past its first element.
     block : int
         The most time steps of a block.
     scratch, integers : int
-        Bytes that a worker needs for itself, and behind them for rows as integers (`fastlstm.program.scratch`).
+        Bytes of scratch memory per worker, and after them bytes for quantised rows (`fastlstm.program.scratch`).
     macs : int
-        Multiply-adds of a time step.
+        Multiply-adds per time step.
     """
 
     target: Target
@@ -71,12 +71,12 @@ class Lowered(NamedTuple):
 class Instance:
     """Slots, buffers and instructions for a fixed number of batch rows.
 
-    With more than one of `workers`, a team runs what is long enough to gain from it.
+    With more than one of `workers`, a team runs calls that are long enough to gain from it.
     """
 
     def __init__(self, lowered: Lowered, workers: int = 1, steps: int = 0) -> None:
         self.lowered, self.workers, self.steps = lowered, workers, steps
-        self.batch = self.used = lowered.batch  # rows of the batch that memory is allocated for, and that run
+        self.batch = self.used = lowered.batch  # batch rows that memory is allocated for, and that run
         self.macs = lowered.macs
         self.busy = Busy()
         slots = lowered.slots
@@ -113,7 +113,7 @@ class Instance:
             frame[word] = value
 
     def _prepare_team(self) -> None:
-        """Make a frame for each worker, and the words of the team's call."""
+        """Make a frame for each worker, and the words for the team's call."""
         self._team = team_of(self.workers)
         for worker, scratch in enumerate(self._scratch):
             frame = np.zeros(layout.FRAME_WORDS, np.int64)
@@ -126,7 +126,7 @@ class Instance:
 
     @property
     def target(self) -> Target:
-        """What its kernels are compiled for."""
+        """The target that its kernels are compiled for."""
         return self.lowered.target
 
     @property
@@ -150,14 +150,14 @@ class Instance:
     def functions(self) -> tuple[tuple[int, int], tuple[int, int, int] | None]:
         """Return what `call` chooses from: function and first argument of a run without a team, and of one with it.
 
-        Behind those of the team is the address of the word that says whether it has been started.
+        The team's are followed by the address of the word that says whether it has been started.
         """
         if self.workers == 1:
             return self._alone[:2], None
         return self._alone[:2], (self._address("team.lead"), address_of(self._run_words), self._team.alive)
 
     def _place_buffers(self, steps: int) -> None:
-        """Give every slot its memory for `steps` time steps; states and other rows keep theirs."""
+        """Give every slot memory for `steps` time steps; states and other rows keep theirs."""
         self.steps = steps
         self.frame[layout.ROOM] = steps
         for index, slot in enumerate(self.lowered.slots):
@@ -186,7 +186,7 @@ class Instance:
                 self._table[index, layout.SLOT_TIME] = 4 * slot.stride * rows
 
     def rows(self, index: int) -> Array:
-        """Return the buffer of a "row" slot, at least its width wide; writing to it writes the state."""
+        """Return the buffer of a "row" slot, at least as wide as the slot; writing to it writes the state."""
         buffer = self._buffers[index]
         assert buffer is not None
         stride = self.lowered.slots[index].stride
@@ -207,7 +207,7 @@ class Instance:
         self._buffers[index] = array
 
     def run(self, steps: int, active: Array | None = None) -> int:
-        """Run all stages over `steps` time steps; return the frame's status. InputError if a run is under way.
+        """Run all stages over `steps` time steps; return the frame's status. InputError if it is already running.
 
         `active` holds, for rows sorted by length, the number of rows active at each step.
         """
@@ -222,7 +222,7 @@ class Instance:
             busy.free = None
 
     def drive(self, steps: int, active: Array | None = None) -> int:
-        """Run as `run` does, for a caller that owns the program."""
+        """Do what `run` does, for a caller that already owns the program."""
         if steps > self.steps:
             self._place_buffers(max(steps, min(2 * self.steps, 4096)))
         frame = self.frame
@@ -234,7 +234,7 @@ class Instance:
         return int(frame[layout.STATUS])
 
     def reserve(self, steps: int) -> None:
-        """Allocate for `steps` time steps, so that a run over that many allocates nothing."""
+        """Allocate memory for `steps` time steps, so that a run over that many allocates nothing."""
         if steps > self.steps:
             self._place_buffers(steps)
 
@@ -243,11 +243,11 @@ class Instance:
         return address_of(self._table) + 8 * layout.SLOT_WORDS * index
 
     def place_row(self, index: int, address: int) -> None:
-        """Point a "row" slot at memory of another owner."""
+        """Point a "row" slot at memory that someone else owns."""
         self._table[index, layout.SLOT_BASE] = address
 
     def nbytes(self) -> int:
-        """Return the bytes of working memory."""
+        """Return the number of bytes of working memory."""
         return sum(b.nbytes for b in self._buffers if b is not None) + sum(s.nbytes for s in self._scratch)
 
 

@@ -1,7 +1,7 @@
-"""Check mode: what an instruction of a segment accesses, held against its slots and arrays.
+"""Check mode: whether what an instruction of a segment accesses is within its slots and arrays.
 
-A program calls `check` for every instruction when it is assembled, before anything runs. The table repeats what the
-docstrings of `fastlstm.kernels` say, and uses the arguments alone: builder and kernel have to agree on them.
+A program calls `check` for every instruction when it is assembled, before anything runs. The table restates what the
+docstrings of `fastlstm.kernels` say, using the arguments alone: builder and kernel have to agree on them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ __all__ = ["BoundsError", "check"]
 
 Touched: TypeAlias = Mapping[str, int]
 Extent: TypeAlias = Callable[[tuple[Any, ...], Any], tuple[Touched, Touched]]
-"""Constants and arguments -> the floats of a row that each slot has to have, the bytes that each array has to have;
-both by the argument's name."""
+"""Constants and arguments -> the floats per row that each slot needs, and the bytes that each array needs; both by the
+argument's name."""
 
 
 class BoundsError(AssertionError):
-    """An instruction would access memory out of its bounds: a bug of the engine, never of the caller."""
+    """An instruction would access memory out of bounds: a bug of the engine, never of the caller."""
 
 
 def check(slots: Sequence[Slot], step: Instruction) -> None:
@@ -148,4 +148,4 @@ EXTENTS: Mapping[str, Extent] = {
     "movement.embed": lambda _, a: ({"ids": 1, "out": a.floats}, {"table": 4 * a.rows * a.floats}),
 }
 ELSEWHERE = frozenset(["split.split", "gather.gather", "gather.scatter", "profile.mark"])
-"""Kernels whose arguments are places in memory: they have protected pages alone."""
+"""Kernels whose arguments are addresses: only protected pages guard their accesses."""

@@ -1,11 +1,11 @@
-"""Whether something is in use, so that a call which meets another is refused: not a lock, nobody ever waits.
+"""Busy flags: a call that would overlap another one is refused. A flag is no lock: nothing ever waits for it.
 
-The flag is a slot of a Python object: filled while the thing is free, empty while a call uses it. Deleting a slot is
-one step of the interpreter, so of two threads only one succeeds; and no signal is handled between it and the next
-step, so an interrupt never leaves a thing in use for good. Compiled code reads and writes the very same slot while it
-holds the interpreter lock (`fastlstm.kernels.entry`, and `gather.call` for pools), so a step that goes through an entry
-pays one load and two stores for it, 5 to 25 ns in all. From Python, for calls of 20 microseconds and more, it takes
-some 40 ns::
+The flag is a slot of a Python object: filled while the object it belongs to is free, empty while a call uses it.
+Deleting a slot is a single interpreter step, so only one of two threads succeeds; and no signal is handled between it
+and the next step, so an interrupt never leaves an object busy for good. Compiled code reads and writes the same slot
+while it holds the interpreter lock (`fastlstm.kernels.entry`, and `gather.call` for pools), so for a step through an
+entry the flag costs one load and two stores, 5 to 25 ns in all. From Python, for calls of 20 microseconds and more, it
+costs some 40 ns::
 
     try:
         del busy.free
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 
 class Busy:
-    """A flag: the attribute `free` is there while nobody uses what the flag belongs to."""
+    """A flag: the attribute `free` exists while nothing uses the object that the flag belongs to."""
 
     __slots__ = ("free",)
 
@@ -48,12 +48,12 @@ S = TypeVar("S", bound=_Shared)
 
 
 def is_free(busy: Busy) -> bool:
-    """Return whether nobody uses what a flag belongs to."""
+    """Return whether the object that a flag belongs to is free."""
     return hasattr(busy, "free")
 
 
 def in_use(what: str) -> InputError:
-    """Return the error of a call that meets another."""
+    """Return the error of a call that would overlap another one."""
     return InputError(
         f"This {what} is in use by another call; nothing has changed. A {what} does one call at a time: "
         "give every thread its own, or let the calls follow one another."
@@ -61,7 +61,7 @@ def in_use(what: str) -> InputError:
 
 
 def exclusive(what: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
-    """Return a decorator for methods that use all of an object whose flag is `_busy`: a `what`, in the error."""
+    """Return a decorator for methods that need an object for themselves: its flag is `_busy`, errors call it `what`."""
 
     def decorate(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
         @wraps(method)

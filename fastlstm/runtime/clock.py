@@ -1,7 +1,7 @@
-"""Time between instructions: programs that read a clock after each of theirs.
+"""Timing single instructions: programs that read a clock after each of theirs.
 
-`marked` puts an instruction behind every instruction of a program; it adds the ticks since the one before to a word of
-the clock's table. What runs in Python is noted by the same kernel, so the words add up to the time that has passed.
+`marked` inserts an instruction after every instruction of a program; it adds the ticks since the previous reading to a
+word of the clock's table. Time spent in Python is added by the same kernel, so the words sum to the elapsed time.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = ["OUTSIDE", "Clock", "marked"]
 KERNEL = "profile.mark"
 WORDS = 1 << 14
 OUTSIDE = ("", "between kernels")
-"""Where the time goes between a program's end and the next one's beginning: Python, checks, copies."""
+"""Time between the end of one program and the start of the next: Python, checks, copies."""
 OTHERS = ("", "others")  # once the table is full
 
 
 class Clock:
-    """Ticks by layer and kernel, of one thread at a time."""
+    """Ticks by layer and kernel, for one thread at a time."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -41,7 +41,7 @@ class Clock:
         self._frame = np.zeros(layout.FRAME_WORDS, np.int64)
 
     def mark(self, layer: str, what: str) -> Instruction:
-        """Return the instruction that adds the time since the last mark to what a layer's kernel took."""
+        """Return the instruction that adds the time since the last mark to a layer's kernel."""
         return Instruction(KERNEL, (), Mark(place(self.table), self._word(layer, what)), KERNEL, layer=layer)
 
     def note(self, layer: str, what: str) -> None:
@@ -56,17 +56,17 @@ class Clock:
         return self._words.setdefault(key, len(self._words) + 1)
 
     def start(self) -> None:
-        """Count from zero and from now on."""
+        """Start counting from zero now."""
         self.note(*OUTSIDE)
         self.table[1:] = 0
 
     def ticks(self) -> Mapping[tuple[str, str], int]:
-        """Return the ticks since `start` by layer and kernel, in the order in which programs were made."""
+        """Return the ticks since `start` by layer and kernel, in the order the programs were made."""
         return {key: int(self.table[word]) for key, word in self._words.items()}
 
 
 def marked(program: Program, clock: Clock) -> Program:
-    """Return a program that does the same and tells the clock after each instruction, those of loops' bodies too."""
+    """Return the program with a mark after each instruction, including those in the bodies of loops."""
     first = Stage(layout.ONCE, (clock.mark(*OUTSIDE),))
     within = _within(program, clock)
     return replace(within, stages=(first, *within.stages))

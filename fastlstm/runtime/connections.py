@@ -12,14 +12,14 @@ __all__ = ["Connections", "Port", "State", "axes_of", "check_state"]
 
 
 class State(NamedTuple):
-    """A state of one direction of a layer: where it lives and which values set and show it."""
+    """A state of one direction of a layer: where it is stored, and which values set and return it."""
 
     slot: int
     width: int
     direction: int
     directions: int  # of its layer
     given: str  # value name of the initial state, "" for zero
-    shown: str  # value name of the final state, "" if nobody asks
+    shown: str  # value name of the final state, "" if not requested
     name: str
 
 
@@ -42,7 +42,7 @@ class Connections(NamedTuple):
     lengths : str
         The value with the rows' lengths, "" if there is none.
     masks : tuple of (int, str, bool)
-        Slot, value, whether it is read backwards.
+        Slot, value, whether it is read backwards in time.
     flat : bool
         Whether all axes of the one input but the last are rows.
     tables : mapping of int to int
@@ -59,7 +59,7 @@ class Connections(NamedTuple):
 
 
 def check_state(state: State, given: Array, batch: int) -> None:
-    """Raise InputError unless an initial state has the shape that it should have."""
+    """Raise InputError unless an initial state has the expected shape."""
     if (
         given.ndim != 3
         or given.shape[0] != state.directions

@@ -1,4 +1,4 @@
-"""Arrays as the dtype that a model takes, where every number survives that."""
+"""Conversion of arrays to the dtype that a model takes, if all numbers are in its range."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["converted"]
 
 
 def converted(array: Array, dtype: npt.DTypeLike, what: str) -> Array:
-    """Return the array, or a copy of the dtype; InputError if a number has no place there.
+    """Return the array, or a copy with the dtype; InputError if a number is out of its range.
 
-    Integers have to lie in the range of a dtype of integers, finite ones in that of floats: beyond it they
-    would wrap round or become infinite.
+    Integers have to be in the range of an integer dtype, finite numbers in that of a float dtype: beyond it they would
+    wrap around or become infinite.
     """
     wanted = np.dtype(dtype)
     if array.dtype == wanted:

@@ -19,7 +19,7 @@ Place = tuple[int, str, int]  # slot, axes, features (0: ids)
 
 FLOAT, FLAG, LONG = np.dtype(np.float32), np.dtype(np.bool_), np.dtype(np.int64)
 WHOLE_NUMBERS: Mapping[str, np.dtype[Any]] = {"int32": np.dtype(np.int32), "int64": LONG}
-MOST_STAGED = 1 << 22  # elements of memory for values whose rows are sorted, or whose ids are widened
+MOST_STAGED = 1 << 22  # most elements of staging memory, for values whose rows are sorted or whose ids are widened
 
 
 def stream_entry(
@@ -34,7 +34,7 @@ def stream_entry(
     steps : int
         Time steps of a call; 0 for any number.
     time_axis, batch_axis : bool
-        Whether arrays have an axis for time, and one for batch rows; one of size 1 may be left out.
+        Whether arrays have a time axis and a batch axis; an axis of size 1 may be left out.
     """
     sizes = {"T": steps or None, "B": program.used, "1": 1}
     dropped = ("" if time_axis else "T1") + ("" if batch_axis else "B1")
@@ -57,9 +57,9 @@ def sequence_wiring(
     constants: Mapping[str, Array],
     steps: int,
 ) -> Wiring | None:
-    """Return how a model's values connect to a program for whole sequences; None if not all of them do.
+    """Return how a model's values connect to a program for whole sequences; None if some cannot be connected.
 
-    If rows have to be sorted or ids widened, there is memory for `steps` time steps.
+    If rows have to be sorted or ids widened, the staging memory is for `steps` time steps.
     """
     dtypes = {spec.name: spec.dtype for spec in inputs}
     given = {state.given for state in connections.states if state.given and state.given not in constants}
@@ -109,7 +109,7 @@ def _value(
     tables: Mapping[int, int],
     dropped: str = "",
 ) -> Value:
-    """Return an input or output whose rows the program reads or writes where they are."""
+    """Return an input or output whose rows the program reads or writes in place."""
     slot, axes, features = place
     kept = "".join(axis for axis in axes if axis not in dropped)
     shape = tuple(features if axis == "F" else sizes[axis] for axis in kept)
@@ -182,7 +182,7 @@ def _copies(
 
 
 def _with_memory(connections: Connections, program: Instance, wiring: Wiring, steps: int) -> Wiring | None:
-    """Return the wiring with the memory that lengths, masks and narrow ids take; None if that is too much."""
+    """Return the wiring with the memory that lengths, masks and 32-bit ids need; None if that is too much."""
     rows = program.used
     number = {value.name: i for i, value in enumerate(wiring.inputs)}
 

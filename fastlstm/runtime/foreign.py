@@ -1,6 +1,6 @@
 """Arrays of other libraries: PyTorch tensors, DLPack objects, pandas and polars columns, Arrow arrays.
 
-None of these libraries is imported: an object says itself what it is. What came as a PyTorch tensor goes out as one.
+None of these libraries is imported: objects are recognised by what they offer. PyTorch tensors in give tensors out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Method = Callable[..., Any]
 
 def is_tensor(value: Any) -> bool:
     """Whether a value is a PyTorch tensor."""
-    torch = sys.modules.get("torch")  # a tensor can only be where torch has been imported
+    torch = sys.modules.get("torch")  # without torch imported, there can be no tensor
     return torch is not None and isinstance(value, torch.Tensor)
 
 
@@ -34,15 +34,15 @@ def tensors_among(values: Any) -> bool:
 
 
 def as_array(value: Any, what: str) -> Array:
-    """Return a value as a NumPy array that shares its memory where that is possible.
+    """Return a value as a NumPy array, sharing its memory if possible.
 
     Parameters
     ----------
-    value : array or what can be read as one
-        NumPy arrays, numbers and nested lists of them; PyTorch tensors in the processor's memory; whatever speaks
-        DLPack; columns of pandas, polars and Arrow, lists in them if they are of one length.
+    value : array_like
+        NumPy arrays, numbers and nested lists of them; PyTorch tensors in CPU memory; objects that support DLPack;
+        columns of pandas, polars and Arrow, also of lists if these are of equal length.
     what : str
-        Named in errors.
+        What error messages call it.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def as_arrays(values: Any, what: str) -> Any:
 
 
 def as_given(results: Any) -> Any:
-    """Return results as PyTorch tensors that share their memory: the caller gave tensors."""
+    """Return results as PyTorch tensors that share their memory, for a caller that gave tensors."""
     torch = sys.modules["torch"]
     if isinstance(results, Mapping):
         return {name: as_given(result) for name, result in results.items()}
@@ -105,7 +105,7 @@ def as_given(results: Any) -> Any:
 
 
 def with_tensors(method: Method) -> Method:
-    """Return a method of arrays that takes PyTorch tensors too, and answers with tensors then."""
+    """Wrap a method that takes arrays, so that it takes PyTorch tensors too and then returns tensors."""
 
     @wraps(method)
     def either(self: Any, *arguments: Any) -> Any:

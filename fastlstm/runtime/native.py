@@ -1,12 +1,13 @@
-"""A call as a Python built-in: from the interpreter into compiled code without a detour.
+"""Calls as Python built-ins: from the interpreter straight into compiled code.
 
-`fastlstm.kernels.entry` is a C function of the kind that CPython calls for a built-in. It looks at the arrays it is
-given (in a dict, a tuple, or one alone), and where each is just what was expected (type, dtype, sizes) it points the
-program at their memory, runs it and returns new arrays. Anything else it answers with None, and the caller takes the
-way through Python, which converts, or says what does not fit. Here is what such a function is told: a `Wiring`.
+`fastlstm.kernels.entry` is a C function with the signature of a CPython built-in. It checks the arrays it is given (in
+a dict, a tuple, or a single one); if each is exactly what was expected (type, dtype, sizes), it points the program at
+their memory, runs it and returns new arrays. For anything else it returns None, and the caller falls back to Python
+code, which converts the arrays or reports what does not fit. This module builds what such a function needs to know: a
+`Wiring`, turned into words.
 
-Reading NumPy's array objects by offset rests on their layout, which NumPy keeps for C extensions. It is checked
-once against arrays made for it; where it differs (or on an interpreter without a global lock) there are no
+NumPy's array objects are read by offset. This relies on their layout, which NumPy keeps stable for C extensions. The
+layout is checked once, on arrays made for it; if it differs (or the interpreter has no global lock) there are no
 entries, and every call goes through Python.
 """
 
@@ -37,18 +38,18 @@ __all__ = [
 Call = Callable[..., Any]
 
 UNLIMITED = 1 << 62  # time steps
-EMPTY = 184  # place of PyArray_Empty in NumPy's table of functions for C extensions
+EMPTY = 184  # index of PyArray_Empty in NumPy's C API table
 METH_FASTCALL = 0x80
-HOLD = 200_000  # multiply-adds below which giving the interpreter lock away would take longer than the work
+HOLD = 200_000  # multiply-adds below which releasing the interpreter lock would take longer than the work
 CONTIGUOUS, ALIGNED = 0x1, 0x100  # NumPy's flags
 
 
 def never(*_: Any) -> None:
-    """Take the place of an entry where there is none."""
+    """Stand in for an entry where there is none."""
 
 
 class Value(NamedTuple):
-    """An array that a call takes or gives.
+    """An array that a call takes or returns.
 
     Attributes
     ----------
@@ -59,17 +60,17 @@ class Value(NamedTuple):
     slot : int
         Address of the slot that is pointed at it; 0 if it is copied, or read by the entry itself.
     axes : tuple of int or None
-        Where time steps and batch rows lie.
+        The axes of time steps and of batch rows.
     whole : bool
-        Whether it has to lie in memory without gaps; else its last axis has to where `dense` says so.
+        Whether it has to be contiguous; if not, only its last axis has to be, where `dense` says so.
     row_bytes : int
-        Bytes of one time step and row in the program's own memory.
+        Bytes of one row of one time step in the program's own memory.
     ids : int
-        Rows of the table that ids point into; 0 if it holds none.
+        Rows of the table that its ids point into; 0 if it holds no ids.
     stage : array or None
-        Memory of the program's own for it, for calls that sort rows or widen ids.
+        The program's own memory for it, for calls that sort rows or widen ids.
     equal : array or None
-        What it has to be equal to.
+        The values that it has to hold.
     """
 
     name: str
@@ -86,18 +87,18 @@ class Value(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """Rows copied between an array and memory of the program's own.
+    """Rows copied between an array and the program's own memory.
 
     Attributes
     ----------
     value : int or array
-        Number of the input (before a run) or output (after it), -1 for none; or memory that is copied in every call.
+        Index of the input (before a run) or output (after it), -1 for none; or memory that is copied in every call.
     memory : array
-        In the program, [rows, floats] where only a part of a value is copied.
+        The program's side; [rows, floats] if only a part of a value is copied.
     part : int or None
-        The part is ``value[part]``, and an array [rows, …]; None copies all of it.
+        The part ``value[part]``, an array [rows, …], is copied; None copies the whole value.
     nbytes : int
-        Of a row; what is left of it in `memory` is set to zero before a run.
+        Bytes per row; the rest of a row of `memory` is set to zero before a run.
     """
 
     value: int | Array
@@ -107,7 +108,7 @@ class Copy(NamedTuple):
 
 
 class Mask(NamedTuple):
-    """An input [time, batch] that says which steps count: its number, the slot of its codes, memory for them."""
+    """An input [time, batch] that says which steps count: its index, the slot of its codes, memory for them."""
 
     value: int
     slot: int
@@ -116,7 +117,7 @@ class Mask(NamedTuple):
 
 
 class Lengths(NamedTuple):
-    """An input with the length of each row: its number, and memory for active rows, next places, and the order."""
+    """An input with each row's length: its index, and memory for active rows, sorting, and the rows' order."""
 
     value: int
     active: Array
@@ -131,17 +132,18 @@ class Wiring(NamedTuple):
     ----------
     inputs, outputs : sequence of Value
     before, after : sequence of Copy
-        Of inputs before the run, of outputs after it.
+        Copies of inputs before the run, and of outputs after it.
     steps : int
-        Time steps if they are always as many, else 0.
+        The number of time steps if it is fixed, else 0.
     room : int
-        The most time steps that there is memory for, besides the program's own.
+        The most time steps that staging memory is there for, besides the program's own.
     bare : bool
-        Whether a single output is never wrapped in a dict, and several always are. Else a dict answers a dict.
+        Whether a single output is never wrapped in a dict, and several always are. If not, a dict of inputs gives a
+        dict of outputs.
     in_place : bool
         Whether an output may take the place of an input.
     watched : sequence of int
-        Addresses of words that are 0 after a run; a call after which one is not is answered with None.
+        Addresses of words that are 0 after a good run; if one is not, the call returns None.
     """
 
     inputs: Sequence[Value]
@@ -158,12 +160,12 @@ class Wiring(NamedTuple):
 
     @property
     def owns_memory(self) -> bool:
-        """Whether there is memory for it besides the program's own."""
+        """Whether it has memory besides the program's own."""
         return self.room < UNLIMITED
 
 
 def entry_kernel(wiring: Wiring) -> Kernel:
-    """Return the entry for values connected so: one array in and one out, both used in place, have their own."""
+    """Return the kind of entry for a wiring: there is a special one for a single input and output, both in place."""
     plain = len(wiring.inputs) == len(wiring.outputs) == 1 and wiring.lengths is None
     plain = plain and not (wiring.after or wiring.masks)
     for value in (*wiring.inputs, *wiring.outputs):
@@ -172,12 +174,12 @@ def entry_kernel(wiring: Wiring) -> Kernel:
 
 
 def likely_entry(inputs: int, outputs: int) -> Kernel:
-    """Return the entry that a model with so many inputs and outputs most likely needs."""
+    """Return the entry that a model with this many inputs and outputs most likely needs."""
     return Kernel("entry.call", (inputs == outputs == 1,))
 
 
 class Context(np.ndarray[Any, np.dtype[np.int64]]):
-    """The words that the entry reads; it keeps alive what they point to."""
+    """The words that the entry reads; keeps what they point to alive."""
 
     keeps: tuple[Any, ...] = ()
 
@@ -192,7 +194,7 @@ class _MethodDef(ctypes.Structure):
 
 
 class Runs(Protocol):
-    """What an entry asks of a program that is bound to memory (`fastlstm.runtime.bound.Instance`)."""
+    """What an entry needs from a program bound to memory (`fastlstm.runtime.bound.Instance`)."""
 
     batch: int
     used: int
@@ -202,23 +204,23 @@ class Runs(Protocol):
 
     @property
     def target(self) -> Target:
-        """What its kernels are made for."""
+        """The target that its kernels are compiled for."""
 
     def functions(self) -> tuple[tuple[int, int], tuple[int, int, int] | None]:
-        """Return what runs it alone, and with its workers: addresses of a kernel and of what that reads."""
+        """Return what runs it alone and with its workers: addresses of a kernel and of the words it reads."""
 
 
 def entry(program: Runs, wiring: Wiring, busy: Busy | None = None) -> Call:
     """Return a built-in ``call(given, out=None)`` that runs `program`.
 
-    `given` is a dict of the inputs, a tuple, or an only input; `out` has the form of the answer. A call that finds
-    `busy` (the program's flag unless another is given) taken returns None, unless that is its third argument: who took
-    it says so.
+    `given` is a dict or tuple of the inputs, or the only input; `out` has the form of the result. If `busy` (the
+    program's flag unless another is given) is taken, a call returns None, unless it passes `busy` as its third
+    argument to say that it has taken the flag itself.
 
     Returns
     -------
     callable
-        Returns the outputs, or None if the arguments are not just what was expected.
+        Returns the outputs, or None if the arguments are not exactly as expected.
     """
     values = [*wiring.inputs, *wiring.outputs]
     if not usable() or any(len(value.shape) > layout.MOST_AXES for value in values):
@@ -250,8 +252,8 @@ def entry(program: Runs, wiring: Wiring, busy: Busy | None = None) -> Call:
 
 
 def ahead_of_entries(kernel: Kernel, target: Target) -> None:
-    """Have idle cores compile an entry. A first result does not wait for it: that goes through Python."""
-    from fastlstm.kernels.compiler import ahead  # where nothing is compiled it is not needed
+    """Have idle cores compile an entry. The first result, computed through Python, does not wait for it."""
+    from fastlstm.kernels.compiler import ahead  # not needed if nothing is compiled
 
     if listings:
         address(kernel, target)
@@ -259,7 +261,7 @@ def ahead_of_entries(kernel: Kernel, target: Target) -> None:
 
 
 def context(count: int) -> Context:
-    """Return so many words for a built-in, with the objects and functions that it may need in front."""
+    """Return an array of that many words for a built-in, beginning with the objects and functions it may need."""
     words = np.zeros(count, np.int64).view(Context)
     for index, number in _objects().items():
         words[index] = number
@@ -267,7 +269,7 @@ def context(count: int) -> Context:
 
 
 def built_in(kernel: Kernel, target: Target, words: Context, *keeps: Any) -> Call:
-    """Return a kernel as a Python built-in that reads these words; what they point to is kept. See `usable`."""
+    """Return a kernel as a Python built-in that reads these words and keeps what they point to. See `usable`."""
     method = _MethodDef(b"call", address(kernel, target), METH_FASTCALL, None)
     words.keeps = (method, *keeps)
     make = ctypes.pythonapi.PyCFunction_NewEx
@@ -307,7 +309,7 @@ def _value_words(value: Value) -> list[int]:
 
 
 def _copy_words(copy: Copy, first: int) -> list[int]:
-    """Return the words of a copy; its value is counted from the record `first` on."""
+    """Return the words of a copy; its value's index is relative to the record `first`."""
     memory, whole = copy.memory, copy.part is None
     if isinstance(copy.value, int):
         number, source = (first + copy.value if copy.value >= 0 else -1), 0
@@ -363,7 +365,7 @@ def _run_words(program: Runs, busy: Busy) -> dict[int, int]:
 
 @cache
 def _objects() -> dict[int, int]:
-    """Return the words that name objects and functions of Python's and NumPy's."""
+    """Return the words that hold the addresses of Python's and NumPy's objects and functions."""
     functions = {
         layout.ENTRY_INCREF: "Py_IncRef",
         layout.ENTRY_DECREF: "Py_DecRef",
@@ -407,7 +409,7 @@ def _word(address: int) -> int:
 
 @cache
 def usable() -> bool:
-    """Whether array objects and NumPy's function table are as the compiled entry reads them."""
+    """Whether array objects and NumPy's function table have the layout that the compiled entry reads."""
     if sys.implementation.name != "cpython" or sys.maxsize < 1 << 32:
         return False
     if sys.version_info >= (3, 13):
@@ -436,7 +438,7 @@ def usable() -> bool:
     if filled != id(None) or _word(id(flag) + layout.OBJECT_SLOT) != 0:
         return False
     dtype, sizes = np.dtype(np.float32), (ctypes.c_int64 * 2)(3, 5)
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(dtype))  # the function takes a reference over
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(dtype))  # the function steals a reference
     prototype = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
     made = prototype(_empty())(2, ctypes.addressof(sizes), id(dtype), 0)
     return type(made) is np.ndarray and made.shape == (3, 5) and made.dtype == dtype and made.flags.c_contiguous

@@ -1,18 +1,18 @@
-"""First calls kept beside compiled code: with one, a model file that was run before starts without being planned.
+"""First calls cached beside compiled code: with one, a model file that was run before starts without being planned.
 
-When a model out of a ``.fastlstm`` file has run for the first time and its plan is one segment, what the call was made
-of is written to the cache: the lowered program with its packed weights, the machine code of its kernels, and how values
-connect to slots. A later process that loads a file of the same content runs it by that; the graph is read, optimised
-and planned only when something else is asked of the model.
+When a model from a ``.fastlstm`` file has run for the first time and its plan is a single segment, everything the call
+needs is written to the cache: the lowered program with its packed weights, the machine code of its kernels, and how
+values connect to slots. A later process that loads a file with the same content runs from it; the graph is read,
+optimised and planned only when something else is asked of the model.
 
-A file of the cache is named by all that it was made from: the content of the model file, the target with its caches,
-what was asked of `load`, the versions of fastlstm and NumPy, and size and time of every module of fastlstm, by which
-Python, too, tells whether its compiled modules are those of the sources. Like compiled code it is read only where
-nobody else can have written it, and carries a checksum.
+The name of a cache file is derived from all that it was made from: the content of the model file, the target with its
+cache sizes, the arguments of `load`, the versions of fastlstm and NumPy, and the size and modification time of every
+module of fastlstm, by which Python, too, tells whether its compiled modules are up to date. Like compiled code, it is
+read only where nobody else can have written it, and it carries a checksum.
 
     8 bytes   b"prepared"
     32        SHA-256 of all that follows
-    8         bytes of the header (little-endian)
+    8         length of the header in bytes (little-endian)
     header    JSON
     blocks    code at multiples of a page, arrays at cache lines
 """
@@ -56,27 +56,27 @@ __all__ = ["Prepared", "find", "keep", "place_of"]
 MAGIC = b"prepared"
 HEAD = len(MAGIC) + 32 + 8
 PAGE = 4096
-LARGEST = 128 << 20  # bytes of a call
-MOST_BYTES = 256 << 20  # of all that is kept: the oldest go first
+LARGEST = 128 << 20  # most bytes of a call
+MOST_BYTES = 256 << 20  # of all cached calls together: the oldest go first
 DRIVE = Kernel("drive.drive")
 OF_TEAMS = tuple(Kernel(f"team.{name}") for name in ("lead", "follow", "dismiss")) + (Kernel("shares.following"),)
 
 
 class Prepared(NamedTuple):
-    """A call that was kept, and the notes of which its loading warned."""
+    """A cached call, and the notes that loading the model warned about."""
 
     call: Call
     notes: tuple[str, ...]
 
 
 def place_of(file: BinaryIO, threads: object, workers: int, precision: object, target: Target) -> Path | None:
-    """Return where the first call of a model file is kept, None if it is not."""
+    """Return where the first call of a model file is cached, None if it cannot be."""
     folder = _folder()
     if folder is None or os.name != "posix" or CHECKING or listings or not isinstance(precision, str):
         return None
     try:
         made_from = (__version__, np.__version__, _modules(), vars(target), threads, workers, precision)
-    except OSError:  # of modules that do not lie in files
+    except OSError:  # modules that are not files
         return None
     name = hashlib.sha256(repr((made_from, digest_of(file))).encode()).hexdigest()[:32]
     return folder / f"{name}.model"
@@ -89,7 +89,7 @@ def _folder() -> Path | None:
 
 @once
 def _modules() -> str:
-    """Return a hash of the names, sizes and times of all modules."""
+    """Return a hash of the names, sizes and modification times of all modules."""
     found = []
     waiting = [Path(__file__).parents[1]]
     while waiting:
@@ -104,13 +104,13 @@ def _modules() -> str:
 
 
 def find(path: Path, target: Target) -> Prepared | None:
-    """Return the call that is kept in a file; None if there is none, or it is damaged or not to be trusted."""
+    """Return the call cached in a file; None if there is none, or it is damaged or not to be trusted."""
     try:
-        if cache.mistrust(path):  # who compiles or loads kernels says so
+        if cache.mistrust(path):  # compiling or loading kernels will report it
             return None
         with open(path, "rb") as file:
             content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except (OSError, ValueError):  # of an empty file
+    except (OSError, ValueError):  # an empty file
         return None
     if content[: len(MAGIC)] != MAGIC or hashlib.sha256(content[HEAD - 8 :]).digest() != content[len(MAGIC) : HEAD - 8]:
         return None
@@ -119,12 +119,12 @@ def find(path: Path, target: Target) -> Prepared | None:
 
 
 def _restored(head: Mapping[str, Any], blocks: memoryview, target: Target) -> Prepared | None:
-    """Bind a kept program to memory and connect it."""
+    """Bind a cached program to memory and connect it."""
     memory = [np.frombuffer(blocks, np.dtype(d), n, at).reshape(shape) for d, n, shape, at in head["memory"]]
     try:
         start = loader.place(bytes(blocks[: head["code"]]))
     except OSError:
-        return None  # compiling says it
+        return None  # compiling will report it
     kernels = []
     for name, constants, at in head["kernels"]:
         kernels.append(Kernel(name, _tuples(constants)))
@@ -153,18 +153,18 @@ def _restored(head: Mapping[str, Any], blocks: memoryview, target: Target) -> Pr
 def keep(
     path: Path, graph: Graph, notes: Sequence[str], segment: Segment, program: BoundProgram, wiring: Wiring, room: int
 ) -> None:
-    """Write the call of a program to the cache; where that cannot be done, later processes start as this one did.
+    """Write the call of a program to the cache; if that fails, later processes start as this one did.
 
     Parameters
     ----------
     path : path
         See `place_of`.
     graph : Graph
-        As it was planned.
+        The graph that was planned.
     notes : sequence of str
-        Of which loading the model warned.
+        What loading the model warned about.
     segment, program, wiring, room
-        What `sequence_wiring` made, and from what.
+        What `sequence_wiring` returned, and what it was made from.
     """
     if not program.relocatable:
         return
@@ -200,7 +200,7 @@ def keep(
         "notes": list(notes),
         "memory": blocks.rows,
     }
-    text = json.dumps(head, separators=(",", ":"), default=methodcaller("item")).encode()  # of a NumPy scalar
+    text = json.dumps(head, separators=(",", ":"), default=methodcaller("item")).encode()  # for NumPy scalars
     rest = len(text).to_bytes(8, "little") + text
     rest += bytes(_up(len(MAGIC) + 32 + len(rest), PAGE) - len(MAGIC) - 32 - len(rest)) + blocks.content
     if len(rest) < LARGEST:
@@ -210,7 +210,7 @@ def keep(
 
 
 class _Blocks:
-    """Arrays behind the code, each written once."""
+    """The arrays that follow the code, each written once."""
 
     def __init__(self, code: bytearray) -> None:
         self.content = code
@@ -218,7 +218,7 @@ class _Blocks:
         self._numbers: dict[int, int] = {}
 
     def add(self, array: Array) -> int:
-        """Return the number of an array."""
+        """Return an array's index."""
         if id(array) not in self._numbers:
             self._numbers[id(array)] = len(self.rows)
             self.rows.append((array.dtype.str, array.size, array.shape, len(self.content)))
@@ -234,7 +234,7 @@ def _image(kernel: Kernel, target: Target) -> Any:
 
 
 def _make_room(newest: Path) -> None:
-    """Remove the oldest files until all that are kept have no more than `MOST_BYTES`."""
+    """Remove the oldest files until the others together have at most `MOST_BYTES`."""
     files = sorted((file.stat().st_mtime, file.stat().st_size, file) for file in newest.parent.glob("*.model"))
     total = sum(size for _, size, _ in files)
     for _, size, file in files:

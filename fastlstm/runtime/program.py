@@ -1,7 +1,7 @@
 """Programs bound to memory in this process.
 
 `BoundProgram` owns the memory of one run at a time: the slots, the buffers behind them, the instruction table and
-the frame. It is bound to a batch size and grows with the number of time steps. A model keeps some in a pool, one a
+the frame. It is bound to a batch size and grows with the number of time steps. A model keeps a pool of them, one per
 running call; a stream owns one for its whole life.
 """
 
@@ -25,7 +25,7 @@ from fastlstm.typing import Array
 __all__ = ["BoundProgram"]
 
 Word = int | Kernel | tuple[Array, int]
-"""A word of the instruction table; a kernel and a place in an array stand for their addresses."""
+"""A word of the instruction table; a kernel, or a position in an array, stands for its address."""
 
 
 class BoundProgram(Instance):
@@ -35,7 +35,7 @@ class BoundProgram(Instance):
         self.program = program
         self.bodies: list[BoundProgram] = []  # programs inside this one
         self._tables: dict[int, Array] = {}
-        self._kept: list[Array] = []  # referred to by what is not lowered
+        self._kept: list[Array] = []  # kept alive for words that are not lowered
         prepare((Kernel(*one) for one in program.kernels(batch)), program.target)
         super().__init__(self._lower(batch), workers, steps)
 
@@ -73,7 +73,7 @@ class BoundProgram(Instance):
         )
 
     def _words(self, value: Argument) -> list[Word]:
-        """Return an argument as kernels read it."""
+        """Return an argument as the words that kernels read."""
         if isinstance(value, np.ndarray):
             return [(value, 0)]
         if isinstance(value, Place):
@@ -88,7 +88,7 @@ class BoundProgram(Instance):
         return list(map(int, value)) if isinstance(value, tuple) else [int(value)]
 
     def _here(self, word: Word) -> int:
-        """Return a word of a table with this process's addresses."""
+        """Return a word of a table, with an address in this process if it stands for one."""
         if isinstance(word, Kernel):
             raise AssertionError("no table has kernels")
         if isinstance(word, int):
@@ -119,7 +119,7 @@ class BoundProgram(Instance):
 
     @property
     def complains(self) -> bool:
-        """Whether it has instructions that may meet an index out of range."""
+        """Whether it has instructions that may find an index out of range."""
         return any(step.kernel in ("movement.embed", "integers.gather") for step in self.program.instructions)
 
     def buffers(self) -> Mapping[str, Array]:
@@ -128,7 +128,7 @@ class BoundProgram(Instance):
 
 
 def _most(rule: Callable[[Instruction, Program, int, int], int], program: Program, batch: int, block: int) -> int:
-    """Return the most bytes that an instruction needs by a rule of `fastlstm.program.scratch`, in whole cache lines."""
+    """Return the most bytes that any instruction needs by a rule of `fastlstm.program.scratch`, as whole lines."""
     steps = (s for step in program.instructions for s in (step, *(step.alone or ())))
     most = max((rule(step, program, batch, block) for step in steps), default=0)
     return -(-most // LINE) * LINE

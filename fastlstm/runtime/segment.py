@@ -1,8 +1,8 @@
 """A segment: recurrent layers and the operators around them, as stages of kernel calls.
 
-A stage passes over the time steps block by block: all its layers for one block, then the next block, so that
-what flows between layers stays in the cache. A reverse direction needs a stage of its own; values that cross
-stages are held for all time steps.
+A stage processes the time steps block by block: all its layers for one block, then the next block, so that values
+passed between layers stay in the cache. A reverse direction needs a stage of its own; values that cross stages are
+stored for all time steps.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ COMPLAINT = (
     "An id lies outside its embedding table. Expected ids from 0 to the number of rows less one "
     "(or negative ids counted from the end); check the vocabulary that the ids were made with."
 )
-"""What a program's status other than 0 says."""
-MOST_SIZES = 16  # of batches that have programs of their own
-MOST_MET = 256  # sizes of which is known that they were met
-WORTH_A_WORKER = 25_000  # multiply-adds of a time step, about a microsecond: a phase of shares costs a third of that
+"""What a program's nonzero status means."""
+MOST_SIZES = 16  # most batch sizes with programs of their own
+MOST_MET = 256  # most batch sizes remembered as seen
+WORTH_A_WORKER = 25_000  # multiply-adds per time step, about a microsecond: a phase of shares costs a third of that
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Stages, slots, and how the outside connects to them."""
+    """Stages, slots, and how a model's values connect to them."""
 
     program: Program
     inputs: Mapping[str, tuple[int, str, int]]  # value -> slot, axes, features (0: ids)
@@ -50,11 +50,11 @@ class Segment:
     needs_step: str  # name of a layer that needs at least one time step, "" if none
     names: tuple[str, ...]
     kernels: Mapping[str, str]  # first output of a node -> the kernel that computes it, if one does
-    threads: int = 1  # as many as the caller allows
-    flat: bool = False  # one input and one output, all whose axes but the last are rows alike
+    threads: int = 1  # the most that the caller allows
+    flat: bool = False  # one input and one output, whose axes are all rows except the last
     _programs: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)  # by rows
     _shared: dict[int, list[BoundProgram]] = field(default_factory=dict, repr=False, compare=False)  # for up to so many
-    _met: set[int] = field(default_factory=set, repr=False, compare=False)  # numbers of rows that were seen once
+    _met: set[int] = field(default_factory=set, repr=False, compare=False)  # numbers of rows seen once
 
     def __repr__(self) -> str:
         steps = list(self.program.instructions)
@@ -80,26 +80,26 @@ class Segment:
         return BoundProgram(replace(self.program, stages=stages), batch, self.workers(batch))
 
     def least_bytes(self, batch: int) -> int:
-        """Return the least memory of a program for `batch` rows: one time step of every buffer, and its scratch."""
+        """Return the least memory that a program for `batch` rows takes: one time step of each buffer, and scratch."""
         strides = [slot.stride for slot in self.program.slots if slot.kind in ("time", "row")]
         return batch * (4 * sum(strides) + 8 * 6 * max(strides, default=1))
 
     def bound_for_sequences(self, batch: int) -> BoundProgram:
-        """Return a program for whole sequences of `batch` rows, divided among workers in the best way."""
+        """Return a program for whole sequences of `batch` rows, divided among workers in the better way."""
         kind = SplitProgram if self.splits(batch) else BoundProgram
         return kind(self.program, batch, self.workers(batch))
 
     def programs(self, batch: int) -> Sequence[BoundProgram]:
-        """Return the programs that run whole sequences of `batch` rows from now on, one a call at a time.
+        """Return the programs that run whole sequences of `batch` rows from now on, each for one call at a time.
 
-        Those of other numbers are among them only when so many have programs of their own that this one gets none.
+        They include programs for other numbers of rows only if this number gets none because too many others have some.
         """
         if batch in self._programs or len(self._programs) < MOST_SIZES:
             return self._programs.get(batch, ())
         return self._shared.get(_room(batch), ())
 
     def _take(self, batch: int) -> BoundProgram:
-        """Return a program whose flag is set; the caller clears it."""
+        """Return a program whose busy flag has been set; the caller clears it."""
         exact = self.flat or self.splits(batch) or _room(batch) == batch or self._comes_again(batch)
         rows = batch if exact else _room(batch)
         kept = (self._programs if exact else self._shared).setdefault(rows, [])
@@ -118,7 +118,7 @@ class Segment:
         return program
 
     def _comes_again(self, batch: int) -> bool:
-        """Whether a number of rows gets programs of its own: when it is seen again, if few have any."""
+        """Whether a number of rows gets programs of its own: when seen again, unless too many others have some."""
         if batch in self._programs:
             return True
         if batch in self._met and len(self._programs) < MOST_SIZES:
@@ -129,14 +129,14 @@ class Segment:
         return False
 
     def splits(self, batch: int) -> bool:
-        """Whether workers divide the batch's rows, rather than the hidden units of every step."""
+        """Whether workers divide the batch's rows instead of the hidden units of every step."""
         recurrent = [i for i in self.program.instructions if i.recurrent]
         largest = max(recurrent, key=lambda i: i.macs, default=None)
         panels, narrow = (1, False) if largest is None else (largest.panels, largest.quantised > 0)
         return not self.lengths and worth_splitting(batch, panels, self.workers(batch), narrow)
 
     def workers(self, batch: int) -> int:
-        """Return how many threads are worth using: all of them meet at every time step."""
+        """Return how many threads are worth using: they synchronise at every time step."""
         if not team.available():
             return 1
         recurrent = [i.work for i in self.program.instructions if i.recurrent]
@@ -171,7 +171,7 @@ class Segment:
         return result
 
     def _run_flat(self, values: Mapping[str, Any]) -> dict[str, Array]:
-        """Run over all rows of one value as if they were time steps, however many."""
+        """Run over all rows of the only value as if they were time steps."""
         ((name, (_, axes, features)),) = self.inputs.items()
         ((shown, _),) = self.outputs.items()
         array = np.asarray(values[name])
@@ -196,7 +196,7 @@ class Segment:
     ) -> dict[str, Array]:
         """Run `program`, which the caller owns, from the states it holds; return the outputs."""
         result: dict[str, Array] = {}
-        held = []  # the arrays that slots point to while the program runs
+        held = []  # keeps the arrays that slots point to alive
         for name, (slot, axes, _) in self.inputs.items():
             array = arrays[name]
             if order is not None:
@@ -283,7 +283,7 @@ class Segment:
             if mask.shape != (steps, batch):
                 raise InputError(f"The mask '{name}' should have the shape [{steps}, {batch}]; got {list(mask.shape)}.")
             if lengths is not None and order is not None:
-                # No step past a row's end counts: a backward direction would have seen it first.
+                # Steps past a row's end do not count: a backward direction would see them first.
                 mask = (mask & (np.arange(steps)[:, None] < lengths))[:, order]
             seen = np.logical_or.accumulate(mask[::-1] if backwards else mask, axis=0) if steps else mask
             codes = np.where(mask, 1, np.where(seen[::-1] if backwards else seen, 2, 0)).astype(np.int64)
@@ -291,7 +291,7 @@ class Segment:
             program.keep(slot, codes)
 
     def as_data(self) -> list[dict[str, Any]]:
-        """Return one dict an instruction that does arithmetic or moves data."""
+        """Return one dict for each instruction that does arithmetic or moves data."""
         names = {layout.BLOCK: "", layout.REVERSE: "backwards", layout.ONCE: "once"}
         return [
             {
@@ -309,9 +309,9 @@ class Segment:
 
 
 def _room(batch: int) -> int:
-    """Return the rows that a program for `batch` rows allocates: few different numbers, so that few programs are kept.
+    """Return how many rows a program for `batch` rows allocates: few different numbers, so that few programs are kept.
 
-    Up to an eighth more; below 16 exactly as many, where kernels are chosen by their number.
+    Up to an eighth more than `batch`; below 16, where the number decides which kernels run, exactly `batch`.
     """
     step = 1 << max(0, batch.bit_length() - 4)
     return -(-batch // step) * step

@@ -1,9 +1,8 @@
 """A program whose batch is divided among workers.
 
-Workers usually share the hidden units of every layer. Where those do not divide well (seven panels among two
-workers) and there are rows enough, each worker takes some of the batch's rows instead, through the whole program:
-rows do not depend on each other, so the workers need not wait for each other, and a row's result does not depend on the
-rows beside it.
+Workers usually share the hidden units of every layer. If those do not divide evenly (seven panels among two workers)
+and there are enough rows, each worker runs the whole program for some of the batch's rows instead: rows are independent
+of each other, so workers need not wait for each other, and a row's result does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from fastlstm.runtime.program import BoundProgram
 
 __all__ = ["SplitProgram", "worth_splitting"]
 
-FEWEST_ROWS = 4  # for one worker: with fewer, weights are loaded as often as they are multiplied
-SHORT_TILES = 1.03  # what tiles of fewer rows cost
-QUANTISED_TWICE = 1.04  # what it costs that every worker turns all rows into integers
-MANY_ROWS = 16  # for one worker: with fewer, layers of 512 units lost by reading all weights in every worker
+FEWEST_ROWS = 4  # per worker: with fewer, weights are loaded as often as they are multiplied
+SHORT_TILES = 1.03  # cost factor of tiles with fewer rows
+QUANTISED_TWICE = 1.04  # cost factor of every worker quantising all rows
+MANY_ROWS = 16  # per worker: with fewer, layers of 512 units lost time, as every worker reads all weights
 
 
 def worth_splitting(batch: int, panels: float, workers: int, narrow: bool = False) -> bool:
     """Return whether a batch divides better among workers than the panels of hidden units do.
 
-    A fraction of a panel is a tail, which goes with the last share (see kernels/recurrent.py). Workers that share
-    the units of a layer with `narrow` weights quantise all rows each; 32 rows of 128 and of 256 units took 4 to 11 %
-    less time divided by rows.
+    A fraction of a panel is a tail, part of the last share (see kernels/recurrent.py). Workers that share the units of
+    a layer with `narrow` weights each quantise all rows; 32 rows of 128 and of 256 units took 4 to 11 % less time
+    divided by rows.
     """
     if workers == 1 or batch < FEWEST_ROWS * workers:
         return False
@@ -51,8 +50,8 @@ def worth_splitting(batch: int, panels: float, workers: int, narrow: bool = Fals
 class SplitProgram(BoundProgram):
     """A `BoundProgram` of one instruction, which runs a program of its own for each worker's rows.
 
-    The parts have their own buffers for what has a time axis. States and other values of one row a batch row lie in
-    this program's buffers, and external arrays are bound here: the parts look at their own rows of them.
+    The parts have their own buffers for values with a time axis. States and other values without one are in this
+    program's buffers, and external arrays are bound here: each part sees its own rows of them.
     """
 
     def __init__(self, program: Program, batch: int, workers: int) -> None:
@@ -65,7 +64,7 @@ class SplitProgram(BoundProgram):
         for part, start in zip(self._parts, self._starts, strict=True):
             words += Part(part.code, address_of(part.frame), part.slot_address(0), start)
         table = np.array([*words, *external], np.int64)
-        # What has a time axis has no memory here.
+        # Values with a time axis have no memory here.
         outer = tuple(replace(slot, kind="external") if slot.kind == "time" else slot for slot in program.slots)
         step = Instruction("split.split", (), Split(table))
         super().__init__(Program(program.target, outer, (Stage(layout.ONCE, (step,)),)), batch, workers)
@@ -80,5 +79,5 @@ class SplitProgram(BoundProgram):
                     part.place_row(index, address_of(self.rows(index)[start:]))
 
     def nbytes(self) -> int:
-        """Return the bytes of working memory."""
+        """Return the number of bytes of working memory."""
         return super().nbytes() + sum(part.nbytes() for part in self._parts)

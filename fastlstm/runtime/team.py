@@ -1,6 +1,6 @@
 """Teams of worker threads: started when first needed, shared by all models of one thread count.
 
-The threads run compiled code for their whole life and hold no interpreter lock. A forked child starts its own;
+The threads run compiled code for their whole life and never hold the interpreter lock. A forked child starts its own;
 at exit they end before compiled code is unloaded.
 """
 
@@ -24,12 +24,12 @@ __all__ = ["Team", "available", "team_of"]
 FAREWELL_SECONDS = 2.0
 
 _teams: dict[int, Team] = {}
-WORTH_A_TEAM = 200_000  # multiply-adds of a call, a few microseconds: workers that are awake join in less than one
-WORTH_WAKING = 1_000_000  # to wake workers takes them some 20 microseconds, and the caller a few
+WORTH_A_TEAM = 200_000  # multiply-adds of a call, a few microseconds: awake workers join within one microsecond
+WORTH_WAKING = 1_000_000  # sleeping workers take some 20 microseconds to wake, and cost the caller a few
 
 
 def available() -> bool:
-    """Whether there are teams on this system: they need POSIX threads."""
+    """Whether this system can have teams: they need POSIX threads."""
     return os.name == "posix"
 
 
@@ -39,12 +39,12 @@ class Team:
     Parameters
     ----------
     workers : int
-        With the caller.
+        Number of workers, including the caller.
     """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        # Room to start at a cache line.
+        # With room to begin at a cache line.
         self._memory = np.zeros(layout.JOB_WORKERS + layout.WORKER_WORDS * workers + 8, np.int64)
         start = int(self._memory.ctypes.data)
         self.job = start + -start % 64
@@ -53,11 +53,11 @@ class Team:
 
     @property
     def alive(self) -> int:
-        """Address of the word that is 1 while there are workers."""
+        """Address of the word that is 1 while the workers run."""
         return self.job + 8 * layout.JOB_ALIVE
 
     def start(self) -> None:
-        """Start the threads if they do not run."""
+        """Start the threads unless they are running."""
         if self._words[layout.JOB_ALIVE]:
             return
         with undisturbed:
@@ -85,20 +85,20 @@ class Team:
                 words[layout.WORKER_THREAD] = thread.native_id or 0
 
     def dismiss(self) -> None:
-        """Send the threads home and wait for them."""
+        """Make the threads end, and wait for them."""
         if self._words[layout.JOB_ALIVE]:
             self._dismiss(self.job, 0, 0)
             for thread in self._threads:
                 thread.join(FAREWELL_SECONDS)
 
     def forget(self) -> None:
-        """Take note, in a forked child, that there are no threads."""
+        """Record, in a forked child, that there are no threads."""
         self._words[:] = 0
         self._threads = []
 
 
 def team_of(workers: int) -> Team:
-    """Return the team of so many workers, the caller counted."""
+    """Return the team of that many workers, including the caller."""
     return _teams.setdefault(workers, Team(workers)) if workers not in _teams else _teams[workers]
 
 

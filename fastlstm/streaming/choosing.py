@@ -130,7 +130,7 @@ def _streaming(node: Node, graph: Graph, labels: Mapping[str, str], initial: dic
     index = graph.constants.get(node.input(1)) if node.op == "Gather" else None
     at = labels.get(node.input(0), "").find("T")
     is_last = index is not None and index.ndim == 0 and int(index) == -1 and int(node.attrs.get("axis", 0)) % 3 == at
-    if is_last and len(labels[node.input(0)]) == 3:  # of a stream, the last time step is the current one
+    if is_last and len(labels[node.input(0)]) == 3:  # in a stream, the last time step is the current one
         return Node("Identity", (node.input(0),), node.outputs, {}, node.name)
     return node
 
@@ -205,7 +205,7 @@ def _unrolled(graph: Graph, pairs: Mapping[str, str]) -> Unrolled:
         try:
             found = unroll(named, moving, pairs, placed)
         except UnsupportedError as error:
-            # That a layer does not find its frames means that the axes are wrong, and not what is wrong with the model.
+            # A layer that finds no frames shows that these axes are wrong, not what is wrong with the model.
             far = -1 if isinstance(error, WrongAxesError) else len(placed)
             if best is None or far > best[0]:
                 best = far, error
@@ -386,8 +386,8 @@ def _with_rank(spec: TensorSpec, shape: tuple[int | str, ...] | None) -> TensorS
 def _row_letters(called: Graph, frames: int, outputs: int, graph: Graph) -> dict[str, str]:
     """Return B for the axis of batch rows and a dot for every other, for the frames and outputs of a chunk model.
 
-    The axis has the same name as the states' rows. Some exporters name every axis differently: then it is an open
-    first axis of the frames, if the returned states get their rows from it.
+    The axis has the same name as the states' rows. Some exporters name every axis differently: then it is the frames'
+    first axis if its size is open and the returned states get their rows from it.
     """
     own = {s.name for s in called.inputs[frames:]}
     names = {size for spec in graph.inputs if spec.name in own for size in spec.shape if isinstance(size, str)}

@@ -17,7 +17,7 @@ HOPS = "stream.hops"
 
 
 class Waiting:
-    """Keeps the frames of the first hops, which one call then processes in less time than a call for each.
+    """Keeps the frames of the first hops, which one call then processes faster than one call per hop would.
 
     The first call takes `hops` hops; after it, every hop is a call.
 

@@ -166,7 +166,7 @@ class GraphRun:
         return never
 
     def warmup(self) -> None:
-        """Take frames of zeros until every hop is a call, and finish."""
+        """Run on frames of zeros until every hop is a call, and finish."""
         steps = self.engine.waiting
         if steps:
             hops = {n: p.shape(self.engine.hop * steps, self.batch) for n, p in self.engine.inputs.items()}

@@ -231,7 +231,7 @@ TRACED = (
     "If it is a loop over time that was traced, export it by torch.jit.script instead, or trace one step with the "
     "states as inputs and outputs and pair them: model.stream(state={'h': 'h_out', 'c': 'c_out'})."
 )
-"""What to do about a loop whose length the export fixed."""
+"""Advice for a loop whose length was fixed at export."""
 
 
 def refusal(node: Node, reason: str, hint: str = "Run it on whole sequences.") -> UnsupportedError:

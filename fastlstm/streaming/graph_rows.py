@@ -26,10 +26,10 @@ __all__ = ["GraphRows"]
 
 Arrays = dict[str, Array]
 FEW = 8
-"""Larger batches are split into a multiple of this many streams and the rest, if memory is kept for each batch size:
-there are 15 batch sizes instead of 64 then. That takes up to 1.4 times as long, so those that come often are not."""
+"""If memory is kept for each batch size, larger batches are split into a multiple of this many streams and the rest, so
+that there are 15 batch sizes instead of 64. That takes up to 1.4 times as long, so frequent sizes are not split."""
 OFTEN, MOST_WHOLE = 32, 8
-"""After so many steps a batch size is not split; and how many batch sizes are not."""
+"""Steps after which a batch size is no longer split; and the most batch sizes that are not split."""
 MOST_TAPED = 64
 
 
@@ -62,7 +62,7 @@ class GraphRows:
             self._layouts[name] = Layout(port.axes, "T" in port.axes and (engine.hop > 1 or engine.rows[name] > 1))
         self._usual = self._usual_frames()
         self.seats = [Seat(MOST) for _ in range(seats)]
-        # For each seat by the number of streams and the values given once for all.
+        # For each seat, by the number of streams and the values given once for all.
         self._taped: list[dict[Hashable, TapedStep]] = [{} for _ in self.seats]
         self._steps: dict[int, int] = {}  # by the number of streams, up to `OFTEN`
 
@@ -88,7 +88,7 @@ class GraphRows:
             store.put(numbers, before[given])
 
     def _usual_frames(self) -> list[_Usual]:
-        """Return what frames of each input look like, nothing if a step in the steady state is more than one call."""
+        """Return what frames of each input look like; empty if a step in the steady state is more than one call."""
         engine, delayed = self._engine, self._engine.delayed
         given = set(self._outputs) == set(engine.unrolled.steady.outputs)
         if not self._together or not given or (delayed is not None and delayed.latest_labels):
@@ -146,7 +146,7 @@ class GraphRows:
             start += size
 
     def _comes_often(self, count: int) -> bool:
-        """Count a step of so many streams; return whether there have been enough."""
+        """Count a step of this many streams; return whether the batch size counts as frequent."""
         steps = self._steps.get(count, 0)
         if steps < OFTEN and (steps < OFTEN - 1 or sum(n == OFTEN for n in self._steps.values()) < MOST_WHOLE):
             self._steps[count] = steps + 1

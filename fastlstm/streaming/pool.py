@@ -30,18 +30,18 @@ __all__ = ["StreamPool"]
 
 Arrays = dict[str, Array]
 CLOSED, FINISHED = -1, -2  # marks of streams that take no frames
-MOST_SEATS = 8  # threads that advance streams at the same time; more than cores would only wait for each other
-BOOKKEEPING = 64  # bytes a stream: its mark, and its number while it is free
+MOST_SEATS = 8  # threads that advance streams at the same time; more than there are cores would only wait
+BOOKKEEPING = 64  # bytes per stream: its mark, and its number while it is free
 
 
 class StreamPool:
     """Room for `capacity` streams of one model.
 
-    Every stream has the same bits as a `Stream` of its own. Several threads may call a pool. Steps of different streams
-    run at the same time, one on each core; other calls take turns, and steps that wait for theirs go through as one
-    batch. They have to be of different streams: a step that waits beside another of the same stream raises InputError.
-    So does a call whose arguments do not fit; either way nothing has
-    changed. A pool copies and pickles as a stream does, with all its streams and their ids.
+    The results of every stream are bit-identical to those of a separate `Stream`. Several threads may call a pool.
+    Steps of different streams run at the same time, one on each core; other calls take turns, and steps that wait for
+    their turn run as one batch. They have to be of different streams: a step raises InputError if one of the same
+    stream is already waiting. So does a call whose arguments do not fit; either way nothing has changed. Copying and
+    pickling work as for a stream, and include all streams and their ids.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class StreamPool:
     Raises
     ------
     InputError
-        If there is no memory for so many; a call raises it if ids or frames do not fit.
+        If there is no memory for so many streams; a call raises it if ids or frames do not fit.
     UnsupportedError
         If the model cannot stream.
 
@@ -94,7 +94,7 @@ class StreamPool:
                 if isinstance(engine, SegmentEngine)
                 else GraphRows(engine, capacity, seats)
             )
-            # A word for each stream, below zero while it is closed or has finished: see kernels/gather.py.
+            # A word per stream, negative while it is closed or has finished: see kernels/gather.py.
             self._marks = np.full(capacity, CLOSED, np.int64)
         except MemoryError as error:
             raise InputError(f"There is not enough memory for a pool of {capacity} streams.") from error
@@ -159,7 +159,7 @@ class StreamPool:
 
     @in_turn
     def state(self, stream: int) -> Arrays:
-        """Return a copy of a stream's state, of the kind that `Stream.state` has for one row."""
+        """Return a copy of a stream's state, in the form of `Stream.state` for one row."""
         number = self._number(stream)
         return self._rows.state(number)
 
@@ -199,14 +199,14 @@ class StreamPool:
                     self._turns.help(self._step_together)
                 return known
             if is_free(self._rows.seats[seat].busy):
-                break  # it refused the arguments, or does not know them yet
+                break  # the entry refused the arguments, or there is none for them yet
             seat += 1
         seat %= len(self._entries)
         joins = (streams, frames) if out is None and self._are_arrays(frames) else None
         return self._turns.run(Turn(lambda: self._step_alone(streams, frames, out, seat), joins), self._step_together)
 
     def _step_alone(self, streams: Sequence[int] | Array, frames: Any, out: Any, seat: int = 0) -> Any:
-        """Advance some streams by one step while nobody else uses the pool."""
+        """Advance some streams by one step while no other call uses the pool."""
         met = self._met
         numbers = met[1] if type(streams) is list and streams == met[0] else self._checked(streams)
         known = self._rows.quick(numbers, frames, out, seat)
@@ -217,12 +217,12 @@ class StreamPool:
         self._marks[numbers] = self._rows.marks(numbers)
 
     def _are_arrays(self, frames: Any) -> bool:
-        """Whether frames are plain arrays, by name where there are several."""
+        """Whether frames are plain arrays, by name if there are several."""
         some = frames.values() if type(frames) is dict else (frames,)
         return len(some) == len(self._inputs) and all(type(array) is np.ndarray for array in some)
 
     def _step_together(self, turns: Sequence[Turn]) -> None:
-        """Do those steps of several calls that fit each other as one; see `Turns`."""
+        """Run steps of several calls as one, as far as they fit together; see `Turns`."""
         joined: list[tuple[Turn, int, Arrays]] = []
         numbers: list[int] = []
         for turn in turns:
@@ -248,7 +248,7 @@ class StreamPool:
         }
         try:
             result = self._step_alone(np.array(numbers), frames, None)
-        except InputError:  # running each alone shows whose it is
+        except InputError:  # running each alone shows which one is wrong
             return
         stop = 0
         for turn, count, _ in joined:
@@ -264,7 +264,7 @@ class StreamPool:
 
     @with_tensors
     def _step(self, numbers: Array, frames: Any, out: Any) -> Any:
-        """Advance some streams by frames that the entry does not know."""
+        """Advance some streams by frames that the entry did not accept."""
         arrays = {
             name: self._checked_frames(name, a, (len(numbers), *self._hop_size(name)))
             for name, a in by_name(self._inputs, frames).items()
@@ -319,7 +319,7 @@ class StreamPool:
 
     @with_tensors
     def _push(self, numbers: Array, chunks: Sequence[Any]) -> list[Any]:
-        """Advance some streams by a chunk each."""
+        """Advance each stream by its own chunk."""
         if len(chunks) != len(numbers):
             raise InputError(f"Expected a chunk for each of {len(numbers)} streams; got {len(chunks)}.")
         pieces = [self._piece(chunk) for chunk in chunks]
@@ -362,11 +362,11 @@ class StreamPool:
         return [next(iter(t.values())) if len(self._outputs) == 1 else t for t in tails]
 
     def _hop_size(self, name: str) -> tuple[int, ...]:
-        """Return the leading sizes of a hop of an input, before those of a frame."""
+        """Return the leading sizes of a hop of an input, in front of a frame's."""
         return (self.hop,) if self.hop > 1 and "T" in self._inputs[name].axes else ()
 
     def _time(self, name: str) -> tuple[int, ...]:
-        """Return the leading sizes of a step's output, before those of a frame."""
+        """Return the leading sizes of a step's output, in front of a frame's."""
         several = "T" in self._outputs[name].axes and (self.hop > 1 or self._rows_a_hop[name] > 1)
         return (self._rows_a_hop[name],) if several else ()
 
@@ -462,7 +462,7 @@ class StreamPool:
         return numbers
 
     def _wrong(self, numbers: Array) -> int:
-        """Do what `gather.check` does, for ids among which there may be streams whose first hops wait."""
+        """Do what `gather.check` does, allowing for streams whose first hops are waiting."""
         seen = set[int]()
         for i, number in enumerate(numbers.tolist()):
             if not 0 <= number < self.capacity or self._marks[number] in (CLOSED, FINISHED):

@@ -1,7 +1,7 @@
 """A pool's step as a Python built-in, which checks and moves ids, states and frames in compiled code.
 
-A pool has several seats, one for each thread that may advance streams of it at the same time. Each has such a built-in,
-a flag, a list of rows, and programs with buffers of their own; the states of the streams are the pool's.
+A pool has several seats, one for each thread that may advance its streams at the same time. Each seat has such a
+built-in, a flag, a list of rows, and programs with their own buffers; the streams' states belong to the pool.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Seat:
     busy : Busy
         The flag that tells whether a thread uses it.
     rows : array
-        How many rows the programs gather and scatter, and which.
+        The list of rows that the programs gather and scatter, after their number.
     entry : PoolEntry or None
         The built-in; None for a pool without any.
     """

@@ -25,11 +25,11 @@ __all__ = ["MOST", "WAITING", "NativeRows", "Rows"]
 Arrays = dict[str, Array]
 SIZES = (1, 8, 64)
 """Batch sizes that programs are made for; a program runs as many of its rows as there are streams to advance."""
-MOST = SIZES[-1]  # streams that advance in one native call: more rows would not save any reads of weights
+MOST = SIZES[-1]  # most streams per native call: more rows would not save any reads of weights
 WINDOW = 256  # time steps of `push` that run at once: little is wasted on shorter rows
 
 
-WAITING = -3  # mark of a stream whose first hops wait, whose steps compiled code leaves to Python
+WAITING = -3  # mark of a stream whose first hops are waiting: compiled code leaves its steps to Python
 
 
 class Rows(Protocol):
@@ -44,7 +44,7 @@ class Rows(Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether the first hops of a stream wait until there are enough for a call."""
+        """Whether a stream's first hops wait until there are enough for a call."""
 
     def marks(self, numbers: Array) -> Array:
         """Return the marks of open streams: `WAITING`, or 0 for those that have reached the steady state."""
@@ -66,7 +66,7 @@ class Rows(Protocol):
 
     @property
     def seats(self) -> Sequence[Seat]:
-        """What the threads use that advance streams at the same time."""
+        """The seats of threads that advance streams at the same time."""
 
     def entries(self, whole: Busy, streams: Array) -> list[Call]:
         """Return for each seat the built-in that does the whole of a usual step; for the arguments see `PoolEntry`."""
@@ -142,7 +142,7 @@ class NativeRows:
         return call(frames) if out is None else call(frames, out)
 
     def _many(self, numbers: Array, frames: Any, out: Any) -> Any:
-        """Advance more streams than a program has rows, `MOST` at a time; return None, and nothing is done."""
+        """Advance more streams than a program has rows, `MOST` at a time; None if nothing was done."""
         given = frames if isinstance(frames, dict) else {"": frames}
         if out is not None or not all(type(a) is np.ndarray and a.shape[:1] == numbers.shape for a in given.values()):
             return None

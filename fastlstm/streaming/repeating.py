@@ -1,7 +1,7 @@
 """Many calls of a stream's graph as one: a loop around it, which runs as one native call like any other loop.
 
-A model that takes a chunk per call is called once for each chunk, and so is one that processes hops one by one. The
-loop's body is the graph of one call, so the bits are the same, and no Python runs between two calls.
+A model that takes a chunk per call is called once for each chunk, and one that processes hops one by one, once for each
+hop. The loop's body is the graph of one call, so results are bit-identical, and no Python runs between two calls.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastlstm.streaming.flow import Part
 __all__ = ["TOGETHER", "repeated", "stacked"]
 
 TOGETHER = 64
-"""Calls per loop: what comes before and after takes less than a percent of their time, and their frames stay small."""
+"""Calls per loop: the overhead before and after is less than a percent of their time, and their frames stay small."""
 
 
 def stacked(name: str) -> str:

@@ -54,7 +54,7 @@ class Store:
         return rows[0] if self._lone else rows
 
     def take(self, numbers: Array, target: Array) -> None:
-        """Write the states of some streams to an array, as the model takes them."""
+        """Copy the states of some streams into an array, as the model takes them."""
         self._array.take(numbers, self._axis, target, "clip")
 
     def fitting(self, states: Array, count: int) -> Array:

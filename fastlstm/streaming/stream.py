@@ -86,14 +86,14 @@ class Stream:
         self._busy = self._run.busy
         self._inputs: dict[str, Port] = engine.inputs
         self._outputs: dict[str, Port] = engine.outputs
-        # The axis that an array lacks whose frames have no batch axis.
+        # The axis missing from an array whose frames have no batch axis.
         self._lone = "B" if batch == 1 else ""
         self._by_call, self._finished = engine.by_call, False
         self.hop: int = engine.hop
         self.delay: int = engine.delay
         self._rows = engine.rows
         self._by_frame = self.hop == 1 and set(self._rows.values()) == {1}  # a step has no time axis
-        # Of each input its dtype, and a frame's shapes: without a batch axis, with one, and as the model takes it.
+        # Each input's dtype, and a frame's shapes: without a batch axis, with one, and as the model takes it.
         self._frames = {
             name: (np.dtype(p.dtype), p.shape(1, batch, "T" + self._lone), p.shape(1, batch, "T"), p.shape(1, batch))
             for name, p in self._inputs.items()
@@ -101,7 +101,7 @@ class Stream:
         self._begin_entries()
 
     def _begin_entries(self) -> None:
-        """Make the entries for the frame, for chunks, and for chunks of one row that have a batch axis all the same."""
+        """Make the entries for a frame, for chunks, and for chunks of one row that nevertheless have a batch axis."""
         several = self.batch > 1
         self._one: Call = self._run.entry(1, time_axis=False, batch_axis=several)
         self._chunk: Call = self._run.entry(0, time_axis=True, batch_axis=several)
@@ -122,7 +122,7 @@ class Stream:
         Returns
         -------
         array [width] for a frame without a batch axis, else [batch, width]; with several outputs a dict
-            With a hop of more than one frame, or where a frame gives several, there is an axis for them in front.
+            With a hop of more than one frame, or several output frames per step, there is an axis for them in front.
             Zeros during the delay.
         """
         y = self._one(frame) if out is None else self._one(frame, out)
@@ -140,7 +140,7 @@ class Stream:
 
     @with_tensors
     def _step(self, frame: Any, out: Any) -> Any:
-        """Advance by a frame that the entry does not know."""
+        """Advance by a frame that the entry did not accept."""
         self._check_unfinished()
         if not self._by_frame:
             return self._step_hop(frame, out)
@@ -159,7 +159,7 @@ class Stream:
             raise
 
     def _step_hop(self, frames: Any, out: Any) -> Any:
-        """Advance by one hop, whose frames stand one behind the other on the first axis; so do the outputs'."""
+        """Advance by one hop; the first axis holds its frames one after another, and likewise the outputs'."""
         arrays, lone = self._hop_arrays(frames)
         shapes = {
             name: (*self._time(name), *port.shape(1, self.batch, "T" + lone)) for name, port in self._outputs.items()
@@ -181,7 +181,7 @@ class Stream:
             raise
 
     def _time(self, name: str) -> tuple[int, ...]:
-        """Return the sizes that a step's output has in front: how many frames it has, if there may be several."""
+        """Return the leading sizes of a step's output: its number of frames, if it may have several."""
         several = "T" in self._outputs[name].axes and (self.hop > 1 or self._rows[name] > 1)
         return (self._rows[name],) if several else ()
 
@@ -233,7 +233,7 @@ class Stream:
 
     @with_tensors
     def _push(self, chunk: Any, out: Any) -> Any:
-        """Advance by a chunk of frames that the entries do not know."""
+        """Advance by a chunk of frames that the entries did not accept."""
         self._check_unfinished()
         if self._by_call:
             stacks, still, steps, lone = self._chunks(chunk)
@@ -276,15 +276,15 @@ class Stream:
 
     @exclusive("stream")
     def finish(self) -> Any:
-        """End the sequence: return the outputs that were waiting for frames to come.
+        """End the sequence: return the outputs that were waiting for later frames.
 
-        The steps' outputs without the first `delay` frames, and then these, are those of the whole run. The stream
+        The steps' outputs without the first `delay` frames, followed by these, are those of the whole run. The stream
         has to be reset, or given a state, before it takes frames again.
 
         Returns
         -------
         array [n, width], for several rows in the model's own layout; with several outputs a dict
-            n is `delay`, less if the sequence was shorter; 0 for a model that looks at no later frames.
+            n is `delay`, less if the sequence was shorter; 0 for a model that does not look ahead.
         """
         self._check_unfinished()
         dropped = self._lone
@@ -308,7 +308,7 @@ class Stream:
             self._begin_entries()
 
     def blank_frame(self) -> Any:
-        """Return a frame of zeros, or a hop of them, of the shape and dtype that `step` takes."""
+        """Return a frame of zeros, or a hop of them, with the shape and dtype that `step` takes."""
         blank = {}
         for name, port in self._inputs.items():
             shape = [size or 1 for size in port.shape(1, self.batch, "T" + self._lone)]
@@ -317,7 +317,7 @@ class Stream:
         return next(iter(blank.values())) if len(blank) == 1 else blank
 
     def blank_chunk(self, steps: int) -> Any:
-        """Return `steps` frames of zeros, or as many more as fill a hop, of the shape and dtype that `push` takes."""
+        """Return `steps` frames of zeros, rounded up to whole hops, with the shape and dtype that `push` takes."""
         steps = -(-steps // self.hop) * self.hop
         if self._by_call:
             blank = {
@@ -332,10 +332,10 @@ class Stream:
 
     @exclusive("stream")
     def warmup(self, *chunks: int, frame: Any = None) -> None:
-        """Do now what a first step, and first chunks of these lengths, would do; the state stays as it is.
+        """Do now what would slow down a first step, and first chunks of these lengths; the state does not change.
 
-        Code is compiled or loaded, memory taken, and every page of it touched. Frames are of zeros, or `frame` where a
-        model cannot take those.
+        Code is compiled or loaded, memory allocated, and every page of it touched. This runs on frames of zeros, or on
+        `frame` if the model cannot take zeros.
         """
         kept = self._run.state()
         try:
@@ -373,14 +373,14 @@ class Stream:
 
     @exclusive("stream")
     def reset(self) -> None:
-        """Go back to the initial state: zero, or what the model says."""
+        """Go back to the initial state: zero, or the model's own."""
         self._run.reset()
         self._go_on()
 
     @property
     @exclusive("stream")
     def state(self) -> dict[str, Array]:
-        """A copy of the state: arrays [batch, size] by name, the model's own as it has them; assign to restore it."""
+        """A copy of the state: arrays [batch, size] by name, the model's own in its shapes; assign to restore it."""
         return self._run.state()
 
     @state.setter
@@ -395,7 +395,7 @@ class Stream:
     # ------------------------------------------------------------ arrays in and out
 
     def _usual(self, given: Any) -> tuple[dict[str, Array], str] | None:
-        """Return what `_arrays` would for a frame of arrays that are just what is expected, else None."""
+        """Return what `_arrays` would, if the frame's arrays are exactly as expected, else None."""
         named = given if isinstance(given, Mapping) else dict.fromkeys(self._inputs, given)
         if len(named) != len(self._frames):
             return None
@@ -414,7 +414,7 @@ class Stream:
         return None if both else (arrays, lone)
 
     def _arrays(self, given: Any, what: str, without: str = "") -> tuple[dict[str, Array], str]:
-        """Return the inputs in the model's own layout, and the axis that they came without."""
+        """Return the inputs in the model's own layout, and the axis that they lacked."""
         named = by_name(self._inputs, given)
         lone = self._lone
         for name, port in self._inputs.items():
@@ -449,10 +449,10 @@ class Stream:
         return frames // self.hop
 
     def _shown(self, port: Port, array: Array, dropped: str) -> Array:
-        """Return an output without the axes that the frames came without."""
+        """Return an output without the axes that the frames lacked."""
         axes = port.axes
         if "T" not in axes and array.ndim > len(axes):
-            axes = "T" + axes  # of a chunk, one for each of its frames
+            axes = "T" + axes  # for a chunk, an axis for its frames
         if "T" in dropped:
             dropped += "1"
         return array.reshape([size for axis, size in zip(axes, array.shape, strict=True) if axis not in dropped])
@@ -466,10 +466,10 @@ class Stream:
         return next(iter(results.values())) if len(results) == 1 else results
 
     def _chunks(self, chunks: Any) -> tuple[dict[str, Array], dict[str, Array], int, str]:
-        """Return the inputs of a model that takes a chunk a call, in its own layout.
+        """Return the inputs of a model that takes one chunk per call, in its own layout.
 
-        Those that have an axis in front for the chunks, those that are the same for all, how many chunks there are, and
-        the axis that they came without.
+        Those with a leading axis for the chunks, those that are the same for all, the number of chunks, and the axis
+        that they lacked.
         """
         named = {name: as_array(value, f"'{name}'") for name, value in by_name(self._inputs, chunks).items()}
         for name, array in named.items():
@@ -477,7 +477,7 @@ class Stream:
             if array.ndim > 1 and len(array) and not fits(chunk, array.shape):
                 named[name] = array.reshape(len(array), *with_ones(array[0], chunk).shape)
         many = {name for name, port in self._inputs.items() if named[name].ndim == len(port.axes) + 1}
-        if not many:  # their frames come without a batch axis
+        if not many:  # their frames lack a batch axis
             many = {
                 name for name, port in self._inputs.items() if named[name].ndim == len(port.shape(1, 1, self._lone)) + 1
             }

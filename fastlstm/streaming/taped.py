@@ -95,7 +95,7 @@ class TapedStep:
 
     @contextmanager
     def withheld(self) -> Iterator[None]:
-        """Keep others from taking the tape that it uses."""
+        """Keep other calls from taking the tape that this one uses."""
         tape = self._known
         if tape is None or not lend(tape):
             yield

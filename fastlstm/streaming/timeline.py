@@ -42,7 +42,7 @@ class Unroller(Placement):
     fronts: dict[str, tuple[str, int]] = field(default_factory=dict)  # the number of rows of a state that precedes rows
     shown: dict[str, tuple[str, Flow]] = field(default_factory=dict)  # what each output depends on
     at_once: bool = True
-    by_frame: bool = False  # a state of the model's own advances in a way that shows in single frames only
+    by_frame: bool = False  # one of the model's own states can only be followed frame by frame
 
     def follow(self, frames: Mapping[str, int]) -> None:
         """Place every node; `frames` has the inputs with a time axis, and that axis."""
@@ -161,7 +161,7 @@ class Unroller(Placement):
         self.by_rule(node, flows)
 
     def by_rule(self, node: Node, flows: Flows) -> None:
-        """Replace the node as its operator's rule says."""
+        """Replace the node according to its operator's rule."""
         stream = OPERATORS[node.op].stream
         if isinstance(stream, str):
             raise refusal(node, stream)
@@ -170,7 +170,7 @@ class Unroller(Placement):
             self.check_rows(node, name)
 
     def check_rows(self, node: Node, name: str) -> None:
-        """Refuse a node whose output, by its shape, has another number of rows than was worked out here."""
+        """Refuse a node whose output's shape contradicts the number of rows worked out here."""
         flow = self.flows.get(name)
         if flow is None or flow.axis < 0 or flow.sizes or flow.merged:
             return

@@ -1,11 +1,11 @@
 """Calls of several threads on one pool: they take turns, and waiting steps run together.
 
 A usual step runs in compiled code from one of the pool's seats (`fastlstm.streaming.pool_entry`), whose flag it takes;
-steps from different seats run at the same time. Any other call needs the whole pool: it takes the pool's flag and looks
-whether all seats are free. A thread that cannot have what it needs puts a `Turn` into a list and sleeps. When a call
-ends, its thread does the waiting work, steps as one batch, and wakes the threads that asked for it: each wakes once,
-with its result, and threads seldom contend for the interpreter lock. A turn enters the list before its thread looks at
-the flags again, and flags are released before the list is looked at, so no turn is lost.
+steps from different seats run at the same time. Any other call needs the whole pool: it takes the pool's flag and
+checks that all seats are free. A thread that cannot have what it needs puts a `Turn` into a list and sleeps. When a
+call ends, its thread does the waiting work, steps as one batch, and wakes the threads that asked for it: each wakes
+once, with its result, and threads seldom contend for the interpreter lock. A turn enters the list before its thread
+checks the flags again, and flags are released before the list is read, so no turn is lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 LOOK_AGAIN_SECONDS = 0.1
-"""Seconds after which waiting threads look for themselves: a signal may end a call before it has woken them."""
+"""Seconds after which waiting threads check for themselves: a signal may end a call before it has woken them."""
 
 
 class Turn:
@@ -144,7 +144,7 @@ class Turns:
             except AttributeError:
                 return False
             try:
-                if all(map(is_free, self._seats)):  # they stay so from here on
+                if all(map(is_free, self._seats)):  # and they stay free while the pool's flag is taken
                     self._owner = threading.get_ident()
                     return True
             except BaseException:
@@ -177,7 +177,7 @@ class Turns:
             raise
 
     def _withdraw(self, turn: Turn) -> None:
-        """Withdraw a turn; if another thread is running it, and so reading the caller's arrays, wait for its end."""
+        """Withdraw a turn; if another thread is running it, and so reading the caller's arrays, wait for it to end."""
         try:
             self.waiting.remove(turn)
         except ValueError:

@@ -1,7 +1,7 @@
 """Long sequences block by block, for models that can stream: memory for a block, not for all of every value.
 
 A model that is one native call divides sequences into blocks itself. Any other would keep every value of its graph for
-the whole sequence: an hour of audio took 3.6 GB. A stream gives the same bits, so long runs go through a stream.
+the whole sequence: an hour of audio took 3.6 GB. A stream's results are bit-identical, so long runs use a stream.
 """
 
 from __future__ import annotations
