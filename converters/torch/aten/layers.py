@@ -162,6 +162,15 @@ def _group_norm(graph: AtenGraph, c: Arguments) -> str:
     return graph.builder.node("GroupNormalization", *operands, **attrs)
 
 
+def _instance_norm(graph: AtenGraph, c: Arguments) -> str:
+    if not c.flag("use_input_stats", True):
+        return _batch_norm(graph, c)  # the statistics that training has collected
+    if c.get("running_mean") is not None:
+        raise c.unsupported("the program was exported in training mode; call model.eval() before exporting")
+    operands = [c.value("input"), *_scale_and_shift(graph, c, [c.size("input", 1)])]
+    return graph.builder.node("InstanceNormalization", *operands, epsilon=c.real("eps", 1e-5))
+
+
 def _pool(op: str, spatial: int) -> Handler:
     def handler(graph: AtenGraph, c: Arguments) -> str:
         _check_batched(c, "self", spatial)
@@ -246,6 +255,7 @@ HANDLERS: dict[str, Handler] = {
             "embedding": _embedding,
             "embedding_bag": _embedding_bag,
             "group_norm": _group_norm,
+            "instance_norm": _instance_norm,
             "linear": _linear,
             "scaled_dot_product_attention": _attention,
         }

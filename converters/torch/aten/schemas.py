@@ -227,6 +227,8 @@ T input, T weight, T? bias, I stride, I padding, I dilation, b transposed, I out
     convolution
 T input, T? weight, T? bias, T? running_mean, T? running_var, b training, n momentum, n eps, b cudnn_enabled:
     batch_norm
+T input, T? weight, T? bias, T? running_mean, T? running_var, b use_input_stats, n momentum, n eps, b cudnn_enabled:
+    instance_norm
 T weight, T indices, T offsets, b scale_grad_by_freq, i mode, b sparse, T? per_sample_weights,
   b include_last_offset, i padding_idx:
     embedding_bag.padding_idx

@@ -234,7 +234,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["mean", "sum", "amax", "amin", "prod", "argmax", "argmin", "logsumexp"], _reduce(1)),
     **dict.fromkeys(["max", "min"], _reduce(2)),
     **dict.fromkeys(["var", "std"], _reduce(1)),
-    **dict.fromkeys(["batch_norm", "group_norm"], _channels_norm),
+    **dict.fromkeys(["batch_norm", "group_norm", "instance_norm"], _channels_norm),
     **dict.fromkeys(["matmul", "mm", "bmm", "mv"], _matmul),
     **dict.fromkeys(["prelu", "_prelu_kernel"], first("self", 1)),
     **dict.fromkeys(["conv1d", "conv2d", "convolution", "_convolution_mode"], _convolution),

@@ -222,6 +222,18 @@ def _len(run: Run, value: Any) -> Any:
     return len(value)
 
 
+def _range_length(_: Run, start: Any, end: Any, step: Any) -> Any:
+    """How often a loop runs over a range that does not begin at 0."""
+    if not all(isinstance(number, int) for number in (start, end, step)) or step == 0:
+        return NotImplemented
+    return max(0, -((start - end) // step))
+
+
+def _range_item(_: Run, index: Any, start: Any, step: Any) -> Any:
+    fits = all(isinstance(number, int) for number in (index, start, step))
+    return start + index * step if fits else NotImplemented
+
+
 def _size(run: Run, value: Any, axis: int | None = None) -> Any:
     return run.recorder.sizes(value) if axis is None else run.recorder.size(value, axis)
 
@@ -377,6 +389,8 @@ BUILTINS: Mapping[str, Function] = {
     "__or__": lambda _, a, b: a or b if isinstance(a, bool) and isinstance(b, bool) else NotImplemented,
     "__contains__": _contains,
     "__getitem__": _item,
+    "__range_length": _range_length,
+    "__derive_index": _range_item,
     "len": _len,
     "size": _size,
     "numel": _numel,

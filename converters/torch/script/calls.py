@@ -315,7 +315,8 @@ class Recorder:
 _FLOAT_ONLY = frozenset(
     {
         "linear", "lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
-        "conv1d", "conv2d", "convolution", "batch_norm", "layer_norm", "group_norm", "softmax", "log_softmax", "mean",
+        "conv1d", "conv2d", "convolution", "batch_norm", "layer_norm", "group_norm", "instance_norm", "softmax",
+        "log_softmax", "mean",
     }
 )  # fmt: skip
 _PRODUCTS = frozenset({"matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "einsum"})

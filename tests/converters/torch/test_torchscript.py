@@ -18,6 +18,7 @@ from torch_models import MODELS, check, ints
 
 from fastlstm.converters import load_graph
 from fastlstm.converters.torch.aten.schemas import SCHEMAS
+from fastlstm.converters.torch.export import load as load_pt2
 from fastlstm.errors import FileFormatError, InputError, UnsupportedError
 from fastlstm.model import Model
 from fastlstm.operators import reference
@@ -189,6 +190,38 @@ def test_convolutions_that_keep_the_size(tmp_path: Path, form: str) -> None:
     module, x = PaddedAlike().eval(), torch.randn(2, 9, 4)
     graph = load_graph(save(module, tmp_path / "m.pt", form, (x,)))
     check(graph, module, x)
+
+
+class Instances(nn.Module):
+    """Instance normalisation with its own statistics, plain and scaled, and with those of the training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain, self.scaled = nn.InstanceNorm1d(4), nn.InstanceNorm2d(1, affine=True, eps=1e-3)
+        self.trained = nn.InstanceNorm1d(4, affine=True, track_running_stats=True)
+        for norm in (self.scaled, self.trained):
+            nn.init.constant_(norm.weight, 1.5)
+            nn.init.constant_(norm.bias, -0.5)
+        nn.init.constant_(self.trained.running_mean, 0.3)
+        nn.init.constant_(self.trained.running_var, 2.0)
+        self.conv, self.gru = nn.Conv1d(3, 4, 3, padding=1), nn.GRU(4, 5, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x.transpose(1, 2))
+        y = self.scaled((self.plain(y) * self.trained(y)).unsqueeze(1))[:, 0]
+        return self.gru(y.transpose(1, 2))[0]
+
+
+@pytest.mark.parametrize("form", [*FORMS, "export"])
+def test_instance_normalisation(tmp_path: Path, form: str) -> None:
+    module, x = Instances().eval(), torch.randn(2, 9, 3)
+    if form == "export":
+        torch.export.save(torch.export.export(module, (x,)), tmp_path / "m.pt2")
+        graph = load_pt2(tmp_path / "m.pt2")
+    else:
+        graph = load_graph(save(module, tmp_path / "m.pt", form, (x,)))
+    check(graph, module, x)
+    check(graph, module, torch.randn(3, 6, 3))
 
 
 class Mixed(nn.Module):
