@@ -86,7 +86,7 @@ def test_steps_have_the_bits_of_single_streams(kind: str, count: int) -> None:
         assert out is None or got is out
         for row, number in enumerate(ids):
             np.testing.assert_array_equal(got[row], alone[number].step(of(given, row)))
-    native = [taped for taped in pool._rows._taped.values() if taped.call is not never]
+    native = [taped for taped in pool._rows._taped[0].values() if taped.call is not never]
     assert native
     tails = pool.finish(list(alone))
     for tail, stream in zip(tails, alone.values(), strict=True):
