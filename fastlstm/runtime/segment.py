@@ -132,8 +132,9 @@ class Segment:
         """Whether workers divide the batch's rows instead of the hidden units of every step."""
         recurrent = [i for i in self.program.instructions if i.recurrent]
         largest = max(recurrent, key=lambda i: i.macs, default=None)
-        panels, narrow = (1, False) if largest is None else (largest.panels, largest.quantised > 0)
-        return not self.lengths and worth_splitting(batch, panels, self.workers(batch), narrow)
+        if largest is None or self.lengths:
+            return False
+        return worth_splitting(batch, largest.panels, self.workers(batch), largest.quantised > 0, largest.work)
 
     def workers(self, batch: int) -> int:
         """Return how many threads are worth using: they synchronise at every time step."""

@@ -8,6 +8,7 @@ of each other, so workers need not wait for each other, and a row's result does 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -25,16 +26,23 @@ __all__ = ["SplitProgram", "worth_splitting"]
 FEWEST_ROWS = 4  # per worker: with fewer, weights are loaded as often as they are multiplied
 SHORT_TILES = 1.03  # cost factor of tiles with fewer rows
 QUANTISED_TWICE = 1.04  # cost factor of every worker quantising all rows
+SHORT_STEP = 600_000
+"""Multiply-adds of a layer's time step, up to which meeting at its end costs more than tiles with fewer rows: with two
+workers 8 rows of 128 units took 7 to 13 % less time divided by rows, 5 rows of 100 units 0 to 15 %."""
+SMALL_LAYER = 1 << 16  # multiply-adds per row: every worker reads all weights, which fit half of an L2 cache
 MANY_ROWS = 16  # per worker: with fewer, layers of 512 units lost time, as every worker reads all weights
 
 
-def worth_splitting(batch: int, panels: float, workers: int, narrow: bool = False) -> bool:
+def worth_splitting(batch: int, panels: float, workers: int, narrow: bool = False, row: float = math.inf) -> bool:
     """Return whether a batch divides better among workers than the panels of hidden units do.
 
     A fraction of a panel is a tail, part of the last share (see kernels/recurrent.py). Workers that share the units of
     a layer with `narrow` weights each quantise all rows; 32 rows of 128 and of 256 units took 4 to 11 % less time
-    divided by rows.
+    divided by rows. `row` is how many multiply-adds a time step of the layer takes for one row.
     """
+    short = not narrow and row <= SMALL_LAYER and batch * row <= SHORT_STEP
+    if workers > 1 and batch >= 2 * workers and short:
+        return True
     if workers == 1 or batch < FEWEST_ROWS * workers:
         return False
 

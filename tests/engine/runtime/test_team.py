@@ -144,7 +144,7 @@ def test_a_batch_divided_among_workers_gives_the_same_bits(
     alone, shared = (fastlstm.LSTM(*weights, threads=n) for n in (1, threads))
     segment = shared._model(False, False).plan.parts[0]
     panels = next(i.panels for stage in segment.program.stages for i in stage.instructions if i.panels)
-    divides = worth_splitting(batch, panels, threads)
+    divides = worth_splitting(batch, panels, threads, row=4 * hidden * hidden)
     assert isinstance(segment.bound_for_sequences(batch), SplitProgram) == segment.splits(batch) == divides
     assert divides or machine.detect().lanes != 16  # with 16 lanes these sizes divide badly by panels
     state = (rng.normal(size=(directions, batch, hidden)).astype(np.float32),) * 2
@@ -153,6 +153,13 @@ def test_a_batch_divided_among_workers_gives_the_same_bits(
         for given in (None, state):
             for a, b in zip(parts(alone(x, given)), parts(shared(x, given)), strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("batch", "hidden", "by_rows"), [(8, 128, True), (5, 100, True), (3, 128, False), (17, 200, False), (8, 256, False)]
+)
+def test_rows_are_divided_where_steps_are_short(batch: int, hidden: int, by_rows: bool) -> None:
+    assert worth_splitting(batch, hidden / 8, 2, row=4 * hidden * hidden) == by_rows
 
 
 def test_a_small_layer_is_left_to_one_thread() -> None:
