@@ -139,7 +139,7 @@ def pool_row(inputs: int, hidden: int) -> dict[str, Any]:
 def threads_row(inputs: int, hidden: int) -> float:
     """Return how many times as much of a pool's work two threads do, with half of the streams each, as one thread."""
     case = Case("stream", "LSTM", 1, 1, inputs, hidden)
-    model = fastlstm.Model(fastlstm.from_onnx(recurrent_model(case)).graph, threads=1)
+    model = fastlstm.from_onnx(recurrent_model(case))
     x = np.random.default_rng(hidden).normal(size=(POOL, inputs)).astype(np.float32)
     pool = model.streams(capacity=POOL)
     ids = np.array([pool.open() for _ in range(POOL)])

@@ -54,7 +54,7 @@ class Seat:
         if self.entry is not None:
             self.entry.add(entry, frame)
 
-    def list(self, numbers: Array) -> None:
+    def set_rows(self, numbers: Array) -> None:
         """Set the rows that programs gather and scatter."""
         self.rows[0] = len(numbers)
         self.rows[1 : 1 + len(numbers)] = numbers

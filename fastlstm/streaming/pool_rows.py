@@ -138,7 +138,7 @@ class NativeRows:
             call = stream_entry(connections, program, self._engine.shown, 1, time_axis=False, batch_axis=True)
             self._entries[seat, count] = call
             self.seats[seat].add(call, program.frame)
-        self.seats[seat].list(numbers)
+        self.seats[seat].set_rows(numbers)
         return call(frames) if out is None else call(frames, out)
 
     def _many(self, numbers: Array, frames: Any, out: Any) -> Any:
@@ -163,7 +163,7 @@ class NativeRows:
         return np.concatenate(parts)
 
     def step(self, numbers: Array, arrays: Arrays) -> Arrays:
-        self.seats[0].list(numbers)
+        self.seats[0].set_rows(numbers)
         program = self._program(len(numbers), False)
         results = self._advance(program, {name: array[None] for name, array in arrays.items()}, 1, None)
         return {name: result[0] for name, result in results.items()}
@@ -190,7 +190,7 @@ class NativeRows:
     def _window(self, numbers: Array, pieces: list[Arrays], results: list[Arrays], left: list[int], start: int) -> None:
         """Advance streams by the frames of one window, longest first."""
         steps = [min(len(next(iter(pieces[i].values()))) - start, WINDOW) for i in left]
-        self.seats[0].list(numbers[left])
+        self.seats[0].set_rows(numbers[left])
         program = self._program(len(left), True)
         arrays = {}
         for name, first in pieces[left[0]].items():
