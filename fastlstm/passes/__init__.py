@@ -7,6 +7,7 @@ turns into what. `shapes.infer` tells symbolic shapes, dtypes and known content 
 module           noun
 ===============  ======================================================================================
 `shapes`         inference over a graph, by the rules of `fastlstm.operators`
+`branches`       the same without branches that cannot run
 `rewrite`        applying rewrites: one sweep is linear in the size of the graph
 `fold`           constants, known content, If with a known condition
 `simplify`       operations without effect, slices and concatenations that cancel
@@ -44,10 +45,11 @@ from fastlstm.passes import (
     stacks,
     states,
 )
+from fastlstm.passes.branches import infer_possible
 from fastlstm.passes.recognise import recognise
 from fastlstm.passes.rewrite import Budget, Rewrite, fixpoint
 
-__all__ = ["optimise", "shapes"]
+__all__ = ["infer_possible", "optimise", "shapes"]
 
 MOST_ROUNDS = 4
 """Rounds of recognition: cells in bodies may only be found once the layers around them have been."""

@@ -17,7 +17,7 @@ from fastlstm.graph import Graph, Node
 from fastlstm.operators.dims import Dim, opaque
 from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo
 
-__all__ = ["ValueInfo", "body_inputs", "condition_of", "infer", "infer_node", "misfits", "operands"]
+__all__ = ["ValueInfo", "body_inputs", "common", "condition_of", "infer", "infer_node", "misfits", "operands"]
 
 Infos = Mapping[str, ValueInfo]
 
@@ -123,7 +123,7 @@ def _fixpoint(
     names = [spec.name for spec in body.inputs[len(before) :]]
     for _ in range(3):
         results = _results(body, [*before, *states, *after], known)[skip : skip + len(states)]
-        weaker = [_common(a, b, name) for a, b, name in zip(states, results, names, strict=False)]
+        weaker = [common(a, b, name) for a, b, name in zip(states, results, names, strict=False)]
         if weaker == states:
             return [*before, *states, *after]
         states = weaker
@@ -141,7 +141,7 @@ def _results(body: Graph, inputs: list[ValueInfo], known: Infos) -> list[ValueIn
     return [inside[s.name] if s.name in inside else known.get(s.name, UNKNOWN) for s in body.outputs]
 
 
-def _common(a: ValueInfo, b: ValueInfo, name: str = "") -> ValueInfo:
+def common(a: ValueInfo, b: ValueInfo, name: str = "") -> ValueInfo:
     """Return what two possible values have in common; with a name, an axis that varies becomes one of its own."""
     same = a.shape == b.shape
     shape = a.shape if same else None
@@ -158,7 +158,7 @@ def _common(a: ValueInfo, b: ValueInfo, name: str = "") -> ValueInfo:
 
 def _infer_if(node: Node, known: Infos) -> list[ValueInfo]:
     yes, no = (_results(node.attrs[branch], [], known) for branch in ("then_branch", "else_branch"))
-    return [_common(a, b) for a, b in zip(yes, no, strict=False)]
+    return [common(a, b) for a, b in zip(yes, no, strict=False)]
 
 
 def _infer_loop(node: Node, known: Infos) -> list[ValueInfo]:
@@ -166,7 +166,7 @@ def _infer_loop(node: Node, known: Infos) -> list[ValueInfo]:
     inputs = body_inputs(node, known)
     condition, *results = _results(body, inputs, known)
     carried = len(node.inputs) - 2
-    found = [_common(a, b).but(const=None, fill=None) for a, b in zip(inputs[2:], results, strict=False)]
+    found = [common(a, b).but(const=None, fill=None) for a, b in zip(inputs[2:], results, strict=False)]
     trips = known.get(node.input(0), UNKNOWN).const
     begins = not node.input(1) or known.get(node.input(1), UNKNOWN).const == (1,)
     through = begins and (condition_of(body) == body.inputs[1].name or condition.const == (1,))
@@ -181,7 +181,7 @@ def _infer_scan(node: Node, known: Infos) -> list[ValueInfo]:
     inputs = body_inputs(node, known)
     results = _results(node.attrs["body"], inputs, known)
     n = len(carried)
-    found = [_common(a, b).but(const=None, fill=None) for a, b in zip(inputs[:n], results[:n], strict=True)]
+    found = [common(a, b).but(const=None, fill=None) for a, b in zip(inputs[:n], results[:n], strict=True)]
     axes = node.attrs.get("scan_output_axes") or [0] * (len(results) - n)
     for i, (info, axis) in enumerate(zip(results[n:], axes, strict=False), start=n):
         found.append(_stacked(info, opaque(node.output(i), 0) if count is None else count, axis))

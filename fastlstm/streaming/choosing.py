@@ -26,6 +26,8 @@ from fastlstm.typing import Array
 __all__ = ["engine_for"]
 
 MOST_TRIALS = 400
+MOST_OPEN = 2  # axes of a chunk: its rows and its size
+OTHER_ROWS = "other rows"
 
 
 def engine_for(model: Streamed, hand: Mapping[str, str] | None, target: Target | None = None) -> Engine:
@@ -389,21 +391,27 @@ def _row_letters(called: Graph, frames: int, outputs: int, graph: Graph) -> dict
     The axis has the same name as the states' rows. Some exporters name every axis differently: then it is the frames'
     first axis if its size is open and the returned states get their rows from it.
     """
-    own = {s.name for s in called.inputs[frames:]}
-    names = {size for spec in graph.inputs if spec.name in own for size in spec.shape if isinstance(size, str)}
-
-    def named(spec: TensorSpec) -> TensorSpec:
-        opens = [size for size in spec.shape if isinstance(size, str)]
-        first = opens[:1] == list(spec.shape[:1]) and len(opens) == 1
-        return replace(spec, shape=tuple(ROWS if s in names or (first and s in opens) else s for s in spec.shape))
-
-    inputs = tuple(named(spec) for spec in called.inputs[:frames])
-    infos = passes.shapes.infer(called.replace(inputs=(*inputs, *called.inputs[frames:])))
-    known = all(infos[spec.name].shape == spec.shape for spec in called.outputs[outputs:])
-    declared = (*called.inputs[:frames], *called.outputs[:outputs])
-    shapes = {spec.name: spec.shape for spec in declared}
-    if names and known:
-        shapes |= {spec.name: spec.shape for spec in inputs}
-        found = {spec.name: infos[spec.name].shape for spec in called.outputs[:outputs]}
-        shapes |= {name: shape for name, shape in found.items() if shape is not None and ROWS in shape}
+    given, own = called.inputs[:frames], called.inputs[frames:]
+    shown, after = called.outputs[:outputs], called.outputs[outputs:]
+    states = {spec.name for spec in own}
+    names = {size for spec in graph.inputs if spec.name in states for size in spec.shape if isinstance(size, str)}
+    shapes = {spec.name: spec.shape for spec in (*given, *shown)}
+    # Where the size of a chunk is open too, its first axis may be time: rows of the states must not be taken for it.
+    apart = [replace(s, shape=tuple(OTHER_ROWS if d == ROWS else d for d in s.shape)) for s in own]
+    for most, held in ((1, own), (MOST_OPEN, apart)) if names else ():
+        inputs = [_with_rows_first(spec, names, most) for spec in given]
+        infos = passes.infer_possible(called.replace(inputs=(*inputs, *held)))
+        if all(infos[spec.name].shape == spec.shape for spec in after):
+            shapes |= {spec.name: spec.shape for spec in inputs}
+            found = {spec.name: infos[spec.name].shape for spec in shown}
+            shapes |= {name: shape for name, shape in found.items() if shape is not None and ROWS in shape}
+            break
     return {name: "".join("B" if size in {ROWS, *names} else "." for size in shape) for name, shape in shapes.items()}
+
+
+def _with_rows_first(spec: TensorSpec, names: set[str], most: int) -> TensorSpec:
+    """Return frames whose axes of these names hold the rows, and the first if it is one of at most `most` open ones."""
+    first = spec.shape[0] if spec.shape else 1
+    opens = [size for size in spec.shape if isinstance(size, str)]
+    rows = {*names, first} if isinstance(first, str) and len(opens) <= most else names
+    return replace(spec, shape=tuple(ROWS if size in rows else size for size in spec.shape))

@@ -173,6 +173,53 @@ def test_a_pool_of_a_chunk_model_steps_as_the_model_runs_the_batch(names: str) -
         np.testing.assert_array_equal(y, np.reshape([w[i] for w in want[:n]], (n, 1)))
 
 
+def guarded() -> fastlstm.Model:
+    """A chunk of any size and a state in and out; an axis of the convolved chunk is squeezed if its size is one."""
+    rng, H = np.random.default_rng(14), 8
+    shapes = {"kernel": (H, 1, 64), "W": (1, 3 * H, H), "R": (1, 3 * H, H)}
+    tensors = {name: rng.standard_normal(shape).astype(np.float32) / 4 for name, shape in shapes.items()}
+    tensors |= {"zero": np.array([0]), "one": np.array([1]), "two": np.array([2])}
+    value = helper.make_tensor_value_info
+    branches = {
+        name: helper.make_graph([helper.make_node(op, inputs, [name])], name, [], [value(name, 1, None)])
+        for name, op, inputs in (("then", "Squeeze", ["y", "two"]), ("else", "Identity", ["y"]))
+    }
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "one"], ["channel"]),
+        helper.make_node("Conv", ["channel", "kernel"], ["y"], strides=[64]),
+        helper.make_node("Shape", ["y"], ["sizes"]),
+        helper.make_node("Gather", ["sizes", "two"], ["last"]),
+        helper.make_node("Equal", ["last", "one"], ["is_one"]),
+        helper.make_node("If", ["is_one"], ["row"], then_branch=branches["then"], else_branch=branches["else"]),
+        helper.make_node("Unsqueeze", ["row", "zero"], ["step"]),
+        helper.make_node("GRU", ["step", "W", "R", "", "", "h"], ["", "h_n"], hidden_size=H),
+        helper.make_node("Squeeze", ["h_n", "zero"], ["out"]),
+    ]
+    inputs = [value("x", 1, ["a", "samples"]), value("h", 1, [1, "b", H])]
+    outputs = [value("out", 1, ["c", H]), value("h_n", 1, ["d", "e", "f"])]
+    graph = helper.make_graph(
+        nodes, "g", inputs, outputs, [numpy_helper.from_array(array, name) for name, array in tensors.items()]
+    )
+    return fastlstm.from_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+
+
+def test_a_pool_of_a_chunk_model_with_branches_and_a_chunk_of_any_size_runs_the_batch() -> None:
+    model, count = guarded(), 5
+    pool = model.streams(count, state={"h": "h_n"})
+    numbers = [pool.open() for _ in range(count)]
+    ran: list[int] = []
+    executor = pool._rows._engine.executor_for("steady")
+    run = executor.run
+    executor.run = lambda inputs: (ran.append(len(inputs["x"])), run(inputs))[1]
+    state = np.zeros((1, count, 8), np.float32)
+    for chunk in np.random.default_rng(15).normal(size=(3, count, 64)).astype(np.float32):
+        result = model.run({"x": chunk, "h": state})
+        np.testing.assert_array_equal(pool.step(numbers, chunk), result["out"])
+        state = result["h_n"]
+    assert set(ran) == {count}
+    np.testing.assert_array_equal(pool.state(3)["h"], state[:, 3:4])
+
+
 def one_step(layout: int, rows: int | str, state_rows: int | str) -> fastlstm.Model:
     """A chunk model from ONNX: one time step of some rows with their states; its output's shape is not declared."""
     rng, H = np.random.default_rng(0), 8
