@@ -93,7 +93,7 @@ class Speech:
     samples, before = NEW, BEFORE
 
     def __init__(self, capacity: int) -> None:
-        self.pool = fastlstm.load(weights()).streams(capacity, state={"state": "stateN"})
+        self.pool = fastlstm.load(weights(), threads=1).streams(capacity, state={"state": "stateN"})
         self.open, self.close = self.pool.open, self.pool.close
         self.rate = np.array(RATE)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from fastlstm.errors import InputError
 from fastlstm.target import LEVELS, Target
+from fastlstm.target.quota import processor_quota
 
 __all__ = ["cores", "detect", "lacks", "level_of", "processor_name", "supposing"]
 
@@ -47,11 +48,13 @@ ARM_CAPABILITIES = {"fp": 0, "asimd": 1, "asimddp": 20}
 
 
 def cores() -> int:
-    """Return the number of processors this process may use."""
+    """Return the number of processors this process may use; of a container, those that its quota keeps busy."""
     try:
-        return len(os.sched_getaffinity(0))
+        visible = len(os.sched_getaffinity(0))
     except AttributeError:
-        return os.cpu_count() or 1
+        visible = os.cpu_count() or 1
+    quota = processor_quota()
+    return visible if quota is None else max(1, min(visible, int(quota)))
 
 
 def processor_name() -> str:
