@@ -111,6 +111,8 @@ class Signature:
         How many inputs there may be.
     optional : frozenset of int
         The positions below `least` that may be absent.
+    integers : frozenset of int
+        The positions of indices, axes and sizes.
     attributes : mapping of str to str
         Attribute name to its kind, written as an annotation: ``"int"``, ``"Sequence[int] | None"``.
     choices : mapping of str to tuple of str
@@ -122,6 +124,7 @@ class Signature:
     least: int
     most: int
     optional: frozenset[int]
+    integers: frozenset[int]
     attributes: Mapping[str, str]
     choices: Mapping[str, tuple[str, ...]]
     required: frozenset[str]
@@ -140,6 +143,7 @@ def signature(op: str) -> Signature:
         max(least, int(listed and not placed)),
         sys.maxsize if listed else len(placed),
         frozenset(i for i, p in enumerate(placed) if "None" in str(p.annotation)),
+        frozenset(i for i, p in enumerate(placed) if "Integers" in str(p.annotation)),
         {p.name: str(p.annotation) for p in named},
         {p.name: tuple(re.findall(r"'(\w+)'", p.annotation)) for p in named if p.annotation.startswith("Literal[")},
         frozenset(p.name for p in named if p.default is p.empty),

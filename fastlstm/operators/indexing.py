@@ -11,7 +11,7 @@ from fastlstm.operators.definition import RARE, Lowering, Operator, Stream, tabl
 from fastlstm.operators.rules import along, same
 from fastlstm.operators.sizes import checked_shape, integer
 from fastlstm.operators.values import Operands, ValueInfo, normal_axis
-from fastlstm.typing import Array
+from fastlstm.typing import Array, Integers
 
 __all__ = ["OPERATORS"]
 
@@ -23,18 +23,18 @@ _REDUCTIONS: Mapping[str, np.ufunc] = {
 }
 
 
-def gather(x: Array, indices: Array, *, axis: int = 0) -> Array:
+def gather(x: Array, indices: Integers, *, axis: int = 0) -> Array:
     """Return the slices of x at `indices` along `axis`; negative indices count from the end."""
     checked_shape(x.shape[: axis % x.ndim] + indices.shape + x.shape[axis % x.ndim + 1 :])
     return np.asarray(np.take(x, indices, axis=axis))
 
 
-def gather_elements(x: Array, indices: Array, *, axis: int = 0) -> Array:
+def gather_elements(x: Array, indices: Integers, *, axis: int = 0) -> Array:
     """Return, for each position of `indices`, the element of x there but for its place along `axis`."""
     return x[_along(indices, x.ndim, axis)]
 
 
-def gather_nd(x: Array, indices: Array, *, batch_dims: int = 0) -> Array:
+def gather_nd(x: Array, indices: Integers, *, batch_dims: int = 0) -> Array:
     """Return the slices of x that the last axis of `indices` points to, row by row of the batch axes."""
     if batch_dims == 0:
         return np.asarray(x[tuple(np.moveaxis(indices, -1, 0))])

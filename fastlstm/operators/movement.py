@@ -13,7 +13,7 @@ from fastlstm.operators.dims import Dim
 from fastlstm.operators.rules import along, axes_fit, repeated, same, sizes_fit, within
 from fastlstm.operators.sizes import checked_shape, integer
 from fastlstm.operators.values import CONTENT_LIMIT, Operands, ValueInfo, normal_axis
-from fastlstm.typing import Array
+from fastlstm.typing import Array, Integers
 
 __all__ = ["OPERATORS", "pad"]
 
@@ -41,7 +41,9 @@ def split(
     return tuple(np.split(x, ends[:-1], axis=axis))
 
 
-def slice_(x: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None) -> Array:
+def slice_(
+    x: Array, starts: Integers, ends: Integers, axes: Integers | None = None, steps: Integers | None = None
+) -> Array:
     """Return x[start:end:step] on each of the axes, with the meaning of Python's slices."""
     cuts = [slice(None)] * x.ndim
     along = range(len(starts)) if axes is None else [int(axis) for axis in axes]
@@ -90,7 +92,7 @@ def pad(
     return np.asarray(np.pad(cropped, added, mode=mode))
 
 
-def tile(x: Array, repeats: Array) -> Array:
+def tile(x: Array, repeats: Integers) -> Array:
     """Return x repeated along each axis."""
     if len(repeats) != x.ndim:
         raise ValueError(f"expected a number of repeats for each of {x.ndim} axes; got {len(repeats)}")

@@ -8,7 +8,7 @@ from fastlstm.operators.definition import Operator, table
 from fastlstm.operators.rules import along
 from fastlstm.operators.sizes import integer
 from fastlstm.operators.values import Operands, ValueInfo
-from fastlstm.typing import Array
+from fastlstm.typing import Array, Integers
 
 __all__ = ["OPERATORS"]
 
@@ -23,12 +23,12 @@ def empty() -> list[Array]:
     return []
 
 
-def at(items: list[Array], position: Array) -> Array:
+def at(items: list[Array], position: Integers) -> Array:
     """Return the tensor at a position; negative positions count from the end."""
     return items[integer(position)]
 
 
-def insert(items: list[Array], item: Array, position: Array | None = None) -> list[Array]:
+def insert(items: list[Array], item: Array, position: Integers | None = None) -> list[Array]:
     """Return the sequence with one tensor more, before `position` or at the end."""
     where = len(items) if position is None else integer(position)
     if not -len(items) <= where <= len(items):
@@ -37,7 +37,7 @@ def insert(items: list[Array], item: Array, position: Array | None = None) -> li
     return [*items[:where], item, *items[where:]]
 
 
-def erase(items: list[Array], position: Array | None = None) -> list[Array]:
+def erase(items: list[Array], position: Integers | None = None) -> list[Array]:
     """Return the sequence without the tensor at `position`, by default the last one."""
     left = list(items)
     del left[-1 if position is None else integer(position)]
@@ -54,7 +54,7 @@ def concat(items: list[Array], *, axis: int, new_axis: int = 0) -> Array:
     return np.stack(items, axis=axis) if new_axis else np.concatenate(items, axis=axis)
 
 
-def split(x: Array, sizes: Array | None = None, *, axis: int = 0, keepdims: int = 1) -> list[Array]:
+def split(x: Array, sizes: Integers | None = None, *, axis: int = 0, keepdims: int = 1) -> list[Array]:
     """Return x cut along `axis`: into single slices, or into pieces of the given size or sizes.
 
     Single slices lose the axis without `keepdims`. ONNX says so only where no size is given; onnxruntime does it too

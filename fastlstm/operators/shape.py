@@ -14,7 +14,7 @@ from fastlstm.operators.movement import count
 from fastlstm.operators.rules import axes_fit, broadcast_shapes, repeated, sizes_fit
 from fastlstm.operators.sizes import checked_shape
 from fastlstm.operators.values import CONTENT_LIMIT, Operands, ValueInfo, normal_axis
-from fastlstm.typing import Array
+from fastlstm.typing import Array, Integers
 
 __all__ = ["OPERATORS"]
 
@@ -47,12 +47,12 @@ def flatten(x: Array, *, axis: int = 1) -> Array:
     return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
-def squeeze(x: Array, axes: Array | None = None) -> Array:
+def squeeze(x: Array, axes: Integers | None = None) -> Array:
     """Return x without the given axes of size 1, or without all such axes."""
     return np.squeeze(x, axis=None if axes is None else tuple(int(a) for a in np.atleast_1d(axes)))
 
 
-def unsqueeze(x: Array, axes: Array) -> Array:
+def unsqueeze(x: Array, axes: Integers) -> Array:
     """Return x with new axes of size 1 at the given positions of the result."""
     return np.expand_dims(x, tuple(int(a) for a in np.atleast_1d(axes)))
 

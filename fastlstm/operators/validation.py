@@ -89,7 +89,7 @@ def _check_node(node: Node, constants: Mapping[str, Array], label: str) -> None:
     if node.op in RECURRENT_OPS:
         _check_attributes(node, label)
     else:
-        _check_signature(node, label)
+        _check_signature(node, constants, label)
     if node.op in _BODIES:
         _BODIES[node.op](node, label)
     elif any(isinstance(value, Graph) for value in node.attrs.values()):
@@ -102,15 +102,22 @@ def _check_node(node: Node, constants: Mapping[str, Array], label: str) -> None:
 # --- operators -------------------------------------------------------------------------------------------
 
 
-def _check_signature(node: Node, label: str) -> None:
+def _check_signature(node: Node, constants: Mapping[str, Array], label: str) -> None:
     """Hold a node against the function that computes its operator."""
     takes = operators.signature(node.op)
     count = len(node.inputs)
-    missing = next((i for i in range(takes.least) if not node.input(i) and i not in takes.optional), None)
+    needed = max(takes.least, count) if takes.most > 1000 else takes.least  # no place in a list of any length is empty
+    missing = next((i for i in range(needed) if not node.input(i) and i not in takes.optional), None)
     if missing is not None or not takes.least <= count <= takes.most:
         upper = "more" if takes.most > 1000 else takes.most
         what = f"has {count}" if missing is None or missing >= count else f"lacks the one at position {missing}"
         raise UnsupportedError(f"{label} should have {takes.least} to {upper} inputs; it {what}.")
+    for place in takes.integers:
+        given = constants.get(node.input(place))
+        if given is not None and given.dtype.kind not in "iu":
+            raise UnsupportedError(
+                f"{label} takes integers at position {place}; '{node.input(place)}' holds {given.dtype}."
+            )
     for name, kind in takes.attributes.items():
         if name not in node.attrs:
             if name in takes.required:

@@ -30,7 +30,7 @@ def with_notes(graph: Graph) -> Graph:
     infos = shapes.infer(graph)
     picks: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
     for node in graph.nodes:
-        found = _pick(node, graph, infos)
+        found = _pick(node, infos)
         if found is not None:
             source, axis, position = found
             picks[source, axis][node.outputs[0]] = position
@@ -60,16 +60,16 @@ def _outputs(graph: Graph) -> set[str]:
     return {spec.name for spec in graph.outputs}
 
 
-def _pick(node: Node, graph: Graph, infos: Mapping[str, ValueInfo]) -> tuple[str, int, int] | None:
+def _pick(node: Node, infos: Mapping[str, ValueInfo]) -> tuple[str, int, int] | None:
     """Return the source, axis and position of a node that takes one fixed position of an open axis."""
     info = infos.get(node.input(0), UNKNOWN)
     if node.op not in ("Gather", "Slice") or not info.shape:
         return None
     if node.op == "Gather":
-        index = graph.constants.get(node.input(1))
-        if index is None or index.size != 1:
+        index = infos.get(node.input(1), UNKNOWN).numbers
+        if index is None or len(index) != 1:
             return None
-        axis, position = normal_axis(int(node.attrs.get("axis", 0)), len(info.shape)), int(index.reshape(-1)[0])
+        axis, position = normal_axis(int(node.attrs.get("axis", 0)), len(info.shape)), index[0]
     else:
         bounds = slice_bounds(shapes.operands(node, infos))
         if bounds is None or len(bounds) != 1:

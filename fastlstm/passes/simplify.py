@@ -138,7 +138,7 @@ def gather_with_plain_index(scope: Scope, node: Node) -> list[Node] | None:
     elif size == 1 and wanted == -1:
         wanted = 0
     constant = scope.const(node.input(1))
-    if not isinstance(wanted, int) or (constant is not None and int(constant) == wanted):
+    if not isinstance(wanted, int) or (constant is not None and constant == wanted):
         return None
     name = scope.constant(f"{node.outputs[0]}.index", wanted)
     return [Node("Gather", (node.input(0), name), node.outputs, node.attrs, node.name)]

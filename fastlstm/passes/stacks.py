@@ -180,8 +180,8 @@ def _unturned(scope: Scope, name: str, nodes: list[Node]) -> str | None:
 
 def step_of_pieces(scope: Scope, node: Node) -> list[Node] | None:
     """``SequenceAt(SplitToSequence(x), k)``  →  ``x[k]``: pieces of one position each, without its axis."""
-    cut, position = scope.maker(node.input(0), "SplitToSequence"), scope.const(node.input(1))
-    if cut is None or cut.input(1) or cut.attrs.get("keepdims", 1) or position is None or position.size != 1:
+    cut, position = scope.maker(node.input(0), "SplitToSequence"), scope.info(node.input(1)).numbers
+    if cut is None or cut.input(1) or cut.attrs.get("keepdims", 1) or position is None or len(position) != 1:
         return None
-    index = scope.constant(f"{node.outputs[0]}.index", int(position.reshape(-1)[0]))
+    index = scope.constant(f"{node.outputs[0]}.index", position[0])
     return [Node("Gather", (cut.input(0), index), node.outputs, {"axis": int(cut.attrs.get("axis", 0))}, node.name)]

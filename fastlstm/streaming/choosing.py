@@ -131,7 +131,7 @@ def _streaming(node: Node, graph: Graph, labels: Mapping[str, str], initial: dic
         return replace(node, inputs=layer.inputs._replace(h_0="", c_0="").given())
     index = graph.constants.get(node.input(1)) if node.op == "Gather" else None
     at = labels.get(node.input(0), "").find("T")
-    is_last = index is not None and index.ndim == 0 and int(index) == -1 and int(node.attrs.get("axis", 0)) % 3 == at
+    is_last = index is not None and index.ndim == 0 and index == -1 and int(node.attrs.get("axis", 0)) % 3 == at
     if is_last and len(labels[node.input(0)]) == 3:  # in a stream, the last time step is the current one
         return Node("Identity", (node.input(0),), node.outputs, {}, node.name)
     return node

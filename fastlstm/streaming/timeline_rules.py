@@ -347,7 +347,7 @@ def _gathered(at: Unroller, node: Node, flows: Flows) -> None:
     if axis != x.axis:
         moved = x.axis + (rank - 1 if 0 <= axis < x.axis else 0)
         at.keep(node, replace(x, axis=moved if x.axis >= 0 else -1))
-    elif number is not None and number.ndim == 0 and int(number) == -1 and not x.overlaps and not x.merged:
+    elif number is not None and number.ndim == 0 and number == -1 and not x.overlaps and not x.merged:
         at.keep(node, Flow(-1, lag=max(0, x.lag // x.rows)))
     else:
         raise refusal(node, "takes only some of the time steps", f"Run it on whole sequences. {TRACED}")

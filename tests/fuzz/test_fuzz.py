@@ -369,3 +369,37 @@ def test_a_bias_of_another_shape_is_refused(op: str, shape: tuple[int, ...]) -> 
     held = {"k": np.ones((4, 4, 1), np.float32), "b": np.ones(shape, np.float32)}
     with pytest.raises(FastLSTMError, match="bias"):
         fastlstm.Model(graph([node(op, "x k b")], held, (3, 4, 5))).run({"x": np.ones((3, 4, 5), np.float32)})
+
+
+@pytest.mark.parametrize(("op", "inputs"), [("Gather", "x at"), ("Slice", "x at end"), ("Unsqueeze", "x at")])
+def test_places_that_are_no_integers_are_refused(op: str, inputs: str) -> None:
+    held = {"at": np.array([np.nan]), "end": np.array([1])}
+    with pytest.raises(FastLSTMError, match="takes integers at position 1; 'at' holds float64"):
+        fastlstm.Model(graph([node(op, inputs)], held))
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs"),
+    [
+        ("Gather", "x at"),
+        ("Slice", "x at end"),
+        ("Unsqueeze", "x row"),
+        ("Squeeze", "x row"),
+        ("SequenceAt", "steps at"),
+    ],
+)
+def test_places_that_are_found_not_to_be_integers_are_refused(op: str, inputs: str) -> None:
+    nodes = [
+        node("Div", "none none", "at"), node("Div", "row0 row0", "row"), node("SplitToSequence", "x", "steps"),
+        node(op, inputs),
+    ]  # fmt: skip
+    held = {"none": np.array(0.0, np.float32), "row0": np.zeros(1, np.float32), "end": np.array([1])}
+    with pytest.raises(FastLSTMError):
+        fastlstm.Model(graph(nodes, held)).run({"x": np.ones((3, 2, 3), np.float32)})
+
+
+def test_a_sum_with_an_empty_place_is_refused() -> None:
+    with pytest.raises(
+        FastLSTMError, match="Sum node 'y' should have 1 to more inputs; it lacks the one at position 1"
+    ):
+        fastlstm.Model(graph([Node("Sum", ("x", "", "x"), ("y",))]))

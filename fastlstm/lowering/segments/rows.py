@@ -169,7 +169,7 @@ def _unsqueezed(at: At) -> Mapping[str, str]:
 def _new_axis(at: At) -> int | None:
     """Return where an Unsqueeze inserts one axis of size 1 between labelled ones, None if it does anything else."""
     axes, label = at.constant(1), at.labels.get(at.x)
-    if axes is None or axes.size != 1 or label not in ("TBF", "BTF", "BF"):
+    if axes is None or axes.size != 1 or axes.dtype.kind != "i" or label not in ("TBF", "BTF", "BF"):
         return None
     place = int(axes.reshape(-1)[0]) % (len(label) + 1)
     return place if place < len(label) else None
@@ -344,7 +344,7 @@ def _is_table(at: At) -> bool:
 def _is_last_step(at: At) -> bool:
     """Whether the node takes the last time step: Gather with the scalar -1 on the time axis."""
     index, label = at.constant(1), at.labels.get(at.x, "")
-    if index is None or index.ndim != 0 or int(index) != -1 or len(label) != 3:
+    if index is None or index.ndim != 0 or index != -1 or len(label) != 3:
         return False
     return int(at.node.attrs.get("axis", 0)) % 3 == label.index("T")
 
