@@ -109,6 +109,8 @@ class Signature:
     ----------
     least, most : int
         How many inputs there may be.
+    gaps : bool
+        Whether inputs beyond `least` may be absent with others behind them.
     optional : frozenset of int
         The positions below `least` that may be absent.
     integers : frozenset of int
@@ -123,6 +125,7 @@ class Signature:
 
     least: int
     most: int
+    gaps: bool
     optional: frozenset[int]
     integers: frozenset[int]
     attributes: Mapping[str, str]
@@ -135,13 +138,14 @@ def signature(op: str) -> Signature:
     """Return what the operator `op`, one of `SUPPORTED`, takes."""
     parameters = inspect.signature(_COMPUTE[op]).parameters.values()
     placed = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
-    listed = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    rest = next((p for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     named = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("run_graph", "count")]
     least = sum(p.default is p.empty for p in placed)
     return Signature(
         # Operators of any number of inputs take one at least.
-        max(least, int(listed and not placed)),
-        sys.maxsize if listed else len(placed),
+        max(least, int(rest is not None and not placed)),
+        len(placed) if rest is None else sys.maxsize,
+        rest is None or "Any" in str(rest.annotation),
         frozenset(i for i, p in enumerate(placed) if "None" in str(p.annotation)),
         frozenset(i for i, p in enumerate(placed) if "Integers" in str(p.annotation)),
         {p.name: str(p.annotation) for p in named},

@@ -106,7 +106,7 @@ def _check_signature(node: Node, constants: Mapping[str, Array], label: str) -> 
     """Hold a node against the function that computes its operator."""
     takes = operators.signature(node.op)
     count = len(node.inputs)
-    needed = max(takes.least, count) if takes.most > 1000 else takes.least  # no place in a list of any length is empty
+    needed = takes.least if takes.gaps else max(takes.least, count)
     missing = next((i for i in range(needed) if not node.input(i) and i not in takes.optional), None)
     if missing is not None or not takes.least <= count <= takes.most:
         upper = "more" if takes.most > 1000 else takes.most
