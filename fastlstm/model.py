@@ -175,7 +175,10 @@ class Model:
             tensors: dict[str, Array] = as_given(self.run(as_arrays(inputs, "The input"), as_arrays(out, "out")))
             return tensors if out is None else out
         values = check_inputs(self.graph.inputs, inputs)
-        results = self._in_blocks(values) or self._planned().run(values)
+        try:
+            results = self._in_blocks(values) or self._planned().run(values)
+        except MemoryError as error:
+            raise InputError(f"There is not enough memory for a call with these inputs: {error}") from error
         made = {spec.name: result for spec, result in zip(self.graph.outputs, results, strict=True)}
         return made if out is None else fill(out, made)
 

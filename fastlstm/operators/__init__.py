@@ -109,6 +109,8 @@ class Signature:
     ----------
     least, most : int
         How many inputs there may be.
+    gives : int
+        How many outputs there may be.
     gaps : bool
         Whether inputs beyond `least` may be absent with others behind them.
     optional : frozenset of int
@@ -125,6 +127,7 @@ class Signature:
 
     least: int
     most: int
+    gives: int
     gaps: bool
     optional: frozenset[int]
     integers: frozenset[int]
@@ -136,7 +139,8 @@ class Signature:
 @functools.cache
 def signature(op: str) -> Signature:
     """Return what the operator `op`, one of `SUPPORTED`, takes."""
-    parameters = inspect.signature(_COMPUTE[op]).parameters.values()
+    called = inspect.signature(_COMPUTE[op])
+    parameters, result = called.parameters.values(), str(called.return_annotation)
     placed = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
     rest = next((p for p in parameters if p.kind is p.VAR_POSITIONAL), None)
     named = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ("run_graph", "count")]
@@ -145,6 +149,7 @@ def signature(op: str) -> Signature:
         # Operators of any number of inputs take one at least.
         max(least, int(rest is not None and not placed)),
         len(placed) if rest is None else sys.maxsize,
+        1 if not result.startswith("tuple[") else sys.maxsize if "..." in result else result.count(",") + 1,
         rest is None or "Any" in str(rest.annotation),
         frozenset(i for i, p in enumerate(placed) if "None" in str(p.annotation)),
         frozenset(i for i, p in enumerate(placed) if "Integers" in str(p.annotation)),

@@ -72,10 +72,11 @@ def _check_graph(graph: Graph, outer: frozenset[str], depth: int) -> None:
                 raise UnsupportedError(f"{label} reads '{value}', which no input, constant or earlier node defines.")
         for body in (v for v in node.attrs.values() if isinstance(v, Graph)):
             _check_graph(body, outer | frozenset(defined), depth + 1)
-        for value in node.outputs:
+        _check_node(node, graph.constants, label)
+        gives = None if node.op in RECURRENT_OPS else operators.signature(node.op).gives
+        for value in node.outputs[:gives]:  # what is named beyond them is no value
             if value:
                 define(value, label)
-        _check_node(node, graph.constants, label)
     for spec in graph.outputs:
         if spec.name not in defined and spec.name not in outer:
             raise UnsupportedError(f"The output '{spec.name}' is defined by no node, constant or input.")

@@ -116,12 +116,6 @@ def test_a_branch_that_is_never_taken_may_hold_what_cannot_run() -> None:
         model(x + 1)
 
 
-def test_an_operator_with_too_many_outputs_is_told() -> None:
-    nodes = [node("Tanh", "x", "a b"), node("Softmax", "a", "c"), node("Mul", "c b")]
-    with pytest.raises(UnsupportedError, match="names 2 outputs; the operator gives 1"):
-        fastlstm.Model(graph(nodes))(np.ones((4, 2, 3), np.float32))
-
-
 def test_a_product_without_columns_is_empty_in_a_loop_too() -> None:
     body = Graph(
         (TensorSpec("a", (2, 3)), TensorSpec("f", (2, 3))),
@@ -153,6 +147,19 @@ def test_a_value_that_no_memory_holds_is_told_by_its_layer(monkeypatch: pytest.M
     model = fastlstm.Model(graph([rounds], {"a0": np.zeros((2, 3), np.float32)}))
     with pytest.raises(InputError, match=r"not enough memory for the values of 'head': Unable to allocate 1\.00 TiB"):
         model(np.ones((4, 2, 3), np.float32))
+
+
+def test_buffers_that_no_memory_holds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = fastlstm.Model(graph([node("Tanh", "x")]))
+    model(np.ones((4, 2, 3), np.float32))
+
+    def no_memory(shape: Any, dtype: Any) -> Any:
+        raise MemoryError("Unable to allocate 64.0 MiB")
+
+    for module in ("fastlstm.runtime.bound", "fastlstm.lowering.tapes.recorder"):
+        monkeypatch.setattr(f"{module}.aligned_zeros", no_memory)
+    with pytest.raises(InputError, match=r"not enough memory for .*: Unable to allocate 64\.0 MiB"):
+        model(np.ones((5, 2, 3), np.float32))
 
 
 HUGE = 1919120248
@@ -403,3 +410,9 @@ def test_a_sum_with_an_empty_place_is_refused() -> None:
         FastLSTMError, match="Sum node 'y' should have 1 to more inputs; it lacks the one at position 1"
     ):
         fastlstm.Model(graph([Node("Sum", ("x", "", "x"), ("y",))]))
+
+
+def test_an_output_that_an_operator_does_not_give_is_no_value() -> None:
+    nodes = [node("Squeeze", "x", "a b"), node("Mul", "a b")]
+    with pytest.raises(UnsupportedError, match="reads 'b', which no input, constant or earlier node defines"):
+        fastlstm.Model(graph(nodes))
