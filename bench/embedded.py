@@ -2,16 +2,18 @@
 
 ``python -m bench.embedded --rtneural CHECKOUT --onnx2c PROGRAM`` prints the tables of bench/README.md. RTNeural and
 onnx2c are built by who wants them (a checkout with Eigen, or Eigen and xsimd installed); emx-onnx-cgen is a package;
-what is not named or installed has no row. Every contestant runs in a process of its own, in turns, on the same weights
-and inputs, and has to give the results of the engine before it is timed. All are linked with -ffast-math, so that
-denormals count as zero for all of them. ``--folder`` keeps the programs: once with
-``--only builds``, then on a quiet machine with ``--only times``.
+what is not named or installed has no row. Ours is the level that a library takes on this processor, unless
+``FASTLSTM_TARGET`` names another, for which all are compiled then. Every contestant runs in a process of its own, in
+turns, on the same weights and inputs, and has to give the results of the engine before it is timed. All are linked with
+-ffast-math, so that denormals count as zero for all of them. ``--folder`` keeps the programs: once with ``--only
+builds``, then on a quiet machine with ``--only times``.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +31,7 @@ import numpy.typing as npt
 
 import fastlstm
 from fastlstm.export.instructions import Counter
+from fastlstm.export.library import LIBRARY_LEVELS, NARROW_LEVELS
 from fastlstm.export.routes import Found, find
 from fastlstm.program import layout
 from fastlstm.target.machine import detect
@@ -38,7 +41,7 @@ Array = npt.NDArray[Any]
 PEERS = Path(__file__).parent / "peers" / "embedded"
 SIZES = ((1, 20), (32, 64), (40, 128))
 BLOCK, FRAMES = 64, 64
-FAST = ("-O3", "-march=native", "-ffast-math")
+FAST = ("-O3", f"-march={os.environ.get('FASTLSTM_TARGET', 'native').removesuffix('-vnni')}", "-ffast-math")
 TOLERANCE = 1e-4  # of float32 peers; narrow weights are other weights
 SAMPLE, SAMPLES = 0.01, 7  # seconds, samples of a process
 
@@ -155,9 +158,9 @@ class Contestant:
 def contestants(network: Network, folder: Path, options: argparse.Namespace) -> Iterator[Contestant]:
     """Yield everybody who is here."""
     (folder / "weights.h").write_text(network.header())
-    level = detect().name.removesuffix("-vnni")
     for precision in ("float32", "int16", "int8"):
-        place = folder / precision
+        place, levels = folder / precision, LIBRARY_LEVELS if precision == "float32" else NARROW_LEVELS
+        level = detect().name if detect().name in levels else detect().name.removesuffix("-vnni")
         if not place.exists():
             fastlstm.export(network.model(), place, targets=(level,), name="peer", precision=precision)
         ours = {

@@ -17,7 +17,7 @@ from fastlstm.export.archive import archive
 from fastlstm.export.golden import Golden, test_program
 from fastlstm.export.header import header
 from fastlstm.export.interface import Interface
-from fastlstm.export.library import LIBRARY_LEVELS, dispatcher, level_prefix
+from fastlstm.export.library import LIBRARY_LEVELS, NARROW_LEVELS, dispatcher, level_prefix
 from fastlstm.export.linking import link
 from fastlstm.export.model import LARGEST_STATE, Exported
 from fastlstm.export.module import Module, compiled
@@ -87,13 +87,14 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
     sources = {target.name: exported.source(target) for target in targets}
     interface = exported.interface(name, next(iter(sources.values())), apart)
     golden = exported.golden(interface, next(iter(sources.values())))
-    levels = [] if apart else _levels(targets)
+    narrow = precisions(exported.model.graph)
+    levels = [] if apart else _levels(targets, bool(narrow))
     others = [target for target in targets if target not in levels]
     jobs = [(sources[t.name], t, name) for t in others]
     jobs += [(sources.get(t.name) or exported.source(t), t, level_prefix(interface, t.name)) for t in levels]
     with ThreadPoolExecutor(cores()) as pool:  # LLVM runs in separate processes, one per core at a time
         compiling = pool.map(lambda job: compiled(job[0], interface, *job[1:]), jobs)
-        chooser = dispatcher(interface, LIBRARY_LEVELS) if levels else b""
+        chooser = dispatcher(interface, [t.name for t in levels]) if levels else b""
         made = list(compiling)
     own = {module.target.name: _alone(module, name) for module in made}
     modules = {target.name: own[target.name] for target in targets}
@@ -110,13 +111,12 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
         raise UnsupportedError(f"The state would take {size} bytes, more than {LARGEST_STATE}: give smaller sizes.")
     program = sources[targets[0].name].step.program
     macs = exported.batch * sum(step.macs for step in program.instructions)
-    narrow = precisions(exported.model.graph)
     said = narrow if len(set(narrow.values())) > 1 else next(iter(narrow.values()), "float32")
     content = manifest.manifest(interface, entries, golden, (size, align), macs, said, exported.model.graph.notes)
     if library:
         files[f"lib{name}.a"] = library
         content["library"] = {
-            "file": f"lib{name}.a", "targets": list(LIBRARY_LEVELS), "sha256": manifest.sha256(library),
+            "file": f"lib{name}.a", "targets": [t.name for t in levels], "sha256": manifest.sha256(library),
         }  # fmt: skip
     files |= _web(content, modules, golden)
     files[f"{name}.h"] = header(interface, size_macros(name, made)).encode()
@@ -129,10 +129,10 @@ def _files(exported: Exported, name: str, targets: Sequence[Target], apart: bool
     return files
 
 
-def _levels(targets: Sequence[Target]) -> list[Target]:
-    """Return the levels that go into a library: all if one was asked for, else none."""
-    asked = {target.name for target in targets}
-    return [LEVELS[name] for name in LIBRARY_LEVELS] if asked.intersection(LIBRARY_LEVELS) else []
+def _levels(targets: Sequence[Target], narrow: bool) -> list[Target]:
+    """Return the levels that go into a library, of `narrow` weights or not: all if one was asked for, else none."""
+    levels = NARROW_LEVELS if narrow else LIBRARY_LEVELS
+    return [LEVELS[name] for name in levels] if any(target.name in levels for target in targets) else []
 
 
 def _alone(module: Module, name: str) -> Module:

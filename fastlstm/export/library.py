@@ -13,18 +13,19 @@ from fastlstm.export.struct import LEVEL
 from fastlstm.export.worker import Work, make_here
 from fastlstm.target import LEVELS
 
-__all__ = ["LIBRARY_LEVELS", "dispatcher", "level_prefix"]
+__all__ = ["LIBRARY_LEVELS", "NARROW_LEVELS", "dispatcher", "level_prefix"]
 
 LIBRARY_LEVELS = ("x86-64-v3", "x86-64-v4")
 """Levels in a library, the lowest first."""
 
+NARROW_LEVELS = (*LIBRARY_LEVELS, "x86-64-v4-vnni")
+"""Levels in a library of a model with narrow weights, which VNNI multiplies in half the instructions."""
+
 # What a level requires (`fastlstm.target.machine.NEEDS`): bits of ecx in CPUID leaf 1, of ebx in leaf 7, and the
-# registers that the system saves (XCR0).
-_NEEDS = {
-    "x86-64-v3": (1 << 12 | 1 << 22 | 1 << 27 | 1 << 28 | 1 << 29, 1 << 3 | 1 << 5 | 1 << 8, 0x06),
-    "x86-64-v4": (1 << 12 | 1 << 22 | 1 << 27 | 1 << 28 | 1 << 29,
-                  1 << 3 | 1 << 5 | 1 << 8 | 1 << 16 | 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31, 0xE6),
-}  # fmt: skip
+# registers that the system saves (XCR0). The upper half of what `CPUID` returns for leaf 7 is ecx, where VNNI is.
+_V3 = (1 << 12 | 1 << 22 | 1 << 27 | 1 << 28 | 1 << 29, 1 << 3 | 1 << 5 | 1 << 8, 0x06)
+_V4 = (_V3[0], _V3[1] | 1 << 16 | 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31, 0xE6)
+_NEEDS = {"x86-64-v3": _V3, "x86-64-v4": _V4, "x86-64-v4-vnni": (_V4[0], _V4[1] | 1 << 32 + 11, _V4[2])}
 
 # LLVM has no intrinsic for these instructions, and llvmlite can parse assembly for its own processor only.
 CPUID = bytes.fromhex("53 89f8 31c9 0fa2 48c1e120 89d8 4809c8 5b c3")
@@ -35,7 +36,7 @@ XGETBV = bytes.fromhex("31c9 0f01d0 c3")
 
 def level_prefix(interface: Interface, level: str) -> str:
     """Return the prefix of a level's functions."""
-    return f"{interface.name}_{level.rsplit('-', 1)[1]}"
+    return f"{interface.name}_{level.removeprefix('x86-64-').replace('-', '_')}"
 
 
 def dispatcher(interface: Interface, levels: Sequence[str]) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from fastlstm.target import LEVELS
 from fastlstm.target.machine import lacks
 
 __all__ = ["HOST_COMPILERS", "NODE", "ROUTES", "TESTED", "Board", "Found", "Route", "find", "first"]
@@ -105,11 +106,11 @@ _547 = Board("mps3-an547", 0, 0x60000000, 256 << 20, 0x21000000, 4 << 20)
 
 
 def _x86_64(level: str) -> tuple[Route, ...]:
-    """Return how a level's code runs: on this processor or, except for AVX-512, in QEMU."""
+    """Return how a level's code runs: on this processor or, except for AVX-512 and VNNI, in QEMU."""
     native = Route(HOST_COMPILERS, packages="gcc", level=level)
     emulated = Route(("x86_64-linux-gnu-gcc",), ("-static",), ("qemu-x86_64", "qemu-x86_64-static"), ("-cpu", "max"),
                      "gcc-x86-64-linux-gnu qemu-user")  # fmt: skip
-    return (native,) if level == "x86-64-v4" else (native, emulated)
+    return (native,) if level.startswith("x86-64-v4") or level.endswith("vnni") else (native, emulated)
 
 
 def _aarch64(level: str, cpu: str) -> tuple[Route, ...]:
@@ -135,7 +136,7 @@ def _cortex_m(board: Board, *flags: str) -> tuple[Route, ...]:
 
 ROUTES: Mapping[str, tuple[Route, ...]] = MappingProxyType(
     {
-        **{level: _x86_64(level) for level in ("x86-64-v2", "x86-64-v3", "x86-64-v4")},
+        **{level: _x86_64(level) for level in LEVELS if level.startswith("x86-64")},
         "x86-64-v3-windows": (
             Route(("x86_64-w64-mingw32-gcc",), ("-static",), ("wine64", "wine"), packages="gcc-mingw-w64-x86-64 wine64",
                   level="x86-64-v3"),
@@ -164,7 +165,9 @@ TESTED: Mapping[str, str] = MappingProxyType(
     {
         "x86-64-v2": "natively",
         "x86-64-v3": "natively",
+        "x86-64-v3-vnni": "natively, where the processor has AVX-VNNI",
         "x86-64-v4": "natively, where the processor has AVX-512",
+        "x86-64-v4-vnni": "natively, where the processor has AVX-512 and VNNI",
         **{name: "qemu-user" for name in ROUTES if name.startswith(("aarch64", "armv7", "riscv64"))},
         **{name: "qemu-system-arm" for name in ROUTES if name.startswith("cortex")},
         "x86-64-v3-windows": "wine",

@@ -146,12 +146,15 @@ def _levels() -> dict[str, Target]:
     v3 = replace(v2, name="x86-64-v3", cpu="x86-64-v3", lanes=8, fma=True, byte_products="magnitudes")
     v4 = replace(v3, name="x86-64-v4", cpu="x86-64-v4", lanes=16, registers=32, max_sums=24, byte_products="")
     arm = Target("aarch64", "aarch64-unknown-linux-gnu", "generic", lanes=4, registers=32, fma=True, max_sums=24)
+    # Without it, LLVM replaces some of VNNI's instructions for pairs by a multiplication and an addition: that shortens
+    # a single chain, but in kernels 16 run side by side. A step of 128 units, int16, took 11 % more time.
+    paired = "+fast-dpwssd"
     rows = (
         v2,
         v3,
-        replace(v3, name="x86-64-v3-vnni", features=("+avxvnni",), byte_products="unsigned"),
+        replace(v3, name="x86-64-v3-vnni", features=("+avxvnni", paired), byte_products="unsigned"),
         v4,
-        replace(v4, name="x86-64-v4-vnni", features=("+avx512vnni",), byte_products="unsigned"),
+        replace(v4, name="x86-64-v4-vnni", features=("+avx512vnni", paired), byte_products="unsigned"),
         arm,
         replace(arm, name="aarch64-dotprod", features=("+dotprod",), byte_products="signed"),
     )

@@ -80,6 +80,14 @@ def test_the_step_and_the_block_of_a_large_layer_share_their_code(tmp_path: Path
     assert entry["bytes"]["stack"] > 500  # 976, of which 128 are the frame of the function that calls the shared one
 
 
+def test_loops_over_k_stay_loops_where_vectors_are_wide(tmp_path: Path) -> None:
+    code = {}
+    for units in (24, 28):  # of 28, LLVM unrolls none
+        entry = fastlstm.export(tiny(units=units), tmp_path / f"{units}", ("x86-64-v4",), "f")["targets"]["x86-64-v4"]
+        code[units] = entry["bytes"]["code"]
+    assert code[24] < code[28] * 1.1, code
+
+
 def test_a_logarithm_needs_nothing_but_libgcc_where_words_are_short(tmp_path: Path) -> None:
     entry = fastlstm.export(convolutions(1), tmp_path / "f", LIGHT, "net")["targets"]["cortex-m4"]
     assert all(name.startswith("__aeabi_") for name in entry["undefined"]), entry["undefined"]

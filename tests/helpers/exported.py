@@ -12,8 +12,8 @@ from fastlstm.target.machine import lacks
 __all__ = ["RUN", "WEB", "late", "recurrent"]
 
 WEB = ("wasm32", "wasm32-simd")
-RUN = [t for t in TESTED if t in WEB or not (ROUTES[t][0].level == "x86-64-v4" and lacks("x86-64-v4"))]
-"""The targets whose code this machine runs: all that a row says are tested, less AVX-512 where there is none."""
+RUN = [t for t in TESTED if t in WEB or any(way.emulators or not lacks(way.level) for way in ROUTES[t])]
+"""The targets whose code this machine runs: all that a row says are tested, less AVX-512 and VNNI where it has none."""
 
 
 def recurrent(cell: str, units: int, inputs: int = 1) -> fastlstm.Model:

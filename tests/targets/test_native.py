@@ -11,7 +11,8 @@ import pytest
 from export_models import convolutions, masking, tiny
 
 import fastlstm
-from fastlstm.export import lowering
+from fastlstm.export import lowering, struct
+from fastlstm.export.library import _NEEDS, LIBRARY_LEVELS, NARROW_LEVELS
 from fastlstm.target import LEVELS, machine
 
 CC = "gcc"
@@ -165,7 +166,31 @@ lib.net_step(s, ctypes.c_void_p(x.ctypes.data), ctypes.c_void_p(y.ctypes.data));
     assert np.array_equal(np.load(tmp_path / "y.npy"), stream.step(frames[4]))
 
 
-def test_a_library_has_all_levels() -> None:
-    from fastlstm.export.library import _NEEDS, LIBRARY_LEVELS
+CHOSEN = """
+#include "net.h"
+#include <stdio.h>
 
-    assert set(_NEEDS) == set(LIBRARY_LEVELS) <= set(LEVELS)
+int main(void) {
+  static net_state s;
+  net_init(&s);
+  printf("%d", *(int *)(s.bytes + LEVEL));
+  return 0;
+}
+"""
+
+
+@pytest.mark.parametrize(("precision", "levels"), [("float32", LIBRARY_LEVELS), ("int16", NARROW_LEVELS)])
+def test_a_library_takes_the_highest_level_that_the_processor_has(
+    precision: str, levels: tuple[str, ...], tmp_path: Path
+) -> None:
+    content = fastlstm.export(tiny(units=56), tmp_path / "f", ("x86-64-v3",), "net", precision=precision)
+    assert content["library"]["targets"] == list(levels)
+    (tmp_path / "f" / "chosen.c").write_text(CHOSEN)
+    run(CC, f"-DLEVEL={struct.LEVEL}", "chosen.c", "libnet.a", "-o", "chosen", cwd=tmp_path / "f")
+    has = [level for level in levels if not machine.lacks(level)]
+    assert int(run("./chosen", cwd=tmp_path / "f")) == len(has)
+
+
+def test_a_library_knows_what_each_level_needs() -> None:
+    assert set(_NEEDS) == set(NARROW_LEVELS) <= set(LEVELS)
+    assert set(LIBRARY_LEVELS) <= set(NARROW_LEVELS)

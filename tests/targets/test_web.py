@@ -15,11 +15,14 @@ from exported import recurrent
 
 def test_the_page_replays_the_samples_and_runs_the_model(everywhere: Path, tmp_path: Path) -> None:
     with served(everywhere) as address:
-        found = page(f"{address}/index.html", tmp_path)
-    assert 'data-samples="ok"' in found, re.findall(r'id="samples">([^<]*)', found)
-    steps = re.search(r'data-steps="(\d+)"', found)
+        for _ in range(3):  # on a busy machine a page may be taken down before it has drawn
+            found = page(f"{address}/index.html", tmp_path)
+            assert 'data-samples="ok"' in found, re.findall(r'id="samples">([^<]*)', found)
+            steps = re.search(r'data-steps="(\d+)"', found)
+            if steps is not None:
+                break
     assert steps is not None
-    assert int(steps[1]) > 0  # how many depends on how busy the machine is
+    assert int(steps[1]) > 0
 
 
 @pytest.mark.quick
