@@ -37,6 +37,7 @@ __all__ = [
     "renamed",
     "renamed_body",
     "sweep",
+    "what_is_computed",
 ]
 
 _STEPS_PER_NODE = 64
@@ -128,6 +129,9 @@ class Scope:
         For constants, of the whole model.
     whole : dict of str to (array, array)
         Of constants that were bytes: the integers and the scale, which broadcasts over them.
+    folded : dict of tuple to list of array
+        The results of nodes over constants, by what is computed: all steps of an unrolled layer transpose the same
+        weights.
     """
 
     constants: MutableMapping[str, Array]
@@ -140,6 +144,7 @@ class Scope:
     transposes: dict[str, list[Node]] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
     whole: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    folded: dict[tuple[Any, ...], list[Array]] = field(default_factory=dict)
     _derived: dict[tuple[Any, ...], str | None] = field(default_factory=dict)
     _fitted: tuple[Node | None, bool] = (None, False)
     _inferred: tuple[Node | None, tuple[ValueInfo, ...]] = (None, ())
@@ -352,7 +357,7 @@ class _Sweep:
         """Make the outputs of a node that repeats an earlier one aliases of the earlier one's."""
         if node.op in RANDOM or node.op == "Identity" or any(isinstance(v, Graph) for v in node.attrs.values()):
             return False
-        key = (node.op, node.inputs, len(node.outputs), repr(sorted(node.attrs.items())))
+        key = what_is_computed(node)
         earlier = self.seen.setdefault(key, node)
         if earlier is node:
             return False
@@ -376,6 +381,11 @@ class _Sweep:
                 attrs[key] = body
                 self.changed |= changed
         return Node(node.op, node.inputs, node.outputs, attrs, node.name)
+
+
+def what_is_computed(node: Node) -> tuple[Any, ...]:
+    """Return a key that nodes without bodies share if they compute the same."""
+    return node.op, node.inputs, len(node.outputs), repr(sorted(node.attrs.items()))
 
 
 def renamed(node: Node, names: Mapping[str, str]) -> Node:

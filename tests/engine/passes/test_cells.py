@@ -31,7 +31,7 @@ from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
 from fastlstm.operators import reference
 from fastlstm.operators.validation import validated
 from fastlstm.passes import cells as cells_found
-from fastlstm.passes import fuse, shapes, vectors
+from fastlstm.passes import fuse, rewrite, shapes, vectors
 from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.vectors import Act, Block, Leaf, Vector, add, multiply
 
@@ -233,6 +233,23 @@ def test_more_steps_take_no_more_of_the_weights(monkeypatch: pytest.MonkeyPatch)
         assert len(layers(passes.optimise(unrolled([Cell("LSTM", lstm_of_gemms, 4, 2)], steps)))) == 1
         found.append(dict(counts))
     assert found[0] == found[1]
+
+
+def lstm_of_transposed(cell: Cell, at: Writer, x: str, h: str, c: str) -> list[str]:
+    """``x @ w.t()``, as PyTorch writes it: a Transpose of the same weights at every step."""
+    at.constants.update(W=cell.w.T, b=cell.b, R=cell.r.T)
+    products = (at("MatMul", v, at("Transpose", w, perm=[1, 0])) for v, w in ((x, "W"), (h, "R")))
+    i, f, g, o = gates(at, at("Add", at("Add", *products), "b"), 4)
+    new = at("Add", at("Mul", at("Sigmoid", f), c), at("Mul", at("Sigmoid", i), at("Tanh", g)))
+    return [at("Mul", at("Sigmoid", o), at("Tanh", new)), new]
+
+
+def test_weights_that_every_step_transposes_are_folded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies for 28 steps of 256 units took all that may be folded, and the steps behind stayed as written."""
+    monkeypatch.setattr(rewrite, "_BUDGET", 4 * 4 * H * (FEATURES + H) * 3)  # bytes of three copies
+    monkeypatch.setattr(rewrite, "_COPIES", 0)
+    plain = passes.optimise(unrolled([Cell("LSTM", lstm_of_transposed, 4, 2)], 8))
+    assert ops(plain) == {"LSTM", "Transpose", "Gather", "Squeeze"}
 
 
 def test_a_projection_between_two_layers_that_join_input_and_state() -> None:
