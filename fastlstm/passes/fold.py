@@ -27,10 +27,9 @@ def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
     """``Op(constants)``  →  constants."""
     if node.op not in operators.SUPPORTED or node.op in RANDOM or not node.inputs or "" in node.outputs:
         return None
-    arrays = [scope.const(name) for name in node.inputs]
-    absent = [name == "" for name in node.inputs]
-    if all(absent) or any(a is None and not gone for a, gone in zip(arrays, absent, strict=True)):
+    if not any(node.inputs) or any(name and name not in scope.constants for name in node.inputs):
         return None
+    arrays = [scope.const(name) for name in node.inputs]
     if any(isinstance(value, Graph) for value in node.attrs.values()):
         return None
     key = what_is_computed(node)

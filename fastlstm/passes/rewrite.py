@@ -394,7 +394,8 @@ def renamed(node: Node, names: Mapping[str, str]) -> Node:
         return node
     inputs = tuple(names.get(v, v) for v in node.inputs)
     attrs = {k: renamed_body(v, names) if isinstance(v, Graph) else v for k, v in node.attrs.items()}
-    return Node(node.op, inputs, node.outputs, attrs, node.name)
+    same = inputs == node.inputs and all(attrs[k] is v for k, v in node.attrs.items())
+    return node if same else Node(node.op, inputs, node.outputs, attrs, node.name)
 
 
 def renamed_body(body: Graph, names: Mapping[str, str]) -> Graph:
