@@ -110,6 +110,7 @@ class GraphBuilder:
         self.nodes: list[Node] = []
         self.notes: list[str] = []
         self._taken: set[str] = set()
+        self._made: dict[int, tuple[str, Array]] = {}
         self._numbers: dict[str, int] = {}  # the next number to try for a hint
 
     def share_names(self, other: GraphBuilder) -> None:
@@ -157,10 +158,16 @@ class GraphBuilder:
 
     def dense(self, value: str, weight: Array, bias: Array | None, name: str = "dense") -> str:
         """Add a Dense node; `weight` is [O, I], as PyTorch has it."""
-        operands = [value, self.constant(f"{name}.weight", weight.T)]
+        operands = [value, self._once(f"{name}.weight", weight, weight.T)]
         if bias is not None:
-            operands.append(self.constant(f"{name}.bias", bias))
+            operands.append(self._once(f"{name}.bias", bias, bias))
         return self.node("Dense", *operands, name=name)
+
+    def _once(self, name: str, source: Array, value: Array) -> str:
+        """Return the constant made of an array, the same one each time: a layer may be called at every time step."""
+        if id(source) not in self._made:
+            self._made[id(source)] = self.constant(name, value), source  # kept, so that the id stays its own
+        return self._made[id(source)][0]
 
     def recurrent(
         self,

@@ -19,6 +19,7 @@ from fastlstm.kernels.pipeline import inlined
 from fastlstm.kernels.simd import (
     every_second,
     load_f32,
+    load_i64,
     store_f32,
     transpose_block,
     vload,
@@ -259,9 +260,43 @@ def logarithm() -> Compiled:
     return kernel
 
 
-def binary(lanes: int, name: str) -> Compiled:
-    """Out = a op b, with out contiguous. Arguments: `Binary`."""
-    apply, put = operation(name), partial_store(lanes)
+Step = tuple[str, float | None, float | None, int]
+"""A function behind another: its name, its parameters, and which of its two operands the value is; 0 if it has one."""
+
+
+@cache
+def _behind(lanes: int, steps: tuple[Step, ...]) -> Any:
+    """Return ``function(value, numbers)``: the steps one after the other."""
+    if not steps:
+
+        @inlined
+        def unchanged(value, numbers):
+            return value
+
+        return unchanged
+    before, (name, alpha, beta, side) = _behind(lanes, steps[:-1]), steps[-1]
+    at = 8 * sum(1 for step in steps[:-1] if step[3])
+    if not side:
+        apply = activation(name, alpha, beta)
+
+        @inlined
+        def of_one(value, numbers):
+            return apply(before(value, numbers))
+
+        return of_one
+    combine = operation(name)
+
+    @inlined
+    def of_two(value, numbers):
+        left, right = before(value, numbers), vsplat_load(lanes, load_i64(numbers + at))
+        return combine(left, right) if side == 1 else combine(right, left)
+
+    return of_two
+
+
+def binary(lanes: int, name: str, *steps: Step) -> Compiled:
+    """Out = a op b, with out contiguous; then the steps, while the value is in a register. Arguments: `Binary`."""
+    apply, finished, put = operation(name), _behind(lanes, steps), partial_store(lanes)
 
     def kernel(args: int, frame: int, unused: int) -> int:
         count, a_step, b_step = arg(args, BINARY.sizes.e), arg(args, BINARY.a_steps.e), arg(args, BINARY.b_steps.e)
@@ -280,7 +315,8 @@ def binary(lanes: int, name: str) -> Compiled:
                             while done < count:
                                 left = vload(lanes, a + 4 * done) if a_step != 0 else vsplat_load(lanes, a)
                                 right = vload(lanes, b + 4 * done) if b_step != 0 else vsplat_load(lanes, b)
-                                put(out + 4 * done, apply(left, right), min(lanes, count - done), spare)
+                                value = finished(apply(left, right), arg(args, BINARY.numbers))
+                                put(out + 4 * done, value, min(lanes, count - done), spare)
                                 done += lanes
             part = next_share(frame, part)
         return 0

@@ -154,8 +154,16 @@ def row_labels(graph: Graph, infos: Mapping[str, shapes.ValueInfo]) -> dict[str,
         for node in graph.nodes:
             if node.op in ROWS:
                 found = ROWS[node.op].labels(At(node, graph, labels, infos))
-                labels.update((name, label) for name, label in found.items() if name not in labels)
+                labels.update((n, at) for n, at in found.items() if n not in labels and _is_true(at, infos.get(n)))
     return labels
+
+
+def _is_true(label: str, info: shapes.ValueInfo | None) -> bool:
+    """Whether a value has one element along each axis of which its label says so: others may be joined along it."""
+    shape = None if info is None else info.shape
+    if shape is None:
+        return "1" not in label
+    return len(shape) == len(label) and all(size == 1 for axis, size in zip(label, shape, strict=True) if axis == "1")
 
 
 def _is_native(at: At) -> bool:

@@ -162,6 +162,7 @@ def _of_tapes(target: Target) -> Iterator[Kernel]:
     yield Kernel("arrays.unary", (lanes, "Clip", 0.0, 6.0))
     for name in (*BINARY, "PRelu"):
         yield Kernel("arrays.binary", (lanes, name))
+    yield Kernel("arrays.binary", (lanes, "Div", ("Round", None, None, 0)))
     for vectors in range(1, 5):
         yield Kernel("contraction.pack", (lanes, vectors))
         for name in ("contraction.matmul", "convolution.by_position", "convolution.by_channel"):

@@ -66,15 +66,15 @@ def optimise(graph: Graph) -> Graph:
         If the graph given is not valid, holds a node that cannot run on its inputs, or an endless loop.
     """
     budget = Budget(graph)
-    graph = fixpoint(validated(graph), RULES, budget)
-    if problem := shapes.misfits(graph):
+    graph, infos = fixpoint(validated(graph), RULES, budget)
+    if problem := shapes.first_misfit(graph, infos):
         raise UnsupportedError(problem)
-    graph = fixed_time.with_notes(graph)
+    graph = fixed_time.with_notes(graph, infos)
     for _ in range(MOST_ROUNDS):
-        recognised = recognise(graph)
+        recognised = recognise(graph, infos)
         if recognised is graph:
             break
-        graph = fixpoint(recognised, RULES, budget)
+        graph, infos = fixpoint(recognised, RULES, budget)
     loops.refuse_endless(graph)
     return graph.replace(notes=tuple(dict.fromkeys(graph.notes)))  # a stored model has those of its last optimisation
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.normalised import Normalised, of_gates, states_before
-from fastlstm.passes.vectors import Act, Atom, Block, Leaf, Vector
+from fastlstm.passes.vectors import Act, Atom, Block, Leaf, Vector, as_matrix, digest
 from fastlstm.typing import Array
 
 __all__ = ["Cell", "Weights", "match", "weights"]
@@ -93,15 +93,12 @@ class Weights:
     def same(self, other: Weights) -> bool:
         """Tell whether two steps belong to one layer."""
         widths = [[atom.width for atom in w.inputs] for w in (self, other)]
-        options = [(self.peephole, other.peephole), (self.norm, other.norm)]
+        arrays = [(getattr(self, what), getattr(other, what)) for what in ("w_ih", "w_hh", "bias", "peephole", "norm")]
         return (
             widths[0] == widths[1]
             and self.reset_after == other.reset_after
-            and np.array_equal(self.w_ih, other.w_ih)
-            and np.array_equal(self.w_hh, other.w_hh)
-            and np.array_equal(self.bias, other.bias)
             and self.epsilon == other.epsilon
-            and all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in options)
+            and all(a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in arrays)
         )
 
 
@@ -268,14 +265,16 @@ def _rnn(vector: Vector) -> Cell | None:
     return Cell("RNN", (atom.of,), (atom.function,))
 
 
-def weights(cell: Cell, hidden: Atom | None) -> Weights | None:
+def weights(cell: Cell, hidden: Atom | None, known: dict[bytes, Weights] | None = None) -> Weights | None:
     """Return the weights of a cell whose hidden state before the step is the atom `hidden`.
 
-    None if a gate depends on anything but inputs, that state and (through peepholes) the cell state.
+    None if a gate depends on anything but inputs, that state and (through peepholes) the cell state. `known` are the
+    weights of earlier steps, by a digest of what they were made of, and these join them: steps of one layer share their
+    arrays.
     """
+    sorter = _Sorter(cell.size, hidden, {} if known is None else known)
     if cell.normalised is not None:
-        return _normalised_weights(cell, cell.normalised, hidden)
-    sorter = _Sorter(cell.size, hidden)
+        return _normalised_weights(cell, cell.normalised, sorter)
     zero = Vector.constant(np.zeros(1), cell.size)
     if cell.op == "LSTM":
         peephole = np.zeros((3, cell.size))
@@ -294,9 +293,9 @@ def weights(cell: Cell, hidden: Atom | None) -> Weights | None:
     return _gru_weights(cell, sorter)
 
 
-def _normalised_weights(cell: Cell, norms: Normalised, hidden: Atom | None) -> Weights | None:
+def _normalised_weights(cell: Cell, norms: Normalised, sorter: _Sorter) -> Weights | None:
     for inputs, recurrent in (norms.parts, norms.parts[::-1]):
-        sorter = _Sorter(cell.size, hidden)
+        sorter = _Sorter(cell.size, sorter.hidden, sorter.known)
         if all(sorter.take(gate, vector, allow="inputs") for gate, vector in enumerate(inputs.gates)) and all(
             sorter.take(gate, vector, allow="hidden") for gate, vector in enumerate(recurrent.gates)
         ):
@@ -319,7 +318,7 @@ def _gru_weights(cell: Cell, sorter: _Sorter) -> Weights | None:
             return None
         return sorter.weights(3, np.concatenate([r.bias, z.bias, n.bias, recurrent.bias]), None, after)
     reset = next(m for m in n.terms if len(m) > 1)
-    sorter.recurrent[2] = n.terms[reset]
+    sorter.recurrent.append((2, n.terms[reset]))
     rest = Vector(n.width, n.bias, {m: c for m, c in n.terms.items() if m != reset})
     if not sorter.take(2, rest, allow="inputs"):
         return None
@@ -329,10 +328,10 @@ def _gru_weights(cell: Cell, sorter: _Sorter) -> Weights | None:
 class _Sorter:
     """Collects the terms of the gates by what they multiply."""
 
-    def __init__(self, size: int, hidden: Atom | None) -> None:
-        self.size, self.hidden = size, hidden
-        self.inputs: dict[Atom, dict[int, Array]] = {}
-        self.recurrent: dict[int, Array] = {}
+    def __init__(self, size: int, hidden: Atom | None, known: dict[bytes, Weights]) -> None:
+        self.size, self.hidden, self.known = size, hidden, known
+        self.inputs: dict[Atom, list[tuple[int, int, Array]]] = {}  # gate, first column, coefficient
+        self.recurrent: list[tuple[int, Array]] = []
 
     def take(
         self, gate: int, vector: Vector, state: Atom | None = None, peephole: Array | None = None, allow: str = "all"
@@ -345,7 +344,7 @@ class _Sorter:
             if atom == self.hidden and (c.ndim == 2 or atom != state):
                 if allow == "inputs":
                     return False
-                self.recurrent[gate] = self.recurrent.get(gate, 0) + (np.diag(c) if c.ndim == 1 else c)
+                self.recurrent.append((gate, c))
             elif state is not None and atom == state and c.ndim == 1:
                 if peephole is None:
                     return False
@@ -357,29 +356,33 @@ class _Sorter:
     def _input(self, gate: int, atom: Atom, c: Array) -> bool:
         if isinstance(atom, Block) or (c.ndim == 1 and atom.width != self.size):
             return False
-        matrix = np.diag(c) if c.ndim == 1 else c
         whole, start = (atom.whole, atom.start) if isinstance(atom, Leaf) else (atom, 0)
-        columns = self.inputs.setdefault(whole, {}).setdefault(gate, np.zeros((whole.width, self.size)))
-        columns[start : start + atom.width] += matrix
+        self.inputs.setdefault(whole, []).append((gate, start, c))
         return True
 
     def weights(self, gates: int, bias: Array, peephole: Array | None = None, reset_after: int = 1) -> Weights | None:
         """Return what was collected as weights; None if there is no input."""
         if not self.inputs:
             return None
+        pieces = [(slot, *piece) for slot, found in enumerate(self.inputs.values()) for piece in found]
+        arrays = [part for piece in (*pieces, *self.recurrent) for part in piece]
+        widths = [atom.width for atom in self.inputs]
+        key = digest(gates, reset_after, self.size, widths, len(pieces), *arrays, bias, peephole)
+        if key not in self.known:
+            w_ih, w_hh = self._matrices(gates)
+            one_row = None if peephole is None else peephole.reshape(-1).astype(np.float32)
+            self.known[key] = Weights(w_ih, w_hh, bias.astype(np.float32), one_row, reset_after, ())
+        return replace(self.known[key], inputs=tuple(self.inputs))
+
+    def _matrices(self, gates: int) -> tuple[Array, Array]:
+        """Return the weights [gates * H, I] and [gates * H, H]."""
         H = self.size
         w_ih = [np.zeros((gates * H, atom.width)) for atom in self.inputs]
-        for block, columns in zip(w_ih, self.inputs.values(), strict=True):
-            for gate, matrix in columns.items():
-                block[gate * H : (gate + 1) * H] = matrix.T
+        for block, pieces in zip(w_ih, self.inputs.values(), strict=True):
+            for gate, start, c in pieces:
+                matrix = as_matrix(c)
+                block[gate * H : (gate + 1) * H, start : start + len(matrix)] += matrix.T
         w_hh = np.zeros((gates * H, H))
-        for gate, matrix in self.recurrent.items():
-            w_hh[gate * H : (gate + 1) * H] = matrix.T
-        return Weights(
-            np.concatenate(w_ih, axis=1).astype(np.float32),
-            w_hh.astype(np.float32),
-            bias.astype(np.float32),
-            None if peephole is None else peephole.reshape(-1).astype(np.float32),
-            reset_after,
-            tuple(self.inputs),
-        )
+        for gate, c in self.recurrent:
+            w_hh[gate * H : (gate + 1) * H] += as_matrix(c).T
+        return np.concatenate(w_ih, axis=1).astype(np.float32), w_hh.astype(np.float32)

@@ -19,15 +19,16 @@ __all__ = ["with_notes"]
 FEWEST_STEPS = 2
 
 
-def with_notes(graph: Graph) -> Graph:
+def with_notes(graph: Graph, infos: Mapping[str, ValueInfo]) -> Graph:
     """Return the graph with a note for each open axis over which it is unrolled to a fixed number of steps.
 
     Parameters
     ----------
     graph : Graph
         Optimised, its cells still written out.
+    infos : mapping of str to ValueInfo
+        What is known of every value (`fastlstm.passes.shapes.infer`).
     """
-    infos = shapes.infer(graph)
     picks: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
     for node in graph.nodes:
         found = _pick(node, infos)

@@ -10,7 +10,7 @@ from fastlstm import operators
 from fastlstm.errors import FastLSTMError
 from fastlstm.graph import Graph, Node
 from fastlstm.operators.values import ValueInfo
-from fastlstm.passes.rewrite import RANDOM, Scope, renamed
+from fastlstm.passes.rewrite import RANDOM, Scope, renamed, what_is_computed
 from fastlstm.typing import Array
 
 __all__ = ["fold_constants", "fold_known_content", "inline_if", "inlined"]
@@ -27,12 +27,24 @@ def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
     """``Op(constants)``  →  constants."""
     if node.op not in operators.SUPPORTED or node.op in RANDOM or not node.inputs or "" in node.outputs:
         return None
-    arrays = [scope.const(name) for name in node.inputs]
-    absent = [name == "" for name in node.inputs]
-    if all(absent) or any(a is None and not gone for a, gone in zip(arrays, absent, strict=True)):
+    if not any(node.inputs) or any(name and name not in scope.constants for name in node.inputs):
         return None
+    arrays = [scope.const(name) for name in node.inputs]
     if any(isinstance(value, Graph) for value in node.attrs.values()):
         return None
+    key = what_is_computed(node)
+    if key not in scope.folded:
+        results = _computed(scope, node, arrays)
+        if results is None:
+            return None
+        scope.folded[key] = results
+    for name, result in zip(node.outputs, scope.folded[key], strict=False):
+        _define(scope, name, result)
+    return []
+
+
+def _computed(scope: Scope, node: Node, arrays: list[Array | None]) -> list[Array] | None:
+    """Return the results of a node over constants, None if they are too large or it fails."""
     given = sum(a.nbytes for a in arrays if a is not None)
     sizes = [_affordable(info, given) for info in scope.infer(node)]
     if None in sizes or not scope.budget.take(sum(size or 0 for size in sizes)):
@@ -41,11 +53,8 @@ def fold_constants(scope: Scope, node: Node) -> list[Node] | None:
         results = operators.evaluate(node, arrays)
     except FastLSTMError:
         return None  # it will fail when it runs, with its own message
-    if not all(isinstance(result, np.ndarray) for result in results):
-        return None
-    for name, result in zip(node.outputs, results, strict=False):
-        _define(scope, name, result)
-    return []
+    plain = [np.ascontiguousarray(result).reshape(result.shape) for result in results if isinstance(result, np.ndarray)]
+    return plain if len(plain) == len(results) else None
 
 
 def fold_known_content(scope: Scope, node: Node) -> list[Node] | None:
@@ -64,7 +73,7 @@ def fold_known_content(scope: Scope, node: Node) -> list[Node] | None:
 
 
 def _define(scope: Scope, name: str, array: Array) -> None:
-    scope.constants[name] = np.ascontiguousarray(array).reshape(array.shape)
+    scope.constants[name] = array
     scope.infos[name] = ValueInfo.of_array(array)
 
 

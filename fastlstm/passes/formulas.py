@@ -80,6 +80,7 @@ class Formulas:
         self.meanings: dict[str, Vector] = {}
         self.names: dict[Monomial, str] = {}
         self.states: dict[bytes, str] = {}
+        self.sums: dict[int, str] = {}  # by id: a digest of every weight would take longer than the rest
         self.normalised = {n.outputs[0]: n for n in graph.nodes if n.op == "LayerNormalization"}
         given = sum(array.size for array in self.constants.values())
         self.budget = _BUDGET + _BUDGET_A_NODE * len(graph.nodes) + _COPIES * given
@@ -142,6 +143,10 @@ class Formulas:
         self.rows[name] = (Vector.of_atom(leaf),)
         return self.rows[name][0]
 
+    def source(self, vector: Vector) -> str:
+        """Return the name of a value that is one of several concatenated ones, "" if there is none."""
+        return self.sums.get(id(vector), "") if vector.has_matrices else self.states.get(vector.key, "")
+
     def _visit(self, node: Node) -> None:
         rule = _RULES.get(node.op)
         if rule is None or not self._fits(node):
@@ -156,7 +161,9 @@ class Formulas:
         monomial = row[0].product if len(row) == 1 else None
         if monomial is not None:
             self.names.setdefault(monomial, node.outputs[0])
-        if len(row) == 1 and not row[0].has_matrices:
+        if len(row) == 1 and row[0].has_matrices:
+            self.sums.setdefault(id(row[0]), node.outputs[0])
+        elif len(row) == 1:
             self.states.setdefault(row[0].key, node.outputs[0])
 
     def _fits(self, node: Node) -> bool:
@@ -313,8 +320,7 @@ def _factors(at: Formulas, name: str) -> Row | None:
         return None
     parts = []
     for vector in row:
-        source = name if len(row) == 1 else at.states.get(vector.key, "")
-        part = vector if _is_factor(vector) else at.leaf(source)
+        part = vector if _is_factor(vector) else at.leaf(name if len(row) == 1 else at.source(vector))
         if part is None:
             return None
         parts.append(part)

@@ -26,28 +26,42 @@ def dense_of_gemm(scope: Scope, node: Node) -> list[Node] | None:
     attrs = node.attrs
     if weight is None or weight.dtype.kind != "f" or attrs.get("transA", 0):
         return None
-    matrix = _scaled(weight.T if attrs.get("transB", 0) else weight, float(attrs.get("alpha", 1.0)))
+    turned, alpha, beta = bool(attrs.get("transB", 0)), float(attrs.get("alpha", 1.0)), float(attrs.get("beta", 1.0))
+    size = weight.shape[0 if turned else 1]
+    matrix = scope.derived(node.input(1), ("matrix", turned, alpha), lambda: _matrix(weight, turned, alpha))
     if matrix is None:
         return None
-    hint = node.outputs[0]
-    operands = [node.input(0), scope.constant(f"{hint}.weight", np.ascontiguousarray(matrix))]
+    operands = (node.input(0), matrix)
     if not node.input(2):
-        return [Node("Dense", tuple(operands), node.outputs, {}, node.name)]
-    row = None if bias is None else _row(bias, matrix.shape[1])
-    row = None if row is None else _scaled(row, float(attrs.get("beta", 1.0)))
+        return [Node("Dense", operands, node.outputs, {}, node.name)]
+    row = None
+    if bias is not None:
+        row = scope.derived(node.input(2), ("row", size, beta), lambda: _scaled_row(bias, size, beta))
     if row is not None:
-        return [Node("Dense", (*operands, scope.constant(f"{hint}.bias", row)), node.outputs, {}, node.name)]
-    if attrs.get("beta", 1.0) != 1.0:
+        return [Node("Dense", (*operands, row), node.outputs, {}, node.name)]
+    if beta != 1.0:
         return None
-    product = scope.fresh(hint)
+    product = scope.fresh(node.outputs[0])
     return [
-        Node("Dense", tuple(operands), (product,), {}, node.name),
+        Node("Dense", operands, (product,), {}, node.name),
         Node("Add", (product, node.input(2)), node.outputs),
     ]
 
 
+def _matrix(weight: Array, turned: bool, factor: float) -> Array | None:
+    matrix = _scaled(weight.T if turned else weight, factor)
+    return None if matrix is None else np.ascontiguousarray(matrix)
+
+
+def _scaled_row(bias: Array, size: int, factor: float) -> Array | None:
+    row = _row(bias, size)
+    return None if row is None else _scaled(row, factor)
+
+
 def _scaled(array: Array, factor: float) -> Array | None:
     """Return factor * array, None if that would have to be rounded."""
+    if factor == 1:
+        return array
     scaled = (array * array.dtype.type(factor)).astype(array.dtype)
     return scaled if bool(np.all(scaled == array.astype(np.float64) * factor)) else None
 

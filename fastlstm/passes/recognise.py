@@ -19,9 +19,14 @@ PLAIN = RECURRENT_OPS.keys() | {
 """Operators of which no cell is written: it has at least a sum and an activation of its own."""
 
 
-def recognise(graph: Graph) -> Graph:
-    """Return an optimised graph with its written-out cells as layers; the same graph if it has none."""
-    return _recognised(graph, Names(graph).fresh, {}, {}, None)
+def recognise(graph: Graph, infos: Mapping[str, ValueInfo]) -> Graph:
+    """Return an optimised graph with its written-out cells as layers; the same graph if it has none.
+
+    `infos` is what is known of every value (`fastlstm.passes.shapes.infer`).
+    """
+    fresh = Names(graph).fresh
+    bodies = any(isinstance(value, Graph) for node in graph.nodes for value in node.attrs.values())
+    return _recognised(graph, fresh, {}, {}, None) if bodies else _steps(graph, fresh, lambda: infos, {})
 
 
 def _recognised(
@@ -33,11 +38,21 @@ def _recognised(
 ) -> Graph:
     if any(isinstance(value, Graph) for node in graph.nodes for value in node.attrs.values()):
         graph = _with_bodies(graph, fresh, outer, constants, inputs)
-    if all(node.op in PLAIN for node in graph.nodes):
+    return _steps(graph, fresh, lambda: {**outer, **shapes.infer(graph, outer, inputs)}, constants)
+
+
+def _steps(
+    graph: Graph,
+    fresh: Callable[[str], str],
+    infos: Callable[[], Mapping[str, ValueInfo]],
+    constants: Mapping[str, Array],
+) -> Graph:
+    """Return a graph with the cells in it, but not those in its bodies, as layers."""
+    if all(node.op in PLAIN for node in graph.nodes) or not any(node.op == "Dense" for node in graph.nodes):
         return graph
     from fastlstm.passes.unrolled import recognise_steps  # the algebra of cells takes a sixth of a model's load
 
-    return recognise_steps(graph, fresh, outer, constants, inputs)
+    return recognise_steps(graph, fresh, infos(), constants)
 
 
 def _with_bodies(

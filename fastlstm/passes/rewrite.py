@@ -22,7 +22,7 @@ from fastlstm.graph import Graph, Node, outer_values
 from fastlstm.operators import misfit
 from fastlstm.operators.dims import Shape
 from fastlstm.operators.values import UNKNOWN, ValueInfo
-from fastlstm.passes.shapes import body_inputs, infer_node, operands
+from fastlstm.passes.shapes import body_inputs, infer, infer_node, operands
 from fastlstm.typing import Array
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "renamed",
     "renamed_body",
     "sweep",
+    "what_is_computed",
 ]
 
 _STEPS_PER_NODE = 64
@@ -128,6 +129,9 @@ class Scope:
         For constants, of the whole model.
     whole : dict of str to (array, array)
         Of constants that were bytes: the integers and the scale, which broadcasts over them.
+    folded : dict of tuple to list of array
+        The results of nodes over constants, by what is computed: all steps of an unrolled layer transpose the same
+        weights.
     """
 
     constants: MutableMapping[str, Array]
@@ -140,6 +144,9 @@ class Scope:
     transposes: dict[str, list[Node]] = field(default_factory=dict)
     order: dict[str, int] = field(default_factory=dict)
     whole: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    folded: dict[tuple[Any, ...], list[Array]] = field(default_factory=dict)
+    _derived: dict[tuple[Any, ...], str | None] = field(default_factory=dict)
+    _fitted: tuple[Node | None, bool] = (None, False)
     _inferred: tuple[Node | None, tuple[ValueInfo, ...]] = (None, ())
 
     def info(self, name: str) -> ValueInfo:
@@ -150,10 +157,16 @@ class Scope:
         """Return a value's symbolic shape."""
         return self.info(name).shape
 
+    def fits(self, node: Node) -> bool:
+        """Tell whether a node can run on its inputs."""
+        if self._fitted[0] is not node:
+            self._fitted = node, not misfit(operands(node, self.infos))
+        return self._fitted[1]
+
     def infer(self, node: Node) -> tuple[ValueInfo, ...]:
         """Return what is known of the outputs of a node that is not in place yet."""
         if self._inferred[0] is not node:  # several rules ask for it, and then it takes its place
-            self._inferred = node, infer_node(node, self.infos)
+            self._inferred = node, infer_node(node, self.infos, self.fits(node))
         return self._inferred[1]
 
     def const(self, name: str) -> Array | None:
@@ -184,6 +197,17 @@ class Scope:
         self.infos[name] = ValueInfo.of_array(array)
         return name
 
+    def derived(self, source: str, how: tuple[Any, ...], make: Callable[[], Array | None]) -> str | None:
+        """Return the name of a constant that is made of another one, None if it cannot be.
+
+        It is made once: all steps of an unrolled layer read the same weights, and ask for the same thing.
+        """
+        key = (source, *how)
+        if key not in self._derived:
+            array = make()
+            self._derived[key] = None if array is None else self.constant(source, array)
+        return self._derived[key]
+
     def slice(
         self,
         value: str,
@@ -205,15 +229,18 @@ Rules = Mapping[str, Sequence[Rewrite]]
 """Operator -> the rewrites to try; those under ``"*"`` are tried on every node."""
 
 
-def fixpoint(graph: Graph, rules: Rules, budget: Budget, rounds: int = 12) -> Graph:
-    """Sweep and prune until nothing changes, `rounds` times at most."""
+def fixpoint(graph: Graph, rules: Rules, budget: Budget, rounds: int = 12) -> tuple[Graph, Mapping[str, ValueInfo]]:
+    """Sweep and prune until nothing changes, `rounds` times at most; return the graph and what is known of its values.
+
+    That is what `shapes.infer` tells, which would compute it again, and perhaps of values that are no longer there.
+    """
     for _ in range(rounds):
-        names = Names(graph)
-        swept, changed = sweep(graph, rules, names, budget)
+        last = _Sweep(graph, rules, Names(graph), budget, None, None)
+        swept, changed = last.run()
         graph = prune(swept)
         if not changed:
-            break
-    return graph
+            return graph, last.scope.infos
+    return graph, infer(graph)
 
 
 def sweep(
@@ -284,7 +311,7 @@ class _Sweep:
         waiting, steps = deque([original]), 0
         while waiting:
             node = renamed(waiting.popleft(), self.aliases)
-            fits = not misfit(operands(node, self.scope.infos))
+            fits = self.scope.fits(node)
             replacement = self.first(node) if fits and steps < _STEPS_PER_NODE else None
             if replacement is None:
                 self.put(node, fits)
@@ -330,7 +357,7 @@ class _Sweep:
         """Make the outputs of a node that repeats an earlier one aliases of the earlier one's."""
         if node.op in RANDOM or node.op == "Identity" or any(isinstance(v, Graph) for v in node.attrs.values()):
             return False
-        key = (node.op, node.inputs, len(node.outputs), repr(sorted(node.attrs.items())))
+        key = what_is_computed(node)
         earlier = self.seen.setdefault(key, node)
         if earlier is node:
             return False
@@ -356,13 +383,19 @@ class _Sweep:
         return Node(node.op, node.inputs, node.outputs, attrs, node.name)
 
 
+def what_is_computed(node: Node) -> tuple[Any, ...]:
+    """Return a key that nodes without bodies share if they compute the same."""
+    return node.op, node.inputs, len(node.outputs), repr(sorted(node.attrs.items()))
+
+
 def renamed(node: Node, names: Mapping[str, str]) -> Node:
     """Return the node reading other values, inside its bodies too."""
     if not names:
         return node
     inputs = tuple(names.get(v, v) for v in node.inputs)
     attrs = {k: renamed_body(v, names) if isinstance(v, Graph) else v for k, v in node.attrs.items()}
-    return Node(node.op, inputs, node.outputs, attrs, node.name)
+    same = inputs == node.inputs and all(attrs[k] is v for k, v in node.attrs.items())
+    return node if same else Node(node.op, inputs, node.outputs, attrs, node.name)
 
 
 def renamed_body(body: Graph, names: Mapping[str, str]) -> Graph:

@@ -17,7 +17,9 @@ from fastlstm.graph import Graph, Node
 from fastlstm.operators.dims import Dim, opaque
 from fastlstm.operators.values import UNKNOWN, Operands, ValueInfo
 
-__all__ = ["ValueInfo", "body_inputs", "common", "condition_of", "infer", "infer_node", "misfits", "operands"]
+__all__ = [
+    "ValueInfo", "body_inputs", "common", "condition_of", "first_misfit", "infer", "infer_node", "misfits", "operands",
+]  # fmt: skip
 
 Infos = Mapping[str, ValueInfo]
 
@@ -55,12 +57,15 @@ def _inside(known: dict[str, ValueInfo], outer: Infos | None) -> Infos:
     )
 
 
-def infer_node(node: Node, known: Infos) -> tuple[ValueInfo, ...]:
-    """Return what is known of each output of `node`, given what is known of the values it reads."""
+def infer_node(node: Node, known: Infos, fits: bool | None = None) -> tuple[ValueInfo, ...]:
+    """Return what is known of each output of `node`, given what is known of the values it reads.
+
+    `fits` tells whether the node can run on them, if the caller knows it already.
+    """
     count = len(node.outputs)
     infos: Sequence[ValueInfo] = ()
     at = operands(node, known)
-    if operators.misfit(at):
+    if not (fits if fits is not None else not operators.misfit(at)):
         pass
     elif node.op in _CONTROL:
         infos = _CONTROL[node.op](node, known)
@@ -74,9 +79,12 @@ def misfits(graph: Graph, outer: Infos | None = None, inputs: Sequence[ValueInfo
 
     The parameters are those of `infer`.
     """
-    known = infer(graph, outer, inputs)
-    scope = _inside(known, outer)
-    return next((problem for node in graph.nodes if (problem := operators.misfit(operands(node, scope)))), "")
+    return first_misfit(graph, _inside(infer(graph, outer, inputs), outer))
+
+
+def first_misfit(graph: Graph, infos: Infos) -> str:
+    """Return the same, given what is known of every value."""
+    return next((problem for node in graph.nodes if (problem := operators.misfit(operands(node, infos)))), "")
 
 
 def operands(node: Node, known: Infos) -> Operands:

@@ -20,11 +20,10 @@ import numpy as np
 
 from fastlstm.graph import Graph
 from fastlstm.operators.values import UNKNOWN, ValueInfo
-from fastlstm.passes import shapes
 from fastlstm.passes.cells import Cell, Weights, match, weights
 from fastlstm.passes.formulas import RESHAPES, Formulas, alike, rows
 from fastlstm.passes.surgery import ROWS, Additions, agree, depends_on, replaced
-from fastlstm.passes.vectors import Atom, Leaf, Vector
+from fastlstm.passes.vectors import Atom, Leaf, Vector, digests_kept
 from fastlstm.typing import Array
 
 __all__ = ["recognise_steps"]
@@ -56,9 +55,8 @@ class Step:
 def recognise_steps(
     graph: Graph,
     fresh: Fresh,
-    outer: Mapping[str, ValueInfo] | None = None,
+    infos: Mapping[str, ValueInfo],
     constants: Mapping[str, Array] | None = None,
-    inputs: Sequence[ValueInfo] | None = None,
 ) -> Graph:
     """Return the graph with the cells in it as recurrent layers; the same graph if there is none.
 
@@ -68,16 +66,16 @@ def recognise_steps(
         Optimised, so that products with weights are Dense.
     fresh : callable
         Makes new names.
-    outer, constants, inputs : optional
-        For a body: what is known of the values around it, the constants around it, and its inputs.
+    infos : mapping of str to ValueInfo
+        What is known of every value, and in a body of those around it.
+    constants : mapping of str to array, optional
+        For a body: the constants around it.
     """
-    if not any(node.op == "Dense" for node in graph.nodes):
-        return graph
-    infos = {**(outer or {}), **shapes.infer(graph, outer, inputs)}
-    formulas = Formulas(graph, infos, constants)
-    found = _Finder(formulas, graph)
-    for chain in found.chains():
-        graph = _rebuilt(graph, chain, formulas, fresh) or graph
+    with digests_kept():
+        formulas = Formulas(graph, infos, constants)
+        found = _Finder(formulas, graph)
+        for chain in found.chains():
+            graph = _rebuilt(graph, chain, formulas, fresh) or graph
     return graph
 
 
@@ -87,6 +85,7 @@ class _Finder:
     def __init__(self, formulas: Formulas, graph: Graph) -> None:
         self.formulas, self.graph = formulas, graph
         self.steps: dict[bytes, Step] = {}
+        self.known: dict[bytes, Weights] = {}
         for name in (v for node in graph.nodes if node.op not in RESHAPES for v in node.outputs if v in formulas.rows):
             vector = formulas.meanings.get(name) or formulas.single(name)
             if vector is None:
@@ -110,7 +109,7 @@ class _Finder:
             before = self.steps.get(self.key_of(atom))
             if before is None or before.next is not None or not self._hands_on(before, step):
                 continue
-            mine = weights(step.cell, atom)
+            mine = weights(step.cell, atom, self.known)
             if mine is None or not mine.w_hh.any():
                 continue
             if before.weights is None:
@@ -143,7 +142,7 @@ class _Finder:
             _settle_initial(step, following)
             return
         for atom in self._hidden_candidates(step):
-            mine = weights(step.cell, atom)
+            mine = weights(step.cell, atom, self.known)
             if mine is not None and mine.same(following):
                 step.hidden, step.weights = atom, mine
                 return
@@ -173,7 +172,7 @@ class _Finder:
             if len(candidates) != 1 or not self._is_handed_out(step):
                 return False
         for atom in sorted(candidates, key=lambda atom: self._distance(atom, cell.cell)):
-            step.weights = weights(cell, atom)
+            step.weights = weights(cell, atom, self.known)
             if step.weights is not None:
                 step.hidden = atom
                 return True
@@ -269,37 +268,51 @@ class _Builder:
         self.new = Additions(fresh)
         self.given: list[str] = []
         self.sizes: dict[str, int] = {}
+        first, last = chain[0].name, chain[-1].name
+        self.name = first if len(chain) == 1 else f"{first}…{last}"
 
     def result(self) -> Graph | None:
         """Return the graph with the layer in it; None if something does not fit or does not agree."""
-        first, last = self.chain[0], self.chain[-1]
+        last = self.chain[-1]
         if any(step.weights is None for step in self.chain):
             return None
+        if not self._write():
+            return None
+        after = replaced(self.graph, self.new)
+        if after is None or not self._agrees():
+            return None
+        if len(self.chain) == 1:
+            return after
+        said = (
+            f"The {last.cell.op} layer '{self.name}' is written out over {len(self.chain)} time steps in the file: "
+            "it runs over that many, no more and no fewer."
+        )
+        return after.replace(notes=(*after.notes, said))
+
+    def _write(self) -> bool:
+        """Add the layer and what reads and defines values around it; False if something does not fit."""
+        first, last = self.chain[0], self.chain[-1]
         x, states = self._stacked(), [self._state(first.hidden), self._state(first.cell.cell)]
-        if x is None or any(state is None for state in states):
-            return None
-        known = last.weights
-        if known is None:
-            return None
-        name = first.name if len(self.chain) == 1 else f"{first.name}…{last.name}"
-        y, h_n, c_n = self.new.layer(name, last.cell, known, x, [state or "" for state in states])
+        if x is None or any(state is None for state in states) or last.weights is None:
+            return False
+        y, h_n, c_n = self.new.layer(self.name, last.cell, last.weights, x, [state or "" for state in states])
         for t, step in enumerate(self.chain):
             # A single step passes its state on, which streams recognise as the final state.
             for value in step.names:
                 self._define(value, y if len(self.chain) > 1 else h_n, t)
         if last.cell.new_cell is not None:
             self._define(last.cell.new_cell.value, c_n, 0)
-        after = replaced(self.graph, self.new)
-        wanted = [step.name for step in self.chain[:CHECKED_STEPS]]
-        if after is None or not agree(self.graph, after, self.infos, self.given, wanted, self.sizes):
-            return None
-        if len(self.chain) == 1:
-            return after
-        said = (
-            f"The {last.cell.op} layer '{name}' is written out over {len(self.chain)} time steps in the file: "
-            "it runs over that many, no more and no fewer."
-        )
-        return after.replace(notes=(*after.notes, said))
+        return True
+
+    def _agrees(self) -> bool:
+        """Tell whether the layer of the first steps computes what they do."""
+        few = self
+        if len(self.chain) > CHECKED_STEPS:
+            few = _Builder(self.graph, self.chain[:CHECKED_STEPS], self.formulas, self.new.fresh)
+            if not few._write():
+                return False
+        layer = Graph((), (), tuple(few.new.nodes), few.new.constants)
+        return agree(few.graph, layer, few.infos, few.given, [step.name for step in few.chain], few.sizes)
 
     def _define(self, name: str, source: str, position: int) -> None:
         """Define `name` as one position of the layer's result, in the rank that it has."""

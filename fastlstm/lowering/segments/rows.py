@@ -344,7 +344,7 @@ def _is_table(at: At) -> bool:
 def _is_last_step(at: At) -> bool:
     """Whether the node takes the last time step: Gather with the scalar -1 on the time axis."""
     index, label = at.constant(1), at.labels.get(at.x, "")
-    if index is None or index.ndim != 0 or index != -1 or len(label) != 3:
+    if index is None or index.ndim != 0 or index != -1 or len(label) != 3 or "T" not in label:
         return False
     return int(at.node.attrs.get("axis", 0)) % 3 == label.index("T")
 

@@ -19,6 +19,8 @@ __all__ = ["EMITTERS", "apply", "combine"]
 FUNCTIONS = {name: op.lowering for name, op in OPERATORS.items() if isinstance(op.lowering, Function)}
 OPERATIONS = [name for name, op in OPERATORS.items() if isinstance(op.lowering, Operation)]
 MOST_RANK = 8
+JOINING = frozenset({"Add", "Mul", "Round", "Sub"})
+"""Functions, beside Clip, that join the operation before them: they take less time than passing over the array."""
 
 
 def apply(rec: Recorder, name: str, alpha: float | None, beta: float | None, x: Array) -> Value:
@@ -49,9 +51,20 @@ def combine(rec: Recorder, name: str, a: Value, b: Value) -> Value:
         views, words = full, _words(full, out.array)
     assert words is not None
     left, right = map(place, views)
-    args = Binary(left, right, place(out.array), *words)
+    sizes, a_steps, b_steps = words
+    args = Binary(left, right, place(out.array), sizes, a_steps, b_steps, 0)
     rec.emit("arrays.binary", (rec.target.lanes, name), args, out.array.size)
+    rec.chain(out)
     return out
+
+
+def _joins(rec: Recorder, name: str, a: Value, b: Value) -> Value | None:
+    """Return the one of two operands whose instruction computes the operation too, the other being one element."""
+    for side, (value, other) in enumerate(((a, b), (b, a)), 1):
+        one = other.array.size == 1 and other.array.ndim <= value.array.ndim
+        if name in JOINING and one and rec.extend(value, (name, None, None, side), other):
+            return value
+    return None
 
 
 def _words(views: Sequence[Array], out: Array) -> list[Loops] | None:
@@ -68,6 +81,8 @@ def _unary(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list[
         return None
     alpha, beta = (None if p is None else float(p) for p in FUNCTIONS[node.op].given(node.attrs))
     if node.op == "Relu" and rec.absorb(x, low=0.0):
+        return [x]
+    if node.op in JOINING and rec.extend(x, (node.op, alpha, beta, 0)):
         return [x]
     if node.op == "LeakyRelu" and rec.absorb(x, slopes=np.array([alpha])):
         return [x]
@@ -103,6 +118,8 @@ def _clip(rec: Recorder, _node: Node, operands: Sequence[Value | None]) -> list[
         return None
     if rec.absorb(x, low, high):
         return [x]
+    if rec.extend(x, ("Clip", low, high, 0)):
+        return [x]
     return [apply(rec, "Clip", low, high, rec.contiguous(x))]
 
 
@@ -129,7 +146,7 @@ def _binary(rec: Recorder, node: Node, operands: Sequence[Value | None]) -> list
         return None
     if node.op == "PRelu" and b.fixed and _per_channel(a, b) and rec.absorb(a, slopes=b.array.reshape(-1)):
         return [a]
-    return [combine(rec, node.op, a, b)]
+    return [_joins(rec, node.op, a, b) or combine(rec, node.op, a, b)]
 
 
 def _per_channel(x: Value, slope: Value) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from fastlstm.operators.sizes import MAX_ELEMENTS
 from fastlstm.program.arguments.arrays import Copy, Fill, Loops
 from fastlstm.program.layout import AXES
 from fastlstm.program.memory import aligned_zeros
-from fastlstm.program.program import Argument, Instruction, Place, Table, place
+from fastlstm.program.program import Argument, Body, Instruction, Place, Table, place
 from fastlstm.program.protected import CHECKING
 from fastlstm.target import Target
 from fastlstm.typing import Array
@@ -24,6 +24,8 @@ from fastlstm.typing import Array
 __all__ = ["Emitter", "Recorder", "Value", "axis_of", "five", "loops"]
 
 PATIENCE = 3  # nodes for which released memory is kept: a convolution, what it absorbs, pooling that emits it again
+LEAST_CHAINED = 2048
+"""Elements of an array from which on passing over it once less is worth a kernel of its own."""
 GRAIN, FINE = 1024, 16
 """Memory is asked for in so many floats: the more, the more often what is free fits what comes next."""
 
@@ -82,6 +84,7 @@ class Recorder:
     grain: int = FINE if CHECKING else GRAIN
     layer: str = ""
     _finishes: dict[int, _Finish] = field(default_factory=dict)
+    _chains: dict[int, tuple[Value, Instruction]] = field(default_factory=dict)
     _released: list[list[Array]] = field(default_factory=lambda: [[]])
     _fresh: list[Array] = field(default_factory=list)
     _scratch: list[Array] = field(default_factory=list)
@@ -138,6 +141,7 @@ class Recorder:
         """Return the pending instructions, which are about to run."""
         pending, self.pending = self.pending, []
         self._finishes.clear()
+        self._chains.clear()
         return pending
 
     def finish(self, value: Value, channels: int, spread: Callable[[Array], Array]) -> Table:
@@ -163,6 +167,50 @@ class Recorder:
         if slopes is not None:
             spread = found.spread(np.broadcast_to(slopes, value.array.shape[1]).astype(np.float32))
             found.words.words[1] = place(spread)
+        return True
+
+    def chain(self, value: Value) -> None:
+        """Record that the last instruction, an operation on two values, computes this one (see `extend`)."""
+        if value.array.size >= LEAST_CHAINED:
+            self._chains[id(value)] = value, self.pending[-1]
+
+    def extend(self, value: Value, step: tuple[Any, ...], other: Value | None = None) -> bool:
+        """Make the instruction that writes a value apply one more function to it, of which the first is to round.
+
+        That is how arrays become integers: ``clip(round(x / s) + z) - z`` in one pass takes half the time of five. Any
+        other functions one behind the other would be a kernel of their own, which the wheel does not hold.
+
+        Parameters
+        ----------
+        value : Value
+        step : tuple
+            As in `fastlstm.kernels.arrays`.
+        other : Value, optional
+            The function's second operand, of one element.
+
+        Returns
+        -------
+        bool
+            Whether it does: it has not run, nothing else reads the value, and the other operand is there before it.
+        """
+        found = self._chains.get(id(value))
+        if found is None or not value.sole or (other is not None and not other.is_float):
+            return False
+        if step[0] != "Round" and not found[1].constants[2:]:
+            return False
+        at = next((i for i in reversed(range(len(self.pending))) if self.pending[i] is found[1]), None)
+        if at is None:
+            return False
+        before = self.pending[at]
+        args: Any = before.args
+        if other is not None:
+            number = place(self.padded(other))
+            if args.out.memory is number.memory or any(_mentions(i.args, number) for i in self.pending[at + 1 :]):
+                return False
+            words = args.numbers.words if isinstance(args.numbers, Table) else []
+            args = args._replace(numbers=Table([*words, number]))
+        self.pending[at] = replace(before, constants=(*before.constants, step), args=args)
+        self._chains[id(value)] = value, self.pending[at]
         return True
 
     def repeatable(self, value: Value, first: int, again: Again) -> None:
@@ -239,6 +287,16 @@ class Recorder:
         """Fill a contiguous array with one number."""
         number = np.full(1, value, np.float32)
         self.emit("arrays.fill", (self.target.lanes,), Fill(place(target), target.size, place(number)))
+
+
+def _mentions(words: Iterable[Argument], at: Place) -> bool:
+    """Whether there is a place in the same memory among arguments, or a program, which may have one."""
+    return any(
+        isinstance(word, Body)
+        or (isinstance(word, Place) and word.memory is at.memory)
+        or (isinstance(word, Table) and _mentions(word.words, at))
+        for word in words
+    )
 
 
 def axis_of(axis: Any, rank: int) -> int:

@@ -112,7 +112,7 @@ class Unary(NamedTuple):
 
 
 class Binary(NamedTuple):
-    """A function of two elements; out's lie one behind the other."""
+    """A function of two elements, and others of its results; out's lie one behind the other."""
 
     a: Any
     b: Any
@@ -120,6 +120,7 @@ class Binary(NamedTuple):
     sizes: Loops
     a_steps: Loops  # the innermost is 4, or 0 where there is a single element
     b_steps: Loops
+    numbers: Any  # table: where the other operands of functions behind the first one lie, one element each; or 0
 
 
 class Lines(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch_models import MODELS, Classifier, check, flat, ints
 
+from fastlstm.converters import load_graph
 from fastlstm.converters.torch.export import from_torch, load, supported
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.operators import reference
@@ -306,3 +307,27 @@ def test_second_names_leave_axes_open_as_first_names_do() -> None:
     graph = from_torch(torch.export.export(module, (torch.randn(3, 5, 3),)))
     for batch, time in [(3, 5), (2, 11), (1, 4)]:
         check(graph, module, torch.randn(batch, time, 3))
+
+
+def test_a_layer_called_at_every_step_is_held_once(tmp_path: Path) -> None:
+    """Its weights were transposed and stored for each of its calls."""
+
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.zeros_like(x[:, 0])
+            for t in range(5):
+                h = torch.tanh(self.inner(x[:, t] + h))
+            return h
+
+    x = torch.randn(2, 5, 3)
+    torch.export.save(torch.export.export(Steps(), (x,)), tmp_path / "steps.pt2")
+    torch.jit.trace(Steps(), (x,)).save(tmp_path / "steps.pt")
+    for name in ("steps.pt2", "steps.pt"):
+        graph = load_graph(tmp_path / name)
+        products = [node for node in graph.nodes if node.op == "Dense"]
+        assert len(products) == 5
+        assert len({node.inputs[1:] for node in products}) == 1

@@ -8,14 +8,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from written_out import CELLS, FEATURES, Cell, H, Writer, dense, gates, gru, looped, lstm, one_step, scanned, unrolled
+from written_out import (
+    CELLS,
+    FEATURES,
+    Cell,
+    H,
+    Writer,
+    dense,
+    gates,
+    gru,
+    looped,
+    lstm,
+    lstm_joined,
+    one_step,
+    scanned,
+    unrolled,
+)
 
 import fastlstm
 from fastlstm import passes
 from fastlstm.graph import RECURRENT_OPS, Graph, Node, TensorSpec
 from fastlstm.operators import reference
 from fastlstm.operators.validation import validated
-from fastlstm.passes import shapes
+from fastlstm.passes import cells as cells_found
+from fastlstm.passes import fuse, rewrite, shapes, vectors
 from fastlstm.passes.formulas import Formulas
 from fastlstm.passes.vectors import Act, Block, Leaf, Vector, add, multiply
 
@@ -184,6 +200,74 @@ def test_long_chains_are_no_burden() -> None:
     specs = (TensorSpec("x", ("batch", FEATURES)),)
     deep = validated(Graph(specs, (TensorSpec(value, ("batch", FEATURES)),), tuple(at.nodes), at.constants))
     assert not layers(passes.optimise(deep))
+
+
+def lstm_of_gemms(cell: Cell, at: Writer, x: str, h: str, c: str) -> list[str]:
+    """As PyTorch's exporter writes ``nn.Linear``: all steps read the same weights."""
+    at.constants.update(W=cell.w.T, b=cell.b, R=cell.r.T, b2=cell.b2)
+    products = at("Gemm", x, "W", "b", transB=1), at("Gemm", h, "R", "b2", transB=1)
+    i, f, g, o = gates(at, at("Add", *products), 4)
+    new = at("Add", at("Mul", at("Sigmoid", f), c), at("Mul", at("Sigmoid", i), at("Tanh", g)))
+    return [at("Mul", at("Sigmoid", o), at("Tanh", new)), new]
+
+
+def test_more_steps_take_no_more_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are transposed, made comparable and put together once: 30 steps of 256 units took 7 s to load."""
+    counts: dict[str, int] = {}
+
+    def counted(owner: Any, name: str, size: Callable[..., int]) -> None:
+        inner = getattr(owner, name)
+
+        def call(*given: Any) -> Any:
+            counts[name] = counts.get(name, 0) + size(*given)
+            return inner(*given)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(vectors, "_digest_of_numbers", lambda array: array.size if array.ndim == 2 else 0)
+    counted(fuse, "_matrix", lambda weight, *_: weight.size)
+    counted(cells_found._Sorter, "_matrices", lambda *_: 1)
+    found = []
+    for steps in (8, 16):
+        counts.clear()
+        assert len(layers(passes.optimise(unrolled([Cell("LSTM", lstm_of_gemms, 4, 2)], steps)))) == 1
+        found.append(dict(counts))
+    assert found[0] == found[1]
+
+
+def lstm_of_transposed(cell: Cell, at: Writer, x: str, h: str, c: str) -> list[str]:
+    """``x @ w.t()``, as PyTorch writes it: a Transpose of the same weights at every step."""
+    at.constants.update(W=cell.w.T, b=cell.b, R=cell.r.T)
+    products = (at("MatMul", v, at("Transpose", w, perm=[1, 0])) for v, w in ((x, "W"), (h, "R")))
+    i, f, g, o = gates(at, at("Add", at("Add", *products), "b"), 4)
+    new = at("Add", at("Mul", at("Sigmoid", f), c), at("Mul", at("Sigmoid", i), at("Tanh", g)))
+    return [at("Mul", at("Sigmoid", o), at("Tanh", new)), new]
+
+
+def test_weights_that_every_step_transposes_are_folded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies for 28 steps of 256 units took all that may be folded, and the steps behind stayed as written."""
+    monkeypatch.setattr(rewrite, "_BUDGET", 4 * 4 * H * (FEATURES + H) * 3)  # bytes of three copies
+    monkeypatch.setattr(rewrite, "_COPIES", 0)
+    plain = passes.optimise(unrolled([Cell("LSTM", lstm_of_transposed, 4, 2)], 8))
+    assert ops(plain) == {"LSTM", "Transpose", "Gather", "Squeeze"}
+
+
+def test_a_projection_between_two_layers_that_join_input_and_state() -> None:
+    """What is joined with the state is a sum of products, which has a name of its own."""
+    at, first, second = Writer(), CELLS["lstm with one product"], Cell("LSTM", lstm_joined, 4, 2)
+    down = np.random.default_rng(6).standard_normal((H, FEATURES)).astype(np.float32)
+    zeros = at.constant(np.zeros((2, H)))
+    states, shown = [[zeros, zeros], [zeros, zeros]], []
+    for t in range(4):
+        frame = at("Squeeze", at("Slice", "x", at.ints(t), at.ints(t + 1), at.ints(1)), at.ints(1))
+        states[0] = first(at, frame, *states[0])
+        states[1] = second(at, at("MatMul", states[0][0], down), *states[1])
+        shown.append(at("Unsqueeze", states[1][0], at.ints(1)))
+    y = at("Concat", *shown, axis=1)
+    specs, outputs = (TensorSpec("x", (2, 4, FEATURES)),), (TensorSpec(y, ("?",)),)
+    graph = validated(Graph(specs, outputs, tuple(at.nodes), at.constants))
+    assert [layer.op for layer in layers(optimised(graph))] == ["LSTM", "LSTM"]
+    agree_with_kernels(graph, {})
 
 
 # What looks like a cell and is none stays as it is written
